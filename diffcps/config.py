@@ -1,0 +1,241 @@
+"""Every setting of a run, its default, and the rule it must satisfy.
+
+These frozen dataclasses are the only home of a default. Each checks itself when it is made, turns into a plain
+dictionary and back, and refuses unknown keys, so a configuration that exists is a configuration that can run.
+"""
+
+import hashlib
+import json
+import math
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from diffcps.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Physics = Literal["d4rl", "modern"]
+DataSource = Literal["d4rl", "collected"]
+
+
+def _require(condition: bool, name: str, value: object, rule: str) -> None:
+    if not condition:
+        raise UserError(f"{name} = {value!r}: it must be {rule}.")
+
+
+def _require_number(owner: object, rule: str, *names: str) -> None:
+    """Check numeric fields of ``owner`` by a rule written as one of the phrases below (NaN satisfies none of them)."""
+    checks = {
+        "a positive whole number": lambda v: isinstance(v, int) and v >= 1,
+        "a whole number, zero or more": lambda v: isinstance(v, int) and v >= 0,
+        "a positive number": lambda v: v > 0 and math.isfinite(v),
+        "zero or more": lambda v: v >= 0 and math.isfinite(v),
+        "between 0 and 1": lambda v: 0 <= v <= 1,
+    }
+    for name in names:
+        value = getattr(owner, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        _require(number and checks[rule](value), name, value, rule)
+
+
+class _Plain:
+    """Turns a dataclass into a plain dictionary and back; unknown keys are errors."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only (tuples become lists), ready for JSON."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Self":
+        """The inverse of ``to_dict``. Raises ``UserError`` naming an unknown key, a missing one or a wrong type."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        for key in values:
+            if key not in known:
+                raise UserError(f"{cls.__name__} has no setting {key!r}{nearest(key, known)}")
+        hints = get_type_hints(cls)
+        try:
+            return cls(**{key: _revive(hints[key], value) for key, value in values.items()})
+        except TypeError as error:
+            raise UserError(f"{cls.__name__}: {error}") from error
+
+    def replaced(self, **changes: Any) -> "Self":
+        """A copy with the given fields changed, checked again."""
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return hint.from_dict(value)  # type: ignore[union-attr]
+    origin = get_origin(hint)
+    if origin is tuple:
+        return tuple(_revive(get_args(hint)[0], item) for item in value)
+    if origin in (Union, types.UnionType) and value is not None:
+        inner = [a for a in get_args(hint) if a is not type(None)]
+        return _revive(inner[0], value) if len(inner) == 1 else value
+    return value
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig(_Plain):
+    """What the whole pack shares, because it changes the computation itself."""
+
+    diffusion_steps: int = 5
+    """T, the number of steps of the diffusion chain."""
+    beta_min: float = 0.1
+    """Smallest rate of the variance-preserving noise schedule."""
+    beta_max: float = 10.0
+    """Largest rate of the variance-preserving noise schedule."""
+    hidden_size: int = 256
+    """Width of the three hidden layers of the noise net and of each critic."""
+    time_embedding: int = 16
+    """Size of the sinusoidal embedding of the diffusion step (even)."""
+    batch_size: int = 256
+    """Transitions in one gradient step of one member."""
+    discount: float = 0.99
+    """γ, the discount of future rewards."""
+    target_rate: float = 0.005
+    """τ, the Polyak rate of the target critic, applied every step."""
+    critic_learning_rate: float = 3e-4
+    """Adam's learning rate for the twin critic."""
+    lambda_learning_rate: float = 3e-5
+    """Adam's learning rate for the multiplier λ."""
+    lambda_max: float = 100.0
+    """Upper clip of λ where the policy's loss uses it."""
+    policy_freq: int = 2
+    """The policy and λ are updated every so many steps."""
+    max_q_backup: bool = False
+    """Back up the largest value over several next actions (the paper's choice for most AntMaze tasks)."""
+    max_q_candidates: int = 10
+    """Next actions per transition that a max-Q backup draws."""
+    ema_decay: float = 0.995
+    """Decay of the averaged policy that gives the target actions."""
+    ema_every: int = 5
+    """The averaged policy moves every so many steps."""
+    ema_start: int = 1000
+    """The averaged policy stays at its initial copy before this step."""
+
+    def __post_init__(self) -> None:
+        positive = "diffusion_steps", "hidden_size", "batch_size", "policy_freq", "max_q_candidates", "ema_every"
+        _require_number(self, "a positive whole number", *positive, "time_embedding")
+        _require(
+            self.time_embedding % 2 == 0 and self.time_embedding > 2,
+            "time_embedding",
+            self.time_embedding,
+            "an even number of at least 4",
+        )
+        _require_number(self, "a whole number, zero or more", "ema_start")
+        _require_number(self, "a positive number", "beta_min", "beta_max", "critic_learning_rate", "lambda_max")
+        _require_number(self, "zero or more", "lambda_learning_rate")
+        _require_number(self, "between 0 and 1", "discount", "target_rate", "ema_decay")
+        _require(self.beta_max >= self.beta_min, "beta_max", self.beta_max, f"at least beta_min ({self.beta_min})")
+        _require(isinstance(self.max_q_backup, bool), "max_q_backup", self.max_q_backup, "true or false")
+
+
+@dataclass(frozen=True)
+class MemberConfig(_Plain):
+    """What may differ between the members of one pack; inside the learner each becomes a tensor of length K."""
+
+    seed: int = 0
+    """Seeds this member's initial weights and all of its random streams."""
+    learning_rate: float = 3e-4
+    """Adam's learning rate for the policy."""
+    lambda_init: float = 1.0
+    """λ before the first step."""
+    lambda_clip: float = 0.0
+    """Lower clip of λ where the policy's loss uses it (the paper's λ_clip)."""
+    target_kl: float = 0.05
+    """κ, the bound on the behaviour loss that λ enforces."""
+    grad_norm: float = 9.0
+    """Largest global L2 norm of a gradient; longer ones are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        _require_number(self, "a whole number, zero or more", "seed")
+        _require_number(self, "a positive number", "learning_rate", "grad_norm")
+        _require_number(self, "zero or more", "lambda_init", "lambda_clip", "target_kl")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(_Plain):
+    """How policies are judged."""
+
+    every: int = 50_000
+    """Gradient steps between evaluations."""
+    episodes: int = 10
+    """Episodes per member and evaluation."""
+    candidates: int = 50
+    """Actions drawn per state, of which one is chosen by softmax over the target critic; 1 takes the policy's own."""
+
+    def __post_init__(self) -> None:
+        _require_number(self, "a positive whole number", "every", "episodes", "candidates")
+
+
+@dataclass(frozen=True)
+class DataConfig(_Plain):
+    """Which data set a task is learned from."""
+
+    source: DataSource = "d4rl"
+    """``d4rl`` reads the task's D4RL file; ``collected`` uses data made on the spot by the behaviour policies
+    that ship with the project (for the bandit and PointMaze tasks the only source there is)."""
+    rows: int = 50_000
+    """Transitions to collect (``collected`` only)."""
+    seed: int = 0
+    """Seed of the collection (``collected`` only)."""
+
+    def __post_init__(self) -> None:
+        _require(self.source in get_args(DataSource), "data source", self.source, f"one of {get_args(DataSource)}")
+        _require_number(self, "a positive whole number", "rows")
+        _require_number(self, "a whole number, zero or more", "seed")
+
+
+@dataclass(frozen=True)
+class RunConfig(_Plain):
+    """One trial: a task, a configuration, and its seeds as one pack."""
+
+    task: str
+    """Name of the task in the registry."""
+    members: tuple[MemberConfig, ...] = (MemberConfig(),)
+    """The pack."""
+    steps: int = 2_000_000
+    """Gradient steps."""
+    profile: Literal["official"] = "official"
+    """``official`` is what the paper's released program does, its oddities included."""
+    physics: Physics = "d4rl"
+    """``d4rl`` evaluates with the body masses of MuJoCo ≤ 2.1.1, under which D4RL was recorded; ``modern`` with today's."""
+    data: DataConfig = DataConfig()
+    """The data set."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    """What the pack shares."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How it is judged."""
+    log_every: int = 1000
+    """Gradient steps between rows of ``metrics.csv``; each row is the mean over them."""
+    checkpoint_every: int = 10_000
+    """Gradient steps between checkpoints (there is always one at the end)."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.task), "task", self.task, "the name of a task")
+        _require(len(self.members) >= 1, "seeds", len(self.members), "at least 1")
+        seeds = [m.seed for m in self.members]
+        if len(set(self.members)) != len(seeds):
+            raise UserError(f"two members of the pack are the same (seeds {seeds}): give each its own seed.")
+        _require(self.physics in get_args(Physics), "physics", self.physics, f"one of {get_args(Physics)}")
+        _require(self.profile == "official", "profile", self.profile, "'official'")
+        _require_number(self, "a positive whole number", "steps", "log_every", "checkpoint_every")
+
+    @property
+    def key(self) -> str:
+        """A readable name plus a hash of everything that determines the result.
+
+        Run folder, checkpoint and MLflow run are found by it, so starting the same trial again is resuming it.
+        ``checkpoint_every`` is left out: it changes what a kill costs, never what is learned.
+        """
+        values = self.to_dict()
+        del values["checkpoint_every"]
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+        first = self.members[0]
+        name = f"{self.task}_T{self.algorithm.diffusion_steps}_clip{first.lambda_clip:g}_kl{first.target_kl:.4g}"
+        return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{name}_{digest}")

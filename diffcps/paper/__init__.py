@@ -1,0 +1,20 @@
+"""The paper's published numbers (arXiv 2310.05333) and the reference scores of D4RL, as CSV beside this file."""
+
+import csv
+import functools
+import json
+from importlib import resources
+
+
+@functools.cache
+def rows(table: str) -> tuple[dict[str, str], ...]:
+    """The rows of one CSV of this folder, e.g. ``rows("table1")``, as dictionaries of strings (empty = not published)."""
+    text = (resources.files(__name__) / f"{table}.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text.splitlines()))
+
+
+@functools.cache
+def observation_statistics() -> dict[str, dict[str, list[float]]]:
+    """Published mean and standard deviation of each observation dimension of D4RL v2 sets: task -> {"mean", "std"}."""
+    text = (resources.files(__name__) / "d4rl_v2_observation_stats.json").read_text(encoding="utf-8")
+    return {task: values for task, values in json.loads(text).items() if not task.startswith("_")}

@@ -1,0 +1,165 @@
+"""The registry of tasks.
+
+A task is an environment, a data set, reference scores, a reward transform, an episode limit, and the hyper-parameters
+that the paper gives it. Everything the platform knows about ``hopper-medium-v2`` is one entry here.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffcps import paper
+from diffcps.config import AlgorithmConfig, DataSource, EvaluationConfig, MemberConfig, Physics
+from diffcps.errors import UserError, nearest
+
+Domain = Literal["locomotion", "antmaze", "pointmaze", "bandit"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One entry of the registry."""
+
+    name: str
+    domain: Domain
+    environment: str
+    """What is stepped: ``hopper``, ``halfcheetah``, ``walker2d``, ``antmaze-umaze``, …, ``pointmaze-umaze``, ``ring``."""
+    observation_size: int
+    action_size: int
+    random_return: float
+    """Return that counts as a score of 0."""
+    expert_return: float
+    """Return that counts as a score of 100."""
+    episode_limit: int
+    """Environment steps after which an episode is cut off."""
+    sources: tuple[DataSource, ...]
+    """Where its data can come from, the first being the default."""
+    d4rl_file: str | None = None
+    """Name of its D4RL HDF5 file."""
+    reward_transform: Literal["none", "antmaze"] = "none"
+    """``antmaze`` learns from 4 (r − 0.5); scores always use the untransformed rewards."""
+    physics: Physics = "modern"
+    """The simulator its own data were recorded under."""
+    max_action: float = 1.0
+    """Actions lie in [−max_action, max_action]."""
+    steps: int = 2_000_000
+    """Gradient steps of the full-length run."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    member: MemberConfig = MemberConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    in_paper: bool = False
+    """Whether the paper's Table 1 has a row of this name."""
+
+    def normalised_score(self, returns: ArrayLike) -> NDArray[np.float64]:
+        """100·(R − random)/(expert − random), elementwise; never apply it to a standard deviation."""
+        span = self.expert_return - self.random_return
+        return 100.0 * (np.asarray(returns, dtype=np.float64) - self.random_return) / span
+
+
+_ANTMAZE_FILES = {
+    "antmaze-umaze": "u-maze_noisy_multistart_False_multigoal_False",
+    "antmaze-umaze-diverse": "u-maze_noisy_multistart_True_multigoal_True",
+    "antmaze-medium-play": "big-maze_noisy_multistart_True_multigoal_False",
+    "antmaze-medium-diverse": "big-maze_noisy_multistart_True_multigoal_True",
+    "antmaze-large-play": "hardest-maze_noisy_multistart_True_multigoal_False",
+    "antmaze-large-diverse": "hardest-maze_noisy_multistart_True_multigoal_True",
+}
+_SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "antmaze": (29, 8)}
+
+
+def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]]) -> Task:
+    """One row of the paper's Table 3 as a task."""
+    name = row["task"]
+    family = name.split("-")[0]
+    antmaze = family == "antmaze"
+    stem, version = name.rsplit("-", 1)
+    size = stem.split("-")[1]
+    if antmaze:
+        file = f"Ant_maze_{_ANTMAZE_FILES[stem]}_sparse{'' if version == 'v0' else '_fixed'}.hdf5"
+    else:
+        file = f"{family}_{stem.removeprefix(family + '-').replace('-', '_')}-{version}.hdf5"
+    observation_size, action_size = _SIZES[family]
+    random_return, expert_return = references[family]
+    return Task(
+        name=name,
+        domain="antmaze" if antmaze else "locomotion",
+        environment=f"antmaze-{size}-{version}" if antmaze else family,
+        observation_size=observation_size,
+        action_size=action_size,
+        random_return=random_return,
+        expert_return=expert_return,
+        episode_limit=(700 if size == "umaze" else 1000) if antmaze else 1000,
+        sources=("d4rl",) if antmaze or "medium-v2" not in name else ("d4rl", "collected"),
+        d4rl_file=file,
+        reward_transform="antmaze" if row["reward_tune"] == "cql_antmaze" else "none",
+        physics="d4rl",
+        steps=1000 * int(row["epochs"]),
+        algorithm=AlgorithmConfig(
+            diffusion_steps=int(row["T"]),
+            policy_freq=int(row["policy_freq"]),
+            max_q_backup=row["max_q_backup"] == "true",
+        ),
+        member=MemberConfig(
+            learning_rate=float(row["lr"]),
+            lambda_init=float(row["lambda_init"]),
+            lambda_clip=float(row["lambda_clip"]),
+            target_kl=float(row["target_kl"]),
+            grad_norm=float(row["grad_norm"]),
+        ),
+        evaluation=EvaluationConfig(episodes=int(row["eval_episodes"])),
+        in_paper=True,
+    )
+
+
+def _registry() -> dict[str, Task]:
+    references = {
+        row["environment"]: (float(row["random_return"]), float(row["expert_return"]))
+        for row in paper.rows("reference_scores")
+    }
+    tasks = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
+    tasks.append(
+        Task(
+            name="pointmaze-umaze",
+            domain="pointmaze",
+            environment="pointmaze-umaze",
+            observation_size=4,
+            action_size=2,
+            random_return=0.0,
+            expert_return=1.0,
+            episode_limit=300,
+            sources=("collected",),
+            reward_transform="antmaze",
+            steps=200_000,
+            member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.2, grad_norm=2.0),
+            evaluation=EvaluationConfig(every=10_000, episodes=20),
+        )
+    )
+    tasks.append(
+        Task(
+            name="bandit-ring",
+            domain="bandit",
+            environment="ring",
+            observation_size=1,
+            action_size=2,
+            random_return=0.0,
+            expert_return=1.0,
+            episode_limit=1,
+            sources=("collected",),
+            max_action=1.1,
+            steps=20_000,
+            member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.05, grad_norm=9.0),
+            evaluation=EvaluationConfig(every=1000, episodes=500, candidates=1),
+        )
+    )
+    return {task.name: task for task in tasks}
+
+
+TASKS = _registry()
+
+
+def get_task(name: str) -> Task:
+    """The task of that name. Raises ``UserError`` naming the nearest one when there is none."""
+    if name not in TASKS:
+        raise UserError(f"no task is called {name!r}{nearest(name, TASKS)} Known tasks: {', '.join(sorted(TASKS))}.")
+    return TASKS[name]
