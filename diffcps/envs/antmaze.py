@@ -1,0 +1,157 @@
+"""AntMaze with D4RL's geometry, rules and physics, from gymnasium's own ant.
+
+D4RL's ant is gymnasium's with a time step of .02 s, unit gears driven by ±30, and stiffer contacts; its mazes are
+boxes on 4 m cells with the start cell at the origin and y growing with the row. Version 0 draws one goal for the life
+of the environment, version 2 a new one at every reset; the goal is never observed.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv, expand_model_path
+from gymnasium.spaces import Box
+from gymnasium.utils import EzPickle
+from numpy.typing import ArrayLike, NDArray
+
+from diffcps.config import Physics
+from diffcps.envs.physics import choose_physics
+
+CELL = 4.0
+"""Side of a maze cell in metres."""
+GOAL_RADIUS = 0.5
+"""The goal is reached within this distance, in metres."""
+MAX_CONTROL = 30.0
+"""Torque in N·m that an action of 1 commands."""
+
+MAZES = {
+    "umaze": (
+        "#####",
+        "#S..#",
+        "###.#",
+        "#G..#",
+        "#####",
+    ),
+    "medium": (
+        "########",
+        "#S.##..#",
+        "#..#...#",
+        "##...###",
+        "#..#...#",
+        "#.#..#.#",
+        "#...#.G#",
+        "########",
+    ),
+    "large": (
+        "############",
+        "#S...#.....#",
+        "#.##.#.#.#.#",
+        "#......#...#",
+        "#.####.###.#",
+        "#..#.#.....#",
+        "##.#.#.#.###",
+        "#..#...#.G.#",
+        "############",
+    ),
+}
+"""D4RL's evaluation mazes: ``#`` wall, ``S`` the start's cell, ``G`` the goal's."""
+
+
+def _positions(maze: str, symbol: str) -> list[tuple[float, float]]:
+    """(x, y) in metres of the centres of all cells of that symbol, the start's cell being the origin."""
+    rows = MAZES[maze]
+    r0, c0 = next((r, row.index("S")) for r, row in enumerate(rows) if "S" in row)
+    return [
+        (CELL * (c - c0), CELL * (r - r0)) for r, row in enumerate(rows) for c, cell in enumerate(row) if cell == symbol
+    ]
+
+
+@lru_cache
+def _compile(maze: str, physics: Physics) -> mujoco.MjModel:
+    """The compiled model, shared by every environment of this process: stepping only reads it."""
+    spec = mujoco.MjSpec.from_file(expand_model_path("ant.xml"))
+    spec.option.timestep = 0.02
+    for actuator in spec.actuators:
+        actuator.gear[0] = 1.0
+        actuator.ctrlrange[:] = -MAX_CONTROL, MAX_CONTROL
+    for x, y in _positions(maze, "#"):
+        spec.worldbody.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=[x, y, CELL / 4],
+            size=[CELL / 2, CELL / 2, CELL / 4],
+            contype=1,
+            conaffinity=1,
+            rgba=[0.7, 0.5, 0.3, 1.0],
+        )
+    for geom in spec.geoms:
+        geom.solimp[:3] = 0.8, 0.8, 0.01
+    model = spec.compile()
+    choose_physics(model, physics)
+    return model
+
+
+class AntMaze(MujocoEnv, EzPickle):
+    """The ant in a maze: observation [29] float64 (x, y, then the rest of qpos, then qvel), action [8] in [−1, 1].
+
+    The reward is 1 within ``GOAL_RADIUS`` of the goal, which ends the episode, and 0 elsewhere, so a return is 0 or 1;
+    falling over ends nothing. ``maze`` is a key of ``MAZES``. With ``goal_seed`` there is one goal, drawn from that
+    seed, for the environment's life (version 0); without, every reset draws one (version 2).
+    """
+
+    metadata = MujocoEnv.metadata | {
+        "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
+        "render_fps": 10,
+    }
+
+    def __init__(
+        self, maze: str = "umaze", physics: Physics = "d4rl", goal_seed: int | None = None, **kwargs: Any
+    ) -> None:
+        EzPickle.__init__(self, maze, physics, goal_seed, **kwargs)
+        self._maze, self._physics = maze, physics
+        self._goal_cell = np.array(_positions(maze, "G")[0])
+        self._fixed_goal = goal_seed is not None
+        self.goal = self._draw_goal(np.random.default_rng(goal_seed))
+        """(x, y) of the goal in metres, [2]."""
+        super().__init__(
+            "ant.xml",
+            frame_skip=5,
+            observation_space=Box(-np.inf, np.inf, (29,), np.float64),
+            default_camera_config={"distance": CELL * max(map(len, MAZES[maze]))},
+            **kwargs,
+        )
+        self.action_space = Box(-1.0, 1.0, (8,), np.float32)
+
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        model = _compile(self._maze, self._physics)
+        return model, mujoco.MjData(model)
+
+    def _draw_goal(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        noise = rng.uniform(0, CELL / 4, 2) + rng.uniform(0, CELL / 8, 2)
+        return np.maximum(self._goal_cell + noise, 0)
+
+    def _observe(self) -> NDArray[np.float64]:
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+    def _get_reset_info(self) -> dict[str, Any]:
+        return {"goal": self.goal.copy()}
+
+    def reset_model(self) -> NDArray[np.float64]:
+        """A start near the origin, and in version 2 a new goal, from ``np_random``."""
+        if not self._fixed_goal:
+            self.goal = self._draw_goal(self.np_random)
+        qpos = self.init_qpos + self.np_random.uniform(-0.1, 0.1, self.model.nq)
+        qvel = self.init_qvel + 0.1 * self.np_random.standard_normal(self.model.nv)
+        self.set_state(qpos, qvel)
+        return self._observe()
+
+    def step(  # type: ignore[override]
+        self, action: ArrayLike
+    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """One control step of .1 s; actions beyond ±1 are clipped."""
+        self.data.ctrl[:] = MAX_CONTROL * np.clip(np.asarray(action, dtype=np.float64), -1, 1)
+        mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
+        reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
+        if self.render_mode == "human":
+            self.render()
+        return self._observe(), float(reached), reached, False, {"success": reached}
