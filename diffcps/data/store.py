@@ -1,0 +1,136 @@
+"""Where data sets live on this machine, and what to tell a person when one is not there.
+
+D4RL files are looked for in the folders that the user names, in those of ``DIFFCPS_DATA``, in D4RL's own
+``~/.d4rl/datasets`` and in ``~/.diffcps/datasets``. Collected data are kept in ``$DIFFCPS_HOME/collected``.
+"""
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffcps.config import DataConfig
+from diffcps.data.d4rl import sha256
+from diffcps.errors import UserError
+from diffcps.tasks import TASKS, Task
+
+PUBLIC_HOME = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+
+
+def home() -> Path:
+    """``$DIFFCPS_HOME``, by default ``~/.diffcps``."""
+    return Path(os.environ.get("DIFFCPS_HOME") or "~/.diffcps").expanduser().absolute()
+
+
+def collected_root() -> Path:
+    """The folder of data sets that were collected on the spot; it need not exist yet."""
+    return home() / "collected"
+
+
+def search_path(directories: Sequence[Path]) -> list[Path]:
+    """The folders that are searched, in order, each once: the given ones first, then the standard ones.
+
+    Raises ``UserError`` when a given folder is not there: going on with another copy would hide a slip of the pen.
+    """
+    given = [Path(directory).expanduser().absolute() for directory in directories]
+    for directory in given:
+        if not directory.is_dir():
+            what = "it is a file; give the folder it is in" if directory.is_file() else "there is no such folder"
+            raise UserError(f"data folder {directory}: {what}.")
+    variable = [Path(part) for part in os.environ.get("DIFFCPS_DATA", "").split(os.pathsep) if part]
+    standard = [Path("~/.d4rl/datasets"), home() / "datasets"]
+    return list(dict.fromkeys([*given, *(p.expanduser().absolute() for p in [*variable, *standard])]))
+
+
+def where_looked(directories: Sequence[Path]) -> list[str]:
+    """The searched folders as text, with a word on those that do not exist or cannot be read."""
+    lines = []
+    for directory in search_path(directories):
+        if not directory.is_dir():
+            lines.append(f"{directory} (no such folder)")
+        elif not os.access(directory, os.R_OK | os.X_OK):
+            lines.append(f"{directory} (may not be read)")
+        else:
+            lines.append(str(directory))
+    return lines
+
+
+def find(task: Task, directories: Sequence[Path]) -> Path | None:
+    """The task's D4RL file: the first one on the search path, or ``None``.
+
+    Raises ``UserError`` when two searched folders hold files of that name with different content, because which of them
+    a result comes from must not depend on an order of folders.
+    """
+    if task.d4rl_file is None:
+        return None
+    found = [path for d in search_path(directories) if os.path.exists(path := d / task.d4rl_file)]
+    for other in found[1:]:
+        if not _same_content(found[0], other):
+            raise UserError(
+                f"two files are called {task.d4rl_file} but differ: {found[0]} ({found[0].stat().st_size} bytes) and "
+                f"{other} ({other.stat().st_size} bytes). Rename or remove the one that is not meant."
+            )
+    return found[0] if found else None
+
+
+def public_url(task: Task) -> str:
+    """Address of the task's own file at D4RL's public home."""
+    if task.d4rl_file is None:
+        raise UserError(f"{task.name} has no D4RL file.")
+    if task.domain == "antmaze":
+        folder = "ant_maze_v2" if task.d4rl_file.endswith("_sparse_fixed.hdf5") else "ant_maze_new"
+    else:
+        folder = "gym_mujoco_v2"
+    return f"{PUBLIC_HOME}/{folder}/{task.d4rl_file}"
+
+
+def not_offered(task: Task, data: DataConfig) -> str | None:
+    """Why the task cannot take its data from ``data.source``, or ``None`` when it can."""
+    if data.source in task.sources:
+        return None
+    text = (
+        f"{task.name} has no data of source {data.source!r}, only {' or '.join(map(repr, task.sources))}. "
+        f"Choose --data {task.sources[0]}"
+    )
+    return f"{text}, or another task ({_offering(data.source)} have {data.source} data)."
+
+
+def missing(task: Task, data: DataConfig, directories: Sequence[Path]) -> str | None:
+    """``None`` when the task's data are there or can be made on the spot, else what a person needs to know to get them.
+
+    Raises ``UserError`` as ``search_path`` and ``find`` do.
+    """
+    refused = not_offered(task, data)
+    if refused is not None or data.source == "collected":
+        return refused
+    return None if find(task, directories) is not None else how_to_get(task, directories)
+
+
+def how_to_get(task: Task, directories: Sequence[Path]) -> str:
+    """What a person needs to know when the task's D4RL file is absent: which, where it was looked for, three ways."""
+    if "collected" in task.sources:
+        third = "use --data collected: data made on the spot by the behaviour policy that comes with the project"
+    else:
+        third = f"choose a task whose data are made on the spot, with --data collected: {_offering('collected')}"
+    looked = "\n".join(f"    {line}" for line in where_looked(directories))
+    target = shlex.quote(str(home() / "datasets" / str(task.d4rl_file)))
+    return (
+        f"{task.name}: its data set {task.d4rl_file} is missing. Looked in\n{looked}\n"
+        f"  Three ways to get it:\n"
+        f"  1. download it (the public host is sometimes down for weeks):\n"
+        f"     curl -fL --create-dirs -o {target} {public_url(task)}\n"
+        f"  2. point to a folder that has a copy: --data-dir FOLDER, or DIFFCPS_DATA=FOLDER\n"
+        f"  3. {third}"
+    )
+
+
+def _offering(source: str) -> str:
+    return ", ".join(sorted(task.name for task in TASKS.values() if source in task.sources))
+
+
+def _same_content(first: Path, second: Path) -> bool:
+    if first.samefile(second):
+        return True
+    if first.stat().st_size != second.stat().st_size:
+        return False
+    return sha256(first) == sha256(second)

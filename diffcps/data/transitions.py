@@ -1,0 +1,230 @@
+"""Raw data in, transitions out: the one place that decides which rows become (s, a, r, s', terminal).
+
+Two raw forms exist. D4RL files are flat ``Rows``: the observation after an action is the next row's, so the row at a
+time-out, whose next row belongs to another episode, cannot be used. Collected data are ``Episode`` objects that hold
+the observation after their last action, so nothing of them is lost.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.config import DataSource
+from diffcps.errors import UserError
+
+Provenance = Literal["verified", "unverified", "other"]
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a data set came from."""
+
+    source: DataSource
+    path: Path | None
+    """The file or folder it was read from; ``None`` for arrays made in memory."""
+    checksum: str
+    """sha256 of the file (``d4rl``), of the arrays' bytes otherwise (``checksum``)."""
+    provenance: Provenance
+    """``verified``: D4RL's own data; ``other``: something else; ``unverified``: nothing is published to compare to."""
+    provenance_note: str
+    """The same as a sentence for a person, with the evidence."""
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetInfo(Origin):
+    """What is reported of a data set besides its transitions."""
+
+    rows: int
+    """Rows before any were dropped."""
+    trajectories: int
+    """Complete trajectories; a last one that was cut without a flag is not counted."""
+    returns: NDArray[np.float64]
+    """[trajectories] sums of untransformed rewards, each up to the first terminal: what an evaluation counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """N transitions, what a learner learns from."""
+
+    observations: FloatArray
+    """[N, o]"""
+    actions: FloatArray
+    """[N, a]"""
+    rewards: FloatArray
+    """[N]"""
+    next_observations: FloatArray
+    """[N, o]; without meaning where ``terminals`` is 1."""
+    terminals: FloatArray
+    """[N], 1 where the episode ended for good (never at a time-out), else 0."""
+    info: DatasetInfo
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def reward_transformed(self, transform: Literal["none", "antmaze"]) -> "Transitions":
+        """The same with 4(r − 0.5) as rewards for ``antmaze``. ``info.returns`` stay those of the original rewards."""
+        if transform == "none":
+            return self
+        return replace(self, rewards=np.float32(4.0) * (self.rewards - np.float32(0.5)))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Flat rows in the order of recording, as a D4RL file holds them."""
+
+    observations: FloatArray
+    """[N, o]"""
+    actions: FloatArray
+    """[N, a]"""
+    rewards: FloatArray
+    """[N]"""
+    terminals: NDArray[np.bool_]
+    """[N]"""
+    timeouts: NDArray[np.bool_] | None
+    """[N]; ``None`` when the file does not tell."""
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """Consecutive steps with the true observation after each.
+
+    Usually one episode. Several that end by termination may be packed into one (a bandit's one-step episodes are): the
+    observation after a termination is then the start of the next, which does no harm as no value is read off it.
+    """
+
+    observations: NDArray[np.floating]
+    """[L + 1, o]"""
+    actions: NDArray[np.floating]
+    """[L, a]"""
+    rewards: NDArray[np.floating]
+    """[L]"""
+    terminations: NDArray[np.bool_]
+    """[L]"""
+    truncations: NDArray[np.bool_]
+    """[L]; only the last may be true."""
+
+    def __post_init__(self) -> None:
+        steps = len(self.rewards)
+        lengths = {f.name: len(getattr(self, f.name)) - (f.name == "observations") for f in fields(self)}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"an episode of {steps} rewards needs {steps + 1} observations and {steps} of all else")
+        if np.any(self.truncations[:-1] & ~self.terminations[:-1]):
+            row = int(np.argmax(self.truncations[:-1] & ~self.terminations[:-1]))
+            raise ValueError(f"an episode of {steps} steps is cut off at step {row}: only its last step may be")
+
+
+def limit_timeouts(terminals: NDArray[np.bool_], episode_limit: int) -> NDArray[np.bool_]:
+    """[N] time-outs of rows that carry no flag for them, by counting steps the way ``d4rl.qlearning_dataset`` counts.
+
+    D4RL counts the step after a terminal as the second of its episode. An episode that follows a terminal and runs to
+    the limit is therefore cut one row early. That is kept: it decides which transitions the published results saw.
+    """
+    timeouts = np.zeros(len(terminals), dtype=bool)
+    step = 0
+    for row, terminal in enumerate(terminals.tolist()):
+        if step == episode_limit - 1:
+            timeouts[row] = True
+            step = 0
+        else:
+            step = 1 if terminal else step + 1
+    return timeouts
+
+
+def from_rows(rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: bool) -> Transitions:
+    """Transitions as ``d4rl.qlearning_dataset`` builds them from flat rows.
+
+    Rows flagged as time-out are dropped, so is the last row; the next observation is the next row's. Without flags
+    time-outs are found by counting to ``episode_limit`` (``limit_timeouts``). ``terminals_end=False`` says that a
+    terminal does not end a trajectory (AntMaze, where terminals come in runs and only time-outs end one); this
+    concerns the trajectories and returns of ``info``, never the transitions.
+
+    Raises ``UserError`` when no transition is left.
+    """
+    timeouts = rows.timeouts if rows.timeouts is not None else limit_timeouts(rows.terminals, episode_limit)
+    kept = np.flatnonzero(~timeouts[:-1])
+    if len(kept) == 0:
+        raise UserError(
+            f"{origin.path or origin.source}: its {len(rows.rewards)} row(s) hold no transition: the last row and "
+            f"{int(timeouts[:-1].sum())} row(s) flagged as time-out have no next observation. Use a longer data set."
+        )
+    ends = (timeouts | rows.terminals) if terminals_end else timeouts
+    returns = trajectory_returns(rows.rewards, rows.terminals, ends)
+    return Transitions(
+        observations=rows.observations[kept],
+        actions=rows.actions[kept],
+        rewards=rows.rewards[kept],
+        next_observations=rows.observations[kept + 1],
+        terminals=rows.terminals[kept].astype(np.float32),
+        info=_info(origin, len(rows.rewards), returns),
+    )
+
+
+def from_episodes(episodes: Sequence[Episode], origin: Origin) -> Transitions:
+    """Every step of every episode as a transition, with its true next observation.
+
+    Raises ``UserError`` when there is no step at all.
+    """
+    if sum(len(episode.rewards) for episode in episodes) == 0:
+        raise UserError(f"{origin.path or origin.source}: it holds no step. Collect or choose another data set.")
+    terminals = np.concatenate([e.terminations for e in episodes]).astype(bool)
+    ends = terminals | np.concatenate([e.truncations for e in episodes]).astype(bool)
+    # An episode that stops without a flag was cut: its rest must not be counted into the next one's return.
+    last_rows = np.cumsum([len(e.rewards) for e in episodes if len(e.rewards)]) - 1
+    rewards = np.concatenate([e.rewards for e in episodes])
+    returns = trajectory_returns(rewards, terminals, ends, cuts=last_rows[~ends[last_rows]])
+    return Transitions(
+        observations=_float32([e.observations[:-1] for e in episodes]),
+        actions=_float32([e.actions for e in episodes]),
+        rewards=rewards.astype(np.float32),
+        next_observations=_float32([e.observations[1:] for e in episodes]),
+        terminals=terminals.astype(np.float32),
+        info=_info(origin, len(rewards), returns),
+    )
+
+
+def trajectory_returns(
+    rewards: NDArray[np.floating],
+    terminals: NDArray[np.bool_],
+    ends: NDArray[np.bool_],
+    cuts: Sequence[int] | NDArray[np.integer] = (),
+) -> NDArray[np.float64]:
+    """[complete trajectories] sum of rewards [N] over each stretch that closes with a true in ``ends`` [N].
+
+    A stretch counts up to its first terminal, because an evaluation episode stops there; only AntMaze has rows after
+    it. Rows after the last end belong to no complete trajectory, nor does a stretch that closes with a row of ``cuts``.
+    """
+    closing = np.union1d(np.flatnonzero(ends), np.asarray(cuts, dtype=np.int64))
+    if len(closing) == 0:
+        return np.zeros(0)
+    starts = np.concatenate([[0], closing[:-1] + 1])
+    above: NDArray[np.int64] = np.cumsum(terminals) - terminals  # terminals in the rows before each row
+    lengths = closing - starts + 1
+    covered = slice(0, int(closing[-1]) + 1)
+    counted: NDArray[np.bool_] = above[covered] == np.repeat(above[starts], lengths)
+    sums = np.add.reduceat(rewards[covered].astype(np.float64) * counted, starts)
+    return sums[ends[closing]]
+
+
+def checksum(episodes: Sequence[Episode]) -> str:
+    """sha256 over the bytes of all arrays, with their types and shapes, in order."""
+    digest = hashlib.sha256()
+    for episode in episodes:
+        for field in fields(episode):
+            array = np.ascontiguousarray(getattr(episode, field.name))
+            digest.update(f"{field.name} {array.dtype.str} {array.shape};".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _float32(parts: Sequence[NDArray[np.floating]]) -> FloatArray:
+    return np.concatenate(parts, axis=0, dtype=np.float32, casting="same_kind")
+
+
+def _info(origin: Origin, rows: int, returns: NDArray[np.float64]) -> DatasetInfo:
+    return DatasetInfo(**vars(origin), rows=rows, trajectories=len(returns), returns=returns)

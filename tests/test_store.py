@@ -1,0 +1,206 @@
+"""Where data sets are looked for, what a person is told when one is absent, and ``load`` over all of it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from diffcps import data
+from diffcps.config import DataConfig
+from diffcps.data import Episode, store
+from diffcps.errors import UserError
+from diffcps.tasks import TASKS, get_task
+
+HOPPER = get_task("hopper-medium-v2")
+REPLAY = get_task("hopper-medium-replay-v2")
+ANT = get_task("antmaze-umaze-v0")
+RING = get_task("bandit-ring")
+D4RL, COLLECTED = DataConfig(source="d4rl"), DataConfig(source="collected", rows=3)
+
+
+@pytest.fixture(autouse=True)
+def empty_home(tmp_path, monkeypatch):
+    """A home without data sets, so that nothing on this machine is found by chance."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("DIFFCPS_DATA", raising=False)
+    monkeypatch.delenv("DIFFCPS_HOME", raising=False)
+    return home
+
+
+def put(folder: Path, content: bytes = b"x", task=HOPPER) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / task.d4rl_file
+    path.write_bytes(content)
+    return path
+
+
+def put_real(folder: Path, task) -> Path:
+    path = put(folder, task=task)
+    rewards = np.array([0, 1, 1, 0, 0], dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.ones((5, task.observation_size), dtype=np.float32)
+        file["actions"] = np.zeros((5, task.action_size), dtype=np.float32)
+        file["rewards"], file["terminals"] = rewards, rewards
+        file["timeouts"] = np.array([0, 0, 1, 0, 0], dtype=bool)
+    return path
+
+
+def test_each_place_is_found_and_they_are_searched_in_order(tmp_path, empty_home, monkeypatch):
+    first, second, by_variable, by_variable_too = (tmp_path / name for name in "abcd")
+    standard = [empty_home / ".d4rl/datasets", empty_home / ".diffcps/datasets"]
+    places = [first, second, by_variable, by_variable_too, *standard]
+    for folder in (first, second):
+        folder.mkdir()
+    monkeypatch.setenv("DIFFCPS_DATA", f"{by_variable}:{by_variable_too}")
+    assert store.search_path([first, second, first]) == places
+    assert store.find(HOPPER, [first, second]) is None
+    for folder in reversed(places):
+        expected = put(folder)
+        assert store.find(HOPPER, [first, second]) == expected
+
+
+def test_home_and_collected_root(tmp_path, empty_home, monkeypatch):
+    assert store.collected_root() == empty_home / ".diffcps/collected"
+    monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "elsewhere"))
+    assert store.collected_root() == tmp_path / "elsewhere/collected"
+    assert tmp_path / "elsewhere/datasets" in store.search_path([])
+
+
+def test_relative_folders_become_absolute(tmp_path, monkeypatch):
+    put(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    found = store.find(HOPPER, [Path("here")])
+    assert found is not None
+    assert found.is_absolute()
+
+
+def test_a_given_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+        store.find(HOPPER, [tmp_path / "nowhere"])
+    file = put(tmp_path / "a")
+    with pytest.raises(UserError, match="it is a file; give the folder"):
+        store.find(HOPPER, [file])
+
+
+def test_two_files_of_one_name(tmp_path):
+    first = put(tmp_path / "a", b"one")
+    second = put(tmp_path / "b", b"one")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    assert store.find(HOPPER, folders) == first
+    for content in (b"two", b"longer"):
+        second.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            store.find(HOPPER, folders)
+        assert str(first) in str(caught.value)
+        assert str(second) in str(caught.value)
+    second.unlink()
+    second.symlink_to(first)
+    assert store.find(HOPPER, folders) == first
+
+
+def test_tasks_without_a_file():
+    assert store.find(RING, []) is None
+    with pytest.raises(UserError, match="no D4RL file"):
+        store.public_url(RING)
+
+
+def test_public_addresses():
+    home = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+    assert store.public_url(HOPPER) == f"{home}/gym_mujoco_v2/hopper_medium-v2.hdf5"
+    assert store.public_url(ANT) == f"{home}/ant_maze_new/{ANT.d4rl_file}"
+    fixed = SimpleNamespace(name="v2", domain="antmaze", d4rl_file="Ant_maze_x_sparse_fixed.hdf5")
+    assert store.public_url(fixed) == f"{home}/ant_maze_v2/Ant_maze_x_sparse_fixed.hdf5"
+
+
+def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
+    given = tmp_path / "given"
+    given.mkdir()
+    text = data.missing(HOPPER, D4RL, [given])
+    assert text is not None
+    for words in (
+        "hopper-medium-v2",
+        "hopper_medium-v2.hdf5",
+        str(given),
+        f"{empty_home}/.d4rl/datasets (no such folder)",
+        store.public_url(HOPPER),
+        f"{empty_home}/.diffcps/datasets/hopper_medium-v2.hdf5",
+        "--data-dir",
+        "DIFFCPS_DATA",
+        "--data collected",
+    ):
+        assert words in text
+    put(given)
+    assert data.missing(HOPPER, D4RL, [given]) is None
+
+
+def test_the_third_way_depends_on_the_task():
+    assert "use --data collected" in str(data.missing(HOPPER, D4RL, []))
+    text = str(data.missing(REPLAY, D4RL, []))
+    assert "use --data collected" not in text
+    assert all(name in text for name, task in TASKS.items() if "collected" in task.sources)
+
+
+def test_collected_data_are_never_missing():
+    assert data.missing(HOPPER, COLLECTED, []) is None
+    assert data.missing(RING, COLLECTED, []) is None
+
+
+@pytest.mark.parametrize(("task", "config"), [(RING, D4RL), (REPLAY, COLLECTED)])
+def test_a_source_that_the_task_does_not_offer(task, config):
+    text = data.missing(task, config, [])
+    assert text is not None
+    assert task.name in text
+    assert f"--data {task.sources[0]}" in text
+    with pytest.raises(UserError, match="has no data of source"):
+        data.load(task, config, [])
+
+
+def test_load_reads_the_file_and_transforms_rewards(tmp_path):
+    path = put_real(tmp_path / "a", ANT)
+    loaded = data.load(ANT, D4RL, [tmp_path / "a"])
+    assert loaded.rewards.tolist() == [-2, 2, -2]
+    assert loaded.info.returns.tolist() == [1]
+    assert loaded.info.path == path
+
+    put_real(tmp_path / "a", HOPPER)
+    loaded = data.load(HOPPER, D4RL, [tmp_path / "a"])
+    assert loaded.rewards.tolist() == [0, 1, 0]
+    assert loaded.info.provenance == "other"
+
+
+def test_load_without_data():
+    with pytest.raises(UserError, match="Three ways to get it"):
+        data.load(HOPPER, D4RL, [])
+
+
+def test_load_collected_data(monkeypatch):
+    from diffcps.data import minari
+
+    episode = Episode(
+        observations=np.zeros((4, 1)),
+        actions=np.ones((3, 2)),
+        rewards=np.ones(3),
+        terminations=np.ones(3, dtype=bool),
+        truncations=np.zeros(3, dtype=bool),
+    )
+    asked = []
+
+    def collected(task, config, root, progress=None):
+        asked.append((task.name, config.rows, root))
+        return root / "set", [episode]
+
+    monkeypatch.setattr(minari, "collected", collected)
+    loaded = data.load(RING, COLLECTED, [])
+    assert asked == [("bandit-ring", 3, store.collected_root())]
+    assert len(loaded) == 3
+    assert loaded.terminals.tolist() == [1, 1, 1]
+    assert loaded.info.returns.tolist() == [1, 1, 1]
+    assert loaded.info.source == "collected"
+    assert loaded.info.provenance == "other"
+    assert "not D4RL's data" in loaded.info.provenance_note
+    assert len(loaded.info.checksum) == 64
+    assert loaded.info.path == store.collected_root() / "set"
