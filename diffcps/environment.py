@@ -1,0 +1,62 @@
+"""What a run was made with: versions, commit, machine, data. Everything a referee would ask."""
+
+import functools
+import os
+import platform
+import socket
+import subprocess
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffcps.data.transitions import DatasetInfo
+
+PACKAGES = "diffcps", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "ray", "optuna", "mlflow"
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of the code in use, with ``-dirty`` when it has been edited since; ``unknown`` outside a checkout.
+
+    ``DIFFCPS_COMMIT`` overrides it: the process that starts a sweep sets it for workers that have no checkout.
+    """
+    if commit := os.environ.get("DIFFCPS_COMMIT"):
+        return commit
+    folder = Path(__file__).resolve().parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Version of each package that can change a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def describe(dataset: DatasetInfo, device: torch.device) -> dict[str, Any]:
+    """The content of a run folder's ``environment.json``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    data = asdict(dataset)
+    returns = data.pop("returns")
+    data["path"] = str(dataset.path)
+    data["behaviour_return"] = float(returns.mean()) if len(returns) else None
+    return {
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "host": socket.gethostname(),
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "dataset": data,
+    }

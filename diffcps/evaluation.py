@@ -1,0 +1,71 @@
+"""Rolls out every member of a pack over many environments at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffcps.config import EvaluationConfig, MemberConfig, Physics
+from diffcps.envs import make_vector
+from diffcps.learner import Policy
+from diffcps.tasks import Task
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Raw results of one evaluation of K members over E episodes."""
+
+    returns: NDArray[np.float64]
+    """Undiscounted sums of untransformed rewards, ``[K, E]``."""
+    lengths: NDArray[np.int64]
+    """Environment steps, ``[K, E]``."""
+
+
+class Evaluator:
+    """Judges policies on a task. It keeps its environments between calls and owns every random stream it uses.
+
+    The episodes of evaluation ``index`` of a member with seed s are set by (s, index) alone: the same at every attempt,
+    other ones at every index, whatever the company and whatever the learner has drawn.
+    """
+
+    def __init__(self, task: Task, physics: Physics, members: Sequence[MemberConfig], config: EvaluationConfig) -> None:
+        self.task = task
+        self.config = config
+        self.seeds = [member.seed for member in members]
+        # AntMaze v0 keeps one goal for an environment's life: each member's own, in every evaluation
+        goals = [seed for seed in self.seeds for _ in range(config.episodes)]
+        self.environments = make_vector(task, physics, len(members) * config.episodes, goals)
+
+    def __call__(self, policy: Policy, index: int) -> Rollouts:
+        """Roll out all members of ``policy`` until every episode has ended."""
+        members, episodes = len(self.seeds), self.config.episodes
+        roots = [np.random.SeedSequence([seed, 2, index]) for seed in self.seeds]
+        generators = [_generator(root, policy.model.device) for root in roots]
+        resets = np.concatenate([root.spawn(1)[0].generate_state(episodes) for root in roots])
+
+        observations = self.environments.reset([int(seed) for seed in resets])
+        active = np.ones(members * episodes, dtype=bool)
+        returns = np.zeros(members * episodes)
+        lengths = np.zeros(members * episodes, dtype=np.int64)
+        actions = np.zeros((members * episodes, self.task.action_size), dtype=np.float32)
+        while active.any():
+            waiting = active.reshape(members, episodes)
+            states = observations.reshape(members, episodes, -1)
+            rows = [states[k][waiting[k]] for k in range(members)]
+            actions[active] = np.concatenate(policy.act(rows, generators, self.config.candidates))
+            observations, rewards, ended = self.environments.step(actions, active)
+            returns[active] += rewards[active]
+            lengths[active] += 1
+            active = active & ~ended
+        return Rollouts(returns.reshape(members, episodes), lengths.reshape(members, episodes))
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.environments.close()
+
+
+def _generator(root: np.random.SeedSequence, device: torch.device) -> torch.Generator:
+    seed = int(root.generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(device).manual_seed(seed)

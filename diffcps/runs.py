@@ -1,0 +1,190 @@
+"""The run folder: the record of one trial, enough to rebuild every number in a table and to go on after a kill.
+
+    <key>/config.json         the configuration
+          environment.json    versions, git commit, device, data set and its checksum
+          metrics.csv         step, member, seed, then every training metric (mean since the row before)
+          returns.csv         step, member, seed, episode, return, length: raw, one row an episode
+          status.json         state, step, speed, scores so far; what a live view shows
+          checkpoint/         the two newest checkpoints, each with its SHA-256
+
+Files are replaced in one move or only appended to; whatever a kill cuts off is dropped by ``rewind`` before going on.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
+
+State = Literal["pending", "running", "complete", "failed", "stopped"]
+RETURNS = ("step", "member", "seed", "episode", "return", "length")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` in one move: a reader, or a kill, sees the old file or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON, atomically."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises ``UserError`` naming the file when it is broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}. If it is damaged, delete its folder and run again."
+        ) from error
+
+
+class RunFolder:
+    """Reads and writes one run folder; making the object touches nothing on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration it was made for."""
+        return RunConfig.from_dict(read_json(self.path / "config.json"))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What it ran on and with; empty before the trial has started."""
+        file = self.path / "environment.json"
+        return read_json(file) if file.exists() else {}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The newest status; ``{"state": "pending"}`` before the trial has started."""
+        file = self.path / "status.json"
+        return read_json(file) if file.exists() else {"state": "pending", "step": 0}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the trial has come to its end; nothing in the folder changes after that."""
+        return bool(self.status["state"] == "complete")
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder for ``config``, or check that it is this configuration's. Raises ``UserError`` when not."""
+        try:
+            (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
+            if not (self.path / "config.json").exists():
+                write_json(self.path / "config.json", config.to_dict())
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error.strerror}. Choose another results folder."
+            ) from error
+        if self.config.key != config.key:
+            raise UserError(f"{self.path} holds another trial ({self.config.key}), not {config.key}.")
+
+    def record_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write ``environment.json``; the data must be those the folder was started with, else ``UserError``."""
+        before = self.environment.get("dataset", {}).get("checksum")
+        now = environment["dataset"]["checksum"]
+        if before is not None and before != now:
+            raise UserError(
+                f"{self.path} was started on a data set with checksum {before[:12]}…, and the one found now has "
+                f"{now[:12]}…. Bring the first back, or start again in another results folder."
+            )
+        write_json(self.path / "environment.json", dict(environment))
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace ``status.json``."""
+        write_json(self.path / "status.json", dict(status))
+
+    def log(self, step: int, config: RunConfig, metrics: Mapping[str, NDArray[Any]], columns: Sequence[str]) -> None:
+        """Append one row a member to ``metrics.csv``; ``metrics`` maps a name of ``columns`` to values ``[K]``."""
+        rows = [
+            {"step": step, "member": k, "seed": member.seed, **{name: repr(float(v[k])) for name, v in metrics.items()}}
+            for k, member in enumerate(config.members)
+        ]
+        self._append("metrics.csv", ("step", "member", "seed", *columns), rows)
+
+    def log_returns(self, step: int, config: RunConfig, returns: NDArray[Any], lengths: NDArray[Any]) -> None:
+        """Append the raw returns and lengths ``[K, E]`` of one evaluation to ``returns.csv``."""
+        rows = [
+            dict(zip(RETURNS, (step, k, m.seed, e, repr(float(returns[k, e])), int(lengths[k, e])), strict=True))
+            for k, m in enumerate(config.members)
+            for e in range(returns.shape[1])
+        ]
+        self._append("returns.csv", RETURNS, rows)
+
+    def _append(self, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        file = self.path / name
+        if not file.exists():
+            writer.writeheader()
+        writer.writerows(rows)
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(text.getvalue())
+            out.flush()
+            os.fsync(out.fileno())
+
+    def rewind(self, step: int) -> None:
+        """Drop rows of ``metrics.csv`` and ``returns.csv`` from after ``step``, and any row that a kill cut short."""
+        for name in ("metrics.csv", "returns.csv"):
+            file = self.path / name
+            if not file.exists():
+                continue
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            width = lines[0].count(",") if lines else 0
+            whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == width]
+            kept = [line for line in whole if int(line.split(",", 1)[0]) <= step]
+            if lines and lines[0].endswith("\n") and kept:
+                write_atomically(file, "".join([lines[0], *kept]).encode())
+            else:
+                file.unlink()
+
+    def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
+        """Write ``state`` (tensors and plain values) with its SHA-256 and keep the two newest checkpoints."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getvalue()
+        folder = self.path / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"step_{step:09d}.pt"
+        write_atomically(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+        write_atomically(file, content)
+        for old in sorted(folder.glob("step_*.pt"))[:-2]:
+            old.unlink()
+            old.with_suffix(".sha256").unlink(missing_ok=True)
+
+    def load_checkpoint(self, device: torch.device | str = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest checkpoint that is whole (``None`` when there is none), and a sentence for each one that is not."""
+        complaints: list[str] = []
+        for file in sorted((self.path / "checkpoint").glob("step_*.pt"), reverse=True):
+            content = file.read_bytes()
+            expected = file.with_suffix(".sha256")
+            if not expected.exists() or hashlib.sha256(content).hexdigest() != expected.read_text().strip():
+                complaints.append(f"checkpoint {file} does not match its checksum: it is left out.")
+                continue
+            return torch.load(io.BytesIO(content), map_location=device, weights_only=True), complaints
+        return None, complaints
+
+
+def scores_by_evaluation(returns: NDArray[np.float64]) -> tuple[float, float]:
+    """(last, best) of evaluation scores ``[evaluations, K]``: the mean over members of each one's last and highest."""
+    return float(returns[-1].mean()), float(returns.max(axis=0).mean())
