@@ -1,0 +1,1 @@
+"""Moves trials to machines: Ray Tune with Optuna schedules them, a Ray Train worker runs each."""

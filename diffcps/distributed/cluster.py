@@ -1,0 +1,136 @@
+"""Finds a Ray cluster or starts one, and says which."""
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+# Ray reads these when it is imported. The first reports usage over the network unless it is off; the second is how often
+# a report travels from worker to Tune (2 s by default, and a report blocks its worker); the third saves two processes a
+# trial on machines whose pre-emption Ray could not see anyway. A failed trial reports no score, which Tune must bear; the
+# sweep handles Ctrl-C itself, keeps its own records and shows its own progress.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray.runtime_env import RuntimeEnv  # noqa: E402
+
+from diffcps.environment import git_commit  # noqa: E402
+from diffcps.errors import UserError  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process is connected to."""
+
+    description: str
+    """One line for a person: which cluster this is and what it has."""
+    cpus: float
+    gpus: float
+
+
+def connect(address: str | None) -> Cluster:
+    """Connect to ``address``, else RAY_ADDRESS, else a cluster running on this machine, else start a local one.
+
+    Raises:
+        UserError: nothing answers at the address, or Ray was installed without its dashboard.
+    """
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    found = wanted or _running_here()
+    if wanted and wanted not in ("auto", "local"):
+        _probe(wanted)
+    environment = RuntimeEnv(env_vars=_worker_environment())
+    try:
+        ray.init(
+            address=found or "local",
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray cluster answers at {found}: {str(error).splitlines()[0]} If the cluster asks for a token, set "
+            "RAY_AUTH_MODE=token here too; to use this machine instead, pass --address local."
+        ) from error
+    _require_dashboard()
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    size = f"{nodes} node{'s' if nodes > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
+    if wanted and wanted != "local":
+        origin = f"Ray cluster at {wanted}"
+    elif found and found != "local":
+        origin = f"the Ray cluster running on this machine ({found})"
+    else:
+        origin = "a local Ray cluster, started for this sweep"
+    return Cluster(f"{origin}: {size}", cpus, gpus)
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that was started here ends."""
+    ray.shutdown()
+
+
+def _worker_environment() -> dict[str, str]:
+    """What worker processes must know that only this process does."""
+    keep = {name: os.environ[name] for name in ("DIFFCPS_HOME", "DIFFCPS_DATA") if name in os.environ}
+    return {**_SETTINGS, **keep, "DIFFCPS_COMMIT": git_commit()}
+
+
+def _running_here() -> str | None:
+    """Address of a cluster running on this machine; a file left behind by a dead one would hang Ray for minutes."""
+    folder = os.environ.get("RAY_TMPDIR", "/tmp")
+    file = Path(folder) / "ray" / "ray_current_cluster"
+    if not file.exists():
+        return None
+    address = file.read_text().strip()
+    return address if address and _answers(address) else None
+
+
+def _probe(address: str) -> None:
+    plain = address.removeprefix("ray://")
+    if not _answers(plain):
+        raise UserError(
+            f"nothing answers at the Ray address {address}. Check it with `ray status --address {plain}`; "
+            "to use this machine instead, pass --address local."
+        )
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return False
+    try:
+        with socket.create_connection((host, int(port)), timeout=2.0):
+            return True
+    except OSError:
+        return False
+
+
+def _require_dashboard() -> None:
+    """Without the dashboard process, trials that a scheduler stops keep their CPUs and GPU, and the sweep hangs."""
+    from ray.exceptions import RayError
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException, ServerUnavailable
+
+    try:
+        list_nodes(timeout=20)
+    except (RayStateApiException, ServerUnavailable, RayError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"this Ray cluster runs without its dashboard process, which Ray Train needs to give resources back: {error}. "
+            "Install it with pip install 'ray[default,train,tune]' on every node."
+        ) from error

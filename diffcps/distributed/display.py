@@ -1,0 +1,112 @@
+"""A live view of a sweep, read from its run folders: a table on a terminal, plain lines in a log."""
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from diffcps.distributed.plan import Plan
+from diffcps.distributed.worker import Place
+from diffcps.runs import RunFolder
+
+TERMINAL_SECONDS, LOG_SECONDS = 1.0, 30.0
+MOST_ROWS = 20
+
+
+class Board:
+    """Shows a sweep from a thread of its own while the caller waits in ``with``."""
+
+    def __init__(self, plan: Plan, place: Place, console: Console, quiet: bool = False) -> None:
+        self.plan, self.place, self.console, self.quiet = plan, place, console, quiet
+        self.started = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def __enter__(self) -> "Board":
+        if not self.quiet:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        if not self.quiet:
+            self._thread.join()
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """Trial name -> status, those running first; trials without a run folder are pending."""
+        folders = {path.name: RunFolder(path) for path in (self.place.folder / "runs").glob("*")}
+        found = {name: folder.status for name, folder in folders.items()}
+        if self.plan.search is None:
+            planned = {trial.key: {"state": "pending", "step": 0, "steps": trial.steps} for trial in self.plan.trials}
+            found = {key: found.get(key, status) for key, status in planned.items()}
+        order = {"running": 0, "failed": 1, "stopped": 2, "complete": 3, "pending": 4}
+        return dict(sorted(found.items(), key=lambda item: order[item[1]["state"]]))
+
+    def _show(self) -> None:
+        if not self.console.is_terminal:
+            while not self._ended.wait(LOG_SECONDS):
+                self.console.print("\n".join(self.lines()), highlight=False, soft_wrap=True)
+            return
+        with Live(self.table(), console=self.console, refresh_per_second=4, transient=True) as live:
+            while not self._ended.wait(TERMINAL_SECONDS):
+                live.update(self.table())
+
+    def heading(self, statuses: dict[str, dict[str, Any]]) -> str:
+        """Trials by state and the time so far, in one line."""
+        count = Counter(status["state"] for status in statuses.values())
+        count["pending"] += self.plan.count - sum(count.values())
+        parts = [f"{number} {state}" for state, number in count.items() if number > 0]
+        return f"{self.plan.name}: {', '.join(parts)} · {duration(time.monotonic() - self.started)}"
+
+    def lines(self) -> list[str]:
+        """The same as plain lines, for a log."""
+        statuses = self.statuses()
+        shown = [self._cells(name, status) for name, status in statuses.items() if status["state"] == "running"]
+        return [self.heading(statuses), *("  " + "  ".join(cell for cell in cells if cell) for cells in shown)]
+
+    def table(self) -> Table:
+        """The view on a terminal."""
+        statuses = self.statuses()
+        table = Table(title=self.heading(statuses), title_justify="left", title_style="bold", expand=False)
+        for column in ("trial", "state", "progress", "steps/s", "time left", "last", "best"):
+            table.add_column(
+                column, justify="left" if column in ("trial", "state") else "right", no_wrap=column != "trial"
+            )
+        for name, status in list(statuses.items())[:MOST_ROWS]:
+            cells = self._cells(name, status)
+            if status["state"] == "failed":
+                cells[2:] = [str(status.get("error", ""))[:60], "", "", "", ""]
+            table.add_row(*cells)
+        if len(statuses) > MOST_ROWS:
+            table.caption = f"and {len(statuses) - MOST_ROWS} more"
+        return table
+
+    def _cells(self, name: str, status: dict[str, Any]) -> list[str]:
+        steps, step = status.get("steps") or 0, status.get("step", 0)
+        running = status["state"] == "running"
+        speed = status.get("steps_per_second") if running else None
+        left = status.get("seconds_left") if running else None
+        return [
+            name.rsplit("_", 1)[0].replace("_", " "),
+            status["state"],
+            f"{step:,}/{steps:,} {100 * step / steps:3.0f}%" if steps else "",
+            f"{speed:.1f}/s" if speed else "",
+            f"{duration(left)} left" if left is not None else "",
+            f"last {status['last']:.1f}" if "last" in status else "",
+            f"best {status['best']:.1f}" if "best" in status else "",
+        ]
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 05 min``, ``2 d 4 h``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

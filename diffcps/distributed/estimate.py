@@ -1,0 +1,61 @@
+"""How long a trial would take, from a few steps of its own computation timed on this machine."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from diffcps.config import RunConfig
+from diffcps.learner import Learner
+from diffcps.tasks import Task, get_task
+
+
+class Estimator:
+    """Times each distinct computation once: same sizes and same algorithm take the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._known: dict[tuple[object, ...], tuple[float, float]] = {}
+
+    def seconds(self, trial: RunConfig) -> tuple[float, float]:
+        """(learning, evaluation) in seconds; the second supposes that every episode lasts to its limit."""
+        task = get_task(trial.task)
+        count = len(trial.members)
+        key = (trial.algorithm, count, task.observation_size, task.action_size, trial.evaluation)
+        if key not in self._known:
+            self._known[key] = self._time(trial, task)
+        step, act = self._known[key]
+        evaluations = -(-trial.steps // trial.evaluation.every)
+        return step * trial.steps, act * task.episode_limit * evaluations
+
+    def _time(self, trial: RunConfig, task: Task) -> tuple[float, float]:
+        """(seconds per gradient step, seconds per action of all episodes at once)."""
+        rng = np.random.default_rng(0)
+        rows = 1000
+        data = SimpleNamespace(
+            observations=rng.standard_normal((rows, task.observation_size), dtype=np.float32),
+            actions=rng.uniform(-1, 1, (rows, task.action_size)).astype(np.float32),
+            rewards=np.zeros(rows, np.float32),
+            next_observations=rng.standard_normal((rows, task.observation_size), dtype=np.float32),
+            terminals=np.zeros(rows, np.float32),
+        )
+        learner = Learner(trial.algorithm, trial.members, data, task.max_action, self.device)
+        learner.update(trial.algorithm.policy_freq)
+        steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < 0.5:
+            learner.update(trial.algorithm.policy_freq)
+            steps += trial.algorithm.policy_freq
+            self._wait()
+        step = (time.perf_counter() - start) / steps
+
+        policy, count = learner.policy(), len(trial.members)
+        generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
+        states = [data.observations[: trial.evaluation.episodes]] * count
+        start = time.perf_counter()
+        policy.act(states, generators, trial.evaluation.candidates)
+        return step, time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

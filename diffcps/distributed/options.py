@@ -1,0 +1,76 @@
+"""The flags of a sweep, as people type them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from diffcps.config import DataSource, Physics
+
+Preset = Literal["paper", "demo", "search", "ablation"]
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Train DiffCPS on many tasks, configurations and seeds, and print a table of the results.
+
+    Without flags: the paper's full D4RL table, 15 tasks × 5 seeds. Every flag below overrides the preset. Starting the
+    same sweep again continues it.
+    """
+
+    preset: Preset = "paper"
+    """``paper``: the table, with its hyper-parameters. ``demo``: a bandit, a locomotion and a maze task in minutes, no
+    download. ``search``: Optuna chooses T, λ-clip and target KL. ``ablation``: the grid T × λ-clip of the paper."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks."""
+    seeds: int | None = None
+    """Seeds per trial: 0, 1, …; they train together, as one pack."""
+    steps: int | None = None
+    """Gradient steps per trial."""
+    batch_size: int | None = None
+    """Transitions in a gradient step."""
+    diffusion_steps: tuple[int, ...] = ()
+    """T; with several values every one is tried."""
+    lambda_clip: tuple[float, ...] = ()
+    """Lower clip of λ; with several values every one is tried."""
+    target_kl: tuple[float, ...] = ()
+    """κ, the bound on the behaviour loss; with several values every one is tried."""
+    evaluate_every: int | None = None
+    """Gradient steps between evaluations."""
+    episodes: int | None = None
+    """Episodes per seed and evaluation."""
+    candidates: int | None = None
+    """Actions drawn per state at evaluation, of which one is chosen by the critic; 1 takes the policy's own."""
+    data: DataSource | None = None
+    """``d4rl``: D4RL HDF5 files. ``collected``: data collected here by the policies shipped with the project."""
+    data_dir: tuple[Path, ...] = ()
+    """Folders with D4RL HDF5 files, searched first."""
+    rows: int | None = None
+    """Transitions to collect (collected data only)."""
+    physics: Physics | None = None
+    """``d4rl``: body masses of the MuJoCo that D4RL was recorded with. ``modern``: today's."""
+    trials: int = 30
+    """Trials per task that a search may run."""
+    checkpoint_every: int | None = None
+    """Gradient steps between checkpoints."""
+    results: Path = Path("results")
+    """Folder under which every sweep has its own."""
+    name: str | None = None
+    """Name of the sweep; by default the preset and a hash of what it runs."""
+    resume: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Continue the sweep of this name exactly as it was started; only flags about where to run are heeded."""
+    tracking_uri: str | None = None
+    """MLflow store; by default a SQLite file in the results folder."""
+    address: str | None = None
+    """Ray cluster to use; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
+    cpus_per_trial: float | None = None
+    """CPUs of one trial's worker; by default 1, or a little less where a machine has only one or two."""
+    gpus_per_trial: float | None = None
+    """GPUs of one trial's worker, fractions allowed; by default 1 where the cluster has any."""
+    concurrent: int | None = None
+    """Most trials at once; by default as many as fit."""
+    dry_run: bool = False
+    """Print every trial with its parameters, resources and an estimate of its time; run nothing."""
+    quiet: bool = False
+    """No live view, only the table at the end."""

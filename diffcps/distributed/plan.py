@@ -1,0 +1,197 @@
+"""From flags to trials: what a sweep is going to run, decided before anything starts."""
+
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffcps.config import DataConfig, RunConfig
+from diffcps.distributed.options import SweepOptions
+from diffcps.errors import UserError
+from diffcps.runs import read_json
+from diffcps.tasks import TASKS, Task, get_task
+
+DEMO_TASKS = "bandit-ring", "hopper-medium-v2", "pointmaze-umaze"
+PAPER_TASKS = tuple(name for name, task in TASKS.items() if task.in_paper)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What Optuna may choose for each task; several given values are a choice among them."""
+
+    diffusion_steps: tuple[int, ...] = (5, 10, 15, 20)
+    """T."""
+    lambda_clip: tuple[float, ...] = ()
+    """λ-clip; empty = anything from 0 to 1."""
+    target_kl: tuple[float, ...] = ()
+    """κ; empty = anything from 0.01 to 0.3, on a logarithmic scale."""
+    trials: int = 30
+    """Trials per task."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole sweep: its name, its trials, and for a search what is chosen."""
+
+    name: str
+    preset: str
+    trials: tuple[RunConfig, ...]
+    """Every trial; for a search one per task, holding what is not searched."""
+    search: SearchSpace | None = None
+
+    @property
+    def count(self) -> int:
+        """Trials that the sweep consists of when it is complete."""
+        return len(self.trials) * (self.search.trials if self.search else 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "preset": self.preset,
+            "trials": [trial.to_dict() for trial in self.trials],
+            "search": asdict(self.search) if self.search else None,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Plan":
+        """The inverse of ``to_dict``."""
+        search = None
+        if values["search"]:
+            lists = {key: tuple(value) for key, value in values["search"].items() if key != "trials"}
+            search = SearchSpace(**lists, trials=values["search"]["trials"])
+        trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
+        return cls(values["name"], values["preset"], trials, search)
+
+
+def load(folder: Path) -> Plan:
+    """The plan in a sweep's folder. Raises ``UserError`` when there is none."""
+    if not (folder / "sweep.json").exists():
+        known = sorted(file.parent.name for file in folder.parent.glob("*/sweep.json"))
+        known_text = f"Sweeps there: {', '.join(known)}." if known else "There is no sweep in that folder at all."
+        raise UserError(f"no sweep is called {folder.name!r} in {folder.parent}. {known_text}")
+    return Plan.from_dict(read_json(folder / "sweep.json"))
+
+
+def build(options: SweepOptions) -> Plan:
+    """The sweep that the flags ask for. Raises ``UserError`` for an unknown task or an impossible value."""
+    if options.seeds is not None and options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: a trial needs at least one seed.")
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials}: a search needs at least one trial.")
+    names = options.tasks or (DEMO_TASKS if options.preset == "demo" else PAPER_TASKS)
+    tasks = [get_task(name) for name in dict.fromkeys(names)]
+    base = [_demo_trial(task) if options.preset == "demo" else _paper_trial(task) for task in tasks]
+    base = [_overridden(trial, options) for trial in base]
+    search = None
+    if options.preset == "search":
+        given = {key: getattr(options, key) for key in ("diffusion_steps", "lambda_clip", "target_kl")}
+        search = SearchSpace(trials=options.trials, **{key: value for key, value in given.items() if value})
+        trials = base
+        for steps, clip, kl in itertools.product(search.diffusion_steps, search.lambda_clip, search.target_kl):
+            varied(base[0], steps, clip, kl)  # refuses an impossible value now rather than in a worker
+    else:
+        trials = [variant for trial in base for variant in _grid(trial, options)]
+    plan = Plan("", options.preset, tuple(trials), search)
+    digest = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
+    name = options.name or f"{options.preset}-{digest}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"--name {name!r}: use letters, digits, dots, dashes and underscores only.")
+    return Plan(name, options.preset, tuple(trials), search)
+
+
+def varied(trial: RunConfig, diffusion_steps: int, lambda_clip: float, target_kl: float) -> RunConfig:
+    """The trial with another T, λ-clip and κ in all of its members."""
+    return trial.replaced(
+        algorithm=trial.algorithm.replaced(diffusion_steps=int(diffusion_steps)),
+        members=tuple(
+            member.replaced(lambda_clip=float(lambda_clip), target_kl=float(target_kl)) for member in trial.members
+        ),
+    )
+
+
+def _paper_trial(task: Task) -> RunConfig:
+    """The full-length trial of a task with the hyper-parameters that the paper gives it, 5 seeds."""
+    return RunConfig(
+        task=task.name,
+        members=_seeded(task.member, 5),
+        steps=task.steps,
+        physics=task.physics,
+        data=DataConfig(source=task.sources[0]),
+        algorithm=task.algorithm,
+        evaluation=task.evaluation,
+    )
+
+
+def _demo_trial(task: Task) -> RunConfig:
+    """A trial of about two minutes on one core that visibly learns: 2 seeds, small nets, fast policies."""
+    trial = _paper_trial(task)
+    bandit = task.domain == "bandit"
+    steps = 2000 if bandit else 8000
+    # a policy step costs a bandit next to nothing, and at T = 5 samples of the ring stay far too narrow for a demo
+    changes = {"hidden_size": 64, "diffusion_steps": 15, "policy_freq": 1} if bandit else {"hidden_size": 128}
+    algorithm = trial.algorithm.replaced(batch_size=128, ema_start=200, critic_learning_rate=1e-3, **changes)
+    learning_rate = 3e-3 if bandit else 1e-3
+    episodes = {"bandit": 200, "locomotion": 5, "pointmaze": 10, "antmaze": 5}[task.domain]
+    return trial.replaced(
+        members=tuple(member.replaced(learning_rate=learning_rate) for member in trial.members[:2]),
+        steps=steps,
+        algorithm=algorithm,
+        data=DataConfig(source=task.sources[-1], rows=5000 if bandit else 50_000),
+        evaluation=trial.evaluation.replaced(every=steps // 10, episodes=episodes, candidates=1 if bandit else 10),
+        log_every=steps // 50,
+        checkpoint_every=steps // 10,
+    )
+
+
+def _seeded(member: Any, seeds: int) -> tuple[Any, ...]:
+    return tuple(member.replaced(seed=seed) for seed in range(seeds))
+
+
+def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
+    """The trial with the single-valued flags applied."""
+    changes: dict[str, Any] = {}
+    if options.seeds is not None:
+        changes["members"] = _seeded(trial.members[0], options.seeds)
+    if options.steps is not None:
+        changes["steps"] = options.steps
+        # a short run keeps at least five evaluations, as many rows as a curve needs, and its checkpoints
+        fifth = max(1, options.steps // 5)
+        changes["evaluation"] = trial.evaluation.replaced(every=min(trial.evaluation.every, fifth))
+        changes["log_every"] = min(trial.log_every, max(1, options.steps // 50))
+        changes["checkpoint_every"] = min(trial.checkpoint_every, fifth)
+    evaluation = changes.get("evaluation", trial.evaluation)
+    flags = {"every": options.evaluate_every, "episodes": options.episodes, "candidates": options.candidates}
+    changes["evaluation"] = evaluation.replaced(**{key: value for key, value in flags.items() if value is not None})
+    if options.batch_size is not None:
+        changes["algorithm"] = trial.algorithm.replaced(batch_size=options.batch_size)
+    if options.checkpoint_every is not None:
+        changes["checkpoint_every"] = options.checkpoint_every
+    if options.physics is not None:
+        changes["physics"] = options.physics
+    data = {"source": options.data, "rows": options.rows}
+    changes["data"] = trial.data.replaced(**{key: value for key, value in data.items() if value is not None})
+    task = get_task(trial.task)
+    if changes["data"].source not in task.sources:
+        having = ", ".join(name for name, other in TASKS.items() if changes["data"].source in other.sources)
+        raise UserError(
+            f"{task.name} has no {changes['data'].source} data, only {' and '.join(task.sources)}. "
+            f"Tasks that have: {having}."
+        )
+    return trial.replaced(**changes)
+
+
+def _grid(trial: RunConfig, options: SweepOptions) -> list[RunConfig]:
+    """The trial for every combination of the T, λ-clip and κ asked for."""
+    first = trial.members[0]
+    ablation = options.preset == "ablation"
+    antmaze = trial.task.startswith("antmaze")
+    steps = options.diffusion_steps or ((5, 15, 20) if ablation else (trial.algorithm.diffusion_steps,))
+    # the paper's figures 4 and 5: 0 … 0.4 on locomotion, 0.1 … 0.5 on AntMaze
+    paper_clips = (0.1, 0.2, 0.3, 0.4, 0.5) if antmaze else (0.0, 0.1, 0.2, 0.3, 0.4)
+    clips = options.lambda_clip or (paper_clips if ablation else (first.lambda_clip,))
+    kls = options.target_kl or (first.target_kl,)
+    return [varied(trial, *point) for point in itertools.product(steps, clips, kls)]

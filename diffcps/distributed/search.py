@@ -1,0 +1,122 @@
+"""Optuna under Ray Tune: every point of a grid once, or a search in which each task has its own study.
+
+Nothing is restored from a file: the studies are rebuilt from the run folders at each launch, which a kill cannot break.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from diffcps.config import RunConfig
+from diffcps.distributed.plan import Plan, SearchSpace, varied
+
+OBJECTIVE = "score"
+"""The one name of what is maximised: the last score, mean over seeds."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def grid_searcher(keys: Sequence[str]) -> OptunaSearch:
+    """Runs every trial of ``keys`` exactly once, in that order."""
+    space: dict[str, BaseDistribution] = {"key": CategoricalDistribution(list(keys))}
+    points = [{"key": key} for key in keys]
+    return OptunaSearch(space, metric=OBJECTIVE, mode="max", points_to_evaluate=points)
+
+
+class StudyPerTask(Searcher):
+    """A search over several tasks at once, each task with an Optuna study of its own.
+
+    One study over all tasks would spend its trials on the easiest task. Tasks take turns.
+
+    Args:
+        bases: for each task, the trial that is varied.
+        space: what is chosen.
+        finished: configurations and scores that are known already (NaN for a failed one).
+        unfinished: configurations to be continued first.
+    """
+
+    def __init__(
+        self,
+        bases: Sequence[RunConfig],
+        space: SearchSpace,
+        finished: Sequence[tuple[RunConfig, float]] = (),
+        unfinished: Sequence[RunConfig] = (),
+    ) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self.studies: dict[str, OptunaSearch] = {}
+        self.left: dict[str, int] = {}
+        self.owner: dict[str, str] = {}
+        for base in bases:
+            done = [(point_of(trial), score) for trial, score in finished if trial.task == base.task]
+            waiting = [point_of(trial) for trial in unfinished if trial.task == base.task]
+            # the seed moves on with what is known, or a new launch would suggest its first points again
+            study = OptunaSearch(
+                distributions(space), metric=OBJECTIVE, mode="max", points_to_evaluate=waiting, seed=1 + len(done)
+            )
+            for point, score in done:
+                failed = math.isnan(score)
+                study.add_evaluated_point(point, 0.0 if failed else score, error=failed)
+            self.studies[base.task] = study
+            self.left[base.task] = max(0, space.trials - len(done))
+
+    @property
+    def remaining(self) -> int:
+        """Trials still to be suggested."""
+        return sum(self.left.values())
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next point of the task with most trials left; ``Searcher.FINISHED`` when there is none."""
+        task = max(self.left, key=lambda name: self.left[name])
+        if self.left[task] == 0:
+            return Searcher.FINISHED
+        point = self.studies[task].suggest(trial_id)
+        if not isinstance(point, dict):
+            return point
+        self.left[task] -= 1
+        self.owner[trial_id] = task
+        return {"task": task, **point}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the trial's study how it ended; a score that is no number counts as a failure."""
+        value = (result or {}).get(OBJECTIVE)
+        failed = error or value is None or math.isnan(value)
+        self.studies[self.owner[trial_id]].on_trial_complete(trial_id, None if failed else result, error=failed)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: a launch rebuilds the studies from the run folders."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore, see ``save``."""
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """What Optuna draws from."""
+    clip, kl = space.lambda_clip, space.target_kl
+    return {
+        "diffusion_steps": CategoricalDistribution(list(space.diffusion_steps)),
+        "lambda_clip": CategoricalDistribution(list(clip)) if clip else FloatDistribution(0.0, 1.0),
+        "target_kl": CategoricalDistribution(list(kl)) if kl else FloatDistribution(0.01, 0.3, log=True),
+    }
+
+
+def point_of(trial: RunConfig) -> dict[str, Any]:
+    """The trial as a point of the search space."""
+    first = trial.members[0]
+    return {
+        "diffusion_steps": trial.algorithm.diffusion_steps,
+        "lambda_clip": first.lambda_clip,
+        "target_kl": first.target_kl,
+    }
+
+
+def trial_of(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
+    """The trial that a suggested point stands for."""
+    if "key" in point:
+        return next(trial for trial in plan.trials if trial.key == point["key"])
+    base = next(trial for trial in plan.trials if trial.task == point["task"])
+    return varied(base, point["diffusion_steps"], point["lambda_clip"], point["target_kl"])

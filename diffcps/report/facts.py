@@ -1,0 +1,125 @@
+"""What stands under the table: what its words mean, what it was made with, what it cost, what failed and why."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from diffcps.report.collect import Sweep, Trial
+from diffcps.report.rows import UNVERIFIED, Row
+
+_STATES = "complete", "running", "stopped", "failed", "pending"
+
+
+def progress(sweep: Sweep) -> str:
+    """How far the sweep has come, in one line."""
+    counts = {state: sum(trial.state == state for trial in sweep.trials) for state in _STATES}
+    counts["pending"] += sweep.expected - len(sweep.trials)
+    said = [f"{count} {'not started' if state == 'pending' else state}" for state, count in counts.items() if count > 0]
+    return f"{sweep.expected} trial{'s' if sweep.expected != 1 else ''}: {', '.join(said)}."
+
+
+def footnotes(table: Sequence[Row]) -> list[str]:
+    """What a reader must know to read the numbers right."""
+    notes = [
+        "Scores are normalised: 100·(R − random)/(expert − random). behaviour: the data set's own trajectories. "
+        "λ: in the newest row, mean over seeds.",
+        "last: the newest evaluation (of the final checkpoint, where the trial is complete), mean ± standard deviation "
+        "over seeds, with the 95 % percentile-bootstrap interval of the mean. "
+        "best: each seed's highest evaluation, chosen by looking at them all: an oracle, not comparable with last.",
+    ]
+    shown = [row for row in table if row.published.values]
+    if shown:
+        maze = ", AntMaze on v0" if any(row.trial.task.domain == "antmaze" for row in shown) else ""
+        notes.append(
+            "published: the paper's Table 1 (DiffCPS: best of its evaluations, mean ± std, with the paper's settings and "
+            f"full length{maze}); compare it with best, never with last."
+        )
+    if any(row.published.mark for row in shown):
+        notes.append(f"{UNVERIFIED} the data have D4RL's name and row count; nothing is published to verify them with.")
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in table:
+        if row.published.left_out and row.trial.task.name not in reasons[row.published.left_out]:
+            reasons[row.published.left_out].append(row.trial.task.name)
+    notes += [f"Published numbers left out for {', '.join(tasks)}: {why}" for why, tasks in reasons.items()]
+    return notes
+
+
+def troubles(sweep: Sweep) -> list[str]:
+    """One line for each failed trial, each damaged folder and each thing that a resume had to work around."""
+    lines = [
+        f"Failed: {trial.key} at step {trial.status.get('step', 0)}: {first_line(trial.status.get('error'))}"
+        for trial in sweep.trials
+        if trial.state == "failed"
+    ]
+    lines += [f"Unreadable: {sentence}" for sentence in sweep.unreadable]
+    lines += [f"{trial.key}: {note}" for trial in sweep.trials for note in trial.status.get("notes", ())]
+    return lines
+
+
+def provenance(sweep: Sweep) -> list[str]:
+    """Cost, versions, commit, device and profile, each said once where all trials agree."""
+    started = [trial for trial in sweep.trials if trial.environment]
+    if not started:
+        return []
+    versions = [", ".join(f"{k} {v}" for k, v in t.environment.get("versions", {}).items()) for t in started]
+    facts = [
+        ("Profile", _agreed(trial.config.profile for trial in sweep.trials)),
+        ("Physics", _agreed(trial.config.physics for trial in sweep.trials)),
+        ("Device", _agreed(str(trial.environment.get("device")) for trial in started)),
+        ("Commit", _agreed(str(trial.environment.get("git_commit")) for trial in started)),
+        ("Versions", _agreed(versions)),
+    ]
+    return [*_cost(started), *(f"{name}: {value}" for name, value in facts)]
+
+
+def rate(trial: Trial) -> float:
+    """Gradient steps per second of learning, all K members at once: the median row; nan before there is one."""
+    _, values = trial.metric("steps_per_second")
+    return float(np.median(values[:, 0])) if len(values) else float("nan")
+
+
+def learner_share(trial: Trial) -> float:
+    """Learner time divided by the wall time of the trial's loop."""
+    seconds = trial.status.get("seconds", {})
+    return float(seconds["learning"] / wall(trial)) if wall(trial) > 0 else float("nan")
+
+
+def wall(trial: Trial) -> float:
+    """Seconds in the trial's loop: learning, evaluation, checkpoints, logging; over all its attempts."""
+    return float(sum(trial.status.get("seconds", {}).values()))
+
+
+def first_line(text: object) -> str:
+    """The first line of an error, short enough for a table's foot."""
+    line = (str(text or "").strip().splitlines() or ["no reason was recorded"])[0]
+    return line if len(line) <= 300 else line[:299] + "…"
+
+
+def _cost(started: Sequence[Trial]) -> list[str]:
+    rates = [rate(trial) for trial in started if np.isfinite(rate(trial))]
+    if not rates:
+        return []
+    shares = [100 * learner_share(trial) for trial in started if np.isfinite(learner_share(trial))]
+    total = sum(wall(trial) for trial in started)
+    return [
+        f"Speed: {_range(rates, '{:.3g}')} gradient steps per second, all seeds of a trial at once; learning took "
+        f"{_range(shares, '{:.0f}')} % of a trial's time; {duration(total)} over all trials."
+    ]
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def duration(seconds: float) -> str:
+    """``48 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _agreed(values: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(values))
+    return distinct[0] if len(distinct) == 1 else "differs between trials: " + "; ".join(distinct)

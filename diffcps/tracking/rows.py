@@ -1,0 +1,71 @@
+"""The rows of a trial under the names that MLflow shows, the same from a running loop and from a run folder."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+    from diffcps.report.collect import Trial
+
+
+class Row(NamedTuple):
+    """The metrics of one step."""
+
+    step: int
+    timestamp: int
+    """Milliseconds since 1970. Part of a metric's identity in the store: the same row sent twice is there once."""
+    values: Mapping[str, NDArray[Any]]
+    """Name -> ``[K]``."""
+
+    def metrics(self, index: int) -> list["Metric"]:
+        """For run ``index`` of a trial: 0 is the trial's own, with means over members; k + 1 is member k's.
+
+        What is not finite is left out: a store turns infinity into 1.8e308, which flattens a chart. ``step`` as a
+        metric tells a resumed trial how far a run has come.
+        """
+        from mlflow.entities import Metric
+
+        values = {name: float(v.mean() if index == 0 else v[index - 1]) for name, v in self.values.items()}
+        finite = {"step": float(self.step)} | {name: value for name, value in values.items() if np.isfinite(value)}
+        return [Metric(name, value, self.timestamp, self.step) for name, value in finite.items()]
+
+
+def named(metrics: Mapping[str, ArrayLike], best: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Metrics under MLflow's names, and each member's best score ``[K]`` after them.
+
+    The score is called ``score`` and nothing else, so that there is one objective to choose.
+    """
+    values = {name: np.asarray(value, dtype=np.float64) for name, value in metrics.items()}
+    score = values.pop("evaluation/score", None)
+    if score is not None:
+        best = np.fmax(best, score)
+        values |= {"score": score, "score_best": best}
+    return values, best
+
+
+def rows_of(trial: "Trial") -> list[Row]:
+    """Every row of a run folder as a sink would have sent it, in order of steps."""
+    if trial.folder is None or trial.metrics.empty:
+        return []
+    table: dict[int, dict[str, ArrayLike]] = {}
+    for name in trial.metrics.columns.drop(["step", "member", "seed"]):
+        for step, values in zip(*trial.metric(name), strict=True):
+            table.setdefault(int(step), {})[f"training/{name}"] = values
+    steps, returns, lengths = trial.evaluations
+    for index, step in enumerate(steps):
+        table.setdefault(int(step), {}).update({
+            "evaluation/score": trial.scores[index],
+            "evaluation/return": returns[index].mean(axis=1),
+            "evaluation/length": lengths[index].mean(axis=1),
+        })  # fmt: skip
+    timestamp = int((trial.folder / "metrics.csv").stat().st_mtime * 1000)
+    best = np.full(trial.seeds, -np.inf)
+    rows = []
+    for step in sorted(table):
+        values, best = named(table[step], best)
+        rows.append(Row(step, timestamp, values))
+    return rows

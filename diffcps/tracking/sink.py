@@ -1,0 +1,118 @@
+"""Shows a trial in MLflow while it is trained, without ever making it wait."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.config import RunConfig
+from diffcps.tracking.rows import Row, named
+from diffcps.tracking.store import first_line, shown
+from diffcps.tracking.tracker import Tracker
+
+logger = logging.getLogger(__name__)
+
+SEND_SECONDS = 2.0
+"""Least time between two sendings; rows that come faster travel together."""
+RETRY_SECONDS = 20.0
+"""Pause after a store has refused."""
+CLOSE_SECONDS = 30.0
+"""How long the end of a trial waits for what is still to be sent."""
+
+
+class MlflowSink:
+    """A ``training.Sink``. ``log`` only puts a row into a queue.
+
+    A thread finds or makes the runs and sends the rows. While the store fails it says so once and keeps trying.
+
+    Args:
+        tracker: the sweep's; a sink must have one to itself.
+        config: the trial.
+        environment: the content of its ``environment.json``.
+    """
+
+    def __init__(self, tracker: Tracker, config: RunConfig, environment: Mapping[str, Any]) -> None:
+        self.tracker = tracker
+        self.config = config
+        self.environment = environment
+        self._queue: deque[tuple[int, int, dict[str, NDArray[Any]]]] = deque()
+        self._runs: list[str] = []
+        self._last = -1
+        self._best = np.full(len(config.members), -np.inf)
+        self._warned = self._finished = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
+        """Queue values ``[K]`` of one step; a step that the store has already is dropped when its turn comes."""
+        self._queue.append((step, int(time.time() * 1000), {name: np.array(v) for name, v in metrics.items()}))
+
+    def close(self) -> int:
+        """Send what is left and, when the trial has come to its end, say so. Returns the number of rows not sent."""
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
+        unsent = len(self._queue)
+        if unsent:
+            logger.warning(
+                "%s: %d rows were not sent to MLflow at %s. They are in the run folder; the sweep's end sends them.",
+                self.config.key, unsent, shown(self.tracker.uri),
+            )  # fmt: skip
+        return unsent
+
+    def _work(self) -> None:
+        while True:
+            closing = self._closing.is_set()
+            pause = SEND_SECONDS
+            try:
+                self._send()
+            except Exception as error:  # a view must not stop a trial, whatever its store raises; the rows are kept
+                pause = RETRY_SECONDS
+                if not self._warned:
+                    logger.warning(
+                        "%s: MLflow at %s does not take its metrics (%s). Training goes on; they are sent again later.",
+                        self.config.key, shown(self.tracker.uri), first_line(error),
+                    )  # fmt: skip
+                self._warned = True
+            if closing:
+                return
+            self._closing.wait(pause)
+
+    def _send(self) -> None:
+        """Send what is in the queue; a row leaves it only when all of the trial's runs have it."""
+        if not self._runs:
+            self._runs = self._open()
+        count, last, best = len(self._queue), self._last, self._best
+        rows = []
+        for step, timestamp, metrics in (self._queue[i] for i in range(count)):
+            if step > last:
+                values, best = named(metrics, best)
+                rows.append(Row(step, timestamp, values))
+                last = step
+        self.tracker.send(self._runs, rows)
+        self._last, self._best = last, best
+        for _ in range(count):
+            self._queue.popleft()
+        if last >= self.config.steps and not self._finished:
+            for run in self._runs:
+                self.tracker.set_status(run, "FINISHED")
+            self._finished = True
+
+    def _open(self) -> list[str]:
+        """Find or make the runs, and learn how far an earlier attempt at this trial came.
+
+        A kill may have left the runs at different steps. Only steps that none of them has are sent from here; what one
+        of them lacks is filled in when the sweep's folder is reconciled, which looks at each run for itself.
+        """
+        runs = self.tracker.trial_runs(self.config, self.environment)
+        for run in runs:
+            self.tracker.set_status(run, "RUNNING")
+        progress = [self.tracker.progress(run) for run in runs]
+        self._last = max(step for step, _ in progress)
+        self._best = np.array([best for _, best in progress[1:]])
+        return runs

@@ -1,0 +1,118 @@
+"""The MLflow store: where it is, whether it works, how to connect to it."""
+
+import logging
+import os
+import sqlite3
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffcps.errors import UserError
+
+# MLflow reads these when it is used. It reports usage over the network unless told not to, and by default it tries for
+# minutes to reach a server that is gone.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHECK_SECONDS = 5.0
+"""How long a store may take to answer before a sweep starts."""
+
+
+def default_uri(results: Path) -> str:
+    """The SQLite store in a results folder, as an absolute URI: workers have another current folder."""
+    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
+
+
+def check(uri: str) -> str:
+    """Make sure that a store answers and can be written, and set up a new database. Call it once, before workers start.
+
+    Returns:
+        The URI to use from now on, absolute.
+
+    Raises:
+        UserError: after a few seconds, when the store is not there, cannot be written, or is none of MLflow's.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme == "sqlite":
+        path = Path(rest.removeprefix("/")).absolute()
+        uri = f"sqlite:///{path}"
+        _check_database(path)
+    elif scheme in ("http", "https"):
+        _check_server(uri)
+    else:
+        raise UserError(
+            f"tracking URI {shown(uri)}: use sqlite:////absolute/path/mlflow.db or the http(s):// address of an MLflow "
+            "server. For another database or a folder, start a server on it: mlflow server --backend-store-uri …"
+        )
+    try:
+        connect(uri).search_experiments(max_results=1)
+    except Exception as error:  # whatever the store's driver raises, a person must learn which store it was
+        raise UserError(
+            f"the MLflow store {shown(uri)} does not work: {first_line(error)} If an older MLflow made it, run "
+            "mlflow db upgrade on it; if it asks for a password, set MLFLOW_TRACKING_USERNAME and _PASSWORD."
+        ) from error
+    return uri
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the store. MLflow takes seconds to import, so it is imported where it is first needed."""
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def artifact_location(uri: str, sweep: str) -> str | None:
+    """Where a sweep's artifacts go: beside the database; ``None`` where a server decides it."""
+    if not uri.startswith("sqlite:"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / sweep).as_uri()
+
+
+def shown(uri: str) -> str:
+    """The URI without the password that it may hold."""
+    netloc = urllib.parse.urlsplit(uri).netloc
+    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
+
+
+def first_line(error: Exception) -> str:
+    """An exception in one line of bounded length."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _check_database(path: Path) -> None:
+    """MLflow itself would try for minutes to open a database that cannot be opened."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=CHECK_SECONDS)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"the MLflow database {path} cannot be written: {error}. Choose another place with --tracking-uri "
+            "sqlite:////absolute/path/mlflow.db, or another results folder."
+        ) from error
+
+
+def _check_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CHECK_SECONDS) as answer:
+            answer.read()
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise UserError(
+            f"no MLflow server answers at {shown(uri)}: {getattr(error, 'reason', error)}. Start one with mlflow "
+            "server, correct --tracking-uri, or leave it out to use a SQLite file in the results folder."
+        ) from error

@@ -1,0 +1,219 @@
+"""Finds or makes the runs of a sweep, writes rows to them, and brings them into agreement with the run folders."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
+from diffcps.tracking import labels
+from diffcps.tracking.rows import Row, rows_of
+from diffcps.tracking.store import artifact_location, connect, first_line, shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+    from diffcps.report import Sweep, Trial
+
+_BATCH = 900
+"""Metrics in one request; MLflow takes 1000."""
+_NOTE = 7900
+"""Characters of a description; MLflow takes 8000."""
+_STATUS = {"running": "RUNNING", "complete": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+Found = Mapping[labels.Key, "Run"]
+
+
+class Tracker:
+    """One sweep in an MLflow store. Making the object touches nothing.
+
+    Args:
+        uri: the store, as ``check`` returned it.
+        sweep: name of the sweep and of its experiment; unique in the store.
+    """
+
+    def __init__(self, uri: str, sweep: str) -> None:
+        self.uri = uri
+        self.sweep = sweep
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """The connection."""
+        return connect(self.uri)
+
+    @cached_property
+    def experiment(self) -> str:
+        """Id of the sweep's experiment, made when there is none, brought back when it was deleted."""
+        found = self.client.get_experiment_by_name(self.sweep)
+        if found is None:
+            return str(self.client.create_experiment(self.sweep, artifact_location(self.uri, self.sweep)))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def sweep_run(self, description: Mapping[str, Any] | None = None) -> str:
+        """Id of the sweep's own run, found or made; ``description`` is the content of ``sweep.json``."""
+        known = self._find("tags.level = 'sweep'").get(labels.SWEEP)
+        return self._renewed(known, labels.sweep_tags(self.sweep, description or {}), {})
+
+    def trial_runs(self, config: RunConfig, environment: Mapping[str, Any]) -> list[str]:
+        """Ids of a trial's run and of the run of each of its members, found or made; ``[1 + K]``.
+
+        ``environment`` is the content of ``environment.json``; empty where the trial never came so far.
+        """
+        found = self._find(f"tags.config_key = '{config.key}'")
+        return self._trial_runs(config, environment, found, self.sweep_run())
+
+    def send(self, runs: Sequence[str], rows: Sequence[Row]) -> None:
+        """Write rows to the runs ``[1 + K]`` of a trial: to a member's its own values, to the trial's the means."""
+        for index, run in enumerate(runs):
+            self._log([metric for row in rows for metric in row.metrics(index)], run)
+
+    def progress(self, run: str) -> tuple[int, float]:
+        """The newest step written to a run (−1 before the first), and its best score (−inf before the first)."""
+        metrics = self.client.get_run(run).data.metrics
+        return int(metrics.get("step", -1)), metrics.get("score_best", -np.inf)
+
+    def set_status(self, run: str, status: str) -> None:
+        """Set one of MLflow's states, unless the run has it already."""
+        if self.client.get_run(run).info.status == status:
+            return
+        if status == "RUNNING":
+            self.client.update_run(run, status)
+        else:
+            self.client.set_terminated(run, status)
+
+    def reconcile(self, folder: Path, running: bool = False) -> None:
+        """Bring the store into agreement with a sweep's folder: every run once, every row once, each with its status.
+
+        Reads run folders only. With ``running`` the sweep is starting or going on: trials that are being trained send
+        their own rows and are left alone. Without it nothing is being trained any more, and a trial that says so was
+        killed.
+
+        Raises ``UserError`` when the store fails; calling it again goes on where it stopped.
+        """
+        # imported here: drawing takes a second to import, and a worker has no use for it
+        from diffcps.report.collect import collect
+
+        sweep = collect(folder)
+        try:
+            self._reconcile(sweep, running)
+        except Exception as error:  # the store is a view: its failure must not look like the sweep's
+            raise UserError(
+                f"the MLflow store {shown(self.uri)} could not be brought up to date: {first_line(error)} The run "
+                f"folders in {folder} are complete without it; resuming the sweep fills in what the store lacks."
+            ) from error
+
+    def _reconcile(self, sweep: "Sweep", running: bool) -> None:
+        found = self._find("", tidy=True)
+        parent = self._renewed(found.get(labels.SWEEP), labels.sweep_tags(self.sweep, sweep.description), {})
+        for trial in sweep.trials:
+            if trial.state == "pending" or (running and trial.state == "running"):
+                continue
+            runs = self._trial_runs(trial.config, trial.environment, found, parent)
+            self._complete(trial, runs, [found.get(key) for key in labels.keys(trial.config)])
+        for file in ("table.md", "table.csv", "sweep.json"):
+            if (sweep.folder / file).exists():
+                self.client.log_artifact(parent, str(sweep.folder / file))
+        if (sweep.folder / "figures").is_dir():
+            self.client.log_artifacts(parent, str(sweep.folder / "figures"), "figures")
+        if (sweep.folder / "table.md").exists():
+            self.client.set_tag(parent, "mlflow.note.content", _note((sweep.folder / "table.md").read_text("utf-8")))
+        self.set_status(parent, "RUNNING" if running else _sweep_status(sweep))
+
+    def _complete(self, trial: "Trial", runs: Sequence[str], before: Sequence["Run | None"]) -> None:
+        """Fill in the rows of one trial that the store lacks and set the status of its runs."""
+        rows = rows_of(trial)
+        status = _STATUS["stopped" if trial.state == "running" else trial.state]
+        for index, (run, known) in enumerate(zip(runs, before, strict=True)):
+            if known and known.data.tags.get("rows") == str(len(rows)) and known.info.status == status:
+                continue
+            present = {int(metric.step) for metric in self.client.get_metric_history(run, "step")}
+            self._log([metric for row in rows if row.step not in present for metric in row.metrics(index)], run)
+            self.client.set_tag(run, "rows", str(len(rows)))
+            if trial.state == "failed":
+                self.client.set_tag(run, "error", str(trial.status.get("error", ""))[:5000])
+            elif known and "error" in known.data.tags:
+                self.client.delete_tag(run, "error")
+            self.set_status(run, status)
+
+    def _trial_runs(self, config: RunConfig, environment: Mapping[str, Any], found: Found, parent: str) -> list[str]:
+        runs: list[str] = []
+        for index, key in enumerate(labels.keys(config)):
+            members = config.members if index == 0 else config.members[index - 1 : index]
+            title = labels.name(config, members)
+            tags = labels.tags(config, members, environment) | {
+                "sweep": self.sweep,
+                "level": key[0],
+                "member": key[2],
+                "mlflow.runName": f"seed {members[0].seed} · {title}" if index else title,
+                "mlflow.parentRunId": runs[0] if index else parent,
+            }
+            runs.append(self._renewed(found.get(key), tags, labels.parameters(config, members)))
+        known = found.get(labels.keys(config)[0])
+        if environment and not (known and known.inputs and known.inputs.dataset_inputs):
+            self._log_dataset(runs[0], config, environment["dataset"])
+        return runs
+
+    def _renewed(self, known: "Run | None", tags: Mapping[str, str], params: Mapping[str, str]) -> str:
+        """Id of a run with these tags and parameters, made if need be; a kill half-way leaves what this can mend."""
+        from mlflow.entities import Param, RunTag
+
+        if known and tags.items() <= known.data.tags.items() and params.items() <= known.data.params.items():
+            return str(known.info.run_id)
+        run = known or self.client.create_run(self.experiment, tags=dict(tags))
+        self.client.log_batch(
+            run.info.run_id,
+            params=[Param(name, value) for name, value in params.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+        return str(run.info.run_id)
+
+    def _log_dataset(self, run: str, config: RunConfig, dataset: Mapping[str, Any]) -> None:
+        """The data set as an MLflow input of the trial's run, with as much of its checksum as a digest may hold."""
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = CodeDatasetSource({"source": str(dataset["source"]), "path": str(dataset["path"])})
+        entity = Dataset(config.task, str(dataset["checksum"])[:36], "code", source.to_json())
+        self.client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+    def _log(self, metrics: Sequence["Metric"], run: str) -> None:
+        for start in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run, metrics=metrics[start : start + _BATCH])
+
+    def _find(self, where: str, tidy: bool = False) -> dict[labels.Key, "Run"]:
+        """Runs of the sweep, the oldest of each; ``tidy`` deletes younger twins, which two workers at once can make."""
+        found: dict[labels.Key, Run] = {}
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], where, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            for run in page:
+                tags = run.data.tags
+                key = tags.get("level", ""), tags.get("config_key", ""), tags.get("member", "")
+                if key in found and tidy:
+                    self.client.delete_run(run.info.run_id)
+                found.setdefault(key, run)
+            token = page.token
+            if not token:
+                return found
+
+
+def _sweep_status(sweep: "Sweep") -> str:
+    states = {trial.state for trial in sweep.trials}
+    if states == {"complete"} and len(sweep.trials) >= sweep.expected:
+        return "FINISHED"
+    return "FAILED" if "failed" in states and states <= {"complete", "failed"} else "KILLED"
+
+
+def _note(table: str) -> str:
+    """A description of bounded length, cut between two lines."""
+    if len(table) <= _NOTE:
+        return table
+    return table[: table.rindex("\n", 0, _NOTE - 80)] + "\n\nShortened: the whole table is the artifact table.md."
