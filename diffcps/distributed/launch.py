@@ -43,6 +43,7 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     if options.dry_run:
         _dry_run(plan, options, console)
         return COMPLETE
+    sweep.check_writable(place.folder.parent)
     if options.resume is None:
         sweep.refuse_another(place, plan)
     uri = check(place.tracking_uri or default_uri(place.folder.parent))
@@ -64,10 +65,9 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
         command = _resume_command(place, plan)
         console.print(f"[yellow]interrupted[/]; nothing done is lost. To go on:\n  {command}", soft_wrap=True)
         return INTERRUPTED
-    complete = sum(folder.complete for folder in sweep.run_folders(place))
-    if complete < plan.count:
-        console.print(f"[red]{plan.count - complete} of {plan.count} trials failed[/]; the table says why. To try them "
-                      f"again:\n  {_resume_command(place, plan)}", soft_wrap=True)  # fmt: skip
+    if failed := sweep.unfinished(place, plan):
+        command = _resume_command(place, plan)
+        console.print(f"[red]{failed} trials failed[/]; the table says why. To try again:\n  {command}", soft_wrap=True)
         return SOME_FAILED
     return COMPLETE
 

@@ -18,6 +18,9 @@ from diffcps.distributed.plan import Plan, SearchSpace, varied
 OBJECTIVE = "score"
 """The one name of what is maximised: the last score, mean over seeds."""
 
+_ATTEMPTS = 20
+"""Suggestions in a row that may repeat a known point before a study counts as exhausted."""
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -50,7 +53,8 @@ class StudyPerTask(Searcher):
         super().__init__(metric=OBJECTIVE, mode="max")
         self.studies: dict[str, OptunaSearch] = {}
         self.left: dict[str, int] = {}
-        self.owner: dict[str, str] = {}
+        self.seen: dict[str, list[dict[str, Any]]] = {}
+        self.owner: dict[str, tuple[str, str]] = {}
         for base in bases:
             done = [(point_of(trial), score) for trial, score in finished if trial.task == base.task]
             waiting = [point_of(trial) for trial in unfinished if trial.task == base.task]
@@ -62,6 +66,7 @@ class StudyPerTask(Searcher):
                 failed = math.isnan(score)
                 study.add_evaluated_point(point, 0.0 if failed else score, error=failed)
             self.studies[base.task] = study
+            self.seen[base.task] = [point for point, _ in done]
             self.left[base.task] = max(0, space.trials - len(done))
 
     @property
@@ -70,22 +75,33 @@ class StudyPerTask(Searcher):
         return sum(self.left.values())
 
     def suggest(self, trial_id: str) -> Any:
-        """The next point of the task with most trials left; ``Searcher.FINISHED`` when there is none."""
-        task = max(self.left, key=lambda name: self.left[name])
-        if self.left[task] == 0:
-            return Searcher.FINISHED
-        point = self.studies[task].suggest(trial_id)
-        if not isinstance(point, dict):
-            return point
-        self.left[task] -= 1
-        self.owner[trial_id] = task
-        return {"task": task, **point}
+        """The next new point of the task with most trials left; ``Searcher.FINISHED`` when there is none.
+
+        A point that was tried before would only give the same numbers again. Where Optuna has nothing new to say, as
+        in a small space of given values, the task is done.
+        """
+        while any(self.left.values()):
+            task = max(self.left, key=lambda name: self.left[name])
+            for attempt in range(_ATTEMPTS):
+                name = f"{trial_id}-{attempt}"
+                point = self.studies[task].suggest(name)
+                assert point is not None
+                if point in self.seen[task]:
+                    self.studies[task].on_trial_complete(name, None, error=True)
+                    continue
+                self.seen[task].append(point)
+                self.left[task] -= 1
+                self.owner[trial_id] = task, name
+                return {"task": task, **point}
+            self.left[task] = 0
+        return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the trial's study how it ended; a score that is no number counts as a failure."""
         value = (result or {}).get(OBJECTIVE)
         failed = error or value is None or math.isnan(value)
-        self.studies[self.owner[trial_id]].on_trial_complete(trial_id, None if failed else result, error=failed)
+        task, name = self.owner[trial_id]
+        self.studies[task].on_trial_complete(name, None if failed else result, error=failed)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: a launch rebuilds the studies from the run folders."""

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,21 +84,30 @@ def refuse_another(place: Place, plan: Plan) -> None:
         raise UserError(f"{folder} exists and is no sweep's folder. Choose another --name or --results.")
 
 
-def prepare(place: Place, plan: Plan) -> None:
-    """Make the sweep's folder if it is not there. Raises ``UserError`` when it cannot be written."""
-    folder = place.folder
+def check_writable(results: Path) -> None:
+    """Raise ``UserError`` when nothing can be written into the results folder."""
     try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-        if not (folder / "sweep.json").exists():
-            details = {
-                "command": sys.argv,
-                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "tracking_uri": place.tracking_uri,
-                "data_directories": [str(directory) for directory in place.data_directories],
-            }
-            write_json(folder / "sweep.json", plan.to_dict() | details)
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}. Choose another folder with --results.") from error
+        raise UserError(
+            f"{results} cannot be written: {error.strerror}. Choose another folder with --results."
+        ) from error
+
+
+def prepare(place: Place, plan: Plan) -> None:
+    """Make the sweep's folder if it is not there."""
+    folder = place.folder
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    if not (folder / "sweep.json").exists():
+        details = {
+            "command": sys.argv,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "tracking_uri": place.tracking_uri,
+            "data_directories": [str(directory) for directory in place.data_directories],
+        }
+        write_json(folder / "sweep.json", plan.to_dict() | details)
 
 
 @contextmanager
@@ -119,6 +129,13 @@ def locked(folder: Path) -> Iterator[None]:
 def run_folders(place: Place) -> list[RunFolder]:
     """The run folders that exist."""
     return [RunFolder(file.parent) for file in sorted((place.folder / "runs").glob("*/config.json"))]
+
+
+def unfinished(place: Place, plan: Plan) -> int:
+    """Trials that should be complete and are not. A search has only those that it has started."""
+    folders = run_folders(place)
+    complete = sum(folder.complete for folder in folders)
+    return (len(folders) if plan.search else plan.count) - complete
 
 
 def execute(job: Job) -> bool:

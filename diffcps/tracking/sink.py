@@ -60,8 +60,8 @@ class MlflowSink:
         unsent = len(self._queue)
         if unsent:
             logger.warning(
-                "%s: %d rows were not sent to MLflow at %s. They are in the run folder; the sweep's end sends them.",
-                self.config.key, unsent, shown(self.tracker.uri),
+                "%s: not sent to MLflow at %s: %d row(s). They are in the run folder; the end of the sweep sends them.",
+                self.config.key, shown(self.tracker.uri), unsent,
             )  # fmt: skip
         return unsent
 

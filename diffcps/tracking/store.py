@@ -2,21 +2,22 @@
 
 import logging
 import os
+import re
 import sqlite3
 import urllib.error
-import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffcps.errors import UserError
 
-# MLflow reads these when it is used. It reports usage over the network unless told not to, and by default it tries for
-# minutes to reach a server that is gone.
+# MLflow reads these when it is used. It reports usage over the network unless told not to, by default it tries for
+# minutes to reach a server that is gone, and it prints two lines for every run that ends.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -79,15 +80,14 @@ def artifact_location(uri: str, sweep: str) -> str | None:
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / sweep).as_uri()
 
 
-def shown(uri: str) -> str:
-    """The URI without the password that it may hold."""
-    netloc = urllib.parse.urlsplit(uri).netloc
-    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
+def shown(text: str) -> str:
+    """A URI, or text with URIs in it, without the passwords that they may hold."""
+    return re.sub(r"://[^/@\s]+@", "://", text)
 
 
 def first_line(error: Exception) -> str:
-    """An exception in one line of bounded length."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """An exception in one line of bounded length, without passwords."""
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _check_database(path: Path) -> None:
@@ -109,7 +109,7 @@ def _check_database(path: Path) -> None:
 
 def _check_server(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CHECK_SECONDS) as answer:
+        with urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=CHECK_SECONDS) as answer:
             answer.read()
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise UserError(
