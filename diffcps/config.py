@@ -8,10 +8,9 @@ import hashlib
 import json
 import math
 import re
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from diffcps.errors import UserError, nearest
 
@@ -30,20 +29,26 @@ def _require(condition: bool, name: str, value: object, rule: str) -> None:
 def _require_number(owner: object, rule: str, *names: str) -> None:
     """Check numeric fields of ``owner`` by a rule written as one of the phrases below (NaN satisfies none of them)."""
     checks = {
-        "a positive whole number": lambda v: isinstance(v, int) and v >= 1,
-        "a whole number, zero or more": lambda v: isinstance(v, int) and v >= 0,
+        "a positive whole number": lambda v: v >= 1,
+        "a whole number, zero or more": lambda v: v >= 0,
         "a positive number": lambda v: v > 0 and math.isfinite(v),
         "zero or more": lambda v: v >= 0 and math.isfinite(v),
         "between 0 and 1": lambda v: 0 <= v <= 1,
     }
     for name in names:
-        value = getattr(owner, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _require(number and checks[rule](value), name, value, rule)
+        _require(checks[rule](getattr(owner, name)), name, getattr(owner, name), rule)
 
 
 class _Plain:
-    """Turns a dataclass into a plain dictionary and back; unknown keys are errors."""
+    """Checks the type of every setting, turns a dataclass into a plain dictionary and back; unknown keys are errors."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            _require_type(name, hint, value)
+            if hint is float:
+                # 0, 0.0 and -0.0 are one setting and must give one key
+                object.__setattr__(self, name, float(value) + 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only (tuples become lists), ready for JSON."""
@@ -52,14 +57,14 @@ class _Plain:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Self":
         """The inverse of ``to_dict``. Raises ``UserError`` naming an unknown key, a missing one or a wrong type."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        for key in values:
-            if key not in known:
-                raise UserError(f"{cls.__name__} has no setting {key!r}{nearest(key, known)}")
+        _require(isinstance(values, Mapping), cls.__name__, values, "a group of settings")
         hints = get_type_hints(cls)
+        for key in values:
+            if key not in hints:
+                raise UserError(f"{cls.__name__} has no setting {key!r}{nearest(str(key), hints) or '.'}")
         try:
             return cls(**{key: _revive(hints[key], value) for key, value in values.items()})
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise UserError(f"{cls.__name__}: {error}") from error
 
     def replaced(self, **changes: Any) -> "Self":
@@ -67,15 +72,33 @@ class _Plain:
         return replace(self, **changes)  # type: ignore[type-var]
 
 
+def _require_type(name: str, hint: Any, value: Any) -> None:
+    """Refuse a value that is not of the annotated type; a whole number will do for a real one, a boolean for neither."""
+    plain: dict[type, tuple[str, Any]] = {
+        int: ("a whole number", int),
+        float: ("a number", (int, float)),
+        bool: ("true or false", bool),
+        str: ("text", str),
+    }
+    if hint in plain:
+        rule, kind = plain[hint]
+        _require(isinstance(value, kind) and (hint is bool or not isinstance(value, bool)), name, value, rule)
+    elif get_origin(hint) is Literal:
+        _require(value in get_args(hint), name, value, f"one of {', '.join(map(repr, get_args(hint)))}")
+    elif get_origin(hint) is tuple:
+        _require(isinstance(value, tuple), name, value, "a list")
+        for item in value:
+            _require_type(name, get_args(hint)[0], item)
+    else:
+        _require(isinstance(value, hint), name, value, f"a {hint.__name__}")
+
+
 def _revive(hint: Any, value: Any) -> Any:
+    """A value of JSON as the annotated type; one that does not fit is left for the check of types to refuse."""
     if is_dataclass(hint) and isinstance(value, Mapping):
         return hint.from_dict(value)  # type: ignore[union-attr]
-    origin = get_origin(hint)
-    if origin is tuple:
+    if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_revive(get_args(hint)[0], item) for item in value)
-    if origin in (Union, types.UnionType) and value is not None:
-        inner = [a for a in get_args(hint) if a is not type(None)]
-        return _revive(inner[0], value) if len(inner) == 1 else value
     return value
 
 
@@ -119,6 +142,7 @@ class AlgorithmConfig(_Plain):
     """The averaged policy stays at its initial copy before this step."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive = "diffusion_steps", "hidden_size", "batch_size", "policy_freq", "max_q_candidates", "ema_every"
         _require_number(self, "a positive whole number", *positive, "time_embedding")
         _require(
@@ -132,7 +156,6 @@ class AlgorithmConfig(_Plain):
         _require_number(self, "zero or more", "lambda_learning_rate")
         _require_number(self, "between 0 and 1", "discount", "target_rate", "ema_decay")
         _require(self.beta_max >= self.beta_min, "beta_max", self.beta_max, f"at least beta_min ({self.beta_min})")
-        _require(isinstance(self.max_q_backup, bool), "max_q_backup", self.max_q_backup, "true or false")
 
 
 @dataclass(frozen=True)
@@ -153,7 +176,10 @@ class MemberConfig(_Plain):
     """Largest global L2 norm of a gradient; longer ones are scaled down to it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_number(self, "a whole number, zero or more", "seed")
+        # one 32-bit word: the random streams of longer seeds could run into another seed's
+        _require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
         _require_number(self, "a positive number", "learning_rate", "grad_norm")
         _require_number(self, "zero or more", "lambda_init", "lambda_clip", "target_kl")
 
@@ -170,6 +196,7 @@ class EvaluationConfig(_Plain):
     """Actions drawn per state, of which one is chosen by softmax over the target critic; 1 takes the policy's own."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_number(self, "a positive whole number", "every", "episodes", "candidates")
 
 
@@ -186,7 +213,7 @@ class DataConfig(_Plain):
     """Seed of the collection (``collected`` only)."""
 
     def __post_init__(self) -> None:
-        _require(self.source in get_args(DataSource), "data source", self.source, f"one of {get_args(DataSource)}")
+        super().__post_init__()
         _require_number(self, "a positive whole number", "rows")
         _require_number(self, "a whole number, zero or more", "seed")
 
@@ -217,13 +244,12 @@ class RunConfig(_Plain):
     """Gradient steps between checkpoints (there is always one at the end)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(bool(self.task), "task", self.task, "the name of a task")
         _require(len(self.members) >= 1, "seeds", len(self.members), "at least 1")
         seeds = [m.seed for m in self.members]
         if len(set(self.members)) != len(seeds):
             raise UserError(f"two members of the pack are the same (seeds {seeds}): give each its own seed.")
-        _require(self.physics in get_args(Physics), "physics", self.physics, f"one of {get_args(Physics)}")
-        _require(self.profile == "official", "profile", self.profile, "'official'")
         _require_number(self, "a positive whole number", "steps", "log_every", "checkpoint_every")
 
     @property

@@ -66,8 +66,12 @@ class RunFolder:
 
     @property
     def config(self) -> RunConfig:
-        """The configuration it was made for."""
-        return RunConfig.from_dict(read_json(self.path / "config.json"))
+        """The configuration it was made for. Raises ``UserError`` when the file does not hold one."""
+        file = self.path / "config.json"
+        try:
+            return RunConfig.from_dict(read_json(file))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -168,9 +172,12 @@ class RunFolder:
         file = folder / f"step_{step:09d}.pt"
         write_atomically(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
         write_atomically(file, content)
-        for old in sorted(folder.glob("step_*.pt"))[:-2]:
-            old.unlink()
-            old.with_suffix(".sha256").unlink(missing_ok=True)
+        # one of a later step is one that ``load_checkpoint`` refused: it must not count among the two
+        earlier = sorted(old for old in folder.glob("step_*.pt") if old.name < file.name)
+        kept = {file, *earlier[-1:]}
+        for other in (*folder.glob("step_*.*"), *folder.glob(".*.tmp")):
+            if other.with_suffix(".pt") not in kept:
+                other.unlink()
 
     def load_checkpoint(self, device: torch.device | str = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
         """The newest checkpoint that is whole (``None`` when there is none), and a sentence for each one that is not."""
@@ -178,7 +185,7 @@ class RunFolder:
         for file in sorted((self.path / "checkpoint").glob("step_*.pt"), reverse=True):
             content = file.read_bytes()
             expected = file.with_suffix(".sha256")
-            if not expected.exists() or hashlib.sha256(content).hexdigest() != expected.read_text().strip():
+            if not expected.exists() or hashlib.sha256(content).hexdigest().encode() != expected.read_bytes():
                 complaints.append(f"checkpoint {file} does not match its checksum: it is left out.")
                 continue
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True), complaints

@@ -161,5 +161,6 @@ TASKS = _registry()
 def get_task(name: str) -> Task:
     """The task of that name. Raises ``UserError`` naming the nearest one when there is none."""
     if name not in TASKS:
-        raise UserError(f"no task is called {name!r}{nearest(name, TASKS)} Known tasks: {', '.join(sorted(TASKS))}.")
+        near = nearest(name, TASKS) or "."
+        raise UserError(f"no task is called {name!r}{near} Known tasks: {', '.join(sorted(TASKS))}.")
     return TASKS[name]

@@ -22,7 +22,7 @@ from diffcps.distributed.worker import Place
 from diffcps.errors import UserError
 from diffcps.runs import read_json
 from diffcps.tasks import get_task
-from diffcps.tracking import Tracker, check, default_uri
+from diffcps.tracking import Tracker, check, default_uri, store
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 
@@ -58,9 +58,13 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
         built = report.build(place.folder)
         built.write()
         built.print(console)
-        tracker.reconcile(place.folder)
+        try:
+            tracker.reconcile(place.folder)
+        except UserError as error:  # the table is there; a view that cannot be updated does not undo it
+            console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
     console.print(f"table: {place.folder / 'table.md'}", highlight=False, soft_wrap=True)
-    console.print(f"MLflow: mlflow ui --backend-store-uri {place.tracking_uri}", highlight=False, soft_wrap=True)
+    view = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else store.shown(uri)
+    console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)
     if interrupted:
         command = _resume_command(place, plan)
         console.print(f"[yellow]interrupted[/]; nothing done is lost. To go on:\n  {command}", soft_wrap=True)

@@ -1,0 +1,97 @@
+"""Run folders as trials leave them, written through the run folder's own functions with made-up numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcps.algorithms.diffcps import METRICS
+from diffcps.config import DataConfig, EvaluationConfig, RunConfig
+from diffcps.runs import RunFolder, write_json
+from diffcps.tasks import get_task
+
+COLUMNS = (*METRICS, "steps_per_second")
+STEPS, EVERY, ROW, EPISODES = 400, 100, 50, 3
+
+
+def config(task: str = "hopper-medium-v2", *, seeds: int = 3, **changes: Any) -> RunConfig:
+    """A trial of 400 steps with 4 evaluations; ``changes`` are fields of the run, of its algorithm or of its members."""
+    entry = get_task(task)
+    algorithm = {"diffusion_steps": changes.pop("diffusion_steps")} if "diffusion_steps" in changes else {}
+    member = {name: changes.pop(name) for name in ("lambda_clip", "target_kl") if name in changes}
+    source = changes.pop("source", "d4rl" if entry.d4rl_file else "collected")
+    return RunConfig(
+        task=task,
+        members=tuple(entry.member.replaced(seed=seed, **member) for seed in range(seeds)),
+        algorithm=entry.algorithm.replaced(**algorithm),
+        evaluation=EvaluationConfig(every=EVERY, episodes=EPISODES),
+        data=DataConfig(source=source),
+        **{"steps": STEPS, "log_every": ROW, "physics": entry.physics} | changes,
+    )
+
+
+def environment(trial: RunConfig, **dataset: Any) -> dict[str, Any]:
+    """The content of ``environment.json``; D4RL's own data unless told otherwise."""
+    facts = {
+        "source": trial.data.source,
+        "path": "data.hdf5",
+        "checksum": "c0ffee" * 10 + "beef",
+        "provenance": "verified",
+        "provenance_note": "D4RL's data: it agrees.",
+        "rows": 1_000_000,
+        "trajectories": 100,
+        "behaviour_return": 1000.0,
+    }
+    return {
+        "versions": {"python": "3.11.0", "torch": "2.13.0"},
+        "git_commit": "0123456789ab",
+        "host": "here",
+        "device": "cpu: test",
+        "threads": 1,
+        "dataset": facts | dataset,
+    }
+
+
+def returns_at(trial: RunConfig, step: int) -> np.ndarray:
+    """[K, E] returns: 10 a seed, 1 an episode, growing up to the third evaluation and lower at the fourth."""
+    level = {100: 500.0, 200: 1000.0, 300: 2000.0, 400: 1500.0}[step]
+    return level + 10.0 * np.arange(len(trial.members))[:, None] + np.arange(EPISODES)
+
+
+def write(root: Path, trial: RunConfig, state: str = "complete", until: int = STEPS, **dataset: Any) -> RunFolder:
+    """A run folder in ``root/runs``; ``pending`` leaves it as a trial that has been given its folder and no more."""
+    folder = RunFolder(root / "runs" / trial.key)
+    folder.create(trial)
+    if state == "pending":
+        return folder
+    folder.record_environment(environment(trial, **dataset))
+    seeds = len(trial.members)
+    for step in range(ROW, until + 1, ROW):
+        write_row(folder, trial, step)
+        if step % EVERY == 0:
+            folder.log_returns(step, trial, returns_at(trial, step), np.full((seeds, EPISODES), 9))
+    status = {"state": state, "step": until, "steps": trial.steps, "notes": []}
+    status["seconds"] = {"learning": 9.0, "evaluation": 0.5, "checkpoint": 0.5}
+    if state == "failed":
+        status["error"] = "RuntimeError: the | disk [is] full\nand more"
+    folder.write_status(status)
+    return folder
+
+
+def row(trial: RunConfig, step: int) -> dict[str, np.ndarray]:
+    """Metrics ``[K]`` of one step; λ falls to 0.5 at step 400."""
+    seeds = np.arange(len(trial.members), dtype=float)
+    values = {name: seeds + step / 100 for name in COLUMNS}
+    return values | {"lambda": np.full(len(seeds), 200.0 / step), "steps_per_second": np.full(len(seeds), 40.0)}
+
+
+def write_row(folder: RunFolder, trial: RunConfig, step: int) -> None:
+    folder.log(step, trial, row(trial, step), COLUMNS)
+
+
+def describe(root: Path, *trials: RunConfig, search: dict[str, Any] | None = None) -> Path:
+    """Write ``sweep.json`` for these trials; returns the sweep's folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    values = {"name": root.name, "preset": "paper", "search": search, "trials": [trial.to_dict() for trial in trials]}
+    write_json(root / "sweep.json", values | {"command": ["tune/sweep_d4rl.py", "--steps", "400"]})
+    return root

@@ -1,0 +1,267 @@
+"""What a report says of sweeps in every state, and what it refuses to say."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import run_folders as synthetic
+from rich.console import Console
+
+from diffcps import report
+from diffcps.errors import UserError
+from diffcps.report import Report, collect
+from diffcps.report.collect import read_rows
+from diffcps.tasks import get_task
+
+OTHER = {"provenance": "other", "provenance_note": "Not D4RL's data, whatever the file's name.", "rows": 60_000}
+UNVERIFIED = {"provenance": "unverified", "provenance_note": "Cannot be checked: 60 000 rows, not 1 000 000."}
+
+
+def records(built: Report) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(built.table.csv())))
+
+
+def text(built: Report, width: int = 120) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    built.print(console)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def one(tmp_path: Path, task: str = "hopper-medium-v2", **dataset: object) -> Report:
+    trial = synthetic.config(task)
+    synthetic.write(tmp_path, trial, **dataset)
+    return report.build(synthetic.describe(tmp_path, trial))
+
+
+def test_last_best_and_first_are_what_the_raw_returns_give(tmp_path: Path) -> None:
+    record = records(one(tmp_path))[0]
+    task = get_task("hopper-medium-v2")
+    seeds = 1.0 + 10.0 * np.arange(3)
+    last, best = task.normalised_score(1500.0 + seeds), task.normalised_score(2000.0 + seeds)
+    assert float(record["first"]) == pytest.approx(task.normalised_score(500.0 + seeds).mean())
+    assert float(record["last"]) == pytest.approx(last.mean())
+    assert float(record["last_std"]) == pytest.approx(last.std(ddof=1))
+    assert last.min() <= float(record["last_low"]) < last.mean() < float(record["last_high"]) <= last.max()
+    assert float(record["best_oracle"]) == pytest.approx(best.mean())
+    assert float(record["behaviour"]) == pytest.approx(float(task.normalised_score(1000.0)))
+    assert float(record["lambda_end"]) == pytest.approx(0.5)
+    assert (record["evaluations"], record["episodes"], record["seeds"]) == ("4", "3", "3")
+    assert float(record["learner_share"]) == pytest.approx(0.9)
+    assert float(record["steps_per_second"]) == pytest.approx(40.0)
+
+
+def test_best_is_called_an_oracle_and_has_a_column_of_its_own(tmp_path: Path) -> None:
+    markdown = one(tmp_path).table.markdown()
+    header = next(line for line in markdown.splitlines() if line.startswith("| task"))
+    titles = [title.strip() for title in header.strip("|").split("|")]
+    assert "best (oracle over 4 evaluations)" in titles
+    assert "last" in titles
+    assert "published DiffCPS (best of its evaluations)" in titles
+
+
+def test_published_numbers_stand_beside_verified_data_only(tmp_path: Path) -> None:
+    verified = one(tmp_path / "a")
+    assert records(verified)[0]["published_DiffCPS"] == "100.1"
+    assert "100.1 ± 3.5" in verified.table.markdown()
+
+    other = one(tmp_path / "b", **OTHER)
+    assert records(other)[0]["published_DiffCPS"] == ""
+    assert "100.1" not in other.table.markdown()
+    assert "left out for hopper-medium-v2: Not D4RL's data" in other.table.markdown()
+    assert "published DiffCPS" not in other.table.markdown()
+
+
+def test_collected_data_are_called_so_and_get_no_published_numbers(tmp_path: Path) -> None:
+    trial = synthetic.config(source="collected")
+    note = "Collected on the spot: not D4RL's data."
+    synthetic.write(tmp_path, trial, provenance="other", provenance_note=note)
+    built = report.build(synthetic.describe(tmp_path, trial))
+    assert records(built)[0]["data"] == "collected, not D4RL's"
+    assert records(built)[0]["published_DiffCPS"] == ""
+    assert f"left out for hopper-medium-v2: {note}" in built.table.markdown()
+
+
+def test_other_physics_lose_the_published_numbers_and_are_named(tmp_path: Path) -> None:
+    trial = synthetic.config(physics="modern")
+    synthetic.write(tmp_path, trial)
+    markdown = report.build(synthetic.describe(tmp_path, trial)).table.markdown()
+    assert "left out for hopper-medium-v2: evaluated under modern physics" in markdown
+    assert "| physics |" in markdown
+
+
+def test_antmaze_is_marked_and_needs_the_row_count(tmp_path: Path) -> None:
+    whole = one(tmp_path / "a", "antmaze-umaze-v0", **UNVERIFIED, behaviour_return=0.5)
+    assert "97.4 ± 3.7†" in whole.table.markdown()
+    assert "AntMaze on v0" in whole.table.markdown()
+    part = one(tmp_path / "b", "antmaze-umaze-v0", **UNVERIFIED, rows=60_000, behaviour_return=0.5)
+    assert "97.4" not in part.table.markdown()
+    assert "Cannot be checked: 60 000 rows" in part.table.markdown()
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A sweep with a trial in every state and data of every kind."""
+    locomotion = [synthetic.config(f"{name}-medium-v2") for name in ("halfcheetah", "hopper", "walker2d")]
+    for trial in locomotion:
+        synthetic.write(tmp_path, trial)
+    maze, replay, expert, waiting = (
+        synthetic.config(name)
+        for name in (
+            "antmaze-medium-diverse-v0",
+            "hopper-medium-replay-v2",
+            "walker2d-medium-expert-v2",
+            "hopper-medium-expert-v2",
+        )
+    )
+    synthetic.write(tmp_path, maze, **UNVERIFIED)
+    synthetic.write(tmp_path, replay, "running", 200)
+    synthetic.write(tmp_path, expert, "failed", 100, **OTHER)
+    return synthetic.describe(tmp_path, *locomotion, maze, replay, expert, waiting)
+
+
+def test_every_state_is_shown_in_the_order_of_the_sweep(mixed: Path) -> None:
+    built = report.build(mixed)
+    found = records(built)
+    assert [record["state"] for record in found] == ["complete"] * 4 + ["running", "failed", "pending"]
+    running, failed, pending = found[4:]
+    assert (running["step"], running["evaluations"]) == ("200", "2")
+    assert failed["error"] == "RuntimeError: the | disk [is] full"
+    assert pending["last"] == pending["first"] == pending["best_oracle"] == ""
+    markdown = built.table.markdown()
+    assert "7 trials: 4 complete, 1 running, 1 failed, 1 not started." in markdown
+    assert r"RuntimeError: the \| disk [is] full" in markdown
+    assert "and more" not in markdown
+    assert "200 of 400" in markdown
+
+
+def test_the_terminal_shows_whole_numbers_in_120_columns(mixed: Path) -> None:
+    shown = text(report.build(mixed))
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 120
+    assert "…" not in shown
+    for part in ("antmaze-medium-diverse-v0", "walker2d-medium-expert-v2", "100.1 ± 3.5", "disk [is] full", "running"):
+        assert part in shown
+
+
+def test_a_narrow_terminal_names_what_it_leaves_out(mixed: Path) -> None:
+    shown = text(report.build(mixed), width=80)
+    table = shown[: shown.index("No room here for")]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+    assert "…" not in table
+    assert "antmaze-medium-diverse-v0" in table
+
+
+def test_averages_are_over_complete_tasks_of_one_domain_and_one_kind_of_data(mixed: Path) -> None:
+    built = report.build(mixed)
+    (average,) = built.table.averages
+    assert (average.domain, average.tasks) == ("locomotion", 3)
+    last = [float(record["last"]) for record in records(built)[:3]]
+    assert average.last == pytest.approx(np.mean(last))
+    assert average.low < average.last < average.high
+    assert average.published == pytest.approx((71.0 + 100.1 + 90.9) / 3)
+
+
+def test_an_ablation_gets_its_settings_as_columns_and_a_grid(tmp_path: Path) -> None:
+    trials = [synthetic.config(diffusion_steps=t, lambda_clip=c, seeds=2) for t in (5, 15) for c in (0.0, 0.1)]
+    for trial in trials[:3]:
+        synthetic.write(tmp_path, trial)
+    built = report.build(synthetic.describe(tmp_path, *trials))
+    markdown = built.table.markdown()
+    assert "| task | T | λ-clip | data |" in markdown
+    assert "κ |" not in markdown
+    assert not built.table.averages
+    grid = markdown[markdown.index("## hopper-medium-v2: last score") :]
+    assert "| T \\\\ λ-clip | 0 | 0.1 |" in grid
+    assert "| 15 | 46.9 ± 0.2 | pending |" in grid
+    assert "T \\ λ-clip" in text(built)
+
+
+def test_a_search_lists_what_was_tried_best_last_score_first(tmp_path: Path) -> None:
+    base = synthetic.config(seeds=2)
+    low, high = (synthetic.config(seeds=2, lambda_clip=clip, target_kl=kl) for clip, kl in ((0.5, 0.1), (0.25, 0.2)))
+    synthetic.write(tmp_path, low, "stopped", 100)
+    synthetic.write(tmp_path, high)
+    built = report.build(synthetic.describe(tmp_path, base, search={"trials": 4}))
+    found = records(built)
+    assert [record["lambda_clip"] for record in found] == ["0.25", "0.5"]
+    assert "4 trials: 1 complete, 1 stopped, 2 not started." in built.table.markdown()
+    assert not built.table.grids
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    trial = synthetic.config(seeds=1)
+    synthetic.write(tmp_path, trial)
+    built = report.build(synthetic.describe(tmp_path, trial))
+    record = records(built)[0]
+    assert record["last"]
+    assert record["last_std"] == record["last_low"] == ""
+    assert "nan" not in built.table.markdown()
+
+
+def test_rows_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
+    trial = synthetic.config()
+    folder = synthetic.write(tmp_path, trial, "running", 200)
+    metrics, returns = folder.path / "metrics.csv", folder.path / "returns.csv"
+    metrics.write_text(metrics.read_text()[:-9])
+    returns.write_text(returns.read_text()[:-3])
+    (found,) = collect(tmp_path).trials
+    assert len(read_rows(metrics)) == 11
+    assert found.evaluations.steps.tolist() == [100]  # the second evaluation lacks an episode, so it is none yet
+    steps, values = found.metric("behaviour_loss")
+    assert steps.tolist() == [50, 100, 150, 200]
+    assert np.isnan(values[-1, 2])
+    assert report.build(tmp_path).table.rows[0].final_lambda == pytest.approx(200 / 150)
+
+
+def test_a_damaged_folder_is_named_and_the_rest_reported(tmp_path: Path) -> None:
+    good, bad = synthetic.config(), synthetic.config("walker2d-medium-v2")
+    synthetic.write(tmp_path, good)
+    folder = synthetic.write(tmp_path, bad)
+    (folder.path / "status.json").write_text("{")
+    built = report.build(synthetic.describe(tmp_path, good, bad))
+    assert [record["state"] for record in records(built)] == ["complete", "pending"]
+    assert f"Unreadable: {folder.path / 'status.json'}" in text(built).replace("\n", "")
+
+
+def test_any_folder_of_run_folders_can_be_reported_on(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path, synthetic.config())
+    for path in (tmp_path, tmp_path / "runs", folder.path):
+        assert [trial.key for trial in collect(path).trials] == [folder.path.name]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no sweep and no run folder"):
+        report.build(tmp_path / "empty")
+
+
+def test_a_sweep_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
+    built = report.build(synthetic.describe(tmp_path, synthetic.config()))
+    assert [path.name for path in built.write()] == ["table.md", "table.csv"]
+    assert "1 trial: 1 not started." in text(built)
+
+
+def test_frames_hold_every_trial_and_evaluation(mixed: Path) -> None:
+    sweep = collect(mixed)
+    assert len(sweep.trial_frame()) == 7
+    evaluations = sweep.evaluation_frame()
+    assert len(evaluations) == 3 * (4 * 4 + 2 + 1)
+    row = evaluations.query("task == 'hopper-medium-v2' and step == 300 and member == 2").iloc[0]
+    assert (row["return"], row["length"], row["seed"]) == (2021.0, 9.0, 2)
+
+
+def test_files_are_written_and_replaced(mixed: Path) -> None:
+    built = report.build(mixed)
+    names = {str(path.relative_to(mixed)) for path in built.write()}
+    figures = {f"figures/{name}.png" for name in ("learning_curves", "lambda", "behaviour_loss")}
+    assert names == {"table.md", "table.csv"} | figures
+    for name in figures:
+        assert (mixed / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(mixed.rglob("*.tmp"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    built = one(tmp_path)
+    (tmp_path / "table.md").mkdir()
+    with pytest.raises(UserError, match=r"table\.md cannot be written"):
+        built.write()
