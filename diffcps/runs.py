@@ -68,8 +68,9 @@ class RunFolder:
     def config(self) -> RunConfig:
         """The configuration it was made for. Raises ``UserError`` when the file does not hold one."""
         file = self.path / "config.json"
+        values = read_json(file)
         try:
-            return RunConfig.from_dict(read_json(file))
+            return RunConfig.from_dict(values)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
 

@@ -103,8 +103,10 @@ def run(
         progress: called about every two seconds and at every row with the status.
 
     Returns:
-        ``step``, ``last`` and ``best``.
+        ``step``, ``last`` and ``best``. A trial that is complete already is left as it is.
     """
+    if folder.complete:
+        return {name: folder.status[name] for name in ("step", "last", "best")}
     task = get_task(config.task)
     state, complaints = folder.load_checkpoint(learner.device)
     clock = _Clock(state["seconds"] if state else {})

@@ -119,7 +119,7 @@ def test_public_addresses():
 def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
     given = tmp_path / "given"
     given.mkdir()
-    text = data.missing(HOPPER, D4RL, [given])
+    text = data.missing([(HOPPER, D4RL)], [given])
     assert text is not None
     for words in (
         "hopper-medium-v2",
@@ -134,24 +134,24 @@ def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
     ):
         assert words in text
     put(given)
-    assert data.missing(HOPPER, D4RL, [given]) is None
+    assert data.missing([(HOPPER, D4RL)], [given]) is None
 
 
 def test_the_third_way_depends_on_the_task():
-    assert "use --data collected" in str(data.missing(HOPPER, D4RL, []))
-    text = str(data.missing(REPLAY, D4RL, []))
+    assert "use --data collected" in str(data.missing([(HOPPER, D4RL)], []))
+    text = str(data.missing([(REPLAY, D4RL)], []))
     assert "use --data collected" not in text
     assert all(name in text for name, task in TASKS.items() if "collected" in task.sources)
 
 
 def test_collected_data_are_never_missing():
-    assert data.missing(HOPPER, COLLECTED, []) is None
-    assert data.missing(RING, COLLECTED, []) is None
+    assert data.missing([(HOPPER, COLLECTED)], []) is None
+    assert data.missing([(RING, COLLECTED)], []) is None
 
 
 @pytest.mark.parametrize(("task", "config"), [(RING, D4RL), (REPLAY, COLLECTED)])
 def test_a_source_that_the_task_does_not_offer(task, config):
-    text = data.missing(task, config, [])
+    text = data.missing([(task, config)], [])
     assert text is not None
     assert task.name in text
     assert f"--data {task.sources[0]}" in text

@@ -31,7 +31,7 @@ def load(task: Task, data: DataConfig, directories: Sequence[Path]) -> Transitio
 def _d4rl(task: Task, directories: Sequence[Path]) -> Transitions:
     path = store.find(task, directories)
     if path is None:
-        raise UserError(store.how_to_get(task, directories))
+        raise UserError(store.how_to_get([task], directories))
     return d4rl.load(task, path)
 
 

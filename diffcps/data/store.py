@@ -95,30 +95,38 @@ def not_offered(task: Task, data: DataConfig) -> str | None:
     return f"{text}, or another task ({_offering(data.source)} have {data.source} data)."
 
 
-def missing(task: Task, data: DataConfig, directories: Sequence[Path]) -> str | None:
-    """``None`` when the task's data are there or can be made on the spot, else what a person needs to know to get them.
+def missing(wanted: Sequence[tuple[Task, DataConfig]], directories: Sequence[Path]) -> str | None:
+    """``None`` when every data set is there or can be made on the spot, else what a person needs to know to get them.
 
     Raises ``UserError`` as ``search_path`` and ``find`` do.
     """
-    refused = not_offered(task, data)
-    if refused is not None or data.source == "collected":
-        return refused
-    return None if find(task, directories) is not None else how_to_get(task, directories)
+    refused = [reason for task, data in wanted if (reason := not_offered(task, data))]
+    if refused:
+        return "\n".join(refused)
+    read = {task.name: task for task, data in wanted if data.source == "d4rl"}
+    absent = [task for task in read.values() if find(task, directories) is None]
+    return how_to_get(absent, directories) if absent else None
 
 
-def how_to_get(task: Task, directories: Sequence[Path]) -> str:
-    """What a person needs to know when the task's D4RL file is absent: which, where it was looked for, three ways."""
-    if "collected" in task.sources:
+def how_to_get(absent: Sequence[Task], directories: Sequence[Path]) -> str:
+    """What a person needs to know when D4RL files are absent: which, where they were looked for, three ways."""
+    several = len(absent) > 1
+    names = "\n".join(f"    {task.name}: {task.d4rl_file}" for task in absent)
+    looked = "\n".join(f"    {line}" for line in where_looked(directories))
+    datasets = home() / "datasets"
+    downloads = "\n".join(
+        f"     curl -fL --create-dirs -o {shlex.quote(str(datasets / str(task.d4rl_file)))} {public_url(task)}"
+        for task in absent
+    )
+    made = [task.name for task in absent if "collected" in task.sources]
+    if len(made) == len(absent):
         third = "use --data collected: data made on the spot by the behaviour policy that comes with the project"
     else:
-        third = f"choose a task whose data are made on the spot, with --data collected: {_offering('collected')}"
-    looked = "\n".join(f"    {line}" for line in where_looked(directories))
-    target = shlex.quote(str(home() / "datasets" / str(task.d4rl_file)))
+        third = f"choose tasks whose data are made on the spot, with --data collected: {_offering('collected')}"
     return (
-        f"{task.name}: its data set {task.d4rl_file} is missing. Looked in\n{looked}\n"
-        f"  Three ways to get it:\n"
-        f"  1. download it (the public host is sometimes down for weeks):\n"
-        f"     curl -fL --create-dirs -o {target} {public_url(task)}\n"
+        f"{len(absent)} data set{'s are' if several else ' is'} missing:\n{names}\n  Looked in\n{looked}\n"
+        f"  Three ways to get {'them' if several else 'it'}:\n"
+        f"  1. download (the public host is sometimes down for weeks):\n{downloads}\n"
         f"  2. point to a folder that has a copy: --data-dir FOLDER, or DIFFCPS_DATA=FOLDER\n"
         f"  3. {third}"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from diffcps.distributed.plan import Plan
@@ -79,8 +80,8 @@ class Board:
         for name, status in list(statuses.items())[:MOST_ROWS]:
             cells = self._cells(name, status)
             if status["state"] == "failed":
-                cells[2:] = [str(status.get("error", ""))[:60], "", "", "", ""]
-            table.add_row(*cells)
+                cells[2:] = [" ".join(str(status.get("error", "")).split())[:60], "", "", "", ""]
+            table.add_row(*map(escape, cells))
         if len(statuses) > MOST_ROWS:
             table.caption = f"and {len(statuses) - MOST_ROWS} more"
         return table
@@ -103,7 +104,7 @@ class Board:
 
 def duration(seconds: float) -> str:
     """``45 s``, ``12 min``, ``3 h 05 min``, ``2 d 4 h``."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:

@@ -39,9 +39,10 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     """
     console = console or Console()
     plan, place = _plan(options)
-    _refuse_missing(plan, place)
     if options.dry_run:
         _dry_run(plan, options, console)
+    _refuse_missing(plan, place)
+    if options.dry_run:
         return COMPLETE
     sweep.check_writable(place.folder.parent)
     if options.resume is None:
@@ -96,13 +97,9 @@ def _plan(options: SweepOptions) -> tuple[Plan, Place]:
 
 def _refuse_missing(plan: Plan, place: Place) -> None:
     """Every data set that is not there, all in one message, before anything starts."""
-    reasons = {
-        trial.task: data.missing(get_task(trial.task), trial.data, place.data_directories) for trial in plan.trials
-    }
-    absent = [reason for reason in reasons.values() if reason]
-    if absent:
-        head = f"{len(absent)} of {len(reasons)} data sets cannot be found:\n\n" if len(reasons) > 1 else ""
-        raise UserError(head + "\n\n".join(absent))
+    wanted = [(get_task(trial.task), trial.data) for trial in plan.trials]
+    if reason := data.missing(wanted, place.data_directories):
+        raise UserError(reason)
 
 
 def _check_data(plan: Plan, place: Place, console: Console) -> None:

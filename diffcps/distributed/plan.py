@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import json
+import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ class SearchSpace:
     """κ; empty = anything from 0.01 to 0.3, on a logarithmic scale."""
     trials: int = 30
     """Trials per task."""
+
+    @property
+    def size(self) -> float:
+        """How many points there are to choose from; infinite unless all three are lists."""
+        given = self.lambda_clip and self.target_kl
+        return len(self.diffusion_steps) * len(self.lambda_clip) * len(self.target_kl) if given else math.inf
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,12 @@ def build(options: SweepOptions) -> Plan:
     base = [_overridden(trial, options) for trial in base]
     search = None
     if options.preset == "search":
-        given = {key: getattr(options, key) for key in ("diffusion_steps", "lambda_clip", "target_kl")}
+        keys = "diffusion_steps", "lambda_clip", "target_kl"
+        given = {key: tuple(dict.fromkeys(getattr(options, key))) for key in keys}
         search = SearchSpace(trials=options.trials, **{key: value for key, value in given.items() if value})
+        search = replace(search, trials=int(min(search.trials, search.size)))
         trials = base
-        for steps, clip, kl in itertools.product(search.diffusion_steps, search.lambda_clip, search.target_kl):
-            varied(base[0], steps, clip, kl)  # refuses an impossible value now rather than in a worker
+        _grid(base[0], options)  # refuses an impossible value now rather than in a worker
     else:
         trials = [variant for trial in base for variant in _grid(trial, options)]
     plan = Plan("", options.preset, tuple(trials), search)
@@ -194,4 +202,5 @@ def _grid(trial: RunConfig, options: SweepOptions) -> list[RunConfig]:
     paper_clips = (0.1, 0.2, 0.3, 0.4, 0.5) if antmaze else (0.0, 0.1, 0.2, 0.3, 0.4)
     clips = options.lambda_clip or (paper_clips if ablation else (first.lambda_clip,))
     kls = options.target_kl or (first.target_kl,)
-    return [varied(trial, *point) for point in itertools.product(steps, clips, kls)]
+    # a value given twice is one trial
+    return list(dict.fromkeys(varied(trial, *point) for point in itertools.product(steps, clips, kls)))

@@ -59,8 +59,9 @@ class StudyPerTask(Searcher):
             done = [(point_of(trial), score) for trial, score in finished if trial.task == base.task]
             waiting = [point_of(trial) for trial in unfinished if trial.task == base.task]
             # the seed moves on with what is known, or a new launch would suggest its first points again
+            known = len(done) + len(waiting)
             study = OptunaSearch(
-                distributions(space), metric=OBJECTIVE, mode="max", points_to_evaluate=waiting, seed=1 + len(done)
+                distributions(space), metric=OBJECTIVE, mode="max", points_to_evaluate=waiting, seed=1 + known
             )
             for point, score in done:
                 failed = math.isnan(score)

@@ -49,11 +49,15 @@ def run_trial(
 ) -> None:
     """Train and judge one trial, from its newest checkpoint if it has one. Leaves the reason in its folder if it fails.
 
+    A trial that is complete already is left as it is.
+
     Raises:
         UserError: the data set is missing or broken, or the folder belongs to another trial.
     """
     folder = place.run_folder(config)
     folder.create(config)
+    if folder.complete:
+        return
     try:
         task = get_task(config.task)
         dataset = data.load(task, config.data, place.data_directories)

@@ -1,0 +1,107 @@
+"""A sweep's folder: made, held by one process at a time, and asked how far its trials have come."""
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffcps.distributed.plan import Plan, load
+from diffcps.distributed.worker import Place, record_failure
+from diffcps.errors import UserError
+from diffcps.runs import RunFolder, write_json
+
+
+@contextmanager
+def held(place: Place, plan: Plan) -> Iterator[None]:
+    """Make the sweep's folder, or find it, and hold it alone.
+
+    A sweep exists once ``begin`` has been called. When something is refused before, nothing stays behind.
+
+    Raises:
+        UserError: nothing can be written there, another process holds it, or it holds another sweep or something else.
+    """
+    folder = place.folder
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = folder / ".lock"
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(lock, "a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written: {error.strerror}. Choose another folder with --results."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
+            _refuse_another(place, plan)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            yield
+    finally:
+        if made and not (folder / "sweep.json").exists():
+            lock.unlink(missing_ok=True)
+            # a folder that another process has begun to use in between is not empty, and stays
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
+
+
+def begin(place: Place, plan: Plan) -> None:
+    """Write down what the sweep is, if that is not there yet: from here on it can be resumed by its name."""
+    folder = place.folder
+    (folder / "runs").mkdir(exist_ok=True)
+    if not (folder / "sweep.json").exists():
+        details = {
+            "command": sys.argv,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "tracking_uri": place.tracking_uri,
+            "data_directories": [str(directory) for directory in place.data_directories],
+        }
+        write_json(folder / "sweep.json", plan.to_dict() | details)
+
+
+def run_folders(place: Place) -> list[RunFolder]:
+    """The run folders that exist."""
+    return [RunFolder(file.parent) for file in sorted((place.folder / "runs").glob("*/config.json"))]
+
+
+def unfinished(place: Place, plan: Plan) -> int:
+    """Trials that should be complete and are not. A search has only those that it has started."""
+    folders = run_folders(place)
+    complete = sum(folder.complete for folder in folders)
+    return (len(folders) if plan.search else plan.count) - complete
+
+
+def settle(place: Place, interrupted: bool) -> None:
+    """Give every trial that is not complete its true state: stopped by the interrupt, or failed."""
+    for folder in run_folders(place):
+        state = folder.status["state"]
+        if state in ("complete", "failed"):
+            continue
+        if interrupted:
+            folder.write_status({**folder.status, "state": "stopped", "updated": time.time()})
+        elif state == "running":
+            record_failure(folder, "its worker process died again and again; see Ray's logs for the reason")
+
+
+def _refuse_another(place: Place, plan: Plan) -> None:
+    """Raise ``UserError`` when the folder holds another sweep, or something that is no sweep at all."""
+    folder = place.folder
+    if (folder / "sweep.json").exists():
+        if load(folder) != plan:
+            raise UserError(
+                f"{folder} holds another sweep of that name. Continue that one with --resume {plan.name}, or give "
+                "this one another --name or --results."
+            )
+    elif any(path.name != ".lock" for path in folder.iterdir()):
+        raise UserError(f"{folder} exists and is no sweep's folder. Choose another --name or --results.")
