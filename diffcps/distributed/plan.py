@@ -75,12 +75,17 @@ class Plan:
 
 
 def load(folder: Path) -> Plan:
-    """The plan in a sweep's folder. Raises ``UserError`` when there is none."""
-    if not (folder / "sweep.json").exists():
+    """The plan in a sweep's folder. Raises ``UserError`` when there is none, or one that makes no sense."""
+    file = folder / "sweep.json"
+    if not file.exists():
         known = sorted(file.parent.name for file in folder.parent.glob("*/sweep.json"))
         known_text = f"Sweeps there: {', '.join(known)}." if known else "There is no sweep in that folder at all."
         raise UserError(f"no sweep is called {folder.name!r} in {folder.parent}. {known_text}")
-    return Plan.from_dict(read_json(folder / "sweep.json"))
+    values = read_json(file)
+    try:
+        return Plan.from_dict(values)
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(f"{file} does not describe a sweep: {error}") from error
 
 
 def build(options: SweepOptions) -> Plan:
@@ -142,8 +147,8 @@ def _demo_trial(task: Task) -> RunConfig:
     # a policy step costs a bandit next to nothing, and at T = 5 samples of the ring stay far too narrow for a demo
     changes = {"hidden_size": 64, "diffusion_steps": 15, "policy_freq": 1} if bandit else {"hidden_size": 128}
     algorithm = trial.algorithm.replaced(batch_size=128, ema_start=200, critic_learning_rate=1e-3, **changes)
-    learning_rate = 3e-3 if bandit else 1e-3
-    episodes = {"bandit": 200, "locomotion": 5, "pointmaze": 10, "antmaze": 5}[task.domain]
+    learning_rate = 1e-3 if task.domain == "pointmaze" else 3e-3
+    episodes = {"bandit": 200, "locomotion": 10, "pointmaze": 20, "antmaze": 10}[task.domain]
     return trial.replaced(
         members=tuple(member.replaced(learning_rate=learning_rate) for member in trial.members[:2]),
         steps=steps,
