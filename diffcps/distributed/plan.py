@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import math
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,11 +31,11 @@ class SearchSpace:
     trials: int = 30
     """Trials per task."""
 
-    @property
-    def size(self) -> float:
-        """How many points there are to choose from; infinite unless all three are lists."""
-        given = self.lambda_clip and self.target_kl
-        return len(self.diffusion_steps) * len(self.lambda_clip) * len(self.target_kl) if given else math.inf
+    def points(self) -> list[tuple[int, float, float]] | None:
+        """Every (T, λ-clip, κ) that there is to choose from; ``None`` when there is no end of them."""
+        if not (self.lambda_clip and self.target_kl):
+            return None
+        return list(itertools.product(self.diffusion_steps, self.lambda_clip, self.target_kl))
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,8 @@ def build(options: SweepOptions) -> Plan:
         keys = "diffusion_steps", "lambda_clip", "target_kl"
         given = {key: tuple(dict.fromkeys(getattr(options, key))) for key in keys}
         search = SearchSpace(trials=options.trials, **{key: value for key, value in given.items() if value})
-        search = replace(search, trials=int(min(search.trials, search.size)))
+        if (points := search.points()) is not None:
+            search = replace(search, trials=min(search.trials, len(points)))
         trials = base
         _grid(base[0], options)  # refuses an impossible value now rather than in a worker
     else:

@@ -4,6 +4,7 @@ Nothing is restored from a file: the studies are rebuilt from the run folders at
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,10 @@ from diffcps.distributed.plan import Plan, SearchSpace, varied
 OBJECTIVE = "score"
 """The one name of what is maximised: the last score, mean over seeds."""
 
+POINT = "diffusion_steps", "lambda_clip", "target_kl"
+"""What a search chooses, in the order of ``varied``'s arguments."""
 _ATTEMPTS = 20
-"""Suggestions in a row that may repeat a known point before a study counts as exhausted."""
+"""Suggestions in a row that may repeat a known point before any new one is taken."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -55,6 +58,8 @@ class StudyPerTask(Searcher):
         self.left: dict[str, int] = {}
         self.seen: dict[str, list[dict[str, Any]]] = {}
         self.owner: dict[str, tuple[str, str]] = {}
+        self.instead: dict[str, dict[str, Any]] = {}
+        self.space = space
         for base in bases:
             done = [(point_of(trial), score) for trial, score in finished if trial.task == base.task]
             waiting = [point_of(trial) for trial in unfinished if trial.task == base.task]
@@ -78,31 +83,47 @@ class StudyPerTask(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next new point of the task with most trials left; ``Searcher.FINISHED`` when there is none.
 
-        A point that was tried before would only give the same numbers again. Where Optuna has nothing new to say, as
-        in a small space of given values, the task is done.
+        A point that was tried before would only give the same numbers again.
         """
         while any(self.left.values()):
             task = max(self.left, key=lambda name: self.left[name])
-            for attempt in range(_ATTEMPTS):
-                name = f"{trial_id}-{attempt}"
-                point = self.studies[task].suggest(name)
-                assert point is not None
-                if point in self.seen[task]:
-                    self.studies[task].on_trial_complete(name, None, error=True)
-                    continue
+            point = self._new_point(task, trial_id)
+            if point is not None:
                 self.seen[task].append(point)
                 self.left[task] -= 1
-                self.owner[trial_id] = task, name
                 return {"task": task, **point}
             self.left[task] = 0
         return Searcher.FINISHED
 
+    def _new_point(self, task: str, trial_id: str) -> dict[str, Any] | None:
+        """What Optuna suggests, if that is new within some attempts, else any point that is; ``None`` if none is."""
+        for attempt in range(_ATTEMPTS):
+            name = f"{trial_id}-{attempt}"
+            self.owner[trial_id] = task, name
+            point = self.studies[task].suggest(name)
+            assert point is not None
+            if point not in self.seen[task]:
+                return point
+            self.studies[task].on_trial_complete(name, None, error=True)
+        # in a small space of given values Optuna soon repeats its favourite for ever
+        points = [dict(zip(POINT, values, strict=True)) for values in self.space.points() or ()]
+        fresh = [point for point in points if point not in self.seen[task]]
+        if not fresh:
+            return None
+        self.instead[trial_id] = random.Random(len(fresh)).choice(fresh)
+        return self.instead[trial_id]
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the trial's study how it ended; a score that is no number counts as a failure."""
         value = (result or {}).get(OBJECTIVE)
-        failed = error or value is None or math.isnan(value)
+        score = math.nan if error or value is None else float(value)
+        failed = math.isnan(score)
         task, name = self.owner[trial_id]
-        self.studies[task].on_trial_complete(name, None if failed else result, error=failed)
+        study = self.studies[task]
+        if trial_id in self.instead:
+            study.add_evaluated_point(self.instead[trial_id], 0.0 if failed else score, error=failed)
+        else:
+            study.on_trial_complete(name, None if failed else result, error=failed)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: a launch rebuilds the studies from the run folders."""

@@ -1,0 +1,646 @@
+"""From flags to trials, from trials to a searcher, and what a person sees of them meanwhile."""
+
+import io
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from ray.tune.search import Searcher
+from rich.console import Console
+
+from diffcps import paper
+from diffcps.config import DataConfig, EvaluationConfig, MemberConfig, RunConfig
+from diffcps.distributed.display import MOST_ROWS, Board, duration
+from diffcps.distributed.estimate import Estimator
+from diffcps.distributed.options import SweepOptions
+from diffcps.distributed.plan import Plan, SearchSpace, build, load, varied
+from diffcps.distributed.search import StudyPerTask, grid_searcher, point_of, trial_of
+from diffcps.distributed.worker import Place
+from diffcps.errors import UserError
+from diffcps.runs import RunFolder, write_json
+from diffcps.tasks import TASKS, get_task
+
+TWO = "bandit-ring", "pointmaze-umaze"
+
+
+def plan_of(**flags: Any) -> Plan:
+    return build(SweepOptions(**flags))
+
+
+def only(plan: Plan) -> RunConfig:
+    (trial,) = plan.trials
+    return trial
+
+
+# Presets --------------------------------------------------------------------------------------------------------------
+
+
+def test_paper_is_the_table() -> None:
+    """The default: 15 tasks, 5 seeds each, and every hyper-parameter of the paper's Table 3."""
+    plan = plan_of()
+    rows = paper.rows("hyperparameters")
+    assert plan.preset == "paper"
+    assert plan.search is None
+    assert plan.count == len(plan.trials) == 15
+    assert [trial.task for trial in plan.trials] == [row["task"] for row in rows]
+    for trial, row in zip(plan.trials, rows, strict=True):
+        assert [member.seed for member in trial.members] == [0, 1, 2, 3, 4]
+        for member in trial.members:
+            values = member.learning_rate, member.lambda_init, member.lambda_clip, member.target_kl, member.grad_norm
+            names = "lr", "lambda_init", "lambda_clip", "target_kl", "grad_norm"
+            assert values == tuple(float(row[name]) for name in names)
+        assert trial.algorithm.diffusion_steps == int(row["T"])
+        assert trial.algorithm.policy_freq == int(row["policy_freq"])
+        assert trial.algorithm.max_q_backup == (row["max_q_backup"] == "true")
+        assert trial.steps == 1000 * int(row["epochs"])
+        assert trial.evaluation == EvaluationConfig(50_000, int(row["eval_episodes"]), 50)
+        assert trial.data == DataConfig("d4rl")
+        assert trial.physics == "d4rl"
+        assert trial.profile == "official"
+
+
+def test_ablation_is_the_papers_grid() -> None:
+    """T of figure 3 and λ-clip of figures 4 and 5, for every task; all else as in the table."""
+    plan = plan_of(preset="ablation")
+    assert plan.count == len(plan.trials) == 15 * 3 * 5
+    assert len({trial.key for trial in plan.trials}) == plan.count
+    published = {int(row["T"]) for row in paper.rows("ablation_diffusion_steps") if row["method"] == "DiffCPS"}
+    clips: dict[bool, set[float]] = {True: set(), False: set()}
+    for row in paper.rows("ablation_lambda_clip"):
+        clips[row["task"].startswith("antmaze")].add(float(row["lambda_clip"]))
+    usual = {trial.task: trial for trial in plan_of().trials}
+    for task, base in usual.items():
+        trials = [trial for trial in plan.trials if trial.task == task]
+        points = [(t.algorithm.diffusion_steps, t.members[0].lambda_clip) for t in trials]
+        assert points == list(itertools.product(sorted(published), sorted(clips[task.startswith("antmaze")])))
+        for trial in trials:
+            assert len({member.lambda_clip for member in trial.members}) == 1
+            first = base.members[0]
+            assert varied(trial, base.algorithm.diffusion_steps, first.lambda_clip, first.target_kl) == base
+
+
+def test_search_leaves_three_settings_open() -> None:
+    plan = plan_of(preset="search", trials=7)
+    assert plan.search == SearchSpace(trials=7)
+    assert len(plan.trials) == 15
+    assert plan.count == 15 * 7
+    assert plan.trials == plan_of().trials
+
+
+def test_demo_is_small_and_needs_no_download() -> None:
+    """A bandit, a locomotion and a maze task, 2 seeds each."""
+    plan = plan_of(preset="demo")
+    assert {get_task(trial.task).domain for trial in plan.trials} == {"bandit", "locomotion", "pointmaze"}
+    for trial in plan.trials:
+        assert [member.seed for member in trial.members] == [0, 1]
+        assert trial.data.source == "collected"
+        assert trial.steps <= 10_000
+        assert trial.steps // trial.evaluation.every >= 5, "a curve needs some points"
+        assert trial.steps // trial.log_every >= 20
+        assert trial.checkpoint_every <= trial.steps // 5
+
+
+@pytest.mark.parametrize("preset", ["paper", "search", "ablation", "demo"])
+@pytest.mark.parametrize("name", TASKS)
+def test_every_preset_takes_every_task(preset: str, name: str) -> None:
+    plan = plan_of(preset=preset, tasks=(name,), seeds=1, steps=10)
+    assert {trial.task for trial in plan.trials} == {name}
+    assert all(trial.steps == 10 for trial in plan.trials)
+    assert len({trial.key for trial in plan.trials}) == len(plan.trials)
+
+
+# Flags ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["paper", "demo", "ablation", "search"])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"seeds": 3}, lambda t: [m.seed for m in t.members] == [0, 1, 2]),
+        ({"steps": 50}, lambda t: t.steps == 50),
+        ({"batch_size": 32}, lambda t: t.algorithm.batch_size == 32),
+        ({"evaluate_every": 77}, lambda t: t.evaluation.every == 77),
+        ({"episodes": 3}, lambda t: t.evaluation.episodes == 3),
+        ({"candidates": 2}, lambda t: t.evaluation.candidates == 2),
+        ({"data": "collected"}, lambda t: t.data.source == "collected"),
+        ({"data": "d4rl"}, lambda t: t.data.source == "d4rl"),
+        ({"rows": 123}, lambda t: t.data.rows == 123),
+        ({"physics": "modern"}, lambda t: t.physics == "modern"),
+        ({"checkpoint_every": 9}, lambda t: t.checkpoint_every == 9),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_flag_overrides_the_preset_and_nothing_else(preset: str, flags: dict[str, Any], expected: Any) -> None:
+    usual = plan_of(preset=preset, tasks=("hopper-medium-v2",))
+    plan = plan_of(preset=preset, tasks=("hopper-medium-v2",), **flags)
+    assert all(expected(trial) for trial in plan.trials)
+    assert len(plan.trials) == len(usual.trials)
+    follows = {"steps": {"steps", "evaluation", "log_every", "checkpoint_every"}, "seeds": {"members"}}
+    groups = {"batch_size": "algorithm", "data": "data", "rows": "data", "physics": "physics"}
+    groups |= {"evaluate_every": "evaluation", "episodes": "evaluation", "candidates": "evaluation"}
+    (name,) = flags
+    allowed = follows.get(name, {groups.get(name, name)})
+    for trial, before in zip(plan.trials, usual.trials, strict=True):
+        differing = {key for key, value in trial.to_dict().items() if value != before.to_dict()[key]}
+        assert differing <= allowed
+
+
+def test_several_values_make_a_grid() -> None:
+    plan = plan_of(tasks=TWO, diffusion_steps=(5, 10), lambda_clip=(0.0, 0.3), target_kl=(0.05, 0.1))
+    assert plan.count == 2 * 8
+    points = [tuple(point_of(trial).values()) for trial in plan.trials if trial.task == TWO[1]]
+    assert points == list(itertools.product((5, 10), (0.0, 0.3), (0.05, 0.1)))
+    assert all(len({m.target_kl for m in trial.members}) == 1 for trial in plan.trials)
+
+
+def test_single_values_override_a_grid() -> None:
+    plan = plan_of(preset="ablation", tasks=("hopper-medium-v2",), diffusion_steps=(7,), lambda_clip=(0.25,))
+    assert point_of(only(plan)) == {"diffusion_steps": 7, "lambda_clip": 0.25, "target_kl": 0.05}
+
+
+def test_value_or_task_given_twice_is_one_trial() -> None:
+    plan = plan_of(tasks=("bandit-ring", "bandit-ring"), diffusion_steps=(5, 5), lambda_clip=(0.0, 0, -0.0))
+    assert plan.count == 1
+    plan = plan_of(preset="search", tasks=("bandit-ring",), diffusion_steps=(5, 5, 10))
+    assert plan.search is not None
+    assert plan.search.diffusion_steps == (5, 10)
+
+
+def test_search_of_a_small_space_is_no_longer_than_the_space() -> None:
+    flags = {"preset": "search", "tasks": TWO, "diffusion_steps": (5, 10), "target_kl": (0.05,)}
+    assert plan_of(**flags, lambda_clip=(0.1, 0.2)).count == 2 * 4
+    assert plan_of(**flags, lambda_clip=(0.1, 0.2), trials=3).count == 2 * 3
+    assert plan_of(**flags).count == 2 * 30
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000, 20_000, 3_000_000])
+def test_short_runs_are_still_judged_and_kept(steps: int) -> None:
+    """Five evaluations at least, rows for a curve, and checkpoints; a long run keeps the preset's own intervals."""
+    trial = only(plan_of(tasks=("hopper-medium-v2",), steps=steps))
+    assert trial.steps == steps
+    assert -(-steps // trial.evaluation.every) >= min(5, steps)
+    assert -(-steps // trial.log_every) >= min(50, steps)
+    assert -(-steps // trial.checkpoint_every) >= min(5, steps)
+    usual = only(plan_of(tasks=("hopper-medium-v2",)))
+    assert trial.evaluation.every <= usual.evaluation.every
+    if steps > usual.steps:
+        assert trial == usual.replaced(steps=steps)
+
+
+def test_seeds_are_the_tasks_own_members() -> None:
+    trial = only(plan_of(tasks=("antmaze-large-play-v0",), seeds=2))
+    expected = get_task("antmaze-large-play-v0").member
+    assert trial.members == (expected.replaced(seed=0), expected.replaced(seed=1))
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"tasks": ("hoper-medium-v2",)}, r"'hoper-medium-v2'; did you mean 'hopper-medium-v2'\?"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"seeds": -2}, "--seeds -2"),
+        ({"trials": 0, "preset": "search"}, "--trials 0"),
+        ({"steps": 0}, "steps = 0"),
+        ({"steps": -1}, "steps = -1"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"diffusion_steps": (5, 0)}, "diffusion_steps = 0"),
+        ({"lambda_clip": (0.1, -0.1)}, r"lambda_clip = -0\.1"),
+        ({"lambda_clip": (float("nan"),)}, "lambda_clip = nan"),
+        ({"target_kl": (-1.0,)}, r"target_kl = -1\.0"),
+        ({"target_kl": (float("inf"),)}, "target_kl = inf"),
+        ({"evaluate_every": 0}, "every = 0"),
+        ({"episodes": 0}, "episodes = 0"),
+        ({"candidates": 0}, "candidates = 0"),
+        ({"rows": 0}, "rows = 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every = 0"),
+        ({"data": "collected", "tasks": ("antmaze-umaze-v0",)}, "antmaze-umaze-v0 has no collected data, only d4rl"),
+        ({"data": "collected", "preset": "ablation"}, "Tasks that have: hopper-medium-v2|halfcheetah-medium-v2"),
+        ({"data": "d4rl", "preset": "demo"}, "bandit-ring has no d4rl data, only collected"),
+    ],
+)
+@pytest.mark.parametrize("preset", ["paper", "search"])
+def test_impossible_values_are_refused(preset: str, flags: dict[str, Any], said: str) -> None:
+    """In every preset, also where one of several values is impossible and others are left open."""
+    with pytest.raises(UserError, match=said):
+        plan_of(**({"preset": preset} | flags))
+
+
+@pytest.mark.parametrize("name", [".", "..", "../x", "a/b", "a b", "-x", "λ", "x\n", ".hidden"])
+def test_impossible_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"--name .*letters, digits"):
+        plan_of(tasks=TWO, name=name)
+
+
+# Names, and to JSON and back ------------------------------------------------------------------------------------------
+
+
+def test_name_says_what_runs() -> None:
+    """The same flags give the same name in every process; where to run does not matter, what to run does."""
+    usual = plan_of(tasks=TWO)
+    assert usual.name.startswith("paper-")
+    where = {"results": Path("x"), "cpus_per_trial": 2.0, "gpus_per_trial": 0.5, "concurrent": 1, "quiet": True}
+    where |= {"data_dir": (Path("y"),), "tracking_uri": "http://x", "address": "auto"}
+    assert plan_of(tasks=TWO, **where) == usual
+    others = {"seeds": 2}, {"steps": 7}, {"lambda_clip": (0.7,)}, {"preset": "search"}, {"rows": 3}
+    names = [plan_of(tasks=TWO, **flags).name for flags in others]
+    names += [plan_of(tasks=TWO[::-1]).name, plan_of(preset="search", tasks=TWO, trials=3).name, usual.name]
+    assert len(set(names)) == len(names)
+    assert plan_of(tasks=TWO, name="Mine-1.2_x").name == "Mine-1.2_x"
+    code = (
+        "from diffcps.distributed.options import SweepOptions; from diffcps.distributed.plan import build; "
+        f"print(build(SweepOptions(tasks={TWO})).name)"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "5"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == usual.name
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"preset": "ablation"}, {"preset": "demo"}, {"preset": "search", "lambda_clip": (0.1, 0.2)}],
+    ids=lambda flags: flags.get("preset", "paper"),
+)
+def test_plan_round_trip(tmp_path: Path, flags: dict[str, Any]) -> None:
+    plan = plan_of(**flags)
+    folder = tmp_path / plan.name
+    folder.mkdir()
+    write_json(folder / "sweep.json", plan.to_dict() | {"command": ["x"], "created": "now"})
+    back = load(folder)
+    assert back == plan
+    assert [trial.key for trial in back.trials] == [trial.key for trial in plan.trials]
+
+
+def test_unknown_sweep_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no sweep is called 'x' .*no sweep in that folder at all"):
+        load(tmp_path / "x")
+    for name in "one", "two":
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "sweep.json", {})
+    with pytest.raises(UserError, match=r"Sweeps there: one, two\."):
+        load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"name": "x", "preset": "p", "trials": [{"task": "a", "stepz": 1}], "search": null}',
+     '{"name": "x", "preset": "p", "trials": 5, "search": null}',
+     '{"name": "x", "preset": "p", "trials": [], "search": {"trials": 3, "color": []}}'],
+)  # fmt: skip
+def test_broken_sweep_names_the_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"sweep\.json"):
+        load(tmp_path)
+
+
+# Searchers ------------------------------------------------------------------------------------------------------------
+
+
+def test_grid_runs_every_trial_once_in_order() -> None:
+    plan = plan_of(preset="ablation", tasks=TWO)
+    keys = [trial.key for trial in plan.trials]
+    assert len(keys) == 30
+    searcher = grid_searcher(keys)
+    suggested = []
+    for number, key in enumerate(keys):
+        point = searcher.suggest(str(number))
+        suggested.append(point["key"])
+        assert trial_of(plan, point).key == key
+        if number % 3 == 1:
+            searcher.on_trial_complete(str(number - 1), {"score": float(number)})
+        if number % 7 == 2:
+            searcher.on_trial_complete(str(number - 1), error=True)
+    assert suggested == keys
+
+
+BASES = plan_of(preset="search", tasks=TWO).trials
+SPACE = SearchSpace(trials=6)
+PLAN = Plan("s", "search", BASES, SPACE)
+
+
+def study_of(search: StudyPerTask, task: str) -> optuna.Study:
+    study = search.studies[task]._ot_study
+    assert study is not None
+    return study
+
+
+def drain(search: StudyPerTask, prefix: str = "t", most: int = 1000) -> list[dict[str, Any]]:
+    """Every suggestion up to the end, none of them finished meanwhile."""
+    points = []
+    for number in range(most):
+        point = search.suggest(f"{prefix}{number}")
+        if point == Searcher.FINISHED:
+            break
+        points.append(point)
+    return points
+
+
+def test_every_task_gets_its_trials_in_turns() -> None:
+    search = StudyPerTask(BASES, SPACE)
+    assert search.remaining == 12
+    points = drain(search)
+    assert [point["task"] for point in points] == list(TWO) * 6
+    assert search.remaining == 0
+    assert search.suggest("more") == Searcher.FINISHED
+    for point in points:
+        trial = trial_of(PLAN, point)
+        assert point_of(trial) == {name: value for name, value in point.items() if name != "task"}
+        assert point["diffusion_steps"] in SPACE.diffusion_steps
+        assert 0 <= point["lambda_clip"] <= 1
+        assert 0.01 <= point["target_kl"] <= 0.3
+        assert trial.task == point["task"]
+    assert len({trial_of(PLAN, point).key for point in points}) == 12
+
+
+def test_scores_reach_their_own_study() -> None:
+    search = StudyPerTask(BASES, SPACE)
+    for number, score in enumerate([1.0, 2.0, 3.0, 4.0]):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), {"score": score})
+    assert [trial.value for trial in study_of(search, TWO[0]).trials] == [1.0, 3.0]
+    assert [trial.value for trial in study_of(search, TWO[1]).trials] == [2.0, 4.0]
+    assert study_of(search, TWO[1]).best_value == 4.0, "larger is better"
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [({"score": float("nan")}, False), ({"score": None}, False), ({}, False), (None, False), (None, True),
+     ({"score": 3.0}, True)],
+)  # fmt: skip
+def test_what_is_no_score_is_a_failure(result: Any, error: bool) -> None:
+    """Told as failed, so that no trial is left running for ever and none counts as good."""
+    search = StudyPerTask(BASES, SPACE)
+    search.suggest("a")
+    search.on_trial_complete("a", result, error)
+    (trial,) = study_of(search, TWO[0]).trials
+    assert trial.state == optuna.trial.TrialState.FAIL
+    assert search.remaining == 11
+
+
+def finished_trials(count: int) -> list[tuple[RunConfig, float]]:
+    """What a launch leaves behind: the first trials that a fresh search suggests, with scores."""
+    points = drain(StudyPerTask(BASES, SPACE), most=count)
+    return [(trial_of(PLAN, point), float(number)) for number, point in enumerate(points)]
+
+
+@pytest.mark.parametrize(("done", "open_"), [(1, 0), (3, 0), (5, 2), (0, 4), (12, 0), (1, 1)])
+def test_rebuilt_search_goes_on(done: int, open_: int) -> None:
+    """Known scores are told, open trials come first, nothing known is suggested again, and the counts add up."""
+    known = finished_trials(done + open_)
+    finished, unfinished = known[:done], [trial for trial, _ in known[done:]]
+    search = StudyPerTask(BASES, SPACE, finished, unfinished)
+    assert search.remaining == 12 - done
+    for task in TWO:
+        told = [trial.value for trial in study_of(search, task).trials if trial.state.is_finished()]
+        assert told == [score for trial, score in finished if trial.task == task]
+    again = [trial_of(PLAN, point) for point in drain(search)]
+    assert len(again) == 12 - done
+    assert len({trial.key for trial in again}) == len(again)
+    assert {trial.key for trial in again}.isdisjoint(trial.key for trial, _ in finished)
+    for task in TWO:
+        waiting = [trial for trial in unfinished if trial.task == task]
+        assert [trial for trial in again if trial.task == task][: len(waiting)] == waiting
+    counts = Counter(trial.task for trial in [*again, *(trial for trial, _ in finished)])
+    assert counts == {task: 6 for task in TWO}
+
+
+def test_many_open_trials_do_not_end_a_search() -> None:
+    """A big cluster that dies early leaves none finished: the rebuilt study must not draw its first points again."""
+    space = replace(SPACE, trials=40)
+    points = drain(StudyPerTask(BASES[:1], space), most=30)
+    again = drain(StudyPerTask(BASES[:1], space, (), [trial_of(PLAN, point) for point in points]))
+    assert again[:30] == points
+    assert len(again) == 40
+
+
+def test_finished_without_a_score_is_a_failure() -> None:
+    (trial, _), *_ = finished_trials(1)
+    search = StudyPerTask(BASES, SPACE, [(trial, float("nan"))])
+    (told,) = study_of(search, trial.task).trials
+    assert told.state == optuna.trial.TrialState.FAIL
+    assert trial.key not in {trial_of(PLAN, point).key for point in drain(search)}
+
+
+def test_more_finished_than_asked_for() -> None:
+    search = StudyPerTask(BASES, replace(SPACE, trials=2), finished_trials(10))
+    assert search.remaining == 0
+    assert search.suggest("a") == Searcher.FINISHED
+
+
+def test_small_space_is_tried_once_and_whole() -> None:
+    """Two trials of one point would write to one run folder at the same time; Optuna alone repeats its favourite."""
+    plan = plan_of(
+        preset="search", tasks=TWO, diffusion_steps=(5, 10), lambda_clip=(0.0, 0.1, 0.2), target_kl=(0.03, 0.1)
+    )
+    assert plan.search is not None
+    space, score = plan.search, lambda point: 5 * point["lambda_clip"] - point["diffusion_steps"]
+    search, seen = StudyPerTask(plan.trials, space), []
+    for number in range(2 * 12):
+        point = search.suggest(str(number))
+        seen.append(trial_of(plan, point))
+        search.on_trial_complete(str(number), {"score": score(point)}, error=number == 20)
+    assert search.suggest("more") == Searcher.FINISHED
+    assert len({trial.key for trial in seen}) == 24
+    for task in TWO:
+        told = [t for t in study_of(search, task).trials if t.state == optuna.trial.TrialState.COMPLETE]
+        assert len(told) == 12 - (task == seen[20].task)
+        assert all(trial.value == score(trial.params) for trial in told), "scores stand at their own points"
+
+    done = [(trial, 1.0) for trial in seen[:17]]
+    rest = [trial_of(plan, point) for point in drain(StudyPerTask(plan.trials, space, done))]
+    assert {trial.key for trial in rest} == {trial.key for trial in seen[17:]}
+    assert len(rest) == 7
+
+
+def test_search_of_an_exhausted_space_ends() -> None:
+    """A plan that asks for more than there is (one written by hand) ends early instead of repeating itself."""
+    space = SearchSpace((5,), (0.1, 0.2), (0.05,), 6)
+    assert len(drain(StudyPerTask(BASES, space))) == 2 * 2
+
+
+def test_unknown_values_are_chosen_from_the_given() -> None:
+    space = SearchSpace((5,), (0.25, 0.75), (), 20)
+    for point in drain(StudyPerTask(BASES[:1], space)):
+        assert point["diffusion_steps"] == 5
+        assert point["lambda_clip"] in (0.25, 0.75)
+
+
+def test_search_finds_what_is_good() -> None:
+    """60 trials of a smooth score: the second half is better than the first, and near the optimum."""
+    search, scores = StudyPerTask(BASES[:1], replace(SPACE, trials=60)), []
+    for number in range(60):
+        point = search.suggest(str(number))
+        scores.append(-abs(point["lambda_clip"] - 0.7) - 0.01 * point["diffusion_steps"])
+        search.on_trial_complete(str(number), {"score": scores[-1]})
+    assert sum(scores[30:]) > sum(scores[:30])
+    assert max(scores) > -0.05 - 0.05
+
+
+def test_state_of_the_searcher_is_never_saved(tmp_path: Path) -> None:
+    search = StudyPerTask(BASES, SPACE)
+    search.save(str(tmp_path / "x"))
+    search.restore(str(tmp_path / "x"))
+    assert os.listdir(tmp_path) == []
+    assert search.remaining == 12
+
+
+# Display --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (0.4, "0 s"), (45, "45 s"), (59.4, "59 s"), (59.6, "1 min"), (60, "1 min"), (89, "1 min"),
+        (719, "12 min"), (59 * 60, "59 min"), (3599, "1 h 00 min"), (3600 + 299, "1 h 05 min"), (3 * 3600 + 300, "3 h 05 min"),
+        (47 * 3600, "47 h 00 min"), (48 * 3600, "2 d 0 h"), (48 * 3600 - 10, "2 d 0 h"), (100 * 3600 + 60, "4 d 4 h"),
+    ],
+)  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+GRID = plan_of(tasks=("bandit-ring",), diffusion_steps=(1, 2, 3, 4, 5, 6), steps=2000)
+
+
+def sweep_folder(root: Path) -> Board:
+    """A sweep with a trial in each state, the sixth without a status, the seventh not begun."""
+    plan = replace(GRID, trials=(*GRID.trials, *plan_of(tasks=("pointmaze-umaze",), steps=2000).trials))
+    place = Place(root)
+    statuses: list[dict[str, Any]] = [
+        {"state": "complete", "step": 2000, "steps": 2000, "steps_per_second": 3.0, "seconds_left": 0.0,
+         "last": 81.04, "best": 90.0},
+        {"state": "failed", "step": 100, "steps": 2000, "error": "RuntimeError: [/red] the | disk\n[is] full " + "x" * 99},
+        {"state": "running", "step": 1500, "steps": 2000, "steps_per_second": 40.25, "seconds_left": 125.0,
+         "last": 12.34, "best": 56.78},
+        {"state": "stopped", "step": 1000, "steps": 2000, "steps_per_second": 3.0, "seconds_left": 9.0, "last": 1.0, "best": 2.0},
+        {"state": "running", "step": 0, "steps": 2000, "steps_per_second": 0.0, "seconds_left": None},
+    ]  # fmt: skip
+    for trial, status in zip(plan.trials, [*statuses, None], strict=False):
+        folder = place.run_folder(trial)
+        folder.create(trial)
+        if status:
+            folder.write_status(status)
+    return Board(plan, place, Console(width=150))
+
+
+def shown(board: Board) -> str:
+    with board.console.capture() as capture:
+        board.console.print(board.table())
+    return capture.get()
+
+
+def test_lines_show_what_runs(tmp_path: Path) -> None:
+    board = sweep_folder(tmp_path)
+    heading, *lines = board.lines()
+    name, states, elapsed = heading.replace(" · ", ": ").split(": ")
+    assert name == board.plan.name
+    assert sorted(states.split(", ")) == ["1 complete", "1 failed", "1 stopped", "2 pending", "2 running"]
+    assert elapsed == "0 s"
+    assert len(lines) == 2
+    ahead = next(line for line in lines if "T3" in line)
+    for cell in "bandit-ring T3", "running", "1,500/2,000  75%", "40.2/s", "2 min left", "last 12.3", "best 56.8":
+        assert cell in ahead
+    begun = next(line for line in lines if "T5" in line)
+    assert "0/2,000   0%" in begun
+    assert "left" not in begun
+    assert "last" not in begun
+
+
+def test_table_shows_every_state(tmp_path: Path) -> None:
+    """Running first; a reason is one line, shortened, and never taken for markup; no speed for what does not run."""
+    board = sweep_folder(tmp_path)
+    assert [status["state"] for status in board.statuses().values()] == [
+        "running", "running", "failed", "stopped", "complete", "pending", "pending",
+    ]  # fmt: skip
+    text = shown(board)
+    rows = {
+        name: next(line for line in text.splitlines() if f" {name} " in line) for name in ("T1", "T2", "T3", "T4", "T6")
+    }
+    assert "RuntimeError: [/red] the | disk [is] full xxxx" in rows["T2"]
+    assert "x" * 40 not in text
+    assert "81.0" in rows["T1"]
+    assert "100%" in rows["T1"]
+    assert "/s" not in rows["T1"] + rows["T4"]
+    assert "50%" in rows["T4"]
+    assert "pending" in rows["T6"]
+    assert "40.2/s" in rows["T3"]
+    assert "pointmaze-umaze" in text
+
+
+def test_table_of_many_trials_is_cut(tmp_path: Path) -> None:
+    plan = plan_of(tasks=("bandit-ring",), diffusion_steps=tuple(range(1, MOST_ROWS + 6)))
+    text = shown(Board(plan, Place(tmp_path), Console(width=150)))
+    assert text.count("bandit-ring") == MOST_ROWS
+    assert "and 5 more" in text
+    assert f"{MOST_ROWS + 5} pending" in text
+
+
+def test_search_counts_what_it_will_run(tmp_path: Path) -> None:
+    """Trials of a search have no folder before they are suggested."""
+    place = Place(tmp_path)
+    board = Board(PLAN, place, Console(width=150))
+    assert "12 pending" in board.lines()[0]
+    trial = varied(BASES[0], 10, 0.123, 0.05)
+    place.run_folder(trial).create(trial)
+    place.run_folder(trial).write_status({"state": "running", "step": 1, "steps": 10})
+    heading, line = board.lines()
+    assert "1 running, 11 pending" in heading
+    assert "bandit-ring T10 clip0.123 kl0.05" in line
+
+
+def test_empty_folder_is_no_error(tmp_path: Path) -> None:
+    board = Board(GRID, Place(tmp_path / "nothing"), Console(width=150))
+    assert "6 pending" in board.lines()[0]
+    (tmp_path / "nothing" / "runs").mkdir(parents=True)
+    (tmp_path / "nothing" / "runs" / "stray.txt").touch()
+    assert "6 pending" in shown(board)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_board_watches_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    monkeypatch.setattr("diffcps.distributed.display.LOG_SECONDS", 0.05)
+    monkeypatch.setattr("diffcps.distributed.display.TERMINAL_SECONDS", 0.05)
+    sweep_folder(tmp_path)
+    out = io.StringIO()
+    board = Board(GRID, Place(tmp_path), Console(file=out, force_terminal=terminal, width=150))
+    with board:
+        time.sleep(0.3)
+    assert not board._thread.is_alive()
+    assert "bandit-ring T3" in out.getvalue()
+    before = out.getvalue()
+    with Board(GRID, Place(tmp_path), Console(file=out, force_terminal=terminal), quiet=True):
+        time.sleep(0.1)
+    assert out.getvalue() == before
+
+
+# Estimate -------------------------------------------------------------------------------------------------------------
+
+
+def test_estimate_scales_and_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials of the same computation are timed once; the time goes with the steps and the evaluations."""
+    trial = only(plan_of(preset="demo", tasks=("bandit-ring",), steps=100, evaluate_every=30, batch_size=8))
+    estimator = Estimator(torch.device("cpu"))
+    learning, evaluating = estimator.seconds(trial)
+    assert 0.01 < learning < 100
+    assert 0 < evaluating < 100
+    monkeypatch.setattr(estimator, "_time", None)
+    twice = estimator.seconds(trial.replaced(steps=200, members=tuple(MemberConfig(seed=s) for s in (7, 8))))
+    assert twice[0] == pytest.approx(2 * learning)
+    assert twice[1] == pytest.approx(evaluating * 7 / 4), "4 evaluations of 100 steps, 7 of 200"
+
+
+def test_run_folder_of_a_trial_bears_its_key(tmp_path: Path) -> None:
+    trial = GRID.trials[0]
+    assert Place(tmp_path).run_folder(trial).path == tmp_path / "runs" / trial.key
+    assert isinstance(Place(tmp_path).run_folder(trial), RunFolder)

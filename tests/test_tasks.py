@@ -1,0 +1,133 @@
+"""The registry: every row of the paper's Table 3, D4RL's file names and reference scores, and what is asked by name."""
+
+import numpy as np
+import pytest
+
+from diffcps import paper
+from diffcps.errors import UserError
+from diffcps.tasks import TASKS, get_task
+
+ROWS = paper.rows("hyperparameters")
+FILES = {
+    "hopper-medium-v2": "hopper_medium-v2.hdf5",
+    "hopper-medium-replay-v2": "hopper_medium_replay-v2.hdf5",
+    "hopper-medium-expert-v2": "hopper_medium_expert-v2.hdf5",
+    "halfcheetah-medium-v2": "halfcheetah_medium-v2.hdf5",
+    "halfcheetah-medium-replay-v2": "halfcheetah_medium_replay-v2.hdf5",
+    "halfcheetah-medium-expert-v2": "halfcheetah_medium_expert-v2.hdf5",
+    "walker2d-medium-v2": "walker2d_medium-v2.hdf5",
+    "walker2d-medium-replay-v2": "walker2d_medium_replay-v2.hdf5",
+    "walker2d-medium-expert-v2": "walker2d_medium_expert-v2.hdf5",
+    "antmaze-umaze-v0": "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse.hdf5",
+    "antmaze-umaze-diverse-v0": "Ant_maze_u-maze_noisy_multistart_True_multigoal_True_sparse.hdf5",
+    "antmaze-medium-play-v0": "Ant_maze_big-maze_noisy_multistart_True_multigoal_False_sparse.hdf5",
+    "antmaze-medium-diverse-v0": "Ant_maze_big-maze_noisy_multistart_True_multigoal_True_sparse.hdf5",
+    "antmaze-large-play-v0": "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse.hdf5",
+    "antmaze-large-diverse-v0": "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse.hdf5",
+}
+
+
+def test_the_paper_has_fifteen_tasks() -> None:
+    assert {row["task"] for row in ROWS} == set(FILES)
+    assert {name for name, task in TASKS.items() if task.in_paper} == set(FILES)
+    assert {row["task"] for row in paper.rows("table1")} >= set(FILES)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["task"])
+def test_hyper_parameters_are_those_of_the_paper(row: dict[str, str]) -> None:
+    task = get_task(row["task"])
+    member, algorithm = task.member, task.algorithm
+    assert member.learning_rate == float(row["lr"])
+    assert member.lambda_init == float(row["lambda_init"])
+    assert member.lambda_clip == float(row["lambda_clip"])
+    assert member.target_kl == float(row["target_kl"])
+    assert member.grad_norm == float(row["grad_norm"])
+    assert algorithm.policy_freq == int(row["policy_freq"])
+    assert algorithm.max_q_backup is {"true": True, "false": False}[row["max_q_backup"]]
+    assert algorithm.diffusion_steps == int(row["T"])
+    assert task.reward_transform == {"none": "none", "cql_antmaze": "antmaze"}[row["reward_tune"]]
+    assert task.steps == 1000 * int(row["epochs"])
+    assert task.evaluation.episodes == int(row["eval_episodes"])
+    assert (task.evaluation.every, task.evaluation.candidates) == (50_000, 50)
+    # the rest is the same for all
+    assert (algorithm.batch_size, algorithm.discount, algorithm.target_rate) == (256, 0.99, 0.005)
+    assert (algorithm.hidden_size, algorithm.time_embedding) == (256, 16)
+    assert (algorithm.beta_min, algorithm.beta_max, algorithm.lambda_max) == (0.1, 10.0, 100.0)
+    assert (algorithm.critic_learning_rate, algorithm.lambda_learning_rate) == (3e-4, 3e-5)
+    assert (algorithm.ema_decay, algorithm.ema_every, algorithm.ema_start) == (0.995, 5, 1000)
+    assert algorithm.max_q_candidates == 10
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_d4rl_fixes(name: str) -> None:
+    """File, simulator, sizes, limits and reference returns."""
+    task = get_task(name)
+    family = name.split("-", maxsplit=1)[0]
+    assert task.d4rl_file == FILES[name]
+    assert task.sources[0] == "d4rl"
+    assert task.physics == "d4rl"
+    assert task.max_action == 1.0
+    sizes = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "antmaze": (29, 8)}
+    assert (task.observation_size, task.action_size) == sizes[family]
+    assert task.episode_limit == (700 if name.startswith("antmaze-umaze") else 1000)
+    references = {
+        "hopper": (-20.272305, 3234.3),
+        "halfcheetah": (-280.178953, 12135.0),
+        "walker2d": (1.629008, 4592.3),
+        "antmaze": (0.0, 1.0),
+    }
+    assert (task.random_return, task.expert_return) == references[family]
+
+
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        ("antmaze-umaze-diverse-v0", "antmaze-umaze-v0"),
+        ("antmaze-medium-play-v0", "antmaze-medium-v0"),
+        ("antmaze-large-diverse-v0", "antmaze-large-v0"),
+        ("hopper-medium-replay-v2", "hopper"),
+    ],
+)
+def test_tasks_that_differ_in_data_only_share_an_environment(name: str, environment: str) -> None:
+    assert get_task(name).environment == environment
+
+
+def test_what_can_be_collected() -> None:
+    """One level of each robot, the bandit and the maze need no download."""
+    collected = {name for name, task in TASKS.items() if "collected" in task.sources}
+    robots = {"hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2"}
+    assert collected == robots | {"bandit-ring", "pointmaze-umaze"}
+    for name in "bandit-ring", "pointmaze-umaze":
+        assert get_task(name).sources == ("collected",)
+        assert get_task(name).d4rl_file is None
+        assert not get_task(name).in_paper
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_score_runs_from_random_to_expert(name: str) -> None:
+    task = get_task(name)
+    middle = (task.random_return + task.expert_return) / 2
+    returns = np.array(
+        [[task.random_return, middle], [task.expert_return, 2 * task.expert_return - task.random_return]]
+    )
+    scores = task.normalised_score(returns.astype(np.float32))
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, [[0, 50], [100, 200]], atol=1e-4)
+    assert task.normalised_score(task.expert_return) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("hoper-medium-v2", r"'hoper-medium-v2'; did you mean 'hopper-medium-v2'\? Known tasks: antmaze"),
+        ("Hopper-Medium-v2", r"did you mean 'hopper-medium-v2'\? "),
+        ("antmaze-umaze-v2", r"did you mean 'antmaze-umaze-v0'\? "),
+        ("ring", r"did you mean 'bandit-ring'\? "),
+        ("????", r"no task is called '\?\?\?\?'\. Known tasks: "),
+        ("", r"no task is called ''\. Known tasks: "),
+    ],
+)
+def test_unknown_task_names_the_nearest(wrong: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        get_task(wrong)
+    assert all(name in str(caught.value) for name in TASKS)

@@ -1,0 +1,563 @@
+"""The loop: kill it anywhere and go on, look at it as often as you like: what is learned and recorded stays the same."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from diffcps import environment, runs, training
+from diffcps.algorithms.diffcps import METRICS
+from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
+from diffcps.data.transitions import DatasetInfo, Transitions
+from diffcps.distributed import worker
+from diffcps.distributed.worker import Place, record_failure, run_trial
+from diffcps.errors import UserError
+from diffcps.evaluation import Evaluator, Rollouts
+from diffcps.learner import Learner, Policy
+from diffcps.runs import RunFolder
+from diffcps.tasks import get_task
+
+RING = get_task("bandit-ring")
+CONFIG = RunConfig(
+    RING.name,
+    members=(MemberConfig(seed=5), MemberConfig(seed=8, learning_rate=1e-3, target_kl=0.5)),
+    steps=20,
+    algorithm=AlgorithmConfig(
+        diffusion_steps=2, hidden_size=8, batch_size=4, time_embedding=4, ema_start=5, ema_every=2
+    ),
+    evaluation=EvaluationConfig(every=6, episodes=3),
+    log_every=4,
+    checkpoint_every=5,
+)
+
+
+def transitions() -> Transitions:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "observations": np.zeros((50, 1)),
+        "actions": rng.uniform(-1, 1, (50, 2)),
+        "rewards": rng.normal(size=50),
+        "next_observations": np.zeros((50, 1)),
+        "terminals": np.ones(50),
+    }
+    info = DatasetInfo("collected", None, "c0ffee", "other", "made up", 50, 50, np.arange(4.0))
+    return Transitions(**{name: value.astype(np.float32) for name, value in arrays.items()}, info=info)
+
+
+DATA = transitions()
+
+
+def make_learner(config: RunConfig = CONFIG) -> Learner:
+    return Learner(config.algorithm, config.members, DATA, RING.max_action)
+
+
+def evaluate(policy: Policy, index: int) -> Rollouts:
+    """[K, 3] made-up returns that show the weights, the number of the evaluation and the member."""
+    weights = policy.parameters["actor"].double().sum(dim=1).numpy()
+    episodes = policy.members, 3
+    return Rollouts(weights[:, None] + index + 0.01 * np.arange(3), np.full(episodes, 1 + index))
+
+
+@dataclass
+class Memory:
+    """A sink that remembers everything."""
+
+    calls: list[tuple[int, dict[str, list[float]]]] = field(default_factory=list)
+
+    def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
+        self.calls.append((step, {name: values.tolist() for name, values in metrics.items()}))
+
+    def by_step(self) -> dict[int, dict[str, list[float]]]:
+        """The newest values of each step, without the speed."""
+        return {s: {n: v for n, v in m.items() if n != "training/steps_per_second"} for s, m in self.calls}
+
+
+@dataclass
+class Outcome:
+    """What a trial leaves behind, less the speed."""
+
+    metrics: str
+    returns: str
+    state: str
+    status: dict[str, Any]
+    result: dict[str, float]
+    sink: dict[int, dict[str, list[float]]]
+
+    def assert_equal(self, other: "Outcome") -> None:
+        for name in vars(self):
+            assert getattr(self, name) == getattr(other, name), name
+
+
+def exactly(state: Any) -> str:
+    """A learner's state, every bit of it, as text."""
+    if isinstance(state, torch.Tensor):
+        return f"{state.dtype} {tuple(state.shape)} {state.numpy().tobytes().hex()}"
+    if isinstance(state, dict):
+        return "\n".join(f"{name}: {exactly(value)}" for name, value in sorted(state.items()))
+    return "\n".join(map(exactly, state)) if isinstance(state, list) else repr(state)
+
+
+def outcome(folder: RunFolder, learner: Learner, result: dict[str, float], sink: Memory) -> Outcome:
+    metrics = (folder.path / "metrics.csv").read_text()
+    assert metrics.split("\n", 1)[0].endswith(",steps_per_second")
+    status = {name: folder.status[name] for name in ("state", "step", "steps", "last", "best")}
+    return Outcome(
+        "\n".join(line.rsplit(",", 1)[0] for line in metrics.splitlines()),
+        (folder.path / "returns.csv").read_text(),
+        exactly(learner.state_dict()),
+        status,
+        result,
+        sink.by_step(),
+    )
+
+
+def straight(config: RunConfig, path: Path, **arguments: Any) -> tuple[Outcome, RunFolder]:
+    """The trial without any interruption."""
+    folder, learner, sink = RunFolder(path / config.key), make_learner(config), Memory()
+    folder.create(config)
+    judge = arguments.pop("evaluate", evaluate)
+    result = training.run(config, learner, judge, folder, [sink], **arguments)
+    return outcome(folder, learner, result, sink), folder
+
+
+def table(text: str) -> list[dict[str, str]]:
+    heading, *lines = text.splitlines()
+    return [dict(zip(heading.split(","), line.split(","), strict=True)) for line in lines]
+
+
+# Killed anywhere ------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Reaper:
+    """Counts everything that happens in a trial and kills it at a given moment; an append may be cut short by it."""
+
+    moment: int
+    fraction: float
+
+    def pass_by(self) -> None:
+        self.moment -= 1
+        if self.moment == 0:
+            raise Killed
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        append, write = RunFolder._append, runs.write_atomically
+
+        def dying_append(folder: RunFolder, name: str, *arguments: Any) -> None:
+            file = folder.path / name
+            before = file.stat().st_size if file.exists() else 0
+            append(folder, name, *arguments)
+            try:
+                self.pass_by()
+            except Killed:
+                whole = file.read_bytes()
+                file.write_bytes(whole[: before + round(self.fraction * (len(whole) - before))])
+                raise
+
+        def dying_write(path: Path, content: bytes) -> None:
+            self.pass_by()
+            write(path, content)
+            self.pass_by()
+
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(RunFolder, "_append", dying_append))
+            stack.enter_context(mock.patch.object(runs, "write_atomically", dying_write))
+            yield
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any) -> Any:
+            self.pass_by()
+            result = function(*arguments)
+            self.pass_by()
+            return result
+
+        return watched
+
+
+@contextmanager
+def restless() -> Iterator[None]:
+    """Show the status at every step, and do not wait for the disk."""
+    with mock.patch.object(training, "STATUS_SECONDS", 0.0), mock.patch("os.fsync", return_value=None):
+        yield
+
+
+def killed_and_resumed(config: RunConfig, path: Path, kills: list[tuple[int, float, bool]]) -> tuple[Outcome, int]:
+    """The trial with kills at the given moments, each with a fresh learner, and a damaged checkpoint now and then."""
+    folder, sink, happened = RunFolder(path / config.key), Memory(), 0
+    for moment, fraction, damage in [*kills, (0, 0.0, False)]:
+        reaper, learner = Reaper(moment, fraction), make_learner(config)
+        sink_log = mock.Mock(log=reaper.wrap(sink.log))
+        try:
+            with reaper.watching():
+                folder.create(config)
+                result = training.run(
+                    config,
+                    learner,
+                    reaper.wrap(evaluate),
+                    folder,
+                    [sink_log],
+                    reaper.wrap(lambda summary: None),
+                    reaper.wrap(lambda status: None),
+                )
+            if moment == 0 or reaper.moment > 0:
+                break
+        except Killed:
+            happened += 1
+        saved = sorted(path.glob("*/checkpoint/step_*.pt"))
+        if damage and saved and not folder.complete:
+            saved[-1].write_bytes(saved[-1].read_bytes()[:-100])
+    if learner.step < config.steps:  # it was complete before this launch, which therefore left it alone
+        state, _ = folder.load_checkpoint()
+        assert state is not None
+        learner.load_state_dict(state["learner"])
+    return outcome(folder, learner, result, sink), happened
+
+
+REFERENCES: dict[tuple[int, int], Outcome] = {}
+
+
+def reference(config: RunConfig) -> Outcome:
+    key = config.log_every, config.evaluation.every
+    if key not in REFERENCES:
+        with tempfile.TemporaryDirectory() as path:
+            REFERENCES[key] = straight(config, Path(path))[0]
+    return REFERENCES[key]
+
+
+kill = st.tuples(st.integers(1, 150), st.floats(0, 1), st.booleans())
+
+
+@given(
+    kills=st.lists(kill, min_size=1, max_size=4),
+    every=st.sampled_from([(4, 6), (1, 7), (7, 2), (100, 9)]),
+    checkpoint_every=st.sampled_from([1, 5, 8, 100]),
+)
+@example(kills=[(1, 0.0, False)], every=(4, 6), checkpoint_every=5)
+@settings(max_examples=40, deadline=None)
+def test_killed_anywhere_and_resumed(
+    kills: list[tuple[int, float, bool]], every: tuple[int, int], checkpoint_every: int
+) -> None:
+    """Rows byte for byte, learner bit for bit, scores, and what the sinks show last: as if nothing had happened."""
+    log_every, evaluate_every = every
+    config = CONFIG.replaced(
+        log_every=log_every,
+        evaluation=CONFIG.evaluation.replaced(every=evaluate_every),
+        checkpoint_every=checkpoint_every,
+    )
+    with restless(), tempfile.TemporaryDirectory() as path:
+        resumed, _ = killed_and_resumed(config, Path(path), kills)
+        resumed.assert_equal(reference(config))
+
+
+def test_killed_at_every_single_moment(tmp_path: Path) -> None:
+    """One kill, at each moment that there is, from the first write to the last; the appends cut in their middle."""
+    config = CONFIG.replaced(steps=8, evaluation=CONFIG.evaluation.replaced(every=3), checkpoint_every=3)
+    with restless():
+        expected = straight(config, tmp_path / "straight")[0]
+        for moment in range(1, 1000):
+            resumed, happened = killed_and_resumed(config, tmp_path / str(moment), [(moment, 0.5, False)])
+            resumed.assert_equal(expected)
+            if not happened:
+                break
+    assert 60 < moment < 999
+
+
+# Looking changes nothing ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, 3, 7, 1000])
+@pytest.mark.parametrize("candidates", [1, 50])
+def test_evaluation_leaves_training_alone(tmp_path: Path, every: int, candidates: int) -> None:
+    """Learner, optimisers, λ and random streams are bit-equal however often policies are judged, and to no loop at all."""
+    config = CONFIG.replaced(evaluation=EvaluationConfig(every=every, episodes=3, candidates=candidates))
+    evaluator = Evaluator(RING, "modern", config.members, config.evaluation)
+    judged, _ = straight(config, tmp_path, evaluate=evaluator)
+    alone = make_learner()
+    alone.update(config.steps)
+    assert judged.state == exactly(alone.state_dict())
+    assert len(table(judged.returns)) == 2 * 3 * -(-config.steps // every)
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 1000])
+def test_rows_leave_training_alone(tmp_path: Path, log_every: int) -> None:
+    assert straight(CONFIG.replaced(log_every=log_every), tmp_path)[0].state == reference(CONFIG).state
+
+
+# What is recorded -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_stand_at_the_documented_steps(tmp_path: Path) -> None:
+    """Multiples of ``log_every`` and of ``evaluation.every``, and the end; each a mean since the row before."""
+    _, folder = straight(CONFIG, tmp_path)
+    rows = table((folder.path / "metrics.csv").read_text())
+    steps = [4, 6, 8, 12, 16, 18, 20]
+    assert list(rows[0]) == ["step", "member", "seed", *METRICS, "steps_per_second"]
+    expected = [(s, k, m.seed) for s in steps for k, m in enumerate(CONFIG.members)]
+    assert [(int(r["step"]), int(r["member"]), int(r["seed"])) for r in rows] == expected
+    assert all(float(row["steps_per_second"]) > 0 for row in rows)
+
+    learner, values = make_learner(), []
+    for _ in range(20):
+        values.append({name: value.numpy() for name, value in learner.update(1).items()})
+    for row in rows:
+        step, k = int(row["step"]), int(row["member"])
+        before = max([0, *(s for s in steps if s < step)])
+        for name in METRICS:
+            mean = np.mean([value[name][k] for value in values[before:step] if name in value])
+            assert float(row[name]) == pytest.approx(mean, rel=1e-5), (step, name)
+
+
+def test_returns_stand_at_evaluations_and_the_end(tmp_path: Path) -> None:
+    _, folder = straight(CONFIG, tmp_path)
+    rows = table((folder.path / "returns.csv").read_text())
+    assert list(dict.fromkeys(int(row["step"]) for row in rows)) == [6, 12, 18, 20]
+    # evaluation 2 of the snapshot at step 18
+    learner = make_learner()
+    learner.update(18)
+    rollouts = evaluate(learner.policy(), 2)
+    stored = [row for row in rows if row["step"] == "18"]
+    assert [float(row["return"]) for row in stored] == rollouts.returns.ravel().tolist()
+    assert [int(row["length"]) for row in stored] == rollouts.lengths.ravel().tolist()
+    assert [row["episode"] for row in stored] == ["0", "1", "2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(5, [6, 12, 16, 20]), (1, [4, 6, 8, 12, 16, 18, 20]), (1000, [20]), (10, [12, 20])]
+)
+def test_checkpoints_come_with_a_row(tmp_path: Path, every: int, expected: list[int]) -> None:
+    """At the first row at or after each multiple of ``checkpoint_every``, and at the end."""
+    saved: list[int] = []
+    with mock.patch.object(RunFolder, "save_checkpoint", lambda folder, state, step: saved.append(step)):
+        straight(CONFIG.replaced(checkpoint_every=every), tmp_path)
+    assert saved == expected
+
+
+def test_report_follows_every_evaluation(tmp_path: Path) -> None:
+    """Score is the mean over members; best the mean of each member's own best, not the best mean."""
+    given_returns = iter([[[1.0], [0.0]], [[0.0], [0.6]], [[0.5], [0.1]], [[0.2], [0.2]]])
+    reports: list[dict[str, float]] = []
+    on_disk: list[int] = []
+
+    def judge(policy: Policy, index: int) -> Rollouts:
+        return Rollouts(np.array(next(given_returns)), np.ones((2, 1), dtype=np.int64))
+
+    def report(summary: dict[str, float]) -> None:
+        reports.append(dict(summary))
+        on_disk.append(len((tmp_path / CONFIG.key / "returns.csv").read_text().splitlines()))
+
+    done, _ = straight(CONFIG, tmp_path, evaluate=judge, report=report)
+    assert [report["step"] for report in reports] == [6, 12, 18, 20]
+    assert [report["score"] for report in reports] == pytest.approx([50, 30, 30, 20])
+    assert [report["best"] for report in reports] == pytest.approx([50, 80, 80, 80])
+    assert on_disk == [3, 5, 7, 9], "what is reported is on disk already"
+    assert done.result == {"step": 20, "last": pytest.approx(20), "best": pytest.approx(80)}
+
+
+def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
+    done, folder = straight(CONFIG, tmp_path)
+    rows = table((folder.path / "metrics.csv").read_text())
+    assert list(done.sink) == [4, 6, 8, 12, 16, 18, 20]
+    for step, shown in done.sink.items():
+        for name in METRICS:
+            stored = [float(row[name]) for row in rows if int(row["step"]) == step]
+            assert np.float32(shown[f"training/{name}"]).tolist() == np.float32(stored).tolist()
+        evaluated = {name for name in shown if name.startswith("evaluation/")}
+        expected = {f"evaluation/{name}" for name in ("score", "return", "length")}
+        assert evaluated == (expected if step in (6, 12, 18, 20) else set())
+    returns = done.sink[6]["evaluation/return"]
+    assert done.sink[6]["evaluation/score"] == pytest.approx([100 * value for value in returns])
+
+
+def test_progress_tells_the_truth(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    with restless():
+        _, folder = straight(CONFIG, tmp_path, progress=lambda status: seen.append(dict(status)))
+    assert [status["state"] for status in seen] == ["running"] * (len(seen) - 1) + ["complete"]
+    steps = [status["step"] for status in seen]
+    assert steps == sorted(steps)
+    assert set(steps) == set(range(21)), "every step was shown, as no time is to pass between two"
+    assert seen[0]["seconds_left"] is None
+    assert all(status["steps"] == 20 for status in seen)
+    assert "last" not in seen[0]
+    assert "last" in seen[-1]
+    for status in seen[1:-1]:
+        assert status["seconds_left"] == pytest.approx((20 - status["step"]) / status["steps_per_second"])
+    assert folder.status == json.loads(json.dumps(seen[-1]))
+    assert folder.complete
+    assert folder.status["notes"] == []
+    assert set(folder.status["seconds"]) == {"learning", "evaluation", "checkpoint"}
+    assert all(spent >= 0 for spent in folder.status["seconds"].values())
+
+
+def test_status_is_quiet_between_rows(tmp_path: Path) -> None:
+    """Rows, the start and the end show it; single steps only when seconds have passed."""
+    seen: list[int] = []
+    straight(CONFIG, tmp_path, progress=lambda status: seen.append(status["step"]))
+    assert [step for step in seen if step not in {0, 4, 6, 8, 12, 16, 18, 20}] == []
+
+
+def test_time_spent_survives_a_resume(tmp_path: Path) -> None:
+    """The seconds of all attempts up to their checkpoints are added up."""
+    folder = RunFolder(tmp_path)
+    folder.create(CONFIG)
+    with pytest.raises(Killed):
+        training.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder)
+    state, _ = folder.load_checkpoint()
+    assert state is not None
+    state["seconds"]["learning"] = 1000.0
+    folder.save_checkpoint(state, state["learner"]["step"])
+    training.run(CONFIG, make_learner(), evaluate, folder)
+    assert 1000 < folder.status["seconds"]["learning"] < 1100
+
+
+def test_damaged_checkpoint_is_mentioned(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create(CONFIG)
+    with pytest.raises(Killed):
+        training.run(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder)
+    newest = max((tmp_path / "checkpoint").glob("*.pt"))
+    newest.write_bytes(b"")
+    training.run(CONFIG, make_learner(), evaluate, folder)
+    (note,) = folder.status["notes"]
+    assert newest.name in note
+
+
+def test_complete_trial_is_left_alone(tmp_path: Path) -> None:
+    """Run again, even without its checkpoints: nothing is learned, judged, shown or written."""
+    done, folder = straight(CONFIG, tmp_path)
+    for file in (folder.path / "checkpoint").iterdir():
+        file.unlink()
+    before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+    refuse = mock.Mock(side_effect=AssertionError)
+    again = training.run(CONFIG, make_learner(), refuse, folder, [mock.Mock(log=refuse)], refuse, refuse)
+    assert again == done.result
+    assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    """A folder whose checkpoint was put there by hand: said clearly, and nothing is dropped."""
+    _, folder = straight(CONFIG, tmp_path)
+    folder.write_status({"state": "stopped", "step": 20})
+    before = (folder.path / "metrics.csv").read_bytes()
+    wider = CONFIG.replaced(algorithm=CONFIG.algorithm.replaced(hidden_size=12))
+    with pytest.raises(UserError, match="another pack or network"):
+        training.run(CONFIG, make_learner(wider), evaluate, folder)
+    assert (folder.path / "metrics.csv").read_bytes() == before
+
+
+# A whole trial, in this process ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A sweep's folder whose data set is the one of this file."""
+    monkeypatch.setattr(worker.data, "load", lambda task, data, directories: DATA)
+    return Place(tmp_path)
+
+
+def test_trial_leaves_a_whole_run_folder(place: Place) -> None:
+    reports: list[dict[str, float]] = []
+    run_trial(CONFIG, place, torch.device("cpu"), report=reports.append)
+    folder = place.run_folder(CONFIG)
+    assert folder.complete
+    assert [report["step"] for report in reports] == [6, 12, 18, 20]
+    assert folder.config == CONFIG
+    assert folder.environment["dataset"]["checksum"] == "c0ffee"
+    assert {file.name for file in folder.path.iterdir()} == {
+        "config.json", "environment.json", "metrics.csv", "returns.csv", "status.json", "checkpoint",
+    }  # fmt: skip
+
+
+def test_failure_is_written_down_and_overcome(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason stands in the status beside what was learned; the next attempt goes on and clears it."""
+    broken = mock.Mock(side_effect=RuntimeError("the simulator fell over"), close=lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "Evaluator", lambda *arguments: broken)
+        with pytest.raises(RuntimeError):
+            run_trial(CONFIG, place, torch.device("cpu"))
+    folder = place.run_folder(CONFIG)
+    assert folder.status["state"] == "failed"
+    assert folder.status["error"] == "RuntimeError: the simulator fell over"
+    assert "Traceback" in folder.status["details"]
+    assert folder.status["step"] > 0
+    run_trial(CONFIG, place, torch.device("cpu"))
+    assert folder.complete
+    assert "error" not in folder.status
+
+
+def test_missing_data_are_a_failure_without_a_traceback(tmp_path: Path) -> None:
+    config = CONFIG.replaced(task="hopper-medium-expert-v2")
+    (tmp_path / "data").mkdir()
+    place = Place(tmp_path, (tmp_path / "data",))
+    with pytest.raises(UserError, match="hopper_medium_expert-v2"):
+        run_trial(config, place, torch.device("cpu"))
+    status = place.run_folder(config).status
+    assert (status["state"], status["details"]) == ("failed", "")
+    assert "hopper_medium_expert-v2" in status["error"]
+
+
+def test_complete_trial_survives_the_loss_of_its_data(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_trial(CONFIG, place, torch.device("cpu"))
+    folder = place.run_folder(CONFIG)
+    before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+    monkeypatch.setattr(worker.data, "load", mock.Mock(side_effect=UserError("gone")))
+    run_trial(CONFIG, place, torch.device("cpu"))
+    assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
+
+
+def test_record_failure_keeps_the_status(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_status({"state": "running", "step": 7, "last": 3.0})
+    record_failure(folder, "out of memory", "details")
+    status = folder.status
+    assert {name: status[name] for name in ("state", "step", "last", "error", "details")} == {
+        "state": "failed", "step": 7, "last": 3.0, "error": "out of memory", "details": "details",
+    }  # fmt: skip
+
+
+# What it ran with -----------------------------------------------------------------------------------------------------
+
+
+def test_environment_is_plain_and_complete() -> None:
+    facts = environment.describe(DATA.info, torch.device("cpu"))
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert set(environment.PACKAGES) | {"python"} == set(facts["versions"])
+    assert facts["device"].startswith("cpu: ")
+    assert facts["dataset"]["behaviour_return"] == 1.5
+    assert "returns" not in facts["dataset"]
+
+
+def test_behaviour_of_no_whole_trajectory_has_no_return() -> None:
+    info = DatasetInfo("d4rl", Path("x.hdf5"), "c", "other", "note", 50, 0, np.zeros(0))
+    facts = environment.describe(info, torch.device("cpu"))
+    assert facts["dataset"]["behaviour_return"] is None
+    assert facts["dataset"]["path"] == "x.hdf5"
+
+
+def test_commit_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the process that starts a sweep, for workers without a checkout."""
+    environment.git_commit.cache_clear()
+    monkeypatch.setenv("DIFFCPS_COMMIT", "0123456789ab-dirty")
+    assert environment.git_commit() == "0123456789ab-dirty"
+    environment.git_commit.cache_clear()
+    monkeypatch.delenv("DIFFCPS_COMMIT")
+    monkeypatch.setenv("PATH", "")
+    assert environment.git_commit() == "unknown", "no git on this machine"
+    environment.git_commit.cache_clear()
