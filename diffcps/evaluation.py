@@ -18,7 +18,7 @@ class Rollouts:
     """Raw results of one evaluation of K members over E episodes."""
 
     returns: NDArray[np.float64]
-    """Undiscounted sums of untransformed rewards, ``[K, E]``."""
+    """Undiscounted sums of untransformed rewards, ``[K, E]``; NaN where the policy's actions were no numbers."""
     lengths: NDArray[np.int64]
     """Environment steps, ``[K, E]``."""
 
@@ -55,6 +55,12 @@ class Evaluator:
             states = observations.reshape(members, episodes, -1)
             rows = [states[k][waiting[k]] for k in range(members)]
             actions[active] = np.concatenate(policy.act(rows, generators, self.config.candidates))
+            # a member whose networks have diverged gets no number; its pack goes on without it
+            diverged = active & ~np.isfinite(actions).all(axis=1)
+            returns[diverged] = np.nan
+            active = active & ~diverged
+            if not active.any():
+                break
             observations, rewards, ended = self.environments.step(actions, active)
             returns[active] += rewards[active]
             lengths[active] += 1

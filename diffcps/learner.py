@@ -176,12 +176,18 @@ class Learner:
         """Everything needed to go on as if nothing had happened; tensors and integers only."""
         return {
             "step": self.step,
+            "device": self.device.type,
             "pack": {name: value.clone() for name, value in self.pack.state().items()},
             "generators": [generator.get_state() for generator in self.generators],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack."""
+        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack or kind of device."""
+        if state["device"] != self.device.type:
+            raise UserError(
+                f"this checkpoint was made on {state['device']} and cannot go on on {self.device.type}: the two have "
+                f"different random streams. Go on on {state['device']}, or start anew in another results folder."
+            )
         own = self.pack.state()
         wrong = [n for n, v in own.items() if n not in state["pack"] or state["pack"][n].shape != v.shape]
         if wrong or len(state["generators"]) != self.members:

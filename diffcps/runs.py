@@ -106,14 +106,20 @@ class RunFolder:
 
     def record_environment(self, environment: Mapping[str, Any]) -> None:
         """Write ``environment.json``; the data must be those the folder was started with, else ``UserError``."""
-        before = self.environment.get("dataset", {}).get("checksum")
+        old = self.environment
+        before = old.get("dataset", {}).get("checksum")
         now = environment["dataset"]["checksum"]
         if before is not None and before != now:
             raise UserError(
                 f"{self.path} was started on a data set with checksum {before[:12]}…, and the one found now has "
                 f"{now[:12]}…. Bring the first back, or start again in another results folder."
             )
-        write_json(self.path / "environment.json", dict(environment))
+        # an attempt on other code or another machine stays on record beside the newest
+        same = {key: old.get(key) for key in ("versions", "git_commit", "device")}
+        earlier = list(old.get("earlier", []))
+        if old and same != {key: environment.get(key) for key in same}:
+            earlier.append(same)
+        write_json(self.path / "environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace ``status.json``."""
@@ -195,4 +201,5 @@ class RunFolder:
 
 def scores_by_evaluation(returns: NDArray[np.float64]) -> tuple[float, float]:
     """(last, best) of evaluation scores ``[evaluations, K]``: the mean over members of each one's last and highest."""
-    return float(returns[-1].mean()), float(returns.max(axis=0).mean())
+    # fmax leaves out evaluations of a diverged policy, which gave no number
+    return float(returns[-1].mean()), float(np.fmax.reduce(returns, axis=0).mean())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps import paper
-from diffcps.config import AlgorithmConfig, DataSource, EvaluationConfig, MemberConfig, Physics
+from diffcps.config import AlgorithmConfig, DataSource, EvaluationConfig, MemberConfig, Physics, RunConfig
 from diffcps.errors import UserError, nearest
 
 Domain = Literal["locomotion", "antmaze", "pointmaze", "bandit"]
@@ -156,6 +156,21 @@ def _registry() -> dict[str, Task]:
 
 
 TASKS = _registry()
+
+
+def changed_settings(config: RunConfig) -> list[str]:
+    """Settings of a trial that differ from those that the paper gives its task, e.g. ``hidden_size 128``.
+
+    Seeds and steps are left out: a table has columns for them.
+    """
+    task = get_task(config.task)
+    pairs = [
+        (task.algorithm.to_dict(), config.algorithm.to_dict()),
+        (task.evaluation.to_dict(), config.evaluation.to_dict()),
+    ]
+    pairs += [(task.member.to_dict() | {"seed": member.seed}, member.to_dict()) for member in config.members]
+    changed = [f"{key} {new[key]:g}" for old, new in pairs for key in new if new[key] != old[key]]
+    return list(dict.fromkeys(changed))
 
 
 def get_task(name: str) -> Task:

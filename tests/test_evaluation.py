@@ -291,3 +291,13 @@ def test_antmaze_v0_gives_each_member_one_goal_for_life() -> None:
         assert (rollouts.returns == 0).all()
         np.testing.assert_array_equal(goals_of(evaluator), goals)
     np.testing.assert_array_equal(goals_of(make(task, MEMBERS[1:2], config))[0], goals[1])
+
+
+def test_a_diverged_member_gets_no_number_and_its_pack_goes_on() -> None:
+    policy = make_learner(HOPPER).policy()
+    healthy = make(HOPPER)(policy, 0)
+    policy.parameters["actor"][1] = float("nan")
+    rollouts = make(HOPPER)(policy, 0)
+    assert np.isnan(rollouts.returns[1]).all()
+    others = [0, 2]
+    np.testing.assert_allclose(rollouts.returns[others], healthy.returns[others], rtol=1e-6)

@@ -48,7 +48,7 @@ def test_last_best_and_first_are_what_the_raw_returns_give(tmp_path: Path) -> No
     assert last.min() <= float(record["last_low"]) < last.mean() < float(record["last_high"]) <= last.max()
     assert float(record["best_oracle"]) == pytest.approx(best.mean())
     assert float(record["behaviour"]) == pytest.approx(float(task.normalised_score(1000.0)))
-    assert float(record["lambda_end"]) == pytest.approx(0.5)
+    assert float(record["lambda"]) == pytest.approx(0.5)
     assert (record["evaluations"], record["episodes"], record["seeds"]) == ("4", "3", "3")
     assert float(record["learner_share"]) == pytest.approx(0.9)
     assert float(record["steps_per_second"]) == pytest.approx(40.0)

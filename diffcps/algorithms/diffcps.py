@@ -17,7 +17,7 @@ from diffcps.nn import Layers, NoiseNet, TwinCritic, gradient
 
 Metrics = dict[str, Tensor]
 METRICS = (
-    "behaviour_loss", "lambda", "critic_loss", "q_value", "actor_loss", "q_loss", "policy_q",
+    "behaviour_loss", "lambda", "critic_loss", "q_value", "actor_loss", "q_loss", "policy_q", "dual_loss",
     "critic_grad_norm", "actor_grad_norm",
 )  # fmt: skip
 """Names of the metrics that ``update`` gives, in the order in which a person wants to read them."""
@@ -179,7 +179,8 @@ def actor_loss(
     assert draws.swap is not None
     noisy = add_noise(model.schedule, batch.actions, draws.step, draws.noise)
     features = model.noise_net.time_features(actor)
-    time = torch.gather(features, 1, draws.step[..., None].expand(-1, -1, features.shape[-1]))
+    # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
+    time = torch.nn.functional.one_hot(draws.step, features.shape[1]).to(features) @ features
     predicted = model.noise_net(actor, batch.observations, noisy, time)
     behaviour = (draws.noise - predicted).square().mean(dim=(1, 2))
 
@@ -196,7 +197,8 @@ def actor_loss(
 
 def dual_loss(multiplier: Tensor, behaviour_loss: Tensor, target_kl: Tensor) -> tuple[Tensor, Metrics]:
     """(κ − L)·λ with L a constant: λ grows while the behaviour loss is above κ. All ``[K]``."""
-    return (target_kl - behaviour_loss).detach() * multiplier, {"lambda": multiplier.detach().clone()}
+    loss = (target_kl - behaviour_loss).detach() * multiplier
+    return loss, {"dual_loss": loss.detach()}
 
 
 def update(model: Model, pack: Pack, batch: Batch, draws: Draws, step: int) -> Metrics:
@@ -239,7 +241,7 @@ def update(model: Model, pack: Pack, batch: Batch, draws: Draws, step: int) -> M
         (slope,) = torch.autograd.grad(loss.sum(), multiplier)
         slope, _ = clip_by_norm(slope, pack.grad_norm)
         pack.multiplier_adam.step(pack.multiplier, slope)
-        metrics |= more | dual
+        metrics |= more | dual | {"lambda": pack.multiplier[:, 0].clone()}
 
     if step >= config.ema_start and step % config.ema_every == 0:
         pack.average.lerp_(pack.actor, 1.0 - config.ema_decay)

@@ -1,7 +1,8 @@
 """Is a file D4RL's own data, or other data under the same name?
 
 Published scores mean something beside ours only when the data are the same. Three kinds of evidence: a published
-sha256, the published mean and standard deviation of every observation dimension, and the number of rows.
+sha256, the published mean and standard deviation of every observation dimension, and the number of rows. The latter two
+tell another policy's data or a part of the data from D4RL's; they cannot see altered rewards or a changed order.
 """
 
 import numpy as np
@@ -47,13 +48,18 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     """
     if KNOWN_SHA256.get(task.d4rl_file or "") == sha256:
         return "verified", f"D4RL's own file: its sha256 is the published one ({sha256[:12]}…)."
+    # a file may be packed anew without a change of content, so another sha256 alone refutes nothing; it is said, though
+    packed = " The published sha256 is another one." if task.d4rl_file in KNOWN_SHA256 else ""
     rows, published_rows = len(observations), d4rl_rows(task)
     counts = f"{_grouped(rows)} rows, D4RL's file has about {_grouped(published_rows)}"
     enough = abs(rows - published_rows) <= ROW_TOLERANCE * published_rows
     statistics = paper.observation_statistics().get(task.name)
     if statistics is None:
         size = "The row count fits" if enough else "The row count does not fit"
-        return "unverified", f"Cannot be checked against D4RL: nothing is published for {task.name}. {size}: {counts}."
+        return "unverified", (
+            f"Cannot be checked against D4RL: nothing is published for {task.name}, whose version only the file's name "
+            f"tells. {size}: {counts}."
+        )
 
     mean, std = _moments(observations)
     published_mean, published_std = np.array(statistics["mean"]), np.array(statistics["std"])
@@ -70,8 +76,8 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     if not enough:
         return "other", f"Not the whole of D4RL's data: the observations look like it, but there are {counts}."
     return "verified", (
-        f"D4RL's data: mean and standard deviation of all {len(mean)} observation dimensions agree with the published "
-        f"ones within {largest:.2%} ({counts})."
+        f"Agrees with D4RL's data: mean and standard deviation of all {len(mean)} observation dimensions are the "
+        f"published ones within {largest:.2%} ({counts}).{packed}"
     )
 
 

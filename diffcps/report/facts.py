@@ -1,12 +1,14 @@
 """What stands under the table: what its words mean, what it was made with, what it cost, what failed and why."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from diffcps.report.collect import Sweep, Trial
 from diffcps.report.rows import UNVERIFIED, Row
+from diffcps.tasks import changed_settings
 
 _STATES = "complete", "running", "stopped", "failed", "pending"
 
@@ -23,9 +25,10 @@ def footnotes(table: Sequence[Row]) -> list[str]:
     """What a reader must know to read the numbers right."""
     notes = [
         "Scores are normalised: 100·(R − random)/(expert − random). behaviour: the data set's own trajectories. "
-        "λ: in the newest row, mean over seeds.",
+        "λ: mean over the steps of the newest row and over seeds.",
         "last: the newest evaluation (of the final checkpoint, where the trial is complete), mean ± standard deviation "
-        "over seeds, with the 95 % percentile-bootstrap interval of the mean. "
+        "over seeds, with the 95 % percentile-bootstrap interval of the mean (too narrow below some 5 seeds; with 2 it "
+        "is just the two). "
         "best: each seed's highest evaluation, chosen by looking at them all: an oracle, not comparable with last.",
     ]
     shown = [row for row in table if row.published.values]
@@ -37,6 +40,14 @@ def footnotes(table: Sequence[Row]) -> list[str]:
         )
     if any(row.published.mark for row in shown):
         notes.append(f"{UNVERIFIED} the data have D4RL's name and row count; nothing is published to verify them with.")
+    foreign = [
+        row.trial.task.name for row in table if row.data == "not D4RL's own" and row.trial.config.physics == "d4rl"
+    ]
+    if foreign:
+        notes.append(
+            f"Evaluated under D4RL's physics on data that are not D4RL's: {', '.join(dict.fromkeys(foreign))}. If they "
+            "were recorded on today's MuJoCo, --physics modern is what fits them."
+        )
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in table:
         if row.published.left_out and row.trial.task.name not in reasons[row.published.left_out]:
@@ -65,12 +76,30 @@ def provenance(sweep: Sweep) -> list[str]:
     versions = [", ".join(f"{k} {v}" for k, v in t.environment.get("versions", {}).items()) for t in started]
     facts = [
         ("Profile", _agreed(trial.config.profile for trial in sweep.trials)),
+        *_changed(sweep.trials),
         ("Physics", _agreed(trial.config.physics for trial in sweep.trials)),
         ("Device", _agreed(str(trial.environment.get("device")) for trial in started)),
         ("Commit", _agreed(str(trial.environment.get("git_commit")) for trial in started)),
         ("Versions", _agreed(versions)),
     ]
+    for trial in started:
+        facts += [(f"Earlier attempt of {trial.key}", _attempt(old)) for old in trial.environment.get("earlier", ())]
     return [*_cost(started), *(f"{name}: {value}" for name, value in facts)]
+
+
+def _attempt(environment: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in (environment.get("versions") or {}).items())
+    return f"{environment.get('device')}; commit {environment.get('git_commit')}; {versions}"
+
+
+def _changed(trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    """For each task, what differs from the paper's settings, once for all of its trials."""
+    by_task: dict[str, dict[str, None]] = defaultdict(dict)
+    for trial in trials:
+        by_task[trial.task.name] |= dict.fromkeys(changed_settings(trial.config))
+    return [
+        (f"Not the task's own settings, {task}", ", ".join(changes)) for task, changes in by_task.items() if changes
+    ]
 
 
 def rate(trial: Trial) -> float:

@@ -73,12 +73,12 @@ class Row:
 
     @cached_property
     def best(self) -> Score | None:
-        """Each seed's highest evaluation."""
-        return Score.of(self.trial.scores.max(axis=0)) if self.evaluations else None
+        """Each seed's highest evaluation; one in which its policy gave no numbers does not count."""
+        return Score.of(np.fmax.reduce(self.trial.scores, axis=0)) if self.evaluations else None
 
     @cached_property
     def final_lambda(self) -> float:
-        """λ in the last row that has one, mean over seeds."""
+        """λ in the last row that has one: the mean over the row's steps and over seeds."""
         _, values = self.trial.metric("lambda")
         values = values[~np.isnan(values).any(axis=1)]
         return float(values[-1].mean()) if len(values) else float("nan")

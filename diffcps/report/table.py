@@ -141,7 +141,7 @@ class Table:
             columns.append(Column("last, 95 % interval", [_score(row.last)[1] for row in table]))
         columns.append(Column(self.best_title, [_score(row.best)[0] for row in table]))
         multipliers = [_number(row.final_lambda, 2) for row in table]
-        columns.append(Column("λ" if narrow else "λ at the end", multipliers, drop=3))
+        columns.append(Column("λ", multipliers, drop=3))
         shown = [name for name in PUBLISHED if any(row.published.values for row in table)]
         for name in shown[:1] if narrow else shown:
             protocol = (" (best)" if narrow else " (best of its evaluations)") if name == "DiffCPS" else ""
@@ -216,7 +216,7 @@ def _record(row: Row) -> dict[str, Any]:
         "first": row.first,
         **_score_record("last", row.last),
         **_score_record("best_oracle", row.best),
-        "lambda_end": row.final_lambda,
+        "lambda": row.final_lambda,
         **{f"published_{name}": row.published.values.get(name) for name in (*PUBLISHED, "DiffCPS_std")},
         "steps_per_second": facts.rate(trial),
         "learner_share": facts.learner_share(trial),
