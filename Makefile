@@ -1,4 +1,4 @@
-# Targets: install, demo, test, check, bench, ui. Everything they need is installed into $(VENV).
+# Targets: install, demo, test, check, ui, clean. Everything they need is installed into $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: install demo test check bench ui clean
+.PHONY: install demo test check ui clean
 
 install: $(VENV)/installed
 
@@ -28,9 +28,6 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-
-bench: install
-	$(BIN)/python tests/benchmarks/learner.py
 
 ui: install
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db

@@ -64,15 +64,19 @@ class Train:
         """Run it."""
         import torch
 
+        from diffcps import data
         from diffcps.distributed.options import SweepOptions
         from diffcps.distributed.plan import build
         from diffcps.distributed.worker import Place, run_trial
+        from diffcps.tasks import get_task
 
         options = SweepOptions(
             preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
             data_dir=self.data_dir, physics=self.physics,
         )  # fmt: skip
         (config,) = build(options).trials
+        if reason := data.missing([(get_task(config.task), config.data)], self.data_dir):
+            raise UserError(reason)
         place = Place(self.results.resolve() / "single", tuple(folder.resolve() for folder in self.data_dir))
         console = Console()
         with console.status(f"starting {config.key}") as status:
@@ -82,8 +86,11 @@ class Train:
                 speed = f"{values['step']:,}/{values['steps']:,} steps, {values['steps_per_second']:.1f}/s"
                 status.update(f"{config.task}: {speed}{scores}")
 
+            def report(scores: dict[str, float]) -> None:
+                console.print(f"step {scores['step']:,}: score {scores['score']:.1f}, best so far {scores['best']:.1f}")
+
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            run_trial(config, place, device, report=console.print, progress=show)
+            run_trial(config, place, device, report, show)
         console.print(f"run folder: {place.run_folder(config).path}", soft_wrap=True, highlight=False)
 
 

@@ -100,6 +100,7 @@ def missing(wanted: Sequence[tuple[Task, DataConfig]], directories: Sequence[Pat
 
     Raises ``UserError`` as ``search_path`` and ``find`` do.
     """
+    search_path(directories)  # a folder that is not there is a slip even where no file is read
     refused = [reason for task, data in wanted if (reason := not_offered(task, data))]
     if refused:
         return "\n".join(refused)

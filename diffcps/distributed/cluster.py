@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,16 +44,37 @@ class Cluster:
     gpus: float
 
 
-def connect(address: str | None) -> Cluster:
+def check_address(address: str | None) -> None:
+    """Raise ``UserError`` when nothing answers at ``address`` or RAY_ADDRESS; a moment, where Ray would take minutes."""
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if wanted and wanted not in ("auto", "local"):
+        plain = wanted.removeprefix("ray://")
+        if not _answers(plain):
+            raise UserError(
+                f"nothing answers at the Ray address {wanted}. Check it with `ray status --address {plain}`; "
+                "to use this machine instead, pass --address local."
+            )
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Cluster]:
     """Connect to ``address``, else RAY_ADDRESS, else a cluster running on this machine, else start a local one.
+
+    At the end it disconnects; a cluster that was started here ends.
 
     Raises:
         UserError: nothing answers at the address, or Ray was installed without its dashboard.
     """
+    try:
+        yield _connect(address)
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> Cluster:
     wanted = address or os.environ.get("RAY_ADDRESS")
     found = wanted or _running_here()
-    if wanted and wanted not in ("auto", "local"):
-        _probe(wanted)
+    check_address(address)
     environment = RuntimeEnv(env_vars=_worker_environment())
     try:
         ray.init(
@@ -80,11 +103,6 @@ def connect(address: str | None) -> Cluster:
     return Cluster(f"{origin}: {size}", cpus, gpus)
 
 
-def disconnect() -> None:
-    """Leave the cluster; one that was started here ends."""
-    ray.shutdown()
-
-
 def _worker_environment() -> dict[str, str]:
     """What worker processes must know that only this process does."""
     keep = {name: os.environ[name] for name in ("DIFFCPS_HOME", "DIFFCPS_DATA") if name in os.environ}
@@ -99,15 +117,6 @@ def _running_here() -> str | None:
         return None
     address = file.read_text().strip()
     return address if address and _answers(address) else None
-
-
-def _probe(address: str) -> None:
-    plain = address.removeprefix("ray://")
-    if not _answers(plain):
-        raise UserError(
-            f"nothing answers at the Ray address {address}. Check it with `ray status --address {plain}`; "
-            "to use this machine instead, pass --address local."
-        )
 
 
 def _answers(address: str) -> bool:
@@ -128,7 +137,7 @@ def _require_dashboard() -> None:
     from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
     try:
-        list_nodes(timeout=20)
+        list_nodes(address=ray.get_runtime_context().gcs_address, timeout=20)
     except (RayStateApiException, ServerUnavailable, RayError, RuntimeError, OSError) as error:
         raise UserError(
             f"this Ray cluster runs without its dashboard process, which Ray Train needs to give resources back: {error}. "

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from diffcps.config import RunConfig
+from diffcps.envs import make_vector
 from diffcps.learner import Learner
 from diffcps.tasks import Task, get_task
 
@@ -16,6 +17,7 @@ class Estimator:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._steps: dict[str, float] = {}
         self._known: dict[tuple[object, ...], tuple[float, float]] = {}
 
     def seconds(self, trial: RunConfig) -> tuple[float, float]:
@@ -26,6 +28,9 @@ class Estimator:
         if key not in self._known:
             self._known[key] = self._time(trial, task)
         step, act = self._known[key]
+        if task.environment not in self._steps:
+            self._steps[task.environment] = _environment_step(trial, task)
+        act += self._steps[task.environment] * count * trial.evaluation.episodes
         evaluations = -(-trial.steps // trial.evaluation.every)
         return step * trial.steps, act * task.episode_limit * evaluations
 
@@ -59,3 +64,17 @@ class Estimator:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _environment_step(trial: RunConfig, task: Task) -> float:
+    """Seconds for one step of one environment, in a vector of them."""
+    count, steps = 10, 20
+    environments = make_vector(task, trial.physics, count)
+    environments.reset(list(range(count)))
+    actions, active = np.zeros((count, task.action_size), np.float32), np.ones(count, bool)
+    start = time.perf_counter()
+    for _ in range(steps):
+        environments.step(actions, active)
+    seconds = time.perf_counter() - start
+    environments.close()
+    return seconds / (steps * count)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from diffcps.distributed.plan import Plan, load
 from diffcps.distributed.worker import Place, record_failure
@@ -25,35 +26,42 @@ def held(place: Place, plan: Plan) -> Iterator[None]:
         UserError: nothing can be written there, another process holds it, or it holds another sweep or something else.
     """
     folder = place.folder
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = folder / ".lock"
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = open(lock, "a+", encoding="utf-8")
+            file = (folder / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"{folder} cannot be written: {error.strerror}. Choose another folder with --results."
             ) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
+        with file, _locked(file, folder):
             _refuse_another(place, plan)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}")
-            file.flush()
             yield
     finally:
-        if made and not (folder / "sweep.json").exists():
-            lock.unlink(missing_ok=True)
+        if not os.path.exists(folder / "sweep.json"):
             # a folder that another process has begun to use in between is not empty, and stays
             with contextlib.suppress(OSError):
                 for path in made:
                     path.rmdir()
+
+
+@contextmanager
+def _locked(file: IO[str], folder: Path) -> Iterator[None]:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+    finally:
+        if not (folder / "sweep.json").exists():
+            (folder / ".lock").unlink(missing_ok=True)
 
 
 def begin(place: Place, plan: Plan) -> None:
@@ -82,16 +90,21 @@ def unfinished(place: Place, plan: Plan) -> int:
     return (len(folders) if plan.search else plan.count) - complete
 
 
-def settle(place: Place, interrupted: bool) -> None:
-    """Give every trial that is not complete its true state: stopped by the interrupt, or failed."""
+def settle(place: Place, plan: Plan, interrupted: bool) -> None:
+    """Give every trial that is not complete its true state: stopped by the interrupt, or failed and why."""
+    if not interrupted and plan.search is None:
+        for trial in plan.trials:
+            place.run_folder(trial).create(trial)
     for folder in run_folders(place):
         state = folder.status["state"]
         if state in ("complete", "failed"):
             continue
-        if interrupted:
+        if interrupted and state == "running":
             folder.write_status({**folder.status, "state": "stopped", "updated": time.time()})
         elif state == "running":
             record_failure(folder, "its worker process died again and again; see Ray's logs for the reason")
+        elif not interrupted:
+            record_failure(folder, "its worker never came to its first step; see Ray's logs for the reason")
 
 
 def _refuse_another(place: Place, plan: Plan) -> None:

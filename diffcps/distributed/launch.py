@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -12,11 +13,12 @@ from rich.table import Table
 
 from diffcps import data, report
 from diffcps.distributed import cluster as clusters
+from diffcps.distributed import folder, sweep
 from diffcps.distributed import plan as plans
-from diffcps.distributed import sweep
 from diffcps.distributed.display import Board, duration
 from diffcps.distributed.estimate import Estimator
-from diffcps.distributed.options import SweepOptions
+from diffcps.distributed.interrupts import Interrupts
+from diffcps.distributed.options import WHERE, SweepOptions
 from diffcps.distributed.plan import Plan
 from diffcps.distributed.worker import Place
 from diffcps.errors import UserError
@@ -44,35 +46,34 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     _refuse_missing(plan, place)
     if options.dry_run:
         return COMPLETE
-    sweep.check_writable(place.folder.parent)
-    if options.resume is None:
-        sweep.refuse_another(place, plan)
-    uri = check(place.tracking_uri or default_uri(place.folder.parent))
-    place = replace(place, tracking_uri=uri)
-    sweep.prepare(place, plan)
-    with sweep.locked(place.folder):
-        tracker = Tracker(uri, plan.name)
-        console.print(f"[bold]{plan.name}[/]: {plan.count} trials → {place.folder}")
+    clusters.check_address(options.address)
+    uri = place.tracking_uri or default_uri(place.folder.parent)
+    if not store.is_new(uri):
+        check(uri)
+    with folder.held(place, plan), Interrupts() as interrupts:
+        console.print(f"[bold]{plan.name}[/]: {_trials(plan.count)} → {escape(str(place.folder))}")
         _check_data(plan, place, console)
-        tracker.reconcile(place.folder, running=True)
-        interrupted = _run(plan, place, options, console)
+        place, interrupted = _run(plan, replace(place, tracking_uri=uri), options, console, interrupts)
         built = report.build(place.folder)
         built.write()
         built.print(console)
         try:
-            tracker.reconcile(place.folder)
+            Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder)
         except UserError as error:  # the table is there; a view that cannot be updated does not undo it
             console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
     console.print(f"table: {place.folder / 'table.md'}", highlight=False, soft_wrap=True)
+    uri = str(place.tracking_uri)
     view = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else store.shown(uri)
     console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)
     if interrupted:
-        command = _resume_command(place, plan)
+        command = escape(_resume_command(place, plan, options))
         console.print(f"[yellow]interrupted[/]; nothing done is lost. To go on:\n  {command}", soft_wrap=True)
         return INTERRUPTED
-    if failed := sweep.unfinished(place, plan):
-        command = _resume_command(place, plan)
-        console.print(f"[red]{failed} trials failed[/]; the table says why. To try again:\n  {command}", soft_wrap=True)
+    if failed := folder.unfinished(place, plan):
+        command = escape(_resume_command(place, plan, options))
+        console.print(
+            f"[red]{_trials(failed)} failed[/]; the table says why. To try again:\n  {command}", soft_wrap=True
+        )
         return SOME_FAILED
     return COMPLETE
 
@@ -80,19 +81,34 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
 def _plan(options: SweepOptions) -> tuple[Plan, Place]:
     """What to run and where its results go."""
     results = options.results.expanduser().resolve()
-    directories = tuple(folder.expanduser().resolve() for folder in options.data_dir)
-    for folder in directories:
-        if not folder.is_dir():
-            raise UserError(f"--data-dir {folder}: there is no such folder.")
+    directories = tuple(path.expanduser().resolve() for path in options.data_dir)
     uri = options.tracking_uri
     if options.resume is not None:
         plan = plans.load(results / options.resume)
+        _refuse_changes(options, plan)
         saved = read_json(results / plan.name / "sweep.json")
-        directories = directories or tuple(Path(folder) for folder in saved.get("data_directories", []))
+        directories = directories or tuple(Path(path) for path in saved.get("data_directories", []))
         uri = uri or saved.get("tracking_uri")
     else:
         plan = plans.build(options)
     return plan, Place(results / plan.name, directories, uri, plan.name)
+
+
+def _refuse_changes(options: SweepOptions, plan: Plan) -> None:
+    """Raise ``UserError`` for a flag that would have to change what a sweep runs that is already under way."""
+    given = {flag.name: getattr(options, flag.name) for flag in fields(options)}
+    asked = [
+        f"--{flag.name.replace('_', '-')}"
+        for flag in fields(options)
+        if flag.name not in WHERE
+        and given[flag.name] != flag.default
+        and given[flag.name] != getattr(plan, flag.name, None)
+    ]
+    if asked:
+        raise UserError(
+            f"--resume {plan.name} goes on exactly as it was started; {', '.join(asked)} would change it. "
+            "Leave that out, or start a sweep of its own without --resume."
+        )
 
 
 def _refuse_missing(plan: Plan, place: Place) -> None:
@@ -114,20 +130,36 @@ def _check_data(plan: Plan, place: Place, console: Console) -> None:
     console.print(table)
 
 
-def _run(plan: Plan, place: Place, options: SweepOptions, console: Console) -> bool:
-    """Connect, run what is not complete, disconnect; returns whether it was interrupted."""
-    cluster = clusters.connect(options.address)
+def _run(
+    plan: Plan, place: Place, options: SweepOptions, console: Console, interrupts: Interrupts
+) -> tuple[Place, bool]:
+    """Connect, begin, run what is not complete, disconnect; returns the place, its store checked, and whether it was
+    interrupted."""
     interrupted = True
     try:
-        resources = sweep.Resources.fitting(cluster, options.cpus_per_trial, options.gpus_per_trial, options.concurrent)
-        console.print(f"on {cluster.description}; {resources.concurrent} trials at once", highlight=False)
-        job = sweep.Job(plan, place, resources)
-        with Board(plan, place, console, options.quiet):
-            interrupted = sweep.execute(job)
+        with ExitStack() as stack:
+            with interrupts.deferred():
+                cluster = stack.enter_context(clusters.connected(options.address))
+            resources = sweep.Resources.fitting(
+                cluster, options.cpus_per_trial, options.gpus_per_trial, options.concurrent
+            )
+            place = replace(place, tracking_uri=check(str(place.tracking_uri)))
+            folder.begin(place, plan)
+            console.print(f"on {cluster.description}; {_trials(resources.concurrent)} at once", highlight=False)
+            Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder, running=True)
+            with Board(plan, place, console, options.quiet):
+                sweep.execute(sweep.Job(plan, place, resources), interrupts)
+        interrupted = False
+    except KeyboardInterrupt:
+        if not (place.folder / "sweep.json").exists():
+            raise
     finally:
-        clusters.disconnect()
-        sweep.settle(place, interrupted)
-    return interrupted
+        folder.settle(place, plan, interrupted)
+    return place, interrupted
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"
 
 
 def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
@@ -160,6 +192,14 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     )
 
 
-def _resume_command(place: Place, plan: Plan) -> str:
+def _resume_command(place: Place, plan: Plan, options: SweepOptions) -> str:
+    """The command that goes on with the sweep in the same place, in this folder and with this Python."""
+    python = Path(sys.executable)
+    here = python.is_relative_to(Path.cwd())
     script = sys.argv[0] if sys.argv[0].endswith(".py") else "tune/sweep_d4rl.py"
-    return shlex.join(["python", script, "--resume", plan.name, "--results", str(place.folder.parent)])
+    words = [python.relative_to(Path.cwd()) if here else python, script, "--resume", plan.name]
+    words += ["--results", place.folder.parent]
+    for name in ("address", "cpus_per_trial", "gpus_per_trial", "concurrent"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", value]
+    return shlex.join(map(str, words))

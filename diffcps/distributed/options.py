@@ -10,6 +10,12 @@ from diffcps.config import DataSource, Physics
 
 Preset = Literal["paper", "demo", "search", "ablation"]
 
+WHERE = (
+    "results", "resume", "data_dir", "tracking_uri", "address",
+    "cpus_per_trial", "gpus_per_trial", "concurrent", "dry_run", "quiet",
+)  # fmt: skip
+"""Flags that say where a sweep runs; they may change from one launch of it to the next, all others may not."""
+
 
 @dataclass(frozen=True)
 class SweepOptions:

@@ -183,11 +183,14 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
         changes["algorithm"] = trial.algorithm.replaced(batch_size=options.batch_size)
     if options.checkpoint_every is not None:
         changes["checkpoint_every"] = options.checkpoint_every
-    if options.physics is not None:
-        changes["physics"] = options.physics
-    data = {"source": options.data, "rows": options.rows}
-    changes["data"] = trial.data.replaced(**{key: value for key, value in data.items() if value is not None})
     task = get_task(trial.task)
+    if options.physics is not None and task.domain in ("locomotion", "antmaze"):  # the others have but one
+        changes["physics"] = options.physics
+    source = options.data or trial.data.source
+    rows = trial.data.rows if options.rows is None else options.rows
+    collected = trial.data.replaced(source=source, rows=rows)
+    # a file is read whole: a number of rows must not make another trial of it
+    changes["data"] = collected if source == "collected" else trial.data.replaced(source=source)
     if changes["data"].source not in task.sources:
         having = ", ".join(name for name, other in TASKS.items() if changes["data"].source in other.sources)
         raise UserError(

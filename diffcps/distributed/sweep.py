@@ -4,27 +4,20 @@ Tune is a disposable scheduler here. Every launch looks at the run folders, hand
 and each of those goes on from its own newest checkpoint; so starting a sweep again is resuming it.
 """
 
-import fcntl
 import functools
 import math
 import os
-import signal
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from diffcps.distributed.cluster import Cluster
-from diffcps.distributed.plan import Plan, load
+from diffcps.distributed.folder import run_folders
+from diffcps.distributed.interrupts import Interrupts, StopBetweenSteps
+from diffcps.distributed.plan import Plan
 from diffcps.distributed.search import OBJECTIVE, StudyPerTask, grid_searcher, trial_of
-from diffcps.distributed.worker import Place, record_failure, train_worker
+from diffcps.distributed.worker import Place, train_worker
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder, write_json
 
 
 @dataclass(frozen=True)
@@ -46,14 +39,16 @@ class Resources:
         # a trial's driver and Train's controller need a sliver of CPU beside the worker's
         share = cpus if cpus is not None else (0.9 if cluster.cpus <= 4 else 1.0)
         part = gpus if gpus is not None else (1.0 if cluster.gpus >= 1 else 0.0)
+        if not (share > 0 and part >= 0):
+            raise UserError("--cpus-per-trial must be positive and --gpus-per-trial at least zero.")
+        if part > 1 and part != int(part):
+            raise UserError(f"--gpus-per-trial {part:g}: Ray gives out fractions of one GPU, or whole GPUs.")
         for name, wanted, there in (("CPUs", share + 0.01, cluster.cpus), ("GPUs", part, cluster.gpus)):
             if wanted > there:
+                flag = f"--{name.lower()}-per-trial"
                 raise UserError(
-                    f"a trial asks for {wanted:g} {name} and the cluster has {there:g}: it would wait for ever. "
-                    f"Lower --{name.lower()}-per-trial."
+                    f"a trial takes {wanted:g} {name} and the cluster has {there:g}: it would wait for ever. Lower {flag}."
                 )
-        if share <= 0 or part < 0:
-            raise UserError("--cpus-per-trial must be positive and --gpus-per-trial at least zero.")
         fits = math.floor(cluster.cpus / (share + 0.01))
         if part > 0:
             fits = min(fits, math.floor(cluster.gpus / part + 1e-9))
@@ -71,80 +66,17 @@ class Job:
     resources: Resources
 
 
-def refuse_another(place: Place, plan: Plan) -> None:
-    """Raise ``UserError`` when the folder holds another sweep, or something that is no sweep at all."""
-    folder = place.folder
-    if (folder / "sweep.json").exists():
-        if load(folder) != plan:
-            raise UserError(
-                f"{folder} holds another sweep of that name. Continue that one with --resume {plan.name}, or give "
-                "this one another --name or --results."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is no sweep's folder. Choose another --name or --results.")
+def execute(job: Job, interrupts: Interrupts) -> None:
+    """Run what is not complete. Needs a connected cluster.
 
-
-def check_writable(results: Path) -> None:
-    """Raise ``UserError`` when nothing can be written into the results folder."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{results} cannot be written: {error.strerror}. Choose another folder with --results."
-        ) from error
-
-
-def prepare(place: Place, plan: Plan) -> None:
-    """Make the sweep's folder if it is not there."""
-    folder = place.folder
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    if not (folder / "sweep.json").exists():
-        details = {
-            "command": sys.argv,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "tracking_uri": place.tracking_uri,
-            "data_directories": [str(directory) for directory in place.data_directories],
-        }
-        write_json(folder / "sweep.json", plan.to_dict() | details)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the sweep's folder alone; a second process on it is refused with a ``UserError``."""
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
-
-
-def run_folders(place: Place) -> list[RunFolder]:
-    """The run folders that exist."""
-    return [RunFolder(file.parent) for file in sorted((place.folder / "runs").glob("*/config.json"))]
-
-
-def unfinished(place: Place, plan: Plan) -> int:
-    """Trials that should be complete and are not. A search has only those that it has started."""
-    folders = run_folders(place)
-    complete = sum(folder.complete for folder in folders)
-    return (len(folders) if plan.search else plan.count) - complete
-
-
-def execute(job: Job) -> bool:
-    """Run what is not complete; returns whether an interrupt cut it short. Needs a connected cluster."""
+    Raises:
+        KeyboardInterrupt: a signal has cut it short.
+    """
     from ray import tune
 
     searcher, count = _searcher(job)
     if count == 0:
-        return False
+        return
     tuner = tune.Tuner(
         tune.with_resources(functools.partial(drive, job=job), {"CPU": 0.01}),
         tune_config=tune.TuneConfig(
@@ -155,24 +87,12 @@ def execute(job: Job) -> bool:
             name=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(job.place.folder / "ray"),
             failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=[StopBetweenSteps(interrupts)],
             verbose=0,
         ),
     )
-    with _interruptible() as interrupted:
+    with interrupts.deferred():
         tuner.fit()
-    return bool(interrupted)
-
-
-def settle(place: Place, interrupted: bool) -> None:
-    """Give every trial that is not complete its true state: stopped by the interrupt, or failed."""
-    for folder in run_folders(place):
-        state = folder.status["state"]
-        if state in ("complete", "failed"):
-            continue
-        if interrupted:
-            folder.write_status({**folder.status, "state": "stopped", "updated": time.time()})
-        elif state == "running":
-            record_failure(folder, "its worker process died again and again; see Ray's logs for the reason")
 
 
 def _searcher(job: Job) -> tuple[Any, int]:
@@ -218,32 +138,3 @@ def drive(config: dict[str, Any], job: Job) -> None:
     status = folder.status
     if status["state"] == "complete":
         tune.report({"step": trial.steps, OBJECTIVE: status["last"], "best": status["best"]})
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Collects the signals that ask the sweep to stop; a list that is not empty at the end means: stopped, not finished.
-
-    Tune ends its trials and returns as if all were well when it gets SIGUSR1, so SIGINT (Ctrl-C) and SIGTERM (what
-    cluster managers send) are passed on as that. A second one does not wait for Tune.
-    """
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    def too_early(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt  # Tune has not installed its own handler yet
-
-    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: too_early}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield received
-    except KeyboardInterrupt:
-        received.append(signal.SIGINT)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -33,6 +33,11 @@ def default_uri(results: Path) -> str:
     return f"sqlite:///{results.resolve() / 'mlflow.db'}"
 
 
+def is_new(uri: str) -> bool:
+    """Whether the store is a database that is not there yet: ``check`` would make it."""
+    return uri.startswith("sqlite://") and not _database(uri).exists()
+
+
 def check(uri: str) -> str:
     """Make sure that a store answers and can be written, and set up a new database. Call it once, before workers start.
 
@@ -42,9 +47,9 @@ def check(uri: str) -> str:
     Raises:
         UserError: after a few seconds, when the store is not there, cannot be written, or is none of MLflow's.
     """
-    scheme, _, rest = uri.partition("://")
+    scheme = uri.partition("://")[0]
     if scheme == "sqlite":
-        path = Path(rest.removeprefix("/")).absolute()
+        path = _database(uri)
         uri = f"sqlite:///{path}"
         _check_database(path)
     elif scheme in ("http", "https"):
@@ -88,6 +93,10 @@ def shown(text: str) -> str:
 def first_line(error: Exception) -> str:
     """An exception in one line of bounded length, without passwords."""
     return shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite://").removeprefix("/")).absolute()
 
 
 def _check_database(path: Path) -> None:

@@ -1,0 +1,152 @@
+"""A sweep that is killed, interrupted or loses a worker ends with the same numbers, and leaves no process behind."""
+
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sweeps
+import torch
+from sweeps import Session
+
+from diffcps.distributed.plan import load
+from diffcps.distributed.worker import Place, run_trial
+from diffcps.runs import RunFolder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
+
+STEPS, HALF = 400, 150
+RING = (
+    "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--steps", STEPS, "--batch-size", 32,
+    "--evaluate-every", 100, "--checkpoint-every", 60, "--episodes", 20, "--concurrent", 1, "--name", "ring",
+)  # fmt: skip
+
+Start = Callable[..., Session]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Collected data go to a folder of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFCPS_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a sweep, with its results in ``tmp_path``; whatever of it lives at the end of the test is ended."""
+    sessions: list[Session] = []
+
+    def launch(*arguments: object, command: list[str] | None = None) -> Session:
+        log = tmp_path / f"launch{len(sessions)}.log"
+        session = Session(command, log) if command else Session.sweep(log, *arguments, "--results", tmp_path)
+        sessions.append(session)
+        return session
+
+    yield launch
+    for session in sessions:
+        session.end()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunFolder], RunFolder]:
+    """The same trial trained in this process from its start to its end, without Ray."""
+    place, done = Place(tmp_path_factory.mktemp("uninterrupted")), set()
+
+    def train(folder: RunFolder) -> RunFolder:
+        config = folder.config
+        if config.key not in done:
+            run_trial(config, place, torch.device("cpu"))
+        done.add(config.key)
+        return place.run_folder(config)
+
+    return train
+
+
+def half_way(folder: RunFolder, step: int = HALF) -> Callable[[], Any]:
+    """Whether a trial is being trained and has come past a step, short of its end."""
+
+    def reached() -> bool:
+        status = folder.status
+        assert status["state"] != "complete", "it was over before anything could be done to it"
+        return status["state"] == "running" and status["step"] >= step
+
+    return reached
+
+
+def planned(session: Session, sweep: Path) -> list[RunFolder]:
+    """The run folders that a sweep is going to make, in order."""
+    session.wait_until((sweep / "sweep.json").exists)
+    return [RunFolder(sweep / "runs" / trial.key) for trial in load(sweep).trials]
+
+
+def test_killed_driver(start, tmp_path, uninterrupted):
+    sweep = tmp_path / "ring"
+    first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2)
+    done, cut = planned(first, sweep)
+    first.wait_until(half_way(cut), 180)
+    os.kill(first.process.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    first.left_behind(10)
+    first.end()
+    assert done.complete
+    assert not cut.complete
+    assert sorted((cut.path / "checkpoint").glob("*.pt")), "there is something to go on from"
+    before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
+
+    again = start("--resume", "ring")
+    assert again.wait() == 0, again.output
+    assert not again.left_behind(5)
+    assert {path: path.stat().st_mtime_ns for path in done.path.rglob("*")} == before, "not run again"
+    for folder in (done, cut):
+        assert folder.complete
+        sweeps.assert_same_result(folder, uninterrupted(folder))
+    sweeps.assert_tree(sweep)
+
+
+def test_interrupted_and_terminated(start, tmp_path, uninterrupted):
+    sweep = tmp_path / "ring"
+    session = start(*RING)
+    session.wait_until((sweep / ".lock").exists)
+    second = start(*RING)
+    assert second.wait() == 2, second.output
+    assert f"is in use by process {session.process.pid}" in second.output
+    (folder,) = planned(session, sweep)
+    for number, step in ((signal.SIGINT, HALF), (signal.SIGTERM, HALF + 120)):
+        session.wait_until(half_way(folder, step))
+        os.kill(session.process.pid, number)
+        sent = time.monotonic()
+        assert session.wait(60) == 130, session.output
+        assert time.monotonic() - sent < 30
+        assert not session.left_behind(5)
+        assert folder.status["state"] == "stopped"
+        assert "Traceback" not in session.output
+        levels = sweeps.runs_of(sweep)
+        assert [len(levels[level]) for level in ("sweep", "trial", "member")] == [1, 1, 2]
+        assert {run.info.status for runs in levels.values() for run in runs} == {"KILLED"}
+        assert "stopped" in (sweep / "table.md").read_text("utf-8")
+        (command,) = re.findall(r"^ +(\S*python\S* .*--resume.*)$", session.output, re.MULTILINE)
+        session = start(command=shlex.split(command))
+    assert session.wait() == 0, session.output
+    sweeps.assert_same_result(folder, uninterrupted(folder))
+    sweeps.assert_tree(sweep)
+
+
+def test_killed_worker(start, tmp_path, uninterrupted):
+    sweep = tmp_path / "ring"
+    session = start(*RING)
+    (folder,) = planned(session, sweep)
+    session.wait_until(half_way(folder))
+    (worker,) = session.called("ray::RayTrainWorker")
+    os.kill(worker, signal.SIGKILL)
+    assert session.wait() == 0, session.output
+    assert not session.left_behind(5)
+    sweeps.assert_same_result(folder, uninterrupted(folder))
+    sweeps.assert_tree(sweep)

@@ -1,0 +1,218 @@
+"""Every preset for a handful of steps through Ray: exit status, run folders, MLflow's tree, the table."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sweeps
+import test_d4rl as d4rl_files
+
+from diffcps.distributed import launch
+from diffcps.distributed.plan import Plan, load
+from diffcps.tasks import get_task
+
+TINY = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 10, "--episodes", 2, "--candidates", 2
+PAPER = "hopper-medium-v2", "halfcheetah-medium-v2", "antmaze-umaze-v0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Collected data go to a folder of these tests; no data set of this machine is seen."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFCPS_HOME", str(folder))
+        patch.setenv("HOME", str(folder))
+        patch.delenv("DIFFCPS_DATA", raising=False)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(home: Path) -> Iterator[str]:
+    """Address of a running cluster of two CPUs, which the sweeps of this file connect to."""
+    from ray.cluster_utils import Cluster
+
+    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True})
+    yield running.address
+    running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small files under D4RL's names."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in PAPER:
+        task = get_task(name)
+        d4rl_files.write(folder / str(task.d4rl_file), d4rl_files.arrays(task, 200))
+    return folder
+
+
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    """``table.csv`` by the trial's key."""
+    with (folder / "table.csv").open(encoding="utf-8") as file:
+        return {row["key"]: row for row in csv.DictReader(file)}
+
+
+def assert_complete(folder: Path, trials: int) -> Plan:
+    """All run folders are there and complete, every trial has its row with both scores, and MLflow agrees."""
+    plan, found = load(folder), sweeps.folders_of(folder)
+    assert plan.count == len(found) == trials
+    if plan.search is None:
+        assert set(found) == {trial.key for trial in plan.trials}
+    rows, text = table(folder), (folder / "table.md").read_text("utf-8")
+    assert set(rows) == set(found)
+    for key, part in found.items():
+        files = "config.json", "environment.json", "metrics.csv", "returns.csv", "status.json", "checkpoint"
+        assert all((part.path / name).exists() for name in files)
+        assert part.complete
+        assert part.config.key == key
+        row, config = rows[key], part.config
+        assert (row["task"], row["state"], row["step"]) == (config.task, "complete", str(config.steps))
+        assert (row["seeds"], row["episodes"]) == (str(len(config.members)), str(config.evaluation.episodes))
+        assert float(row["last"]) <= float(row["best_oracle"])
+        assert row["evaluations"] == str(-(-config.steps // config.evaluation.every))
+    assert "oracle" in text
+    sweeps.assert_tree(folder)
+    return plan
+
+
+def assert_no_published(folder: Path) -> None:
+    text = (folder / "table.md").read_text("utf-8")
+    assert "published DiffCPS" not in text
+    assert all(not row["published_DiffCPS"] for row in table(folder).values())
+
+
+def test_demo(cluster, tmp_path, capsys):
+    arguments = "--preset", "demo", *TINY, "--rows", 2000, "--results", tmp_path, "--address", cluster
+    assert sweeps.run_here(*arguments) == 0
+    said = capsys.readouterr().out
+    assert f"Ray cluster at {cluster}" in said
+    (folder,) = tmp_path.glob("demo-*")
+    plan = assert_complete(folder, 3)
+    assert {get_task(trial.task).domain for trial in plan.trials} == {"bandit", "locomotion", "pointmaze"}
+    assert all(trial.data.source == "collected" for trial in plan.trials)
+    assert_no_published(folder)
+    text = (folder / "table.md").read_text("utf-8")
+    assert "not D4RL" in text
+    for row in table(folder).values():
+        assert row["behaviour"], "the behaviour's own score stands beside the policy's"
+        assert row["task"] in said
+    assert str(folder / "table.md") in said
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path / 'mlflow.db'}" in said
+
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
+    assert sweeps.run_here(*arguments) == 0, "the same command again finds everything done"
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == before
+    sweeps.assert_tree(folder)
+
+
+def test_paper(cluster, tmp_path, data, capsys):
+    name = "two-robots-and-an-ant"
+    arguments = "--tasks", *PAPER, "--data-dir", data, "--results", tmp_path, "--name", name, "--address", cluster
+    short = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 20, "--episodes", 1, "--candidates", 2
+    assert sweeps.run_here(*arguments, *short) == 0
+    plan = assert_complete(tmp_path / name, 3)
+    for trial in plan.trials:
+        task = get_task(trial.task)
+        assert trial.algorithm == task.algorithm.replaced(batch_size=16)
+        assert [member.seed for member in trial.members] == [0, 1]
+        assert all(member.replaced(seed=0) == task.member for member in trial.members)
+        assert trial.physics == "d4rl"
+    assert_no_published(tmp_path / name)
+    text = (tmp_path / name / "table.md").read_text("utf-8")
+    for task in PAPER:
+        assert f"Published numbers left out for {task}" in text
+    rows = table(tmp_path / name)
+    provenance = {row["task"]: row["provenance"] for row in rows.values()}
+    assert provenance == dict(zip(PAPER, ["other", "other", "unverified"], strict=True))
+    assert {row["dataset_rows"] for row in rows.values()} == {"200"}
+
+
+def test_search(cluster, tmp_path):
+    tasks = "--tasks", "bandit-ring", "pointmaze-umaze"
+    chosen = "--diffusion-steps", 2, 3, "--trials", 2
+    arguments = "--preset", "search", *tasks, *chosen, *TINY, "--rows", 500, "--results", tmp_path, "--address", cluster
+    assert sweeps.run_here(*arguments) == 0
+    (folder,) = tmp_path.glob("search-*")
+    plan = assert_complete(folder, 4)
+    assert plan.search is not None
+    found = [part.config for part in sweeps.folders_of(folder).values()]
+    assert sorted(trial.task for trial in found) == ["bandit-ring"] * 2 + ["pointmaze-umaze"] * 2
+    for trial in found:
+        assert trial.algorithm.diffusion_steps in (2, 3)
+        clip, kl = trial.members[0].lambda_clip, trial.members[0].target_kl
+        assert 0 <= clip <= 1
+        assert 0.01 <= kl <= 0.3
+        assert all((member.lambda_clip, member.target_kl) == (clip, kl) for member in trial.members)
+    by_task: dict[str, list[float]] = {}
+    for row in table(folder).values():
+        by_task.setdefault(row["task"], []).append(float(row["last"]))
+    assert all(scores == sorted(scores, reverse=True) for scores in by_task.values()), "best first"
+
+
+def test_ablation(cluster, tmp_path):
+    grid = "--diffusion-steps", 2, 3, "--lambda-clip", 0, 0.3
+    arguments = "--preset", "ablation", "--tasks", "bandit-ring", *grid, *TINY, "--rows", 500
+    assert sweeps.run_here(*arguments, "--results", tmp_path, "--name", "grid", "--address", cluster) == 0
+    plan = assert_complete(tmp_path / "grid", 4)
+    points = [(trial.algorithm.diffusion_steps, trial.members[0].lambda_clip) for trial in plan.trials]
+    assert points == [(2, 0.0), (2, 0.3), (3, 0.0), (3, 0.3)]
+    assert "## bandit-ring: last score over T and λ-clip" in (tmp_path / "grid" / "table.md").read_text("utf-8")
+
+
+def test_a_trial_that_fails_takes_no_other_with_it_and_can_be_tried_again(cluster, tmp_path, data, monkeypatch, capsys):
+    """The file is broken between the check and the worker that reads it."""
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "hopper_medium-v2.hdf5"
+    whole = (data / file.name).read_bytes()
+    file.write_bytes(whole)
+    check = launch._check_data
+
+    def check_then_break(*arguments):
+        check(*arguments)
+        file.write_bytes(whole[:1000])
+
+    where = "--results", tmp_path / "results", "--address", cluster
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_check_data", check_then_break)
+        arguments = "--tasks", "hopper-medium-v2", "bandit-ring", "--data-dir", file.parent, "--name", "broken"
+        assert sweeps.run_here(*arguments, "--rows", 500, *TINY, *where) == 1
+    said = capsys.readouterr().out
+    assert "1 trial failed" in said
+    assert "--resume broken" in said
+    folder = tmp_path / "results" / "broken"
+    rows = {row["task"]: row for row in table(folder).values()}
+    assert rows["bandit-ring"]["state"] == "complete"
+    assert rows["hopper-medium-v2"]["state"] == "failed"
+    assert str(file) in rows["hopper-medium-v2"]["error"]
+    text = (folder / "table.md").read_text("utf-8")
+    assert "## What went wrong" in text
+    assert "truncated" in text
+    levels = sweeps.runs_of(folder)
+    assert [run.info.status for run in levels["sweep"]] == ["FAILED"]
+    states = {run.data.tags["task"]: run.info.status for run in levels["trial"]}
+    assert states == {"bandit-ring": "FINISHED", "hopper-medium-v2": "FAILED"}
+
+    file.write_bytes(whole)
+    assert sweeps.run_here("--resume", "broken", *where) == 0
+    assert_complete(folder, 2)
+    assert "What went wrong" not in (folder / "table.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--cpus-per-trial", 64), ("64", "the cluster has 2", "--cpus-per-trial")),
+        (("--gpus-per-trial", 1), ("the cluster has 0", "--gpus-per-trial")),
+        (("--concurrent", 0), ("--concurrent 0",)),
+        (("--cpus-per-trial", 0), ("--cpus-per-trial",)),
+    ],
+)
+def test_more_than_the_cluster_has(cluster, tmp_path, capsys, flags, words):
+    arguments = "--preset", "demo", "--tasks", "bandit-ring", "--results", tmp_path / "results", "--address", cluster
+    assert sweeps.run_here(*arguments, *flags) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words)
+    assert "Traceback" not in said
+    assert not (tmp_path / "results").exists()
