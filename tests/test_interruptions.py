@@ -87,7 +87,7 @@ def planned(session: Session, sweep: Path) -> list[RunFolder]:
     return [RunFolder(sweep / "runs" / trial.key) for trial in load(sweep).trials]
 
 
-def test_killed_driver(start, tmp_path, uninterrupted):
+def test_killed_driver_and_killed_worker(start, tmp_path, uninterrupted):
     sweep = tmp_path / "ring"
     first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2)
     done, cut = planned(first, sweep)
@@ -102,6 +102,10 @@ def test_killed_driver(start, tmp_path, uninterrupted):
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
 
     again = start("--resume", "ring")
+    again.wait_until(half_way(cut, HALF + 100))
+    (worker,) = again.wait_until(lambda: again.called("ray::RayTrainWorker"))
+    os.kill(worker, signal.SIGKILL)
+    again.wait_until(lambda: set(again.called("ray::RayTrainWorker")) - {worker})
     assert again.wait() == 0, again.output
     assert not again.left_behind(5)
     assert {path: path.stat().st_mtime_ns for path in done.path.rglob("*")} == before, "not run again"
@@ -135,18 +139,5 @@ def test_interrupted_and_terminated(start, tmp_path, uninterrupted):
         (command,) = re.findall(r"^ +(\S*python\S* .*--resume.*)$", session.output, re.MULTILINE)
         session = start(command=shlex.split(command))
     assert session.wait() == 0, session.output
-    sweeps.assert_same_result(folder, uninterrupted(folder))
-    sweeps.assert_tree(sweep)
-
-
-def test_killed_worker(start, tmp_path, uninterrupted):
-    sweep = tmp_path / "ring"
-    session = start(*RING)
-    (folder,) = planned(session, sweep)
-    session.wait_until(half_way(folder))
-    (worker,) = session.called("ray::RayTrainWorker")
-    os.kill(worker, signal.SIGKILL)
-    assert session.wait() == 0, session.output
-    assert not session.left_behind(5)
     sweeps.assert_same_result(folder, uninterrupted(folder))
     sweeps.assert_tree(sweep)

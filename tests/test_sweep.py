@@ -1,6 +1,7 @@
 """Every preset for a handful of steps through Ray: exit status, run folders, MLflow's tree, the table."""
 
 import csv
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,10 @@ def cluster(home: Path) -> Iterator[str]:
     """Address of a running cluster of two CPUs, which the sweeps of this file connect to."""
     from ray.cluster_utils import Cluster
 
-    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]  # Ray's own default may be taken by another cluster on this machine
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": port}
+    running = Cluster(initialize_head=True, head_node_args=head)
     yield running.address
     running.shutdown()
 

@@ -73,12 +73,13 @@ def connected(address: str | None) -> Iterator[Cluster]:
 
 def _connect(address: str | None) -> Cluster:
     wanted = address or os.environ.get("RAY_ADDRESS")
-    found = wanted or _running_here()
+    running = None if wanted else _running_here()
     check_address(address)
     environment = RuntimeEnv(env_vars=_worker_environment())
     try:
         ray.init(
-            address=found or "local",
+            # "auto" finds the very cluster that was found above, and brings its token along as an address does not
+            address=wanted or ("auto" if running else "local"),
             runtime_env=environment,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -86,9 +87,11 @@ def _connect(address: str | None) -> Cluster:
         )
     except ConnectionError as error:
         raise UserError(
-            f"no Ray cluster answers at {found}: {str(error).splitlines()[0]} If the cluster asks for a token, set "
+            f"no Ray cluster answers at {wanted or running}: {str(error).splitlines()[0]} If the cluster asks for a token, set "
             "RAY_AUTH_MODE=token here too; to use this machine instead, pass --address local."
         ) from error
+    if not running and wanted in (None, "local"):
+        _keep_private(ray.get_runtime_context().gcs_address)
     _require_dashboard()
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
@@ -96,8 +99,8 @@ def _connect(address: str | None) -> Cluster:
     size = f"{nodes} node{'s' if nodes > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
     if wanted and wanted != "local":
         origin = f"Ray cluster at {wanted}"
-    elif found and found != "local":
-        origin = f"the Ray cluster running on this machine ({found})"
+    elif running:
+        origin = f"the Ray cluster running on this machine ({running})"
     else:
         origin = "a local Ray cluster, started for this sweep"
     return Cluster(f"{origin}: {size}", cpus, gpus)
@@ -109,14 +112,28 @@ def _worker_environment() -> dict[str, str]:
     return {**_SETTINGS, **keep, "DIFFCPS_COMMIT": git_commit()}
 
 
+def _address_file() -> Path:
+    """Where Ray writes down the newest cluster of this machine."""
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+
+
 def _running_here() -> str | None:
     """Address of a cluster running on this machine; a file left behind by a dead one would hang Ray for minutes."""
-    folder = os.environ.get("RAY_TMPDIR", "/tmp")
-    file = Path(folder) / "ray" / "ray_current_cluster"
-    if not file.exists():
+    try:
+        address = _address_file().read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
         return None
-    address = file.read_text().strip()
     return address if address and _answers(address) else None
+
+
+def _keep_private(address: str) -> None:
+    """Let no other program find the cluster that was started here: it ends with this sweep, and with it all guests."""
+    file = _address_file()
+    try:
+        if file.read_text(encoding="utf-8").strip() == address:
+            file.unlink()
+    except FileNotFoundError:
+        return
 
 
 def _answers(address: str) -> bool:
