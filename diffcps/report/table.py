@@ -123,16 +123,17 @@ class Table:
         table = self.rows
         trials = [row.trial for row in table]
         columns = [Column("task", [trial.task.name for trial in trials], right=False), *self._setting_columns()]
-        columns.append(Column("data", [row.data for row in table], right=False, liftable=True, drop=6))
+        kinds = [row.data.split(",")[0] if narrow else row.data for row in table]
+        columns.append(Column("data", kinds, right=False, liftable=True, drop=5))
         if any(trial.config.physics != trial.task.physics for trial in trials):
             columns.append(Column("physics", [trial.config.physics for trial in trials], right=False, liftable=True))
         columns += [
             Column("state", [trial.state for trial in trials], right=False, liftable=True, drop=9),
             Column("seeds", [str(trial.seeds) for trial in trials], liftable=True, drop=2),
-            Column("steps", [_steps(trial, narrow) for trial in trials], liftable=True, drop=7),
+            Column("steps", [_steps(trial, narrow) for trial in trials], liftable=True, drop=4),
             Column("evaluations × episodes", [_evaluations(row) for row in table], liftable=True, drop=1),
-            Column("behaviour", [_number(trial.behaviour_score) for trial in trials], drop=5),
-            Column("first", [_number(row.first) for row in table], drop=4),
+            Column("behaviour", [_number(trial.behaviour_score) for trial in trials], drop=7),
+            Column("first", [_number(row.first) for row in table], drop=6),
         ]
         if narrow:
             columns.append(Column("last", ["\n".join(filter(None, _score(row.last))) for row in table]))
