@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,22 @@ from diffcps.runs import RunFolder
 from diffcps.tasks import get_task
 
 SCRIPT = Path(__file__).parents[1] / "tune" / "sweep_d4rl.py"
+
+
+@contextmanager
+def isolated(home: Path) -> Iterator[None]:
+    """No data set and no Ray cluster of this machine is seen, and what is collected goes to ``home``.
+
+    Ray keeps the address of a cluster that others on the machine may join in its temporary folder. That folder's name
+    must be short, for it holds sockets.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("DIFFCPS_HOME", str(home))
+        patch.setenv("HOME", str(home))
+        patch.delenv("DIFFCPS_DATA", raising=False)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
 
 
 def run_here(*arguments: object) -> int:

@@ -32,10 +32,8 @@ Start = Callable[..., Session]
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Collected data go to a folder of these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DIFFCPS_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("RAY_ADDRESS", raising=False)
+    """A machine without data sets and without other clusters."""
+    with sweeps.isolated(tmp_path_factory.mktemp("home")):
         yield
 
 

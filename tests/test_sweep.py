@@ -18,19 +18,14 @@ PAPER = "hopper-medium-v2", "halfcheetah-medium-v2", "antmaze-umaze-v0"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Collected data go to a folder of these tests; no data set of this machine is seen."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DIFFCPS_HOME", str(folder))
-        patch.setenv("HOME", str(folder))
-        patch.delenv("DIFFCPS_DATA", raising=False)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        yield folder
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A machine without data sets and without other clusters."""
+    with sweeps.isolated(tmp_path_factory.mktemp("home")):
+        yield
 
 
 @pytest.fixture(scope="module")
-def cluster(home: Path) -> Iterator[str]:
+def cluster(home: None) -> Iterator[str]:
     """Address of a running cluster of two CPUs, which the sweeps of this file connect to."""
     from ray.cluster_utils import Cluster
 
@@ -88,10 +83,10 @@ def assert_no_published(folder: Path) -> None:
 
 
 def test_demo(cluster, tmp_path, capsys):
-    arguments = "--preset", "demo", *TINY, "--rows", 2000, "--results", tmp_path, "--address", cluster
+    arguments = "--preset", "demo", *TINY, "--rows", 2000, "--results", tmp_path
     assert sweeps.run_here(*arguments) == 0
     said = capsys.readouterr().out
-    assert f"Ray cluster at {cluster}" in said
+    assert f"on the Ray cluster running on this machine ({cluster})" in said
     (folder,) = tmp_path.glob("demo-*")
     plan = assert_complete(folder, 3)
     assert {get_task(trial.task).domain for trial in plan.trials} == {"bandit", "locomotion", "pointmaze"}
