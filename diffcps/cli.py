@@ -87,7 +87,9 @@ class Train:
                 status.update(f"{config.task}: {speed}{scores}")
 
             def report(scores: dict[str, float]) -> None:
-                console.print(f"step {scores['step']:,}: score {scores['score']:.1f}, best so far {scores['best']:.1f}")
+                console.print(
+                    f"step {scores['step']:,}: score {scores['score']:.1f}, mean of each seed's best so far {scores['best']:.1f}"
+                )
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             run_trial(config, place, device, report, show)
@@ -125,15 +127,18 @@ class ListData:
 
     def __call__(self) -> None:
         """Run it."""
-        from rich.table import Table
+        from rich.table import Column, Table
 
         from diffcps.data import store
         from diffcps.tasks import TASKS
 
-        table = Table("task", "sources", "D4RL file", "found")
+        table = Table(Column("task", no_wrap=True), "sources", Column("here", overflow="fold"), box=None)
         for task in TASKS.values():
             found = store.find(task, self.data_dir) if task.d4rl_file else None
-            table.add_row(task.name, ", ".join(task.sources), task.d4rl_file or "–", str(found) if found else "–")
+            here = [str(found)] if found else [f"needs {task.d4rl_file}"] if task.sources == ("d4rl",) else []
+            collected = sorted(store.collected_root().rglob(f"{task.name}-collected-*"))
+            here += [path.name for path in collected if (path / "data").is_dir()]
+            table.add_row(task.name, ", ".join(task.sources), "\n".join(here) or "–")
         Console().print(table)
 
 

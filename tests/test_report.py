@@ -51,7 +51,7 @@ def test_last_best_and_first_are_what_the_raw_returns_give(tmp_path: Path) -> No
     assert float(record["lambda"]) == pytest.approx(0.5)
     assert (record["evaluations"], record["episodes"], record["seeds"]) == ("4", "3", "3")
     assert float(record["learner_share"]) == pytest.approx(0.9)
-    assert float(record["steps_per_second"]) == pytest.approx(40.0)
+    assert float(record["steps_per_second"]) == pytest.approx(int(record["steps"]) / 9.0), "9 s of learning in all"
 
 
 def test_best_is_called_an_oracle_and_has_a_column_of_its_own(tmp_path: Path) -> None:

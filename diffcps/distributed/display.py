@@ -67,7 +67,12 @@ class Board:
         """The same as plain lines, for a log."""
         statuses = self.statuses()
         shown = [self._cells(name, status) for name, status in statuses.items() if status["state"] == "running"]
-        return [self.heading(statuses), *("  " + "  ".join(cell for cell in cells if cell) for cells in shown)]
+        labels = "{}", "{}", "{}", "{}", "{} left", "last {}", "best {}"
+        return [
+            self.heading(statuses),
+            *("  " + "  ".join(label.format(cell) for label, cell in zip(labels, cells, strict=True) if cell)
+              for cells in shown),
+        ]  # fmt: skip
 
     def table(self) -> Table:
         """The view on a terminal."""
@@ -96,9 +101,9 @@ class Board:
             status["state"],
             f"{step:,}/{steps:,} {100 * step / steps:3.0f}%" if steps else "",
             f"{speed:.1f}/s" if speed else "",
-            f"{duration(left)} left" if left is not None else "",
-            f"last {status['last']:.1f}" if "last" in status else "",
-            f"best {status['best']:.1f}" if "best" in status else "",
+            duration(left) if left is not None else "",
+            f"{status['last']:.1f}" if "last" in status else "",
+            f"{status['best']:.1f}" if "best" in status else "",
         ]
 
 

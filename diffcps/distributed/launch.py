@@ -145,7 +145,9 @@ def _run(
             )
             place = replace(place, tracking_uri=check(str(place.tracking_uri)))
             folder.begin(place, plan)
-            console.print(f"on {cluster.description}; {_trials(resources.concurrent)} at once", highlight=False)
+            console.print(
+                f"on {cluster.description}; {_trials(min(resources.concurrent, plan.count))} at once", highlight=False
+            )
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder, running=True)
             with Board(plan, place, console, options.quiet):
                 sweep.execute(sweep.Job(plan, place, resources), interrupts)
@@ -167,7 +169,7 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     estimator = Estimator(device)
     columns = "task", "data", "T", "λ-clip", "κ", "seeds", "steps", "lr", "norm", "max-Q", "learn", "evaluate"
-    table = Table(*columns, title=f"{plan.name}: {plan.count} trials", title_justify="left")
+    table = Table(*columns, title=f"{plan.name}: {_trials(plan.count)}", title_justify="left")
     total = 0.0
     for trial in plan.trials:
         learning, evaluating = estimator.seconds(trial)
@@ -181,7 +183,8 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
             f"{first.learning_rate:g}", f"{first.grad_norm:g}", "yes" if algorithm.max_q_backup else "no",
             duration(learning), f"≤ {duration(evaluating)}",
         )  # fmt: skip
-    console.print(table)
+    # a narrow terminal breaks the lines; cutting the names would lose them
+    Console(file=console.file, width=max(console.width, 132)).print(table)
     cpus = options.cpus_per_trial if options.cpus_per_trial is not None else "1 (0.9 where there are at most 4)"
     gpus = options.gpus_per_trial if options.gpus_per_trial is not None else "1 where the cluster has any, else 0"
     console.print(f"each trial takes: CPUs {cpus}; GPUs {gpus}", highlight=False)

@@ -103,9 +103,9 @@ def _changed(trials: Sequence[Trial]) -> list[tuple[str, str]]:
 
 
 def rate(trial: Trial) -> float:
-    """Gradient steps per second of learning, all K members at once: the median row; nan before there is one."""
-    _, values = trial.metric("steps_per_second")
-    return float(np.median(values[:, 0])) if len(values) else float("nan")
+    """Gradient steps per second of learning, all K members at once, over the whole trial; nan before there is one."""
+    learning = trial.status.get("seconds", {}).get("learning", 0.0)
+    return float(trial.status.get("step", 0) / learning) if learning > 0 else float("nan")
 
 
 def learner_share(trial: Trial) -> float:
