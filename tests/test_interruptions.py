@@ -21,7 +21,7 @@ from diffcps.runs import RunFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
 
-STEPS, HALF = 400, 150
+STEPS, HALF = 1000, 150
 RING = (
     "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--steps", STEPS, "--batch-size", 32,
     "--evaluate-every", 100, "--checkpoint-every", 60, "--episodes", 20, "--concurrent", 1, "--name", "ring",
@@ -90,6 +90,9 @@ def test_killed_driver_and_killed_worker(start, tmp_path, uninterrupted):
     first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2)
     done, cut = planned(first, sweep)
     first.wait_until(half_way(cut), 180)
+    # stopped, the worker cannot end its trial in the seconds before Ray sees that the driver is gone
+    (worker,) = first.called("ray::RayTrainWorker")
+    os.kill(worker, signal.SIGSTOP)
     os.kill(first.process.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     first.left_behind(10)
