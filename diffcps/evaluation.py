@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffcps.config import EvaluationConfig, MemberConfig, Physics
 from diffcps.envs import make_vector
-from diffcps.learner import Policy
+from diffcps.policy import Policy
 from diffcps.tasks import Task
 
 

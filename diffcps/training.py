@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from diffcps.algorithms.diffcps import METRICS
 from diffcps.config import RunConfig
 from diffcps.evaluation import Rollouts
-from diffcps.learner import Learner, Policy
+from diffcps.learner import Learner
+from diffcps.policy import Policy
 from diffcps.runs import RunFolder, scores_by_evaluation
 from diffcps.tasks import get_task
 

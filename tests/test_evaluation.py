@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from diffcps import evaluation
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig
 from diffcps.evaluation import Evaluator, Rollouts
-from diffcps.learner import Learner, Policy
+from diffcps.learner import Learner
+from diffcps.policy import Policy
 from diffcps.tasks import Task, get_task
 
 RING = get_task("bandit-ring")

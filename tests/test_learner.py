@@ -13,7 +13,8 @@ from torch import Tensor
 from diffcps.algorithms import diffcps
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.errors import UserError
-from diffcps.learner import Learner, Policy
+from diffcps.learner import Learner
+from diffcps.policy import Policy
 
 OBSERVATION, ACTION, MAX_ACTION = 4, 2, 0.7
 SMALL = AlgorithmConfig(hidden_size=16, batch_size=16, time_embedding=8, ema_start=20)

@@ -24,7 +24,8 @@ from diffcps.distributed import worker
 from diffcps.distributed.worker import Place, record_failure, run_trial
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator, Rollouts
-from diffcps.learner import Learner, Policy
+from diffcps.learner import Learner
+from diffcps.policy import Policy
 from diffcps.runs import RunFolder
 from diffcps.tasks import get_task
 

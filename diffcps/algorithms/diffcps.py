@@ -180,7 +180,8 @@ def actor_loss(
     noisy = add_noise(model.schedule, batch.actions, draws.step, draws.noise)
     features = model.noise_net.time_features(actor)
     # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
-    time = torch.nn.functional.one_hot(draws.step, features.shape[1]).to(features) @ features
+    every = torch.arange(features.shape[1], device=features.device)
+    time = (draws.step[..., None] == every).to(features.dtype) @ features
     predicted = model.noise_net(actor, batch.observations, noisy, time)
     behaviour = (draws.noise - predicted).square().mean(dim=(1, 2))
 
