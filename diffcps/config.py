@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from diffcps.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 Physics = Literal["d4rl", "modern"]
 DataSource = Literal["d4rl", "collected"]
+Precision = Literal["fp32", "bf16"]
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -130,6 +131,8 @@ class AlgorithmConfig(_Plain):
     """Upper clip of λ where the policy's loss uses it."""
     policy_freq: int = 2
     """The policy and λ are updated every so many steps."""
+    precision: Precision = "fp32"
+    """Arithmetic of the hidden layers' matrix products, nearly all there is: ``fp32``, or ``bf16`` (faster, coarser)."""
     max_q_backup: bool = False
     """Back up the largest value over several next actions (the paper's choice for most AntMaze tasks)."""
     max_q_candidates: int = 10

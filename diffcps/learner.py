@@ -8,8 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffcps import streams
 from diffcps.algorithms import diffcps
 from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.engine import SUMS, Kind, Work, build
 from diffcps.errors import UserError
 from diffcps.policy import Policy
 
@@ -41,7 +43,8 @@ class Dataset(Protocol):
 class Learner:
     """Trains a pack of K members on one data set that lives on the device.
 
-    Each member has its own random stream, seeded by its own seed, so what it learns does not depend on its company.
+    Each member has its own random stream, a function of its seed and the step, so what it learns does not depend on its
+    company, nor on the device.
 
     Args:
         config: what the pack shares.
@@ -49,6 +52,7 @@ class Learner:
         dataset: transitions, rewards already transformed.
         max_action: actions lie in ±max_action.
         device: where everything lives.
+        engine: how a gradient step is run; ``steps`` tells what it came to and why.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Learner:
         dataset: Dataset,
         max_action: float,
         device: torch.device | str = "cpu",
+        engine: Kind = "eager",
     ) -> None:
         self.device = torch.device(device)
         self.config = config
@@ -67,96 +72,71 @@ class Learner:
             for name in ("observations", "actions", "rewards", "next_observations", "terminals")
         }
         self.data = diffcps.Batch(**tensors)
-        self.rows = len(tensors["actions"])
         self.model = diffcps.Model(
             config, tensors["observations"].shape[1], tensors["actions"].shape[1], max_action, self.device
         )
-        initial = [torch.Generator().manual_seed(_stream(m.seed, 0)) for m in members]
+        seeds = [member.seed for member in members]
+        initial = [torch.Generator().manual_seed(_seed(seed)) for seed in seeds]
         self.pack = diffcps.Pack.create(self.model, members, initial)
-        self.generators = [torch.Generator(self.device).manual_seed(_stream(m.seed, 1)) for m in members]
+        self.work = Work(
+            pack=self.pack,
+            data=self.data,
+            key=streams.keys(seeds, purpose=1).to(self.device),
+            step=torch.zeros((), dtype=torch.int64, device=self.device),
+            sums=torch.zeros(len(diffcps.METRICS), len(members), device=self.device),
+        )
+        self.steps = build(self.model, self.work, engine)
 
     @property
     def members(self) -> int:
         """K."""
-        return len(self.generators)
+        return len(self.pack.lambda_clip)
 
     def update(self, steps: int, tick: Callable[[], None] | None = None) -> dict[str, Tensor]:
         """Take ``steps`` gradient steps; returns the mean of each metric over them, ``[K]``, on the device.
 
         ``tick`` is called after each step, so that a caller can show progress while many are under way.
         """
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
+        policy_steps = 0
+        self.work.sums.zero_()
         for _ in range(steps):
-            indices, draws = self._draw()
-            batch = diffcps.Batch(**{name: value[indices] for name, value in vars(self.data).items()})
-            for name, value in diffcps.update(self.model, self.pack, batch, draws, self.step).items():
-                sums[name] = sums[name] + value if name in sums else value
-                counts[name] = counts.get(name, 0) + 1
+            policy_step = diffcps.is_policy_step(self.config, self.step)
+            self.steps.take(policy_step)
+            diffcps.average_policy(self.config, self.pack, self.step)
+            policy_steps += policy_step
             self.step += 1
             if tick is not None:
                 tick()
-        return {name: total / counts[name] for name, total in sums.items()}
-
-    def _draw(self) -> tuple[Tensor, diffcps.Draws]:
-        """Row indices ``[K, B]`` and all randomness of the next step, each member's from its own generator."""
-        config, size, members = self.config, self.model.action_size, self.members
-        batch, chain = config.batch_size, config.diffusion_steps
-        targets = batch * (config.max_q_candidates if config.max_q_backup else 1)
-        policy_step = self.step % config.policy_freq == 0
-        lengths = [chain * targets * size] + ([batch * size, chain * batch * size] if policy_step else [])
-
-        normal = torch.empty(members, sum(lengths), device=self.device)
-        indices = torch.empty(members, batch, dtype=torch.int64, device=self.device)
-        step = torch.empty_like(indices)
-        coin = torch.empty(members, dtype=torch.int64, device=self.device)
-        for k, generator in enumerate(self.generators):
-            indices[k].random_(0, self.rows, generator=generator)
-            normal[k].normal_(generator=generator)
-            if policy_step:
-                step[k].random_(0, chain, generator=generator)
-                coin[k : k + 1].random_(0, 2, generator=generator)
-
-        def chains(part: Tensor, rows: int) -> Tensor:
-            return part.view(members, chain, rows, size).transpose(0, 1)
-
-        parts = normal.split(lengths, dim=1)
-        if not policy_step:
-            return indices, diffcps.Draws(chains(parts[0], targets))
-        noise = parts[1].view(members, batch, size)
-        return indices, diffcps.Draws(chains(parts[0], targets), step, noise, chains(parts[2], batch), coin == 1)
+        counts = {name: steps if name in diffcps.CRITIC_METRICS else policy_steps for name in SUMS}
+        sums = dict(zip(SUMS, self.work.sums, strict=True))
+        return {name: sums[name] / count for name, count in counts.items() if count}
 
     def policy(self) -> Policy:
         """A snapshot of what acting needs: the online policies and the target critics."""
         return Policy(self.model, {"actor": self.pack.actor.clone(), "target": self.pack.target.clone()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on as if nothing had happened; tensors and integers only."""
-        return {
-            "step": self.step,
-            "device": self.device.type,
-            "pack": {name: value.clone() for name, value in self.pack.state().items()},
-            "generators": [generator.get_state() for generator in self.generators],
-        }
+        """Everything needed to go on as if nothing had happened: ``step``, and ``pack``, tensors by name.
+
+        They have the members first, those without dimensions are the same for all, so packs can be cut and joined.
+        """
+        return {"step": self.step, "pack": {name: value.clone() for name, value in self._state().items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack or kind of device."""
-        if state["device"] != self.device.type:
-            raise UserError(
-                f"this checkpoint was made on {state['device']} and cannot go on on {self.device.type}: the two have "
-                f"different random streams. Go on on {state['device']}, or start anew in another results folder."
-            )
-        own = self.pack.state()
-        wrong = [n for n, v in own.items() if n not in state["pack"] or state["pack"][n].shape != v.shape]
-        if wrong or len(state["generators"]) != self.members:
-            raise UserError(f"this checkpoint is of another pack or network: {', '.join(wrong) or 'members'} differ.")
+        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack or network."""
+        own, saved = self._state(), state["pack"]
+        wrong = [name for name, value in own.items() if name not in saved or saved[name].shape != value.shape]
+        if wrong:
+            raise UserError(f"this checkpoint is of another pack or network: {', '.join(wrong)} differ.")
         for name, value in own.items():
-            value.copy_(state["pack"][name])
-        for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(saved.cpu())
+            value.copy_(saved[name])
         self.step = int(state["step"])
+        self.work.step.fill_(self.step)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**self.pack.state(), "key": self.work.key}
 
 
-def _stream(seed: int, purpose: int) -> int:
-    """A seed for one purpose (0 initial weights, 1 training) of one member; streams of different purposes differ."""
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1)
+def _seed(seed: int) -> int:
+    """The seed of a member's initial weights, far from that of its training."""
+    return int(np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64)[0] >> 1)

@@ -30,10 +30,13 @@ class Layout:
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.sizes)
 
     def layers(self, flat: Tensor) -> Layers:
-        """Views of ``flat`` ``[K, P]`` as weights and biases."""
+        """Weights and biases out of ``flat`` ``[K, P]``; for reading, since a pack's weights may be copies.
+
+        Each is dense: a CPU's batched product copies a stack of weights with gaps between members at every call.
+        """
         members, offset, layers = flat.shape[0], 0, []
         for fan_in, fan_out in self.sizes:
-            weight = flat[:, offset : offset + fan_in * fan_out].view(members, fan_in, fan_out)
+            weight = flat[:, offset : offset + fan_in * fan_out].view(members, fan_in, fan_out).contiguous()
             offset += fan_in * fan_out
             bias = flat[:, offset : offset + fan_out].view(members, 1, fan_out)
             offset += fan_out
@@ -41,7 +44,7 @@ class Layout:
         return layers
 
     def leaves(self, flat: Tensor) -> Layers:
-        """The same views as leaves that ask for gradients; they share memory with ``flat``."""
+        """The same as leaves that ask for gradients."""
         return [(w.requires_grad_(), b.requires_grad_()) for w, b in self.layers(flat.detach())]
 
     def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
@@ -67,10 +70,12 @@ def gradient(loss: Tensor, leaves: Layers) -> Tensor:
     return torch.cat([g.reshape(g.shape[0], -1) for g in gradients], dim=1)
 
 
-def linear(x: Tensor, layer: tuple[Tensor, Tensor]) -> Tensor:
-    """``[K, B, in]`` → ``[K, B, out]``."""
+def linear(x: Tensor, layer: tuple[Tensor, Tensor], product: torch.dtype | None = None) -> Tensor:
+    """``[K, B, in]`` → ``[K, B, out]``; the matrix product rounds its factors and its result to the type ``product``."""
     weight, bias = layer
-    return torch.baddbmm(bias, x, weight)
+    if product is None:
+        return torch.bmm(x, weight).add_(bias)
+    return torch.bmm(x.to(product), weight.to(product)) + bias
 
 
 class _Mish(torch.autograd.Function):
@@ -97,14 +102,40 @@ class _Mish(torch.autograd.Function):
 
 def mish(x: Tensor) -> Tensor:
     """x·tanh(softplus(x)) (Misra, 2019), elementwise."""
-    return _Mish.apply(x)
+    if torch.is_grad_enabled():
+        return _Mish.apply(x)
+    # the same without what a gradient would need, in fewer passes
+    q = torch.neg(x).sigmoid_()
+    return q.mul_(q).add_(1.0).reciprocal_().mul_(2.0).sub_(1.0).mul_(x)
 
 
-def mlp(x: Tensor, layers: Layers) -> Tensor:
-    """Linear layers with Mish between them (none after the last)."""
+def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None) -> Tensor:
+    """What follows the first linear layer, whose output is ``x``: Mish, then linear layers with Mish between them.
+
+    The hidden layers, nearly all of the arithmetic, multiply in the type ``product``; the last one does not, for a
+    noise or a value rounded to the 8 bits of bfloat16 would be visibly coarse.
+    """
     for layer in layers[:-1]:
-        x = mish(linear(x, layer))
-    return linear(x, layers[-1])
+        x = linear(mish(x), layer, product)
+    return linear(mish(x), layers[-1])
+
+
+def first_layer(actions: Tensor, weight: Tensor, observed: Tensor) -> Tensor:
+    """Join what actions give to the first layer, ``actions @ weight``, to what observations give.
+
+    Args:
+        actions: ``[K, B·n, a]``, n actions an observation, those of one observation side by side.
+        weight: ``[K, a, H]``, the rows of the first layer's weight that belong to actions.
+        observed: ``[K, B, H]``, the observations' part, bias included.
+
+    Returns:
+        ``[K, B·n, H]``.
+    """
+    product = torch.bmm(actions, weight)
+    rows = observed.shape[1]
+    if product.shape[1] == rows:
+        return product.add_(observed)
+    return product.unflatten(1, (rows, -1)).add(observed.unsqueeze(2)).flatten(1, 2)
 
 
 def sinusoidal_embedding(steps: int, size: int) -> Tensor:
@@ -119,11 +150,22 @@ class NoiseNet:
     """ε_θ(a_t, t, s): the diffusion policy's network, for all members at once.
 
     The step enters as the integer 0..T−1 through a sinusoidal embedding and a small two-layer net (E → 2E → E),
-    is concatenated with action and observation, and passes three hidden layers with Mish.
+    is concatenated with action and observation, and passes three hidden layers with Mish. The first of them is linear
+    in the three parts: what the observation gives to it is the same for all steps of a chain, and what the step gives
+    is the same for all observations, so each is worked out once.
     """
 
-    def __init__(self, observation_size: int, action_size: int, steps: int, hidden: int, embedding: int) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        steps: int,
+        hidden: int,
+        embedding: int,
+        product: torch.dtype | None = None,
+    ) -> None:
         self.action_size = action_size
+        self.product = product
         inputs = action_size + embedding + observation_size
         self.layout = Layout((
             (embedding, 2 * embedding), (2 * embedding, embedding),
@@ -136,20 +178,35 @@ class NoiseNet:
         self.embedding = self.embedding.to(device)
         return self
 
-    def time_features(self, layers: Layers) -> Tensor:
-        """``[K, T, E]``: what each member makes of each step; there are only T of them, so they are computed once."""
-        members = layers[0][0].shape[0]
-        return mlp(self.embedding.expand(members, -1, -1), layers[:2])
+    def time(self, layers: Layers) -> Tensor:
+        """``[K, T, H]``: what each diffusion step gives to the first hidden layer of each member."""
+        (weight, _), size = layers[2], self.embedding.shape[1]
+        embedded = self.embedding.expand(len(weight), -1, -1)
+        features = tail(linear(embedded, layers[0]), layers[1:2])
+        return torch.bmm(features, weight[:, self.action_size : self.action_size + size])
 
-    def __call__(self, layers: Layers, observations: Tensor, actions: Tensor, time: Tensor) -> Tensor:
-        """Predicted noise ``[K, B, a]`` from observations ``[K, B, o]``, noisy actions and time features ``[K, B, E]``."""
-        return mlp(torch.cat([actions, time, observations], dim=-1), layers[2:])
+    def observe(self, layers: Layers, observations: Tensor) -> Tensor:
+        """``[K, B, H]``: what observations ``[K, B, o]`` give to the first hidden layer, bias included."""
+        weight, bias = layers[2]
+        return linear(observations, (weight[:, self.action_size + self.embedding.shape[1] :], bias))
+
+    def __call__(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
+        """Predicted noise ``[K, B·n, a]`` for noisy actions ``[K, B·n, a]``, n of them for each observation.
+
+        ``observed`` ``[K, B, H]`` is the sum of ``observe`` and of ``time`` at the actions' diffusion step.
+        """
+        hidden = first_layer(actions, layers[2][0][:, : self.action_size], observed)
+        return tail(hidden, layers[3:], self.product)
 
 
 class TwinCritic:
     """Q1 and Q2 of all members; the two heads are one more axis of the stack."""
 
-    def __init__(self, observation_size: int, action_size: int, hidden: int) -> None:
+    def __init__(
+        self, observation_size: int, action_size: int, hidden: int, product: torch.dtype | None = None
+    ) -> None:
+        self.observation_size = observation_size
+        self.product = product
         self.layout = Layout(
             ((observation_size + action_size, hidden), (hidden, hidden), (hidden, hidden), (hidden, 1))
         )
@@ -168,8 +225,14 @@ class TwinCritic:
         return torch.cat(heads, dim=1)
 
     def __call__(self, layers: Layers, observations: Tensor, actions: Tensor) -> Tensor:
-        """Values ``[K, 2, B]`` of observations ``[K, B, o]`` and actions ``[K, B, a]``."""
-        inputs = torch.cat([observations, actions], dim=-1)
-        members, batch, size = inputs.shape
-        doubled = inputs[:, None].expand(members, 2, batch, size).reshape(2 * members, batch, size)
-        return mlp(doubled, layers).view(members, 2, batch)
+        """Values ``[K, 2, B·n]`` of observations ``[K, B, o]`` and actions ``[K, B·n, a]``, n for each observation."""
+        weight, bias = layers[0]
+        observed = linear(_for_both_heads(observations), (weight[:, : self.observation_size], bias))
+        hidden = first_layer(_for_both_heads(actions), weight[:, self.observation_size :], observed)
+        return tail(hidden, layers[1:], self.product).view(len(actions), 2, -1)
+
+
+def _for_both_heads(x: Tensor) -> Tensor:
+    """``[K, B, n]`` → ``[2 K, B, n]``, each member's rows twice."""
+    members, rows, size = x.shape
+    return x[:, None].expand(members, 2, rows, size).reshape(2 * members, rows, size)

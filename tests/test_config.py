@@ -257,7 +257,7 @@ def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        return {"d4rl": "collected"}[value]
+        return {"d4rl": "collected", "fp32": "bf16"}[value]
     return value + 2 if isinstance(value, int) else value / 2 + 0.1
 
 

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from diffcps import engine
 from diffcps.algorithms import diffcps
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.errors import UserError
@@ -46,12 +47,17 @@ def copy_of(learner: Learner) -> dict[str, Tensor]:
 
 
 def assert_same_state(one: Learner, other: Learner) -> None:
-    """Bit for bit, random streams included."""
+    """Bit for bit."""
     assert one.step == other.step
     for name, value in one.pack.state().items():
         assert torch.equal(value, other.pack.state()[name]), name
-    for mine, theirs in zip(one.generators, other.generators, strict=True):
-        assert torch.equal(mine.get_state(), theirs.get_state())
+    assert draws_of(one)["rows"].equal(draws_of(other)["rows"])
+
+
+def draws_of(learner: Learner, policy_step: bool = True) -> dict[str, Tensor]:
+    """What the learner's next step is going to draw."""
+    draws = engine.draw(learner.model, learner.work, policy_step)
+    return {name: value for name, value in vars(draws).items() if value is not None}
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -85,7 +91,7 @@ def test_member_learns_what_it_learns_alone(config: AlgorithmConfig, alone: tupl
             torch.testing.assert_close(value, other[k : k + 1] if other.ndim else other, rtol=0, atol=1e-6, msg=name)
         for name, value in own.items():
             torch.testing.assert_close(value, metrics[name][k : k + 1], rtol=1e-5, atol=1e-5, msg=name)
-        assert torch.equal(single.generators[0].get_state(), pack.generators[k].get_state())
+        assert torch.equal(draws_of(single)["rows"], draws_of(pack)["rows"][k : k + 1])
 
 
 def test_every_setting_of_a_member_reaches_its_training() -> None:
@@ -105,10 +111,8 @@ def test_every_setting_of_a_member_reaches_its_training() -> None:
 def test_draws_belong_to_the_seed() -> None:
     """Other seeds, other draws; the same seed draws the same in any company and place."""
     one, two = make_learner(), make_learner((MemberConfig(seed=9), MEMBERS[1], MemberConfig(seed=4)))
-    for _ in range(2):  # a policy step and one without
-        (rows, draws), (other_rows, other_draws) = one._draw(), two._draw()
-        fields = {"rows": rows, **{n: v for n, v in vars(draws).items() if v is not None}}
-        others = {"rows": other_rows, **{n: v for n, v in vars(other_draws).items() if v is not None}}
+    for policy_step in (True, False):
+        fields, others = draws_of(one, policy_step), draws_of(two, policy_step)
         assert fields.keys() == others.keys()
         for name, value in fields.items():
             axis = 1 if name in ("next_actions", "actions") else 0
@@ -118,22 +122,24 @@ def test_draws_belong_to_the_seed() -> None:
             if name != "swap":
                 assert all(not torch.equal(mine[a], mine[b]) for a in range(4) for b in range(a)), name
                 assert not torch.equal(mine[0], theirs[0]), name
-        one.step, two.step = 1, 1
 
 
 def test_draws_have_their_distributions() -> None:
     learner = make_learner((MemberConfig(seed=0),), SMALL.replaced(policy_freq=1, batch_size=300))
-    drawn = [learner._draw() for _ in range(40)]
-    rows = torch.cat([indices[0] for indices, _ in drawn])
-    steps = torch.cat([draws.step[0] for _, draws in drawn if draws.step is not None])
-    swaps = sum(int(draws.swap[0]) for _, draws in drawn if draws.swap is not None)
+    drawn = []
+    for _ in range(40):
+        drawn.append(draws_of(learner))
+        learner.work.step.add_(1)
+    rows = torch.cat([draws["rows"][0] for draws in drawn])
+    steps = torch.cat([draws["step"][0] for draws in drawn])
+    swaps = sum(int(draws["swap"][0]) for draws in drawn)
     assert len(rows.unique()) == 300
     assert stats.chisquare(torch.bincount(rows, minlength=300)).pvalue > 1e-3
     assert stats.chisquare(torch.bincount(steps, minlength=5)).pvalue > 1e-3
     assert 10 < swaps < 30
     normal = []
     for name in ("next_actions", "noise", "actions"):
-        normal.append(torch.cat([getattr(draws, name).flatten() for _, draws in drawn]))
+        normal.append(torch.cat([draws[name].flatten() for draws in drawn]))
         assert stats.kstest(normal[-1][:20_000], "norm").pvalue > 1e-3, name
     values = torch.cat(normal)
     assert len(values.unique()) > 0.9 * len(values)  # no draw is used twice (float32 leaves a few ties)
@@ -164,11 +170,9 @@ def test_a_step_touches_only_its_own() -> None:
 def test_the_policys_step_leaves_the_critics_alone() -> None:
     """The same step with and without a policy update ends with the same critics."""
     learner = make_learner()
-    indices, draws = learner._draw()
-    batch = diffcps.Batch(**{name: value[indices] for name, value in vars(learner.data).items()})
-    other = make_learner()
-    diffcps.update(learner.model, learner.pack, batch, draws, step=0)
-    diffcps.update(other.model, other.pack, batch, diffcps.Draws(draws.next_actions), step=1)
+    draws, other = diffcps.Draws(**draws_of(learner)), make_learner()
+    engine.learn(learner.model, learner.work, draws)
+    engine.learn(other.model, other.work, diffcps.Draws(draws.rows, draws.next_actions))
     assert not torch.equal(learner.pack.actor, other.pack.actor)
     for name in ("critic", "target", "critic_adam.first", "critic_adam.second"):
         assert torch.equal(learner.pack.state()[name], other.pack.state()[name]), name
@@ -290,8 +294,8 @@ def test_actions_of_ragged_rows(candidates: int) -> None:
 def scaled_target(policy: Policy, factor: float) -> dict[str, Tensor]:
     """The policy's parameters with target critics whose values are ``factor`` times as far from each other."""
     parameters = {name: value.clone() for name, value in policy.parameters.items()}
-    weight, _ = policy.model.critic.layers(parameters["target"])[-1]
-    weight.mul_(factor)
+    size = policy.model.critic.layout.sizes[-1][0]
+    parameters["target"].view(2 * policy.members, -1)[:, -size - 1 : -1].mul_(factor)  # the last layer's weights
     return parameters
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffcps.nn import Layout, NoiseNet, TwinCritic, gradient, linear, mish, mlp, sinusoidal_embedding
+from diffcps.nn import Layout, NoiseNet, TwinCritic, first_layer, gradient, linear, mish, sinusoidal_embedding, tail
 
 LAYOUT = Layout(((3, 8), (8, 5), (5, 2)))
 SMALL_SIZES = st.integers(min_value=1, max_value=6)
@@ -59,6 +59,14 @@ def test_mish_in_single_precision_and_at_the_extremes() -> None:
     (expected_slope,) = torch.autograd.grad(expected.sum(), theirs)
     torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=5e-6)
     torch.testing.assert_close(slope.double(), expected_slope, rtol=1e-6, atol=5e-6)
+
+
+def test_mish_without_gradients() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 2001), torch.tensor([-3e38, -1e4, 0.0, 1e4])])
+    kept = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(mish(x), torch.nn.functional.mish(x.double()).float(), rtol=1e-6, atol=5e-6)
+    assert torch.equal(x, kept)
 
 
 def test_mish_gradcheck() -> None:
@@ -111,7 +119,7 @@ def test_gradient_has_each_members_own_in_its_row() -> None:
     flat = LAYOUT.initial(generators(0, 1, 2)).double()
     x = torch.randn(3, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     leaves = LAYOUT.leaves(flat)
-    slope = gradient(mlp(x, leaves).square().sum(dim=(1, 2)), leaves)
+    slope = gradient(tail(linear(x, leaves[0]), leaves[1:]).square().sum(dim=(1, 2)), leaves)
     assert slope.shape == flat.shape
     assert not flat.requires_grad
     for k in range(3):
@@ -122,11 +130,44 @@ def test_gradient_has_each_members_own_in_its_row() -> None:
             torch.testing.assert_close(bias[k, 0], layer.bias.grad, rtol=1e-10, atol=1e-12)
 
 
-def test_leaves_share_memory_with_the_flat_tensor() -> None:
-    flat = LAYOUT.initial(generators(0))
-    leaves = LAYOUT.leaves(flat)
-    flat.zero_()
-    assert all(not part.detach().any() for layer in leaves for part in layer)
+def test_layers_of_a_pack_are_dense() -> None:
+    """Gaps between members would be copied away at every matrix product on a CPU."""
+    flat = LAYOUT.initial(generators(0, 1))
+    layers = LAYOUT.layers(flat)
+    assert all(weight.is_contiguous() for weight, _ in layers)
+    parts = [part.reshape(2, -1) for layer in layers for part in layer]
+    assert torch.equal(torch.cat(parts, dim=1), flat)
+
+
+@given(SMALL_SIZES, SMALL_SIZES, SMALL_SIZES, st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_first_layer_joins_actions_to_their_observation(members: int, batch: int, several: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    actions, weight, observed = (
+        torch.randn(shape, dtype=torch.float64, generator=rng)
+        for shape in ((members, batch * several, 3), (members, 3, 4), (members, batch, 4))
+    )
+    before = observed.clone()
+    joined = first_layer(actions, weight, observed)
+    expected = actions @ weight + observed.repeat_interleave(several, dim=1)
+    torch.testing.assert_close(joined, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(observed, before)
+
+
+def test_bf16_rounds_the_products_of_hidden_layers_only() -> None:
+    """What goes in and what comes out keep float32's precision; the result is float32, and so are the gradients."""
+    layout = Layout(((3, 64), (64, 64), (64, 64), (64, 2)))
+    leaves = layout.leaves(layout.initial(generators(0, 1)))
+    x = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(1))
+    exact, coarse = (tail(linear(x, leaves[0]), leaves[1:], product) for product in (None, torch.bfloat16))
+    assert coarse.dtype == torch.float32
+    error = (coarse - exact).abs().max() / exact.abs().max()
+    assert 1e-5 < error < 2e-2
+    slopes = [gradient(y.square().mean(dim=(1, 2)), leaves) for y in (exact, coarse)]
+    assert slopes[1].dtype == torch.float32
+    assert torch.linalg.vector_norm(slopes[1] - slopes[0]) < 2e-2 * torch.linalg.vector_norm(slopes[0])
+    hidden = linear(x, leaves[0])
+    assert torch.equal(tail(hidden, leaves[1:2], torch.bfloat16), tail(hidden, leaves[1:2])), "the last is not rounded"
 
 
 def test_twin_critic_equals_two_nets_a_member() -> None:
@@ -155,10 +196,10 @@ def test_noise_net_equals_one_net_a_member() -> None:
     observations = torch.randn(2, 7, 3, dtype=torch.float64, generator=rng)
     actions = torch.randn(2, 7, 2, dtype=torch.float64, generator=rng)
     step = torch.randint(0, 5, (2, 7), generator=rng)
-    features = net.time_features(layers)
-    assert features.shape == (2, 5, 6)
-    time = torch.stack([features[k, step[k]] for k in range(2)])
-    predicted = net(layers, observations, actions, time)
+    time = net.time(layers)
+    assert time.shape == (2, 5, 8)
+    observed = net.observe(layers, observations) + torch.stack([time[k, step[k]] for k in range(2)])
+    predicted = net(layers, actions, observed)
     assert predicted.shape == (2, 7, 2)
     for k in range(2):
         own = modules(layers, k)

@@ -10,6 +10,7 @@ import reference
 import torch
 from torch import Tensor
 
+from diffcps import engine
 from diffcps.algorithms import diffcps
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.diffusion import variance_preserving
@@ -72,11 +73,12 @@ def random_inputs(
     )
     targets = BATCH * (config.max_q_candidates if config.max_q_backup else 1)
     chains = normal(steps, members, targets, ACTION)
+    rows = torch.zeros(members, BATCH, dtype=torch.int64)  # the batch is given
     if swap is None:
-        return batch, diffcps.Draws(chains)
+        return batch, diffcps.Draws(rows, chains)
     step = torch.randint(0, steps, (members, BATCH), generator=rng)
     noise, actions = normal(members, BATCH, ACTION), normal(steps, members, BATCH, ACTION)
-    return batch, diffcps.Draws(chains, step, noise, actions, torch.tensor(swap))
+    return batch, diffcps.Draws(rows, chains, step, noise, actions, torch.tensor(swap))
 
 
 # From the pack's tensors to the reference's arrays --------------------------------------------------------------------
@@ -154,7 +156,8 @@ def compare_step(
         )
         for k, member in enumerate(MEMBERS)
     ]
-    metrics = diffcps.update(model, pack, batch, draws, number)
+    metrics = diffcps.update(model, pack, batch, draws)
+    diffcps.average_policy(model.config, pack, number)
     after = pack.state()
     for k, (state, outcome) in enumerate(expected):
         for name, loss in outcome.losses.items():
@@ -170,7 +173,8 @@ def compare_step(
         for name, value in tensors(state).items():
             own = after[name] if name.endswith("count") else after[name][k]
             np.testing.assert_allclose(own, value, **TIGHT, err_msg=f"{name}, member {k}")
-    policy_step = number % model.config.policy_freq == 0
+    policy_step = diffcps.is_policy_step(model.config, number)
+    assert policy_step == (number % model.config.policy_freq == 0)
     assert all(("actor" in outcome.gradients) == policy_step for _, outcome in expected)
     assert ("behaviour_loss" in metrics) == policy_step
     return [outcome for _, outcome in expected]
@@ -246,10 +250,8 @@ def test_learner_in_float32(backup: bool) -> None:
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
     learner = Learner(config, MEMBERS, dataset, MAX_ACTION)
     for number in range(10):
-        saved = learner.state_dict()
-        indices, draws = learner._draw()  # the draws of the coming step, which it then repeats
-        learner.load_state_dict(saved)
-        batch = diffcps.Batch(**{n: torch.as_tensor(v)[indices] for n, v in vars(dataset).items()})
+        draws = engine.draw(learner.model, learner.work, diffcps.is_policy_step(config, number))  # of the coming step
+        batch = diffcps.Batch(**{n: torch.as_tensor(v)[draws.rows] for n, v in vars(dataset).items()})
         expected = [
             reference.step(
                 member_state(learner.model, learner.pack, k), config, member, MAX_ACTION,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffcps import streams
 from diffcps.algorithms.optimiser import Adam, clip_by_norm
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.diffusion import Schedule, add_noise, reverse_chain, variance_preserving
@@ -21,6 +22,8 @@ METRICS = (
     "critic_grad_norm", "actor_grad_norm",
 )  # fmt: skip
 """Names of the metrics that ``update`` gives, in the order in which a person wants to read them."""
+CRITIC_METRICS = "critic_loss", "q_value", "critic_grad_norm"
+"""Those of them that every step gives; the others come from policy steps alone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Batch:
 class Draws:
     """All randomness of one gradient step. What only a policy step needs is ``None`` in the steps between."""
 
+    rows: Tensor
+    """``[K, B]`` rows of the data set that make the batch."""
     next_actions: Tensor
     """``[T, K, B·n, a]`` normal: chains of the target actions, n = 10 with max-Q backup and 1 without."""
     step: Tensor | None = None
@@ -48,6 +53,36 @@ class Draws:
     """``[T, K, B, a]`` normal: chains of the policy's own actions."""
     swap: Tensor | None = None
     """``[K]`` booleans, true with probability ½: which head is maximised and which one scales it."""
+
+    @classmethod
+    def of(cls, model: "Model", key: Tensor, step: Tensor, rows: int, policy_step: bool) -> "Draws":
+        """The draws of gradient step ``step`` (an integer tensor) on a data set of ``rows`` rows.
+
+        A pure function of the step and of each member's key ``[K, 2]``.
+        """
+        config, size, members = model.config, model.action_size, len(key)
+        batch, chain = config.batch_size, config.diffusion_steps
+        targets = batch * (config.max_q_candidates if config.max_q_backup else 1)
+        normal = [chain * targets * size] + ([batch * size, chain * batch * size] if policy_step else [])
+        pairs = sum(normal) + sum(normal) % 2
+        whole = [2 * batch] + ([2 * batch, 1] if policy_step else [])
+        drawn = streams.words(key, step, pairs + sum(whole)).split([pairs, *whole], dim=1)
+        noise = streams.normals(drawn[0])[:, : sum(normal)].split(normal, dim=1)
+        indices = streams.integers(drawn[1], rows)
+
+        def chains(part: Tensor) -> Tensor:
+            return part.view(members, chain, -1, size).transpose(0, 1)
+
+        if not policy_step:
+            return cls(indices, chains(noise[0]))
+        return cls(
+            rows=indices,
+            next_actions=chains(noise[0]),
+            step=streams.integers(drawn[2], chain),
+            noise=noise[1].view(members, batch, size),
+            actions=chains(noise[2]),
+            swap=drawn[3][:, 0] >= 2**31,
+        )
 
 
 class Model:
@@ -63,18 +98,25 @@ class Model:
         self.schedule: Schedule = variance_preserving(config.diffusion_steps, config.beta_min, config.beta_max).to(
             device
         )
+        product = torch.bfloat16 if config.precision == "bf16" else None
         self.noise_net = NoiseNet(
-            observation_size, action_size, config.diffusion_steps, config.hidden_size, config.time_embedding
+            observation_size, action_size, config.diffusion_steps, config.hidden_size, config.time_embedding, product
         ).to(device)
-        self.critic = TwinCritic(observation_size, action_size, config.hidden_size)
+        self.critic = TwinCritic(observation_size, action_size, config.hidden_size, product)
 
     def actions(self, actor: Layers, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``[K, B, a]`` of the diffusion policy at observations ``[K, B, o]`` from draws ``[T, K, B, a]``."""
-        time = self.noise_net.time_features(actor)
+        """Actions of the diffusion policy, ``[K, B·n, a]``.
+
+        Args:
+            actor: parameters of the noise net.
+            observations: ``[K, B, o]``.
+            noise: ``[T, K, B·n, a]`` standard normal; n actions are drawn for each observation, side by side.
+        """
+        time = self.noise_net.time(actor)
+        observed = self.noise_net.observe(actor, observations)
 
         def predict(actions: Tensor, step: int) -> Tensor:
-            features = time[:, step : step + 1].expand(-1, actions.shape[1], -1)
-            return self.noise_net(actor, observations, actions, features)
+            return self.noise_net(actor, actions, observed + time[:, step : step + 1])
 
         return reverse_chain(predict, self.schedule, noise, self.schedule.posterior_variance, self.max_action)
 
@@ -149,9 +191,8 @@ def critic_loss(
     config = model.config
     with torch.no_grad():
         candidates = config.max_q_candidates if config.max_q_backup else 1
-        states = batch.next_observations.repeat_interleave(candidates, dim=1)
-        actions = model.actions(average, states, draws.next_actions)
-        values = model.critic(target, states, actions)
+        actions = model.actions(average, batch.next_observations, draws.next_actions)
+        values = model.critic(target, batch.next_observations, actions)
         values = values.unflatten(-1, (-1, candidates)).amax(dim=-1)
         goal = batch.rewards + config.discount * (1.0 - batch.terminals) * values.amin(dim=1)
     estimates = model.critic(critic, batch.observations, batch.actions)
@@ -178,11 +219,11 @@ def actor_loss(
     assert draws.actions is not None
     assert draws.swap is not None
     noisy = add_noise(model.schedule, batch.actions, draws.step, draws.noise)
-    features = model.noise_net.time_features(actor)
+    time = model.noise_net.time(actor)
     # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
-    every = torch.arange(features.shape[1], device=features.device)
-    time = (draws.step[..., None] == every).to(features.dtype) @ features
-    predicted = model.noise_net(actor, batch.observations, noisy, time)
+    which = draws.step[..., None] == torch.arange(model.schedule.steps, device=noisy.device)
+    observed = model.noise_net.observe(actor, batch.observations) + which.to(time.dtype) @ time
+    predicted = model.noise_net(actor, noisy, observed)
     behaviour = (draws.noise - predicted).square().mean(dim=(1, 2))
 
     values = model.critic(critic, batch.observations, model.actions(actor, batch.observations, draws.actions))
@@ -202,13 +243,12 @@ def dual_loss(multiplier: Tensor, behaviour_loss: Tensor, target_kl: Tensor) -> 
     return loss, {"dual_loss": loss.detach()}
 
 
-def update(model: Model, pack: Pack, batch: Batch, draws: Draws, step: int) -> Metrics:
-    """One gradient step of every member, in place: critic, (policy and λ), averaged policy, target critic.
+def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
+    """One gradient step of every member, in place: critic, in a policy step also policy and λ, then target critic.
 
-    ``step`` counts from 0. The policy and λ move when step mod policy_freq = 0. Every metric is ``[K]`` and detached;
-    those of the policy are there only in its steps.
+    It is a policy step when ``draws`` are those of one. Every metric is ``[K]`` and detached. Nothing here waits for the
+    host or draws a number, so it may be compiled or captured.
     """
-    config = model.config
     critic = model.critic.leaves(pack.critic)
     loss, metrics = critic_loss(
         model,
@@ -223,7 +263,7 @@ def update(model: Model, pack: Pack, batch: Batch, draws: Draws, step: int) -> M
     slope, metrics["critic_grad_norm"] = clip_by_norm(slope, pack.grad_norm)
     pack.critic_adam.step(pack.critic, slope)
 
-    if step % config.policy_freq == 0:
+    if draws.step is not None:
         actor = model.noise_net.layout.leaves(pack.actor)
         loss, more = actor_loss(
             model,
@@ -244,10 +284,19 @@ def update(model: Model, pack: Pack, batch: Batch, draws: Draws, step: int) -> M
         pack.multiplier_adam.step(pack.multiplier, slope)
         metrics |= more | dual | {"lambda": pack.multiplier[:, 0].clone()}
 
+    pack.target.lerp_(pack.critic, model.config.target_rate)
+    return metrics
+
+
+def is_policy_step(config: AlgorithmConfig, step: int) -> bool:
+    """Whether the policy and λ move at ``step`` (counted from 0)."""
+    return step % config.policy_freq == 0
+
+
+def average_policy(config: AlgorithmConfig, pack: Pack, step: int) -> None:
+    """Move the averaged policies towards the online ones after ``step``, at the steps where they move at all."""
     if step >= config.ema_start and step % config.ema_every == 0:
         pack.average.lerp_(pack.actor, 1.0 - config.ema_decay)
-    pack.target.lerp_(pack.critic, config.target_rate)
-    return metrics
 
 
 def sample_actions(
@@ -266,12 +315,11 @@ def sample_actions(
         ``[K, B, a]``.
     """
     candidates = uniform.shape[-1]
-    states = observations.repeat_interleave(candidates, dim=1)
     actor = model.noise_net.layout.layers(parameters["actor"])
-    actions = model.actions(actor, states, noise)
+    actions = model.actions(actor, observations, noise)
     if candidates == 1:
         return actions
-    values = model.critic(model.critic.layers(parameters["target"]), states, actions).amin(dim=1)
+    values = model.critic(model.critic.layers(parameters["target"]), observations, actions).amin(dim=1)
     gumbel = -torch.log(-torch.log(uniform))
     chosen = (values.unflatten(-1, (-1, candidates)) + gumbel).argmax(dim=-1)
     choice = chosen[..., None, None].expand(-1, -1, 1, actions.shape[-1])

@@ -34,8 +34,10 @@ class Adam:
         self.second.mul_(decay_second).addcmul_(gradient, gradient, value=1.0 - decay_second)
         scale_first = 1.0 - decay_first**self.count
         scale_second = (1.0 - decay_second**self.count).sqrt()
-        denominator = (self.second.sqrt() / scale_second).add_(epsilon)
-        parameters.sub_(self.learning_rate * (self.first / denominator) / scale_first)
+        # lr (m / scale_first) / (√v / scale_second + ε), with the scalars gathered: two passes over the parameters less
+        rate = self.learning_rate * (scale_second / scale_first).to(self.learning_rate)
+        denominator = self.second.sqrt().add_(epsilon * scale_second)
+        parameters.addcdiv_(self.first * rate, denominator, value=-1.0)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint must hold."""

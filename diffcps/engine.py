@@ -1,0 +1,221 @@
+"""Runs one gradient step of a pack, the same function in three ways: eagerly, as a CUDA graph, or compiled.
+
+Everything a step reads and writes is a tensor that stays where it is, its random numbers are a function of a step counter
+on the device, and nothing in it waits for the host. So the very function that runs eagerly can be traced once and
+compiled by inductor, and on a GPU captured as a CUDA graph; there is no second implementation to keep in step.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms import diffcps
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["eager", "graph", "compiled"]
+"""``graph`` captures the eager step (CUDA only); ``compiled`` is compiled and, on CUDA, captured too."""
+SUMS = (*diffcps.CRITIC_METRICS, *(name for name in diffcps.METRICS if name not in diffcps.CRITIC_METRICS))
+"""The metric in each row of ``Work.sums``: those of every step first."""
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
+"""How far metrics of a compiled step may be from the eager one's, relative to the larger of the two and of 1e-3."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a gradient step reads and writes."""
+
+    pack: diffcps.Pack
+    """Changed by every step."""
+    data: diffcps.Batch
+    """The whole data set; fields are ``[N, …]`` here."""
+    key: Tensor
+    """Keys of the members' random streams, ``[K, 2]``."""
+    step: Tensor
+    """Gradient steps taken so far; an integer without dimensions, counted up by every step."""
+    sums: Tensor
+    """Sum of each metric over steps, ``[metrics, K]``, in the order of ``SUMS``."""
+
+
+def draw(model: diffcps.Model, work: Work, policy_step: bool) -> diffcps.Draws:
+    """The random numbers of the next step."""
+    return diffcps.Draws.of(model, work.key, work.step, len(work.data.actions), policy_step)
+
+
+def learn(model: diffcps.Model, work: Work, draws: diffcps.Draws) -> None:
+    """One gradient step of every member on the batch that was drawn, in place."""
+    batch = diffcps.Batch(**{name: value[draws.rows] for name, value in vars(work.data).items()})
+    metrics = diffcps.update(model, work.pack, batch, draws)
+    values = torch.stack([metrics[name] for name in SUMS[: len(metrics)]])
+    work.sums[: len(metrics)].add_(values)
+    work.step.add_(1)
+
+
+class Steps:
+    """Gradient steps of one ``Work``, ready to be taken."""
+
+    def __init__(self, kind: Kind, takers: dict[bool, Callable[[], None]], notes: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.notes = notes
+        """Why it is not the kind that was asked for; empty when it is."""
+        self._takers = takers
+
+    def take(self, policy_step: bool) -> None:
+        """One gradient step, with or without policy and λ."""
+        self._takers[policy_step]()
+
+
+Step = Callable[[Work], None]
+_BOTH = (True, False)
+
+
+def build(model: diffcps.Model, work: Work, kind: Kind) -> Steps:
+    """Make gradient steps of the kind asked for, or of the next best that works here: compiled, graph, eager.
+
+    Nothing in ``work`` changes. A compiled step is first tried beside the eager one on copies of the pack; where
+    compiling or capturing fails, or the numbers differ, it is not used, and ``notes`` say so.
+    """
+    eager: dict[bool, Step] = {p: functools.partial(_eager_step, model, p) for p in _BOTH}
+    notes: list[str] = []
+    if kind == "compiled":
+        try:
+            compiled = {p: _compile(model, work, p) for p in _BOTH}
+            _compare(work, eager, compiled, _TOLERANCE[model.config.precision])
+            return _placed(model, work, "compiled", compiled, notes)
+        except Exception as error:  # whatever a compiler may throw: training goes on without it
+            notes.append(_complaint("compiled", error))
+    if kind != "eager" and model.device.type == "cuda":
+        return _placed(model, work, "graph", eager, notes)
+    return Steps("eager", {p: functools.partial(eager[p], work) for p in _BOTH}, tuple(notes))
+
+
+def _placed(model: diffcps.Model, work: Work, kind: Kind, steps: dict[bool, Step], notes: list[str]) -> Steps:
+    """Steps bound to ``work``: on CUDA as graphs, elsewhere as they are."""
+    plain: dict[bool, Callable[[], None]] = {p: functools.partial(steps[p], work) for p in _BOTH}
+    if model.device.type == "cuda":
+        try:
+            return Steps(kind, _capture(work, plain), tuple(notes))
+        except Exception as error:  # whatever a driver may throw: the step runs without a graph too
+            notes.append(_complaint("captured as a CUDA graph", error))
+            kind = kind if kind == "compiled" else "eager"
+    return Steps(kind, plain, tuple(notes))
+
+
+def _complaint(what: str, error: Exception) -> str:
+    reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+    note = f"gradient steps could not be {what} and run without that: {reason}"
+    logger.warning("%s", note)
+    logger.debug("the failure in full", exc_info=error)
+    return note
+
+
+def _eager_step(model: diffcps.Model, policy_step: bool, work: Work) -> None:
+    learn(model, work, draw(model, work, policy_step))
+
+
+def _compile(model: diffcps.Model, work: Work, policy_step: bool) -> Step:
+    """Trace a step down to tensor operations, gradients included, and compile them.
+
+    Drawing and learning are two pieces: in one, the compiler would hash the random numbers anew wherever they are read.
+    """
+    scratch = _copy(work)  # tracing runs what it sees
+    draws = draw(model, scratch, policy_step)
+
+    def draw_flat(key: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_tensors(draw(model, replace(scratch, key=key, step=step), policy_step)))
+
+    def learn_flat(*tensors: Tensor) -> tuple[()]:
+        stream = iter(tensors)
+        learn(model, _filled(scratch, stream), _filled(draws, stream))
+        return ()
+
+    drawing = _compiled(model.device, draw_flat, [scratch.key, scratch.step])
+    learning = _compiled(model.device, learn_flat, [*_tensors(scratch), *_tensors(draws)])
+
+    def step(work: Work) -> None:
+        with torch.no_grad():
+            learning(*_tensors(work), *drawing(work.key, work.step))
+
+    return step
+
+
+def _compiled(device: torch.device, function: Callable[..., Any], tensors: list[Tensor]) -> Callable[..., Any]:
+    """``function`` of these tensors, compiled; it runs once or twice on them."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    # a pool of compiler processes pays for a GPU's many kernels only, and would outlive a killed worker for a while
+    options: dict[str, str | int | bool | Callable[..., Any]] = {} if device.type == "cuda" else {"compile_threads": 1}
+    compiled = torch.compile(make_fx(function)(*tensors), fullgraph=True, dynamic=False, options=options or None)
+    with torch.no_grad():
+        compiled(*tensors)
+    return compiled
+
+
+def _compare(work: Work, eager: dict[bool, Step], compiled: dict[bool, Step], tolerance: float) -> None:
+    """Raise ``ArithmeticError`` when the metrics of a policy step and the step after it are not those of eager steps."""
+    sums = []
+    for steps in (eager, compiled):
+        copy = _copy(work)
+        copy.sums.zero_()
+        for policy_step in _BOTH:
+            steps[policy_step](copy)
+        sums.append(copy.sums)
+    wrong = (sums[0] - sums[1]).abs() > tolerance * torch.maximum(*(s.abs() for s in sums)).clamp(min=1e-3)
+    if wrong.any():
+        row = int(wrong.any(dim=1).nonzero()[0])
+        first, second = (s[row][wrong[row]][0].item() for s in sums)
+        raise ArithmeticError(f"{SUMS[row]} is {second:.6g} where the eager step gives {first:.6g}")
+
+
+def _capture(work: Work, steps: dict[bool, Callable[[], None]]) -> dict[bool, Callable[[], None]]:
+    """Both kinds of step as CUDA graphs over the tensors of ``work``, which is as before when they are done."""
+    before = [tensor.clone() for tensor in _state(work)]
+    pool = torch.cuda.graph_pool_handle()
+    graphs: dict[bool, Callable[[], None]] = {}
+    for policy_step, step in steps.items():
+        # libraries allocate and choose kernels in their first calls, which a capture does not allow
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            step()
+        graphs[policy_step] = graph.replay
+    for tensor, value in zip(_state(work), before, strict=True):
+        tensor.copy_(value)
+    return graphs
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors in a dataclass of dataclasses, tensors and ``None``, in a fixed order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif tree is not None:
+        for field in fields(tree):
+            yield from _tensors(getattr(tree, field.name))
+
+
+def _filled(tree: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same tree with other tensors, in the order of ``_tensors``."""
+    if tree is None or isinstance(tree, Tensor):
+        return None if tree is None else next(tensors)
+    return replace(tree, **{field.name: _filled(getattr(tree, field.name), tensors) for field in fields(tree)})
+
+
+def _state(work: Work) -> list[Tensor]:
+    """What a step changes."""
+    return [*_tensors(work.pack), work.step, work.sums]
+
+
+def _copy(work: Work) -> Work:
+    """Another ``Work`` in the same state, over the same data set."""
+    pack = _filled(work.pack, (tensor.clone() for tensor in _tensors(work.pack)))
+    return replace(work, pack=pack, step=work.step.clone(), sums=work.sums.clone())

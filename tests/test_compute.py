@@ -1,0 +1,57 @@
+"""Routes of matrix products and the choice of an engine."""
+
+import pytest
+import torch
+
+from diffcps import compute
+from diffcps.config import MemberConfig, RunConfig
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def fresh() -> None:
+    compute.product_route.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_route_of_products_keeps_fp32() -> None:
+    """Whatever was chosen on this machine: errors are those of float32, 1.2e-7, not bfloat16's 8e-3."""
+    compute.prepare(torch.get_num_threads())
+    assert compute._product_error() < 1e-6
+    assert compute.product_route() in ("oneDNN", "default")
+
+
+def test_threads() -> None:
+    before = torch.get_num_threads()
+    compute.prepare(before + 1)
+    assert torch.get_num_threads() == before + 1
+    compute.prepare(before, torch.device("cpu"))
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_route_that_costs_accuracy_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    monkeypatch.setattr(compute, "_product_error", lambda: 4e-3)
+    assert compute.product_route() == "default"
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    compute.product_route.cache_clear()
+
+
+def test_long_trials_are_compiled_and_short_ones_are_not() -> None:
+    full = RunConfig("hopper-medium-v2", tuple(MemberConfig(seed=seed) for seed in range(5)))
+    short = full.replaced(steps=1000)
+    assert compute.choose(full, CPU).engine == "compiled"
+    assert compute.choose(short, CPU).engine == "eager"
+    assert compute.choose(full, CUDA).engine == "compiled"
+    assert compute.choose(short, CUDA).engine == "graph"
+    # on a CPU work counts, not steps alone: more members, or more of a batch, repay it sooner
+    between = full.replaced(steps=5000)
+    assert compute.choose(between, CPU).engine == "compiled"
+    assert compute.choose(between.replaced(members=between.members[:1]), CPU).engine == "eager"
+    # more diffusion steps take longer to compile
+    assert compute.choose(full.replaced(steps=4000), CPU).engine == "compiled"
+    longer = full.algorithm.replaced(diffusion_steps=50, batch_size=32)
+    assert compute.choose(full.replaced(steps=4000, algorithm=longer), CPU).engine == "eager"
+    assert "5,000" in compute.choose(between, CUDA).reason

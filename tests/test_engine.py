@@ -1,0 +1,173 @@
+"""Eager, compiled and captured steps are one function: the same losses, the same states, and what happens when not."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diffcps import engine
+from diffcps.algorithms import diffcps
+from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.engine import Kind
+from diffcps.learner import Learner
+
+CONFIG = AlgorithmConfig(diffusion_steps=2, hidden_size=32, batch_size=32, time_embedding=8, ema_start=20)
+MEMBERS = (
+    MemberConfig(seed=3),
+    MemberConfig(seed=4, learning_rate=1e-3, lambda_init=0.2, lambda_clip=0.5, target_kl=0.1, grad_norm=0.3),
+    MemberConfig(seed=5, learning_rate=3e-5, lambda_init=4.0, target_kl=1.5, grad_norm=2.0),
+)
+compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="compiling for a CPU needs a C++ compiler"
+)
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing compiled earlier on this machine is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
+def make_learner(
+    kind: Kind,
+    config: AlgorithmConfig = CONFIG,
+    members: tuple[MemberConfig, ...] = MEMBERS,
+    device: str = "cpu",
+) -> Learner:
+    rng = np.random.default_rng(0)
+    rows = {
+        "observations": rng.normal(size=(300, 4)),
+        "actions": rng.uniform(-0.7, 0.7, size=(300, 2)),
+        "rewards": rng.normal(size=300),
+        "next_observations": rng.normal(size=(300, 4)),
+        "terminals": rng.random(300) < 0.1,
+    }
+    dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
+    return Learner(config, members, dataset, 0.7, device, kind)
+
+
+def curves(learner: Learner, steps: int) -> dict[str, Tensor]:
+    """Behaviour loss (policy steps) and critic loss of each single step, ``[steps, K]``."""
+    rows = [learner.update(1) for _ in range(steps)]
+    return {n: torch.stack([row[n] for row in rows if n in row]).cpu() for n in ("critic_loss", "behaviour_loss")}
+
+
+def assert_same_losses(one: Learner, other: Learner) -> None:
+    """The first 50 losses agree to 1e-4."""
+    first, second = curves(one, 50), curves(other, 50)
+    for name, values in first.items():
+        torch.testing.assert_close(values, second[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@compiler
+@pytest.mark.parametrize("backup", [False, True], ids=["backup_of_one", "max_q_backup"])
+def test_compiled_steps_are_eager_steps(backup: bool) -> None:
+    config = CONFIG.replaced(max_q_backup=backup, max_q_candidates=3)
+    eager, compiled = (make_learner(kind, config) for kind in ("eager", "compiled"))
+    assert (compiled.steps.kind, compiled.steps.notes) == ("compiled", ())
+    for name, value in eager.state_dict()["pack"].items():
+        assert torch.equal(value, compiled.state_dict()["pack"][name]), f"building has changed {name}"
+    assert_same_losses(eager, compiled)
+
+
+@compiler
+def test_compiled_training_resumes_to_the_bit() -> None:
+    straight, first = make_learner("compiled"), make_learner("compiled")
+    straight.update(41)
+    first.update(20)
+    second = make_learner("compiled")
+    second.load_state_dict(first.state_dict())
+    second.update(21)
+    for name, value in straight.state_dict()["pack"].items():
+        assert torch.equal(value, second.state_dict()["pack"][name]), name
+
+
+@compiler
+def test_bf16_compiled_and_eager() -> None:
+    """The same rounding of the same products, so far closer to each other than bf16 is to fp32."""
+    config = CONFIG.replaced(precision="bf16")
+    eager, compiled, exact = (curves(make_learner(*kind), 20) for kind in (
+        ("eager", config), ("compiled", config), ("eager", CONFIG)
+    ))  # fmt: skip
+    for name, values in eager.items():
+        assert not torch.equal(values, exact[name])
+        torch.testing.assert_close(compiled[name], values, rtol=2e-2, atol=1e-3, msg=name)
+        torch.testing.assert_close(values, exact[name], rtol=5e-2, atol=1e-2, msg=name)
+
+
+def test_bf16_learns_as_fp32_does() -> None:
+    """Over 300 steps the mean of eight members' losses moves by far less than the members differ among themselves."""
+    members = tuple(MemberConfig(seed=seed, learning_rate=1e-3) for seed in range(8))
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        learner = make_learner("eager", CONFIG.replaced(precision=precision), members)
+        rows = [learner.update(50) for _ in range(6)]
+        losses[precision] = {n: torch.stack([row[n] for row in rows]) for n in ("critic_loss", "behaviour_loss")}
+    for name, exact in losses["fp32"].items():
+        shift = (losses["bf16"][name] - exact).mean(dim=1).abs()
+        assert (shift < 0.5 * exact.std(dim=1)).all(), name
+
+
+@pytest.mark.parametrize("kind", ["graph", "compiled"])
+def test_what_cannot_be_had_falls_back_and_says_so(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler here\nand a long story")
+
+    monkeypatch.setattr(engine, "_compiled", broken)
+    learner = make_learner(kind)
+    assert learner.steps.kind == "eager"
+    expected = (
+        () if kind == "graph" else ("gradient steps could not be compiled and run without that: no compiler here",)
+    )
+    assert learner.steps.notes == expected
+    assert_same_losses(learner, make_learner("eager"))
+
+
+def test_a_compiled_step_with_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: diffcps.Model, work: engine.Work, policy_step: bool) -> engine.Step:
+        def step(work: engine.Work) -> None:
+            draws = engine.draw(model, work, policy_step)
+            engine.learn(model, work, replace(draws, next_actions=draws.next_actions * 1.5))
+
+        return step
+
+    monkeypatch.setattr(engine, "_compile", wrong)
+    learner = make_learner("compiled")
+    assert learner.steps.kind == "eager"
+    (note,) = learner.steps.notes
+    assert "critic_grad_norm is" in note
+    assert "where the eager step gives" in note
+    assert_same_losses(learner, make_learner("eager"))
+
+
+@cuda
+@pytest.mark.parametrize("kind", ["graph", "compiled"])
+def test_steps_on_a_gpu(kind: Kind) -> None:
+    """Captured, and compiled and captured, against eager steps on the same GPU; resumed, too."""
+    eager, fast = make_learner("eager", device="cuda"), make_learner(kind, device="cuda")
+    assert (fast.steps.kind, fast.steps.notes) == (kind, ())
+    assert_same_losses(eager, fast)
+    other = make_learner(kind, device="cuda")
+    other.load_state_dict(fast.state_dict())
+    first, second = fast.update(20), other.update(20)
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@cuda
+def test_a_gpu_draws_what_a_cpu_draws(tmp_path: Path) -> None:
+    """A checkpoint may go on on another kind of device: the streams are the same."""
+    here, there = make_learner("eager"), make_learner("eager", device="cuda")
+    assert_same_losses(here, there)
+    torch.save(there.state_dict(), tmp_path / "state.pt")
+    here.load_state_dict(torch.load(tmp_path / "state.pt", map_location="cpu", weights_only=True))
+    assert here.step == 50
