@@ -1,4 +1,4 @@
-# Targets: install, demo, test, check, ui, clean. Everything they need is installed into $(VENV).
+# Targets: install, demo, test, check, bench, ui, clean. Everything they need is installed into $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: install demo test check ui clean
+.PHONY: install demo test check bench ui clean
 
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("DiffCPS needs Python 3.10 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.11") if sys.version_info < (3, 10) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("DiffCPS needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
@@ -28,6 +28,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench: install
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m tests.benchmarks.bench --json $(RESULTS)/bench.json
 
 ui: install
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db

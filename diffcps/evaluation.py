@@ -30,13 +30,21 @@ class Evaluator:
     other ones at every index, whatever the company and whatever the learner has drawn.
     """
 
-    def __init__(self, task: Task, physics: Physics, members: Sequence[MemberConfig], config: EvaluationConfig) -> None:
+    def __init__(
+        self,
+        task: Task,
+        physics: Physics,
+        members: Sequence[MemberConfig],
+        config: EvaluationConfig,
+        threads: int = 1,
+    ) -> None:
+        """At most ``threads`` threads, the caller's among them, step the environments; no result depends on it."""
         self.task = task
         self.config = config
         self.seeds = [member.seed for member in members]
         # AntMaze v0 keeps one goal for an environment's life: each member's own, in every evaluation
         goals = [seed for seed in self.seeds for _ in range(config.episodes)]
-        self.environments = make_vector(task, physics, len(members) * config.episodes, goals)
+        self.environments = make_vector(task, physics, len(members) * config.episodes, goals, threads)
 
     def __call__(self, policy: Policy, index: int) -> Rollouts:
         """Roll out all members of ``policy`` until every episode has ended."""

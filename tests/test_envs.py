@@ -331,7 +331,7 @@ def test_vector_goal_seeds():
     task = get_task("antmaze-umaze-v0")
     expected = [envs.make(task, "d4rl", goal_seed=seed).unwrapped.goal for seed in (4, 5)]
     vector = envs.make_vector(task, "d4rl", 2, goal_seeds=[4, 5])
-    np.testing.assert_array_equal([e.unwrapped.goal for e in vector._environments], expected)
+    np.testing.assert_array_equal(vector.goals, expected)
     assert not np.array_equal(*expected)
 
 
@@ -346,3 +346,5 @@ def test_vector_mistakes():
         envs.make_vector(task, "d4rl", 0)
     with pytest.raises(ValueError, match="1 goal seeds for 2"):
         envs.make_vector(task, "d4rl", 2, goal_seeds=[0])
+    with pytest.raises(ValueError, match="threads = 0"):
+        envs.make_vector(task, "d4rl", 2, threads=0)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import gymnasium
 
 from diffcps.config import Physics
-from diffcps.envs.vector import RingEnvironments, SerialEnvironments, VectorEnvironment
+from diffcps.envs.simulations import Simulations
+from diffcps.envs.vector import RingEnvironments, VectorEnvironment
 from diffcps.errors import UserError, nearest
 from diffcps.tasks import Task
 
@@ -87,12 +88,23 @@ def make(task: Task, physics: Physics, goal_seed: int = 0) -> gymnasium.Env[Any,
     return gymnasium.make(environment.id, max_episode_steps=task.episode_limit, **arguments)
 
 
-def make_vector(task: Task, physics: Physics, n: int, goal_seeds: Sequence[int] | None = None) -> VectorEnvironment:
-    """``n`` environments of a task, with one ``goal_seed`` each when ``goal_seeds`` gives them (``n`` of them)."""
+def make_vector(
+    task: Task, physics: Physics, n: int, goal_seeds: Sequence[int] | None = None, threads: int = 1
+) -> VectorEnvironment:
+    """``n`` environments of a task, with one ``goal_seed`` each when ``goal_seeds`` gives them (``n`` of them).
+
+    At most ``threads`` threads, the caller's among them, step the environments; what they give does not depend on it.
+    """
     if n < 1:
         raise ValueError(f"n = {n}: at least one environment is needed")
+    if threads < 1:
+        raise ValueError(f"threads = {threads}: at least one is needed")
     if goal_seeds is not None and len(goal_seeds) != n:
         raise ValueError(f"{len(goal_seeds)} goal seeds for {n} environments")
     if task.environment == "ring":
         return RingEnvironments(n)
-    return SerialEnvironments([make(task, physics, seed) for seed in goal_seeds or [0] * n])
+    own = task.environment in ENVIRONMENTS and ENVIRONMENTS[task.environment].has_fixed_goal
+    seeds = list(goal_seeds) if goal_seeds is not None and own else [0] * n
+    distinct = list(dict.fromkeys(seeds))
+    environments = [make(task, physics, seed) for seed in distinct]
+    return Simulations(environments, [distinct.index(seed) for seed in seeds], task.episode_limit, threads)

@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import Physics
 from diffcps.envs.physics import choose_physics
+from diffcps.envs.simulations import Floats, Moves, Simulated
+from diffcps.envs.vector import reached
 
 CELL = 4.0
 """Side of a maze cell in metres."""
@@ -91,13 +93,16 @@ def _compile(maze: str, physics: Physics) -> mujoco.MjModel:
     return model
 
 
-class AntMaze(MujocoEnv, EzPickle):
+class AntMaze(Simulated, EzPickle):
     """The ant in a maze: observation [29] float64 (x, y, then the rest of qpos, then qvel), action [8] in [−1, 1].
 
     The reward is 1 within ``GOAL_RADIUS`` of the goal, which ends the episode, and 0 elsewhere, so a return is 0 or 1;
     falling over ends nothing. ``maze`` is a key of ``MAZES``. With ``goal_seed`` there is one goal, drawn from that
     seed, for the environment's life (version 0); without, every reset draws one (version 2).
     """
+
+    goal: Floats
+    """(x, y) of the goal in metres, [2]."""
 
     metadata = MujocoEnv.metadata | {
         "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
@@ -112,7 +117,6 @@ class AntMaze(MujocoEnv, EzPickle):
         self._goal_cell = np.array(_positions(maze, "G")[0])
         self._fixed_goal = goal_seed is not None
         self.goal = self._draw_goal(np.random.default_rng(goal_seed))
-        """(x, y) of the goal in metres, [2]."""
         super().__init__(
             "ant.xml",
             frame_skip=5,
@@ -149,9 +153,18 @@ class AntMaze(MujocoEnv, EzPickle):
         self, action: ArrayLike
     ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         """One control step of .1 s; actions beyond ±1 are clipped."""
-        self.data.ctrl[:] = MAX_CONTROL * np.clip(np.asarray(action, dtype=np.float64), -1, 1)
+        self.data.ctrl[:] = self.control_many(np.clip(np.asarray(action, dtype=np.float64), -1, 1))
         mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
-        reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
+        success = bool(reached(self.data.qpos, self.goal, GOAL_RADIUS))
         if self.render_mode == "human":
             self.render()
-        return self._observe(), float(reached), reached, False, {"success": reached}
+        return self._observe(), float(success), success, False, {"success": success}
+
+    def control_many(self, actions: NDArray[np.floating[Any]]) -> Floats:
+        """Torques ``[..., 8]`` in N·m of actions ``[..., 8]`` within ±1."""
+        return MAX_CONTROL * actions.astype(np.float64)
+
+    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """Only the goal counts, and it ends the episode."""
+        success = reached(moves.qpos, moves.goals, GOAL_RADIUS)
+        return success.astype(np.float64), success

@@ -13,7 +13,11 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from mujoco.batch import Batch
 from numpy.typing import ArrayLike, NDArray
+
+from diffcps.envs.simulations import Floats, Moves, Simulated
+from diffcps.envs.vector import reached
 
 # Importing gymnasium-robotics prints a note about hand-manipulation environments that are not used here.
 with contextlib.redirect_stderr(io.StringIO()):
@@ -32,6 +36,8 @@ START_NOISE = 0.1
 """The start is uniform within ± this many metres of its cell's centre, along each axis."""
 GOAL_RADIUS = 0.45
 """The goal is reached within this distance, in metres."""
+MAX_SPEED = 5.0
+"""gymnasium-robotics limits the speed along each axis to this many m/s before every step."""
 
 FREE_CELLS: tuple[Cell, ...] = tuple((r, c) for r, row in enumerate(U_MAZE) for c, cell in enumerate(row) if cell != 1)
 
@@ -60,16 +66,18 @@ def _free_cell(options: dict[str, Any], key: str, default: Cell) -> Cell:
     return cell
 
 
-class PointMaze(PointEnv):
+class PointMaze(Simulated, PointEnv):
     """The point in the U-maze: observation [4] float64 (x, y, vx, vy), action [2] in [−1, 1].
 
     The reward is 1 within ``GOAL_RADIUS`` of the goal, which ends the episode, and 0 elsewhere. ``reset`` takes the
     options ``start_cell`` and ``goal_cell``, for collecting data with other starts and goals than the task's own.
     """
 
+    goal: Floats
+    """(x, y) of the goal in metres, [2]."""
+
     def __init__(self, **kwargs: Any) -> None:
         self.goal = cell_centre(GOAL_CELL)
-        """(x, y) of the goal in metres, [2]."""
         self._start = cell_centre(START_CELL)
         super().__init__(**kwargs)
 
@@ -95,8 +103,21 @@ class PointMaze(PointEnv):
         self.set_state(start, np.zeros(2))
         return self._get_obs()[0]
 
-    def step(self, action: ArrayLike) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        """One control step of .01 s; actions beyond ±1 and speeds beyond ±5 m/s are clipped."""
+    def step(  # type: ignore[override]
+        self, action: ArrayLike
+    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """One control step of .01 s; actions beyond ±1 and speeds beyond ``MAX_SPEED`` are clipped."""
         observation, *_ = super().step(np.asarray(action, dtype=np.float64))
-        reached = bool(np.linalg.norm(observation[:2] - self.goal) <= GOAL_RADIUS)
-        return observation, float(reached), reached, False, {"success": reached}
+        success = bool(reached(observation, self.goal, GOAL_RADIUS))
+        return observation, float(success), success, False, {"success": success}
+
+    def prepare_many(self, batch: Batch, active: NDArray[np.bool_]) -> None:
+        """Limit speeds, as gymnasium-robotics does by setting the state anew before each step."""
+        qvel = batch.bind("qvel")
+        qvel[active] = np.clip(qvel[active], -MAX_SPEED, MAX_SPEED)
+        batch.forward(active)
+
+    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """Only the goal counts, and it ends the episode."""
+        success = reached(moves.qpos, moves.goals, GOAL_RADIUS)
+        return success.astype(np.float64), success

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from diffcps.envs import bandits
@@ -33,50 +31,22 @@ class VectorEnvironment(Protocol):
         """Free what the environments hold."""
 
 
-def _require_seeds(seeds: Sequence[int], n: int) -> None:
+def require_seeds(seeds: Sequence[int], n: int) -> None:
+    """Raise ``ValueError`` unless there are ``n`` seeds."""
     if len(seeds) != n:
         raise ValueError(f"{len(seeds)} seeds for {n} environments")
 
 
-def _require_finite(actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> None:
+def require_finite(actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> None:
+    """Raise ``ValueError`` naming the active environments whose actions are no finite numbers."""
     broken = active & ~np.isfinite(actions).all(axis=-1)
     if broken.any():
         raise ValueError(f"the actions of environments {np.flatnonzero(broken).tolist()} are not finite")
 
 
-class SerialEnvironments:
-    """A ``VectorEnvironment`` that steps its environments one after the other in this process."""
-
-    def __init__(self, environments: Sequence[gymnasium.Env[Any, Any]]) -> None:
-        self._environments = list(environments)
-        self.n = len(self._environments)
-        space = self._environments[0].action_space
-        assert isinstance(space, Box)
-        self._low, self._high = space.low, space.high
-        (size,) = self._environments[0].observation_space.shape or (0,)
-        self._observations = np.zeros((self.n, size), np.float32)
-
-    def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
-        """See ``VectorEnvironment.reset``."""
-        _require_seeds(seeds, self.n)
-        for i, environment in enumerate(self._environments):
-            self._observations[i], _ = environment.reset(seed=int(seeds[i]))
-        return self._observations.copy()
-
-    def step(self, actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> Step:
-        """See ``VectorEnvironment.step``."""
-        _require_finite(actions, active)
-        clipped = np.clip(actions, self._low, self._high)
-        rewards, ended = np.zeros(self.n), np.zeros(self.n, bool)
-        for i in np.flatnonzero(active):
-            observation, reward, terminated, truncated, _ = self._environments[i].step(clipped[i])
-            self._observations[i], rewards[i], ended[i] = observation, reward, terminated or truncated
-        return self._observations.copy(), rewards, ended
-
-    def close(self) -> None:
-        """See ``VectorEnvironment.close``."""
-        for environment in self._environments:
-            environment.close()
+def reached(positions: NDArray[np.float64], goals: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+    """Whether positions ``[..., 2 or more]``, of which x and y count, are within ``radius`` of goals ``[..., 2]``."""
+    return np.square(positions[..., :2] - goals).sum(axis=-1) <= radius**2
 
 
 class RingEnvironments:
@@ -87,12 +57,12 @@ class RingEnvironments:
 
     def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
         """See ``VectorEnvironment.reset``."""
-        _require_seeds(seeds, self.n)
+        require_seeds(seeds, self.n)
         return np.zeros((self.n, 1), np.float32)
 
     def step(self, actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> Step:
         """See ``VectorEnvironment.step``."""
-        _require_finite(actions, active)
+        require_finite(actions, active)
         rewards = bandits.ring_rewards(np.clip(actions, -bandits.BOUND, bandits.BOUND))
         return np.zeros((self.n, 1), np.float32), np.where(active, rewards, 0.0), active.copy()
 

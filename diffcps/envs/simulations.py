@@ -1,0 +1,135 @@
+"""Many simulations of one MuJoCo environment, stepped by MuJoCo's own threads and judged in NumPy.
+
+A gymnasium environment spends a quarter of a step in Python, one environment after the other. Here MuJoCo steps all
+simulations of a task in one call (``mujoco.batch``), with the results of one environment at a time to the last bit, and
+each class of environment says once more, for arrays with a leading axis of simulations, what is observed and rewarded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
+from gymnasium.spaces import Box
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+from diffcps.envs.vector import Step, require_finite, require_seeds
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """One control step of n simulations."""
+
+    before: Floats
+    """Positions before it, ``[n, nq]``."""
+    qpos: Floats
+    """Positions after it, ``[n, nq]``."""
+    qvel: Floats
+    """Velocities after it, ``[n, nv]``."""
+    actions: NDArray[np.floating[Any]]
+    """What was done, within the bounds, ``[n, a]``."""
+    goals: Floats
+    """(x, y) of each simulation's goal in metres, ``[n, 2]``; zeros where an environment has none."""
+
+
+class Simulated(MujocoEnv):
+    """A MuJoCo environment that also has its rules for many simulations: they compute what its own ``step`` does."""
+
+    goal: Floats | None = None
+    """(x, y) of this episode's goal in metres, ``[2]``; ``None`` where there is none."""
+
+    def prepare_many(self, batch: Batch, active: NDArray[np.bool_]) -> None:
+        """Do to the states of the ``active`` ``[n]`` simulations what is done before a step: nothing."""
+
+    def control_many(self, actions: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Controls ``[n, nu]`` of actions ``[n, a]`` within the bounds: the actions themselves."""
+        return actions
+
+    def observe_many(self, qpos: Floats, qvel: Floats) -> Floats:
+        """Observations ``[n, o]`` of positions ``[n, nq]`` and velocities ``[n, nv]``: all of both."""
+        return np.concatenate([qpos, qvel], axis=1)
+
+    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """Rewards ``[n]``, and whether the task ended the episode ``[n]``."""
+        raise NotImplementedError
+
+
+class Simulations:
+    """A ``VectorEnvironment`` of a MuJoCo task. What it gives does not depend on ``threads``.
+
+    Args:
+        environments: the gymnasium environment of each goal, from which episodes start.
+        kinds: which of them each of the n simulations belongs to, ``[n]``.
+        limit: control steps after which an episode is cut off.
+        threads: how many, with the caller's, step the simulations.
+    """
+
+    def __init__(
+        self, environments: Sequence[gymnasium.Env[Any, Any]], kinds: Sequence[int], limit: int, threads: int
+    ) -> None:
+        self.n = len(kinds)
+        self.kinds = list(kinds)
+        self.limit = limit
+        self.environments = list(environments)
+        self.rules: Simulated = self.environments[0].unwrapped  # type: ignore[assignment]
+        space = self.environments[0].action_space
+        assert isinstance(space, Box)
+        self._low, self._high = space.low, space.high
+        self.batch = Batch(self.rules.model, self.n, min(threads, self.n))
+        # live views of the simulations' states
+        self._qpos, self._qvel, self._ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self.goals = np.zeros((self.n, 2))
+        """(x, y) of each simulation's goal in metres, ``[n, 2]``; zeros where the environment has none."""
+        for i in range(self.n):
+            self._remember_goal(i)
+        self._age = np.zeros(self.n, np.int64)
+        self._observations = np.zeros((self.n, *self._observe().shape[1:]), np.float32)
+
+    def _observe(self) -> Floats:
+        return self.rules.observe_many(self._qpos, self._qvel)
+
+    def _remember_goal(self, i: int) -> None:
+        environment: Simulated = self.environments[self.kinds[i]].unwrapped  # type: ignore[assignment]
+        if environment.goal is not None:
+            self.goals[i] = environment.goal
+
+    def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
+        """See ``VectorEnvironment.reset``."""
+        require_seeds(seeds, self.n)
+        for i, seed in enumerate(seeds):
+            environment = self.environments[self.kinds[i]]
+            self._observations[i], _ = environment.reset(seed=int(seed))
+            start: Simulated = environment.unwrapped  # type: ignore[assignment]
+            mujoco.mj_getState(start.model, start.data, self.batch.state[i], mujoco.mjtState.mjSTATE_INTEGRATION)
+            self._remember_goal(i)
+        self._age[:] = 0
+        return self._observations.copy()
+
+    def step(self, actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> Step:
+        """See ``VectorEnvironment.step``."""
+        require_finite(actions, active)
+        rewards, ended = np.zeros(self.n), np.zeros(self.n, bool)
+        if not active.any():
+            return self._observations.copy(), rewards, ended
+        clipped = np.clip(actions[active], self._low, self._high)
+        self.rules.prepare_many(self.batch, active)
+        before = self._qpos[active]
+        self._ctrl[active] = self.rules.control_many(clipped)
+        self.batch.step(active, nstep=self.rules.frame_skip)
+        moves = Moves(before, self._qpos[active], self._qvel[active], clipped, self.goals[active])
+        rewards[active], terminated = self.rules.judge_many(moves)
+        self._age[active] += 1
+        ended[active] = terminated | (self._age[active] >= self.limit)
+        self._observations[active] = self.rules.observe_many(moves.qpos, moves.qvel)
+        return self._observations.copy(), rewards, ended
+
+    def close(self) -> None:
+        """See ``VectorEnvironment.close``."""
+        for environment in self.environments:
+            environment.close()
