@@ -1,0 +1,273 @@
+"""The yardstick computes what the pack computes, its work is counted right, and the benchmark runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import measure, reference
+from benchmarks.projection import PAPER, distinct_sizes, hours, operations, project, size
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffcps import flops
+from diffcps.algorithms import diffcps
+from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.tasks import get_task
+
+OBSERVATION, ACTION, BATCH, MAX_ACTION, ROWS = 5, 3, 16, 0.8, 64
+DEVICE = torch.device("cpu")
+MEMBERS = (
+    MemberConfig(seed=3, learning_rate=1e-3, lambda_init=1.5, target_kl=0.05, grad_norm=9.0),
+    MemberConfig(seed=4, lambda_init=0.2, lambda_clip=0.5, target_kl=3.0, grad_norm=0.05),
+)
+
+
+# The pack, in the few places where this file touches it ---------------------------------------------------------------
+
+
+def fresh_pack(config: AlgorithmConfig) -> tuple[diffcps.Model, diffcps.Pack]:
+    """A pack whose averages lag behind and whose Adam states are not empty, as in the middle of training."""
+    rng = torch.Generator().manual_seed(0)
+    model = diffcps.Model(config, OBSERVATION, ACTION, MAX_ACTION, DEVICE)
+    pack = diffcps.Pack.create(model, MEMBERS, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
+    for value in (pack.average, pack.target):
+        value.add_(0.05 * torch.randn(value.shape, generator=rng))
+    for adam in (pack.actor_adam, pack.critic_adam, pack.multiplier_adam):
+        adam.first.normal_(generator=rng).mul_(0.01)
+        adam.second.uniform_(generator=rng).mul_(0.01)
+        adam.count.fill_(7)
+    return model, pack
+
+
+def pack_step(
+    model: diffcps.Model, pack: diffcps.Pack, batch: diffcps.Batch, draws: diffcps.Draws, step: int
+) -> dict[str, Tensor]:
+    if not diffcps.is_policy_step(model.config, step):
+        draws = diffcps.Draws(draws.rows, draws.next_actions)
+    metrics = diffcps.update(model, pack, batch, draws)
+    diffcps.average_policy(model.config, pack, step)
+    return metrics
+
+
+def linear_layers(model: diffcps.Model, name: str, flat: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
+    """Member k's layers of ``[K, P]``, each as weight ``[out, in]`` and bias ``[out]``: those of one head after another."""
+    if name in {"actor", "average"}:
+        return [(weight[k].T, bias[k, 0]) for weight, bias in model.noise_net.layout.layers(flat)]
+    layers = model.critic.layers(flat)
+    return [(weight[row].T, bias[row, 0]) for row in (2 * k, 2 * k + 1) for weight, bias in layers]
+
+
+# The yardstick in the same state --------------------------------------------------------------------------------------
+
+
+def parameters(module: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    return [(m.weight, m.bias) for m in module.modules() if isinstance(m, nn.Linear)]
+
+
+def agent_like(model: diffcps.Model, pack: diffcps.Pack, k: int, step: int) -> reference.Agent:
+    """The yardstick with the parameters and optimiser states of member k."""
+    nothing = torch.zeros(1, 1)
+    data = reference.Batch(torch.zeros(1, OBSERVATION), torch.zeros(1, ACTION), nothing, nothing, nothing)
+    agent = reference.Agent(model.config, MEMBERS[k], data, MAX_ACTION, DEVICE)
+    agent.step = step
+    for name in ("actor", "average", "critic", "target"):
+        own = [p for pair in parameters(getattr(agent, name)) for p in pair]
+        given = [t for pair in linear_layers(model, name, getattr(pack, name), k) for t in pair]
+        for parameter, value in zip(own, given, strict=True):
+            parameter.data.copy_(value)
+    agent.multiplier.data.copy_(pack.multiplier[k, 0])
+    for name in ("actor", "critic"):
+        adam, own_adam = getattr(pack, f"{name}_adam"), getattr(agent, f"{name}_adam")
+        moments = (linear_layers(model, name, value, k) for value in (adam.first, adam.second))
+        for pair, firsts, seconds in zip(parameters(getattr(agent, name)), *moments, strict=True):
+            for parameter, first, second in zip(pair, firsts, seconds, strict=True):
+                own_adam.state[parameter] = adam_state(adam.count, first, second)
+    adam = pack.multiplier_adam
+    agent.multiplier_adam.state[agent.multiplier] = adam_state(adam.count, adam.first[k, 0], adam.second[k, 0])
+    return agent
+
+
+def adam_state(count: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+    return {"step": count.float(), "exp_avg": first.clone(), "exp_avg_sq": second.clone()}
+
+
+def inputs(config: AlgorithmConfig) -> tuple[diffcps.Batch, diffcps.Draws]:
+    rng = torch.Generator().manual_seed(1)
+    members, steps = len(MEMBERS), config.diffusion_steps
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng)
+
+    batch = diffcps.Batch(
+        observations=normal(members, BATCH, OBSERVATION),
+        actions=(2.0 * torch.rand(members, BATCH, ACTION, generator=rng) - 1.0) * MAX_ACTION,
+        rewards=normal(members, BATCH),
+        next_observations=normal(members, BATCH, OBSERVATION),
+        terminals=(torch.rand(members, BATCH, generator=rng) < 0.3).float(),
+    )
+    targets = BATCH * (config.max_q_candidates if config.max_q_backup else 1)
+    return batch, diffcps.Draws(
+        rows=torch.zeros(members, BATCH, dtype=torch.int64),  # the batch is given, not taken from a data set
+        next_actions=normal(steps, members, targets, ACTION),
+        step=torch.randint(0, steps, (members, BATCH), generator=rng),
+        noise=normal(members, BATCH, ACTION),
+        actions=normal(steps, members, BATCH, ACTION),
+        swap=torch.tensor([True, False]),
+    )
+
+
+def of_member(batch: diffcps.Batch, draws: diffcps.Draws, k: int) -> tuple[reference.Batch, reference.Draws]:
+    own = {name: value[k] for name, value in vars(batch).items()}
+    own |= {name: own[name][:, None] for name in ("rewards", "terminals")}
+    assert draws.step is not None
+    assert draws.noise is not None
+    assert draws.actions is not None
+    assert draws.swap is not None
+    return reference.Batch(**own), reference.Draws(
+        draws.next_actions[:, k], draws.step[k], draws.noise[k], draws.actions[:, k], bool(draws.swap[k])
+    )
+
+
+@pytest.mark.parametrize("backup", [False, True], ids=["backup_of_one", "max_q_backup"])
+@pytest.mark.parametrize(
+    ("step", "policy_moves", "average_moves"), [(10, True, True), (12, True, False), (15, False, True)]
+)
+def test_yardstick_takes_the_step_of_the_pack(step: int, policy_moves: bool, average_moves: bool, backup: bool) -> None:
+    """Same parameters, batch and draws: same losses, gradients and new parameters, in float32."""
+    config = AlgorithmConfig(hidden_size=32, batch_size=BATCH, max_q_backup=backup, ema_start=10)
+    model, pack = fresh_pack(config)
+    batch, draws = inputs(config)
+    agents = [agent_like(model, pack, k, step) for k in range(len(MEMBERS))]
+    before = {name: value.clone() for name, value in pack.state().items()}
+
+    losses = [agent.update(*of_member(batch, draws, k)) for k, agent in enumerate(agents)]
+    metrics = pack_step(model, pack, batch, draws, step)
+
+    for k, agent in enumerate(agents):
+        assert ("behaviour_loss" in losses[k]) == policy_moves
+        for name, loss in losses[k].items():
+            np.testing.assert_allclose(metrics[name][k], loss, rtol=1e-5, atol=1e-6, err_msg=f"{name}, member {k}")
+        for name in ("actor", "average", "critic", "target"):
+            expected = linear_layers(model, name, getattr(pack, name), k)
+            compare(parameters(getattr(agent, name)), expected, 1e-5, f"{name}, member {k}")
+        for name in ("actor", "critic"):  # Adam's running means: the clipped gradients
+            own = [
+                tuple(getattr(agent, f"{name}_adam").state[p]["exp_avg"] for p in pair)
+                for pair in parameters(getattr(agent, name))
+            ]
+            expected = linear_layers(model, name, getattr(pack, f"{name}_adam").first, k)
+            compare(own, expected, 1e-4, f"gradient of {name}, member {k}")
+        np.testing.assert_allclose(agent.multiplier.detach(), pack.multiplier[k, 0], rtol=1e-6)
+    moved = {name: not torch.equal(before[name], value) for name, value in pack.state().items()}
+    assert moved["critic"]
+    assert moved["target"]
+    assert (moved["actor"], moved["multiplier"], moved["average"]) == (policy_moves, policy_moves, average_moves)
+
+
+def compare(own: list[Any], expected: list[tuple[Tensor, Tensor]], rtol: float, what: str) -> None:
+    for pair, given in zip(own, expected, strict=True):
+        for mine, theirs in zip(pair, given, strict=True):
+            np.testing.assert_allclose(mine.detach(), theirs, rtol=rtol, atol=1e-6, err_msg=what)
+
+
+# The work, counted ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "about"), [("hopper-medium-v2", 1.7e9), ("antmaze-large-play-v0", 6.0e9)])
+def test_operations_are_those_of_a_real_step(task: str, about: float) -> None:
+    entry = get_task(task)
+    config = measure.settings(entry)
+    sizes = entry.observation_size, entry.action_size
+    agent = measure.build_agent(entry, measure.made_up_data(entry, rows=500), DEVICE)
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(config.policy_freq):
+            agent.update()
+
+    # `backward` also gives the critic gradients of its weights, which the policy's step has no use for
+    *_, head = flops.networks(config, *sizes)
+    unused = flops.forward(head, config.batch_size)
+    per_step = flops.flops_per_member_step(config, *sizes)
+    assert counter.get_total_flops() == config.policy_freq * per_step + unused
+    np.testing.assert_allclose(per_step, about, rtol=0.03)
+
+
+def test_operations_of_an_action_are_those_of_a_real_one() -> None:
+    task = get_task("hopper-medium-v2")
+    agent = measure.build_agent(task, measure.made_up_data(task, rows=10), DEVICE)
+    with FlopCounterMode(display=False) as counter:
+        action = agent.act(np.zeros(11), candidates=7)
+    assert action.shape == (3,)
+    assert counter.get_total_flops() == flops.flops_per_action(measure.settings(task), 11, 3, 7)
+
+
+# The whole Table 1 ----------------------------------------------------------------------------------------------------
+
+
+def test_projection_adds_up_the_table() -> None:
+    """At one step per second, 5 seeds of 9 tasks of 2 million steps and 6 of 1 million; other sizes by operations."""
+    every = distinct_sizes(known=())
+    assert len(every) == 5
+    np.testing.assert_allclose(hours(dict.fromkeys(every, 1.0)), 5 * (9 * 2e6 + 6 * 1e6) / 3600)
+    work = sum(5 * task.steps * operations(task) for task in PAPER)
+    np.testing.assert_allclose(
+        hours({"hopper-medium-v2": 1e12 / operations(get_task("hopper-medium-v2"))}), work / 3.6e15
+    )
+    np.testing.assert_allclose(work, 3.3e17, rtol=0.05)
+
+
+def test_projection_takes_the_fastest_engine() -> None:
+    row = {"device": "cpu", "task": "hopper-medium-v2", "reference_rate": 10.0, "precision": "fp32", "members": 5}
+    plain, pack = project([row | {"rate": 20.0}, row | {"rate": 40.0, "reference_rate": 9.0}])
+    assert (plain["program"], plain["measured"], pack["members"]) == ("yardstick", 1, 5)
+    np.testing.assert_allclose(plain["hours"] / pack["hours"], 4.0)
+    assert size(get_task("walker2d-medium-v2")) == size(get_task("halfcheetah-medium-v2"))
+
+
+# The clock and the command --------------------------------------------------------------------------------------------
+
+
+def test_contenders_take_turns() -> None:
+    order: list[str] = []
+
+    def contender(name: str) -> measure.Contender:
+        def take(units: int) -> int:
+            order.append(name)
+            sum(range(1000 * units))
+            return units
+
+        return measure.Contender(take, lambda: None)
+
+    rates = measure.alternate([contender("a"), contender("b")], seconds=0.002, rounds=3, device=DEVICE)
+    assert "".join(order[-6:]) == "ababab"
+    assert all(len(rate.turns) == 3 and rate.best >= rate.median > 0.0 for rate in rates)
+
+
+def test_quick_run(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "tests.benchmarks.bench", "--quick", "--device", "cpu", "--json", str(file)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    for heading in ("member-steps per second", "environment steps per second", "start-up", "memory", "Table 1"):
+        assert heading in done.stdout
+
+    found = json.loads(file.read_text())
+    assert found["machine"]["threads"] == 1
+    assert {"torch", "python"} <= set(found["machine"]["versions"])
+    sections = "matrix_rates", "steps", "evaluation", "memory", "startup", "projection"
+    assert all(row["device"] == "cpu" for section in sections for row in found[section])
+    steps = {(row["members"], row["precision"]): row for row in found["steps"]}
+    assert set(steps) == {(1, "fp32"), (2, "fp32"), (1, "bf16"), (2, "bf16")}
+    for row in steps.values():
+        assert (row["task"], row["engine"], row["ran_as"], row["notes"]) == ("hopper-medium-v2", "eager", "eager", [])
+        np.testing.assert_allclose(row["ratio"], row["rate"] / row["reference_rate"])
+        np.testing.assert_allclose(row["gflops"], row["rate"] * row["flop"] / 1e9)
+    assert all(row["rate"] > 0 and row["ratio"] > 0 for row in found["evaluation"])
+    assert all(row["bytes"] > 0 for row in found["memory"])
+    assert all(0 < row["built"] <= row["first_step"] <= row["twenty_steps"] for row in found["startup"])
+    assert {row["program"] for row in found["projection"]} == {"yardstick", "pack"}
