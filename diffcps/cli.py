@@ -64,10 +64,11 @@ class Train:
         """Run it."""
         import torch
 
-        from diffcps import data
+        from diffcps import compute, data
         from diffcps.distributed.options import SweepOptions
+        from diffcps.distributed.place import Place
         from diffcps.distributed.plan import build
-        from diffcps.distributed.worker import Place, run_trial
+        from diffcps.distributed.worker import run_trial
         from diffcps.tasks import get_task
 
         options = SweepOptions(
@@ -92,7 +93,9 @@ class Train:
                 )
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            run_trial(config, place, device, report, show)
+            threads = torch.get_num_threads()
+            compute.prepare(threads, device)
+            run_trial(config, place, device, report, show, threads=threads)
         console.print(f"run folder: {place.run_folder(config).path}", soft_wrap=True, highlight=False)
 
 

@@ -13,9 +13,9 @@ from diffcps.engine import Kind
 from diffcps.flops import flops_per_member_step
 from diffcps.tasks import get_task
 
-COMPILE_FROM_FLOPS = 6e12
-"""For each diffusion step that the compiler unrolls. On a CPU compiling T = 5 takes 20 to 60 s and then saves a third of
-the time, so it pays from five minutes of eager steps on, at the 100 GFLOP/s that they reach on a core."""
+COMPILE_FROM_FLOPS = 1.4e13
+"""For each diffusion step that the compiler unrolls. On a CPU compiling T = 5 takes a minute and then saves a quarter of
+the time, so it has paid twice after ten minutes of eager steps, at the 120 GFLOP/s that they reach on a core."""
 COMPILE_FROM_STEPS = 100_000
 """On a GPU a captured step's time goes to reading and writing activations; compiling, a minute or two, saves about a
 millisecond of it a step."""

@@ -8,11 +8,12 @@ import subprocess
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from diffcps.data.transitions import DatasetInfo
+    from diffcps.data.transitions import DatasetInfo
 
 PACKAGES = "diffcps", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "ray", "optuna", "mlflow"
 
@@ -45,8 +46,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(dataset: DatasetInfo, device: torch.device) -> dict[str, Any]:
+def describe(dataset: "DatasetInfo", device: "torch.device") -> dict[str, Any]:
     """The content of a run folder's ``environment.json``."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     data = asdict(dataset)
     returns = data.pop("returns")

@@ -53,6 +53,7 @@ class Learner:
         max_action: actions lie in ±max_action.
         device: where everything lives.
         engine: how a gradient step is run; ``steps`` tells what it came to and why.
+        pool: memory pool for CUDA graphs, to share with packs that take turns with this one.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Learner:
         max_action: float,
         device: torch.device | str = "cpu",
         engine: Kind = "eager",
+        pool: Any = None,
     ) -> None:
         self.device = torch.device(device)
         self.config = config
@@ -85,7 +87,7 @@ class Learner:
             step=torch.zeros((), dtype=torch.int64, device=self.device),
             sums=torch.zeros(len(diffcps.METRICS), len(members), device=self.device),
         )
-        self.steps = build(self.model, self.work, engine)
+        self.steps = build(self.model, self.work, engine, pool)
 
     @property
     def members(self) -> int:

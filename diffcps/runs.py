@@ -15,16 +15,19 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 State = Literal["pending", "running", "complete", "failed", "stopped"]
 RETURNS = ("step", "member", "seed", "episode", "return", "length")
@@ -125,6 +128,12 @@ class RunFolder:
         """Replace ``status.json``."""
         write_json(self.path / "status.json", dict(status))
 
+    def fail(self, reason: str, details: str = "") -> None:
+        """Say in the status that the trial failed and why; what it has learned stays."""
+        self.write_status(
+            {**self.status, "state": "failed", "error": reason, "details": details, "updated": time.time()}
+        )
+
     def log(self, step: int, config: RunConfig, metrics: Mapping[str, NDArray[Any]], columns: Sequence[str]) -> None:
         """Append one row a member to ``metrics.csv``; ``metrics`` maps a name of ``columns`` to values ``[K]``."""
         rows = [
@@ -171,6 +180,8 @@ class RunFolder:
 
     def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
         """Write ``state`` (tensors and plain values) with its SHA-256 and keep the two newest checkpoints."""
+        import torch  # takes a second, which processes that only read a trial's status need not spend
+
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         content = buffer.getvalue()
@@ -186,8 +197,10 @@ class RunFolder:
             if other.with_suffix(".pt") not in kept:
                 other.unlink()
 
-    def load_checkpoint(self, device: torch.device | str = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
+    def load_checkpoint(self, device: "torch.device | str" = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
         """The newest checkpoint that is whole (``None`` when there is none), and a sentence for each one that is not."""
+        import torch
+
         complaints: list[str] = []
         for file in sorted((self.path / "checkpoint").glob("step_*.pt"), reverse=True):
             content = file.read_bytes()

@@ -169,7 +169,8 @@ def changed_settings(config: RunConfig) -> list[str]:
         (task.evaluation.to_dict(), config.evaluation.to_dict()),
     ]
     pairs += [(task.member.to_dict() | {"seed": member.seed}, member.to_dict()) for member in config.members]
-    changed = [f"{key} {new[key]:g}" for old, new in pairs for key in new if new[key] != old[key]]
+    different = [(key, new[key]) for old, new in pairs for key in new if new[key] != old[key]]
+    changed = [f"{key} {value if isinstance(value, str) else format(value, 'g')}" for key, value in different]
     return list(dict.fromkeys(changed))
 
 

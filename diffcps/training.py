@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,34 @@ from numpy.typing import NDArray
 from diffcps.algorithms.diffcps import METRICS
 from diffcps.config import RunConfig
 from diffcps.evaluation import Rollouts
-from diffcps.learner import Learner
-from diffcps.policy import Policy
 from diffcps.runs import RunFolder, scores_by_evaluation
 from diffcps.tasks import get_task
 
 STATUS_SECONDS = 2.0
 """How often ``status.json`` is renewed while learning goes on."""
+
+Policies = TypeVar("Policies")
+Policies_co = TypeVar("Policies_co", covariant=True)
+
+
+class Trainee(Protocol[Policies_co]):
+    """What is trained: a ``Learner``, or several that together are one."""
+
+    @property
+    def step(self) -> int:
+        """Gradient steps that all of it has taken."""
+
+    def update(self, steps: int, tick: Callable[[], None] | None = None) -> Mapping[str, Any]:
+        """Take gradient steps; returns the mean of each metric over them, a tensor ``[members]`` on any device."""
+
+    def policy(self) -> Policies_co:
+        """A snapshot for acting."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
 
 
 class Sink(Protocol):
@@ -25,12 +46,73 @@ class Sink(Protocol):
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
         """Show values ``[K]`` of one step; a step may come a second time after a resume, with the same values."""
 
+    def close(self) -> object:
+        """Show what is still to be shown; called once, whether or not the trial has come to its end."""
+
+
+class Company(Protocol):
+    """The workers that train one trial together, each a share of its members, as one of them sees them.
+
+    All of them call the same functions in the same order. When one has failed, the next call raises in all others.
+    """
+
+    @property
+    def first(self) -> bool:
+        """Whether this worker keeps the run folder and shows the trial. Exactly one does."""
+
+    def agree(self, what: str, value: object) -> None:
+        """Wait for all. Raises ``UserError`` when a value that must be the same for all is not."""
+
+    def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every worker's arrays ``[its members, …]`` put together as ``[K, …]``, for every worker."""
+
+    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The learner's state of the whole pack from every worker's; what it is worth to others than the first is open."""
+
+    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """This worker's share of the learner's state of the whole pack."""
+
+
+class Alone:
+    """The company of a worker that trains all members itself."""
+
+    first = True
+
+    def agree(self, what: str, value: object) -> None:
+        """There is nobody to disagree with."""
+
+    def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same arrays."""
+        return dict(arrays)
+
+    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The same state."""
+        return state
+
+    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The same state."""
+        return state
+
+
+PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking", "repeated"
+"""What a trial's time goes to: coming to its first step (processes, imports, data), gradient steps, waiting for the
+other workers of the trial, judging policies, writing the run folder, showing it elsewhere, and what a kill made it do
+twice."""
+
 
 class _Clock:
-    """Where the time of a trial goes, in seconds; survives a resume inside the checkpoint."""
+    """Where the time of a trial goes, in seconds; survives a resume inside the checkpoint.
 
-    def __init__(self, spent: Mapping[str, float]) -> None:
-        self.spent = {"learning": 0.0, "evaluation": 0.0, "checkpoint": 0.0} | dict(spent)
+    Args:
+        spent: what the checkpoint says, empty without one.
+        seen: what the newest status says: a kill may have come long after the checkpoint.
+        asked: ``time.time()`` at which this attempt was asked for.
+    """
+
+    def __init__(self, spent: Mapping[str, float], seen: Mapping[str, float], asked: float) -> None:
+        self.spent = dict.fromkeys(PURPOSES, 0.0) | dict(spent)
+        self.spent["repeated"] += max(0.0, sum(seen.values()) - sum(spent.values()))
+        self.spent["start"] += max(0.0, time.time() - asked)
         self.mark = time.monotonic()
 
     def charge(self, purpose: str) -> float:
@@ -42,18 +124,19 @@ class _Clock:
 
 
 class _Status:
-    """Keeps ``status.json`` and the caller's progress display up to date."""
+    """Keeps ``status.json`` and the caller's progress display up to date; silent in all workers but the first."""
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Trainee[Any],
         steps: int,
         folder: RunFolder,
         clock: _Clock,
         progress: Callable[[dict[str, Any]], None] | None,
         notes: Sequence[str],
+        silent: bool,
     ) -> None:
-        self.learner, self.folder, self.clock, self.progress = learner, folder, clock, progress
+        self.learner, self.folder, self.clock, self.progress, self.silent = learner, folder, clock, progress, silent
         self.values: dict[str, Any] = {"state": "running", "steps": steps, "notes": list(notes)}
         self.start_step, self.start_time, self.shown = learner.step, time.monotonic(), 0.0
 
@@ -75,6 +158,8 @@ class _Status:
             updated=time.time(),
             **changes,
         )
+        if self.silent:
+            return
         self.folder.write_status(self.values)
         if self.progress is not None:
             self.progress(self.values)
@@ -82,72 +167,118 @@ class _Status:
 
 def run(
     config: RunConfig,
-    learner: Learner,
-    evaluate: Callable[[Policy, int], Rollouts],
+    learner: Trainee[Policies],
+    evaluate: Callable[[Policies, int], Rollouts],
     folder: RunFolder,
     sinks: Sequence[Sink] = (),
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    company: Company | None = None,
+    asked: float | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train a pack from its newest checkpoint, or from the start, to its end.
 
     Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and
-    checkpoints only together with a row, so an interrupted and resumed trial writes the very same rows.
+    checkpoints only together with a row, so an interrupted and resumed trial writes the very same rows. Where several
+    workers share the members, they meet at rows only, and the run folder does not show how many they were.
 
     Args:
         config: the trial.
-        learner: a fresh learner of ``config``; its state is replaced by the checkpoint's when there is one.
-        evaluate: ``(policy, index of the evaluation) -> Rollouts``.
+        learner: a fresh learner of this worker's members; its state is replaced by the checkpoint's when there is one.
+        evaluate: ``(policy, index of the evaluation) -> Rollouts`` of this worker's members.
         folder: the run folder, already created for ``config``.
-        sinks: further places where metrics are shown.
-        report: called after each evaluation with ``step``, ``score`` (mean over members, last) and ``best``.
+        sinks: further places where metrics are shown; closed at the end. Only the company's first may have any.
+        report: called after each evaluation with ``step``, ``score`` (mean over members, last) and ``best``, in every
+            worker.
         progress: called about every two seconds and at every row with the status.
+        company: the workers that share the members; by default there is no other.
+        asked: ``time.time()`` at which the trial was asked for, by default now; what has passed is its start.
+        notes: sentences about this attempt that a person should read; they stand in the status.
 
     Returns:
         ``step``, ``last`` and ``best``. A trial that is complete already is left as it is.
     """
     if folder.complete:
         return {name: folder.status[name] for name in ("step", "last", "best")}
-    task = get_task(config.task)
-    state, complaints = folder.load_checkpoint(learner.device)
-    clock = _Clock(state["seconds"] if state else {})
-    scores: list[list[float]] = state["scores"] if state else []
-    if state:
-        learner.load_state_dict(state["learner"])
-    folder.rewind(learner.step)
-    status = _Status(learner, config.steps, folder, clock, progress, complaints)
-    status.show(**_summary(scores))
-    while learner.step < config.steps:
-        before, after = learner.step, _next_row(config, learner.step)
-        clock.charge("checkpoint")
-        metrics = {k: v.cpu().numpy() for k, v in learner.update(after - before, tick=status.tick).items()}
-        seconds = clock.charge("learning")
-        metrics["steps_per_second"] = np.full(learner.members, (after - before) / max(seconds, 1e-9))
-        folder.log(after, config, metrics, (*METRICS, "steps_per_second"))
-        shown = {f"training/{name}": value for name, value in metrics.items()}
-
-        evaluated = after % config.evaluation.every == 0 or after == config.steps
-        if evaluated:
-            rollouts = evaluate(learner.policy(), len(scores))
-            clock.charge("evaluation")
-            folder.log_returns(after, config, rollouts.returns, rollouts.lengths)
-            score = task.normalised_score(rollouts.returns).mean(axis=1)
-            scores.append(score.tolist())
-            shown["evaluation/score"] = score
-            shown["evaluation/return"] = rollouts.returns.mean(axis=1)
-            shown["evaluation/length"] = rollouts.lengths.mean(axis=1)
-        for sink in sinks:
-            sink.log(shown, after)
-        if after == config.steps or after // config.checkpoint_every > before // config.checkpoint_every:
-            content = {"learner": learner.state_dict(), "scores": scores, "seconds": clock.spent}
-            folder.save_checkpoint(content, after)
-        clock.charge("checkpoint")
+    company = company or Alone()
+    try:
+        clock, scores, complaints = _begin(learner, folder, company, time.time() if asked is None else asked)
+        status = _Status(learner, config.steps, folder, clock, progress, [*notes, *complaints], not company.first)
         status.show(**_summary(scores))
-        if evaluated and report is not None:
-            summary = _summary(scores)
-            report({"step": after, "score": summary["last"], "best": summary["best"]})
+        while learner.step < config.steps:
+            before, after = learner.step, _next_row(config, learner.step)
+            clock.charge("checkpoint")
+            own = {name: value.cpu().numpy() for name, value in learner.update(after - before, status.tick).items()}
+            seconds = clock.charge("learning")
+            metrics = company.join(own)
+            clock.charge("waiting")
+            metrics["steps_per_second"] = np.full(len(config.members), (after - before) / max(seconds, 1e-9))
+            if company.first:
+                folder.log(after, config, metrics, (*METRICS, "steps_per_second"))
+            shown = {f"training/{name}": value for name, value in metrics.items()}
+
+            evaluated = after % config.evaluation.every == 0 or after == config.steps
+            if evaluated:
+                clock.charge("checkpoint")
+                rollouts = evaluate(learner.policy(), len(scores))
+                clock.charge("evaluation")
+                rollouts = Rollouts(**company.join(vars(rollouts)))
+                clock.charge("waiting")
+                if company.first:
+                    folder.log_returns(after, config, rollouts.returns, rollouts.lengths)
+                evaluation = _judged(config, rollouts)
+                scores.append(evaluation["evaluation/score"].tolist())
+                # of all evaluations: a diverged policy's gave no number, and fmax leaves it out
+                shown |= evaluation | {"evaluation/best": np.fmax.reduce(np.array(scores))}
+            clock.charge("checkpoint")
+            for sink in sinks:
+                sink.log(shown, after)
+            clock.charge("tracking")
+            if after == config.steps or after // config.checkpoint_every > before // config.checkpoint_every:
+                whole = company.join_state(learner.state_dict())
+                if company.first:
+                    folder.save_checkpoint({"learner": whole, "scores": scores, "seconds": clock.spent}, after)
+            clock.charge("checkpoint")
+            status.show(**_summary(scores))
+            if evaluated and report is not None:
+                summary = _summary(scores)
+                report({"step": after, "score": summary["last"], "best": summary["best"]})
+                clock.charge("tracking")
+    finally:
+        for sink in sinks:
+            sink.close()
+    clock.charge("tracking")
     status.show(state="complete")
+    # the others leave only now: were the end not written, they would have to know
+    company.agree("the last step", learner.step)
     return {"step": learner.step, **_summary(scores)}
+
+
+def _begin(
+    learner: Trainee[Any], folder: RunFolder, company: Company, asked: float
+) -> tuple[_Clock, list[list[float]], list[str]]:
+    """Go to the newest checkpoint; returns the clock, the scores so far, and a sentence for each damaged checkpoint."""
+    state, complaints = folder.load_checkpoint()
+    before = folder.status
+    # after a crash Ray starts the workers again by itself: what was asked for long ago begins at the last sign of life
+    begun = max(asked, before.get("updated", 0.0))
+    clock = _Clock(state["seconds"] if state else {}, before.get("seconds", {}), begun)
+    if state:
+        learner.load_state_dict(company.own_state(state["learner"]))
+    company.agree("the step of the newest checkpoint", learner.step)
+    if company.first:
+        folder.rewind(learner.step)
+    return clock, state["scores"] if state else [], complaints
+
+
+def _judged(config: RunConfig, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
+    """What an evaluation shows of each member, ``[K]``: mean score, return and length over its episodes."""
+    return {
+        "evaluation/score": get_task(config.task).normalised_score(rollouts.returns).mean(axis=1),
+        "evaluation/return": rollouts.returns.mean(axis=1),
+        "evaluation/length": rollouts.lengths.mean(axis=1),
+    }
 
 
 def _summary(scores: list[list[float]]) -> dict[str, float]:

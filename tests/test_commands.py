@@ -174,8 +174,8 @@ def begun(tmp_path: Path) -> Path:
     """The folder of a sweep of 20 steps that was stopped before its first trial."""
     from diffcps.distributed import folder
     from diffcps.distributed.options import SweepOptions
+    from diffcps.distributed.place import Place
     from diffcps.distributed.plan import build
-    from diffcps.distributed.worker import Place
 
     plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), steps=20, name="begun"))
     here = Place(tmp_path / "results" / "begun", tracking_uri=f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")
@@ -204,8 +204,8 @@ def test_resuming_what_is_not_there_or_with_a_change(capsys, place, begun):
 
 def test_a_sweep_in_use(capsys, place, begun):
     from diffcps.distributed import folder
+    from diffcps.distributed.place import Place
     from diffcps.distributed.plan import load
-    from diffcps.distributed.worker import Place
 
     with folder.held(Place(begun), load(begun)):
         said = refused(capsys, place, "--resume", "begun", "--results", begun.parent)

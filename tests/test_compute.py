@@ -47,11 +47,11 @@ def test_long_trials_are_compiled_and_short_ones_are_not() -> None:
     assert compute.choose(full, CUDA).engine == "compiled"
     assert compute.choose(short, CUDA).engine == "graph"
     # on a CPU work counts, not steps alone: more members, or more of a batch, repay it sooner
-    between = full.replaced(steps=5000)
+    between = full.replaced(steps=10_000)
     assert compute.choose(between, CPU).engine == "compiled"
     assert compute.choose(between.replaced(members=between.members[:1]), CPU).engine == "eager"
     # more diffusion steps take longer to compile
-    assert compute.choose(full.replaced(steps=4000), CPU).engine == "compiled"
+    assert compute.choose(full.replaced(steps=9000), CPU).engine == "compiled"
     longer = full.algorithm.replaced(diffusion_steps=50, batch_size=32)
-    assert compute.choose(full.replaced(steps=4000, algorithm=longer), CPU).engine == "eager"
-    assert "5,000" in compute.choose(between, CUDA).reason
+    assert compute.choose(full.replaced(steps=9000, algorithm=longer), CPU).engine == "eager"
+    assert "10,000" in compute.choose(between, CUDA).reason

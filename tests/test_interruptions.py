@@ -15,8 +15,10 @@ import sweeps
 import torch
 from sweeps import Session
 
+from diffcps import compute
+from diffcps.distributed.place import Place
 from diffcps.distributed.plan import load
-from diffcps.distributed.worker import Place, run_trial
+from diffcps.distributed.worker import run_trial
 from diffcps.runs import RunFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
@@ -24,7 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds its proce
 STEPS, HALF = 1000, 150
 RING = (
     "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--steps", STEPS, "--batch-size", 32,
-    "--evaluate-every", 100, "--checkpoint-every", 60, "--episodes", 20, "--concurrent", 1, "--name", "ring",
+    "--diffusion-steps", 8, "--evaluate-every", 100, "--checkpoint-every", 60, "--episodes", 20, "--concurrent", 1,
+    "--name", "ring",
 )  # fmt: skip
 
 Start = Callable[..., Session]
@@ -60,6 +63,7 @@ def uninterrupted(home: None, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def train(folder: RunFolder) -> RunFolder:
         config = folder.config
+        compute.prepare(1)  # as a worker does
         if config.key not in done:
             run_trial(config, place, torch.device("cpu"))
         done.add(config.key)
@@ -86,8 +90,9 @@ def planned(session: Session, sweep: Path) -> list[RunFolder]:
 
 
 def test_killed_driver_and_killed_worker(start, tmp_path, uninterrupted):
+    """The killed trial goes on with two workers, one of which is killed too; the folder does not show any of it."""
     sweep = tmp_path / "ring"
-    first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2)
+    first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 4)
     done, cut = planned(first, sweep)
     first.wait_until(half_way(cut), 180)
     # stopped, the worker cannot end its trial in the seconds before Ray sees that the driver is gone
@@ -102,11 +107,12 @@ def test_killed_driver_and_killed_worker(start, tmp_path, uninterrupted):
     assert sorted((cut.path / "checkpoint").glob("*.pt")), "there is something to go on from"
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
 
-    again = start("--resume", "ring")
+    again = start("--resume", "ring", "--workers-per-trial", 2)
     again.wait_until(half_way(cut, HALF + 100))
-    (worker,) = again.wait_until(lambda: again.called("ray::RayTrainWorker"))
-    os.kill(worker, signal.SIGKILL)
-    again.wait_until(lambda: set(again.called("ray::RayTrainWorker")) - {worker})
+    pair = again.called("ray::RayTrainWorker")
+    assert len(pair) == 2
+    os.kill(pair[1], signal.SIGKILL)
+    again.wait_until(lambda: set(again.called("ray::RayTrainWorker")) - set(pair))
     assert again.wait() == 0, again.output
     assert not again.left_behind(5)
     assert {path: path.stat().st_mtime_ns for path in done.path.rglob("*")} == before, "not run again"

@@ -22,9 +22,9 @@ from diffcps.config import DataConfig, EvaluationConfig, MemberConfig, RunConfig
 from diffcps.distributed.display import MOST_ROWS, Board, duration
 from diffcps.distributed.estimate import Estimator
 from diffcps.distributed.options import SweepOptions
-from diffcps.distributed.plan import Plan, SearchSpace, build, load, varied
-from diffcps.distributed.search import StudyPerTask, grid_searcher, point_of, trial_of
-from diffcps.distributed.worker import Place
+from diffcps.distributed.place import Place
+from diffcps.distributed.plan import Plan, SearchSpace, build, load, trial_of, varied
+from diffcps.distributed.search import StudyPerTask, grid_searcher, point_of
 from diffcps.errors import UserError
 from diffcps.runs import RunFolder, write_json
 from diffcps.tasks import TASKS, get_task
@@ -128,6 +128,7 @@ def test_every_preset_takes_every_task(preset: str, name: str) -> None:
         ({"seeds": 3}, lambda t: [m.seed for m in t.members] == [0, 1, 2]),
         ({"steps": 50}, lambda t: t.steps == 50),
         ({"batch_size": 32}, lambda t: t.algorithm.batch_size == 32),
+        ({"precision": "bf16"}, lambda t: t.algorithm.precision == "bf16"),
         ({"evaluate_every": 77}, lambda t: t.evaluation.every == 77),
         ({"episodes": 3}, lambda t: t.evaluation.episodes == 3),
         ({"candidates": 2}, lambda t: t.evaluation.candidates == 2),
@@ -145,7 +146,7 @@ def test_flag_overrides_the_preset_and_nothing_else(preset: str, flags: dict[str
     assert all(expected(trial) for trial in plan.trials)
     assert len(plan.trials) == len(usual.trials)
     follows = {"steps": {"steps", "evaluation", "log_every", "checkpoint_every"}, "seeds": {"members"}}
-    groups = {"batch_size": "algorithm", "data": "data", "rows": "data", "physics": "physics"}
+    groups = {"batch_size": "algorithm", "precision": "algorithm", "data": "data", "rows": "data", "physics": "physics"}
     groups |= {"evaluate_every": "evaluation", "episodes": "evaluation", "candidates": "evaluation"}
     (name,) = flags
     allowed = follows.get(name, {groups.get(name, name)})
@@ -350,6 +351,7 @@ def drain(search: StudyPerTask, prefix: str = "t", most: int = 1000) -> list[dic
         point = search.suggest(f"{prefix}{number}")
         if point == Searcher.FINISHED:
             break
+        assert point.pop("asked") <= time.time()
         points.append(point)
     return points
 

@@ -54,6 +54,43 @@ def test_last_best_and_first_are_what_the_raw_returns_give(tmp_path: Path) -> No
     assert float(record["steps_per_second"]) == pytest.approx(int(record["steps"]) / 9.0), "9 s of learning in all"
 
 
+def test_what_a_trials_time_went_to_is_told(tmp_path: Path) -> None:
+    """Trial by trial where they are few; of many the one with the smallest share of learning, and the median."""
+    assert f"Time of {synthetic.config().key}: learning 90 % of 10 s; evaluation 0.5 s, checkpoint 0.5 s." in text(
+        one(tmp_path / "one"), 500
+    )
+    trials = [synthetic.config(seeds=seeds) for seeds in range(1, 6)]
+    for number, trial in enumerate(trials):
+        folder = synthetic.write(tmp_path / "many", trial)
+        folder.write_status({**folder.status, "seconds": {"learning": 100.0, "start": 20.0 * number, "waiting": 0.01}})
+    said = text(report.build(synthetic.describe(tmp_path / "many", *trials)), 500)
+    assert f"smallest share of learning, {trials[-1].key}: learning 56 % of 3 min; start 80 s." in said
+    assert "the median share: learning 71 % of 2 min; start 40 s." in said
+    assert said.count("Time of ") == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, "Gradient steps: as before engines were recorded"),
+        ({"engine": {"asked": "eager", "used": "eager", "reason": "eager: short"}}, "Gradient steps: eager: short"),
+        (
+            {"engine": {"asked": "compiled", "used": "eager", "reason": "compiled: long"}, "workers": 2},
+            "Gradient steps: eager, for compiled did not work here; 2 workers",
+        ),
+        (
+            {"engine": {"asked": "eager", "used": "eager", "reason": "eager"}, "pack_sizes": [40, 41]},
+            "Gradient steps: eager; packs of at most 41 seeds, the most that fit",
+        ),
+    ],
+)
+def test_how_gradient_steps_were_run_is_told(tmp_path: Path, facts: dict[str, object], expected: str) -> None:
+    trial = synthetic.config()
+    folder = synthetic.write(tmp_path, trial)
+    folder.record_environment(folder.environment | facts)
+    assert expected in text(report.build(synthetic.describe(tmp_path, trial)), 500).splitlines()
+
+
 def test_best_is_called_an_oracle_and_has_a_column_of_its_own(tmp_path: Path) -> None:
     markdown = one(tmp_path).table.markdown()
     header = next(line for line in markdown.splitlines() if line.startswith("| task"))

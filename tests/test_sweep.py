@@ -206,6 +206,9 @@ def test_a_trial_that_fails_takes_no_other_with_it_and_can_be_tried_again(cluste
         (("--gpus-per-trial", 1), ("the cluster has 0", "--gpus-per-trial")),
         (("--concurrent", 0), ("--concurrent 0",)),
         (("--cpus-per-trial", 0), ("--cpus-per-trial",)),
+        (("--workers-per-trial", 3), ("--workers-per-trial 3", "only 2 seeds", "--seeds")),
+        (("--workers-per-trial", 0), ("--workers-per-trial 0",)),
+        (("--workers-per-trial", 2, "--cpus-per-trial", 4), ("4.01 CPUs", "--workers-per-trial")),
     ],
 )
 def test_more_than_the_cluster_has(cluster, tmp_path, capsys, flags, words):

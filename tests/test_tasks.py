@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from diffcps import paper
+from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.tasks import TASKS, get_task
+from diffcps.tasks import TASKS, changed_settings, get_task
 
 ROWS = paper.rows("hyperparameters")
 FILES = {
@@ -131,3 +132,15 @@ def test_unknown_task_names_the_nearest(wrong: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         get_task(wrong)
     assert all(name in str(caught.value) for name in TASKS)
+
+
+def test_settings_that_are_not_the_papers_are_named() -> None:
+    task = get_task("hopper-medium-v2")
+    members = tuple(task.member.replaced(seed=seed) for seed in range(2))
+    paper = RunConfig(task.name, members, algorithm=task.algorithm, evaluation=task.evaluation)
+    assert changed_settings(paper) == []
+    other = paper.replaced(
+        algorithm=task.algorithm.replaced(hidden_size=128, precision="bf16"),
+        members=tuple(member.replaced(lambda_clip=0.25) for member in members),
+    )
+    assert changed_settings(other) == ["hidden_size 128", "precision bf16", "lambda_clip 0.25"]

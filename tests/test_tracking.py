@@ -45,6 +45,8 @@ def shown(trial: RunConfig, step: int) -> dict[str, np.ndarray]:
     if step % synthetic.EVERY == 0:
         returns = synthetic.returns_at(trial, step)
         values["evaluation/score"] = returns.mean(axis=1)
+        so_far = [synthetic.returns_at(trial, earlier) for earlier in range(synthetic.EVERY, step + 1, synthetic.EVERY)]
+        values["evaluation/best"] = np.max(so_far, axis=0).mean(axis=1)
         values["evaluation/return"] = returns.mean(axis=1)
         values["evaluation/length"] = np.full(len(trial.members), 9.0)
     return values

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from diffcps.algorithms.diffcps import METRICS
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.distributed import worker
-from diffcps.distributed.worker import Place, record_failure, run_trial
+from diffcps.distributed.place import Place
+from diffcps.distributed.worker import run_trial
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator, Rollouts
 from diffcps.learner import Learner
@@ -75,9 +77,13 @@ class Memory:
     """A sink that remembers everything."""
 
     calls: list[tuple[int, dict[str, list[float]]]] = field(default_factory=list)
+    closed: int = 0
 
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
         self.calls.append((step, {name: values.tolist() for name, values in metrics.items()}))
+
+    def close(self) -> None:
+        self.closed += 1
 
     def by_step(self) -> dict[int, dict[str, list[float]]]:
         """The newest values of each step, without the speed."""
@@ -379,8 +385,11 @@ def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
             stored = [float(row[name]) for row in rows if int(row["step"]) == step]
             assert np.float32(shown[f"training/{name}"]).tolist() == np.float32(stored).tolist()
         evaluated = {name for name in shown if name.startswith("evaluation/")}
-        expected = {f"evaluation/{name}" for name in ("score", "return", "length")}
+        expected = {f"evaluation/{name}" for name in ("score", "best", "return", "length")}
         assert evaluated == (expected if step in (6, 12, 18, 20) else set())
+    shown = [done.sink[step]["evaluation/score"] for step in (6, 12, 18, 20)]
+    best = [done.sink[step]["evaluation/best"] for step in (6, 12, 18, 20)]
+    assert best == np.maximum.accumulate(shown).tolist(), "also after a resume: a sink need not remember"
     returns = done.sink[6]["evaluation/return"]
     assert done.sink[6]["evaluation/score"] == pytest.approx([100 * value for value in returns])
 
@@ -402,7 +411,7 @@ def test_progress_tells_the_truth(tmp_path: Path) -> None:
     assert folder.status == json.loads(json.dumps(seen[-1]))
     assert folder.complete
     assert folder.status["notes"] == []
-    assert set(folder.status["seconds"]) == {"learning", "evaluation", "checkpoint"}
+    assert set(folder.status["seconds"]) == set(training.PURPOSES)
     assert all(spent >= 0 for spent in folder.status["seconds"].values())
 
 
@@ -425,6 +434,48 @@ def test_time_spent_survives_a_resume(tmp_path: Path) -> None:
     folder.save_checkpoint(state, state["learner"]["step"])
     training.run(CONFIG, make_learner(), evaluate, folder)
     assert 1000 < folder.status["seconds"]["learning"] < 1100
+
+
+def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
+    """After a crash from the last sign of life, for Ray asks again by itself; what is done twice is told apart."""
+    folder = RunFolder(tmp_path)
+    folder.create(CONFIG)
+    asked = time.time() - 100
+    with pytest.raises(Killed):
+        training.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, asked=asked)
+    first = folder.status["seconds"]
+    assert 100 <= first["start"] < 110
+    state, _ = folder.load_checkpoint()
+    assert state is not None
+    assert state["seconds"]["start"] == first["start"]
+    # long after the newest checkpoint, and thirty seconds ago, it was killed
+    lost = {**first, "learning": first["learning"] + 50}
+    folder.write_status({**folder.status, "seconds": lost, "updated": time.time() - 30})
+    training.run(CONFIG, make_learner(), evaluate, folder, asked=asked)
+    spent = folder.status["seconds"]
+    assert 130 <= spent["start"] < 140
+    assert 50 <= spent["repeated"] < 60
+    assert spent["learning"] < 50
+
+
+def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
+    sink, folder = Memory(), RunFolder(tmp_path / "failing")
+    folder.create(CONFIG)
+    with pytest.raises(ZeroDivisionError):
+        training.run(CONFIG, make_learner(), lambda policy, index: 1 / 0, folder, [sink])
+    assert sink.closed == 1
+
+    class Slow(Memory):
+        def close(self) -> None:
+            assert not folder.complete, "what is still to be shown belongs to the trial's time"
+            time.sleep(0.2)
+            super().close()
+
+    sink, folder = Slow(), RunFolder(tmp_path / "whole")
+    folder.create(CONFIG)
+    training.run(CONFIG, make_learner(), evaluate, folder, [sink])
+    assert sink.closed == 1
+    assert 0.2 <= folder.status["seconds"]["tracking"] < 5
 
 
 def test_damaged_checkpoint_is_mentioned(tmp_path: Path) -> None:
@@ -522,10 +573,10 @@ def test_complete_trial_survives_the_loss_of_its_data(place: Place, monkeypatch:
     assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
 
 
-def test_record_failure_keeps_the_status(tmp_path: Path) -> None:
+def test_failure_keeps_the_status(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_status({"state": "running", "step": 7, "last": 3.0})
-    record_failure(folder, "out of memory", "details")
+    folder.fail("out of memory", "details")
     status = folder.status
     assert {name: status[name] for name in ("state", "step", "last", "error", "details")} == {
         "state": "failed", "step": 7, "last": 3.0, "error": "out of memory", "details": "details",

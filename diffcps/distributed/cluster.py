@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # Ray reads these when it is imported. The first reports usage over the network unless it is off; the second is how often
-# a report travels from worker to Tune (2 s by default, and a report blocks its worker); the third saves two processes a
+# Train looks whether a worker has ended (2 s by default); the third saves two processes a
 # trial on machines whose pre-emption Ray could not see anyway. A failed trial reports no score, which Tune must bear; the
 # sweep handles Ctrl-C itself, keeps its own records and shows its own progress.
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -34,6 +35,15 @@ from diffcps.environment import git_commit  # noqa: E402
 from diffcps.errors import UserError  # noqa: E402
 
 
+class Node(NamedTuple):
+    """What one machine of a cluster has."""
+
+    cpus: float
+    gpus: float
+    memory: float
+    """Bytes, after what Ray keeps for itself."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A cluster that this process is connected to."""
@@ -42,6 +52,7 @@ class Cluster:
     """One line for a person: which cluster this is and what it has."""
     cpus: float
     gpus: float
+    nodes: tuple[Node, ...] = ()
 
 
 def check_address(address: str | None) -> None:
@@ -95,15 +106,16 @@ def _connect(address: str | None) -> Cluster:
     _require_dashboard()
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    size = f"{nodes} node{'s' if nodes > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0)) for node in found)
+    size = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
     if wanted and wanted != "local":
         origin = f"Ray cluster at {wanted}"
     elif running:
         origin = f"the Ray cluster running on this machine ({running})"
     else:
         origin = "a local Ray cluster, started for this sweep"
-    return Cluster(f"{origin}: {size}", cpus, gpus)
+    return Cluster(f"{origin}: {size}", cpus, gpus, nodes)
 
 
 def _worker_environment() -> dict[str, str]:

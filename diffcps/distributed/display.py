@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan
-from diffcps.distributed.worker import Place
 from diffcps.runs import RunFolder
 
 TERMINAL_SECONDS, LOG_SECONDS = 1.0, 30.0

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan, load
-from diffcps.distributed.worker import Place, record_failure
 from diffcps.errors import UserError
 from diffcps.runs import RunFolder, write_json
 
@@ -102,9 +102,9 @@ def settle(place: Place, plan: Plan, interrupted: bool) -> None:
         if interrupted and state == "running":
             folder.write_status({**folder.status, "state": "stopped", "updated": time.time()})
         elif state == "running":
-            record_failure(folder, "its worker process died again and again; see Ray's logs for the reason")
+            folder.fail("its worker process died again and again; see Ray's logs for the reason")
         elif not interrupted:
-            record_failure(folder, "its worker never came to its first step; see Ray's logs for the reason")
+            folder.fail("its worker never came to its first step; see Ray's logs for the reason")
 
 
 def _refuse_another(place: Place, plan: Plan) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 _SIGNALS = signal.SIGINT, signal.SIGTERM
 

@@ -6,21 +6,21 @@ from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffcps import data, report
+from diffcps import data
 from diffcps.distributed import cluster as clusters
 from diffcps.distributed import folder, sweep
 from diffcps.distributed import plan as plans
 from diffcps.distributed.display import Board, duration
-from diffcps.distributed.estimate import Estimator
 from diffcps.distributed.interrupts import Interrupts
 from diffcps.distributed.options import WHERE, SweepOptions
+from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan
-from diffcps.distributed.worker import Place
+from diffcps.distributed.resources import Resources
+from diffcps.distributed.trial import Job
 from diffcps.errors import UserError
 from diffcps.runs import read_json
 from diffcps.tasks import get_task
@@ -41,6 +41,7 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     """
     console = console or Console()
     plan, place = _plan(options)
+    _check_workers(plan, options.workers_per_trial)
     if options.dry_run:
         _dry_run(plan, options, console)
     _refuse_missing(plan, place)
@@ -54,6 +55,8 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
         console.print(f"[bold]{plan.name}[/]: {_trials(plan.count)} → {escape(str(place.folder))}")
         _check_data(plan, place, console)
         place, interrupted = _run(plan, replace(place, tracking_uri=uri), options, console, interrupts)
+        from diffcps import report  # drawing takes a second to import, which the first trial need not wait for
+
         built = report.build(place.folder)
         built.write()
         built.print(console)
@@ -111,6 +114,18 @@ def _refuse_changes(options: SweepOptions, plan: Plan) -> None:
         )
 
 
+def _check_workers(plan: Plan, workers: int) -> None:
+    """Raise ``UserError`` for a number of workers that leaves one of them without a seed."""
+    if workers < 1:
+        raise UserError(f"--workers-per-trial {workers}: a trial needs at least one.")
+    seeds = min(len(trial.members) for trial in plan.trials)
+    if workers > seeds:
+        raise UserError(
+            f"--workers-per-trial {workers}: a trial here has only {seeds} seed{'s' if seeds > 1 else ''}, and each worker "
+            "trains at least one. Lower it, or ask for more --seeds."
+        )
+
+
 def _refuse_missing(plan: Plan, place: Place) -> None:
     """Every data set that is not there, all in one message, before anything starts."""
     wanted = [(get_task(trial.task), trial.data) for trial in plan.trials]
@@ -140,8 +155,8 @@ def _run(
         with ExitStack() as stack:
             with interrupts.deferred():
                 cluster = stack.enter_context(clusters.connected(options.address))
-            resources = sweep.Resources.fitting(
-                cluster, options.cpus_per_trial, options.gpus_per_trial, options.concurrent
+            resources = Resources.fitting(
+                cluster, options.cpus_per_trial, options.gpus_per_trial, options.concurrent, options.workers_per_trial
             )
             place = replace(place, tracking_uri=check(str(place.tracking_uri)))
             folder.begin(place, plan)
@@ -150,7 +165,7 @@ def _run(
             )
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder, running=True)
             with Board(plan, place, console, options.quiet):
-                sweep.execute(sweep.Job(plan, place, resources), interrupts)
+                sweep.execute(Job(plan, place, resources), interrupts)
         interrupted = False
     except KeyboardInterrupt:
         if not (place.folder / "sweep.json").exists():
@@ -166,6 +181,10 @@ def _trials(count: int) -> str:
 
 def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     """Print every trial with what it would take."""
+    import torch
+
+    from diffcps.distributed.estimate import Estimator
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     estimator = Estimator(device)
     columns = "task", "data", "T", "λ-clip", "κ", "seeds", "steps", "lr", "norm", "max-Q", "learn", "evaluate"
@@ -185,9 +204,12 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
         )  # fmt: skip
     # a narrow terminal breaks the lines; cutting the names would lose them
     Console(file=console.file, width=max(console.width, 132)).print(table)
-    cpus = options.cpus_per_trial if options.cpus_per_trial is not None else "1 (0.9 where there are at most 4)"
-    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else "1 where the cluster has any, else 0"
-    console.print(f"each trial takes: CPUs {cpus}; GPUs {gpus}", highlight=False)
+    cpus: object = options.cpus_per_trial
+    if cpus is None:
+        cpus = "1 a worker (0.9 where there are at most 4; with a GPU, its share of those beside the GPU)"
+    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else "1 a worker where there are any, else 0"
+    workers = options.workers_per_trial
+    console.print(f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}", highlight=False, soft_wrap=True)
     console.print(
         f"at most {duration(total)} of work for one trial at a time, timed on this machine's {device.type} just now "
         "(evaluation as if every episode lasted to its limit)",
@@ -202,7 +224,7 @@ def _resume_command(place: Place, plan: Plan, options: SweepOptions) -> str:
     script = sys.argv[0] if sys.argv[0].endswith(".py") else "tune/sweep_d4rl.py"
     words = [python.relative_to(Path.cwd()) if here else python, script, "--resume", plan.name]
     words += ["--results", place.folder.parent]
-    for name in ("address", "cpus_per_trial", "gpus_per_trial", "concurrent"):
-        if (value := getattr(options, name)) is not None:
+    for name in ("address", "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "concurrent"):
+        if (value := getattr(options, name)) != getattr(SweepOptions, name):
             words += [f"--{name.replace('_', '-')}", value]
     return shlex.join(map(str, words))

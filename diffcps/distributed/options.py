@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffcps.config import DataSource, Physics
+from diffcps.config import DataSource, Physics, Precision
 
 Preset = Literal["paper", "demo", "search", "ablation"]
 
 WHERE = (
     "results", "resume", "data_dir", "tracking_uri", "address",
-    "cpus_per_trial", "gpus_per_trial", "concurrent", "dry_run", "quiet",
+    "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "concurrent", "dry_run", "quiet",
 )  # fmt: skip
 """Flags that say where a sweep runs; they may change from one launch of it to the next, all others may not."""
 
@@ -36,6 +36,8 @@ class SweepOptions:
     """Gradient steps per trial."""
     batch_size: int | None = None
     """Transitions in a gradient step."""
+    precision: Precision | None = None
+    """``fp32``, or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""
     diffusion_steps: tuple[int, ...] = ()
     """T; with several values every one is tried."""
     lambda_clip: tuple[float, ...] = ()
@@ -71,9 +73,12 @@ class SweepOptions:
     address: str | None = None
     """Ray cluster to use; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
     cpus_per_trial: float | None = None
-    """CPUs of one trial's worker; by default 1, or a little less where a machine has only one or two."""
+    """CPUs of a trial, for all of its workers; by default 1 a worker (a little less where the cluster has at most 4), or
+    where it has a GPU its share of the CPUs beside that GPU."""
     gpus_per_trial: float | None = None
-    """GPUs of one trial's worker, fractions allowed; by default 1 where the cluster has any."""
+    """GPUs of a trial, for all of its workers, fractions allowed; by default 1 a worker where the cluster has any."""
+    workers_per_trial: int = 1
+    """Ray Train workers of a trial; each trains its share of the seeds. May differ from one launch to the next."""
     concurrent: int | None = None
     """Most trials at once; by default as many as fit."""
     dry_run: bool = False

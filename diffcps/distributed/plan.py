@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from diffcps.tasks import TASKS, Task, get_task
 
 DEMO_TASKS = "bandit-ring", "hopper-medium-v2", "pointmaze-umaze"
 PAPER_TASKS = tuple(name for name, task in TASKS.items() if task.in_paper)
+
+OBJECTIVE = "score"
+"""The one name of what is maximised: the last score, mean over seeds."""
+POINT = "diffusion_steps", "lambda_clip", "target_kl"
+"""What a search chooses, in the order of ``varied``'s arguments."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,14 @@ def varied(trial: RunConfig, diffusion_steps: int, lambda_clip: float, target_kl
     )
 
 
+def trial_of(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
+    """The trial that a suggested point stands for."""
+    if "key" in point:
+        return next(trial for trial in plan.trials if trial.key == point["key"])
+    base = next(trial for trial in plan.trials if trial.task == point["task"])
+    return varied(base, point["diffusion_steps"], point["lambda_clip"], point["target_kl"])
+
+
 def _paper_trial(task: Task) -> RunConfig:
     """The full-length trial of a task with the hyper-parameters that the paper gives it, 5 seeds."""
     return RunConfig(
@@ -179,8 +193,10 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     evaluation = changes.get("evaluation", trial.evaluation)
     flags = {"every": options.evaluate_every, "episodes": options.episodes, "candidates": options.candidates}
     changes["evaluation"] = evaluation.replaced(**{key: value for key, value in flags.items() if value is not None})
-    if options.batch_size is not None:
-        changes["algorithm"] = trial.algorithm.replaced(batch_size=options.batch_size)
+    shared = {"batch_size": options.batch_size, "precision": options.precision}
+    changes["algorithm"] = trial.algorithm.replaced(
+        **{key: value for key, value in shared.items() if value is not None}
+    )
     if options.checkpoint_every is not None:
         changes["checkpoint_every"] = options.checkpoint_every
     task = get_task(trial.task)

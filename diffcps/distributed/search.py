@@ -5,7 +5,8 @@ Nothing is restored from a file: the studies are rebuilt from the run folders at
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -14,24 +15,28 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from diffcps.config import RunConfig
-from diffcps.distributed.plan import Plan, SearchSpace, varied
+from diffcps.distributed.plan import OBJECTIVE, POINT, SearchSpace
 
-OBJECTIVE = "score"
-"""The one name of what is maximised: the last score, mean over seeds."""
-
-POINT = "diffusion_steps", "lambda_clip", "target_kl"
-"""What a search chooses, in the order of ``varied``'s arguments."""
 _ATTEMPTS = 20
 """Suggestions in a row that may repeat a known point before any new one is taken."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+class _Grid(OptunaSearch):
+    """Every point once, each with the time at which it was asked for: a trial starts when there is room for it."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next point."""
+        point = super().suggest(trial_id)
+        return {**point, "asked": time.time()} if isinstance(point, dict) else point
+
+
 def grid_searcher(keys: Sequence[str]) -> OptunaSearch:
     """Runs every trial of ``keys`` exactly once, in that order."""
     space: dict[str, BaseDistribution] = {"key": CategoricalDistribution(list(keys))}
     points = [{"key": key} for key in keys]
-    return OptunaSearch(space, metric=OBJECTIVE, mode="max", points_to_evaluate=points)
+    return _Grid(space, metric=OBJECTIVE, mode="max", points_to_evaluate=points)
 
 
 class StudyPerTask(Searcher):
@@ -91,7 +96,7 @@ class StudyPerTask(Searcher):
             if point is not None:
                 self.seen[task].append(point)
                 self.left[task] -= 1
-                return {"task": task, **point}
+                return {"task": task, **point, "asked": time.time()}
             self.left[task] = 0
         return Searcher.FINISHED
 
@@ -150,11 +155,3 @@ def point_of(trial: RunConfig) -> dict[str, Any]:
         "lambda_clip": first.lambda_clip,
         "target_kl": first.target_kl,
     }
-
-
-def trial_of(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
-    """The trial that a suggested point stands for."""
-    if "key" in point:
-        return next(trial for trial in plan.trials if trial.key == point["key"])
-    base = next(trial for trial in plan.trials if trial.task == point["task"])
-    return varied(base, point["diffusion_steps"], point["lambda_clip"], point["target_kl"])

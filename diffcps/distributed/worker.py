@@ -1,43 +1,31 @@
-"""What one trial does: in a Ray Train worker, or in this process."""
+"""What one trial does: in Ray Train workers, or in this process."""
 
+import itertools
 import logging
+import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from diffcps import data, environment, training
+from diffcps import compute, data, environment, training
 from diffcps.config import RunConfig
+from diffcps.distributed import packs
+from diffcps.distributed.place import Place
+from diffcps.distributed.resources import Resources
+from diffcps.distributed.shares import WorkerLostError, Workers, connect, disconnect, shares
+from diffcps.engine import Kind
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator
 from diffcps.learner import Learner
-from diffcps.runs import RunFolder
 from diffcps.tasks import get_task
 from diffcps.tracking import MlflowSink, Tracker
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a trial finds its data and leaves its results; absolute paths, for a worker's folder is Ray's own."""
-
-    folder: Path
-    """The sweep's folder."""
-    data_directories: tuple[Path, ...] = ()
-    """Folders with data sets, searched first."""
-    tracking_uri: str | None = None
-    """MLflow store; ``None`` for none."""
-    sweep: str = ""
-    """Name of the sweep."""
-
-    def run_folder(self, config: RunConfig) -> RunFolder:
-        """The run folder of a trial."""
-        return RunFolder(self.folder / "runs" / config.key)
 
 
 def run_trial(
@@ -46,62 +34,131 @@ def run_trial(
     device: torch.device,
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    company: Workers | None = None,
+    threads: int = 1,
+    memory: float | None = None,
+    asked: float | None = None,
 ) -> None:
     """Train and judge one trial, from its newest checkpoint if it has one. Leaves the reason in its folder if it fails.
 
     A trial that is complete already is left as it is.
 
+    Args:
+        config: the trial.
+        place: where its data and its run folder are.
+        device: where it learns.
+        report: called after each evaluation.
+        progress: called with the status, about every two seconds.
+        company: the workers that share its members; by default this process trains them all.
+        threads: of this process, for stepping environments.
+        memory: bytes that may be used on the device; members that would need more are trained in several packs.
+        asked: ``time.time()`` at which it was asked for; by default now.
+
     Raises:
-        UserError: the data set is missing or broken, or the folder belongs to another trial.
+        UserError: the data set is missing or broken, the folder belongs to another trial, or the memory is too little.
     """
+    asked = time.time() if asked is None else asked
     folder = place.run_folder(config)
-    folder.create(config)
+    first = company is None or company.first
+    own = slice(0, len(config.members)) if company is None else company.own
+    try:
+        if first:
+            folder.create(config)
+    except UserError as error:
+        if company is not None:
+            company.leave(str(error), mistake=True)
+        raise
     if folder.complete:
         return
-    try:
-        task = get_task(config.task)
-        dataset = data.load(task, config.data, place.data_directories)
-        facts = environment.describe(dataset.info, device)
-        folder.record_environment(facts)
-        learner = Learner(config.algorithm, config.members, dataset, task.max_action, device)
-        evaluator = Evaluator(task, config.physics, config.members, config.evaluation)
-        sinks: Sequence[MlflowSink] = ()
-        if place.tracking_uri is not None:
-            sinks = (MlflowSink(Tracker(place.tracking_uri, place.sweep), config, facts),)
+    with ExitStack() as stack:
         try:
-            training.run(config, learner, evaluator, folder, sinks, report, progress)
-        finally:
-            evaluator.close()
-            for sink in sinks:
-                sink.close()
-    except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        details = "" if isinstance(error, UserError) else traceback.format_exc()
-        record_failure(folder, reason, details)
-        raise
+            task = get_task(config.task)
+            dataset = data.load(task, config.data, place.data_directories)
+            if company is not None:
+                company.agree("the data set", dataset.info.checksum)
+            members = config.members[own]
+            parts = packs.fitting(config, len(members), task, dataset.info.rows, memory)
+            choice = compute.choose(config, device)
+            learner = _learner(config, parts, own, dataset, device, choice.engine)
+            kinds = [part.steps.kind for part in learner.learners]
+            notes = [note for part in learner.learners for note in part.steps.notes]
+            if company is not None:
+                kinds, notes = (list(itertools.chain(*company.collect(said))) for said in (kinds, notes))
+            facts = environment.describe(dataset.info, device)
+            facts["engine"] = {"asked": choice.engine, "used": ", ".join(sorted(set(kinds))), "reason": choice.reason}
+            facts["workers"] = 1 if company is None else company.count
+            facts["pack_sizes"] = [part.stop - part.start for part in parts]
+            if first:
+                folder.record_environment(facts)
+            evaluators = [Evaluator(task, config.physics, members[part], config.evaluation, threads) for part in parts]
+            judges = packs.Judges(evaluators)
+            stack.callback(judges.close)
+            sinks: Sequence[MlflowSink] = ()
+            if first and place.tracking_uri is not None:
+                sinks = (MlflowSink(Tracker(place.tracking_uri, place.sweep), config, facts),)
+            training.run(
+                config, learner, judges, folder, sinks, report, progress, company, asked, list(dict.fromkeys(notes))
+            )
+        except Exception as error:
+            mistake = isinstance(error, UserError)
+            reason = str(error) if mistake or isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
+            details = "" if mistake else getattr(error, "details", None) or traceback.format_exc()
+            if first:
+                folder.fail(reason, details)
+            if company is not None:
+                company.leave(f"{reason} (on {socket.gethostname()})", details, mistake)
+            raise
 
 
-def record_failure(folder: RunFolder, reason: str, details: str = "") -> None:
-    """Say in a run folder's status that it failed and why; what it has learned stays."""
-    folder.write_status(
-        {**folder.status, "state": "failed", "error": reason, "details": details, "updated": time.time()}
+def _learner(
+    config: RunConfig, parts: Sequence[slice], own: slice, dataset: Any, device: torch.device, engine: Kind
+) -> packs.Packs:
+    """The learner of the members ``own``, one pack for each of ``parts``; all packs share the data on the device."""
+    names = "observations", "actions", "rewards", "next_observations", "terminals"
+    shared: Any = SimpleNamespace(**{name: torch.as_tensor(getattr(dataset, name), device=device) for name in names})
+    members, action = config.members[own], get_task(config.task).max_action
+    pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+    return packs.Packs(
+        [Learner(config.algorithm, members[part], shared, action, device, engine, pool) for part in parts]
     )
 
 
-def train_worker(loop: dict[str, Any]) -> None:
-    """The Ray Train worker's function. ``loop`` holds the trial and the place, as plain values."""
-    import ray.train
-    import ray.train.torch
+def train_worker(config: dict[str, Any], place: Place, resources: Resources, asked: float) -> None:
+    """The Ray Train worker's function.
 
-    torch.set_num_threads(loop["threads"])
-    config = RunConfig.from_dict(loop["config"])
-    place: Place = loop["place"]
-
-    def report(metrics: dict[str, float]) -> None:
-        ray.train.report(dict(metrics))
+    Args:
+        config: the trial, as plain values.
+        place: where its data and its run folder are.
+        resources: what this worker may use.
+        asked: ``time.time()`` at which the trial was asked for.
+    """
+    trial = RunConfig.from_dict(config)
+    # Ray shows a worker the GPU that it was given, and no other
+    device = torch.device("cuda" if resources.gpus else "cpu")
+    compute.prepare(resources.threads, device)
+    memory = packs.worker_memory(device, resources.gpus, resources.memory)
+    company = _company(trial) if resources.workers > 1 else None
 
     try:
-        run_trial(config, place, ray.train.torch.get_device(), report)
+        run_trial(trial, place, device, None, None, company, resources.threads, memory, asked)
     except UserError as error:
         # trying again would end the same way: the reason stands in the run folder, and Ray need not retry
-        logger.error("%s: %s", config.key, error)
+        logger.error("%s: %s", trial.key, error)
+    if company is not None:
+        disconnect()
+
+
+def _company(trial: RunConfig) -> Workers:
+    """Find the other workers of the trial."""
+    import ray.train
+    import ray.util
+    from ray.train.collective import broadcast_from_rank_zero
+
+    context = ray.train.get_context()
+    rank, count = context.get_world_rank(), context.get_world_size()
+    address = None
+    if rank == 0:
+        with socket.create_server(("", 0)) as free:
+            address = f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+    connect(rank, count, str(broadcast_from_rank_zero(address)))
+    return Workers(rank, count, shares(len(trial.members), count)[rank])

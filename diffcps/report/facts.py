@@ -10,6 +10,8 @@ from diffcps.report.collect import Sweep, Trial
 from diffcps.report.rows import UNVERIFIED, Row
 from diffcps.tasks import changed_settings
 
+_TRIALS_SHOWN = 3
+"""Most trials whose time is told one by one; of more, the worst and the median."""
 _STATES = "complete", "running", "stopped", "failed", "pending"
 
 
@@ -79,6 +81,7 @@ def provenance(sweep: Sweep) -> list[str]:
         *_changed(sweep.trials),
         ("Physics", _agreed(trial.config.physics for trial in sweep.trials)),
         ("Device", _agreed(str(trial.environment.get("device")) for trial in started)),
+        ("Gradient steps", _agreed(engine(trial) for trial in started)),
         ("Commit", _agreed(str(trial.environment.get("git_commit")) for trial in started)),
         ("Versions", _agreed(versions)),
     ]
@@ -102,6 +105,18 @@ def _changed(trials: Sequence[Trial]) -> list[tuple[str, str]]:
     ]
 
 
+def engine(trial: Trial) -> str:
+    """How the trial's gradient steps were run and why, over how many workers and packs where that is more than one."""
+    chosen = trial.environment.get("engine")
+    said = "as before engines were recorded"
+    if chosen:
+        same = chosen["used"] == chosen["asked"]
+        said = chosen["reason"] if same else f"{chosen['used']}, for {chosen['asked']} did not work here"
+    workers, sizes = trial.environment.get("workers", 1), trial.environment.get("pack_sizes", ())
+    said += f"; {workers} workers" if workers > 1 else ""
+    return said + (f"; packs of at most {max(sizes)} seeds, the most that fit" if len(sizes) > 1 else "")
+
+
 def rate(trial: Trial) -> float:
     """Gradient steps per second of learning, all K members at once, over the whole trial; nan before there is one."""
     learning = trial.status.get("seconds", {}).get("learning", 0.0)
@@ -109,13 +124,13 @@ def rate(trial: Trial) -> float:
 
 
 def learner_share(trial: Trial) -> float:
-    """Learner time divided by the wall time of the trial's loop."""
+    """Learner time divided by the trial's wall time."""
     seconds = trial.status.get("seconds", {})
     return float(seconds["learning"] / wall(trial)) if wall(trial) > 0 else float("nan")
 
 
 def wall(trial: Trial) -> float:
-    """Seconds in the trial's loop: learning, evaluation, checkpoints, logging; over all its attempts."""
+    """Seconds from when the trial was asked for to its end, over all its attempts."""
     return float(sum(trial.status.get("seconds", {}).values()))
 
 
@@ -129,12 +144,32 @@ def _cost(started: Sequence[Trial]) -> list[str]:
     rates = [rate(trial) for trial in started if np.isfinite(rate(trial))]
     if not rates:
         return []
-    shares = [100 * learner_share(trial) for trial in started if np.isfinite(learner_share(trial))]
-    total = sum(wall(trial) for trial in started)
-    return [
-        f"Speed: {_range(rates, '{:.3g}')} gradient steps per second, all seeds of a trial at once; learning took "
-        f"{_range(shares, '{:.0f}')} % of a trial's time; {duration(total)} over all trials."
+    timed = sorted((trial for trial in started if wall(trial) > 0), key=learner_share)
+    total = sum(wall(trial) for trial in timed)
+    lines = [
+        f"Speed: {_range(rates, '{:.3g}')} gradient steps per second, all seeds of a trial at once; {duration(total)} over "
+        "all trials."
     ]
+    if len(timed) <= _TRIALS_SHOWN:
+        return lines + [f"Time of {trial.key}: {spent(trial)}." for trial in timed]
+    worst, median = timed[0], timed[(len(timed) - 1) // 2]
+    return [
+        *lines,
+        f"Time of the trial with the smallest share of learning, {worst.key}: {spent(worst)}.",
+        f"Time of the trial with the median share: {spent(median)}.",
+    ]
+
+
+def spent(trial: Trial) -> str:
+    """What a trial's time went to: ``learning 93 % of 512 s; evaluation 21 s, start 6 s, …``, the largest first."""
+    seconds = {name: value for name, value in trial.status["seconds"].items() if name != "learning" and value >= 0.05}
+    others = [f"{name} {_brief(seconds[name])}" for name in sorted(seconds, key=lambda name: -seconds[name])]
+    share = f"learning {100 * learner_share(trial):.0f} % of {duration(wall(trial))}"
+    return share + (f"; {', '.join(others)}" if others else "")
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -178,6 +178,7 @@ class Table:
             Column("steps per second", [_number(facts.rate(trial)) for trial in trials]),
             Column("learner time / wall time", [_number(facts.learner_share(trial), 2) for trial in trials]),
             Column("wall time", [facts.duration(facts.wall(trial)) for trial in trials]),
+            Column("spent on", [facts.spent(trial).partition("; ")[2] or "–" for trial in trials], right=False),
         ]
 
 

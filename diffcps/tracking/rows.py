@@ -34,17 +34,10 @@ class Row(NamedTuple):
         return [Metric(name, value, self.timestamp, self.step) for name, value in finite.items()]
 
 
-def named(metrics: Mapping[str, ArrayLike], best: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
-    """Metrics under MLflow's names, and each member's best score ``[K]`` after them.
-
-    The score is called ``score`` and nothing else, so that there is one objective to choose.
-    """
-    values = {name: np.asarray(value, dtype=np.float64) for name, value in metrics.items()}
-    score = values.pop("evaluation/score", None)
-    if score is not None:
-        best = np.fmax(best, score)
-        values |= {"score": score, "score_best": best}
-    return values, best
+def named(metrics: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+    """Metrics under MLflow's names: the score is called ``score``, so that there is one objective to choose."""
+    names = {"evaluation/score": "score", "evaluation/best": "score_best"}
+    return {names.get(name, name): np.asarray(value, dtype=np.float64) for name, value in metrics.items()}
 
 
 def rows_of(trial: "Trial") -> list[Row]:
@@ -56,16 +49,13 @@ def rows_of(trial: "Trial") -> list[Row]:
         for step, values in zip(*trial.metric(name), strict=True):
             table.setdefault(int(step), {})[f"training/{name}"] = values
     steps, returns, lengths = trial.evaluations
+    best = np.fmax.accumulate(trial.scores)
     for index, step in enumerate(steps):
         table.setdefault(int(step), {}).update({
             "evaluation/score": trial.scores[index],
+            "evaluation/best": best[index],
             "evaluation/return": returns[index].mean(axis=1),
             "evaluation/length": lengths[index].mean(axis=1),
         })  # fmt: skip
     timestamp = int((trial.folder / "metrics.csv").stat().st_mtime * 1000)
-    best = np.full(trial.seeds, -np.inf)
-    rows = []
-    for step in sorted(table):
-        values, best = named(table[step], best)
-        rows.append(Row(step, timestamp, values))
-    return rows
+    return [Row(step, timestamp, named(table[step])) for step in sorted(table)]

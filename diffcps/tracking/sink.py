@@ -43,7 +43,6 @@ class MlflowSink:
         self._queue: deque[tuple[int, int, dict[str, NDArray[Any]]]] = deque()
         self._runs: list[str] = []
         self._last = -1
-        self._best = np.full(len(config.members), -np.inf)
         self._warned = self._finished = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -87,15 +86,14 @@ class MlflowSink:
         """Send what is in the queue; a row leaves it only when all of the trial's runs have it."""
         if not self._runs:
             self._runs = self._open()
-        count, last, best = len(self._queue), self._last, self._best
+        count, last = len(self._queue), self._last
         rows = []
         for step, timestamp, metrics in (self._queue[i] for i in range(count)):
             if step > last:
-                values, best = named(metrics, best)
-                rows.append(Row(step, timestamp, values))
+                rows.append(Row(step, timestamp, named(metrics)))
                 last = step
         self.tracker.send(self._runs, rows)
-        self._last, self._best = last, best
+        self._last = last
         for _ in range(count):
             self._queue.popleft()
         if last >= self.config.steps and not self._finished:
@@ -112,7 +110,5 @@ class MlflowSink:
         runs = self.tracker.trial_runs(self.config, self.environment)
         for run in runs:
             self.tracker.set_status(run, "RUNNING")
-        progress = [self.tracker.progress(run) for run in runs]
-        self._last = max(step for step, _ in progress)
-        self._best = np.array([best for _, best in progress[1:]])
+        self._last = max(self.tracker.progress(run) for run in runs)
         return runs

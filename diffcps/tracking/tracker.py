@@ -5,8 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.tracking import labels
@@ -73,10 +71,9 @@ class Tracker:
         for index, run in enumerate(runs):
             self._log([metric for row in rows for metric in row.metrics(index)], run)
 
-    def progress(self, run: str) -> tuple[int, float]:
-        """The newest step written to a run (−1 before the first), and its best score (−inf before the first)."""
-        metrics = self.client.get_run(run).data.metrics
-        return int(metrics.get("step", -1)), metrics.get("score_best", -np.inf)
+    def progress(self, run: str) -> int:
+        """The newest step written to a run; −1 before the first."""
+        return int(self.client.get_run(run).data.metrics.get("step", -1))
 
     def set_status(self, run: str, status: str) -> None:
         """Set one of MLflow's states, unless the run has it already."""

@@ -224,7 +224,7 @@ class Bench:
             reference_rate=plain.best, reference_median=plain.median, reference_turns=plain.turns,
             ratio=pack.best / plain.best, gflops=pack.best * work / 1e9, reference_gflops=plain.best * work / 1e9,
             of_matrix_rate=pack.best * work / self.matrix[variant.precision], flop=work, build_seconds=built,
-            memory_bytes=torch.cuda.max_memory_allocated() - held if on_gpu else None,
+            memory_bytes=torch.cuda.max_memory_reserved() - held if on_gpu else None,
         ))  # fmt: skip
         del agent, learner, contenders
         measure.release(self.device)

@@ -1,0 +1,73 @@
+"""A Tune trial as seen from its driver: ask Ray Train for workers, wait for them, say how it ended.
+
+Neither torch nor MLflow is imported here: the driver and Train's controller are processes of their own, and each would
+take seconds and hundreds of megabytes for what only workers use.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffcps.distributed.place import Place
+from diffcps.distributed.plan import OBJECTIVE, Plan, trial_of
+from diffcps.distributed.resources import Resources
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a trial's driver needs, on whichever machine it runs."""
+
+    plan: Plan
+    place: Place
+    resources: Resources
+
+
+def drive(config: dict[str, Any], job: Job) -> None:
+    """A Tune trial: start Ray Train workers for the suggested point and wait for them."""
+    import ray.train
+    from ray import tune
+
+    trial = trial_of(job.plan, config)
+    folder = job.place.run_folder(trial)
+    if not folder.complete:
+        resources = job.resources
+        per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+        loop = {"config": trial.to_dict(), "place": job.place, "resources": resources, "asked": config["asked"]}
+        trainer = _trainer()(
+            _work,
+            train_loop_config=loop,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
+            ),
+            run_config=ray.train.RunConfig(
+                name=trial.key,
+                storage_path=str(job.place.folder / "ray" / "train"),
+                failure_config=ray.train.FailureConfig(max_failures=2),
+            ),
+        )
+        trainer.fit()
+    status = folder.status
+    if status["state"] == "complete":
+        tune.report({"step": trial.steps, OBJECTIVE: status["last"], "best": status["best"]})
+
+
+def _trainer() -> type[Any]:
+    """Ray Train's plainest trainer, without what no trial here uses.
+
+    Not ``TorchTrainer``, which imports torch here and in the controller; the workers find each other by themselves. And
+    without the callback that starts a process for the shards of Ray data sets: each process costs a core a second and
+    the machine 100 MB, at the very time when the worker starts.
+    """
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    class Trainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+    return Trainer
+
+
+def _work(loop: dict[str, Any]) -> None:
+    from diffcps.distributed.worker import train_worker
+
+    train_worker(**loop)

@@ -1,0 +1,287 @@
+"""Members shared out among workers, or among packs of one worker: what is learned and recorded does not show it."""
+
+import multiprocessing
+import socket
+import traceback
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import sweeps
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sweeps import assert_equal, assert_same_result
+from test_training import CONFIG, DATA, RING
+
+from diffcps.config import MemberConfig, RunConfig
+from diffcps.distributed import packs, shares, worker
+from diffcps.distributed.cluster import Cluster, Node
+from diffcps.distributed.place import Place
+from diffcps.distributed.resources import Resources
+from diffcps.distributed.shares import WorkerLostError, Workers
+from diffcps.errors import UserError
+from diffcps.learner import Learner
+from diffcps.runs import RunFolder
+from diffcps.tasks import get_task
+
+FIVE = CONFIG.replaced(members=tuple(MemberConfig(seed=seed, target_kl=0.1 * (seed + 1)) for seed in range(5)))
+GIB = 2**30
+
+
+@given(members=st.integers(1, 200), parts=st.integers(1, 50))
+def test_shares_are_whole_and_as_equal_as_can_be(members: int, parts: int) -> None:
+    found = shares.shares(members, parts)
+    assert [k for part in found for k in range(members)[part]] == list(range(members))
+    sizes = [part.stop - part.start for part in found]
+    assert len(sizes) == parts
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1 or members < parts
+
+
+def learner_of(config: RunConfig) -> Learner:
+    return Learner(config.algorithm, config.members, DATA, RING.max_action)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_state_is_cut_and_joined(parts: int) -> None:
+    """What is joined is one learner's state; each part is what a learner of those members alone would have."""
+    whole = learner_of(FIVE)
+    whole.update(7)
+    state = whole.state_dict()
+    cut = [shares.share_of_state(state, own) for own in shares.shares(5, parts)]
+    assert_equal(shares.joined_state(cut), state)
+    for own, part in zip(shares.shares(5, parts), cut, strict=True):
+        alone = learner_of(FIVE.replaced(members=FIVE.members[own]))
+        alone.load_state_dict(part)
+        assert alone.step == 7
+        assert_equal(alone.state_dict(), part)
+    cut[0]["pack"]["actor"].zero_()
+    assert state["pack"]["actor"].any(), "a share is a copy"
+
+
+def test_shares_that_have_come_apart_are_not_joined() -> None:
+    first, second = learner_of(CONFIG), learner_of(CONFIG)
+    second.update(1)
+    with pytest.raises(ValueError, match="come apart"):
+        shares.joined_state([first.state_dict(), second.state_dict()])
+
+
+# Several packs in one worker ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(worker.data, "load", lambda task, data, directories: DATA)
+    return tmp_path
+
+
+def trained(config: RunConfig, path: Path, **arguments: Any) -> RunFolder:
+    """The trial's run folder after training it in this process."""
+    place = Place(path)
+    worker.run_trial(config, place, torch.device("cpu"), **arguments)
+    return place.run_folder(config)
+
+
+def split(config: RunConfig, path: Path, monkeypatch: pytest.MonkeyPatch, parts: int) -> RunFolder:
+    """The run folder of the trial trained in so many packs."""
+    count = len(config.members)
+    monkeypatch.setattr(packs, "fitting", lambda *arguments: shares.shares(count, parts))
+    return trained(config, path)
+
+
+def test_packs_that_take_turns_leave_the_run_folder_of_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(FIVE, here / "whole")
+    parts = split(FIVE, here / "parts", monkeypatch, 2)
+    assert_same_result(whole, parts)
+    assert (whole.environment["pack_sizes"], parts.environment["pack_sizes"]) == ([5], [2, 3])
+
+
+def test_packs_of_one_differ_in_rounding_at_most(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For networks this small, matrix products of a single member take another kernel than those of several."""
+    folders = trained(FIVE, here / "whole"), split(FIVE, here / "parts", monkeypatch, 5)
+    first, second = (sweeps.training_rows(folder) for folder in folders)
+    np.testing.assert_allclose(first.to_numpy(), second.to_numpy(), rtol=1e-5, atol=1e-6)
+    states = [state["learner"]["pack"] for folder in folders if (state := folder.load_checkpoint()[0])]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_largest_packs_that_fit() -> None:
+    """Never more than the memory holds by the estimate, never more packs than needed; no limit, one pack."""
+    task = get_task("hopper-medium-v2")
+    config = FIVE.replaced(task=task.name, algorithm=task.algorithm, evaluation=task.evaluation)
+    assert packs.fitting(config, 1000, task, 1_000_000, None) == [slice(0, 1000)]
+    resident, working = packs.resident_bytes(config, task), packs.working_bytes(config, task)
+    for members, memory in ((5, 4 * GIB), (1000, 24 * GIB), (1000, 80 * GIB), (3000, 80 * GIB)):
+        found = packs.fitting(config, members, task, 1_000_000, memory)
+        largest = max(part.stop - part.start for part in found)
+        data = 4 * 1_000_000 * (2 * 11 + 3 + 2)
+        assert GIB + data + members * resident + largest * working <= 0.8 * memory
+        if len(found) > 1:
+            fewer = -(-members // (len(found) - 1))
+            assert GIB + data + members * resident + fewer * working > 0.8 * memory
+    assert len(packs.fitting(config, 5, task, 1_000_000, 4 * GIB)) == 1
+    with pytest.raises(UserError, match=r"4000 seeds .* need at least .* GiB .* has 24.0.*--workers-per-trial"):
+        packs.fitting(config, 4000, task, 1_000_000, 24 * GIB)
+
+
+@pytest.mark.parametrize("name", ["hopper-medium-v2", "antmaze-umaze-v0"])
+def test_estimated_size_of_a_member_is_that_of_its_state(name: str) -> None:
+    task = get_task(name)
+    config = CONFIG.replaced(task=name, algorithm=task.algorithm)
+    rng = np.random.default_rng(0)
+    data = type(DATA)(
+        rng.normal(size=(9, task.observation_size)).astype(np.float32),
+        np.zeros((9, task.action_size), np.float32), np.zeros(9, np.float32),
+        rng.normal(size=(9, task.observation_size)).astype(np.float32), np.zeros(9, np.float32), DATA.info,
+    )  # fmt: skip
+    learner = Learner(config.algorithm, config.members, data, task.max_action)
+    tensors = learner.state_dict()["pack"].values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / len(config.members)
+    assert 2 * size == pytest.approx(packs.resident_bytes(config, task), rel=1e-3)
+
+
+# Several workers ------------------------------------------------------------------------------------------------------
+
+
+def _worker(rank: int, count: int, address: str, path: Path, fault: str, outcome: Any) -> None:
+    """One worker of a trial, a process of its own; puts how it ended into ``outcome``."""
+    torch.set_num_threads(1)
+    worker.data.load = lambda task, data, directories: DATA
+    shares.connect(rank, count, address)
+    company = Workers(rank, count, shares.shares(len(FIVE.members), count)[rank])
+    guilty = rank == count - 1
+    if fault == "data" and guilty:
+        worker.data.load = mock.Mock(side_effect=UserError("no such file here"))
+    if fault == "evaluator" and guilty:
+        judge = worker.packs.Judges.__call__
+
+        def falling_over(self: packs.Judges, policies: Any, index: int) -> Any:
+            if index == 2:
+                raise RuntimeError("the simulator fell over")
+            return judge(self, policies, index)
+
+        worker.packs.Judges.__call__ = falling_over  # type: ignore[method-assign]
+    reports: list[dict[str, float]] = []
+    try:
+        worker.run_trial(FIVE, Place(path), torch.device("cpu"), reports.append, company=company)
+        outcome.put((rank, "done", reports))
+    except Exception as error:
+        outcome.put((rank, type(error).__name__, str(error) + traceback.format_exc()))
+    shares.disconnect()
+
+
+def workers(count: int, path: Path, fault: str = "") -> dict[int, tuple[str, Any]]:
+    """Train ``FIVE`` with so many workers; rank -> how it ended, and its reports or its error."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    fork = multiprocessing.get_context("fork")
+    outcome = fork.Queue()
+    processes = [
+        fork.Process(target=_worker, args=(rank, count, address, path, fault, outcome)) for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    found = [outcome.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(30)
+    return {rank: rest for rank, *rest in found}
+
+
+def test_several_workers_leave_the_run_folder_of_one(here: Path) -> None:
+    whole = trained(FIVE, here / "whole")
+    ended = workers(2, here / "shared")
+    assert [ended[rank][0] for rank in range(2)] == ["done"] * 2
+    folder = Place(here / "shared").run_folder(FIVE)
+    assert_same_result(whole, folder)
+    assert folder.environment["workers"] == 2
+    assert [report["step"] for report in ended[0][1]] == [6, 12, 18, 20]
+    assert ended[0][1] == ended[1][1], "every worker reports the same, as often"
+    assert folder.status["seconds"]["waiting"] > 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_trial_goes_on_with_another_number_of_workers(here: Path, before: int, after: int) -> None:
+    """The last worker fails after the first checkpoint; the first learns of it and writes down why."""
+    whole = trained(FIVE, here / "whole")
+    ended = workers(before, here / "shared", fault="evaluator")
+    folder = Place(here / "shared").run_folder(FIVE)
+    assert ended[before - 1][0] == "RuntimeError"
+    assert folder.status["state"] == "failed"
+    assert "RuntimeError: the simulator fell over" in folder.status["error"]
+    assert "Traceback" in folder.status["details"]
+    if before > 1:
+        assert ended[0][0] == WorkerLostError.__name__
+        assert folder.status["error"].startswith("worker 2 of 2: ")
+    assert [file.stem for file in sorted(folder.path.glob("checkpoint/*.pt"))] == ["step_000000012", "step_000000016"]
+    ended = workers(after, here / "shared")
+    assert {state for state, _ in ended.values()} == {"done"}
+    assert_same_result(whole, folder)
+
+
+def test_what_one_worker_lacks_is_everybodys_mistake(here: Path) -> None:
+    ended = workers(2, here, fault="data")
+    assert {state for state, _ in ended.values()} == {"UserError"}
+    status = Place(here).run_folder(FIVE).status
+    assert status["state"] == "failed"
+    assert status["error"].startswith("no such file here (on ")
+    assert status["details"] == ""
+
+
+# What a trial takes ---------------------------------------------------------------------------------------------------
+
+
+def cluster(*nodes: tuple[float, float]) -> Cluster:
+    found = tuple(Node(cpus, gpus, cpus * 2 * GIB) for cpus, gpus in nodes)
+    return Cluster("here", sum(node.cpus for node in found), sum(node.gpus for node in found), found)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected", "threads"),
+    [
+        ([(2, 0)], {}, (0.9, 0, 2), 1),
+        ([(8, 0)], {}, (1.0, 0, 7), 1),
+        ([(16, 1)], {}, (15.9, 1, 1), 16),
+        ([(16, 2)], {}, (7.9, 1, 2), 8),
+        ([(16, 1)], {"gpus": 0.5}, (7.9, 0.5, 2), 8),
+        ([(16, 1)], {"gpus": 0.25}, (3.9, 0.25, 4), 4),
+        ([(16, 1)], {"gpus": 0}, (1.0, 0, 15), 1),
+        ([(16, 1)], {"cpus": 3}, (3, 1, 1), 3),
+        ([(2, 1)], {}, (1.9, 1, 1), 2),
+        ([(0, 0), (16, 4), (64, 4)], {}, (3.9, 1, 8), 4),
+        ([(16, 2)], {"workers": 2}, (7.9, 1, 1), 8),
+        ([(16, 4)], {"workers": 2, "gpus": 2}, (3.9, 1, 2), 4),
+        ([(2, 0)], {"workers": 2}, (0.9, 0, 1), 1),
+        ([(16, 0)], {"workers": 2, "cpus": 8}, (4, 0, 1), 4),
+        ([(16, 0)], {"concurrent": 3}, (1.0, 0, 3), 1),
+    ],
+)
+def test_resources(nodes: list[tuple[float, float]], asked: dict[str, float], expected: Any, threads: int) -> None:
+    wanted = {name: asked.get(name) for name in ("cpus", "gpus", "concurrent")}
+    there = cluster(*nodes)
+    found = Resources.fitting(there, **wanted, workers=int(asked.get("workers", 1)))
+    assert (found.cpus, found.gpus, found.concurrent) == pytest.approx(expected)
+    assert found.threads == threads
+    # every worker that may run at once has its threads' cores
+    assert threads * found.workers * found.concurrent <= max(there.cpus, 1)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "words"),
+    [
+        ([(2, 0)], {"workers": 3}, ["2.71 CPUs", "--workers-per-trial"]),
+        ([(16, 1)], {"workers": 2}, ["2 GPUs", "--workers-per-trial"]),
+        ([(16, 4)], {"gpus": 3, "workers": 2}, ["--gpus-per-trial 3"]),
+    ],
+)
+def test_more_than_there_is(nodes: list[tuple[float, float]], asked: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as said:
+        Resources.fitting(cluster(*nodes), None, asked.get("gpus"), None, asked["workers"])
+    assert all(word in str(said.value) for word in words)
+
+
+def test_memory_of_a_worker_is_its_share_of_its_machines() -> None:
+    assert Resources.fitting(cluster((16, 0)), 4, None, None, 2).memory == pytest.approx(16 * 2 * GIB * 2 / 16)
