@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from rich.console import Console
 
+from diffcps.config import Precision
 from diffcps.errors import UserError
 
 USER_MISTAKE, INTERRUPTED = 2, 130
@@ -51,6 +52,8 @@ class Train:
     """Seeds, trained together as one pack."""
     steps: int | None = None
     """Gradient steps."""
+    precision: Precision | None = None
+    """``fp32`` (as the paper), or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""
     data: Literal["d4rl", "collected"] | None = None
     """``d4rl``: the D4RL HDF5 file. ``collected``: data collected here."""
     data_dir: tuple[Path, ...] = ()
@@ -73,7 +76,7 @@ class Train:
 
         options = SweepOptions(
             preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
-            data_dir=self.data_dir, physics=self.physics,
+            data_dir=self.data_dir, physics=self.physics, precision=self.precision,
         )  # fmt: skip
         (config,) = build(options).trials
         if reason := data.missing([(get_task(config.task), config.data)], self.data_dir):
@@ -206,3 +209,7 @@ _Command = (
 def main() -> None:
     """The ``diffcps`` command."""
     run(_Command, lambda command: command(), description="DiffCPS: offline reinforcement learning, and its tools.")  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

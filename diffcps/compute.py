@@ -91,6 +91,9 @@ def choose(trial: RunConfig, device: torch.device) -> Choice:
         return Choice("graph", f"captured as a CUDA graph; {trial.steps:,} steps are too few to repay compiling")
     step = flops_per_member_step(trial.algorithm, task.observation_size, task.action_size)
     total = step * len(trial.members) * trial.steps
-    if total >= COMPILE_FROM_FLOPS * trial.algorithm.diffusion_steps:
-        return Choice("compiled", f"compiled: {total:.0e} floating-point operations repay it")
-    return Choice("eager", f"eager: {total:.0e} floating-point operations are too few to repay compiling")
+    least = COMPILE_FROM_FLOPS * trial.algorithm.diffusion_steps
+    if total >= least:
+        return Choice("compiled", f"compiled, which {least:.0e} floating-point operations repay; there are {total:.0e}")
+    return Choice(
+        "eager", f"one operation after the other; compiling would take {least:.0e} to repay, and there are {total:.0e}"
+    )

@@ -5,7 +5,7 @@ that the paper gives it. Everything the platform knows about ``hopper-medium-v2`
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -166,12 +166,16 @@ def changed_settings(config: RunConfig) -> list[str]:
     task = get_task(config.task)
     pairs = [
         (task.algorithm.to_dict(), config.algorithm.to_dict()),
-        (task.evaluation.to_dict(), config.evaluation.to_dict()),
+        tuple(_renamed(part.to_dict(), every="evaluate_every") for part in (task.evaluation, config.evaluation)),
     ]
     pairs += [(task.member.to_dict() | {"seed": member.seed}, member.to_dict()) for member in config.members]
     different = [(key, new[key]) for old, new in pairs for key in new if new[key] != old[key]]
     changed = [f"{key} {value if isinstance(value, str) else format(value, 'g')}" for key, value in different]
     return list(dict.fromkeys(changed))
+
+
+def _renamed(settings: dict[str, Any], **names: str) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in settings.items()}
 
 
 def get_task(name: str) -> Task:

@@ -20,6 +20,7 @@ from diffcps.engine import Kind
 from diffcps.learner import Learner
 
 CONFIG = AlgorithmConfig(diffusion_steps=2, hidden_size=32, batch_size=32, time_embedding=8, ema_start=20)
+BACKUP = CONFIG.replaced(max_q_backup=True, max_q_candidates=3)
 MEMBERS = (
     MemberConfig(seed=3),
     MemberConfig(seed=4, learning_rate=1e-3, lambda_init=0.2, lambda_clip=0.5, target_kl=0.1, grad_norm=0.3),
@@ -77,10 +78,8 @@ def assert_same_losses(one: Learner, other: Learner) -> None:
 
 
 @compiler
-@pytest.mark.parametrize("backup", [False, True], ids=["backup_of_one", "max_q_backup"])
-def test_compiled_steps_are_eager_steps(backup: bool) -> None:
-    config = CONFIG.replaced(max_q_backup=backup, max_q_candidates=3)
-    eager, compiled = (make_learner(kind, config) for kind in ("eager", "compiled"))
+def test_compiled_steps_are_eager_steps() -> None:
+    eager, compiled = (make_learner(kind, BACKUP) for kind in ("eager", "compiled"))
     assert (compiled.steps.kind, compiled.steps.notes) == ("compiled", ())
     for name, value in eager.state_dict()["pack"].items():
         assert torch.equal(value, compiled.state_dict()["pack"][name]), f"building has changed {name}"
@@ -89,10 +88,10 @@ def test_compiled_steps_are_eager_steps(backup: bool) -> None:
 
 @compiler
 def test_compiled_training_resumes_to_the_bit() -> None:
-    straight, first = make_learner("compiled"), make_learner("compiled")
+    straight, first = make_learner("compiled", BACKUP), make_learner("compiled", BACKUP)
     straight.update(41)
     first.update(20)
-    second = make_learner("compiled")
+    second = make_learner("compiled", BACKUP)
     second.load_state_dict(first.state_dict())
     second.update(21)
     for name, value in straight.state_dict()["pack"].items():
@@ -106,7 +105,8 @@ def test_bf16_compiled_and_eager() -> None:
     eager, compiled, exact = (curves(make_learner(*kind), 20) for kind in (
         ("eager", config), ("compiled", config), ("eager", CONFIG)
     ))  # fmt: skip
-    for name, values in eager.items():
+    for name in ("critic_loss", "behaviour_loss", "q_value"):
+        values = eager[name]
         assert not torch.equal(values, exact[name])
         torch.testing.assert_close(compiled[name], values, rtol=2e-2, atol=1e-3, msg=name)
         torch.testing.assert_close(values, exact[name], rtol=5e-2, atol=1e-2, msg=name)

@@ -141,6 +141,7 @@ def test_settings_that_are_not_the_papers_are_named() -> None:
     assert changed_settings(paper) == []
     other = paper.replaced(
         algorithm=task.algorithm.replaced(hidden_size=128, precision="bf16"),
+        evaluation=task.evaluation.replaced(every=60),
         members=tuple(member.replaced(lambda_clip=0.25) for member in members),
     )
-    assert changed_settings(other) == ["hidden_size 128", "precision bf16", "lambda_clip 0.25"]
+    assert changed_settings(other) == ["hidden_size 128", "precision bf16", "evaluate_every 60", "lambda_clip 0.25"]

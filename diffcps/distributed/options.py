@@ -37,7 +37,7 @@ class SweepOptions:
     batch_size: int | None = None
     """Transitions in a gradient step."""
     precision: Precision | None = None
-    """``fp32``, or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""
+    """``fp32`` (as the paper), or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""
     diffusion_steps: tuple[int, ...] = ()
     """T; with several values every one is tried."""
     lambda_clip: tuple[float, ...] = ()

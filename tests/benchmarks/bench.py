@@ -66,7 +66,7 @@ class Options:
     projection: bool = False
     """Measure every distinct size of Table 1's tasks; otherwise the missing ones are scaled by their operations."""
     quick: bool = False
-    """One short turn of little: shows that the benchmark works, measures nothing."""
+    """One short turn of little: shows that the benchmark works; its figures are not worth quoting."""
     json: Path | None = None
     """Write everything measured to this file."""
 
@@ -295,6 +295,8 @@ def main() -> None:
     if options.device == "cuda" and not gpu:
         raise SystemExit("--device cuda: torch finds no GPU here. Leave the flag out, or run it where there is one.")
     report = Report(console, options.json, {"machine": tables.machine(options.threads), "options": _plain(options)})
+    if options.quick:
+        console.print("A quick run: it shows that the benchmark works, and its figures are not worth quoting.")
     console.print(tables.header(report.content["machine"]))
     names = {"auto": ["cpu", "cuda"] if gpu else ["cpu"]}.get(options.device, [options.device])
     with tempfile.TemporaryDirectory() as cache:
