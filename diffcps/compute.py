@@ -87,13 +87,10 @@ def choose(trial: RunConfig, device: torch.device) -> Choice:
     task = get_task(trial.task)
     if device.type == "cuda":
         if trial.steps >= COMPILE_FROM_STEPS:
-            return Choice("compiled", f"compiled and captured as a CUDA graph: {trial.steps:,} steps repay it")
-        return Choice("graph", f"captured as a CUDA graph; {trial.steps:,} steps are too few to repay compiling")
+            return Choice("compiled", "compiled and captured as a CUDA graph")
+        return Choice("graph", "captured as a CUDA graph, for the trial is too short to repay compiling")
     step = flops_per_member_step(trial.algorithm, task.observation_size, task.action_size)
     total = step * len(trial.members) * trial.steps
-    least = COMPILE_FROM_FLOPS * trial.algorithm.diffusion_steps
-    if total >= least:
-        return Choice("compiled", f"compiled, which {least:.0e} floating-point operations repay; there are {total:.0e}")
-    return Choice(
-        "eager", f"one operation after the other; compiling would take {least:.0e} to repay, and there are {total:.0e}"
-    )
+    if total >= COMPILE_FROM_FLOPS * trial.algorithm.diffusion_steps:
+        return Choice("compiled", "compiled")
+    return Choice("eager", "one operation after the other, for the trial is too short to repay compiling")
