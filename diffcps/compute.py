@@ -11,7 +11,7 @@ import torch
 from diffcps.config import RunConfig
 from diffcps.engine import Kind
 from diffcps.flops import flops_per_member_step
-from diffcps.tasks import get_task
+from diffcps.tasks import task_of
 
 COMPILE_FROM_FLOPS = 1.4e13
 """For each diffusion step that the compiler unrolls. On a CPU compiling T = 5 takes a minute and then saves a quarter of
@@ -84,7 +84,7 @@ def _product_error() -> float:
 
 def choose(trial: RunConfig, device: torch.device) -> Choice:
     """The engine for a trial: a function of its settings and the kind of device alone, so a resumed trial's is the same."""
-    task = get_task(trial.task)
+    task = task_of(trial)
     if device.type == "cuda":
         if trial.steps >= COMPILE_FROM_STEPS:
             return Choice("compiled", "compiled and captured as a CUDA graph")

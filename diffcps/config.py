@@ -7,9 +7,12 @@ dictionary and back, and refuses unknown keys, so a configuration that exists is
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from diffcps.errors import UserError, nearest
@@ -18,8 +21,25 @@ if TYPE_CHECKING:
     from typing import Self
 
 Physics = Literal["d4rl", "modern"]
-DataSource = Literal["d4rl", "collected"]
+DataSource = Literal["d4rl", "minari", "collected"]
+RewardTransform = Literal["none", "antmaze"]
+ScoreKind = Literal["normalised", "success", "return"]
 Precision = Literal["fp32", "bf16"]
+
+
+def home() -> Path:
+    """Where the project keeps what it makes outside of results: ``$DIFFCPS_HOME``, by default ``~/.diffcps``."""
+    return Path(os.environ.get("DIFFCPS_HOME") or "~/.diffcps").expanduser().absolute()
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotated types of a class's fields; a sweep of a thousand trials asks for them many thousand times."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -33,6 +53,7 @@ def _require_number(owner: object, rule: str, *names: str) -> None:
         "a positive whole number": lambda v: v >= 1,
         "a whole number, zero or more": lambda v: v >= 0,
         "a positive number": lambda v: v > 0 and math.isfinite(v),
+        "a finite number": math.isfinite,
         "zero or more": lambda v: v >= 0 and math.isfinite(v),
         "between 0 and 1": lambda v: 0 <= v <= 1,
     }
@@ -44,7 +65,7 @@ class _Plain:
     """Checks the type of every setting, turns a dataclass into a plain dictionary and back; unknown keys are errors."""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
             _require_type(name, hint, value)
             if hint is float:
@@ -59,7 +80,7 @@ class _Plain:
     def from_dict(cls, values: Mapping[str, Any]) -> "Self":
         """The inverse of ``to_dict``. Raises ``UserError`` naming an unknown key, a missing one or a wrong type."""
         _require(isinstance(values, Mapping), cls.__name__, values, "a group of settings")
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         for key in values:
             if key not in hints:
                 raise UserError(f"{cls.__name__} has no setting {key!r}{nearest(str(key), hints) or '.'}")
@@ -84,6 +105,9 @@ def _require_type(name: str, hint: Any, value: Any) -> None:
     if hint in plain:
         rule, kind = plain[hint]
         _require(isinstance(value, kind) and (hint is bool or not isinstance(value, bool)), name, value, rule)
+    elif get_origin(hint) is UnionType:  # of one type and None
+        if value is not None:
+            _require_type(name, get_args(hint)[0], value)
     elif get_origin(hint) is Literal:
         _require(value in get_args(hint), name, value, f"one of {', '.join(map(repr, get_args(hint)))}")
     elif get_origin(hint) is tuple:
@@ -96,6 +120,8 @@ def _require_type(name: str, hint: Any, value: Any) -> None:
 
 def _revive(hint: Any, value: Any) -> Any:
     """A value of JSON as the annotated type; one that does not fit is left for the check of types to refuse."""
+    if get_origin(hint) is UnionType and value is not None:
+        return _revive(get_args(hint)[0], value)
     if is_dataclass(hint) and isinstance(value, Mapping):
         return hint.from_dict(value)  # type: ignore[union-attr]
     if get_origin(hint) is tuple and isinstance(value, list):
@@ -208,8 +234,9 @@ class DataConfig(_Plain):
     """Which data set a task is learned from."""
 
     source: DataSource = "d4rl"
-    """``d4rl`` reads the task's D4RL file; ``collected`` uses data made on the spot by the behaviour policies
-    that ship with the project (for the bandit and PointMaze tasks the only source there is)."""
+    """``d4rl`` reads the task's D4RL file; ``minari`` the Minari data set that the file was imported as, or that the
+    task was made from; ``collected`` uses data made on the spot by the behaviour policies that ship with the project
+    (for the bandit and PointMaze tasks the only source there is)."""
     rows: int = 50_000
     """Transitions to collect (``collected`` only)."""
     seed: int = 0
@@ -222,11 +249,64 @@ class DataConfig(_Plain):
 
 
 @dataclass(frozen=True)
+class TaskDefinition(_Plain):
+    """A task that is not built in: a Minari data set and the environment recorded with it."""
+
+    name: str
+    """Name of the task; begins with ``minari-``."""
+    minari_id: str
+    """Minari's id of the data set."""
+    environment_spec: str
+    """Gymnasium's specification (JSON) of the environment that policies are judged in."""
+    observation_size: int
+    """Numbers in a flattened observation."""
+    action_size: int
+    """Numbers in an action."""
+    max_action: float
+    """Actions lie in [−max_action, max_action]."""
+    episode_limit: int
+    """Environment steps after which an episode is cut off."""
+    random_return: float
+    """Return that counts as a score of 0."""
+    expert_return: float
+    """Return that counts as a score of 100."""
+    score: ScoreKind
+    """``normalised`` by the reference scores in the data set; ``success``: percent of episodes that reach the goal,
+    which ends them; ``return``: there are no reference scores, and a score is the plain return."""
+    reward_transform: RewardTransform = "none"
+    """``antmaze`` learns from 4 (r − 0.5)."""
+    steps: int = 2_000_000
+    """Gradient steps of the full-length run."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    """What a pack shares."""
+    member: MemberConfig = MemberConfig()
+    """What each member has."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How policies are judged."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = re.fullmatch(r"minari-[A-Za-z0-9_.-]+", self.name) is not None
+        _require(named, "name", self.name, "'minari-' and letters, digits, dots, dashes and underscores")
+        _require(bool(self.minari_id), "minari_id", self.minari_id, "the id of a Minari data set")
+        _require_number(self, "a positive whole number", "observation_size", "action_size", "episode_limit", "steps")
+        _require_number(self, "a positive number", "max_action")
+        _require_number(self, "a finite number", "random_return", "expert_return")
+        above = self.expert_return > self.random_return
+        _require(above, "expert_return", self.expert_return, f"above random_return ({self.random_return})")
+        try:
+            spec = json.loads(self.environment_spec)
+        except ValueError as error:
+            raise UserError(f"environment_spec is no JSON: {error}.") from error
+        _require(isinstance(spec, dict) and bool(spec.get("id")), "environment_spec", spec, "a group with an 'id'")
+
+
+@dataclass(frozen=True)
 class RunConfig(_Plain):
     """One trial: a task, a configuration, and its seeds as one pack."""
 
     task: str
-    """Name of the task in the registry."""
+    """Name of the task."""
     members: tuple[MemberConfig, ...] = (MemberConfig(),)
     """The pack."""
     steps: int = 2_000_000
@@ -243,27 +323,41 @@ class RunConfig(_Plain):
     """How it is judged."""
     log_every: int = 1000
     """Gradient steps between rows of ``metrics.csv``; each row is the mean over them."""
-    checkpoint_every: int = 10_000
-    """Gradient steps between checkpoints (there is always one at the end)."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints: each is written with the first row after them, and there is always one at the end."""
+    definition: TaskDefinition | None = None
+    """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(bool(self.task), "task", self.task, "the name of a task")
+        if self.definition is not None:
+            _require(
+                self.definition.name == self.task, "task", self.task, f"as in its definition, {self.definition.name!r}"
+            )
         _require(len(self.members) >= 1, "seeds", len(self.members), "at least 1")
         seeds = [m.seed for m in self.members]
         if len(set(self.members)) != len(seeds):
             raise UserError(f"two members of the pack are the same (seeds {seeds}): give each its own seed.")
-        _require_number(self, "a positive whole number", "steps", "log_every", "checkpoint_every")
+        _require_number(self, "a positive whole number", "steps", "log_every")
+        _require_number(self, "a positive number", "checkpoint_minutes")
+
+    def to_dict(self) -> dict[str, Any]:
+        """See ``_Plain.to_dict``. A built-in task has no definition, so none is written: its keys stay what they were."""
+        values = super().to_dict()
+        if self.definition is None:
+            del values["definition"]
+        return values
 
     @property
     def key(self) -> str:
         """A readable name plus a hash of everything that determines the result.
 
         Run folder, checkpoint and MLflow run are found by it, so starting the same trial again is resuming it.
-        ``checkpoint_every`` is left out: it changes what a kill costs, never what is learned.
+        ``checkpoint_minutes`` is left out: it changes what a kill costs, never what is learned.
         """
         values = self.to_dict()
-        del values["checkpoint_every"]
+        del values["checkpoint_minutes"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
         first = self.members[0]
         name = f"{self.task}_T{self.algorithm.diffusion_steps}_clip{first.lambda_clip:g}_kl{first.target_kl:.4g}"

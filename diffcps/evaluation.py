@@ -1,6 +1,6 @@
 """Rolls out every member of a pack over many environments at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,13 @@ class Evaluator:
         members: Sequence[MemberConfig],
         config: EvaluationConfig,
         threads: int = 1,
+        tick: Callable[[], None] | None = None,
     ) -> None:
-        """At most ``threads`` threads, the caller's among them, step the environments; no result depends on it."""
+        """At most ``threads`` threads, the caller's among them, step the environments; no result depends on it.
+
+        ``tick`` is called at each step of theirs.
+        """
+        self.tick = tick
         self.task = task
         self.config = config
         self.seeds = [member.seed for member in members]
@@ -59,6 +64,8 @@ class Evaluator:
         lengths = np.zeros(members * episodes, dtype=np.int64)
         actions = np.zeros((members * episodes, self.task.action_size), dtype=np.float32)
         while active.any():
+            if self.tick is not None:
+                self.tick()
             waiting = active.reshape(members, episodes)
             states = observations.reshape(members, episodes, -1)
             rows = [states[k][waiting[k]] for k in range(members)]

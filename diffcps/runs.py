@@ -5,18 +5,23 @@
           metrics.csv         step, member, seed, then every training metric (mean since the row before)
           returns.csv         step, member, seed, episode, return, length: raw, one row an episode
           status.json         state, step, speed, scores so far; what a live view shows
+          attempts.json       how often it was interrupted, and by what; only if it was
+          owner               the one process that may write here
           checkpoint/         the two newest checkpoints, each with its SHA-256
 
 Files are replaced in one move or only appended to; whatever a kill cuts off is dropped by ``rewind`` before going on.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +36,13 @@ if TYPE_CHECKING:
 
 State = Literal["pending", "running", "complete", "failed", "stopped"]
 RETURNS = ("step", "member", "seed", "episode", "return", "length")
+
+_NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+"""What a disk says that will say the same to the next attempt."""
+
+
+class TakenOverError(Exception):
+    """Another process has taken over the run folder: this one is to stop, and to leave everything to the other."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -66,6 +78,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._token: str | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -94,6 +107,9 @@ class RunFolder:
         """Whether the trial has come to its end; nothing in the folder changes after that."""
         return bool(self.status["state"] == "complete")
 
+    def fetch(self) -> None:
+        """Bring the record to this machine, where it lies elsewhere: nothing to do for a folder that all machines see."""
+
     def create(self, config: RunConfig) -> None:
         """Make the folder for ``config``, or check that it is this configuration's. Raises ``UserError`` when not."""
         try:
@@ -106,6 +122,53 @@ class RunFolder:
             ) from error
         if self.config.key != config.key:
             raise UserError(f"{self.path} holds another trial ({self.config.key}), not {config.key}.")
+
+    def take(self) -> None:
+        """Own the folder: whoever owned it before, and was only thought dead, meets ``TakenOverError`` when it next writes.
+
+        Take it first and ``rewind`` it later: whatever the other was just writing when it was taken has come in by then.
+        """
+        self._token = f"{secrets.token_hex(8)} process {os.getpid()} on {os.uname().nodename}"
+        with self._room():
+            write_atomically(self.path / "owner", self._token.encode())
+
+    def check_owner(self) -> None:
+        """Raise ``TakenOverError`` when this process has taken the folder and another one has taken it since."""
+        if self._token is None:
+            return
+        try:
+            owner = (self.path / "owner").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            owner = "nobody: it was deleted"
+        self._compare_owner(owner)
+
+    def _compare_owner(self, owner: str) -> None:
+        if self._token is not None and owner != self._token:
+            raise TakenOverError(f"{self.path} was taken over by {owner.partition(' ')[2]}")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Writes within it that find no room raise ``UserError``; all others pass on what the disk says."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise UserError(
+                f"{error.filename or self.path} cannot be written: {error.strerror}. What was saved before is whole: "
+                "make room, or move the results, and go on with --resume."
+            ) from error
+
+    @property
+    def attempts(self) -> dict[str, Any]:
+        """What interrupted the trial, and how often; empty when nothing did."""
+        file = self.path / "attempts.json"
+        return read_json(file) if file.exists() else {}
+
+    def record_attempts(self, attempts: Mapping[str, Any]) -> None:
+        """Replace ``attempts.json``."""
+        with self._room():
+            write_json(self.path / "attempts.json", dict(attempts))
 
     def record_environment(self, environment: Mapping[str, Any]) -> None:
         """Write ``environment.json``; the data must be those the folder was started with, else ``UserError``."""
@@ -122,11 +185,15 @@ class RunFolder:
         earlier = list(old.get("earlier", []))
         if old and same != {key: environment.get(key) for key in same}:
             earlier.append(same)
-        write_json(self.path / "environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
+        self.check_owner()
+        with self._room():
+            write_json(self.path / "environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace ``status.json``."""
-        write_json(self.path / "status.json", dict(status))
+        self.check_owner()
+        with self._room():
+            write_json(self.path / "status.json", dict(status))
 
     def fail(self, reason: str, details: str = "") -> None:
         """Say in the status that the trial failed and why; what it has learned stays."""
@@ -158,13 +225,15 @@ class RunFolder:
         if not file.exists():
             writer.writeheader()
         writer.writerows(rows)
-        with open(file, "a", encoding="utf-8") as out:
+        self.check_owner()
+        with self._room(), open(file, "a", encoding="utf-8") as out:
             out.write(text.getvalue())
             out.flush()
             os.fsync(out.fileno())
 
     def rewind(self, step: int) -> None:
         """Drop rows of ``metrics.csv`` and ``returns.csv`` from after ``step``, and any row that a kill cut short."""
+        self.check_owner()
         for name in ("metrics.csv", "returns.csv"):
             file = self.path / name
             if not file.exists():
@@ -188,8 +257,10 @@ class RunFolder:
         folder = self.path / "checkpoint"
         folder.mkdir(exist_ok=True)
         file = folder / f"step_{step:09d}.pt"
-        write_atomically(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
-        write_atomically(file, content)
+        self.check_owner()
+        with self._room():
+            write_atomically(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+            write_atomically(file, content)
         # one of a later step is one that ``load_checkpoint`` refused: it must not count among the two
         earlier = sorted(old for old in folder.glob("step_*.pt") if old.name < file.name)
         kept = {file, *earlier[-1:]}

@@ -1,20 +1,37 @@
 """The registry of tasks.
 
 A task is an environment, a data set, reference scores, a reward transform, an episode limit, and the hyper-parameters
-that the paper gives it. Everything the platform knows about ``hopper-medium-v2`` is one entry here.
+that the paper gives it. Everything the platform knows about ``hopper-medium-v2`` is one entry here. A person's own tasks,
+made from Minari data sets, are files of the same facts (``TaskDefinition``) in ``$DIFFCPS_HOME/tasks``.
 """
 
-from dataclasses import dataclass
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps import paper
-from diffcps.config import AlgorithmConfig, DataSource, EvaluationConfig, MemberConfig, Physics, RunConfig
+from diffcps.config import (
+    AlgorithmConfig,
+    DataSource,
+    EvaluationConfig,
+    MemberConfig,
+    Physics,
+    RewardTransform,
+    RunConfig,
+    ScoreKind,
+    TaskDefinition,
+    home,
+)
 from diffcps.errors import UserError, nearest
 
-Domain = Literal["locomotion", "antmaze", "pointmaze", "bandit"]
+Domain = Literal["locomotion", "antmaze", "pointmaze", "bandit", "recorded"]
+Robot = Literal["hopper", "halfcheetah", "walker2d", "ant"]
+"""Who makes collected data with a policy of its own."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +41,8 @@ class Task:
     name: str
     domain: Domain
     environment: str
-    """What is stepped: ``hopper``, ``halfcheetah``, ``walker2d``, ``antmaze-umaze``, …, ``pointmaze-umaze``, ``ring``."""
+    """What is stepped: ``hopper``, ``halfcheetah``, ``walker2d``, ``antmaze-umaze``, …, ``pointmaze-umaze``, ``ring``; or
+    ``recorded:`` and the id of the environment in ``definition``."""
     observation_size: int
     action_size: int
     random_return: float
@@ -37,7 +55,7 @@ class Task:
     """Where its data can come from, the first being the default."""
     d4rl_file: str | None = None
     """Name of its D4RL HDF5 file."""
-    reward_transform: Literal["none", "antmaze"] = "none"
+    reward_transform: RewardTransform = "none"
     """``antmaze`` learns from 4 (r − 0.5); scores always use the untransformed rewards."""
     physics: Physics = "modern"
     """The simulator its own data were recorded under."""
@@ -50,6 +68,18 @@ class Task:
     evaluation: EvaluationConfig = EvaluationConfig()
     in_paper: bool = False
     """Whether the paper's Table 1 has a row of this name."""
+    definition: TaskDefinition | None = None
+    """What it was made from where it is not built in."""
+
+    @property
+    def terminals_end(self) -> bool:
+        """Whether a terminal ends a trajectory of its data; D4RL's ants, and recorded mazes, go on after the goal."""
+        return self.domain != "antmaze" and self.score != "success"
+
+    @property
+    def score(self) -> ScoreKind:
+        """What a score of it is; other than ``normalised`` only for tasks that are not built in."""
+        return self.definition.score if self.definition is not None else "normalised"
 
     def normalised_score(self, returns: ArrayLike) -> NDArray[np.float64]:
         """100·(R − random)/(expert − random), elementwise; never apply it to a standard deviation."""
@@ -90,7 +120,7 @@ def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]])
         random_return=random_return,
         expert_return=expert_return,
         episode_limit=(700 if size == "umaze" else 1000) if antmaze else 1000,
-        sources=("d4rl",) if antmaze or "medium-v2" not in name else ("d4rl", "collected"),
+        sources=("d4rl", "minari", "collected"),
         d4rl_file=file,
         reward_transform="antmaze" if row["reward_tune"] == "cql_antmaze" else "none",
         physics="d4rl",
@@ -112,12 +142,19 @@ def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]])
     )
 
 
+def _expert_task(task: Task) -> Task:
+    """D4RL's expert data alone, which the paper does not use, with the settings of medium-expert."""
+    file = str(task.d4rl_file).replace("medium_expert", "expert")
+    return replace(task, name=task.name.replace("medium-expert", "expert"), d4rl_file=file, in_paper=False)
+
+
 def _registry() -> dict[str, Task]:
     references = {
         row["environment"]: (float(row["random_return"]), float(row["expert_return"]))
         for row in paper.rows("reference_scores")
     }
     tasks = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
+    tasks += [_expert_task(task) for task in tasks if "medium-expert" in task.name]
     tasks.append(
         Task(
             name="pointmaze-umaze",
@@ -159,11 +196,11 @@ TASKS = _registry()
 
 
 def changed_settings(config: RunConfig) -> list[str]:
-    """Settings of a trial that differ from those that the paper gives its task, e.g. ``hidden_size 128``.
+    """Settings of a trial that differ from its task's own (the paper's, for the tasks of the paper), e.g. ``hidden_size 128``.
 
     Seeds and steps are left out: a table has columns for them.
     """
-    task = get_task(config.task)
+    task = task_of(config)
     pairs = [
         (task.algorithm.to_dict(), config.algorithm.to_dict()),
         tuple(_renamed(part.to_dict(), every="evaluate_every") for part in (task.evaluation, config.evaluation)),
@@ -179,8 +216,68 @@ def _renamed(settings: dict[str, Any], **names: str) -> dict[str, Any]:
 
 
 def get_task(name: str) -> Task:
-    """The task of that name. Raises ``UserError`` naming the nearest one when there is none."""
+    """The task of that name: a built-in one, or one of ``task_folder()``.
+
+    Raises ``UserError`` naming the nearest one when there is none, and the file when it does not define a task.
+    """
+    file = task_folder() / f"{name}.json"
+    if name not in TASKS and re.fullmatch(r"[A-Za-z0-9_.-]+", name) and file.is_file():
+        return from_definition(read_definition(file))
+    return _built_in(name)
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task of a trial, from its configuration alone. Raises ``UserError`` when it has no definition and is not built in."""
+    return from_definition(config.definition) if config.definition is not None else _built_in(config.task)
+
+
+def task_folder() -> Path:
+    """The folder of the tasks that are not built in, one JSON file each; it need not exist."""
+    return home() / "tasks"
+
+
+def defined() -> list[str]:
+    """Names of the tasks that are not built in, in alphabetical order."""
+    return sorted(file.stem for file in task_folder().glob("minari-*.json"))
+
+
+def read_definition(file: Path) -> TaskDefinition:
+    """The content of a task's file. Raises ``UserError`` naming the file when it is not what such a file must be."""
+    mend = "Repair it, or delete it and run `diffcps data minari ID` again."
+    try:
+        definition = TaskDefinition.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{file} does not define a task: {error} {mend}") from error
+    if definition.name != file.stem:
+        raise UserError(f"{file} defines a task of another name, {definition.name!r}. {mend}")
+    return definition
+
+
+def from_definition(definition: TaskDefinition) -> Task:
+    """The task that a definition describes."""
+    return Task(
+        name=definition.name,
+        domain="recorded",
+        environment=f"recorded:{json.loads(definition.environment_spec)['id']}",
+        observation_size=definition.observation_size,
+        action_size=definition.action_size,
+        random_return=definition.random_return,
+        expert_return=definition.expert_return,
+        episode_limit=definition.episode_limit,
+        sources=("minari",),
+        reward_transform=definition.reward_transform,
+        max_action=definition.max_action,
+        steps=definition.steps,
+        algorithm=definition.algorithm,
+        member=definition.member,
+        evaluation=definition.evaluation,
+        definition=definition,
+    )
+
+
+def _built_in(name: str) -> Task:
     if name not in TASKS:
-        near = nearest(name, TASKS) or "."
-        raise UserError(f"no task is called {name!r}{near} Known tasks: {', '.join(sorted(TASKS))}.")
+        known = [*sorted(TASKS), *defined()]
+        near = nearest(name, known) or "."
+        raise UserError(f"no task is called {name!r}{near} Known tasks: {', '.join(known)}.")
     return TASKS[name]

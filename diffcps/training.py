@@ -11,7 +11,7 @@ from diffcps.algorithms.diffcps import METRICS
 from diffcps.config import RunConfig
 from diffcps.evaluation import Rollouts
 from diffcps.runs import RunFolder, scores_by_evaluation
-from diffcps.tasks import get_task
+from diffcps.tasks import task_of
 
 STATUS_SECONDS = 2.0
 """How often ``status.json`` is renewed while learning goes on."""
@@ -66,6 +66,9 @@ class Company(Protocol):
     def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Every worker's arrays ``[its members, …]`` put together as ``[K, …]``, for every worker."""
 
+    def decide(self, value: bool) -> bool:
+        """What the first worker says, for every worker."""
+
     def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """The learner's state of the whole pack from every worker's; what it is worth to others than the first is open."""
 
@@ -84,6 +87,10 @@ class Alone:
     def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The same arrays."""
         return dict(arrays)
+
+    def decide(self, value: bool) -> bool:
+        """The same value."""
+        return value
 
     def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """The same state."""
@@ -111,8 +118,11 @@ class _Clock:
 
     def __init__(self, spent: Mapping[str, float], seen: Mapping[str, float], asked: float) -> None:
         self.spent = dict.fromkeys(PURPOSES, 0.0) | dict(spent)
-        self.spent["repeated"] += max(0.0, sum(seen.values()) - sum(spent.values()))
-        self.spent["start"] += max(0.0, time.time() - asked)
+        lost = {name: max(0.0, seen.get(name, 0.0) - self.spent[name]) for name in PURPOSES}
+        # coming to the first step is not done again: it is done once an attempt
+        start = lost.pop("start")
+        self.spent["repeated"] += sum(lost.values())
+        self.spent["start"] += start + max(0.0, time.time() - asked)
         self.mark = time.monotonic()
 
     def charge(self, purpose: str) -> float:
@@ -140,6 +150,12 @@ class _Status:
         self.values: dict[str, Any] = {"state": "running", "steps": steps, "notes": list(notes)}
         self.start_step, self.start_time, self.shown = learner.step, time.monotonic(), 0.0
 
+    def warn_of_long_row(self, minutes: float, interval: float) -> None:
+        """Say, once, that checkpoints are further apart than was asked for."""
+        said = "checkpoints come with rows, and here a row takes longer than"
+        if minutes > interval and not any(note.startswith(said) for note in self.values["notes"]):
+            self.values["notes"].append(f"{said} the {interval:g} min between checkpoints: {minutes:.1f} min.")
+
     def tick(self) -> None:
         """Show the progress when the last time is some seconds ago."""
         if time.monotonic() - self.shown >= STATUS_SECONDS:
@@ -165,6 +181,26 @@ class _Status:
             self.progress(self.values)
 
 
+class _Saver:
+    """Writes checkpoints, with the first row after so many minutes and at the end: all workers of a company together."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, company: Company) -> None:
+        self.config, self.folder, self.company = config, folder, company
+        self.last = _minutes()
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint belongs to the row of ``step``."""
+        passed = _minutes() - self.last
+        return step == self.config.steps or self.company.decide(passed >= self.config.checkpoint_minutes)
+
+    def save(self, learner: Trainee[Any], state: Mapping[str, Any]) -> None:
+        """Write one, of the learner and of ``state``."""
+        whole = self.company.join_state(learner.state_dict())
+        if self.company.first:
+            self.folder.save_checkpoint({"learner": whole, **state}, learner.step)
+        self.last = _minutes()
+
+
 def run(
     config: RunConfig,
     learner: Trainee[Policies],
@@ -180,8 +216,9 @@ def run(
     """Train a pack from its newest checkpoint, or from the start, to its end.
 
     Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and
-    checkpoints only together with a row, so an interrupted and resumed trial writes the very same rows. Where several
-    workers share the members, they meet at rows only, and the run folder does not show how many they were.
+    checkpoints only together with a row, so an interrupted and resumed trial writes the very same rows. A kill therefore
+    costs at most ``checkpoint_minutes`` and one row with its evaluation. Where several workers share the members, they
+    meet at rows only, and the run folder does not show how many they were.
 
     Args:
         config: the trial.
@@ -205,12 +242,14 @@ def run(
     try:
         clock, scores, complaints = _begin(learner, folder, company, time.time() if asked is None else asked)
         status = _Status(learner, config.steps, folder, clock, progress, [*notes, *complaints], not company.first)
-        status.show(**_summary(scores))
+        status.show(saved=learner.step, **_summary(scores))
+        saver = _Saver(config, folder, company)
         while learner.step < config.steps:
             before, after = learner.step, _next_row(config, learner.step)
             clock.charge("checkpoint")
             own = {name: value.cpu().numpy() for name, value in learner.update(after - before, status.tick).items()}
             seconds = clock.charge("learning")
+            status.warn_of_long_row(seconds / 60, config.checkpoint_minutes)
             metrics = company.join(own)
             clock.charge("waiting")
             metrics["steps_per_second"] = np.full(len(config.members), (after - before) / max(seconds, 1e-9))
@@ -235,10 +274,9 @@ def run(
             for sink in sinks:
                 sink.log(shown, after)
             clock.charge("tracking")
-            if after == config.steps or after // config.checkpoint_every > before // config.checkpoint_every:
-                whole = company.join_state(learner.state_dict())
-                if company.first:
-                    folder.save_checkpoint({"learner": whole, "scores": scores, "seconds": clock.spent}, after)
+            if saver.due(after):
+                saver.save(learner, {"scores": scores, "seconds": clock.spent})
+                status.values["saved"] = after
             clock.charge("checkpoint")
             status.show(**_summary(scores))
             if evaluated and report is not None:
@@ -275,7 +313,7 @@ def _begin(
 def _judged(config: RunConfig, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     """What an evaluation shows of each member, ``[K]``: mean score, return and length over its episodes."""
     return {
-        "evaluation/score": get_task(config.task).normalised_score(rollouts.returns).mean(axis=1),
+        "evaluation/score": task_of(config).normalised_score(rollouts.returns).mean(axis=1),
         "evaluation/return": rollouts.returns.mean(axis=1),
         "evaluation/length": rollouts.lengths.mean(axis=1),
     }
@@ -287,6 +325,11 @@ def _summary(scores: list[list[float]]) -> dict[str, float]:
         return {}
     last, best = scores_by_evaluation(np.array(scores))
     return {"last": last, "best": best}
+
+
+def _minutes() -> float:
+    """A clock for the time between checkpoints."""
+    return time.monotonic() / 60
 
 
 def _next_row(config: RunConfig, step: int) -> int:

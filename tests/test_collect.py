@@ -1,9 +1,6 @@
 """Collecting data: deterministic in the seed, in the tasks' environments, by behaviour worth learning from."""
 
-import json
 from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,29 +8,33 @@ import pytest
 from diffcps import envs
 from diffcps.config import DataConfig
 from diffcps.data import behaviour
+from diffcps.data import collect as room
 from diffcps.data.collect import collect
-from diffcps.data.transitions import Episode, checksum
-from diffcps.data.waypoints import shortest_ways
+from diffcps.data.transitions import Episode, Origin, checksum, from_episodes
 from diffcps.envs.bandits import distance_to_ring
-from diffcps.envs.pointmaze import FREE_CELLS, GOAL_CELL, START_CELL
 from diffcps.errors import UserError
-from diffcps.tasks import get_task
+from diffcps.tasks import TASKS, get_task
 
 LOCOMOTION = ["hopper", "halfcheetah", "walker2d"]
+COLLECTED = [name for name, task in TASKS.items() if "collected" in task.sources]
 
 
 def _collected(name: str, rows: int, seed: int = 0) -> list[Episode]:
     return collect(get_task(name), DataConfig(source="collected", rows=rows, seed=seed))
 
 
-@pytest.mark.parametrize("name", ["hopper-medium-v2", "pointmaze-umaze", "bandit-ring"])
+def test_every_task_of_the_paper_can_be_collected() -> None:
+    assert {name for name, task in TASKS.items() if task.in_paper} <= set(COLLECTED)
+
+
+@pytest.mark.parametrize("name", ["walker2d-medium-replay-v2", "pointmaze-umaze", "bandit-ring", "antmaze-large-diverse-v0"])
 def test_same_seed_same_bits(name: str) -> None:
     first = _collected(name, 700)
     assert checksum(first) == checksum(_collected(name, 700))
     assert checksum(first) != checksum(_collected(name, 700, seed=1))
 
 
-@pytest.mark.parametrize("name", [*(f"{e}-medium-v2" for e in LOCOMOTION), "pointmaze-umaze", "bandit-ring"])
+@pytest.mark.parametrize("name", COLLECTED)
 def test_shapes_bounds_and_row_count(name: str) -> None:
     task = get_task(name)
     episodes = _collected(name, 450)
@@ -43,22 +44,98 @@ def test_shapes_bounds_and_row_count(name: str) -> None:
         assert episode.actions.shape == (len(episode.rewards), task.action_size)
         assert episode.observations.dtype == episode.actions.dtype == episode.rewards.dtype == np.float32
         assert np.abs(episode.actions).max() <= task.max_action
-    for episode in episodes[:-1]:
-        assert episode.terminations[-1] != episode.truncations[-1], "only the last episode may be cut by the row count"
 
 
-def test_a_locomotion_episode_is_what_its_environment_does_with_its_actions() -> None:
-    task = get_task("halfcheetah-medium-v2")
-    episode = _collected(task.name, 40)[0]
-    env = envs.make(task, task.physics)
-    env.reset(seed=int(np.random.default_rng(0).integers(2**31)))
+def test_neither_company_nor_threads_change_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _collected("hopper-medium-v2", 3000)
+    monkeypatch.setattr(room, "processors", lambda: 3)
+    monkeypatch.setattr(room, "_SIMULATIONS", 1)
+    alone = _collected("hopper-medium-v2", 3000)
+    assert [len(e.rewards) for e in whole] == [len(e.rewards) for e in alone]
+    for one, other in zip(whole, alone, strict=True):
+        # a product of several rows may round otherwise than a product of one
+        np.testing.assert_allclose(one.observations[:20], other.observations[:20], rtol=1e-4, atol=1e-4)
+
+
+def test_rows_are_consecutive_episodes_and_only_the_last_is_cut() -> None:
+    fewer, more = _collected("hopper-medium-v2", 2000), _collected("hopper-medium-v2", 2600)
+    for one, other in zip(fewer[:-1], more, strict=False):
+        assert checksum([one]) == checksum([other])
+        assert one.terminations[-1] != one.truncations[-1]
+    last = fewer[-1]
+    assert not last.terminations.any()
+    np.testing.assert_array_equal(last.actions, more[len(fewer) - 1].actions[: len(last.actions)])
+
+
+@pytest.mark.parametrize("name", ["halfcheetah-medium-v2", "antmaze-umaze-v0", "antmaze-medium-play-v0", "pointmaze-umaze"])
+def test_an_episode_is_what_its_environment_does_with_its_actions(name: str) -> None:
+    task = get_task(name)
+    episode = _collected(task.name, 60)[0]
+    env = envs.make(task, task.physics, 0)
+    generator = np.random.default_rng((0, 0, 0))
+    robot = behaviour.robot_of(task)
+    policy = behaviour.load(robot).medium if robot else None
+    options = room._behaviour(task, policy, 1).begin(0, generator)
+    observation, _ = env.reset(seed=int(generator.integers(2**31)), options=options)
+    np.testing.assert_array_equal(observation.astype(np.float32), episode.observations[0])
     for step, action in enumerate(episode.actions):
-        observation, reward, *_ = env.step(action)
+        observation, reward, terminated, *_ = env.step(action)
         np.testing.assert_array_equal(observation.astype(np.float32), episode.observations[step + 1])
         assert np.float32(reward) == episode.rewards[step]
+        assert terminated == episode.terminations[step]
 
 
-def test_the_maze_is_solved_by_some_episodes_and_not_by_others() -> None:
+def test_replay_data_come_from_each_policy_on_the_way_to_medium(monkeypatch: pytest.MonkeyPatch) -> None:
+    lineage = behaviour.load("walker2d")
+    parts = room._parts(get_task("walker2d-medium-replay-v2"), 1003)
+    assert [part.policy for part in parts] == list(behaviour.load("walker2d").until_medium) or len(parts) == len(
+        lineage.until_medium
+    )
+    assert sum(part.rows for part in parts) == 1003
+    assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 1
+    two = room._parts(get_task("walker2d-medium-expert-v2"), 1003)
+    assert [part.rows for part in two] == [501, 502]
+    assert len(room._parts(get_task("walker2d-expert-v2"), 3)) == len(room._parts(get_task("walker2d-medium-v2"), 3)) == 1
+
+
+def test_levels_are_in_order() -> None:
+    origin = Origin("collected", None, "", "other", "")
+
+    def score(level: str) -> float:
+        task = get_task(f"hopper-{level}-v2")
+        returns = from_episodes(_collected(task.name, 12_000), origin).info.returns
+        return float(task.normalised_score(returns).mean())
+
+    replay, medium, both, expert = (score(level) for level in ("medium-replay", "medium", "medium-expert", "expert"))
+    assert replay < medium < both < expert
+    assert replay < 25
+    assert expert > 70
+
+
+def test_ants_walk_on_after_the_goal() -> None:
+    task = get_task("antmaze-umaze-v0")
+    episodes = _collected(task.name, 6 * task.episode_limit)
+    assert [len(e.rewards) for e in episodes] == [task.episode_limit] * 6
+    for episode in episodes:
+        assert (episode.rewards == episode.terminations).all()
+        assert episode.truncations.tolist() == [False] * (task.episode_limit - 1) + [True]
+    arrived = [int(np.argmax(e.terminations)) for e in episodes if e.terminations.any()]
+    assert len(arrived) >= 3, "most ants arrive"
+    assert min(arrived) > 50, "and none from the start"
+    info = from_episodes(episodes, Origin("collected", None, "", "other", ""), terminals_end=task.terminals_end).info
+    assert info.trajectories == 6
+    assert info.returns.tolist() == [float(e.terminations.any()) for e in episodes]
+
+
+def test_one_goal_for_a_whole_set_drawn_from_its_seed() -> None:
+    task = get_task("antmaze-umaze-v0")
+    goal = envs.make(task, task.physics, 5).unwrapped.goal  # type: ignore[attr-defined]
+    (episode, *_) = _collected(task.name, task.episode_limit, seed=5)
+    near = np.linalg.norm(episode.observations[1:, :2] - goal, axis=1) <= 0.5
+    np.testing.assert_array_equal(near, episode.terminations)
+
+
+def test_pointmaze_is_solved_by_some_episodes_and_not_by_others() -> None:
     episodes = _collected("pointmaze-umaze", 8000)
     solved = [bool(e.terminations[-1]) for e in episodes[:-1]]
     assert 0.05 < np.mean(solved) < 0.6
@@ -68,16 +145,6 @@ def test_the_maze_is_solved_by_some_episodes_and_not_by_others() -> None:
     assert len(starts) >= 5
 
 
-def test_ways_through_the_maze_are_shortest_and_connected() -> None:
-    ways = shortest_ways(START_CELL)
-    assert set(ways) == set(FREE_CELLS)
-    assert len(ways[GOAL_CELL]) == 6
-    for cell, way in ways.items():
-        route = [START_CELL, *way]
-        assert route[-1] == cell
-        assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in pairwise(route))
-
-
 def test_the_ring_is_the_papers() -> None:
     (episode,) = _collected("bandit-ring", 5000)
     assert episode.terminations.all()
@@ -85,61 +152,16 @@ def test_the_ring_is_the_papers() -> None:
     assert distance_to_ring(episode.actions).max() < 1e-6
 
 
+def test_progress_is_told() -> None:
+    seen: list[tuple[int, int]] = []
+    collect(get_task("hopper-medium-replay-v2"), DataConfig("collected", 4000), lambda *pair: seen.append(pair))
+    done = [pair[0] for pair in seen]
+    assert done == sorted(done)
+    assert seen[-1] == (4000, 4000)
+    assert {pair[1] for pair in seen} == {4000}
+
+
 def test_a_task_without_behaviour_is_refused() -> None:
-    with pytest.raises(UserError, match="antmaze-umaze-v0 has no behaviour policy"):
-        _collected("antmaze-umaze-v0", 10)
-
-
-@pytest.mark.parametrize("environment", LOCOMOTION)
-def test_shipped_policies_return_what_their_facts_say(environment: str) -> None:
-    policy, facts = behaviour.load(environment), behaviour.facts(environment)
-    task = get_task(f"{environment}-medium-v2")
-    returns, lengths = behaviour.evaluate(policy, task, "d4rl", 4, seed=11)
-    assert facts.score == pytest.approx(task.normalised_score(facts.return_mean), abs=0.1)
-    assert 25 < facts.score < 75
-    assert 0.4 * facts.return_mean < returns.mean() < 2 * facts.return_mean
-    assert (lengths <= task.episode_limit).all()
-
-
-def test_shipped_policies_are_small_and_plain() -> None:
-    assert set(LOCOMOTION) <= set(behaviour.shipped())
-    for environment in LOCOMOTION:
-        assert (behaviour.POLICIES / f"{environment}.npz").stat().st_size < 100_000
-        assert json.loads((behaviour.POLICIES / f"{environment}.json").read_text())["environment"] == environment
-
-
-def test_policy_clips_and_is_random_only_through_its_generator() -> None:
-    policy = behaviour.load("hopper")
-    observations = np.random.default_rng(0).normal(size=(50, 11)) * 5
-    first = policy.act(observations, np.random.default_rng(1), bound=0.5)
-    np.testing.assert_array_equal(first, policy.act(observations, np.random.default_rng(1), bound=0.5))
-    assert np.abs(first).max() == 0.5
-    silent = replace(policy, action_std=policy.action_std * 0)
-    np.testing.assert_array_equal(silent.act(observations, np.random.default_rng(2), 99.0), policy.mean(observations))
-
-
-def test_damaged_or_missing_policies_are_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no behaviour policy for 'ant'"):
-        behaviour.load("ant")
-    (tmp_path / "hopper.npz").write_bytes((behaviour.POLICIES / "hopper.npz").read_bytes()[:2000])
-    with pytest.raises(UserError, match="not a complete behaviour policy"):
-        behaviour.load("hopper", tmp_path)
-    replace(behaviour.load("hopper"), bias_0=np.full(64, np.nan, dtype=np.float32)).save(tmp_path / "hopper.npz")
-    with pytest.raises(UserError, match="bias_0"):
-        behaviour.load("hopper", tmp_path)
-    (tmp_path / "hopper.json").write_text("{}")
-    with pytest.raises(UserError, match="does not describe"):
-        behaviour.facts("hopper", tmp_path)
-
-
-def test_training_a_policy_writes_weights_and_facts(tmp_path: Path) -> None:
-    pytest.importorskip("stable_baselines3")
-    facts = behaviour.train("hopper", tmp_path, steps=2048, progress=lambda line: None)
-    assert behaviour.facts("hopper", tmp_path) == facts
-    assert (facts.steps, facts.environment) == (2048, "hopper")
-    assert behaviour.load("hopper", tmp_path).weight_0.shape == (11, 64)
-
-
-def test_training_an_unknown_environment_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'ant'"):
-        behaviour.train("ant", tmp_path)
+    task = replace(get_task("hopper-medium-v2"), sources=("d4rl",))
+    with pytest.raises(UserError, match="hopper-medium-v2 has no behaviour policy"):
+        collect(task, DataConfig("collected", 10))

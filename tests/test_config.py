@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffcps.config import AlgorithmConfig, DataConfig, EvaluationConfig, MemberConfig, RunConfig
+from diffcps.config import AlgorithmConfig, DataConfig, EvaluationConfig, MemberConfig, RunConfig, TaskDefinition
 from diffcps.errors import UserError, nearest
 from diffcps.tasks import TASKS
 
@@ -62,7 +62,7 @@ WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is 
         (EvaluationConfig, "candidates", 0),
         (DataConfig, "rows", 0),
         (DataConfig, "seed", -1),
-        (DataConfig, "source", "minari"),
+        (DataConfig, "source", "mujoco"),
         (DataConfig, "source", ["d4rl"]),
     ],
 )
@@ -78,7 +78,7 @@ def test_value_outside_its_range_is_refused(cls: type, name: str, value: Any) ->
         ({"steps": 0}, "steps = 0"),
         ({"steps": -5}, "steps = -5"),
         ({"log_every": 0}, "log_every = 0"),
-        ({"checkpoint_every": 0}, "checkpoint_every = 0"),
+        ({"checkpoint_minutes": 0}, "checkpoint_minutes = 0"),
         ({"task": ""}, "name of a task"),
         ({"members": ()}, "seeds = 0: it must be at least 1"),
         ({"members": (MemberConfig(seed=1), MemberConfig(), MemberConfig(seed=1))}, r"seeds \[1, 0, 1\]"),
@@ -215,11 +215,13 @@ run_configs = st.builds(
     members=st.lists(member_configs, min_size=1, max_size=4, unique=True).map(tuple),
     steps=count,
     physics=st.sampled_from(["d4rl", "modern"]),
-    data=st.builds(DataConfig, source=st.sampled_from(["d4rl", "collected"]), rows=count, seed=st.integers(0)),
+    data=st.builds(
+        DataConfig, source=st.sampled_from(["d4rl", "minari", "collected"]), rows=count, seed=st.integers(0)
+    ),
     algorithm=algorithm_configs,
     evaluation=st.builds(EvaluationConfig, every=count, episodes=count, candidates=count),
     log_every=count,
-    checkpoint_every=count,
+    checkpoint_minutes=positive,
 )
 
 
@@ -249,6 +251,18 @@ def test_omitted_settings_take_their_defaults() -> None:
 
 # The key --------------------------------------------------------------------------------------------------------------
 
+DEFINITION = TaskDefinition(
+    name="minari-a-b-v0",
+    minari_id="a/b-v0",
+    environment_spec='{"id": "B-v5"}',
+    observation_size=3,
+    action_size=1,
+    max_action=2.0,
+    episode_limit=200,
+    random_return=-1.0,
+    expert_return=100.0,
+    score="normalised",
+)
 BASE = RunConfig("hopper-medium-v2", members=(MemberConfig(seed=0), MemberConfig(seed=1)), steps=1000)
 
 
@@ -281,18 +295,29 @@ def variants() -> dict[str, RunConfig]:
     found["steps"] = BASE.replaced(steps=1001)
     found["physics"] = BASE.replaced(physics="modern")
     found["log_every"] = BASE.replaced(log_every=7)
+    found["definition: none"] = BASE.replaced(task=DEFINITION.name)
+    found["definition"] = BASE.replaced(task=DEFINITION.name, definition=DEFINITION)
+    other = DEFINITION.replaced(expert_return=101.0)
+    found["definition.expert_return"] = BASE.replaced(task=DEFINITION.name, definition=other)
     return found
 
 
 def test_key_changes_with_everything_that_determines_the_result() -> None:
     keys = {"itself": BASE.key} | {name: config.key for name, config in variants().items()}
     assert len(set(keys.values())) == len(keys)
-    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {"profile", "checkpoint_every"}
+    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {"profile", "checkpoint_minutes"}
     assert covered >= {field.name for field in dataclasses.fields(RunConfig)}, "a new setting needs a line here"
 
 
+def test_keys_of_built_in_tasks_stay_what_they_were_before_there_were_definitions() -> None:
+    """Run folders are found by them."""
+    assert RunConfig("bandit-ring").key == "bandit-ring_T5_clip0_kl0.05_dad08bff5d"
+    assert BASE.key == "hopper-medium-v2_T5_clip0_kl0.05_38b234bc6c"
+    assert "definition" not in BASE.to_dict()
+
+
 def test_key_does_not_change_with_the_checkpoints() -> None:
-    assert BASE.replaced(checkpoint_every=7).key == BASE.key
+    assert BASE.replaced(checkpoint_minutes=7).key == BASE.key
 
 
 def test_equal_trials_have_equal_keys() -> None:
@@ -301,6 +326,44 @@ def test_equal_trials_have_equal_keys() -> None:
     keys = {RunConfig("bandit-ring", members=(member,)).key for member in members}
     assert len(set(members)) == 1
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "hopper-medium-v2"}, r"name = 'hopper-medium-v2': it must be 'minari-'"),
+        ({"name": "minari-../../x"}, "name = "),
+        ({"minari_id": ""}, "minari_id = ''"),
+        ({"environment_spec": "{"}, "environment_spec is no JSON"),
+        ({"environment_spec": "[]"}, r"environment_spec = \[\]"),
+        ({"environment_spec": "{}"}, "environment_spec = {}: it must be a group with an 'id'"),
+        ({"observation_size": 0}, "observation_size = 0"),
+        ({"action_size": 1.5}, r"action_size = 1\.5"),
+        ({"max_action": 0.0}, r"max_action = 0\.0"),
+        ({"episode_limit": 0}, "episode_limit = 0"),
+        ({"random_return": float("nan")}, "random_return = nan"),
+        ({"expert_return": float("inf")}, "expert_return = inf"),
+        ({"expert_return": -1.0}, r"expert_return = -1\.0: it must be above random_return"),
+        ({"score": "best"}, "score = 'best'"),
+        ({"reward_transform": "double"}, "reward_transform = 'double'"),
+        ({"steps": 0}, "steps = 0"),
+    ],
+)
+def test_impossible_definitions_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=f"^{said}"):
+        DEFINITION.replaced(**changes)
+
+
+def test_a_definition_goes_through_json_within_its_trial() -> None:
+    trial = BASE.replaced(task=DEFINITION.name, definition=DEFINITION)
+    back = RunConfig.from_dict(json.loads(json.dumps(trial.to_dict())))
+    assert back == trial
+    assert (back.key, hash(back)) == (trial.key, hash(trial))
+    assert isinstance(back.definition, TaskDefinition)
+    with pytest.raises(UserError, match="task = 'bandit-ring': it must be as in its definition, 'minari-a-b-v0'"):
+        trial.replaced(task="bandit-ring")
+    with pytest.raises(UserError, match="definition = 5"):
+        RunConfig.from_dict({"task": "bandit-ring", "definition": 5})
 
 
 def test_key_is_readable() -> None:

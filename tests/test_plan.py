@@ -106,7 +106,6 @@ def test_demo_is_small_and_needs_no_download() -> None:
         assert trial.steps <= 10_000
         assert trial.steps // trial.evaluation.every >= 5, "a curve needs some points"
         assert trial.steps // trial.log_every >= 20
-        assert trial.checkpoint_every <= trial.steps // 5
 
 
 @pytest.mark.parametrize("preset", ["paper", "search", "ablation", "demo"])
@@ -136,7 +135,7 @@ def test_every_preset_takes_every_task(preset: str, name: str) -> None:
         ({"data": "d4rl"}, lambda t: t.data.source == "d4rl"),
         ({"rows": 123}, lambda t: t.data.rows == (123 if t.data.source == "collected" else 50_000)),
         ({"physics": "modern"}, lambda t: t.physics == "modern"),
-        ({"checkpoint_every": 9}, lambda t: t.checkpoint_every == 9),
+        ({"checkpoint_minutes": 9.5}, lambda t: t.checkpoint_minutes == 9.5),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -145,7 +144,7 @@ def test_flag_overrides_the_preset_and_nothing_else(preset: str, flags: dict[str
     plan = plan_of(preset=preset, tasks=("hopper-medium-v2",), **flags)
     assert all(expected(trial) for trial in plan.trials)
     assert len(plan.trials) == len(usual.trials)
-    follows = {"steps": {"steps", "evaluation", "log_every", "checkpoint_every"}, "seeds": {"members"}}
+    follows = {"steps": {"steps", "evaluation", "log_every"}, "seeds": {"members"}}
     groups = {"batch_size": "algorithm", "precision": "algorithm", "data": "data", "rows": "data", "physics": "physics"}
     groups |= {"evaluate_every": "evaluation", "episodes": "evaluation", "candidates": "evaluation"}
     (name,) = flags
@@ -193,12 +192,11 @@ def test_search_of_a_small_space_is_no_longer_than_the_space() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000, 20_000, 3_000_000])
 def test_short_runs_are_still_judged_and_kept(steps: int) -> None:
-    """Five evaluations at least, rows for a curve, and checkpoints; a long run keeps the preset's own intervals."""
+    """Five evaluations at least, and rows for a curve; a long run keeps the preset's own intervals."""
     trial = only(plan_of(tasks=("hopper-medium-v2",), steps=steps))
     assert trial.steps == steps
     assert -(-steps // trial.evaluation.every) >= min(5, steps)
     assert -(-steps // trial.log_every) >= min(50, steps)
-    assert -(-steps // trial.checkpoint_every) >= min(5, steps)
     usual = only(plan_of(tasks=("hopper-medium-v2",)))
     assert trial.evaluation.every <= usual.evaluation.every
     if steps > usual.steps:
@@ -233,9 +231,8 @@ def test_seeds_are_the_tasks_own_members() -> None:
         ({"episodes": 0}, "episodes = 0"),
         ({"candidates": 0}, "candidates = 0"),
         ({"rows": 0}, "rows = 0"),
-        ({"checkpoint_every": 0}, "checkpoint_every = 0"),
-        ({"data": "collected", "tasks": ("antmaze-umaze-v0",)}, "antmaze-umaze-v0 has no collected data, only d4rl"),
-        ({"data": "collected", "preset": "ablation"}, "Tasks that have: hopper-medium-v2|halfcheetah-medium-v2"),
+        ({"checkpoint_minutes": 0.0}, "checkpoint_minutes = 0"),
+        ({"data": "minari", "tasks": ("bandit-ring",)}, "bandit-ring has no minari data, only collected"),
         ({"data": "d4rl", "preset": "demo"}, "bandit-ring has no d4rl data, only collected"),
     ],
 )

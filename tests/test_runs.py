@@ -132,7 +132,7 @@ def test_create_for_another_trial_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_checkpoint_frequency_is_the_same_trial(tmp_path: Path) -> None:
-    make(tmp_path).create(CONFIG.replaced(checkpoint_every=3))
+    make(tmp_path).create(CONFIG.replaced(checkpoint_minutes=3))
 
 
 def test_unwritable_folder_is_refused(tmp_path: Path) -> None:

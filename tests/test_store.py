@@ -11,10 +11,9 @@ from diffcps import data
 from diffcps.config import DataConfig
 from diffcps.data import Episode, store
 from diffcps.errors import UserError
-from diffcps.tasks import TASKS, get_task
+from diffcps.tasks import get_task
 
 HOPPER = get_task("hopper-medium-v2")
-REPLAY = get_task("hopper-medium-replay-v2")
 ANT = get_task("antmaze-umaze-v0")
 RING = get_task("bandit-ring")
 D4RL, COLLECTED = DataConfig(source="d4rl"), DataConfig(source="collected", rows=3)
@@ -105,15 +104,15 @@ def test_two_files_of_one_name(tmp_path):
 def test_tasks_without_a_file():
     assert store.find(RING, []) is None
     with pytest.raises(UserError, match="no D4RL file"):
-        store.public_url(RING)
+        store.public_path(RING)
 
 
 def test_public_addresses():
-    home = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
-    assert store.public_url(HOPPER) == f"{home}/gym_mujoco_v2/hopper_medium-v2.hdf5"
-    assert store.public_url(ANT) == f"{home}/ant_maze_new/{ANT.d4rl_file}"
+    assert store.PUBLIC_HOME == "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+    assert store.public_path(HOPPER) == "gym_mujoco_v2/hopper_medium-v2.hdf5"
+    assert store.public_path(ANT) == f"ant_maze_new/{ANT.d4rl_file}"
     fixed = SimpleNamespace(name="v2", domain="antmaze", d4rl_file="Ant_maze_x_sparse_fixed.hdf5")
-    assert store.public_url(fixed) == f"{home}/ant_maze_v2/Ant_maze_x_sparse_fixed.hdf5"
+    assert store.public_path(fixed) == "ant_maze_v2/Ant_maze_x_sparse_fixed.hdf5"
 
 
 def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
@@ -126,8 +125,9 @@ def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
         "hopper_medium-v2.hdf5",
         str(given),
         f"{empty_home}/.d4rl/datasets (no such folder)",
-        store.public_url(HOPPER),
-        f"{empty_home}/.diffcps/datasets/hopper_medium-v2.hdf5",
+        "diffcps data download hopper-medium-v2",
+        f"{store.PUBLIC_HOME}/gym_mujoco_v2/",
+        f"into {empty_home}/.diffcps/datasets",
         "--data-dir",
         "DIFFCPS_DATA",
         "--data collected",
@@ -137,11 +137,10 @@ def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
     assert data.missing([(HOPPER, D4RL)], [given]) is None
 
 
-def test_the_third_way_depends_on_the_task():
-    assert "use --data collected" in str(data.missing([(HOPPER, D4RL)], []))
-    text = str(data.missing([(REPLAY, D4RL)], []))
-    assert "use --data collected" not in text
-    assert all(name in text for name, task in TASKS.items() if "collected" in task.sources)
+def test_several_files_are_fetched_by_one_command():
+    text = str(data.missing([(HOPPER, D4RL), (ANT, D4RL), (HOPPER, D4RL)], []))
+    assert "diffcps data download hopper-medium-v2 antmaze-umaze-v0\n" in text
+    assert f"{store.PUBLIC_HOME}/ant_maze_new/ and {store.PUBLIC_HOME}/gym_mujoco_v2/" in text
 
 
 def test_collected_data_are_never_missing():
@@ -149,7 +148,7 @@ def test_collected_data_are_never_missing():
     assert data.missing([(RING, COLLECTED)], []) is None
 
 
-@pytest.mark.parametrize(("task", "config"), [(RING, D4RL), (REPLAY, COLLECTED)])
+@pytest.mark.parametrize(("task", "config"), [(RING, D4RL), (RING, DataConfig(source="minari"))])
 def test_a_source_that_the_task_does_not_offer(task, config):
     text = data.missing([(task, config)], [])
     assert text is not None
@@ -178,7 +177,7 @@ def test_load_without_data():
 
 
 def test_load_collected_data(monkeypatch):
-    from diffcps.data import minari
+    from diffcps.data import collected as room
 
     episode = Episode(
         observations=np.zeros((4, 1)),
@@ -193,7 +192,7 @@ def test_load_collected_data(monkeypatch):
         asked.append((task.name, config.rows, root))
         return root / "set", [episode]
 
-    monkeypatch.setattr(minari, "collected", collected)
+    monkeypatch.setattr(room, "collected", collected)
     loaded = data.load(RING, COLLECTED, [])
     assert asked == [("bandit-ring", 3, store.collected_root())]
     assert len(loaded) == 3

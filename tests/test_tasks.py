@@ -1,12 +1,15 @@
 """The registry: every row of the paper's Table 3, D4RL's file names and reference scores, and what is asked by name."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from diffcps import paper
-from diffcps.config import RunConfig
+from diffcps.config import RunConfig, TaskDefinition
 from diffcps.errors import UserError
-from diffcps.tasks import TASKS, changed_settings, get_task
+from diffcps.tasks import TASKS, changed_settings, defined, from_definition, get_task, task_folder, task_of
 
 ROWS = paper.rows("hyperparameters")
 FILES = {
@@ -93,11 +96,10 @@ def test_tasks_that_differ_in_data_only_share_an_environment(name: str, environm
     assert get_task(name).environment == environment
 
 
-def test_what_can_be_collected() -> None:
-    """One level of each robot, the bandit and the maze need no download."""
-    collected = {name for name, task in TASKS.items() if "collected" in task.sources}
-    robots = {"hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2"}
-    assert collected == robots | {"bandit-ring", "pointmaze-umaze"}
+def test_where_data_can_come_from() -> None:
+    """Every D4RL task from its file, as it is or imported, or from policies of our own; the file is the default."""
+    for task in TASKS.values():
+        assert task.sources == (("d4rl", "minari", "collected") if task.d4rl_file else ("collected",))
     for name in "bandit-ring", "pointmaze-umaze":
         assert get_task(name).sources == ("collected",)
         assert get_task(name).d4rl_file is None
@@ -145,3 +147,89 @@ def test_settings_that_are_not_the_papers_are_named() -> None:
         members=tuple(member.replaced(lambda_clip=0.25) for member in members),
     )
     assert changed_settings(other) == ["hidden_size 128", "precision bf16", "evaluate_every 60", "lambda_clip 0.25"]
+
+
+# Tasks that are not built in ------------------------------------------------------------------------------------------
+
+DEFINITION = TaskDefinition(
+    name="minari-a-b-v0",
+    minari_id="a/b-v0",
+    environment_spec='{"id": "B-v5"}',
+    observation_size=3,
+    action_size=1,
+    max_action=2.0,
+    episode_limit=200,
+    random_return=-1.0,
+    expert_return=100.0,
+    score="normalised",
+    steps=77,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of tasks, with one task in it."""
+    monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path))
+    task_folder().mkdir()
+    (task_folder() / "minari-a-b-v0.json").write_text(json.dumps(DEFINITION.to_dict()))
+    return task_folder()
+
+
+def test_a_task_from_its_file(folder: Path) -> None:
+    task = get_task("minari-a-b-v0")
+    assert task == from_definition(DEFINITION)
+    assert (task.environment, task.domain, task.sources, task.physics) == (
+        "recorded:B-v5",
+        "recorded",
+        ("minari",),
+        "modern",
+    )
+    assert (task.steps, task.max_action, task.episode_limit) == (77, 2.0, 200)
+    assert task.normalised_score([-1.0, 100.0]).tolist() == [0.0, 100.0]
+    assert defined() == ["minari-a-b-v0"]
+    with pytest.raises(
+        UserError, match=r"'minari-a-c-v0'; did you mean 'minari-a-b-v0'\? Known tasks: .*, minari-a-b-v0\.$"
+    ):
+        get_task("minari-a-c-v0")
+
+
+def test_a_trial_carries_its_task(folder: Path) -> None:
+    trial = RunConfig("minari-a-b-v0", definition=DEFINITION)
+    (folder / "minari-a-b-v0.json").unlink()
+    assert task_of(trial) == from_definition(DEFINITION)
+    assert changed_settings(trial) == []
+    assert task_of(RunConfig("bandit-ring")) is TASKS["bandit-ring"]
+    with pytest.raises(UserError, match="no task is called 'minari-a-b-v0'"):
+        task_of(RunConfig("minari-a-b-v0"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "Expecting property name"),
+        ("[1]", r"TaskDefinition = \[1\]"),
+        ("\ud800", "does not define a task"),
+        (json.dumps(DEFINITION.to_dict() | {"step": 5}), "has no setting 'step'; did you mean 'steps'"),
+        (json.dumps(DEFINITION.to_dict() | {"steps": "5"}), "steps = '5'"),
+        (json.dumps({"name": "minari-a-b-v0"}), "missing 9 required"),
+        (json.dumps(DEFINITION.replaced(name="minari-other-v0").to_dict()), "of another name, 'minari-other-v0'"),
+    ],
+)
+def test_a_file_broken_by_hand_is_named(folder: Path, content: str, said: str) -> None:
+    file = folder / "minari-a-b-v0.json"
+    file.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match=said) as caught:
+        get_task("minari-a-b-v0")
+    assert str(file) in str(caught.value)
+    assert "diffcps data minari" in str(caught.value)
+
+
+def test_no_file_replaces_a_built_in_task(folder: Path) -> None:
+    (folder / "hopper-medium-v2.json").write_text("{}")
+    assert get_task("hopper-medium-v2") is TASKS["hopper-medium-v2"]
+
+
+@pytest.mark.parametrize("name", ["../tasks/minari-a-b-v0", "minari-a-b-v0.json", "/etc/passwd", "a\0b", "."])
+def test_a_name_leads_to_no_other_file(folder: Path, name: str) -> None:
+    with pytest.raises(UserError, match="no task is called"):
+        get_task(name)

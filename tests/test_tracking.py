@@ -107,7 +107,7 @@ def test_parameters_are_flat_numbers_and_the_data_set_is_an_input(tracker: Track
     }.items() <= params.items()
     assert "seed" not in params  # its members differ in it
     assert runs["member 1"].data.params["seed"] == "1"
-    assert "checkpoint_every" not in params
+    assert "checkpoint_minutes" not in params
     (entry,) = runs["trial"].inputs.dataset_inputs
     assert entry.dataset.digest == ("c0ffee" * 10)[:36]
     assert entry.dataset.name == "hopper-medium-v2"

@@ -1,9 +1,10 @@
 """The loop: kill it anywhere and go on, look at it as often as you like: what is learned and recorded stays the same."""
 
+import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +42,21 @@ CONFIG = RunConfig(
     ),
     evaluation=EvaluationConfig(every=6, episodes=3),
     log_every=4,
-    checkpoint_every=5,
+    checkpoint_minutes=2,
 )
+
+
+def clock(minutes: Sequence[float]) -> Callable[[], float]:
+    """A clock that goes on by these minutes, again and again, each time it is looked at: once a row."""
+    times = itertools.accumulate(itertools.cycle(minutes))
+    return lambda: next(times)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_minute_a_row() -> Iterator[None]:
+    """So that checkpoints come with every so many rows."""
+    with mock.patch.object(training, "_minutes", clock([1])):
+        yield
 
 
 def transitions() -> Transitions:
@@ -253,28 +267,31 @@ kill = st.tuples(st.integers(1, 150), st.floats(0, 1), st.booleans())
 @given(
     kills=st.lists(kill, min_size=1, max_size=4),
     every=st.sampled_from([(4, 6), (1, 7), (7, 2), (100, 9)]),
-    checkpoint_every=st.sampled_from([1, 5, 8, 100]),
+    minutes=st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=5),
 )
-@example(kills=[(1, 0.0, False)], every=(4, 6), checkpoint_every=5)
+@example(kills=[(1, 0.0, False)], every=(4, 6), minutes=[1.0])
 @settings(max_examples=40, deadline=None)
 def test_killed_anywhere_and_resumed(
-    kills: list[tuple[int, float, bool]], every: tuple[int, int], checkpoint_every: int
+    kills: list[tuple[int, float, bool]], every: tuple[int, int], minutes: list[float]
 ) -> None:
-    """Rows byte for byte, learner bit for bit, scores, and what the sinks show last: as if nothing had happened."""
+    """Rows byte for byte, learner bit for bit, scores, and what the sinks show last: as if nothing had happened.
+
+    And that whenever the clock has the checkpoints written.
+    """
     log_every, evaluate_every = every
     config = CONFIG.replaced(
         log_every=log_every,
         evaluation=CONFIG.evaluation.replaced(every=evaluate_every),
-        checkpoint_every=checkpoint_every,
     )
-    with restless(), tempfile.TemporaryDirectory() as path:
+    ticking = mock.patch.object(training, "_minutes", clock(minutes))
+    with restless(), ticking, tempfile.TemporaryDirectory() as path:
         resumed, _ = killed_and_resumed(config, Path(path), kills)
         resumed.assert_equal(reference(config))
 
 
 def test_killed_at_every_single_moment(tmp_path: Path) -> None:
     """One kill, at each moment that there is, from the first write to the last; the appends cut in their middle."""
-    config = CONFIG.replaced(steps=8, evaluation=CONFIG.evaluation.replaced(every=3), checkpoint_every=3)
+    config = CONFIG.replaced(steps=8, evaluation=CONFIG.evaluation.replaced(every=3))
     with restless():
         expected = straight(config, tmp_path / "straight")[0]
         for moment in range(1, 1000):
@@ -345,14 +362,27 @@ def test_returns_stand_at_evaluations_and_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "expected"), [(5, [6, 12, 16, 20]), (1, [4, 6, 8, 12, 16, 18, 20]), (1000, [20]), (10, [12, 20])]
+    ("minutes", "expected"),
+    [(2, [6, 12, 18, 20]), (0.5, [4, 6, 8, 12, 16, 18, 20]), (1000, [20]), (3.5, [12, 20]), (7, [20])],
 )
-def test_checkpoints_come_with_a_row(tmp_path: Path, every: int, expected: list[int]) -> None:
-    """At the first row at or after each multiple of ``checkpoint_every``, and at the end."""
+def test_checkpoints_come_with_a_row(tmp_path: Path, minutes: float, expected: list[int]) -> None:
+    """With the first row after so many minutes since the last one, a minute a row here, and at the end."""
     saved: list[int] = []
+    told: list[int] = []
     with mock.patch.object(RunFolder, "save_checkpoint", lambda folder, state, step: saved.append(step)):
-        straight(CONFIG.replaced(checkpoint_every=every), tmp_path)
+        _, folder = straight(
+            CONFIG.replaced(checkpoint_minutes=minutes), tmp_path, progress=lambda status: told.append(status["saved"])
+        )
     assert saved == expected
+    assert list(dict.fromkeys(told)) == [0, *expected], "the status says from where it would go on"
+    assert folder.status["saved"] == 20
+
+
+def test_rows_further_apart_than_checkpoints_are_mentioned(tmp_path: Path) -> None:
+    with mock.patch.object(training.time, "monotonic", clock([40])):
+        _, folder = straight(CONFIG.replaced(checkpoint_minutes=0.5), tmp_path)
+    (note,) = folder.status["notes"]
+    assert "0.5 min between checkpoints" in note
 
 
 def test_report_follows_every_evaluation(tmp_path: Path) -> None:

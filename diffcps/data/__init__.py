@@ -1,11 +1,10 @@
-"""Data sets: D4RL files and data collected on the spot, as the transitions that a learner learns from."""
+"""Data sets: D4RL files, Minari's data sets and data collected on the spot, as transitions that a learner learns from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffcps.config import DataConfig
-from diffcps.data import d4rl, store
-from diffcps.data.store import missing
+from diffcps.data import d4rl, imports, minari, store
 from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, checksum, from_episodes
 from diffcps.errors import UserError
 from diffcps.tasks import Task
@@ -13,19 +12,60 @@ from diffcps.tasks import Task
 __all__ = ["DatasetInfo", "Episode", "Transitions", "load", "missing"]
 
 
-def load(task: Task, data: DataConfig, directories: Sequence[Path]) -> Transitions:
+def load(
+    task: Task, data: DataConfig, directories: Sequence[Path], progress: Callable[[int, int], None] | None = None
+) -> Transitions:
     """The task's transitions with its reward transform applied; ``info.returns`` keep the untransformed rewards.
 
-    ``directories`` are searched for D4RL files before the standard folders (``store.search_path``). Collected data are
-    made now when they are not in ``store.collected_root()`` yet.
+    ``directories`` are searched for D4RL files before the standard folders (``store.search_path``), and for Minari's data
+    sets before Minari's own. Collected data are made now when they are not in ``store.collected_root()`` yet; ``progress``
+    is then called now and then with the rows that there are and the rows wanted.
 
     Raises ``UserError`` when the task does not offer the source, the data are missing, or they cannot be learned from.
     """
     refused = store.not_offered(task, data)
     if refused is not None:
         raise UserError(refused)
-    transitions = _collected(task, data) if data.source == "collected" else _d4rl(task, directories)
+    match data.source:
+        case "collected":
+            transitions = _collected(task, data, progress)
+        case "minari":
+            transitions = _minari(task, directories)
+        case "d4rl":
+            transitions = _d4rl(task, directories)
     return transitions.reward_transformed(task.reward_transform)
+
+
+def missing(wanted: Sequence[tuple[Task, DataConfig]], directories: Sequence[Path]) -> str | None:
+    """``None`` when every data set is there or can be made on the spot, else what a person needs to know to get them.
+
+    Raises ``UserError`` as ``store.missing`` does.
+    """
+    read = {task.name: task for task, data in wanted if data.source == "minari" in task.sources}
+    absent = {name: task for name, task in read.items() if _find_minari(task, directories) is None}
+    said = [store.missing(wanted, directories), _how_to_get(list(absent.values()), directories) if absent else None]
+    return "\n".join(filter(None, said)) or None
+
+
+def _find_minari(task: Task, directories: Sequence[Path]) -> Path | None:
+    if task.definition is None:
+        return imports.find(task, directories)
+    return minari.find(task.definition.minari_id, directories)
+
+
+def _how_to_get(absent: Sequence[Task], directories: Sequence[Path]) -> str:
+    ways = (
+        (imports.how_to_import, [task for task in absent if task.definition is None]),
+        (minari.how_to_get, [task for task in absent if task.definition is not None]),
+    )
+    return "\n".join(way(tasks, directories) for way, tasks in ways if tasks)
+
+
+def _minari(task: Task, directories: Sequence[Path]) -> Transitions:
+    path = _find_minari(task, directories)
+    if path is None:
+        raise UserError(_how_to_get([task], directories))
+    return imports.load(task, path) if task.definition is None else minari.load(task, path)
 
 
 def _d4rl(task: Task, directories: Sequence[Path]) -> Transitions:
@@ -35,11 +75,11 @@ def _d4rl(task: Task, directories: Sequence[Path]) -> Transitions:
     return d4rl.load(task, path)
 
 
-def _collected(task: Task, data: DataConfig) -> Transitions:
+def _collected(task: Task, data: DataConfig, progress: Callable[[int, int], None] | None) -> Transitions:
     # Imported here: Minari and the simulator take seconds to import, and only collected data need them.
-    from diffcps.data import minari
+    from diffcps.data import collected
 
-    path, episodes = minari.collected(task, data, store.collected_root())
+    path, episodes = collected.collected(task, data, store.collected_root(), progress)
     origin = Origin(
         source="collected",
         path=path,
@@ -47,4 +87,4 @@ def _collected(task: Task, data: DataConfig) -> Transitions:
         provenance="other",
         provenance_note="Collected on the spot by a behaviour policy of this project: not D4RL's data.",
     )
-    return from_episodes(episodes, origin)
+    return from_episodes(episodes, origin, terminals_end=task.terminals_end)

@@ -6,6 +6,7 @@ opened. Shapes and types are checked for the whole file before any data are read
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,8 +33,8 @@ _BEGINNINGS = (
     (b"\x93NUMPY", "it is a NumPy array"),
 )
 
-# What h5py raises, depending on where a file is damaged.
-_H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
+H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
+"""What h5py raises, depending on where a file is damaged."""
 
 
 def load(task: Task, path: Path) -> Transitions:
@@ -64,20 +65,44 @@ def read(task: Task, path: Path) -> Rows:
     damaged; when it lacks a key, a key has a wrong type, shape or number of rows, or other dimensions than the task;
     when a value is NaN or infinite, a flag is neither 0 nor 1, or an action is outside the task's bounds.
     """
-    _check_file(path)
+    check_file(path)
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             return _read(task, path, file)
     except MemoryError as error:
         raise UserError(f"{path}: it does not fit into memory ({_first_line(error)}).") from error
-    except _H5PY_ERRORS as error:
-        reason = "it is truncated" if "truncated" in str(error) else "it is damaged"
-        raise UserError(
-            f"{path}: {reason} and cannot be read to its end ({_first_line(error)}). Copy or download it again."
-        ) from error
+    except H5PY_ERRORS as error:
+        raise _damaged(path, error) from error
 
 
-def _check_file(path: Path) -> None:
+def _damaged(path: Path, error: BaseException) -> UserError:
+    reason = "it is truncated" if "truncated" in str(error) else "it is damaged"
+    return UserError(
+        f"{path}: {reason} and cannot be read to its end ({_first_line(error)}). Copy or download it again."
+    )
+
+
+def recognised(beginning: bytes) -> str | None:
+    """What a file with this beginning is instead of HDF5, or ``None`` when it is not known to be something else."""
+    return next((text for start, text in _BEGINNINGS if beginning.lstrip().startswith(start)), None)
+
+
+def count_rows(path: Path) -> int | None:
+    """Rows of an HDF5 file in D4RL's layout, from its head alone; ``None`` when it has another layout.
+
+    Raises ``UserError`` when the file is missing, no HDF5, truncated, or damaged in its head.
+    """
+    check_file(path)
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            rewards = file.get("rewards")
+            return rewards.shape[0] if isinstance(rewards, h5py.Dataset) and rewards.shape else None
+    except H5PY_ERRORS as error:
+        raise _damaged(path, error) from error
+
+
+def check_file(path: Path) -> None:
+    """Raise ``UserError`` unless there is a file that can be read and begins as HDF5 does."""
     try:
         if path.exists() and not path.is_file():
             what = "a folder" if path.is_dir() else "not a regular file"
@@ -91,8 +116,7 @@ def _check_file(path: Path) -> None:
     if not beginning:
         raise UserError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
     if not h5py.is_hdf5(path):
-        known = [text for start, text in _BEGINNINGS if beginning.lstrip().startswith(start)]
-        what = known[0] if known else f"it begins with {beginning[:8]!r}"
+        what = recognised(beginning) or f"it begins with {beginning[:8]!r}"
         raise UserError(f"{path}: not an HDF5 file: {what}. Copy or download D4RL's file again.")
 
 
@@ -137,8 +161,17 @@ def _datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
             raise UserError(f"{path}: '{key}' is a single value, where a D4RL file has one entry a row.")
         if 0 in item.shape:
             raise UserError(f"{path}: '{key}' is empty (shape {item.shape}). Use a file that holds data.")
-        if item.id.get_storage_size() == 0 and not item.is_virtual:
+        # HDF5 reads zeros where a part was never written, or lies in another file that is gone
+        if item.is_virtual or item.external:
+            raise UserError(f"{path}: '{key}' only points to other files. Use a file that holds its data itself.")
+        if item.id.get_storage_size() == 0:
             raise UserError(f"{path}: '{key}' was declared (shape {item.shape}) but never written. Copy it again.")
+        if item.chunks is not None:
+            parts = math.prod(-(-size // chunk) for size, chunk in zip(item.shape, item.chunks, strict=True))
+            if (written := item.id.get_num_chunks()) < parts:
+                raise UserError(
+                    f"{path}: '{key}' is not complete: {written} of its {parts} parts were written. Copy or build it again."
+                )
         datasets[key] = item
     return datasets
 

@@ -1,203 +1,333 @@
-"""Collected episodes on disk, as Minari data sets under a folder of the caller's choice.
+"""Minari data sets as tasks of their own.
 
-The layout is Minari's own (``MINARI_DATASETS_PATH=<root> minari list local`` shows them), but nothing here reads or
-changes that variable or touches the user's own Minari folder. A data set appears under its name in one rename, whole.
+What is recorded in a data set becomes a task: its observations, flattened, its actions, its reference scores, and the
+environment that it was recorded in, or that it names for evaluation. Whatever is learned from it is labelled as not
+D4RL's, and no published number stands beside it.
+
+**Mazes with a sparse reward** (AntMaze and PointMaze of gymnasium-robotics) may be recorded as continuing tasks, where
+an episode goes on after the goal is reached and collects a reward at every further step. They are learned and judged
+the way D4RL's AntMaze is: reaching the goal ends an episode with a return of 1, so that a score is the percentage of
+episodes that reach it. The environment is made with ``continuing_task=False``, and a step with a reward counts as terminal.
+
+**Reference scores** are those of the data set. Where it has none, a score is the plain return, and says so.
 """
 
 import os
-import platform
+import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium.spaces import Box
-from minari.data_collector.episode_buffer import EpisodeBuffer
-from minari.dataset.minari_dataset import MinariDataset
-from minari.dataset.minari_storage import MinariStorage
 
-from diffcps import __version__
-from diffcps.config import DataConfig
-from diffcps.data import behaviour
-from diffcps.data.collect import Progress, collect
-from diffcps.data.transitions import Episode, checksum
+from diffcps.config import RewardTransform, ScoreKind, TaskDefinition
+from diffcps.data.d4rl import ACTION_TOLERANCE
+from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, checksum, from_episodes
 from diffcps.errors import UserError
-from diffcps.tasks import Task
+from diffcps.runs import write_json
+from diffcps.tasks import TASKS, Task, from_definition, read_definition, task_folder
 
-COLLECTION = 0
-"""Version of the collecting code and of the shipped policies; raise it when either changes what is collected."""
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
 
-_KEY = "diffcps"
-"""Key of the project's own entry in a data set's metadata."""
+ID = re.compile(r"(?:[-_A-Za-z0-9]+/)*[-_A-Za-z0-9]+-v\d+")
+"""Of data sets, such as ``mujoco/hopper/medium-v0``."""
 
-
-def dataset_id(task: Task, data: DataConfig) -> str:
-    """Minari's id for a collected data set, ``namespace/name-v0``."""
-    return f"diffcps/{task.name}-collected-s{data.seed}-{data.rows}-v{COLLECTION}"
-
-
-def find(task: Task, data: DataConfig, root: Path) -> Path | None:
-    """The folder of the collected data set under ``root``, or ``None`` when there is none yet."""
-    path = root / dataset_id(task, data)
-    return path if path.is_dir() else None
+_LEVELS = {"simple": "medium", "medium": "medium", "expert": "expert"}
 
 
-def collected(task: Task, data: DataConfig, root: Path, progress: Progress | None = None) -> tuple[Path, list[Episode]]:
-    """Folder and episodes of the collected data set under ``root``; collected now if it is not there.
+@dataclass(frozen=True)
+class Found:
+    """A data set, and the task that it makes."""
 
-    What is returned was read back from the disk either way. Raises ``UserError`` when the folder cannot be written, or
-    holds a damaged data set or one that was collected under other conditions.
+    definition: TaskDefinition
+    path: Path
+    """The data set's folder."""
+    info: DatasetInfo
+    observations: str
+    """Its observation space, for a person."""
+    settings_of: str | None
+    """The built-in task whose hyper-parameters the task has; ``None`` for the defaults."""
+
+
+def root() -> Path:
+    """Minari's folder of data sets: ``$MINARI_DATASETS_PATH``, by default ``~/.minari/datasets``."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser().absolute()
+
+
+def search_path(directories: Sequence[Path]) -> list[Path]:
+    """The folders in which Minari data sets are looked for, in order, each once."""
+    return list(dict.fromkeys([*(folder.expanduser().absolute() for folder in directories), root()]))
+
+
+def find(dataset_id: str, directories: Sequence[Path]) -> Path | None:
+    """The folder of a data set, the first on ``search_path``; ``None`` when it is in none of them."""
+    folders = (folder / dataset_id for folder in search_path(directories))
+    return next((folder for folder in folders if (folder / "data").is_dir()), None)
+
+
+def how_to_get(absent: Sequence[Task], directories: Sequence[Path]) -> str:
+    """What a person needs to know when the data sets of tasks are absent: which, where they were looked for, how to."""
+    ids = [task.definition.minari_id for task in absent if task.definition is not None]
+    looked = "\n".join(f"    {folder}" for folder in search_path(directories))
+    commands = "\n".join(f"    diffcps data minari {dataset_id}" for dataset_id in ids)
+    return f"missing Minari data sets: {', '.join(ids)}\n  Looked in\n{looked}\n  To get them:\n{commands}"
+
+
+def task_name(dataset_id: str) -> str:
+    """The name of the task made from a data set: ``minari-mujoco-hopper-medium-v0``."""
+    return "minari-" + dataset_id.replace("/", "-")
+
+
+def load(task: Task, path: Path) -> Transitions:
+    """The transitions of a task's data set in the folder ``path``, rewards untransformed, observations flattened.
+
+    Raises ``UserError`` when the set is damaged, or is not what the task was made from.
     """
-    path = find(task, data, root)
-    if path is None:
-        path = write(task, data, collect(task, data, progress), root)
-    episodes = read(path)
-    recipe = _recipe(task, data)
-    found = _metadata(path).get(_KEY, {}).get("recipe")
-    if found != recipe:
-        changed = [key for key, value in recipe.items() if not isinstance(found, dict) or found.get(key) != value]
+    return _transitions(task, path, _read(path, _spaces(path)[0]))
+
+
+def obtain(dataset_id: str) -> Path:
+    """The folder of a data set, which Minari downloads if it is not in ``root()`` yet.
+
+    Raises ``UserError`` for an impossible id, or when it can be neither found nor downloaded.
+    """
+    if not ID.fullmatch(dataset_id):
         raise UserError(
-            f"{path} was collected differently from what {task.name} asks for now (other {', '.join(changed)}). "
-            f"Delete or move it and it is collected anew, or name another data folder."
+            f"{dataset_id!r} is no id of a Minari data set: they are made of letters, digits, '-', '_' and '/', and end "
+            f"in a version, as mujoco/hopper/medium-v0."
         )
-    return path, episodes
+    return find(dataset_id, ()) or _download(dataset_id)
 
 
-def write(task: Task, data: DataConfig, episodes: Sequence[Episode], root: Path) -> Path:
-    """Store episodes under ``root`` and return the data set's folder.
+def describe(dataset_id: str) -> Found:
+    """Read a data set, downloading it if need be, and define the task that it makes.
 
-    It is written beside its place and renamed into it, so an interruption leaves nothing under its name, and of two
-    processes that write the same data set the first one wins. Raises ``UserError`` when ``root`` cannot be written.
+    Raises ``UserError`` as ``obtain`` does; when the set is damaged or records no environment; when its spaces cannot be
+    learned from or are not those of its environment; and when it is an imported D4RL file, which has its own task.
     """
-    name = dataset_id(task, data)
-    target = root / name
+    from diffcps.data import episodes as storage
+    from diffcps.envs import recorded
+
+    path = obtain(dataset_id)
+    observation_space, action_space = _spaces(path)
+    metadata = _metadata(path)
+    if isinstance(task := storage.notes(path).get("task"), str) and task in TASKS:
+        raise UserError(f"{dataset_id} is the D4RL file of {task}, imported. Use that task: {task} --data minari.")
+    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if not isinstance(text, str):
+        raise UserError(
+            f"{dataset_id} records no environment (env_spec), so that nothing learned from it can be judged."
+        )
+    where = f"{dataset_id}: its"
+    size = recorded.observation_size(observation_space, f"{where} observations")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Minari ignores folders whose name starts with a dot.
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as folder:
-            whole = Path(folder) / "whole"
-            _write_storage(whole / "data", name, task, data, episodes)
-            try:
-                os.rename(whole, target)
-            except OSError:
-                if not target.is_dir():
-                    raise
+        action_size, bound = recorded.action_bounds(action_space)
+    except UserError as error:
+        raise UserError(f"{where} {error}") from error
+
+    spec, score = _judged(recorded.read_spec(text), metadata)
+    environment = recorded.make(spec.to_json(), spec.max_episode_steps)
+    _check_environment(dataset_id, environment, size, (action_size, bound))
+    environment.close()
+
+    episodes = _read(path, observation_space)
+    low, high = _references(dataset_id, metadata, score)
+    model = TASKS.get(_nearest(dataset_id) or "")
+    transform: RewardTransform = "antmaze" if score == "success" else "none"
+    definition = TaskDefinition(
+        name=task_name(dataset_id),
+        minari_id=dataset_id,
+        environment_spec=spec.to_json(),
+        observation_size=size,
+        action_size=action_size,
+        max_action=bound,
+        episode_limit=spec.max_episode_steps or max(len(episode.rewards) for episode in episodes),
+        random_return=low,
+        expert_return=high,
+        score=score,
+        reward_transform=transform,
+        **{key: getattr(model, key) for key in ("steps", "algorithm", "member", "evaluation") if model},
+    )
+    info = _transitions(from_definition(definition), path, episodes).info
+    return Found(definition, path, info, str(observation_space), model.name if model else None)
+
+
+def register(definition: TaskDefinition) -> tuple[Path, bool]:
+    """Write a task's file into ``task_folder()``: its path, and whether it was written now.
+
+    A file that is there already is left as it is, for a person may have changed its hyper-parameters. Raises
+    ``UserError`` when it defines a task of another data set, or the folder cannot be written.
+    """
+    file = task_folder() / f"{definition.name}.json"
+    if file.exists():
+        there = read_definition(file)
+        if there.minari_id != definition.minari_id:
+            raise UserError(
+                f"{file} defines the task of another data set already, {there.minari_id}. Move it away to have one of "
+                f"{definition.minari_id}."
+            )
+        return file, False
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, definition.to_dict())
     except OSError as error:
         raise UserError(
-            f"the data set {name} cannot be stored under {root} ({error}). Make the folder writable, free some space, "
-            f"or name another data folder."
+            f"{file} cannot be written ({error.strerror}). Choose another folder by DIFFCPS_HOME."
+        ) from error
+    return file, True
+
+
+def _download(dataset_id: str) -> Path:
+    """Have Minari download a data set into a folder of its own, then move it to its place, whole."""
+    folder = root()
+    variable = "MINARI_DATASETS_PATH"
+    before = os.environ.get(variable)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial_root:
+            os.environ[variable] = partial_root
+            try:
+                from minari.storage import hosting
+
+                hosting.download_dataset(dataset_id)
+            finally:
+                if before is None:
+                    del os.environ[variable]
+                else:
+                    os.environ[variable] = before
+            target = folder / dataset_id
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(Path(partial_root) / dataset_id, target)
+    except ImportError as error:
+        raise UserError(
+            f"{dataset_id} is not in {folder}, and Minari lacks a package to download it with ({error})."
+        ) from error
+    # Minari asks one of several services through libraries that share no class of errors
+    except Exception as error:
+        raise UserError(
+            f"{dataset_id} is not in {folder}, and Minari could not download it ({type(error).__name__}: {error}). Check "
+            f"the id with `minari list remote` and the network, or copy the data set into that folder."
         ) from error
     return target
 
 
-def read(path: Path) -> list[Episode]:
-    """The episodes of the Minari data set in the folder ``path`` (the one that holds ``data``), in order.
-
-    Any Minari data set with flat observations and actions can be read; one that this project wrote is also checked
-    against its checksum. Raises ``UserError`` when it is missing, damaged or of another shape.
-    """
-    try:
-        dataset = MinariDataset(path / "data")
-        episodes = [
-            Episode(e.observations, e.actions, e.rewards, e.terminations.astype(bool), e.truncations.astype(bool))
-            for e in dataset.iterate_episodes()
-        ]
-        total = dataset.total_steps
-    # Minari does not validate: a damaged set shows as whatever its reading happens to stumble over.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it; if it was "
-            f"collected by this project it will be collected anew."
-        ) from error
-    _check(path, episodes, total)
-    return episodes
-
-
-def _check(path: Path, episodes: Sequence[Episode], total: int) -> None:
-    rows = sum(len(episode.rewards) for episode in episodes)
-    if rows != total or rows == 0:
-        raise UserError(f"{path} holds {rows} steps but its metadata promise {total}. Delete it: it is not complete.")
-    for number, episode in enumerate(episodes):
-        for name in ("observations", "actions"):
-            array = getattr(episode, name)
-            if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
-                raise UserError(
-                    f"{path}: {name} of episode {number} are {array.dtype} of shape {array.shape}; only flat vectors "
-                    f"of real numbers [steps, size] can be learned from."
-                )
-        for name in ("observations", "actions", "rewards"):
-            broken = ~np.isfinite(getattr(episode, name))
-            if broken.any():
-                raise UserError(
-                    f"{path}: {name} of episode {number} hold {int(broken.sum())} value(s) that are NaN or infinite. "
-                    f"Repair the data set or leave it out."
-                )
-    promised = _metadata(path).get(_KEY, {}).get("checksum")
-    if promised is not None and promised != checksum(episodes):
-        raise UserError(
-            f"{path} is damaged: its arrays do not match the checksum in its metadata. "
-            f"Delete it and it is collected anew."
-        )
-
-
 def _metadata(path: Path) -> dict[str, Any]:
+    from minari.dataset.minari_storage import MinariStorage
+
     return MinariStorage.read_raw_metadata(path / "data")
 
 
-def _recipe(task: Task, data: DataConfig) -> dict[str, Any]:
-    """What determines the rows of a collected data set, apart from the versions of the simulator."""
-    recipe: dict[str, Any] = {
-        "task": task.name,
-        "physics": task.physics,
-        "rows": data.rows,
-        "seed": data.seed,
-        "episode_limit": task.episode_limit,
-        "collection": COLLECTION,
-    }
-    if task.domain == "locomotion":
-        recipe["policy"] = behaviour.load(task.environment).checksum
-    return recipe
+def _spaces(path: Path) -> tuple["gymnasium.Space[Any]", "gymnasium.Space[Any]"]:
+    """Observation and action space of a data set. Raises ``UserError`` when it is damaged or has none that is known."""
+    import gymnasium
+    from minari.dataset.minari_storage import MinariStorage
+
+    try:
+        storage = MinariStorage.read(path / "data")
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError, ImportError,
+        gymnasium.error.Error,
+    ) as error:  # fmt: skip
+        raise UserError(
+            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it and get it again."
+        ) from error
+    return storage.observation_space, storage.action_space
 
 
-def _write_storage(folder: Path, name: str, task: Task, data: DataConfig, episodes: Sequence[Episode]) -> None:
-    folder.mkdir(parents=True)
-    storage = MinariStorage.new(
-        folder,
-        observation_space=Box(-np.inf, np.inf, (task.observation_size,), np.float32),
-        action_space=Box(-task.max_action, task.max_action, (task.action_size,), np.float32),
-        data_format="hdf5",
-    )
-    versions = {p: metadata.version(p) for p in ("gymnasium", "mujoco", "numpy", "minari")}
-    own: dict[str, Any] = {
-        "recipe": _recipe(task, data),
-        "checksum": checksum(episodes),
-        "versions": versions | {"diffcps": __version__, "python": platform.python_version()},
-        "note": "Collected by DiffCPS with its own behaviour policy; not D4RL's data.",
-    }
-    if task.domain == "locomotion":
-        own["policy"] = asdict(behaviour.facts(task.environment))
-    storage.update_metadata(
-        {
-            "dataset_id": name,
-            "minari_version": versions["minari"],
-            "algorithm_name": "behaviour policy of DiffCPS",
-            "description": f"{data.rows} steps of {task.environment} for the task {task.name}. {own['note']}",
-            "ref_min_score": task.random_return,
-            "ref_max_score": task.expert_return,
-            _KEY: own,
-        }
-    )
-    storage.update_episodes(
-        EpisodeBuffer(
-            id=number,
-            observations=episode.observations,
-            actions=episode.actions,
-            rewards=episode.rewards,
-            terminations=episode.terminations,
-            truncations=episode.truncations,
+def _judged(spec: "EnvSpec", metadata: Mapping[str, Any]) -> tuple["EnvSpec", ScoreKind]:
+    """The specification of the environment as policies are judged in it, and what a score is (see the top of the file)."""
+    if "maze" in spec.id.lower() and spec.kwargs.get("reward_type") == "sparse":
+        spec.kwargs["continuing_task"] = False
+        return spec, "success"
+    return spec, "return" if metadata.get("ref_max_score") is None else "normalised"
+
+
+def _references(dataset_id: str, metadata: Mapping[str, Any], score: ScoreKind) -> tuple[float, float]:
+    """Returns that count as a score of 0 and of 100."""
+    if score != "normalised":
+        return 0.0, 1.0 if score == "success" else 100.0
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if not (isinstance(low, int | float) and isinstance(high, int | float) and low < high):
+        raise UserError(
+            f"{dataset_id}: its reference scores are {low!r} and {high!r}; there must be two numbers, the second larger."
         )
-        for number, episode in enumerate(episodes)
+    return float(low), float(high)
+
+
+def _nearest(dataset_id: str) -> str | None:
+    """The built-in task whose hyper-parameters fit a data set, where that is obvious."""
+    if found := re.fullmatch(r"mujoco/(hopper|halfcheetah|walker2d)/(simple|medium|expert)-v\d+", dataset_id):
+        return f"{found[1]}-{_LEVELS[found[2]]}-v2"
+    if found := re.fullmatch(r"D4RL/antmaze/(.+)-v\d+", dataset_id):
+        return f"antmaze-{found[1]}-v0"
+    return None
+
+
+def _check_environment(
+    dataset_id: str, environment: "gymnasium.Env[Any, Any]", size: int, actions: tuple[int, float]
+) -> None:
+    """Raise ``UserError`` when a data set is not of its environment."""
+    from diffcps.envs import recorded
+
+    name = environment.spec.id if environment.spec is not None else "?"
+    theirs = recorded.observation_size(environment.observation_space, f"{dataset_id}: the observations of {name}")
+    if theirs != size:
+        raise UserError(
+            f"{dataset_id}: its observations are of {size} numbers, those of its environment {name} of {theirs}. Another "
+            f"version of the environment was recorded; install the one that fits."
+        )
+    if (found := recorded.action_bounds(environment.action_space)) != actions:
+        raise UserError(
+            f"{dataset_id}: its actions are {actions[0]} numbers in ±{actions[1]:g}, those of its environment {name} are "
+            f"{found[0]} in ±{found[1]:g}. Another version of the environment was recorded; install the one that fits."
+        )
+
+
+def _read(path: Path, space: "gymnasium.Space[Any]") -> list[Episode]:
+    """The episodes of a data set with flattened observations; those without a step are left out."""
+    from diffcps.data import episodes as storage
+    from diffcps.envs import recorded
+
+    return [episode for episode in storage.read(path, partial(recorded.flatten, space)) if len(episode.rewards)]
+
+
+def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transitions:
+    """A task's transitions. Raises ``UserError`` when the episodes are not what the task was made from."""
+    assert task.definition is not None
+    widths = {
+        "observations": (task.observation_size, {e.observations.shape[1] for e in episodes}),
+        "actions": (task.action_size, {e.actions.shape[1] for e in episodes}),
+    }
+    for name, (wanted, found) in widths.items():
+        if found != {wanted}:
+            raise UserError(
+                f"{path}: its {name} are of {' and '.join(map(str, sorted(found)))} numbers, {task.name} needs {wanted}. "
+                f"If the data set has changed, delete the task's file and run `diffcps data minari` again."
+            )
+    largest = max(float(np.abs(e.actions).max()) for e in episodes)
+    if largest > task.max_action + ACTION_TOLERANCE:
+        raise UserError(
+            f"{path}: its actions go up to {largest:g}, beyond the bounds ±{task.max_action:g} of {task.name}."
+        )
+    if task.score == "success":
+        episodes = [_ending_at_the_goal(episode) for episode in episodes]
+    origin = Origin(
+        source="minari",
+        path=path,
+        checksum=checksum(episodes),
+        provenance="other",
+        provenance_note=f"Minari's {task.definition.minari_id}: not D4RL's data.",
     )
+    return from_episodes(episodes, origin, terminals_end=task.terminals_end)
+
+
+def _ending_at_the_goal(episode: Episode) -> Episode:
+    """A maze's episode in which every rewarded step is terminal, and which is cut off wherever it ends."""
+    truncations = np.zeros(len(episode.rewards), dtype=bool)
+    truncations[-1] = episode.truncations[-1] or episode.terminations[-1]
+    return replace(episode, terminations=episode.rewards > 0, truncations=truncations)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import paper
+from diffcps.config import DataConfig
 from diffcps.data.transitions import FloatArray, Provenance
 from diffcps.tasks import Task
 
@@ -38,6 +39,11 @@ def d4rl_rows(task: Task) -> int:
     if "medium-replay" in task.name:
         return _REPLAY_ROWS[task.environment]
     return 2_000_000 if "medium-expert" in task.name else 1_000_000
+
+
+def usual_rows(task: Task) -> int:
+    """Rows to collect where nobody says how many: D4RL's own number, or some where D4RL has no such data."""
+    return d4rl_rows(task) if task.d4rl_file else DataConfig().rows
 
 
 def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance, str]:

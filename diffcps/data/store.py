@@ -5,11 +5,10 @@ D4RL files are looked for in the folders that the user names, in those of ``DIFF
 """
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffcps.config import DataConfig
+from diffcps.config import DataConfig, home
 from diffcps.data.d4rl import sha256
 from diffcps.errors import UserError
 from diffcps.tasks import TASKS, Task
@@ -17,14 +16,14 @@ from diffcps.tasks import TASKS, Task
 PUBLIC_HOME = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 
 
-def home() -> Path:
-    """``$DIFFCPS_HOME``, by default ``~/.diffcps``."""
-    return Path(os.environ.get("DIFFCPS_HOME") or "~/.diffcps").expanduser().absolute()
-
-
 def collected_root() -> Path:
     """The folder of data sets that were collected on the spot; it need not exist yet."""
     return home() / "collected"
+
+
+def datasets_root() -> Path:
+    """The folder that D4RL files are downloaded to unless another is named; it need not exist yet."""
+    return home() / "datasets"
 
 
 def search_path(directories: Sequence[Path]) -> list[Path]:
@@ -38,7 +37,7 @@ def search_path(directories: Sequence[Path]) -> list[Path]:
             what = "it is a file; give the folder it is in" if directory.is_file() else "there is no such folder"
             raise UserError(f"data folder {directory}: {what}.")
     variable = [Path(part) for part in os.environ.get("DIFFCPS_DATA", "").split(os.pathsep) if part]
-    standard = [Path("~/.d4rl/datasets"), home() / "datasets"]
+    standard = [Path("~/.d4rl/datasets"), datasets_root()]
     return list(dict.fromkeys([*given, *(p.expanduser().absolute() for p in [*variable, *standard])]))
 
 
@@ -55,15 +54,20 @@ def where_looked(directories: Sequence[Path]) -> list[str]:
     return lines
 
 
+def copies(task: Task, directories: Sequence[Path]) -> list[Path]:
+    """Every file on the search path that has the name of the task's D4RL file, in order."""
+    if task.d4rl_file is None:
+        return []
+    return [path for d in search_path(directories) if os.path.exists(path := d / task.d4rl_file)]
+
+
 def find(task: Task, directories: Sequence[Path]) -> Path | None:
     """The task's D4RL file: the first one on the search path, or ``None``.
 
     Raises ``UserError`` when two searched folders hold files of that name with different content, because which of them
     a result comes from must not depend on an order of folders.
     """
-    if task.d4rl_file is None:
-        return None
-    found = [path for d in search_path(directories) if os.path.exists(path := d / task.d4rl_file)]
+    found = copies(task, directories)
     for other in found[1:]:
         if not _same_content(found[0], other):
             raise UserError(
@@ -73,15 +77,15 @@ def find(task: Task, directories: Sequence[Path]) -> Path | None:
     return found[0] if found else None
 
 
-def public_url(task: Task) -> str:
-    """Address of the task's own file at D4RL's public home."""
+def public_path(task: Task) -> str:
+    """Where the task's own file is below D4RL's public home, ``folder/name``. Raises ``UserError`` when it has none."""
     if task.d4rl_file is None:
-        raise UserError(f"{task.name} has no D4RL file.")
+        raise UserError(f"{task.name} has no D4RL file; its data are of source {' or '.join(map(repr, task.sources))}.")
     if task.domain == "antmaze":
         folder = "ant_maze_v2" if task.d4rl_file.endswith("_sparse_fixed.hdf5") else "ant_maze_new"
     else:
         folder = "gym_mujoco_v2"
-    return f"{PUBLIC_HOME}/{folder}/{task.d4rl_file}"
+    return f"{folder}/{task.d4rl_file}"
 
 
 def not_offered(task: Task, data: DataConfig) -> str | None:
@@ -114,22 +118,16 @@ def how_to_get(absent: Sequence[Task], directories: Sequence[Path]) -> str:
     several = len(absent) > 1
     names = "\n".join(f"    {task.name}: {task.d4rl_file}" for task in absent)
     looked = "\n".join(f"    {line}" for line in where_looked(directories))
-    datasets = home() / "datasets"
-    downloads = "\n".join(
-        f"     curl -fL --create-dirs -o {shlex.quote(str(datasets / str(task.d4rl_file)))} {public_url(task)}"
-        for task in absent
-    )
-    made = [task.name for task in absent if "collected" in task.sources]
-    if len(made) == len(absent):
-        third = "use --data collected: data made on the spot by the behaviour policy that comes with the project"
-    else:
-        third = f"choose tasks whose data are made on the spot, with --data collected: {_offering('collected')}"
+    folders = sorted({public_path(task).partition("/")[0] for task in absent})
+    public = " and ".join(f"{PUBLIC_HOME}/{folder}/" for folder in folders)
     return (
         f"{len(absent)} data set{'s are' if several else ' is'} missing:\n{names}\n  Looked in\n{looked}\n"
         f"  Three ways to get {'them' if several else 'it'}:\n"
-        f"  1. download (the public host is sometimes down for weeks):\n{downloads}\n"
+        f"  1. diffcps data download {' '.join(task.name for task in absent)}\n"
+        f"     from {public}\n"
+        f"     (that host is sometimes down for weeks; --mirror ADDRESS or FOLDER names another) into {datasets_root()}\n"
         f"  2. point to a folder that has a copy: --data-dir FOLDER, or DIFFCPS_DATA=FOLDER\n"
-        f"  3. {third}"
+        f"  3. use --data collected: data made on the spot by the behaviour policies that come with the project"
     )
 
 

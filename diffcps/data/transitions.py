@@ -29,7 +29,7 @@ class Origin:
     path: Path | None
     """The file or folder it was read from; ``None`` for arrays made in memory."""
     checksum: str
-    """sha256 of the file (``d4rl``), of the arrays' bytes otherwise (``checksum``)."""
+    """sha256 of the D4RL file, also where it was imported into Minari; of the arrays' bytes otherwise (``checksum``)."""
     provenance: Provenance
     """``verified``: D4RL's own data; ``other``: something else; ``unverified``: nothing is published to compare to."""
     provenance_note: str
@@ -165,15 +165,16 @@ def from_rows(rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: 
     )
 
 
-def from_episodes(episodes: Sequence[Episode], origin: Origin) -> Transitions:
+def from_episodes(episodes: Sequence[Episode], origin: Origin, *, terminals_end: bool = True) -> Transitions:
     """Every step of every episode as a transition, with its true next observation.
 
-    Raises ``UserError`` when there is no step at all.
+    ``terminals_end`` is that of ``from_rows``. Raises ``UserError`` when there is no step at all.
     """
     if sum(len(episode.rewards) for episode in episodes) == 0:
         raise UserError(f"{origin.path or origin.source}: it holds no step. Collect or choose another data set.")
     terminals = np.concatenate([e.terminations for e in episodes]).astype(bool)
-    ends = terminals | np.concatenate([e.truncations for e in episodes]).astype(bool)
+    truncations = np.concatenate([e.truncations for e in episodes]).astype(bool)
+    ends = (terminals | truncations) if terminals_end else truncations
     # An episode that stops without a flag was cut: its rest must not be counted into the next one's return.
     last_rows = np.cumsum([len(e.rewards) for e in episodes if len(e.rewards)]) - 1
     rewards = np.concatenate([e.rewards for e in episodes])

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Ray reads these when it is imported. The first reports usage over the network unless it is off; the second is how often
-# Train looks whether a worker has ended (2 s by default); the third saves two processes a
-# trial on machines whose pre-emption Ray could not see anyway. A failed trial reports no score, which Tune must bear; the
-# sweep handles Ctrl-C itself, keeps its own records and shows its own progress.
+# Train looks whether a worker has ended (2 s by default); the third how long a worker may leave that question unanswered,
+# as one that is stopped does (10 minutes by default; it is answered beside the training, within a second as a rule); the
+# fourth saves two processes a trial on machines whose pre-emption Ray could not see anyway. A failed trial reports no
+# score, which Tune must bear; the sweep handles Ctrl-C itself, keeps its own records and shows its own progress.
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -120,8 +122,13 @@ def _connect(address: str | None) -> Cluster:
 
 def _worker_environment() -> dict[str, str]:
     """What worker processes must know that only this process does."""
-    keep = {name: os.environ[name] for name in ("DIFFCPS_HOME", "DIFFCPS_DATA") if name in os.environ}
-    return {**_SETTINGS, **keep, "DIFFCPS_COMMIT": git_commit()}
+    keep = {
+        name: os.environ[name]
+        for name in ("DIFFCPS_HOME", "DIFFCPS_DATA", "MINARI_DATASETS_PATH")
+        if name in os.environ
+    }
+    settings = {name: os.environ[name] for name in _SETTINGS}
+    return {**settings, **keep, "DIFFCPS_COMMIT": git_commit()}
 
 
 def _address_file() -> Path:

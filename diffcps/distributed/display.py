@@ -1,8 +1,10 @@
 """A live view of a sweep, read from its run folders: a table on a terminal, plain lines in a log."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -12,9 +14,10 @@ from rich.table import Table
 
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan
+from diffcps.errors import UserError
 from diffcps.runs import RunFolder
 
-TERMINAL_SECONDS, LOG_SECONDS = 1.0, 30.0
+TERMINAL_SECONDS, LOG_SECONDS, REMOTE_SECONDS = 1.0, 30.0, 10.0
 MOST_ROWS = 20
 
 
@@ -24,6 +27,7 @@ class Board:
     def __init__(self, plan: Plan, place: Place, console: Console, quiet: bool = False) -> None:
         self.plan, self.place, self.console, self.quiet = plan, place, console, quiet
         self.started = time.monotonic()
+        self._refreshed = -REMOTE_SECONDS
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
@@ -39,6 +43,7 @@ class Board:
 
     def statuses(self) -> dict[str, dict[str, Any]]:
         """Trial name -> status, those running first; trials without a run folder are pending."""
+        self._refresh()
         folders = {path.name: RunFolder(path) for path in (self.place.folder / "runs").glob("*")}
         found = {name: folder.status for name, folder in folders.items()}
         if self.plan.search is None:
@@ -46,6 +51,14 @@ class Board:
             found = {key: found.get(key, status) for key, status in planned.items()}
         order = {"running": 0, "failed": 1, "stopped": 2, "complete": 3, "pending": 4}
         return dict(sorted(found.items(), key=lambda item: order[item[1]["state"]]))
+
+    def _refresh(self) -> None:
+        """Learn how far trials are that other machines record in an object store."""
+        if self.place.remote is not None and time.monotonic() - self._refreshed > REMOTE_SECONDS:
+            self._refreshed = time.monotonic()
+            # what is shown may be late; whether the store is lost for good is for the sweep to say
+            with contextlib.suppress(UserError):
+                self.place.refresh("runs", patience=REMOTE_SECONDS)
 
     def _show(self) -> None:
         if not self.console.is_terminal:
@@ -60,8 +73,7 @@ class Board:
         """Trials by state and the time so far, in one line."""
         count = Counter(status["state"] for status in statuses.values())
         count["pending"] += self.plan.count - sum(count.values())
-        parts = [f"{number} {state}" for state, number in count.items() if number > 0]
-        return f"{self.plan.name}: {', '.join(parts)} · {duration(time.monotonic() - self.started)}"
+        return f"{self.plan.name}: {tally(count)} · {duration(time.monotonic() - self.started)}"
 
     def lines(self) -> list[str]:
         """The same as plain lines, for a log."""
@@ -99,12 +111,32 @@ class Board:
         return [
             name.rsplit("_", 1)[0].replace("_", " "),
             status["state"],
-            f"{step:,}/{steps:,} {100 * step / steps:3.0f}%" if steps else "",
+            progress(step, steps),
             f"{speed:.1f}/s" if speed else "",
             duration(left) if left is not None else "",
             f"{status['last']:.1f}" if "last" in status else "",
             f"{status['best']:.1f}" if "best" in status else "",
         ]
+
+
+def tally(count: Mapping[str, int]) -> str:
+    """``2 running, 1 complete``; states that no trial is in are left out."""
+    return ", ".join(f"{number} {state}" for state, number in count.items() if number > 0)
+
+
+def progress(step: int, steps: int, number: Callable[[int], str] = "{:,}".format) -> str:
+    """``1,200/4,000  30%``."""
+    return f"{number(step)}/{number(steps)} {100 * step / steps:3.0f}%" if steps else ""
+
+
+def ago(seconds: float) -> str:
+    """``just now``, ``12 s ago``, ``3 min ago``, ``5 h ago``, ``2 d ago``."""
+    if seconds < 5:
+        return "just now"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return f"{int(seconds)} s ago"
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import torch
 from diffcps.config import RunConfig
 from diffcps.envs import make_vector
 from diffcps.learner import Learner
-from diffcps.tasks import Task, get_task
+from diffcps.tasks import Task, task_of
 
 
 class Estimator:
@@ -22,7 +22,7 @@ class Estimator:
 
     def seconds(self, trial: RunConfig) -> tuple[float, float]:
         """(learning, evaluation) in seconds; the second supposes that every episode lasts to its limit."""
-        task = get_task(trial.task)
+        task = task_of(trial)
         count = len(trial.members)
         key = (trial.algorithm, count, task.observation_size, task.action_size, trial.evaluation)
         if key not in self._known:

@@ -3,17 +3,25 @@
 import contextlib
 import fcntl
 import os
+import shlex
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from diffcps.distributed.lease import Holder, leased
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan, load
 from diffcps.errors import UserError
 from diffcps.runs import RunFolder, write_json
+
+REPEATED = "address", "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "concurrent"
+"""Flags of a launch that the command to go on with the sweep repeats."""
+
+_SCRIPT = "tune/sweep_d4rl.py"
 
 
 @contextmanager
@@ -35,7 +43,8 @@ def held(place: Place, plan: Plan) -> Iterator[None]:
             raise UserError(
                 f"{folder} cannot be written: {error.strerror}. Choose another folder with --results."
             ) from error
-        with file, _locked(file, folder):
+        with file, _locked(file, folder), _leased(place):
+            place.refresh()
             _refuse_another(place, plan)
             yield
     finally:
@@ -49,7 +58,7 @@ def held(place: Place, plan: Plan) -> Iterator[None]:
 @contextmanager
 def _locked(file: IO[str], folder: Path) -> Iterator[None]:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
     except OSError as error:
         file.seek(0)
         holder = file.read().strip() or "another process"
@@ -64,6 +73,58 @@ def _locked(file: IO[str], folder: Path) -> Iterator[None]:
             (folder / ".lock").unlink(missing_ok=True)
 
 
+def _leased(place: Place) -> contextlib.AbstractContextManager[None]:
+    """Hold a sweep in an object store; if another process takes it over, this one ends as at Ctrl-C."""
+    if place.remote is None:
+        return contextlib.nullcontext()
+    return leased(place.remote, lost=lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _lock(file: IO[str]) -> None:
+    """Take the lock; a person who is just looking whether it is held (``holder``) lets go of it at once."""
+    for _ in range(3):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def holder(folder: Path) -> Holder | None:
+    """The process that holds a sweep's folder now, or ``None``; a process that was killed holds nothing."""
+    try:
+        file = (folder / ".lock").open(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Holder(file.read().strip() or "another process", os.fstat(file.fileno()).st_mtime)
+    return None
+
+
+def resume_command(name: str, results: object, script: str, flags: Mapping[str, object]) -> str:
+    """The command that goes on with the sweep ``name``, from where this process is and with its Python.
+
+    Args:
+        name: of the sweep.
+        results: where it lies, a path or a URL.
+        script: what it was started with; where that is no script that can be found from here, the project's own.
+        flags: of ``REPEATED``, those that are not at their default.
+    """
+    python = Path(sys.executable)
+    here = python.is_relative_to(Path.cwd())
+    if not script.endswith(".py") or not Path(script).exists():
+        own = Path(__file__).parents[2] / _SCRIPT
+        script = _SCRIPT if Path(_SCRIPT).exists() or not own.exists() else str(own)
+    words = [python.relative_to(Path.cwd()) if here else python, script, "--resume", name]
+    words += ["--results", results]
+    for flag, value in flags.items():
+        words += [f"--{flag.replace('_', '-')}", value]
+    return shlex.join(map(str, words))
+
+
 def begin(place: Place, plan: Plan) -> None:
     """Write down what the sweep is, if that is not there yet: from here on it can be resumed by its name."""
     folder = place.folder
@@ -76,11 +137,12 @@ def begin(place: Place, plan: Plan) -> None:
             "data_directories": [str(directory) for directory in place.data_directories],
         }
         write_json(folder / "sweep.json", plan.to_dict() | details)
+    place.publish("sweep.json")
 
 
 def run_folders(place: Place) -> list[RunFolder]:
-    """The run folders that exist."""
-    return [RunFolder(file.parent) for file in sorted((place.folder / "runs").glob("*/config.json"))]
+    """The run folders that exist, as far as this machine knows (``Place.refresh``)."""
+    return [place.record(file.parent.name) for file in sorted((place.folder / "runs").glob("*/config.json"))]
 
 
 def unfinished(place: Place, plan: Plan) -> int:
@@ -92,13 +154,16 @@ def unfinished(place: Place, plan: Plan) -> int:
 
 def settle(place: Place, plan: Plan, interrupted: bool) -> None:
     """Give every trial that is not complete its true state: stopped by the interrupt, or failed and why."""
+    place.refresh("runs")
     if not interrupted and plan.search is None:
         for trial in plan.trials:
-            place.run_folder(trial).create(trial)
+            if not (record := place.run_folder(trial)).complete:
+                record.create(trial)
     for folder in run_folders(place):
         state = folder.status["state"]
         if state in ("complete", "failed"):
             continue
+        folder.take()  # the workers have just been told to end, and one may still be writing
         if interrupted and state == "running":
             folder.write_status({**folder.status, "state": "stopped", "updated": time.time()})
         elif state == "running":

@@ -1,6 +1,5 @@
 """The main job from its flags to its table and its exit status."""
 
-import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import fields, replace
@@ -8,22 +7,23 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from diffcps import data
 from diffcps.distributed import cluster as clusters
-from diffcps.distributed import folder, sweep
+from diffcps.distributed import folder, staging, sweep
 from diffcps.distributed import plan as plans
 from diffcps.distributed.display import Board, duration
 from diffcps.distributed.interrupts import Interrupts
 from diffcps.distributed.options import WHERE, SweepOptions
-from diffcps.distributed.place import Place
+from diffcps.distributed.place import Place, results_folder
 from diffcps.distributed.plan import Plan
 from diffcps.distributed.resources import Resources
 from diffcps.distributed.trial import Job
 from diffcps.errors import UserError
 from diffcps.runs import read_json
-from diffcps.tasks import get_task
+from diffcps.tasks import task_of
 from diffcps.tracking import Tracker, check, default_uri, store
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
@@ -52,28 +52,29 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     if not store.is_new(uri):
         check(uri)
     with folder.held(place, plan), Interrupts() as interrupts:
-        console.print(f"[bold]{plan.name}[/]: {_trials(plan.count)} → {escape(str(place.folder))}")
-        _check_data(plan, place, console)
+        console.print(f"[bold]{plan.name}[/]: {_trials(plan.count)} → {escape(place.shown)}")
+        place = _check_data(plan, place, console)
         place, interrupted = _run(plan, replace(place, tracking_uri=uri), options, console, interrupts)
         from diffcps import report  # drawing takes a second to import, which the first trial need not wait for
 
         built = report.build(place.folder)
         built.write()
+        place.publish("table.md", "table.csv", "figures")
         built.print(console)
         try:
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder)
         except UserError as error:  # the table is there; a view that cannot be updated does not undo it
             console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
-    console.print(f"table: {place.folder / 'table.md'}", highlight=False, soft_wrap=True)
+    console.print(f"table: {place.shown}/table.md", highlight=False, soft_wrap=True)
     uri = str(place.tracking_uri)
     view = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else store.shown(uri)
     console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)
     if interrupted:
-        command = escape(_resume_command(place, plan, options))
+        command = escape(_resume_command(place, options))
         console.print(f"[yellow]interrupted[/]; nothing done is lost. To go on:\n  {command}", soft_wrap=True)
         return INTERRUPTED
     if failed := folder.unfinished(place, plan):
-        command = escape(_resume_command(place, plan, options))
+        command = escape(_resume_command(place, options))
         console.print(
             f"[red]{_trials(failed)} failed[/]; the table says why. To try again:\n  {command}", soft_wrap=True
         )
@@ -83,18 +84,23 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
 
 def _plan(options: SweepOptions) -> tuple[Plan, Place]:
     """What to run and where its results go."""
-    results = options.results.expanduser().resolve()
+    results, remote = results_folder(options.results)
     directories = tuple(path.expanduser().resolve() for path in options.data_dir)
     uri = options.tracking_uri
     if options.resume is not None:
+        if remote is not None:
+            Place(results / options.resume, remote=remote.below(options.resume)).refresh()
         plan = plans.load(results / options.resume)
         _refuse_changes(options, plan)
         saved = read_json(results / plan.name / "sweep.json")
         directories = directories or tuple(Path(path) for path in saved.get("data_directories", []))
-        uri = uri or saved.get("tracking_uri")
+        # a database that another machine keeps of results in an object store is of no use here
+        if remote is None or not str(saved.get("tracking_uri")).startswith("sqlite:"):
+            uri = uri or saved.get("tracking_uri")
     else:
         plan = plans.build(options)
-    return plan, Place(results / plan.name, directories, uri, plan.name)
+    store_of_sweep = remote.below(plan.name) if remote else None
+    return plan, Place(results / plan.name, directories, uri, plan.name, store_of_sweep)
 
 
 def _refuse_changes(options: SweepOptions, plan: Plan) -> None:
@@ -128,21 +134,33 @@ def _check_workers(plan: Plan, workers: int) -> None:
 
 def _refuse_missing(plan: Plan, place: Place) -> None:
     """Every data set that is not there, all in one message, before anything starts."""
-    wanted = [(get_task(trial.task), trial.data) for trial in plan.trials]
+    wanted = [(task_of(trial), trial.data) for trial in plan.trials]
     if reason := data.missing(wanted, place.data_directories):
         raise UserError(reason)
 
 
-def _check_data(plan: Plan, place: Place, console: Console) -> None:
-    """Read, or collect, every data set once, so that a broken one is refused before a trial starts."""
+def _check_data(plan: Plan, place: Place, console: Console) -> Place:
+    """Read, or collect, every data set once, so that a broken one is refused before a trial starts.
+
+    Where results lie in an object store the data are put there too: the place returned says where.
+    """
+    staged: dict[str, str] = {}
     table = Table("data set", "rows", "trajectories", "return", "provenance", title="data", title_justify="left")
     for trial in {(trial.task, trial.data): trial for trial in plan.trials}.values():
-        with console.status(f"reading data for {trial.task} ({trial.data.source})"):
-            info = data.load(get_task(trial.task), trial.data, place.data_directories).info
+        with console.status(f"reading data for {trial.task} ({trial.data.source})") as status:
+
+            def show(done: int, rows: int, status: Status = status, task: str = trial.task) -> None:
+                status.update(f"collecting data for {task}: {done:,} of {rows:,} rows, {100 * done // rows} %")
+
+            info = data.load(task_of(trial), trial.data, place.data_directories, show).info
         mean = f"{info.returns.mean():.4g} ± {info.returns.std():.3g}" if len(info.returns) else "none complete"
         note = escape(info.provenance_note)
         table.add_row(trial.task, f"{info.rows:,}", f"{info.trajectories:,}", mean, note)
+        if place.remote is not None:
+            with console.status(f"putting data for {trial.task} into the object store"):
+                staged[staging.label(trial)] = staging.publish(place.results, info)
     console.print(table)
+    return replace(place, staged=staged)
 
 
 def _run(
@@ -165,7 +183,7 @@ def _run(
             )
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder, running=True)
             with Board(plan, place, console, options.quiet):
-                sweep.execute(Job(plan, place, resources), interrupts)
+                sweep.execute(Job(plan, _for_workers(place), resources), interrupts)
         interrupted = False
     except KeyboardInterrupt:
         if not (place.folder / "sweep.json").exists():
@@ -173,6 +191,12 @@ def _run(
     finally:
         folder.settle(place, plan, interrupted)
     return place, interrupted
+
+
+def _for_workers(place: Place) -> Place:
+    """Machines that share nothing but an object store cannot write to a database of this one, which is told at the end."""
+    local = place.remote is not None and str(place.tracking_uri).startswith("sqlite:")
+    return replace(place, tracking_uri=None) if local else place
 
 
 def _trials(count: int) -> str:
@@ -217,14 +241,9 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     )
 
 
-def _resume_command(place: Place, plan: Plan, options: SweepOptions) -> str:
+def _resume_command(place: Place, options: SweepOptions) -> str:
     """The command that goes on with the sweep in the same place, in this folder and with this Python."""
-    python = Path(sys.executable)
-    here = python.is_relative_to(Path.cwd())
-    script = sys.argv[0] if sys.argv[0].endswith(".py") else "tune/sweep_d4rl.py"
-    words = [python.relative_to(Path.cwd()) if here else python, script, "--resume", plan.name]
-    words += ["--results", place.folder.parent]
-    for name in ("address", "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "concurrent"):
-        if (value := getattr(options, name)) != getattr(SweepOptions, name):
-            words += [f"--{name.replace('_', '-')}", value]
-    return shlex.join(map(str, words))
+    given = {name: getattr(options, name) for name in folder.REPEATED}
+    changed = {name: value for name, value in given.items() if value != getattr(SweepOptions, name)}
+    results = place.results.url if place.remote else place.folder.parent
+    return folder.resume_command(place.folder.name, results, sys.argv[0], changed)

@@ -51,19 +51,20 @@ class SweepOptions:
     candidates: int | None = None
     """Actions drawn per state at evaluation, of which one is chosen by the critic; 1 takes the policy's own."""
     data: DataSource | None = None
-    """``d4rl``: D4RL HDF5 files. ``collected``: data collected here by the policies shipped with the project."""
+    """``d4rl``: D4RL HDF5 files. ``minari``: the same, imported as Minari data sets. ``collected``: data collected here by
+    the policies shipped with the project."""
     data_dir: tuple[Path, ...] = ()
-    """Folders with D4RL HDF5 files, searched first."""
+    """Folders with D4RL HDF5 files or Minari data sets, searched first."""
     rows: int | None = None
-    """Transitions to collect (collected data only)."""
+    """Transitions to collect (collected data only); by default as many as D4RL's own data set has."""
     physics: Physics | None = None
     """``d4rl``: body masses of the MuJoCo that D4RL was recorded with. ``modern``: today's."""
     trials: int = 30
     """Trials per task that a search may run."""
-    checkpoint_every: int | None = None
-    """Gradient steps between checkpoints."""
-    results: Path = Path("results")
-    """Folder under which every sweep has its own."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints, which is about what a kill costs."""
+    results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
+    """Folder under which every sweep has its own, or the URL of an object store (``s3://bucket/folder``)."""
     name: str | None = None
     """Name of the sweep; by default the preset and a hash of what it runs."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from diffcps.config import DataConfig, RunConfig
+from diffcps.data import provenance
 from diffcps.distributed.options import SweepOptions
 from diffcps.errors import UserError
 from diffcps.runs import read_json
-from diffcps.tasks import TASKS, Task, get_task
+from diffcps.tasks import TASKS, Task, get_task, task_of
 
 DEMO_TASKS = "bandit-ring", "hopper-medium-v2", "pointmaze-umaze"
 PAPER_TASKS = tuple(name for name, task in TASKS.items() if task.in_paper)
@@ -86,10 +87,14 @@ def load(folder: Path) -> Plan:
         known = sorted(file.parent.name for file in folder.parent.glob("*/sweep.json"))
         known_text = f"Sweeps there: {', '.join(known)}." if known else "There is no sweep in that folder at all."
         raise UserError(f"no sweep is called {folder.name!r} in {folder.parent}. {known_text}")
-    values = read_json(file)
+    return parsed(read_json(file), file)
+
+
+def parsed(values: Any, file: Path) -> Plan:
+    """The plan in the content of ``file``, a ``sweep.json``. Raises ``UserError`` when it makes no sense."""
     try:
         return Plan.from_dict(values)
-    except (KeyError, TypeError, UserError) as error:
+    except (AttributeError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{file} does not describe a sweep: {error}") from error
 
 
@@ -150,6 +155,7 @@ def _paper_trial(task: Task) -> RunConfig:
         data=DataConfig(source=task.sources[0]),
         algorithm=task.algorithm,
         evaluation=task.evaluation,
+        definition=task.definition,
     )
 
 
@@ -162,7 +168,7 @@ def _demo_trial(task: Task) -> RunConfig:
     changes = {"hidden_size": 64, "diffusion_steps": 15, "policy_freq": 1} if bandit else {"hidden_size": 128}
     algorithm = trial.algorithm.replaced(batch_size=128, ema_start=200, critic_learning_rate=1e-3, **changes)
     learning_rate = 1e-3 if task.domain == "pointmaze" else 3e-3
-    episodes = {"bandit": 200, "locomotion": 10, "pointmaze": 20, "antmaze": 10}[task.domain]
+    episodes = {"bandit": 200, "pointmaze": 20}.get(task.domain, 10)
     return trial.replaced(
         members=tuple(member.replaced(learning_rate=learning_rate) for member in trial.members[:2]),
         steps=steps,
@@ -170,7 +176,7 @@ def _demo_trial(task: Task) -> RunConfig:
         data=DataConfig(source=task.sources[-1], rows=5000 if bandit else 50_000),
         evaluation=trial.evaluation.replaced(every=steps // 10, episodes=episodes, candidates=1 if bandit else 10),
         log_every=steps // 50,
-        checkpoint_every=steps // 10,
+        checkpoint_minutes=0.5,
     )
 
 
@@ -185,11 +191,10 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
         changes["members"] = _seeded(trial.members[0], options.seeds)
     if options.steps is not None:
         changes["steps"] = options.steps
-        # a short run keeps at least five evaluations, as many rows as a curve needs, and its checkpoints
+        # a short run keeps at least five evaluations, and as many rows as a curve needs
         fifth = max(1, options.steps // 5)
         changes["evaluation"] = trial.evaluation.replaced(every=min(trial.evaluation.every, fifth))
         changes["log_every"] = min(trial.log_every, max(1, options.steps // 50))
-        changes["checkpoint_every"] = min(trial.checkpoint_every, fifth)
     evaluation = changes.get("evaluation", trial.evaluation)
     flags = {"every": options.evaluate_every, "episodes": options.episodes, "candidates": options.candidates}
     changes["evaluation"] = evaluation.replaced(**{key: value for key, value in flags.items() if value is not None})
@@ -197,13 +202,15 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     changes["algorithm"] = trial.algorithm.replaced(
         **{key: value for key, value in shared.items() if value is not None}
     )
-    if options.checkpoint_every is not None:
-        changes["checkpoint_every"] = options.checkpoint_every
-    task = get_task(trial.task)
+    if options.checkpoint_minutes is not None:
+        changes["checkpoint_minutes"] = options.checkpoint_minutes
+    task = task_of(trial)
     if options.physics is not None and task.domain in ("locomotion", "antmaze"):  # the others have but one
         changes["physics"] = options.physics
     source = options.data or trial.data.source
-    rows = trial.data.rows if options.rows is None else options.rows
+    # who turns from D4RL's data to collected ones means as many
+    usual = provenance.usual_rows(task) if source != trial.data.source else trial.data.rows
+    rows = usual if options.rows is None else options.rows
     collected = trial.data.replaced(source=source, rows=rows)
     # a file is read whole: a number of rows must not make another trial of it
     changes["data"] = collected if source == "collected" else trial.data.replaced(source=source)

@@ -101,6 +101,10 @@ class Workers:
         """Every worker's arrays put together, for every worker."""
         return joined_arrays(self._exchange(dict(arrays)))
 
+    def decide(self, value: bool) -> bool:
+        """What the first worker says, for every worker."""
+        return bool(self._exchange(value)[0])
+
     def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """The whole pack's state at the first; the others get their own back."""
         own = _on_cpu(state)

@@ -7,6 +7,7 @@ and each of those goes on from its own newest checkpoint; so starting a sweep ag
 import functools
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from diffcps.distributed.folder import run_folders
@@ -14,6 +15,9 @@ from diffcps.distributed.interrupts import Interrupts, StopBetweenSteps
 from diffcps.distributed.resources import DRIVER_CPUS
 from diffcps.distributed.search import StudyPerTask, grid_searcher
 from diffcps.distributed.trial import Job, drive
+
+MOST_DRIVERS = 1000
+"""How often a trial's driver may die in one launch, getting on or not: weeks on machines that come and go."""
 
 
 def execute(job: Job, interrupts: Interrupts) -> None:
@@ -27,16 +31,18 @@ def execute(job: Job, interrupts: Interrupts) -> None:
     searcher, count = _searcher(job)
     if count == 0:
         return
+    # the folder of a launch is Tune's scratch: nothing is read back from it
+    job = replace(job, launch=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     tuner = tune.Tuner(
         tune.with_resources(functools.partial(drive, job=job), {"CPU": DRIVER_CPUS}),
         tune_config=tune.TuneConfig(
             search_alg=searcher, num_samples=count, max_concurrent_trials=job.resources.concurrent
         ),
         run_config=tune.RunConfig(
-            # the folder of a launch is Tune's scratch: nothing is read back from it
-            name=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            name=job.launch,
             storage_path=str(job.place.folder / "ray"),
-            failure_config=tune.FailureConfig(max_failures=1),
+            # how often a trial is tried is decided where its progress is known: see ``attempts``
+            failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
             callbacks=[StopBetweenSteps(interrupts)],
             verbose=0,
         ),
@@ -47,6 +53,7 @@ def execute(job: Job, interrupts: Interrupts) -> None:
 
 def _searcher(job: Job) -> tuple[Any, int]:
     """The searcher over what is not complete, and how many trials that is."""
+    job.place.refresh("runs")
     folders = run_folders(job.place)
     if job.plan.search is None:
         complete = {folder.path.name for folder in folders if folder.complete}

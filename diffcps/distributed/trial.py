@@ -5,11 +5,14 @@ take seconds and hundreds of megabytes for what only workers use.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import OBJECTIVE, Plan, trial_of
 from diffcps.distributed.resources import Resources
+
+if TYPE_CHECKING:
+    from diffcps.distributed.attempts import Attempts
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Job:
     plan: Plan
     place: Place
     resources: Resources
+    launch: str = ""
+    """Which start of the sweep this is; in each of them a trial has fresh attempts."""
 
 
 def drive(config: dict[str, Any], job: Job) -> None:
@@ -26,32 +31,39 @@ def drive(config: dict[str, Any], job: Job) -> None:
     import ray.train
     from ray import tune
 
+    from diffcps.distributed.attempts import Attempts
+
     trial = trial_of(job.plan, config)
-    folder = job.place.run_folder(trial)
-    if not folder.complete:
+    place = job.place.here()
+    place.refresh(f"runs/{trial.key}")
+    folder = place.run_folder(trial)
+    attempts = Attempts(place, trial.key, job.launch)
+    if not folder.complete and attempts.begin():
         resources = job.resources
         per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
         loop = {"config": trial.to_dict(), "place": job.place, "resources": resources, "asked": config["asked"]}
-        trainer = _trainer()(
+        trainer = _trainer(attempts)(
             _work,
             train_loop_config=loop,
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
             ),
-            run_config=ray.train.RunConfig(
-                name=trial.key,
-                storage_path=str(job.place.folder / "ray" / "train"),
-                failure_config=ray.train.FailureConfig(max_failures=2),
-            ),
+            run_config=ray.train.RunConfig(name=trial.key, **place.ray_storage("train")),
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError:
+            place.refresh(f"runs/{trial.key}")
+            if folder.status["state"] not in ("complete", "failed"):
+                raise
+        place.refresh(f"runs/{trial.key}")
     status = folder.status
     if status["state"] == "complete":
         tune.report({"step": trial.steps, OBJECTIVE: status["last"], "best": status["best"]})
 
 
-def _trainer() -> type[Any]:
-    """Ray Train's plainest trainer, without what no trial here uses.
+def _trainer(attempts: "Attempts") -> type[Any]:
+    """Ray Train's plainest trainer, which tries again as ``attempts`` says, without what no trial here uses.
 
     Not ``TorchTrainer``, which imports torch here and in the controller; the workers find each other by themselves. And
     without the callback that starts a process for the shards of Ray data sets: each process costs a core a second and
@@ -63,6 +75,9 @@ def _trainer() -> type[Any]:
     class Trainer(DataParallelTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            return super()._initialize_and_run_controller(**arguments | {"failure_policy": attempts})
 
     return Trainer
 

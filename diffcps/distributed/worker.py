@@ -14,15 +14,17 @@ import torch
 
 from diffcps import compute, data, environment, training
 from diffcps.config import RunConfig
-from diffcps.distributed import packs
+from diffcps.distributed import packs, staging
 from diffcps.distributed.place import Place
 from diffcps.distributed.resources import Resources
 from diffcps.distributed.shares import WorkerLostError, Workers, connect, disconnect, shares
+from diffcps.distributed.watchdog import STUCK_SECONDS, Watchdog
 from diffcps.engine import Kind
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator
 from diffcps.learner import Learner
-from diffcps.tasks import get_task
+from diffcps.runs import RunFolder, TakenOverError
+from diffcps.tasks import task_of
 from diffcps.tracking import MlflowSink, Tracker
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ def run_trial(
     threads: int = 1,
     memory: float | None = None,
     asked: float | None = None,
+    stuck_after: float | None = None,
 ) -> None:
     """Train and judge one trial, from its newest checkpoint if it has one. Leaves the reason in its folder if it fails.
 
@@ -53,17 +56,24 @@ def run_trial(
         threads: of this process, for stepping environments.
         memory: bytes that may be used on the device; members that would need more are trained in several packs.
         asked: ``time.time()`` at which it was asked for; by default now.
+        stuck_after: seconds without any movement after which this process ends itself; by default never.
 
     Raises:
+        TakenOverError: another process works on the trial since.
         UserError: the data set is missing or broken, the folder belongs to another trial, or the memory is too little.
     """
     asked = time.time() if asked is None else asked
-    folder = place.run_folder(config)
+    place = place.here()
+    folder = place.working_folder(config, 0 if company is None else company.rank)
     first = company is None or company.first
     own = slice(0, len(config.members)) if company is None else company.own
     try:
         if first:
             folder.create(config)
+            if not folder.complete:
+                folder.take()
+        else:
+            folder.fetch()
     except UserError as error:
         if company is not None:
             company.leave(str(error), mistake=True)
@@ -72,8 +82,8 @@ def run_trial(
         return
     with ExitStack() as stack:
         try:
-            task = get_task(config.task)
-            dataset = data.load(task, config.data, place.data_directories)
+            task = task_of(config)
+            dataset = data.load(task, config.data, staging.fetched(place, config).data_directories)
             if company is not None:
                 company.agree("the data set", dataset.info.checksum)
             members = config.members[own]
@@ -86,28 +96,41 @@ def run_trial(
                 kinds, notes = (list(itertools.chain(*company.collect(said))) for said in (kinds, notes))
             facts = environment.describe(dataset.info, device)
             facts["engine"] = {"asked": choice.engine, "used": ", ".join(sorted(set(kinds))), "reason": choice.reason}
-            facts["workers"] = 1 if company is None else company.count
-            facts["pack_sizes"] = [part.stop - part.start for part in parts]
+            facts |= {"workers": company.count if company else 1, "pack_sizes": [p.stop - p.start for p in parts]}
             if first:
                 folder.record_environment(facts)
-            evaluators = [Evaluator(task, config.physics, members[part], config.evaluation, threads) for part in parts]
+            # the others wait for the first at every row, and it for them: one that watches is enough
+            watchdog = stack.enter_context(Watchdog(stuck_after if first else None, folder.fail))
+            tick, shown = watchdog.beat, watchdog.following(progress)
+            evaluators = [
+                Evaluator(task, config.physics, members[part], config.evaluation, threads, tick) for part in parts
+            ]
             judges = packs.Judges(evaluators)
             stack.callback(judges.close)
             sinks: Sequence[MlflowSink] = ()
             if first and place.tracking_uri is not None:
                 sinks = (MlflowSink(Tracker(place.tracking_uri, place.sweep), config, facts),)
             training.run(
-                config, learner, judges, folder, sinks, report, progress, company, asked, list(dict.fromkeys(notes))
+                config, learner, judges, folder, sinks, report, shown, company, asked, list(dict.fromkeys(notes))
             )
         except Exception as error:
-            mistake = isinstance(error, UserError)
-            reason = str(error) if mistake or isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
-            details = "" if mistake else getattr(error, "details", None) or traceback.format_exc()
-            if first:
-                folder.fail(reason, details)
-            if company is not None:
-                company.leave(f"{reason} (on {socket.gethostname()})", details, mistake)
+            _tell(error, folder if first else None, company)
             raise
+
+
+def _tell(error: Exception, folder: RunFolder | None, company: Workers | None) -> None:
+    """Say why the trial failed: in its folder, and to the other workers."""
+    mistake = isinstance(error, UserError)
+    plain = mistake or isinstance(error, WorkerLostError | TakenOverError)
+    reason = str(error) if plain else f"{type(error).__name__}: {error}"
+    details = "" if mistake else getattr(error, "details", None) or traceback.format_exc()
+    if folder is not None and not isinstance(error, TakenOverError):
+        try:
+            folder.fail(reason, details)
+        except (OSError, UserError, TakenOverError) as again:
+            logger.error("%s: %s; and its status cannot be written: %s", folder.path, reason, again)
+    if company is not None:
+        company.leave(f"{reason} (on {socket.gethostname()})", details, mistake)
 
 
 def _learner(
@@ -116,7 +139,7 @@ def _learner(
     """The learner of the members ``own``, one pack for each of ``parts``; all packs share the data on the device."""
     names = "observations", "actions", "rewards", "next_observations", "terminals"
     shared: Any = SimpleNamespace(**{name: torch.as_tensor(getattr(dataset, name), device=device) for name in names})
-    members, action = config.members[own], get_task(config.task).max_action
+    members, action = config.members[own], task_of(config).max_action
     pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
     return packs.Packs(
         [Learner(config.algorithm, members[part], shared, action, device, engine, pool) for part in parts]
@@ -140,7 +163,9 @@ def train_worker(config: dict[str, Any], place: Place, resources: Resources, ask
     company = _company(trial) if resources.workers > 1 else None
 
     try:
-        run_trial(trial, place, device, None, None, company, resources.threads, memory, asked)
+        run_trial(trial, place, device, None, None, company, resources.threads, memory, asked, STUCK_SECONDS)
+    except TakenOverError as error:
+        logger.warning("%s: %s. This worker, which was thought dead, stops.", trial.key, error)
     except UserError as error:
         # trying again would end the same way: the reason stands in the run folder, and Ray need not retry
         logger.error("%s: %s", trial.key, error)

@@ -3,6 +3,7 @@
 Importing this package registers them with gymnasium under the ids of ``ENVIRONMENTS``.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 import gymnasium
 
 from diffcps.config import Physics
+from diffcps.envs import recorded
 from diffcps.envs.simulations import Simulations
 from diffcps.envs.vector import RingEnvironments, VectorEnvironment
 from diffcps.errors import UserError, nearest
 from diffcps.tasks import Task
 
-__all__ = ["ENVIRONMENTS", "Environment", "VectorEnvironment", "make", "make_vector", "register"]
+__all__ = ["ENVIRONMENTS", "Environment", "VectorEnvironment", "make", "make_vector", "plane", "register", "simulations"]
 
 
 class Environment(NamedTuple):
@@ -78,6 +80,8 @@ def make(task: Task, physics: Physics, goal_seed: int = 0) -> gymnasium.Env[Any,
     ``physics`` chooses the body masses of the locomotion and AntMaze environments. ``goal_seed`` gives AntMaze v0 the
     one goal it keeps for life. Raises ``UserError`` for an environment or a physics that does not exist.
     """
+    if task.definition is not None:
+        return recorded.flattened(recorded.make(task.definition.environment_spec, task.episode_limit))
     if task.environment not in ENVIRONMENTS:
         near = nearest(task.environment, ENVIRONMENTS)
         raise UserError(f"task {task.name!r}: no environment is called {task.environment!r}{near}")
@@ -103,8 +107,24 @@ def make_vector(
         raise ValueError(f"{len(goal_seeds)} goal seeds for {n} environments")
     if task.environment == "ring":
         return RingEnvironments(n)
+    if task.definition is not None:
+        return recorded.RecordedEnvironments(task.definition.environment_spec, task.episode_limit, n)
+    return simulations(task, physics, n, threads, goal_seeds)
+
+
+def simulations(
+    task: Task, physics: Physics, n: int, threads: int = 1, goal_seeds: Sequence[int] | None = None
+) -> Simulations:
+    """``make_vector`` for a task that MuJoCo simulates."""
     own = task.environment in ENVIRONMENTS and ENVIRONMENTS[task.environment].has_fixed_goal
     seeds = list(goal_seeds) if goal_seeds is not None and own else [0] * n
     distinct = list(dict.fromkeys(seeds))
     environments = [make(task, physics, seed) for seed in distinct]
     return Simulations(environments, [distinct.index(seed) for seed in seeds], task.episode_limit, threads)
+
+
+def plane(physics: Physics, n: int, threads: int = 1) -> Simulations:
+    """``n`` of D4RL's ants on a plane without walls and without an episode limit, to learn walking on."""
+    from diffcps.envs.antmaze import AntMaze
+
+    return Simulations([AntMaze("plane", physics)], [0] * n, sys.maxsize, threads)

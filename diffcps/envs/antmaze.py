@@ -56,17 +56,33 @@ MAZES = {
         "#..#...#.G.#",
         "############",
     ),
+    "plane": ("S.G",),
 }
-"""D4RL's evaluation mazes: ``#`` wall, ``S`` the start's cell, ``G`` the goal's."""
+"""D4RL's evaluation mazes: ``#`` wall, ``S`` the start's cell, ``G`` the goal's; the plane, without walls, is where ants
+learn to walk."""
 
 
-def _positions(maze: str, symbol: str) -> list[tuple[float, float]]:
-    """(x, y) in metres of the centres of all cells of that symbol, the start's cell being the origin."""
-    rows = MAZES[maze]
-    r0, c0 = next((r, row.index("S")) for r, row in enumerate(rows) if "S" in row)
-    return [
-        (CELL * (c - c0), CELL * (r - r0)) for r, row in enumerate(rows) for c, cell in enumerate(row) if cell == symbol
-    ]
+def cells(maze: str, symbols: str) -> tuple[tuple[int, int], ...]:
+    """(row, column) of all cells that show one of the ``symbols``."""
+    return tuple((r, c) for r, row in enumerate(MAZES[maze]) for c, cell in enumerate(row) if cell in symbols)
+
+
+def free_cells(maze: str) -> tuple[tuple[int, int], ...]:
+    """(row, column) of all cells that are no wall."""
+    return cells(maze, ".SG")
+
+
+def cell_centre(maze: str, cell: tuple[int, int]) -> Floats:
+    """(x, y) in metres of a cell's centre, ``[2]``; the start's cell is the origin."""
+    ((r0, c0),) = cells(maze, "S")
+    return np.array([CELL * (cell[1] - c0), CELL * (cell[0] - r0)])
+
+
+def cell_at(maze: str, position: Floats) -> tuple[int, int]:
+    """(row, column) of the cell in which (x, y) ``[2]``, in metres, lies; it may be a wall or outside the maze."""
+    ((r0, c0),) = cells(maze, "S")
+    column, row = np.round(np.asarray(position) / CELL).astype(int)
+    return int(row) + r0, int(column) + c0
 
 
 @lru_cache
@@ -77,7 +93,7 @@ def _compile(maze: str, physics: Physics) -> mujoco.MjModel:
     for actuator in spec.actuators:
         actuator.gear[0] = 1.0
         actuator.ctrlrange[:] = -MAX_CONTROL, MAX_CONTROL
-    for x, y in _positions(maze, "#"):
+    for x, y in (cell_centre(maze, cell) for cell in cells(maze, "#")):
         spec.worldbody.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX,
             pos=[x, y, CELL / 4],
@@ -114,8 +130,9 @@ class AntMaze(Simulated, EzPickle):
     ) -> None:
         EzPickle.__init__(self, maze, physics, goal_seed, **kwargs)
         self._maze, self._physics = maze, physics
-        self._goal_cell = np.array(_positions(maze, "G")[0])
+        self._goal_cell = cell_centre(maze, *cells(maze, "G"))
         self._fixed_goal = goal_seed is not None
+        self._start = np.zeros(2)
         self.goal = self._draw_goal(np.random.default_rng(goal_seed))
         super().__init__(
             "ant.xml",
@@ -140,11 +157,27 @@ class AntMaze(Simulated, EzPickle):
     def _get_reset_info(self) -> dict[str, Any]:
         return {"goal": self.goal.copy()}
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Start a new episode; the option ``start``, (x, y) in metres, moves its start, for collecting data.
+
+        Raises ``ValueError`` for another option, or a start that is not in a free cell.
+        """
+        options = options or {}
+        if unknown := set(options) - {"start"}:
+            raise ValueError(f"unknown reset options {sorted(unknown)}: there is 'start'")
+        self._start = np.asarray(options.get("start", (0.0, 0.0)), dtype=np.float64)
+        if cell_at(self._maze, self._start) not in free_cells(self._maze):
+            raise ValueError(f"start = {self._start.tolist()}: it is not in a free cell of the maze")
+        return super().reset(seed=seed)
+
     def reset_model(self) -> NDArray[np.float64]:
-        """A start near the origin, and in version 2 a new goal, from ``np_random``."""
+        """A start near the origin or the chosen start, and in version 2 a new goal, from ``np_random``."""
         if not self._fixed_goal:
             self.goal = self._draw_goal(self.np_random)
         qpos = self.init_qpos + self.np_random.uniform(-0.1, 0.1, self.model.nq)
+        qpos[:2] += self._start
         qvel = self.init_qvel + 0.1 * self.np_random.standard_normal(self.model.nv)
         self.set_state(qpos, qvel)
         return self._observe()

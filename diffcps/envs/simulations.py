@@ -5,6 +5,7 @@ simulations of a task in one call (``mujoco.batch``), with the results of one en
 each class of environment says once more, for arrays with a leading axis of simulations, what is observed and rewarded.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,12 @@ from numpy.typing import NDArray
 from diffcps.envs.vector import Step, require_finite, require_seeds
 
 Floats = NDArray[np.float64]
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Simulations:
         for i in range(self.n):
             self._remember_goal(i)
         self._age = np.zeros(self.n, np.int64)
+        self.terminated = np.zeros(self.n, bool)
+        """Whether the last step ended the episode by the task's rules rather than by the limit, ``[n]``."""
         self._observations = np.zeros((self.n, *self._observe().shape[1:]), np.float32)
 
     def _observe(self) -> Floats:
@@ -99,22 +108,38 @@ class Simulations:
         if environment.goal is not None:
             self.goals[i] = environment.goal
 
+    @property
+    def qpos(self) -> Floats:
+        """A copy of all positions, ``[n, nq]``."""
+        return self._qpos.copy()
+
+    @property
+    def qvel(self) -> Floats:
+        """A copy of all velocities, ``[n, nv]``."""
+        return self._qvel.copy()
+
     def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
         """See ``VectorEnvironment.reset``."""
         require_seeds(seeds, self.n)
         for i, seed in enumerate(seeds):
-            environment = self.environments[self.kinds[i]]
-            self._observations[i], _ = environment.reset(seed=int(seed))
-            start: Simulated = environment.unwrapped  # type: ignore[assignment]
-            mujoco.mj_getState(start.model, start.data, self.batch.state[i], mujoco.mjtState.mjSTATE_INTEGRATION)
-            self._remember_goal(i)
-        self._age[:] = 0
+            self.restart(i, seed)
         return self._observations.copy()
+
+    def restart(self, i: int, seed: int, options: dict[str, Any] | None = None) -> NDArray[np.float32]:
+        """Start an episode in simulation ``i`` alone, as its gymnasium environment's ``reset``: observation ``[o]``."""
+        environment = self.environments[self.kinds[i]]
+        self._observations[i], _ = environment.reset(seed=int(seed), options=options)
+        start: Simulated = environment.unwrapped  # type: ignore[assignment]
+        mujoco.mj_getState(start.model, start.data, self.batch.state[i], mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._remember_goal(i)
+        self._age[i] = 0
+        return self._observations[i].copy()
 
     def step(self, actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> Step:
         """See ``VectorEnvironment.step``."""
         require_finite(actions, active)
         rewards, ended = np.zeros(self.n), np.zeros(self.n, bool)
+        self.terminated = np.zeros(self.n, bool)
         if not active.any():
             return self._observations.copy(), rewards, ended
         clipped = np.clip(actions[active], self._low, self._high)
@@ -123,9 +148,9 @@ class Simulations:
         self._ctrl[active] = self.rules.control_many(clipped)
         self.batch.step(active, nstep=self.rules.frame_skip)
         moves = Moves(before, self._qpos[active], self._qvel[active], clipped, self.goals[active])
-        rewards[active], terminated = self.rules.judge_many(moves)
+        rewards[active], self.terminated[active] = self.rules.judge_many(moves)
         self._age[active] += 1
-        ended[active] = terminated | (self._age[active] >= self.limit)
+        ended[active] = self.terminated[active] | (self._age[active] >= self.limit)
         self._observations[active] = self.rules.observe_many(moves.qpos, moves.qvel)
         return self._observations.copy(), rewards, ended
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diffcps.config import MemberConfig, RunConfig
 from diffcps.errors import UserError
 from diffcps.runs import RunFolder, read_json
-from diffcps.tasks import Task, get_task
+from diffcps.tasks import Task, task_of
 
 FloatArray = NDArray[np.float64]
 
@@ -212,7 +212,7 @@ def read_trial(path: Path) -> Trial:
     """Read one run folder. Raises ``UserError`` naming the file that is damaged."""
     folder = RunFolder(path)
     config = folder.config
-    return Trial(config.key, config, get_task(config.task), folder.status, folder.environment, path)
+    return Trial(config.key, config, task_of(config), folder.status, folder.environment, path)
 
 
 def read_rows(file: Path) -> pd.DataFrame:
@@ -226,7 +226,7 @@ def read_rows(file: Path) -> pd.DataFrame:
 
 
 def _pending(config: RunConfig) -> Trial:
-    return Trial(config.key, config, get_task(config.task))
+    return Trial(config.key, config, task_of(config))
 
 
 def _plain(values: tuple[float, ...]) -> float | str:

@@ -50,11 +50,36 @@ def footnotes(table: Sequence[Row]) -> list[str]:
             f"Evaluated under D4RL's physics on data that are not D4RL's: {', '.join(dict.fromkeys(foreign))}. If they "
             "were recorded on today's MuJoCo, --physics modern is what fits them."
         )
+    notes += _recorded(table)
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in table:
         if row.published.left_out and row.trial.task.name not in reasons[row.published.left_out]:
             reasons[row.published.left_out].append(row.trial.task.name)
     notes += [f"Published numbers left out for {', '.join(tasks)}: {why}" for why, tasks in reasons.items()]
+    return notes
+
+
+def _recorded(table: Sequence[Row]) -> list[str]:
+    """What must be known of tasks that are made from Minari's data sets."""
+    tasks = {row.trial.task.name: row.trial.task for row in table if row.trial.task.definition is not None}
+    if not tasks:
+        return []
+    sets = [
+        f"{name} ({task.definition.minari_id}, judged in {task.environment.removeprefix('recorded:')})"
+        for name, task in tasks.items()
+        if task.definition is not None
+    ]
+    notes = [
+        "Learned from Minari's own data sets, not D4RL's data, and judged in the environments recorded with them, which "
+        f"are not D4RL's either: {', '.join(sets)}."
+    ]
+    kinds = {
+        "success": "A score is the percentage of episodes that reach the goal, which ends them",
+        "return": "A score is the plain return, not normalised, for the data set has no reference scores",
+    }
+    for kind, said in kinds.items():
+        if names := [name for name, task in tasks.items() if task.score == kind]:
+            notes.append(f"{said}: {', '.join(names)}.")
     return notes
 
 

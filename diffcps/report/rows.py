@@ -95,10 +95,11 @@ class Row:
         if trial.config.physics != trial.task.physics:
             reason = f"evaluated under {trial.config.physics} physics, the paper under {trial.task.physics}."
             return Published({}, left_out=reason)
-        if trial.config.data.source == "d4rl" and provenance == "verified":
+        file = trial.config.data.source in ("d4rl", "minari")  # an imported file is the same data
+        if file and provenance == "verified":
             return Published(_table1(trial.task.name))
         complete = abs(int(trial.dataset.get("rows", 0)) - rows) <= ROW_TOLERANCE * rows
-        if trial.config.data.source == "d4rl" and provenance == "unverified" and complete:
+        if file and provenance == "unverified" and complete:
             return Published(_table1(trial.task.name), UNVERIFIED)
         return Published({}, left_out=note or "nothing tells where the data come from.")
 
@@ -106,6 +107,8 @@ class Row:
     def data(self) -> str:
         """What the data set is, in few words."""
         trial = self.trial
+        if trial.task.definition is not None:
+            return "Minari, not D4RL's data"
         if trial.config.data.source == "collected":
             return "collected, not D4RL's" if trial.task.d4rl_file else "collected"
         names = {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's own"}
@@ -167,13 +170,16 @@ def setting(trial: Trial, name: str) -> tuple[float, ...]:
 
 
 def averages(table: Sequence[Row]) -> list[Average]:
-    """Averages over the complete tasks of a domain, where there are several and each has one configuration."""
+    """Averages over the complete tasks of a domain, where there are several and each has one configuration.
+
+    Tasks made from Minari data sets are no domain: their environments have nothing in common, nor need their scores.
+    """
     tasks = [row.trial.task.name for row in table]
     if len(set(tasks)) < len(tasks):
         return []
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in table:
-        if row.trial.state == "complete" and row.last is not None:
+        if row.trial.state == "complete" and row.last is not None and row.trial.task.definition is None:
             groups[row.trial.task.domain, row.data, row.trial.config.physics].append(row)
     return [_average(domain, data, group) for (domain, data, _), group in groups.items() if len(group) > 1]
 

@@ -3,48 +3,20 @@
 import csv
 import io
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import rich.box
-import rich.table
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from diffcps.report import facts
 from diffcps.report.collect import Sweep, Trial
 from diffcps.report.rows import PUBLISHED, Average, Grid, Row, Score, averages, grids, rows, setting, varying
+from diffcps.terminal import STYLES, Column, fitting, lifted, short
+from diffcps.terminal import table as rich_table
 
 _SETTINGS = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
-_HEADING_WIDTH = 13
-_GAP = 2
-"""Characters between two columns of a terminal's table."""
-_STYLES = {"complete": "", "running": "cyan", "failed": "red", "stopped": "yellow", "pending": "dim"}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: a heading and a cell for each row."""
-
-    title: str
-    cells: list[str]
-    right: bool = True
-    liftable: bool = False
-    """Whether a terminal may say it once above the table when all rows agree."""
-    drop: int = 0
-    """Where a terminal lacks room, columns go in this order; 0 never goes."""
-
-    @property
-    def heading(self) -> list[str]:
-        """The title in lines for a terminal."""
-        return textwrap.wrap(self.title, _HEADING_WIDTH, break_long_words=False)
-
-    @property
-    def width(self) -> int:
-        """Characters of the longest line in a terminal."""
-        return max(len(line) for text in (*self.heading, *self.cells) for line in text.split("\n"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,20 +72,20 @@ class Table:
         """The same for a console ``width`` columns wide; columns for which there is no room are named instead."""
         parts: list[RenderableType] = [Text(facts.progress(self.sweep))]
         columns = self._columns(narrow=True)
-        lifted = [column for column in columns if column.liftable and len(set(column.cells)) == 1]
-        if lifted and self.rows:
-            parts.append(Text("Every trial: " + " · ".join(f"{c.title} {c.cells[0]}" for c in lifted), style="dim"))
+        columns, agreed = lifted(columns)
+        if agreed:
+            parts.append(Text(agreed, style="dim"))
         if self.rows:
-            styles = [_STYLES.get(row.trial.state, "") for row in self.rows]
-            shown, dropped = _fitting([column for column in columns if column not in lifted], width)
-            parts += [_rich_table(shown, self.sweep.name, styles), Text()]
+            styles = [STYLES.get(row.trial.state, "") for row in self.rows]
+            shown, dropped = fitting(columns, width)
+            parts += [rich_table(shown, self.sweep.name, styles), Text()]
             if dropped:
                 parts.append(Text(f"No room here for {', '.join(dropped)}: see table.md.", style="dim"))
         if self.averages:
-            columns = _fitting(self._average_columns(), width)[0]
-            parts += [_rich_table(columns, "Averages over complete tasks"), Text()]
+            columns = fitting(self._average_columns(), width)[0]
+            parts += [rich_table(columns, "Averages over complete tasks"), Text()]
         for grid in self.grids:
-            parts += [_rich_table(_grid_columns(grid), f"{grid.task}: last score over T and λ-clip"), Text()]
+            parts += [rich_table(_grid_columns(grid), f"{grid.task}: last score over T and λ-clip"), Text()]
         parts += [Text(note, style="dim") for note in facts.footnotes(self.rows)]
         parts += [Text(line, style="red") for line in facts.troubles(self.sweep)]
         parts += [Text(line, style="dim") for line in facts.provenance(self.sweep)]
@@ -206,6 +178,7 @@ def _record(row: Row) -> dict[str, Any]:
         "physics": trial.config.physics,
         "data": row.data,
         "provenance": trial.dataset.get("provenance"),
+        "score": trial.task.score,
         "dataset_rows": trial.dataset.get("rows"),
         "dataset_checksum": trial.dataset.get("checksum"),
         "state": trial.state,
@@ -253,7 +226,7 @@ def _published(row: Row, name: str) -> str:
 
 def _steps(trial: Trial, narrow: bool) -> str:
     def said(count: int) -> str:
-        return _short(count) if narrow else f"{count:_}".replace("_", " ")
+        return short(count) if narrow else f"{count:_}".replace("_", " ")
 
     step, steps = int(trial.status.get("step", 0)), trial.config.steps
     return said(steps) if step >= steps else f"{said(step)}{'/' if narrow else ' of '}{said(steps)}"
@@ -261,14 +234,6 @@ def _steps(trial: Trial, narrow: bool) -> str:
 
 def _evaluations(row: Row) -> str:
     return f"{row.evaluations} × {row.trial.config.evaluation.episodes}"
-
-
-def _short(count: int) -> str:
-    """``6k``, ``1.5M``: four digits at most."""
-    for unit, size in (("M", 1_000_000), ("k", 1_000)):
-        if count >= size:
-            return f"{count / size:.4g}{unit}"
-    return str(count)
 
 
 def _number(value: float, digits: int = 1) -> str:
@@ -290,27 +255,3 @@ def _escaped(text: str) -> str:
     for mark in "\\|<*_`":
         text = text.replace(mark, "\\" + mark)
     return text.replace("\n", " ")
-
-
-def _fitting(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
-    """The columns that fit into ``width``, and the titles of those that had to go."""
-    kept, dropped = list(columns), []
-    for column in sorted((column for column in columns if column.drop), key=lambda column: column.drop):
-        if sum(other.width + _GAP for other in kept) <= width:
-            break
-        kept.remove(column)
-        dropped.append(column.title)
-    return kept, dropped
-
-
-def _rich_table(columns: Sequence[Column], title: str, styles: Sequence[str] | None = None) -> rich.table.Table:
-    table = rich.table.Table(
-        title=Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD,
-        pad_edge=False, show_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column.right else "left"
-        table.add_column(Text("\n".join(column.heading)), justify=justify, no_wrap=True)
-    for index, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        table.add_row(*(Text(cell) for cell in cells), style=styles[index] if styles else "")
-    return table

@@ -35,6 +35,8 @@ def tags(config: RunConfig, members: Sequence[MemberConfig], environment: Mappin
         "physics": config.physics,
         "data_source": config.data.source,
     }
+    if config.definition is not None:
+        known |= {"minari_id": config.definition.minari_id, "score": config.definition.score}
     if environment:
         dataset = environment["dataset"]
         known |= {
@@ -61,7 +63,7 @@ def sweep_tags(sweep: str, description: Mapping[str, Any]) -> dict[str, str]:
 def parameters(config: RunConfig, members: Sequence[MemberConfig]) -> dict[str, str]:
     """Every setting under its own name, flat; those in which the members differ only on the members' runs.
 
-    ``checkpoint_every`` is left out: it may change when a trial is resumed, and a parameter of MLflow's cannot.
+    ``checkpoint_minutes`` is left out: it may change when a trial is resumed, and a parameter of MLflow's cannot.
     """
     values = config.to_dict()
     flat = {setting: values[setting] for setting in ("task", "steps", "profile", "physics", "log_every")}

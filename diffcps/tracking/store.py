@@ -87,7 +87,7 @@ def artifact_location(uri: str, sweep: str) -> str | None:
 
 def shown(text: str) -> str:
     """A URI, or text with URIs in it, without the passwords that they may hold."""
-    return re.sub(r"://[^/@\s]+@", "://", text)
+    return re.sub(r"://[^/\s]+@", "://", text)
 
 
 def first_line(error: Exception) -> str:

@@ -1,0 +1,57 @@
+"""The command line: flags come from dataclasses, mistakes end in a sentence and not in a traceback."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
+
+import tyro
+from rich.console import Console
+
+from diffcps.cli.data import DataCommand
+from diffcps.cli.report import Report
+from diffcps.cli.sweeps import Sweeps
+from diffcps.cli.train import Train
+from diffcps.errors import UserError
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+Options = TypeVar("Options")
+
+
+def run(
+    options: type[Options],
+    command: Callable[[Options], int | None],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+) -> None:
+    """Parse the command line into ``options``, run ``command`` on it and exit with its status.
+
+    A ``UserError`` prints its message and exits with 2, Ctrl-C with 130; any other exception is a defect of ours and
+    keeps its traceback.
+    """
+    console = Console(stderr=True)
+    try:
+        parsed = tyro.cli(options, args=arguments, description=description, config=(tyro.conf.OmitSubcommandPrefixes,))
+        sys.exit(command(parsed) or 0)
+    except UserError as error:
+        console.print("[bold red]error:[/] ", end="")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(USER_MISTAKE)
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted[/]; the same command goes on where it stopped.")
+        sys.exit(INTERRUPTED)
+
+
+_Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
+    | Annotated[
+        DataCommand,
+        tyro.conf.subcommand("data", description="Find, fetch, make and examine data sets."),
+    ]
+)
+
+
+def main() -> None:
+    """The ``diffcps`` command."""
+    run(_Command, lambda command: command(), description="DiffCPS: offline reinforcement learning, and its tools.")  # type: ignore[arg-type]

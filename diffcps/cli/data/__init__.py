@@ -1,0 +1,21 @@
+"""``diffcps data …``: one command a file."""
+
+from typing import Annotated
+
+import tyro
+
+from diffcps.cli.data.checking import CheckData
+from diffcps.cli.data.collecting import CollectData, TrainPolicy
+from diffcps.cli.data.downloading import DownloadData
+from diffcps.cli.data.importing import ImportData, MinariData
+from diffcps.cli.data.listing import ListData
+
+DataCommand = (
+    Annotated[ListData, tyro.conf.subcommand("list")]
+    | Annotated[DownloadData, tyro.conf.subcommand("download")]
+    | Annotated[CheckData, tyro.conf.subcommand("check")]
+    | Annotated[CollectData, tyro.conf.subcommand("collect")]
+    | Annotated[ImportData, tyro.conf.subcommand("import")]
+    | Annotated[MinariData, tyro.conf.subcommand("minari")]
+    | Annotated[TrainPolicy, tyro.conf.subcommand("train-policy")]
+)

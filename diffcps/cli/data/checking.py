@@ -1,0 +1,274 @@
+"""``diffcps data check``: a careful look at one data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import tyro
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from diffcps.config import Physics
+from diffcps.errors import UserError
+
+if TYPE_CHECKING:
+    from diffcps.data.check import Check
+    from diffcps.data.layouts import Visits
+    from diffcps.data.measures import Actions, Dimension, Ends, Spread, Trajectories
+    from diffcps.data.parity import Parity, ParityReport
+
+CANNOT_BE_LEARNED_FROM = 1
+_WORST = 5
+"""Dimensions shown beside D4RL's; the JSON has all of them."""
+
+
+@dataclass(frozen=True)
+class CheckData:
+    """Look at a data set as a careful person would: is it whole, whose is it, and was it recorded in this simulator?
+
+    Ends with 1 when the data cannot be learned from, with 2 when there are none of that name."""
+
+    data: tyro.conf.Positional[str]
+    """A D4RL HDF5 file, the folder of a Minari data set, or the name of a task whose data are here."""
+    task: str | None = None
+    """The task whose data a file holds; by default the one whose D4RL file is called so."""
+    physics: Literal["d4rl", "modern", "both"] = "both"
+    """Body masses under which recorded steps are replayed."""
+    rows: int = 60_000
+    """Most rows to replay, spread evenly over the data; 0 replays none."""
+    data_dir: tuple[Path, ...] = ()
+    """Folders with data sets, searched first."""
+    out: Path = Path("checks")
+    """Folder for the plot and the JSON with everything that was measured."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from diffcps.data import check, pictures, sources
+        from diffcps.runs import write_atomically, write_json
+
+        if self.rows < 0:
+            raise UserError(f"--rows {self.rows}: it must be zero or more.")
+        source = sources.find(self.data, self.task, self.data_dir)
+        console = Console()
+        with console.status(f"looking at {source.path.name}"):
+            examined = check.examine(
+                source, get_args(Physics) if self.physics == "both" else (self.physics,), self.rows
+            )
+            picture = pictures.draw(examined)
+        found = examined.check
+        _show(console, found)
+        folder, name = self.out.expanduser(), f"check-{found.task}-{found.source}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / f"{name}.json", found.to_dict())
+            if picture is not None:
+                write_atomically(folder / f"{name}.png", picture)
+        except OSError as error:
+            raise UserError(f"--out {self.out}: cannot be written ({error.strerror}). Name another folder.") from error
+        kinds = "json" if picture is None else "{json,png}"
+        console.print(f"\nIn full: {folder / name}.{kinds}", markup=False, highlight=False, soft_wrap=True)
+        return CANNOT_BE_LEARNED_FROM if found.refusal is not None else 0
+
+
+def _show(console: Console, found: "Check") -> None:
+    size = f", {found.rows:,} rows" if found.rows is not None else ""
+    console.print(f"[bold]{found.task}[/], source {found.source}{size}", highlight=False)
+    console.print(found.path, markup=False, highlight=False, soft_wrap=True)
+    if found.provenance_note:
+        _text(console, found.provenance_note)
+    if found.checksum:
+        console.print(f"  sha256 {found.checksum}", highlight=False, soft_wrap=True)
+    if found.rows is not None:
+        _measured(console, found)
+    if found.arrays:
+        _facts(console, "Arrays", list(found.arrays.items()))
+    _heading(console, "What to know")
+    for remark in found.remarks:
+        _text(console, remark, "• ")
+    if found.refusal is not None:
+        _text(console, f"Cannot be learned from. {found.refusal}", "✗ ", "bold red")
+    elif not found.remarks:
+        _text(console, "Nothing unusual.", "✓ ", "green")
+
+
+def _measured(console: Console, found: "Check") -> None:
+    if found.trajectories is not None:
+        _trajectories(console, found.trajectories, found)
+    if found.ends is not None:
+        _facts(console, "Ends", _ends(found.ends))
+    if found.actions is not None:
+        _facts(console, "Columns", _columns(found, found.actions))
+    if found.published:
+        _published(console, found.published)
+    if found.visits is not None:
+        _facts(console, "Maze", _maze(found.visits))
+    if found.parity is not None:
+        _parity(console, found.parity)
+    else:
+        _heading(console, "Replay")
+        _text(console, f"None: {found.no_parity}")
+
+
+def _heading(console: Console, title: str) -> None:
+    console.print(f"\n[bold]{title}[/]")
+
+
+def _text(console: Console, text: str, mark: str = "", style: str = "") -> None:
+    """Indented; with a mark before its first line."""
+    grid = Table.grid(padding=0)
+    if mark:
+        grid.add_column(width=len(mark))
+    grid.add_column(overflow="fold")
+    grid.add_row(*([Text(mark, style)] if mark else []), Text(text, style))
+    console.print(Padding(grid, (0, 0, 0, 2), expand=False), highlight=False)
+
+
+def _facts(console: Console, title: str, facts: Sequence[tuple[str, str]]) -> None:
+    """A name and what is so, a line each."""
+    _heading(console, title)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(name, Text(value))
+    console.print(Padding(grid, (0, 0, 0, 2), expand=False), highlight=False)
+
+
+def _trajectories(console: Console, found: "Trajectories", check: "Check") -> None:
+    cut = f", {found.cut:,} cut without a flag" if found.cut else ""
+    kept = f"; {check.transitions:,} transitions to learn from" if check.transitions is not None else ""
+    _heading(console, "Trajectories")
+    _text(console, f"{found.complete:,} complete{cut}{kept}")
+    if found.lengths is None:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for name in ("mean", "std", "min", "25 %", "median", "75 %", "max"):
+        table.add_column(name, justify="right")
+    rows: list[tuple[str, Spread | None]] = [
+        ("rows", found.lengths), ("return", found.returns), ("normalised", found.normalised)
+    ]  # fmt: skip
+    for name, spread in rows:
+        if spread is not None:
+            table.add_row(name, *(_number(value) for value in vars(spread).values()))
+    console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _ends(ends: "Ends") -> list[tuple[str, str]]:
+    runs = f" in {ends.terminal_runs:,} runs of up to {ends.longest_run:,} rows" if ends.longest_run > 1 else ""
+    how = "" if ends.timeouts_flagged else ", found by counting"
+    usual = f", usually after {ends.timeout_length:,} rows" if ends.timeout_length is not None else ""
+    facts = [
+        ("terminals", f"{ends.terminals:,}{runs}"),
+        ("time-outs", f"{ends.timeouts:,}{usual}{how}"),
+        ("both at once", f"{ends.both:,}"),
+    ]
+    if ends.jumps is None:
+        facts.append(("jumps", "cannot be told from these observations: how far the robot has come is not recorded"))
+    else:
+        facts.append(
+            (
+                "jumps",
+                f"to another place after {ends.jumps:,} rows, {ends.jumps_unflagged:,} without a flag",
+            )
+        )
+    if ends.stored_next_wrong is not None:
+        facts.append(("next rows", f"{ends.stored_next_wrong:,} differ from the file's own next_observations"))
+    return facts
+
+
+def _columns(found: "Check", actions: "Actions") -> list[tuple[str, str]]:
+    assert found.observations is not None
+    assert found.duplicates is not None
+    constant = ", ".join(map(str, found.observations.constant))
+    sizes = f"{len(found.observations.mean)} dimensions" + (f", constant: {constant}" if constant else "")
+    if found.observations.minimum:
+        sizes += f", from {min(found.observations.minimum):.4g} to {max(found.observations.maximum):.4g}"
+    never = f", constant: {', '.join(map(str, actions.constant))}" if actions.constant else ""
+    broken = ", ".join(f"{count:,} rows of {name}" for name, count in found.not_finite.items())
+    return [
+        ("observations", sizes),
+        ("actions", f"up to {actions.largest:.4g}, {actions.at_bounds:.1%} of the values at a bound{never}"),
+        ("not finite", broken or "none"),
+        ("duplicates", f"{found.duplicates:,} rows"),
+    ]
+
+
+def _published(console: Console, dimensions: Sequence["Dimension"]) -> None:
+    from diffcps.data.provenance import TOLERANCE
+
+    _heading(console, "Observations beside D4RL's published statistics")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("dimension", "mean", "D4RL's", "std", "D4RL's", "mean off by", "std off by"):
+        table.add_column(name, justify="right")
+    for d in dimensions[:_WORST]:
+        values = (d.mean, d.published_mean, d.std, d.published_std)
+        table.add_row(str(d.dimension), *(f"{v:.4g}" for v in values), f"{d.mean_off:.3f} std", f"{d.std_off:.1%}")
+    console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
+    within = sum(max(d.mean_off, d.std_off) <= TOLERANCE for d in dimensions)
+    shown = f"The worst {_WORST}; " if len(dimensions) > _WORST else ""
+    _text(console, f"{shown}{within} of {len(dimensions)} dimensions agree within {TOLERANCE:.0%}.")
+
+
+def _maze(visits: "Visits") -> list[tuple[str, str]]:
+    goal = visits.goal
+    if goal is None:
+        text = "no single goal explains the rewards"
+    else:
+        text = (
+            f"({goal.x:.3f}, {goal.y:.3f}) m, within {goal.radius:.3f} m, explains {goal.explained:.2%} of the rewards"
+        )
+        text += "" if goal.observation == "next" else " (those of the observation before the action)"
+    walls = f", {visits.in_walls:,} rows in walls" if visits.in_walls else ""
+    most = f", {min(visits.share):.1%} to {max(visits.share):.1%} of the rows in each" if visits.share else ""
+    return [
+        ("goal", text),
+        ("reached", f"by {visits.reached:.1%} of the complete trajectories"),
+        ("cells", f"{visits.cells} of {visits.free_cells} entered{most}{walls}"),
+    ]
+
+
+def _parity(console: Console, report: "ParityReport") -> None:
+    _heading(console, "Replay: one step from each recorded state, with the recorded action")
+    part = "all" if report.rows == report.usable else f"of {report.usable:,}, spread evenly"
+    _text(console, f"{report.rows:,} rows ({part}); states from {report.states}.")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("physics")
+    table.add_column("error of")
+    for name in ("50 %", "90 %", "99 %", "99.9 %", "max"):
+        table.add_column(name, justify="right")
+    for result in report.results:
+        for name, errors in _errors(result):
+            first = result.physics if name == "observation" else ""
+            values = vars(errors).values() if errors is not None else ()
+            table.add_row(first, name, *(f"{value:.1e}" for value in values))
+    console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
+    _text(console, report.verdict)
+    for result in report.results:
+        if result.edges:
+            _text(console, _about_edges(result))
+
+
+def _errors(result: "Parity") -> list[tuple[str, Any]]:
+    parts = ("observation", "position", "velocity", "reward")
+    return [(name, getattr(result, name)) for name in parts if getattr(result, name) is not None]
+
+
+def _about_edges(result: "Parity") -> str:
+    explained = len(result.edges) - result.unexplained
+    from diffcps.data.parity import EDGE_POSITION, EDGE_VELOCITY
+
+    looked = "" if len(result.edges) == result.beyond else " Of the worst,"
+    return (
+        f"Rows off by more than {EDGE_POSITION:g} in a position or {EDGE_VELOCITY:g} in a velocity: {result.beyond:,}.{looked} "
+        f"{explained} of {len(result.edges)} stand at the edge of a contact, where the rounding of the state decides: another "
+        f"state within half a unit in the last place gives the recorded step. With those the largest error of a position "
+        f"is {result.position_beyond_rounding:.1e}."
+    )

@@ -1,0 +1,113 @@
+"""``diffcps data collect`` and the training of the policies that it collects with."""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+
+from diffcps.errors import UserError
+from diffcps.tasks import Robot
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.progress import Progress, TaskID
+
+    from diffcps.tasks import Task
+
+
+@dataclass(frozen=True)
+class CollectData:
+    """Make data sets with the behaviour policies that ship with the project (sweeps do this by themselves)."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of tasks."""
+    all: bool = False
+    """All of the paper's 15 tasks."""
+    rows: int | None = None
+    """Transitions of each; by default as many as D4RL's own data set has."""
+    seed: int = 0
+    """Seed of the collection: the same seed gives the same data, to the bit."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from diffcps.config import DataConfig
+        from diffcps.data import collected, provenance, store
+        from diffcps.data.transitions import Origin, from_episodes
+        from diffcps.tasks import TASKS, get_task
+
+        names = [name for name, task in TASKS.items() if task.in_paper] if self.all else list(self.tasks)
+        if not names:
+            raise UserError("which data? Name tasks, or all of the paper's with --all.")
+        tasks = [get_task(name) for name in dict.fromkeys(names)]
+        rows = [provenance.usual_rows(task) if self.rows is None else self.rows for task in tasks]
+        wanted = [(task, DataConfig("collected", n, self.seed)) for task, n in zip(tasks, rows, strict=True)]
+        if reason := "\n".join(text for pair in wanted if (text := store.not_offered(*pair))):
+            raise UserError(reason)
+        console = Console()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console, transient=True) as bars:
+            for task, data in wanted:
+                bar = bars.add_task(task.name, total=data.rows)
+                start = time.monotonic()
+                found = collected.find(task, data, store.collected_root()) is not None
+                path, episodes = collected.collected(task, data, store.collected_root(), partial(_show, bars, bar))
+                bars.remove_task(bar)
+                info = from_episodes(
+                    episodes, Origin("collected", path, "", "other", ""), terminals_end=task.terminals_end
+                ).info
+                took = "already here" if found else f"{time.monotonic() - start:.0f} s"
+                console.print(
+                    f"{task.name}: {info.rows:,} rows, {info.trajectories:,} trajectories, "
+                    f"{_returns(info.returns, task)} ({took})\n  {path}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+
+
+def _show(bars: "Progress", bar: "TaskID", done: int, rows: int) -> None:
+    bars.update(bar, completed=done, total=rows)
+
+
+def _returns(returns: "NDArray[np.float64]", task: "Task") -> str:
+    if len(returns) == 0:
+        return "no whole episode"
+    score = task.normalised_score(returns).mean()
+    return f"return {returns.mean():.4g} ± {returns.std():.3g}, normalised {score:.1f}"
+
+
+@dataclass(frozen=True)
+class TrainPolicy:
+    """Train behaviour policies like those that ship with the project (needs ``pip install 'diffcps[behaviour]'``)."""
+
+    robot: tyro.conf.Positional[Robot]
+    """Whose."""
+    output: Path
+    """Folder for the weights and the facts about them."""
+    steps: int | None = None
+    """Environment steps; by default those of the shipped policies."""
+    seed: int = 0
+    """Seed of the training."""
+    target_score: float | None = None
+    """Normalised score of the medium policy; by default that of D4RL's medium data."""
+    threads: int = 1
+    """Threads that step the simulations."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        import torch
+
+        from diffcps.data.behaviour import training
+
+        torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
+        facts = training.train(self.robot, self.output, self.steps, self.seed, self.target_score, threads=self.threads)
+        for number, snapshot in enumerate(facts.snapshots):
+            names = [name for name in ("medium", "expert") if getattr(facts, name) == number]
+            print(f"{training.words(snapshot)}{' (' + ', '.join(names) + ')' if names else ''}")
+        print(f"written: {self.output / self.robot}.npz and .json")

@@ -1,0 +1,99 @@
+"""``diffcps data import`` and ``diffcps data minari``: from D4RL to Minari, and from Minari to a task."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+
+from diffcps.errors import UserError
+
+if TYPE_CHECKING:
+    from diffcps.data import DatasetInfo
+    from diffcps.tasks import Task
+
+
+@dataclass(frozen=True)
+class ImportData:
+    """Make Minari data sets of D4RL HDF5 files, for `--data minari` and for every other user of Minari."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """D4RL's HDF5 files."""
+    task: str | None = None
+    """The task whose data the one file holds; by default the one whose D4RL file is called so."""
+    root: Path | None = None
+    """Folder of the data sets; by default Minari's own (MINARI_DATASETS_PATH, else ~/.minari/datasets). A sweep finds
+    what is in another by `--data-dir`."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.data import imports, minari
+
+        if not self.files:
+            raise UserError("name at least one D4RL HDF5 file to import.")
+        if self.task is not None and len(self.files) > 1:
+            raise UserError(
+                f"--task {self.task} is for one file, but there are {len(self.files)}. Import them one by one."
+            )
+        console = Console()
+        root = self.root.expanduser().absolute() if self.root is not None else minari.root()
+        for path, task in [(path, imports.recognise(path, self.task)) for path in self.files]:
+            with console.status(f"importing {path.name}"):
+                imported = imports.import_file(task, path, root)
+            done = "imported" if imported.new else "was imported before; nothing has changed:"
+            console.print(f"{path.name} {done} {imported.id}", soft_wrap=True, highlight=False, markup=False)
+            for line in _summary(task, imported.info):
+                console.print(f"    {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass(frozen=True)
+class MinariData:
+    """Make a task of a Minari data set, downloading it if it is not here: `diffcps data minari mujoco/hopper/medium-v0`."""
+
+    id: tyro.conf.Positional[str]
+    """Minari's id of the data set."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.data import minari
+        from diffcps.tasks import from_definition
+
+        console = Console()
+        with console.status(f"reading {self.id}"):
+            found = minari.describe(self.id)
+        file, new = minari.register(found.definition)
+        task = from_definition(found.definition)
+        definition = found.definition
+        model = found.settings_of
+        lines = [
+            f"{self.id} (not D4RL's data)",
+            *_summary(task, found.info),
+            f"environment: {task.environment.removeprefix('recorded:')} as recorded, at most {task.episode_limit} steps"
+            + (", ended by reaching the goal" if task.score == "success" else ""),
+            f"observations: {task.observation_size} numbers, flattened from {found.observations}",
+            f"actions: {task.action_size} numbers in ±{task.max_action:g}",
+            f"hyper-parameters: those of {model}" if model else "hyper-parameters: the defaults",
+            f"task {definition.name}, defined in {file}"
+            + ("" if new else " (which was there before and is left as it is)"),
+            f"use it: diffcps train {definition.name}, or python tune/sweep_d4rl.py --tasks {definition.name}",
+        ]
+        for number, line in enumerate(lines):
+            console.print(("    " if number else "") + line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _summary(task: "Task", info: "DatasetInfo") -> list[str]:
+    """What a data set holds, in lines."""
+    lines = [f"{info.rows:,} rows, {info.trajectories:,} complete trajectories, in {info.path}"]
+    if len(info.returns):
+        returns = info.returns
+        scores = task.normalised_score(returns)
+        score = {
+            "normalised": f"normalised {scores.mean():.1f} ± {scores.std():.1f} (random 0, expert 100)",
+            "success": f"{scores.mean():.1f} % reach the goal",
+            "return": "no reference scores: a score is the plain return",
+        }[task.score]
+        lines.append(
+            f"return {returns.mean():.4g} ± {returns.std():.3g}, {returns.min():.4g} to {returns.max():.4g}; {score}"
+        )
+    return [*lines, info.provenance_note]

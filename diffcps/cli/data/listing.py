@@ -1,0 +1,92 @@
+"""``diffcps data list``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from diffcps.errors import UserError
+
+if TYPE_CHECKING:
+    from diffcps.data.inventory import Holding
+    from diffcps.tasks import Task
+
+_MEANING = {
+    "verified": "D4RL's own file, its sha256 is the published one",
+    "differs": "another file than D4RL's: its sha256 is not the published one",
+    "none published": "there is no published sha256 to compare with",
+    "not computed": "not compared yet; --verify does it",
+}
+
+
+@dataclass(frozen=True)
+class ListData:
+    """Every task, where its data can come from, what of it is here, and where it was looked for."""
+
+    data_dir: tuple[Path, ...] = ()
+    """Folders with D4RL HDF5 files, searched first."""
+    verify: bool = False
+    """Compute the sha256 of every D4RL file that is here (once: it is remembered until the file changes), and show it."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.data import checksums, inventory
+        from diffcps.tasks import TASKS, defined, get_task
+
+        console = Console()
+        seen: set[str] = set()
+        _line(console, f"{'task':29} {'source':9} {'size':>8} {'rows':>10}  sha256", "bold")
+        for name in [*TASKS, *defined()]:
+            try:
+                task = get_task(name)
+            except UserError as error:
+                _line(console, f"{name}\n    {error}", "red")
+                continue
+            found = inventory.holdings(task, self.data_dir, checksums.of if self.verify else checksums.known)
+            seen |= {holding.checksum for holding in found if holding.checksum}
+            for text, style in self._lines(task, found):
+                _line(console, text, style)
+        _line(console, "")
+        for state, meaning in _MEANING.items():
+            if state in seen:
+                _line(console, f"{state}: {meaning}")
+        for text in self._places():
+            _line(console, text)
+
+    def _lines(self, task: "Task", found: "list[Holding]") -> Iterator[tuple[str, str]]:
+        """The task's lines with their styles: one or two for each data set that is here, one for what is not."""
+        from diffcps.cli.data.bars import size
+
+        label = task.name
+        for holding in found:
+            rows = f"{holding.rows:_}".replace("_", " ") if holding.rows is not None else "–"
+            check = holding.checksum or ""
+            yield f"{label:29} {holding.source:9} {size(holding.size):>8} {rows:>10}  {check}".rstrip(), "bold"
+            yield f"    {holding.path}", "default"
+            if self.verify and holding.sha256:
+                yield f"    sha256 {holding.sha256}", "default"
+            if holding.fault:
+                yield f"    {holding.fault}", "red"
+            label = ""
+        absent = [source for source in task.sources if source not in {holding.source for holding in found}]
+        if absent:
+            yield f"{label:29} {', '.join(absent)}: none here", "default"
+        if "d4rl" in absent:
+            yield f"    file {task.d4rl_file}", "dim"
+
+    def _places(self) -> Iterator[str]:
+        from diffcps.data import minari, store
+
+        yield "Looked for D4RL's files in"
+        yield from (f"    {line}" for line in store.where_looked(self.data_dir))
+        yield "and for Minari's data sets, imported files among them, in"
+        yield from (f"    {folder}" for folder in minari.search_path(self.data_dir))
+        yield "and for collected data, which are made when they are first needed, in"
+        yield f"    {store.collected_root()}"
+        yield "`diffcps data download TASK…` fetches D4RL's files."
+
+
+def _line(console: Console, text: str, style: str = "default") -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

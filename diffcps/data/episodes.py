@@ -1,0 +1,196 @@
+"""Episodes on disk, as Minari data sets under a folder of the caller's choice.
+
+The layout is Minari's own (``MINARI_DATASETS_PATH=<root> minari list local`` shows them), but nothing here reads or
+changes that variable. A data set appears under its name in one rename, whole.
+"""
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from minari.dataset.minari_dataset import MinariDataset
+from minari.dataset.minari_storage import MinariStorage
+
+from diffcps import __version__
+from diffcps.data.transitions import Episode, checksum
+from diffcps.errors import UserError
+from diffcps.tasks import Task
+
+_EPISODE_BYTES = 40_000
+"""What HDF5 needs at most for an episode beside its arrays."""
+_DAMAGE = OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError
+
+KEY = "diffcps"
+"""Key of the project's own entry in a data set's metadata."""
+
+
+def write(
+    root: Path,
+    name: str,
+    task: Task,
+    episodes: Sequence[Episode],
+    about: Mapping[str, Any],
+    own: Mapping[str, Any],
+    beside: Callable[[Path], None] | None = None,
+    size_beside: int = 0,
+) -> Path:
+    """Store a task's episodes under ``root`` and return the data set's folder, ``root / name``.
+
+    It is written beside its place and renamed into it, so an interruption leaves nothing under its name, and of two
+    processes that write the same data set the first one wins. Raises ``UserError`` when ``root`` cannot be written.
+
+    Args:
+        root: Minari's folder of data sets, or another.
+        name: Minari's id, ``namespace/name-v0``.
+        task: whose sizes, bounds and reference scores the data set gets.
+        episodes: its episodes.
+        about: entries of Minari's metadata: ``algorithm_name``, ``description``, ….
+        own: what the project notes beside the checksum of the arrays and the versions, under ``KEY``.
+        beside: called with the folder ``data`` once the episodes are in it, to put files of its own beside them.
+        size_beside: bytes that these files take.
+    """
+    target = root / name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Minari ignores folders whose name starts with a dot.
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as folder:
+            whole = Path(folder) / "whole"
+            _claim(Path(folder), episodes, size_beside)
+            _write_storage(whole / "data", name, task, episodes, about, own)
+            if beside is not None:
+                beside(whole / "data")
+            try:
+                os.rename(whole, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError where a file that it closes does not fit
+        raise UserError(
+            f"the data set {name} cannot be stored under {root} ({error}). Make the folder writable, free some space, "
+            f"or name another data folder."
+        ) from error
+    return target
+
+
+def read(path: Path, flatten: Callable[[Any], Any] = np.asarray) -> list[Episode]:
+    """The episodes of the Minari data set in the folder ``path`` (the one that holds ``data``), in order.
+
+    Any Minari data set whose observations ``flatten`` makes flat vectors of, ``[L + 1, o]``, and whose actions are flat
+    can be read; one that this project wrote is also checked against its checksum. Raises ``UserError`` when it is
+    missing, damaged or of another shape.
+    """
+    try:
+        dataset = MinariDataset(path / "data")
+        episodes = [
+            Episode(
+                flatten(e.observations), e.actions, e.rewards, e.terminations.astype(bool), e.truncations.astype(bool)
+            )
+            for e in dataset.iterate_episodes()
+        ]
+        total = dataset.total_steps
+    # Minari does not validate: a damaged set shows as whatever its reading happens to stumble over.
+    except (*_DAMAGE, RuntimeError, ImportError, gymnasium.error.Error) as error:
+        raise UserError(
+            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it: data that this "
+            f"project collected are collected anew, an imported file can be imported again, another set downloaded."
+        ) from error
+    _check(path, episodes, total)
+    return episodes
+
+
+def notes(path: Path) -> dict[str, Any]:
+    """The project's own entry in the metadata of the data set in the folder ``path``; empty when it has none."""
+    found = MinariStorage.read_raw_metadata(path / "data").get(KEY, {})
+    return found if isinstance(found, dict) else {}
+
+
+def _check(path: Path, episodes: Sequence[Episode], total: int) -> None:
+    rows = sum(len(episode.rewards) for episode in episodes)
+    if rows != total or rows == 0:
+        raise UserError(f"{path} holds {rows} steps but its metadata promise {total}. Delete it: it is not complete.")
+    for number, episode in enumerate(episodes):
+        for name in ("observations", "actions"):
+            array = getattr(episode, name)
+            if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+                raise UserError(
+                    f"{path}: {name} of episode {number} are {array.dtype} of shape {array.shape}; only flat vectors "
+                    f"of real numbers [steps, size] can be learned from."
+                )
+        for name in ("observations", "actions", "rewards"):
+            broken = ~np.isfinite(getattr(episode, name))
+            if broken.any():
+                raise UserError(
+                    f"{path}: {name} of episode {number} hold {int(broken.sum())} value(s) that are NaN or infinite. "
+                    f"Repair the data set or leave it out."
+                )
+    promised = notes(path).get("checksum")
+    if promised is not None and promised != checksum(episodes):
+        raise UserError(
+            f"{path} is damaged: its arrays do not match the checksum in its metadata. Delete it; it can be made anew."
+        )
+
+
+def _claim(folder: Path, episodes: Sequence[Episode], more: int) -> None:
+    """Raise ``OSError`` when there is no room for the episodes and ``more`` bytes.
+
+    Asked of the file system with a file of that size, which is deleted again: where HDF5 runs out of room it cannot close
+    its files any more, and brings the process down when it ends.
+    """
+    arrays = (getattr(episode, field.name) for episode in episodes for field in fields(episode))
+    size = sum(array.nbytes for array in arrays) + _EPISODE_BYTES * len(episodes) + more
+    if hasattr(os, "posix_fallocate"):  # not on every system
+        with (folder / "room").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        (folder / "room").unlink()
+
+
+def _write_storage(
+    folder: Path,
+    name: str,
+    task: Task,
+    episodes: Sequence[Episode],
+    about: Mapping[str, Any],
+    own: Mapping[str, Any],
+) -> None:
+    folder.mkdir(parents=True)
+    storage = MinariStorage.new(
+        folder,
+        observation_space=Box(-np.inf, np.inf, (task.observation_size,), episodes[0].observations.dtype.type),
+        action_space=Box(-task.max_action, task.max_action, (task.action_size,), episodes[0].actions.dtype.type),
+        data_format="hdf5",
+    )
+    versions = {p: metadata.version(p) for p in ("gymnasium", "mujoco", "numpy", "minari")}
+    storage.update_metadata(
+        {
+            "dataset_id": name,
+            "minari_version": versions["minari"],
+            "ref_min_score": task.random_return,
+            "ref_max_score": task.expert_return,
+            **about,
+            KEY: {
+                **own,
+                "checksum": checksum(episodes),
+                "versions": versions | {"diffcps": __version__, "python": platform.python_version()},
+            },
+        }
+    )
+    storage.update_episodes(
+        EpisodeBuffer(
+            id=number,
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+        )
+        for number, episode in enumerate(episodes)
+    )

@@ -1,0 +1,317 @@
+"""D4RL files as Minari data sets, and back without a bit of difference.
+
+A Minari episode holds the observation after each of its steps, a D4RL file does not: the row at a time-out and the last
+row of the file have none, and ``d4rl.qlearning_dataset`` drops them. Such rows are no steps of an episode here either.
+They lie beside the episodes in a file of their own (``LEFT_OVER``), so that the rows can be put together again just as
+they were, and with them everything else that the D4RL file holds. What a learner gets from an imported set is built
+from those rows by the one function that builds it from the file.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.data import d4rl, minari, provenance
+from diffcps.data.transitions import DatasetInfo, Episode, Origin, Rows, Transitions, from_rows, limit_timeouts
+from diffcps.errors import UserError, nearest
+from diffcps.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+NAMESPACE = "d4rl-import"
+LEFT_OVER = "d4rl.hdf5"
+"""Beside Minari's own files: group ``rows``, the rows that are no steps; group ``file``, what else the D4RL file held."""
+
+_USED = (*d4rl.REQUIRED, "timeouts")
+_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A D4RL file as a Minari data set."""
+
+    id: str
+    """Minari's id."""
+    path: Path
+    """Its folder."""
+    info: DatasetInfo
+    new: bool
+    """Whether it was written now; else it was there already, from a file of the same bytes."""
+
+
+def dataset_id(task: Task) -> str:
+    """Minari's id of a task's imported file."""
+    return f"{NAMESPACE}/{task.name}-v0"
+
+
+def find(task: Task, directories: Sequence[Path]) -> Path | None:
+    """The folder of the task's imported data set: the first of ``directories`` and Minari's folder that has one."""
+    return minari.find(dataset_id(task), directories)
+
+
+def how_to_import(absent: Sequence[Task], directories: Sequence[Path]) -> str:
+    """What a person needs to know when tasks have no imported data set: which, where they were looked for, how to."""
+    names = "\n".join(f"    {task.name}: {dataset_id(task)}" for task in absent)
+    looked = "\n".join(f"    {folder}" for folder in minari.search_path(directories))
+    files = " ".join(str(task.d4rl_file) for task in absent)
+    return (
+        f"{len(absent)} imported data set{'s are' if len(absent) > 1 else ' is'} missing:\n{names}\n  Looked in\n{looked}\n"
+        f"  Make a Minari data set of a D4RL file with `diffcps data import {files}`, or use the file as it is: --data d4rl"
+    )
+
+
+def recognise(path: Path, name: str | None = None) -> Task:
+    """The task whose data a file holds: the one called ``name``, else the one whose D4RL file has the file's name.
+
+    Raises ``UserError`` when there is none.
+    """
+    known = {str(task.d4rl_file): task for task in TASKS.values() if task.d4rl_file}
+    if name is None:
+        if path.name not in known:
+            raise UserError(
+                f"{path}: no task's D4RL file has that name{nearest(path.name, known) or '.'} If it holds the data of a "
+                f"task all the same, say which: --task NAME."
+            )
+        return known[path.name]
+    tasks = {task.name: task for task in known.values()}
+    if name not in tasks:
+        raise UserError(
+            f"--task {name!r}: no task with a D4RL file is called so{nearest(name, tasks) or '.'} "
+            f"Tasks that have one: {', '.join(sorted(tasks))}."
+        )
+    return tasks[name]
+
+
+def import_file(task: Task, path: Path, root: Path) -> Imported:
+    """Store a task's D4RL file as a Minari data set under ``root``; the same file again changes nothing.
+
+    Raises ``UserError`` when the file is broken, in any way that ``d4rl.load`` refuses, before anything is written; when
+    the data set is there already, but of another file or damaged; and when ``root`` cannot be written.
+    """
+    from diffcps.data import episodes as storage
+
+    target = root / dataset_id(task)
+    if target.exists():
+        return _again(task, path, target)
+    read = d4rl.load(task, path)
+    rows = _stored(path, d4rl.read(task, path))
+    episodes, left_over = split(rows, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+    kept = _taken(rows, left_over)
+    own = {
+        "task": task.name,
+        "file": {"name": path.name, "sha256": read.info.checksum, "columns": _columns(path)},
+        "provenance": read.info.provenance,
+        "provenance_note": read.info.provenance_note,
+        "left_over": {"rows": len(left_over), "timeouts": rows.timeouts is not None, "checksum": _checksum(kept)},
+    }
+    about = {
+        "algorithm_name": "see D4RL",
+        "description": (
+            f"{path.name} (sha256 {read.info.checksum}), D4RL's file format, imported for the task {task.name}. "
+            f"{read.info.provenance_note} Rows without a next observation are not among the steps; DiffCPS keeps them in "
+            f"{LEFT_OVER}. env_spec is the environment that DiffCPS evaluates the task in."
+        ),
+        "env_spec": _environment(task).to_json(),
+    }
+    image = _left_over_file(kept, path)
+
+    def beside(folder: Path) -> None:
+        (folder / LEFT_OVER).write_bytes(image)
+
+    written = storage.write(root, dataset_id(task), task, episodes, about, own, beside, len(image))
+    return Imported(dataset_id(task), written, load(task, written).info, new=True)
+
+
+def load(task: Task, path: Path) -> Transitions:
+    """The transitions of a task's imported data set in the folder ``path``, rewards untransformed.
+
+    They equal those of ``d4rl.load`` on the file it was imported from, to the last bit, and so does what is said of them
+    but for the source. Raises ``UserError`` when the set is damaged or was not imported for this task.
+    """
+    rows, own = read(task, path)
+    digest = own["file"]["sha256"]
+    verdict, note = provenance.judge(task, digest, rows.observations)
+    origin = Origin(source="minari", path=path, checksum=digest, provenance=verdict, provenance_note=note)
+    return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+
+
+def read(task: Task, path: Path) -> tuple[Rows, dict[str, Any]]:
+    """The rows of the D4RL file that the set in the folder ``path`` was imported from, and what was noted of it.
+
+    Raises as ``load`` does.
+    """
+    from diffcps.data import episodes as storage
+
+    episodes, own = storage.read(path), storage.notes(path)
+    if own.get("task") != task.name or not _complete(own):
+        raise UserError(
+            f"{path} was not imported from a D4RL file of {task.name}. Move it away, then: diffcps data import "
+            f"{task.d4rl_file}"
+        )
+    kept, index = _read_left_over(path / "data" / LEFT_OVER, own["left_over"])
+    rows = join(episodes, kept, index)
+    return rows, own
+
+
+def split(rows: Rows, *, episode_limit: int, terminals_end: bool) -> tuple[list[Episode], NDArray[np.int64]]:
+    """Episodes of the rows that have a next observation, and the indices ``[M]`` of those that have none.
+
+    An episode ends where a trajectory does (``from_rows``); cut short of a time-out's row, it ends in a truncation one
+    step early. As the next observation after a terminal is the next row's, the last observation of an episode that
+    terminates is the first of the next; no value is read off it.
+    """
+    timeouts = rows.timeouts if rows.timeouts is not None else limit_timeouts(rows.terminals, episode_limit)
+    steps = ~timeouts
+    steps[-1] = False
+    ends = (timeouts | rows.terminals) if terminals_end else timeouts
+    closing = np.union1d(np.flatnonzero(ends), [len(steps) - 1])
+    episodes = []
+    for start, close in zip([0, *(closing[:-1] + 1)], closing, strict=True):
+        stop = int(close) + int(steps[close])  # past the last step
+        if stop == start:
+            continue
+        truncations = np.zeros(stop - start, dtype=bool)
+        truncations[-1] = timeouts[close]
+        episodes.append(
+            Episode(
+                observations=rows.observations[start : stop + 1],
+                actions=rows.actions[start:stop],
+                rewards=rows.rewards[start:stop],
+                terminations=rows.terminals[start:stop],
+                truncations=truncations,
+            )
+        )
+    return episodes, np.flatnonzero(~steps)
+
+
+def join(episodes: Sequence[Episode], kept: Rows, index: NDArray[np.int64]) -> Rows:
+    """The inverse of ``split``: rows in their order, as float32, from episodes and the rows left over at ``index`` ``[M]``."""
+    steps = np.ones(sum(len(episode.rewards) for episode in episodes) + len(index), dtype=bool)
+    steps[index] = False
+
+    def woven(parts: Sequence[NDArray[Any]], rest: NDArray[Any], dtype: type) -> NDArray[Any]:
+        values = np.empty((len(steps), *rest.shape[1:]), dtype=dtype)
+        values[steps] = np.concatenate(parts)
+        values[index] = rest
+        return values
+
+    timeouts = None
+    if kept.timeouts is not None:
+        timeouts = np.zeros(len(steps), dtype=bool)
+        timeouts[index] = kept.timeouts
+    return Rows(
+        observations=woven([e.observations[:-1] for e in episodes], kept.observations, np.float32),
+        actions=woven([e.actions for e in episodes], kept.actions, np.float32),
+        rewards=woven([e.rewards for e in episodes], kept.rewards, np.float32),
+        terminals=woven([e.terminations for e in episodes], kept.terminals, bool),
+        timeouts=timeouts,
+    )
+
+
+def _again(task: Task, path: Path, target: Path) -> Imported:
+    """The data set that is there already. Raises ``UserError`` when it is another file's."""
+    digest = d4rl.sha256(path)
+    info = load(task, target).info
+    if info.checksum != digest:
+        raise UserError(
+            f"{target} was imported from another file of {task.name}: its sha256 is {info.checksum[:12]}…, that of {path} "
+            f"is {digest[:12]}…. Delete the data set, or import into another folder with --root."
+        )
+    return Imported(dataset_id(task), target, info, new=False)
+
+
+def _stored(path: Path, rows: Rows) -> Rows:
+    """The rows with the file's own float64 where it has that: nothing of it shall be lost, though no learner sees it."""
+    values: dict[str, Any] = vars(rows).copy()
+    with h5py.File(path, "r", locking="best-effort") as file:
+        for key in ("observations", "actions", "rewards"):
+            if file[key].dtype.kind == "f" and file[key].dtype.itemsize == 8:
+                values[key] = file[key][...].astype(np.float64).reshape(values[key].shape)
+    return Rows(**values)
+
+
+def _columns(path: Path) -> dict[str, str]:
+    """Type and shape of the file's arrays: ``{"rewards": "float32 (60000, 1)"}``."""
+    with h5py.File(path, "r", locking="best-effort") as file:
+        return {key: f"{file[key].dtype} {file[key].shape}" for key in _USED if key in file}
+
+
+def _taken(rows: Rows, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Every array of the rows at ``index`` ``[M]``, and ``index`` itself."""
+    arrays = {field.name: getattr(rows, field.name) for field in fields(rows)}
+    return {"index": index} | {name: array[index] for name, array in arrays.items() if array is not None}
+
+
+def _left_over_file(kept: dict[str, NDArray[Any]], source: Path) -> bytes:
+    """The content of ``LEFT_OVER``. Raises ``UserError`` when something in the source cannot be copied."""
+    # made in memory: what the source cannot give is found before anything is written
+    with h5py.File("left over", "w", driver="core", backing_store=False) as file:
+        group = file.create_group("rows")
+        for name, array in kept.items():
+            group.create_dataset(name, data=array)
+        rest = file.create_group("file")
+        with h5py.File(source, "r", locking="best-effort") as read:
+            for key in read:
+                if key not in _USED:
+                    _copy(source, read, key, rest)
+            rest.attrs.update(read.attrs)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _copy(source: Path, read: h5py.File, key: str, to: h5py.Group) -> None:
+    try:
+        read.copy(key, to, name=key)
+    except _READ_ERRORS as error:
+        raise UserError(
+            f"{source}: '{key}' is damaged and cannot be copied ({error}). Copy or download the file again."
+        ) from error
+
+
+def _read_left_over(path: Path, noted: dict[str, Any]) -> tuple[Rows, NDArray[np.int64]]:
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            kept = {name: array[...] for name, array in file["rows"].items()}
+        matches = _checksum(kept) == noted["checksum"]
+    except _READ_ERRORS as error:
+        raise UserError(f"{path} cannot be read ({error}). Delete the data set and import the file again.") from error
+    if not matches:
+        raise UserError(
+            f"{path} is damaged: it does not match its checksum. Delete the data set and import the file again."
+        )
+    index = kept.pop("index")
+    return Rows(**({"timeouts": None} | kept)), index
+
+
+def _complete(own: dict[str, Any]) -> bool:
+    """Whether the notes of a data set are those of an imported file."""
+    parts = own.get("file"), own.get("left_over")
+    return all(isinstance(part, dict) for part in parts) and "sha256" in own["file"] and "checksum" in own["left_over"]
+
+
+def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
+    """sha256 over names, types, shapes and bytes of arrays, in alphabetical order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _environment(task: Task) -> "EnvSpec":
+    """The specification of the environment that the task is evaluated in."""
+    from diffcps import envs
+
+    environment = envs.make(task, task.physics)
+    spec = environment.spec
+    environment.close()
+    assert spec is not None
+    return spec

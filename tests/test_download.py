@@ -1,0 +1,666 @@
+"""Downloads against a server on this machine that does what servers do to people; folders as mirrors; two at once."""
+
+import errno
+import hashlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from rich.console import Console
+
+from diffcps.cli.data.bars import Bars, size
+from diffcps.cli.data.downloading import DownloadData
+from diffcps.cli.data.listing import ListData
+from diffcps.data import checksums, download, mirrors, partial, provenance, store
+from diffcps.data.download import Patience
+from diffcps.data.mirrors import Mirror, homes
+from diffcps.errors import UserError
+from diffcps.tasks import TASKS, get_task
+
+HOPPER, REPLAY = get_task("hopper-medium-v2"), get_task("hopper-medium-replay-v2")
+WALKER, ANT = get_task("walker2d-medium-v2"), get_task("antmaze-umaze-v0")
+QUICK = Patience(connect=1.0, stall=0.3, attempts=3, pause=0.01)
+HTML = b"<!DOCTYPE html><html>Sign in to go on</html>"
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(tmp_path_factory, monkeypatch):
+    """A home of its own, no published sums (these files are made here), no proxies, no public home."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DIFFCPS_HOME", str(home / "diffcps"))
+    monkeypatch.setenv("NO_PROXY", "*")
+    for name in ("DIFFCPS_DATA", mirrors.VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(provenance, "KNOWN_SHA256", {})
+    monkeypatch.setattr(mirrors, "PUBLIC_HOME", "http://127.0.0.1:9/closed")
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory) -> bytes:
+    """A file in D4RL's layout, of several blocks."""
+    return hdf5(tmp_path_factory.mktemp("made") / "a.hdf5", seed=0)
+
+
+def half(length: int) -> int:
+    """About half, in whole blocks: of a block that is cut nothing is kept."""
+    return length // 2 // mirrors.BLOCK * mirrors.BLOCK
+
+
+def hdf5(path: Path, seed: int) -> bytes:
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.random.default_rng(seed).normal(size=(10_000, 11)).astype(np.float32)
+        file["rewards"] = np.zeros(10_000, dtype=np.float32)
+    return path.read_bytes()
+
+
+class Server:
+    """Serves ``files``; ``plan`` says what it does to the next requests: a name of a mischief each, then nothing."""
+
+    def __init__(self, files, plan=()):
+        self.files, self.plan, self.asked = dict(files), iter(plan), []
+        self.sent = 0
+        self.tag, self.hold = '"one"', threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.mirror = Mirror(self.url)
+
+    def __enter__(self):
+        threading.Thread(target=lambda: self._server.serve_forever(0.01), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.hold.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, request):
+        mischief = next(self.plan, "")
+        span = request.headers.get("Range")
+        self.asked.append((request.path, span, mischief))
+        body = self.files.get(request.path.rpartition("/")[2])
+        if mischief.isdigit():
+            request.send_error(int(mischief))
+            return
+        if mischief == "html":
+            body, span = HTML, None
+        if body is None:
+            request.send_error(404)
+            return
+        start = 0
+        if mischief == "change":
+            self.tag = f'"{len(self.asked)}"'
+        fresh = request.headers.get("If-Range") == self.tag
+        if span and (fresh or mischief == "no If-Range") and mischief != "ignore Range":
+            start = int(re.fullmatch(r"bytes=(\d+)-", span)[1])
+            if start >= len(body) or mischief == "416":
+                request.send_error(416)
+                return
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        else:
+            request.send_response(200)
+        part = body[start:]
+        announced = len(part) + {"too long": 1000, "too short": -1000}.get(mischief, 0)
+        if mischief != "no length":
+            request.send_header("Content-Length", str(announced))
+        if mischief == "encoded":
+            request.send_header("Content-Encoding", "br")
+        if mischief not in ("no validator", "cut, no validator"):
+            request.send_header("ETag", self.tag)
+        request.end_headers()
+        if mischief.startswith("cut") or mischief in ("stall", "wait", "change"):
+            part = part[: half(len(part))]
+        self.sent += len(part)
+        request.wfile.write(part)
+        request.wfile.flush()
+        if mischief in ("stall", "wait"):
+            self.hold.wait(2.0)
+        request.close_connection = True
+
+
+class Notes:
+    """A watcher that remembers."""
+
+    def __init__(self):
+        self.lines, self.most, self.at_progress = [], {}, lambda have: None
+
+    def progress(self, task, have, total):
+        self.most[task] = have
+        self.at_progress(have)
+
+    def say(self, task, text):
+        self.lines.append(text)
+
+    def ended(self, task, outcome):
+        self.lines.append(outcome.state)
+
+
+def fetch(folder, *mirrors_, tasks=(HOPPER,), notes=None, **more):
+    more = {"patience": QUICK, **more}
+    return download.download(tasks, folder, mirrors_, notes or Notes(), **more)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".hdf5"))
+
+
+def test_a_plain_download_leaves_the_file_alone_and_its_sum_remembered(tmp_path, content):
+    notes = Notes()
+    with Server({HOPPER.d4rl_file: content}) as server:
+        [outcome] = fetch(tmp_path / "new/to", server.mirror, notes=notes)
+        assert outcome.state == "downloaded"
+        assert outcome.path.read_bytes() == content
+        assert [path for path, _, _ in server.asked] == ["/gym_mujoco_v2/hopper_medium-v2.hdf5"]
+        assert notes.most == {HOPPER.name: len(content)}
+        assert os.listdir(tmp_path / "new/to") == [HOPPER.d4rl_file]
+        assert checksums.known(outcome.path) == hashlib.sha256(content).hexdigest()
+        [again] = fetch(tmp_path / "new/to", server.mirror)
+        assert again.state == "already here"
+        assert len(server.asked) == 1
+    [elsewhere] = fetch(tmp_path / "other", elsewhere=[tmp_path / "new/to"])
+    assert (elsewhere.state, elsewhere.path) == ("already here", outcome.path)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_file_that_is_here_and_broken_is_not_touched(tmp_path, content):
+    (tmp_path / HOPPER.d4rl_file).write_bytes(HTML)
+    with Server({HOPPER.d4rl_file: content}) as server:
+        [outcome] = fetch(tmp_path, server.mirror)
+    assert outcome.state == "failed"
+    assert "web page" in outcome.reason
+    assert "move or delete it" in outcome.reason
+    assert (tmp_path / HOPPER.d4rl_file).read_bytes() == HTML
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "spans"),
+    [
+        (["404"], [None, None]),
+        (["503", "429"], [None, None, None]),
+        (["cut"], [None, "half"]),
+        (["stall"], [None, "half"]),
+        (["cut", "ignore Range"], [None, "half"]),
+        (["cut", "cut"], [None, "half", "three quarters"]),
+        (["cut", "416"], [None, "half", None]),
+        (["cut, no validator"], [None, None]),
+        (["change", "change"], [None, "half", "half"]),
+        (["cut, no validator", "cut"], [None, None, "half"]),
+        (["no length"], [None]),
+    ],
+)
+def test_what_trying_again_mends(tmp_path, content, plan, spans):
+    first = half(len(content))
+    bytes_ = {"half": first, "three quarters": first + half(len(content) - first)}
+    with Server({HOPPER.d4rl_file: content}, plan) as server:
+        [outcome] = fetch(tmp_path, server.mirror)
+        assert [span for _, span, _ in server.asked] == [f"bytes={bytes_[s]}-" if s else None for s in spans]
+    assert outcome.state == "downloaded"
+    assert outcome.path.read_bytes() == content
+    assert leftovers(tmp_path) == []
+
+
+def test_a_file_that_changes_in_between_is_started_over_even_where_if_range_is_ignored(tmp_path, content):
+    other = hdf5(tmp_path / "b", seed=1)
+    assert len(other) == len(content)
+    with Server({HOPPER.d4rl_file: content}, ["cut", "no If-Range"]) as server:
+        notes = Notes()
+
+        def swap(have):
+            server.files, server.tag = {HOPPER.d4rl_file: other}, '"two"'
+
+        notes.at_progress = swap
+        [outcome] = fetch(tmp_path, server.mirror, notes=notes)
+        assert [bool(span) for _, span, _ in server.asked] == [False, True, False]
+    assert outcome.path.read_bytes() == other
+
+
+@pytest.mark.parametrize(
+    ("mischief", "asked", "words"),
+    [
+        ("404", 2, "404 Not Found"),
+        ("403", 2, "403 Forbidden"),
+        ("503", 3, "503 Service Unavailable"),
+        ("html", 2, "web page"),
+        ("encoded", 2, "compressed"),
+        ("too short", 1, "truncated"),
+        ("too long", 3, "the connection was cut"),
+        ("stall", 1, "stalled: nothing came for 0.3 s"),
+        ("cut, no validator", 3, "the connection was cut"),
+    ],
+)
+def test_what_it_does_not_mend_is_named_and_the_next_mirror_asked(tmp_path, content, mischief, asked, words):
+    patience = Patience(connect=1.0, stall=0.3, attempts=1, pause=0.01) if mischief == "stall" else QUICK
+    with (
+        Server({HOPPER.d4rl_file: content}, itertools.repeat(mischief)) as bad,
+        Server({HOPPER.d4rl_file: content}) as good,
+    ):
+        [outcome] = fetch(tmp_path, bad.mirror, good.mirror, patience=patience)
+    assert outcome.state == "downloaded"
+    assert outcome.path.read_bytes() == content
+    assert all(address.startswith(bad.url) for address, _ in outcome.tried)
+    assert words in outcome.tried[0][1]
+    assert len(bad.asked) == asked
+    assert len(good.asked) == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_nothing_is_left_that_looks_complete_and_other_files_come(tmp_path, content):
+    with Server({HOPPER.d4rl_file: content, ANT.d4rl_file: content, WALKER.d4rl_file: HTML}) as server:
+        outcomes = fetch(tmp_path, server.mirror, tasks=[HOPPER, WALKER, REPLAY, ANT], jobs=2)
+    assert [outcome.state for outcome in outcomes] == ["downloaded", "failed", "failed", "downloaded"]
+    assert sorted(os.listdir(tmp_path)) == sorted([HOPPER.d4rl_file, ANT.d4rl_file])
+    assert [len(outcome.tried) for outcome in outcomes] == [0, 2, 2, 0]
+    assert f"/ant_maze_new/{ANT.d4rl_file}" in [path for path, _, _ in server.asked]
+
+
+def test_an_error_page_does_not_cost_what_another_mirror_gave(tmp_path, content):
+    with Server({HOPPER.d4rl_file: content}, itertools.repeat("cut")) as cut, Server({}, ["html", "html"]) as page:
+        [outcome] = fetch(tmp_path, cut.mirror, page.mirror, patience=Patience(1.0, 0.3, 1, 0.01))
+        assert outcome.state == "failed"
+        part = tmp_path / f"{HOPPER.d4rl_file}.partial"
+        have = part.stat().st_size
+        assert have == half(len(content))
+        cut.plan = iter([])
+        [outcome] = fetch(tmp_path, cut.mirror, page.mirror)
+        assert cut.asked[-1][1] == f"bytes={have}-"
+    assert outcome.path.read_bytes() == content
+    assert leftovers(tmp_path) == []
+
+
+def test_a_part_from_one_address_is_not_continued_from_another(tmp_path, content):
+    other = hdf5(tmp_path / "b", seed=1)
+    with Server({HOPPER.d4rl_file: content}, ["cut"]) as first, Server({HOPPER.d4rl_file: other}) as second:
+        [outcome] = fetch(tmp_path, first.mirror, second.mirror, patience=Patience(1.0, 0.3, 1, 0.01))
+        assert second.asked[0][1] is None
+    assert outcome.path.read_bytes() == other
+
+
+def test_the_published_sum_decides(tmp_path, content, monkeypatch):
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(provenance, "KNOWN_SHA256", {HOPPER.d4rl_file: digest})
+    other = hdf5(tmp_path / "b", seed=1)
+    with Server({HOPPER.d4rl_file: other}) as bad, Server({HOPPER.d4rl_file: content}) as good:
+        [outcome] = fetch(tmp_path / "only", bad.mirror)
+        assert outcome.state == "failed"
+        assert digest in outcome.tried[0][1]
+        assert hashlib.sha256(other).hexdigest() in outcome.tried[0][1]
+        assert os.listdir(tmp_path / "only") == []
+        [outcome] = fetch(tmp_path / "both", bad.mirror, good.mirror)
+    assert outcome.path.read_bytes() == content
+    assert checksums.state(outcome.path) == "verified"
+
+
+def test_a_damaged_part_is_fetched_anew_where_the_sum_tells(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(provenance, "KNOWN_SHA256", {HOPPER.d4rl_file: hashlib.sha256(content).hexdigest()})
+    with Server({HOPPER.d4rl_file: content}, ["cut"]) as server:
+        fetch(tmp_path, server.mirror, patience=Patience(1.0, 0.3, 1, 0.01))
+        part = tmp_path / f"{HOPPER.d4rl_file}.partial"
+        part.write_bytes(bytes(part.stat().st_size))
+        [outcome] = fetch(tmp_path, server.mirror)
+    assert outcome.path.read_bytes() == content
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"address": 3}', '{"total": "many"}'])
+def test_a_part_without_a_good_note_is_started_over(tmp_path, content, note):
+    (tmp_path / f"{HOPPER.d4rl_file}.partial").write_bytes(b"x" * 1000)
+    if note:
+        (tmp_path / f"{HOPPER.d4rl_file}.partial.json").write_text(note)
+    with Server({HOPPER.d4rl_file: content}) as server:
+        [outcome] = fetch(tmp_path, server.mirror)
+        assert server.asked[0][1] is None
+    assert outcome.path.read_bytes() == content
+    assert leftovers(tmp_path) == []
+
+
+def test_an_interrupt_keeps_what_has_come_and_the_next_run_asks_for_the_rest(tmp_path, content, monkeypatch):
+    with Server({HOPPER.d4rl_file: content}, ["wait"]) as server:
+        notes, join = Notes(), threading.Thread.join
+
+        def interrupted(thread, timeout=None):
+            if notes.most.get(HOPPER.name) == half(len(content)):
+                monkeypatch.setattr(threading.Thread, "join", join)
+                raise KeyboardInterrupt
+            join(thread, timeout)
+
+        monkeypatch.setattr(threading.Thread, "join", interrupted)
+        monkeypatch.setattr(download, "_FAREWELL", 0.05)
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            fetch(tmp_path, server.mirror, notes=notes, patience=Patience(stall=20.0))
+        assert time.monotonic() - started < 1.5
+        assert not (tmp_path / HOPPER.d4rl_file).exists()
+        server.hold.set()  # the thread left behind now finds that the run has ended
+        [outcome] = fetch(tmp_path, server.mirror)
+        assert server.asked[1][1] == f"bytes={half(len(content))}-"
+        assert server.sent == len(content)
+    assert outcome.path.read_bytes() == content
+
+
+def test_ctrl_c_in_a_terminal(tmp_path, content):
+    with Server({HOPPER.d4rl_file: content}, ["wait"]) as server:
+        arguments = ["-m", "diffcps", "data", "download", HOPPER.name, "--mirror", server.url, "--to", str(tmp_path)]
+        process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True)
+        part = tmp_path / f"{HOPPER.d4rl_file}.partial"
+        while not (part.exists() and part.stat().st_size):
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(2)
+        _, error = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "goes on where it stopped" in error
+        assert "Traceback" not in error
+        [outcome] = fetch(tmp_path, server.mirror)
+        assert server.asked[1][1] == f"bytes={half(len(content))}-"
+    assert outcome.path.read_bytes() == content
+
+
+def test_two_processes_at_once_transfer_it_once(tmp_path, content):
+    waiting = threading.Event()
+    with Server({HOPPER.d4rl_file: content}, ["wait"]) as server:
+        first, second = Notes(), Notes()
+        first.at_progress = lambda have: waiting.set()
+        second.say = lambda task, text: (second.lines.append(text), server.hold.set())
+        outcomes = {}
+
+        def run(key, notes):
+            outcomes[key] = fetch(tmp_path, server.mirror, notes=notes, patience=Patience(stall=10.0, pause=0.01))[0]
+
+        one = threading.Thread(target=run, args=("one", first))
+        one.start()
+        assert waiting.wait(5)
+        run("two", second)
+        one.join()
+        assert server.sent == len(content)
+    assert (outcomes["one"].state, outcomes["two"].state) == ("downloaded", "already here")
+    assert "waiting" in second.lines[0]
+    assert leftovers(tmp_path) == []
+
+
+def test_a_disk_that_fills_up(tmp_path, content, monkeypatch):
+    write = partial._write
+
+    def full(file, block):
+        if file.tell() > half(len(content)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(file, block)
+
+    with Server({HOPPER.d4rl_file: content}) as server, Server({HOPPER.d4rl_file: content}) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(partial, "_write", full)
+            [outcome] = fetch(tmp_path, server.mirror, other.mirror)
+        assert outcome.state == "failed"
+        assert "disk is full" in outcome.reason
+        assert "goes on from there" in outcome.reason
+        assert other.asked == []
+        have = (tmp_path / f"{HOPPER.d4rl_file}.partial").stat().st_size
+        assert have > half(len(content))
+        [outcome] = fetch(tmp_path, server.mirror)
+        assert server.asked[1][1] == f"bytes={have}-"
+    assert outcome.path.read_bytes() == content
+
+
+def test_a_disk_that_is_too_small_is_known_before(tmp_path, content, monkeypatch):
+    real = partial.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(partial.shutil, "disk_usage", lambda path: real._replace(free=10_000))
+    with Server({HOPPER.d4rl_file: content}) as server:
+        [outcome] = fetch(tmp_path, server.mirror)
+    assert f"10000 bytes free, and {len(content)} are needed" in outcome.reason
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unbuffered_write_may_take_a_part_only():
+    taken = bytearray()
+
+    class Slow:
+        def write(self, data):
+            taken.extend(data[:3])
+            return min(3, len(data))
+
+    partial._write(Slow(), b"0123456789")
+    assert taken == b"0123456789"
+
+
+def test_a_host_that_is_not_there_is_not_waited_for_with_every_file(tmp_path):
+    notes = Notes()
+    closed = Mirror("http://127.0.0.1:9/x")
+    outcomes = fetch(tmp_path, closed, tasks=[HOPPER, WALKER, REPLAY], jobs=1, notes=notes)
+    assert all(outcome.state == "failed" for outcome in outcomes)
+    assert "no connection (Connection refused)" in outcomes[0].tried[0][1]
+    assert outcomes[2].tried[0][1].startswith("not asked again")
+    assert sum("trying again" in line for line in notes.lines) == QUICK.attempts - 1
+
+
+@pytest.mark.parametrize("below", ["", "gym_mujoco_v2"])
+@pytest.mark.parametrize("form", [str, Path.as_uri])
+def test_folders_are_mirrors(tmp_path, content, below, form):
+    mirror = tmp_path / "a mirror"
+    (mirror / below).mkdir(parents=True)
+    (mirror / below / HOPPER.d4rl_file).write_bytes(content)
+    [outcome] = fetch(tmp_path / "to", *homes([form(mirror)])[:1])
+    assert outcome.path.read_bytes() == content
+    assert leftovers(tmp_path / "to") == []
+
+
+def test_a_folder_is_continued_too_and_refuses_what_is_no_data(tmp_path, content, monkeypatch):
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / HOPPER.d4rl_file).write_bytes(content)
+    (mirror / REPLAY.d4rl_file).mkdir()
+    (mirror / WALKER.d4rl_file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+    (mirror / ANT.d4rl_file).write_bytes(content[:-100])
+    notes = Notes()
+    write = partial._write
+    monkeypatch.setattr(partial, "_write", lambda file, block: None if file.tell() > 1e5 else write(file, block))
+    [outcome] = fetch(tmp_path / "to", Mirror(str(mirror)))  # a write that loses bytes ends as a short file
+    assert "it ended after" in outcome.tried[1][1]
+    monkeypatch.setattr(partial, "_write", write)
+    outcomes = fetch(tmp_path / "to", Mirror(str(mirror)), tasks=[HOPPER, REPLAY, WALKER, ANT], notes=notes)
+    assert outcomes[0].path.read_bytes() == content
+    for outcome, words in zip(outcomes[1:], ["is a folder", "Git LFS pointer", "truncated"], strict=True):
+        assert outcome.state == "failed"
+        assert words in outcome.tried[1][1]
+        assert "no such file" in outcome.tried[0][1]
+
+
+def test_homes_are_tried_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv(mirrors.VARIABLE, f" https://b.org/x/  {tmp_path} ")
+    assert [mirror.base for mirror in homes(["HTTP://a.org", "https://b.org/x"])] == [
+        "http://a.org",
+        "https://b.org/x",
+        str(tmp_path),
+        "http://127.0.0.1:9/closed",
+    ]
+    assert Mirror("http://a.org/d").addresses("s/n m.hdf5") == [
+        "http://a.org/d/s/n%20m.hdf5",
+        "http://a.org/d/n%20m.hdf5",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["http://", "http://[x", "ftp://a.org/x", "file://host/x", "nowhere", "file:///nowhere"]
+)
+def test_mirrors_that_are_none(text):
+    with pytest.raises(UserError, match=re.escape(text)):
+        homes([text])
+
+
+def test_a_folder_that_cannot_be_made_or_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        fetch(tmp_path / "file/below")
+    with pytest.raises(UserError, match="no D4RL file"):
+        fetch(tmp_path, tasks=[get_task("bandit-ring")])
+
+
+def test_a_defect_of_ours_is_not_swallowed(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(partial, "_write", lambda file, block: 1 / 0)
+    with Server({HOPPER.d4rl_file: content}) as server, pytest.raises(ZeroDivisionError):
+        fetch(tmp_path, server.mirror)
+
+
+def test_the_command(tmp_path, content, capsys, monkeypatch):
+    monkeypatch.setattr(mirrors, "PUBLIC_HOME", str(tmp_path / "public"))
+    with Server({HOPPER.d4rl_file: content}) as server:
+        assert DownloadData(tasks=(HOPPER.name,), mirror=(server.url,))() == 0
+        assert DownloadData(tasks=(HOPPER.name, HOPPER.name), mirror=(server.url,))() == 0
+        assert len(server.asked) == 1
+        output = capsys.readouterr().out
+        assert "no sha256 published" in output
+        assert str(store.datasets_root() / HOPPER.d4rl_file) in output
+        assert DownloadData(tasks=(WALKER.name, HOPPER.name), mirror=(server.url,), jobs=2)() == 1
+    output = capsys.readouterr().out
+    assert re.search(rf"{WALKER.name} +FAILED", output)
+    assert re.search(rf"{HOPPER.name} +already here +482 kB", output)
+    assert f"{server.url}/gym_mujoco_v2/{WALKER.d4rl_file}: it answers 404 Not Found" in output
+    assert f"{tmp_path}/public/gym_mujoco_v2/{WALKER.d4rl_file}: there is no such file" in output
+    assert "Start the same command again" in output
+
+
+def test_all_means_the_papers_tasks(tmp_path, content):
+    with Server({task.d4rl_file: content for task in TASKS.values() if task.in_paper}) as server:
+        assert DownloadData(all=True, mirror=(server.url,), to=tmp_path / "to", jobs=4)() == 0
+    assert len(os.listdir(tmp_path / "to")) == len(server.asked) == 15
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "no task is named"),
+        ({"all": True, "tasks": ("x",)}, "one or the other"),
+        ({"tasks": ("hopper-medium-v3",)}, "hopper-medium-v2"),
+        ({"tasks": ("hopper-medium-v2",), "jobs": 0}, "--jobs 0"),
+    ],
+)
+def test_mistakes_in_the_command(options, words):
+    with pytest.raises(UserError, match=words):
+        DownloadData(**options)()
+
+
+@contextmanager
+def console(terminal: bool):
+    file = StringIO()
+    yield Console(file=file, force_terminal=terminal, width=100), file
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown(terminal, monkeypatch):
+    monkeypatch.setattr("diffcps.cli.data.bars.LOG_SECONDS", 0.0)
+    with console(terminal) as (out, file), Bars(out) as bars:
+        for have in (1_000_000, 2_000_000, 3_000_000):
+            time.sleep(0.01)
+            bars.progress("hopper-medium-v2", have, 4_000_000)
+        bars.say("hopper-medium-v2", "[red] is not markup")
+        if terminal:
+            bars._live.refresh()
+        bars.ended("hopper-medium-v2", download.Outcome(("hopper-medium-v2",), Path("x"), "downloaded"))
+    text = file.getvalue()
+    assert "hopper-medium-v2: [red] is not markup" in text
+    assert "hopper-medium-v2: downloaded" in text
+    assert ("3.0/4.0 MB" if terminal else "75% of 4 MB") in text
+    assert "MB/s" in text
+
+
+def test_sizes():
+    assert [size(n) for n in (0, 999, 7_385_237, 999_600, 123_456_789, 5e12)] == [
+        "0 bytes", "999 bytes", "7.39 MB", "1 MB", "123 MB", "5000 GB",
+    ]  # fmt: skip
+
+
+def test_sums_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    path = tmp_path / HOPPER.d4rl_file
+    path.write_bytes(b"one")
+    assert checksums.known(path) is None
+    assert checksums.state(path) == "none published"
+    monkeypatch.setattr(provenance, "KNOWN_SHA256", {HOPPER.d4rl_file: hashlib.sha256(b"one").hexdigest()})
+    assert checksums.state(path) == "not computed"
+    assert checksums.of(path) == hashlib.sha256(b"one").hexdigest()
+    assert checksums.state(path) == "verified"
+    path.write_bytes(b"two!")
+    assert checksums.state(path) == "not computed"
+    checksums.of(path)
+    assert checksums.state(path) == "differs"
+    for text in ("{", "[]", f'{{"{path}": 3}}'):
+        (store.home() / "checksums.json").write_text(text)
+        assert checksums.known(path) is None
+    (store.home() / "checksums.json").unlink()
+    (store.home() / "checksums.json").mkdir()
+    assert checksums.of(path) == hashlib.sha256(b"two!").hexdigest()
+
+
+def listed(capsys, **options) -> list[str]:
+    ListData(**options)()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, content, capsys, monkeypatch):
+    (tmp_path / HOPPER.d4rl_file).write_bytes(content)
+    (tmp_path / REPLAY.d4rl_file).write_bytes(HTML)
+    with h5py.File(tmp_path / WALKER.d4rl_file, "w") as file:
+        file["obs"] = np.zeros(3)
+    (tmp_path / ANT.d4rl_file).symlink_to(tmp_path / "gone")
+    monkeypatch.setattr(provenance, "KNOWN_SHA256", {HOPPER.d4rl_file: hashlib.sha256(content).hexdigest()})
+    made = store.collected_root() / "diffcps/bandit-ring-collected-s0-5000-v0/data"
+    made.mkdir(parents=True)
+    (made / "metadata.json").write_text('{"total_steps": 5000}')
+    lines = listed(capsys, data_dir=(tmp_path,))
+    row = next(number for number, line in enumerate(lines) if line.startswith(HOPPER.name))
+    assert re.fullmatch(rf"{HOPPER.name} +d4rl +482 kB +10 000  not computed", lines[row])
+    assert lines[row + 1] == f"    {tmp_path / HOPPER.d4rl_file}"
+    text = "\n".join(lines)
+    for words in ("web page", "no 'rewards'", f"    {tmp_path}", "datasets (no such folder)", "--verify does it"):
+        assert words in text
+    assert re.search(r"bandit-ring +collected +21 bytes +5 000\n", text)
+    assert all(name in text for name in TASKS)
+    here = [line for line in lines if str(tmp_path) not in line and str(store.home()) not in line]
+    assert max(len(line) for line in here if not line.startswith("    ")) <= 80
+    (made / "metadata.json").write_text("{")
+    text = "\n".join(listed(capsys, data_dir=(tmp_path,), verify=True))
+    assert "10 000  verified" in text
+    assert hashlib.sha256(content).hexdigest() in text
+    assert "metadata.json cannot be read" in text
+    assert "10 000  verified" in "\n".join(listed(capsys, data_dir=(tmp_path,)))
+
+
+def test_the_list_shows_files_of_one_name_that_differ(tmp_path, content, capsys):
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / HOPPER.d4rl_file).write_bytes(content)
+    folders = tuple(tmp_path / folder for folder in "abc")
+    assert "another file than" not in "\n".join(listed(capsys, data_dir=folders, verify=True))
+    hdf5(tmp_path / "b" / HOPPER.d4rl_file, seed=1)
+    lines = listed(capsys, data_dir=folders, verify=True)
+    [said] = [number for number, line in enumerate(lines) if "another file than" in line]
+    assert lines[said - 2] == f"    {tmp_path / 'b' / HOPPER.d4rl_file}"
+
+
+def test_the_list_goes_on_after_a_task_that_is_broken(capsys):
+    folder = store.home() / "tasks"
+    folder.mkdir(parents=True)
+    (folder / "minari-x.json").write_text("{")
+    lines = listed(capsys)
+    assert "minari-x" in lines
+    assert any("does not define a task" in line for line in lines)
+    assert lines[-1].startswith("`diffcps data download")

@@ -1,0 +1,98 @@
+"""Errands in the mazes: shortest ways, D4RL's start and goal cells, arrivals."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from diffcps.data import behaviour
+from diffcps.data.mazes import PLAY_GOALS, AntErrands, Errands, shortest_ways
+from diffcps.envs import antmaze, simulations
+from diffcps.envs.pointmaze import FREE_CELLS, GOAL_CELL, START_CELL
+from diffcps.tasks import get_task
+
+
+@pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
+def test_ways_are_shortest_and_connected(maze: str) -> None:
+    free = antmaze.free_cells(maze)
+    ((start),) = antmaze.cells(maze, "S")
+    ways = shortest_ways(start, free)
+    assert set(ways) == set(free), "every free cell can be reached"
+    for cell, way in ways.items():
+        route = [start, *way]
+        assert route[-1] == cell
+        assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in pairwise(route))
+        assert len(way) >= abs(cell[0] - start[0]) + abs(cell[1] - start[1])
+
+
+def test_lengths_of_known_ways() -> None:
+    assert len(shortest_ways(START_CELL, FREE_CELLS)[GOAL_CELL]) == 6
+    lengths = {}
+    for maze in ("umaze", "medium", "large"):
+        (start,), (goal,) = antmaze.cells(maze, "S"), antmaze.cells(maze, "G")
+        lengths[maze] = len(shortest_ways(start, antmaze.free_cells(maze))[goal])
+    # counted by hand on the maps
+    assert lengths == {"umaze": 6, "medium": 10, "large": 14}
+
+
+def test_cells_and_positions_are_inverse() -> None:
+    for maze in ("umaze", "medium", "large"):
+        for cell in antmaze.free_cells(maze):
+            assert antmaze.cell_at(maze, antmaze.cell_centre(maze, cell) + 1.9) == cell
+            assert antmaze.cell_at(maze, antmaze.cell_centre(maze, cell) - 1.9) == cell
+    assert antmaze.cell_centre("umaze", (3, 1)).tolist() == [0.0, 8.0]
+
+
+def test_errands_of_each_protocol() -> None:
+    umaze = Errands.of(get_task("antmaze-umaze-v0"))
+    assert (umaze.starts, umaze.goals, umaze.one_start) == (((1, 1),), ((3, 1),), True)
+    play = Errands.of(get_task("antmaze-large-play-v0"))
+    assert play.goals == PLAY_GOALS["large"]
+    assert not set(play.starts) & set(play.goals)
+    assert set(play.starts) | set(play.goals) == set(antmaze.free_cells("large"))
+    diverse = Errands.of(get_task("antmaze-medium-diverse-v0"))
+    assert diverse.starts == diverse.goals == antmaze.free_cells("medium")
+
+
+def test_play_goals_are_free_cells() -> None:
+    for maze, goals in PLAY_GOALS.items():
+        assert set(goals) <= set(antmaze.free_cells(maze))
+
+
+def test_ants_begin_in_start_cells_of_their_own() -> None:
+    task = get_task("antmaze-medium-diverse-v0")
+    errands = AntErrands(task, behaviour.load("ant").expert, 1)
+    cells = set()
+    for seed in range(60):
+        options = errands.begin(0, np.random.default_rng(seed))
+        assert options is not None
+        cell = antmaze.cell_at("medium", options["start"])
+        assert (options["start"] >= antmaze.cell_centre("medium", cell)).all()
+        assert (options["start"] <= antmaze.cell_centre("medium", cell) + 1).all()
+        cells.add(cell)
+    assert len(cells) > 15
+
+
+def test_a_pushed_ant_finds_its_way_again() -> None:
+    """An ant put down in another corridor is sent along that corridor, not through the wall."""
+    task = get_task("antmaze-umaze-v0")
+    errands = AntErrands(task, behaviour.load("ant").expert, 1)
+    many = simulations(task, "d4rl", 1)
+    errands.begin(0, np.random.default_rng(0))
+    observation = many.restart(0, 0)
+    errands.act(many, observation[None], np.array([True]))
+    assert errands._way[0][0] == (1, 2)
+    observation = many.restart(0, 0, {"start": antmaze.cell_centre("umaze", (3, 3))})
+    errands.act(many, observation[None], np.array([True]))
+    assert errands._way[0] == [(3, 2), (3, 1)]
+    many.close()
+
+
+def test_starts_in_walls_are_refused() -> None:
+    env = antmaze.AntMaze("umaze")
+    with pytest.raises(ValueError, match="not in a free cell"):
+        env.reset(seed=0, options={"start": (0.0, 4.0)})
+    with pytest.raises(ValueError, match="unknown reset options"):
+        env.reset(seed=0, options={"goal": (0.0, 4.0)})
+    observation, _ = env.reset(seed=0, options={"start": (8.0, 4.0)})
+    assert np.abs(observation[:2] - (8, 4)).max() <= 0.1
