@@ -1,0 +1,70 @@
+"""A sweep in an object store is held by one process at a time, and given free by one that died."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import stores
+
+from diffcps.distributed.lease import leased
+from diffcps.errors import UserError
+from diffcps.remote import Remote
+
+BEAT = 0.25
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[stores.Store]:
+    with pytest.MonkeyPatch.context() as patch, stores.serving(patch) as running:
+        yield running
+
+
+@pytest.fixture
+def remote(store: stores.Store, request: pytest.FixtureRequest) -> Remote:
+    return Remote(f"s3://bucket/{request.node.name}", patience=20)
+
+
+def test_held_by_one_and_then_free(remote: Remote) -> None:
+    with leased(remote, BEAT), pytest.raises(UserError, match=r"in use by process \d+ on "), leased(remote, BEAT):
+        pass
+    assert remote.names() == {}
+    with leased(remote, BEAT):
+        assert set(remote.names()) == {"lease.json"}
+
+
+def test_a_dead_holder_is_succeeded(remote: Remote) -> None:
+    remote.write("lease.json", b'{"token": "t", "holder": "process 1 on gone", "beat": 7}')
+    start = time.monotonic()
+    with leased(remote, BEAT):
+        assert time.monotonic() - start >= 3 * BEAT
+
+
+def test_of_two_successors_one_wins(remote: Remote) -> None:
+    remote.write("lease.json", b"damaged")
+    won: list[int] = []
+    refused: list[str] = []
+
+    def succeed(number: int) -> None:
+        try:
+            with leased(remote, BEAT):
+                won.append(number)
+                time.sleep(8 * BEAT)
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=succeed, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert len(refused) == 2
+
+
+def test_a_holder_learns_that_it_was_replaced(remote: Remote) -> None:
+    lost = threading.Event()
+    with leased(remote, BEAT, lost.set):
+        remote.write("lease.json", b'{"token": "other", "holder": "process 2 on there"}')
+        assert lost.wait(5)
+    assert remote.read("lease.json") is not None, "the successor's note stays"
