@@ -349,6 +349,13 @@ class RunConfig(_Plain):
             del values["definition"]
         return values
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Self":
+        """See ``_Plain.from_dict``. A setting of earlier versions that never changed a result is passed over."""
+        if isinstance(values, Mapping):
+            values = {name: value for name, value in values.items() if name != "checkpoint_every"}
+        return super().from_dict(values)
+
     @property
     def key(self) -> str:
         """A readable name plus a hash of everything that determines the result.

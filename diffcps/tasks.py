@@ -103,18 +103,18 @@ def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]])
     name = row["task"]
     family = name.split("-")[0]
     antmaze = family == "antmaze"
-    stem, version = name.rsplit("-", 1)
+    stem = name.rsplit("-", 1)[0]
     size = stem.split("-")[1]
     if antmaze:
-        file = f"Ant_maze_{_ANTMAZE_FILES[stem]}_sparse{'' if version == 'v0' else '_fixed'}.hdf5"
+        file = f"Ant_maze_{_ANTMAZE_FILES[stem]}_sparse.hdf5"
     else:
-        file = f"{family}_{stem.removeprefix(family + '-').replace('-', '_')}-{version}.hdf5"
+        file = f"{family}_{stem.removeprefix(family + '-').replace('-', '_')}-v2.hdf5"
     observation_size, action_size = _SIZES[family]
     random_return, expert_return = references[family]
     return Task(
         name=name,
         domain="antmaze" if antmaze else "locomotion",
-        environment=f"antmaze-{size}-{version}" if antmaze else family,
+        environment=f"antmaze-{size}-v0" if antmaze else family,
         observation_size=observation_size,
         action_size=action_size,
         random_return=random_return,
@@ -148,6 +148,20 @@ def _expert_task(task: Task) -> Task:
     return replace(task, name=task.name.replace("medium-expert", "expert"), d4rl_file=file, in_paper=False)
 
 
+def _second_version(task: Task) -> Task:
+    """D4RL's AntMaze v2: data whose time-outs are in step with the resets, and a new goal in every episode.
+
+    The paper's numbers are of v0, and never stand beside it.
+    """
+    return replace(
+        task,
+        name=task.name.replace("-v0", "-v2"),
+        environment=task.environment.replace("-v0", "-v2"),
+        d4rl_file=str(task.d4rl_file).replace("_sparse.hdf5", "_sparse_fixed.hdf5"),
+        in_paper=False,
+    )
+
+
 def _registry() -> dict[str, Task]:
     references = {
         row["environment"]: (float(row["random_return"]), float(row["expert_return"]))
@@ -155,6 +169,7 @@ def _registry() -> dict[str, Task]:
     }
     tasks = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
     tasks += [_expert_task(task) for task in tasks if "medium-expert" in task.name]
+    tasks += [_second_version(task) for task in tasks if task.domain == "antmaze"]
     tasks.append(
         Task(
             name="pointmaze-umaze",

@@ -174,6 +174,29 @@ def test_observations_beside_the_published_statistics(tmp_path, hopper):
     assert "1 of 11 observation dimensions" in said(found)
 
 
+def test_what_is_said_of_altered_actions(tmp_path, hopper):
+    content = copy(hopper)
+    content["actions"][100:190] *= -0.5
+    found = look(tmp_path, content, rows=1000)
+    result = found.parity.results[0]
+    assert result.beyond > 64
+    words = said(found)
+    assert f"{result.beyond} of {result.rows} replayed rows ({result.beyond / result.rows:.1%}) miss" in words
+    assert "of the 64 that were examined, 64 miss it" in words
+    assert "Rows were altered, or are out of order." in words
+    assert "replayed rewards are not" in words
+    assert "though the motion is" not in words
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["parity"]["results"][0]["missed"] == result.missed
+
+
+def test_what_is_said_of_altered_rewards(tmp_path, hopper):
+    content = copy(hopper)
+    content["rewards"][100:190] += 0.5
+    words = said(look(tmp_path, content, rows=1000))
+    assert "though the motion is: rewards were altered" in words
+    assert "miss the recorded step" not in words
+
+
 # Mazes
 
 
@@ -327,6 +350,20 @@ def test_a_minari_set_that_is_a_task(tmp_path):
         assert pictures.draw(found).startswith(PNG)
     with pytest.raises(UserError, match="--task NAME"):
         sources.find(str(folder), None, ())
+
+
+def test_a_maze_of_minari_is_measured_as_it_is_learned(tmp_path):
+    """Recorded as a continuing task it goes on at the goal; a learner's episode ends there, with a return of 1."""
+    minari_sets.antmaze(tmp_path / "home")
+    definition = minari.describe("D4RL/antmaze/umaze-v1").definition
+    minari.register(definition)
+    source = sources.find(definition.name, None, ())
+    found, learned = check.examine(source, ("modern",), 0).check, source.load()
+    assert learned.info.returns.tolist() == [0.0, 1.0, 0.0]
+    assert found.trajectories.returns.maximum == 1.0
+    assert found.trajectories.returns.mean == pytest.approx(learned.info.returns.mean())
+    assert found.trajectories.complete == learned.info.trajectories
+    assert found.ends.terminals == learned.terminals.sum() == 3
 
 
 # Data that cannot be learned from, and the command

@@ -27,7 +27,9 @@ def test_every_task_of_the_paper_can_be_collected() -> None:
     assert {name for name, task in TASKS.items() if task.in_paper} <= set(COLLECTED)
 
 
-@pytest.mark.parametrize("name", ["walker2d-medium-replay-v2", "pointmaze-umaze", "bandit-ring", "antmaze-large-diverse-v0"])
+@pytest.mark.parametrize(
+    "name", ["walker2d-medium-replay-v2", "pointmaze-umaze", "bandit-ring", "antmaze-large-diverse-v0"]
+)
 def test_same_seed_same_bits(name: str) -> None:
     first = _collected(name, 700)
     assert checksum(first) == checksum(_collected(name, 700))
@@ -53,8 +55,7 @@ def test_neither_company_nor_threads_change_an_episode(monkeypatch: pytest.Monke
     alone = _collected("hopper-medium-v2", 3000)
     assert [len(e.rewards) for e in whole] == [len(e.rewards) for e in alone]
     for one, other in zip(whole, alone, strict=True):
-        # a product of several rows may round otherwise than a product of one
-        np.testing.assert_allclose(one.observations[:20], other.observations[:20], rtol=1e-4, atol=1e-4)
+        assert checksum([one]) == checksum([other])
 
 
 def test_rows_are_consecutive_episodes_and_only_the_last_is_cut() -> None:
@@ -67,7 +68,9 @@ def test_rows_are_consecutive_episodes_and_only_the_last_is_cut() -> None:
     np.testing.assert_array_equal(last.actions, more[len(fewer) - 1].actions[: len(last.actions)])
 
 
-@pytest.mark.parametrize("name", ["halfcheetah-medium-v2", "antmaze-umaze-v0", "antmaze-medium-play-v0", "pointmaze-umaze"])
+@pytest.mark.parametrize(
+    "name", ["halfcheetah-medium-v2", "antmaze-umaze-v0", "antmaze-medium-play-v0", "pointmaze-umaze"]
+)
 def test_an_episode_is_what_its_environment_does_with_its_actions(name: str) -> None:
     task = get_task(name)
     episode = _collected(task.name, 60)[0]
@@ -87,15 +90,17 @@ def test_an_episode_is_what_its_environment_does_with_its_actions(name: str) -> 
 
 def test_replay_data_come_from_each_policy_on_the_way_to_medium(monkeypatch: pytest.MonkeyPatch) -> None:
     lineage = behaviour.load("walker2d")
+    monkeypatch.setattr(behaviour, "load", lambda robot: lineage)
     parts = room._parts(get_task("walker2d-medium-replay-v2"), 1003)
-    assert [part.policy for part in parts] == list(behaviour.load("walker2d").until_medium) or len(parts) == len(
-        lineage.until_medium
-    )
+    assert [part.policy for part in parts] == list(lineage.until_medium)
     assert sum(part.rows for part in parts) == 1003
     assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 1
     two = room._parts(get_task("walker2d-medium-expert-v2"), 1003)
+    assert [part.policy for part in two] == [lineage.medium, lineage.expert]
     assert [part.rows for part in two] == [501, 502]
-    assert len(room._parts(get_task("walker2d-expert-v2"), 3)) == len(room._parts(get_task("walker2d-medium-v2"), 3)) == 1
+    assert (
+        len(room._parts(get_task("walker2d-expert-v2"), 3)) == len(room._parts(get_task("walker2d-medium-v2"), 3)) == 1
+    )
 
 
 def test_levels_are_in_order() -> None:

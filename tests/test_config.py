@@ -381,3 +381,11 @@ def test_key_is_the_same_in_other_processes() -> None:
         environment = os.environ | {"PYTHONHASHSEED": seed}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == RunConfig("bandit-ring").key
+
+
+def test_a_setting_that_earlier_versions_had_is_passed_over():
+    """It never changed a result, so a run folder with it stays readable, under its key."""
+    config = RunConfig("hopper-medium-v2")
+    assert RunConfig.from_dict(config.to_dict() | {"checkpoint_every": 10_000}) == config
+    with pytest.raises(UserError, match="checkpoint_ever'"):
+        RunConfig.from_dict(config.to_dict() | {"checkpoint_ever": 10_000})

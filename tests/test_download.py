@@ -49,8 +49,16 @@ def quiet_machine(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory) -> bytes:
-    """A file in D4RL's layout, of several blocks."""
+    """A file of Hopper in D4RL's layout, of several blocks."""
     return hdf5(tmp_path_factory.mktemp("made") / "a.hdf5", seed=0)
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory):
+    """Files of all tasks of the paper, by name."""
+    folder = tmp_path_factory.mktemp("made")
+    tasks = [task for task in TASKS.values() if task.in_paper]
+    return {task.d4rl_file: hdf5(folder / task.d4rl_file, seed=0, task=task) for task in tasks}
 
 
 def half(length: int) -> int:
@@ -58,11 +66,19 @@ def half(length: int) -> int:
     return length // 2 // mirrors.BLOCK * mirrors.BLOCK
 
 
-def hdf5(path: Path, seed: int) -> bytes:
+def hdf5(path: Path, seed: int, task=HOPPER) -> bytes:
+    rows = 10_000 * HOPPER.observation_size // task.observation_size  # of about the same size for every task
     with h5py.File(path, "w") as file:
-        file["observations"] = np.random.default_rng(seed).normal(size=(10_000, 11)).astype(np.float32)
-        file["rewards"] = np.zeros(10_000, dtype=np.float32)
+        file["observations"] = np.random.default_rng(seed).normal(size=(rows, task.observation_size)).astype(np.float32)
+        file["actions"] = np.zeros((rows, task.action_size), dtype=np.float32)
+        file["rewards"] = np.zeros(rows, dtype=np.float32)
+        file["terminals"] = np.zeros(rows, dtype=bool)
     return path.read_bytes()
+
+
+def part_of(folder: Path, address: str) -> Path:
+    """Where the beginning is kept that has come of Hopper's file from a server or folder."""
+    return partial.Partial(folder / HOPPER.d4rl_file, f"{address}/gym_mujoco_v2/{HOPPER.d4rl_file}").path
 
 
 class Server:
@@ -267,8 +283,10 @@ def test_what_it_does_not_mend_is_named_and_the_next_mirror_asked(tmp_path, cont
     assert leftovers(tmp_path) == []
 
 
-def test_nothing_is_left_that_looks_complete_and_other_files_come(tmp_path, content):
-    with Server({HOPPER.d4rl_file: content, ANT.d4rl_file: content, WALKER.d4rl_file: HTML}) as server:
+def test_nothing_is_left_that_looks_complete_and_other_files_come(tmp_path, contents):
+    with Server(
+        {name: contents[name] for name in (HOPPER.d4rl_file, ANT.d4rl_file)} | {WALKER.d4rl_file: HTML}
+    ) as server:
         outcomes = fetch(tmp_path, server.mirror, tasks=[HOPPER, WALKER, REPLAY, ANT], jobs=2)
     assert [outcome.state for outcome in outcomes] == ["downloaded", "failed", "failed", "downloaded"]
     assert sorted(os.listdir(tmp_path)) == sorted([HOPPER.d4rl_file, ANT.d4rl_file])
@@ -280,7 +298,7 @@ def test_an_error_page_does_not_cost_what_another_mirror_gave(tmp_path, content)
     with Server({HOPPER.d4rl_file: content}, itertools.repeat("cut")) as cut, Server({}, ["html", "html"]) as page:
         [outcome] = fetch(tmp_path, cut.mirror, page.mirror, patience=Patience(1.0, 0.3, 1, 0.01))
         assert outcome.state == "failed"
-        part = tmp_path / f"{HOPPER.d4rl_file}.partial"
+        part = part_of(tmp_path, cut.url)
         have = part.stat().st_size
         assert have == half(len(content))
         cut.plan = iter([])
@@ -290,12 +308,78 @@ def test_an_error_page_does_not_cost_what_another_mirror_gave(tmp_path, content)
     assert leftovers(tmp_path) == []
 
 
+def test_a_mirror_that_breaks_off_does_not_cost_what_another_gave(tmp_path, content):
+    once = Patience(1.0, 0.3, 1, 0.01)
+    with Server({HOPPER.d4rl_file: content}, ["cut"]) as first, Server({HOPPER.d4rl_file: content}, ["cut"]) as broken:
+        fetch(tmp_path, first.mirror, patience=once)
+        have = part_of(tmp_path, first.url).stat().st_size
+        [outcome] = fetch(tmp_path, broken.mirror, first.mirror, patience=once)
+        assert [address.startswith(broken.url) for address, _ in outcome.tried] == [True]
+        assert first.asked[-1][1] == f"bytes={have}-"
+        assert first.sent == len(content)
+    assert outcome.path.read_bytes() == content
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_what_other_addresses_gave_makes_room_only_where_there_is_no_other(tmp_path, content, monkeypatch, room):
+    once = Patience(1.0, 0.3, 1, 0.01)
+    with Server({HOPPER.d4rl_file: content}, ["cut"]) as first, Server({HOPPER.d4rl_file: content}, ["cut"]) as second:
+        fetch(tmp_path, first.mirror, patience=once)
+        real = partial.shutil.disk_usage(tmp_path)
+        free = len(content) if room else len(content) - 1000
+        monkeypatch.setattr(partial.shutil, "disk_usage", lambda path: real._replace(free=free))
+        [outcome] = fetch(tmp_path, second.mirror, patience=once)
+        assert outcome.reason is None
+        assert part_of(tmp_path, first.url).exists() == room
+        assert part_of(tmp_path, second.url).exists()
+
+
 def test_a_part_from_one_address_is_not_continued_from_another(tmp_path, content):
     other = hdf5(tmp_path / "b", seed=1)
     with Server({HOPPER.d4rl_file: content}, ["cut"]) as first, Server({HOPPER.d4rl_file: other}) as second:
         [outcome] = fetch(tmp_path, first.mirror, second.mirror, patience=Patience(1.0, 0.3, 1, 0.01))
         assert second.asked[0][1] is None
     assert outcome.path.read_bytes() == other
+
+
+def spoilt(path: Path, what: str) -> bytes:
+    hdf5(path, seed=0)
+    with h5py.File(path, "a") as file:
+        match what:
+            case "no rewards" | "no actions":
+                del file[what.removeprefix("no ")]
+            case "observations" | "actions":
+                del file[what]
+                file[what] = np.zeros((10_000, 17), np.float32)
+            case "nothing":
+                file.clear()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("no rewards", "it lacks 'rewards'"),
+        ("no actions", "it lacks 'actions'"),
+        ("observations", "'observations' has shape (10000, 17), but hopper-medium-v2 needs (rows, 11)"),
+        ("actions", "'actions' has shape (10000, 17)"),
+        ("nothing", "it has nothing"),
+    ],
+)
+def test_a_file_that_the_task_cannot_read_is_the_wrong_file(tmp_path, content, what, words):
+    other = spoilt(tmp_path / "b", what)
+    with Server({HOPPER.d4rl_file: other}) as bad, Server({HOPPER.d4rl_file: content}) as good:
+        [outcome] = fetch(tmp_path / "to", bad.mirror, good.mirror)
+        assert words in outcome.tried[0][1]
+        assert outcome.state == "downloaded"
+        assert outcome.path.read_bytes() == content
+        assert len(bad.asked) == 1
+        outcome.path.write_bytes(other)
+        [outcome] = fetch(tmp_path / "to", good.mirror)
+    assert outcome.state == "failed"
+    assert words in outcome.reason
+    assert leftovers(tmp_path / "to") == []
 
 
 def test_the_published_sum_decides(tmp_path, content, monkeypatch):
@@ -317,7 +401,7 @@ def test_a_damaged_part_is_fetched_anew_where_the_sum_tells(tmp_path, content, m
     monkeypatch.setattr(provenance, "KNOWN_SHA256", {HOPPER.d4rl_file: hashlib.sha256(content).hexdigest()})
     with Server({HOPPER.d4rl_file: content}, ["cut"]) as server:
         fetch(tmp_path, server.mirror, patience=Patience(1.0, 0.3, 1, 0.01))
-        part = tmp_path / f"{HOPPER.d4rl_file}.partial"
+        part = part_of(tmp_path, server.url)
         part.write_bytes(bytes(part.stat().st_size))
         [outcome] = fetch(tmp_path, server.mirror)
     assert outcome.path.read_bytes() == content
@@ -325,10 +409,11 @@ def test_a_damaged_part_is_fetched_anew_where_the_sum_tells(tmp_path, content, m
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"address": 3}', '{"total": "many"}'])
 def test_a_part_without_a_good_note_is_started_over(tmp_path, content, note):
-    (tmp_path / f"{HOPPER.d4rl_file}.partial").write_bytes(b"x" * 1000)
-    if note:
-        (tmp_path / f"{HOPPER.d4rl_file}.partial.json").write_text(note)
     with Server({HOPPER.d4rl_file: content}) as server:
+        part = part_of(tmp_path, server.url)
+        part.write_bytes(b"x" * 1000)
+        if note:
+            part.with_name(f"{part.name}.json").write_text(note)
         [outcome] = fetch(tmp_path, server.mirror)
         assert server.asked[0][1] is None
     assert outcome.path.read_bytes() == content
@@ -363,7 +448,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, content):
     with Server({HOPPER.d4rl_file: content}, ["wait"]) as server:
         arguments = ["-m", "diffcps", "data", "download", HOPPER.name, "--mirror", server.url, "--to", str(tmp_path)]
         process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True)
-        part = tmp_path / f"{HOPPER.d4rl_file}.partial"
+        part = part_of(tmp_path, server.url)
         while not (part.exists() and part.stat().st_size):
             time.sleep(0.02)
             assert process.poll() is None
@@ -415,7 +500,7 @@ def test_a_disk_that_fills_up(tmp_path, content, monkeypatch):
         assert "disk is full" in outcome.reason
         assert "goes on from there" in outcome.reason
         assert other.asked == []
-        have = (tmp_path / f"{HOPPER.d4rl_file}.partial").stat().st_size
+        have = part_of(tmp_path, server.url).stat().st_size
         assert have > half(len(content))
         [outcome] = fetch(tmp_path, server.mirror)
         assert server.asked[1][1] == f"bytes={have}-"
@@ -533,14 +618,14 @@ def test_the_command(tmp_path, content, capsys, monkeypatch):
         assert DownloadData(tasks=(WALKER.name, HOPPER.name), mirror=(server.url,), jobs=2)() == 1
     output = capsys.readouterr().out
     assert re.search(rf"{WALKER.name} +FAILED", output)
-    assert re.search(rf"{HOPPER.name} +already here +482 kB", output)
+    assert re.search(rf"{HOPPER.name} +already here +614 kB", output)
     assert f"{server.url}/gym_mujoco_v2/{WALKER.d4rl_file}: it answers 404 Not Found" in output
     assert f"{tmp_path}/public/gym_mujoco_v2/{WALKER.d4rl_file}: there is no such file" in output
     assert "Start the same command again" in output
 
 
-def test_all_means_the_papers_tasks(tmp_path, content):
-    with Server({task.d4rl_file: content for task in TASKS.values() if task.in_paper}) as server:
+def test_all_means_the_papers_tasks(tmp_path, contents):
+    with Server(contents) as server:
         assert DownloadData(all=True, mirror=(server.url,), to=tmp_path / "to", jobs=4)() == 0
     assert len(os.listdir(tmp_path / "to")) == len(server.asked) == 15
 
@@ -627,7 +712,7 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
     (made / "metadata.json").write_text('{"total_steps": 5000}')
     lines = listed(capsys, data_dir=(tmp_path,))
     row = next(number for number, line in enumerate(lines) if line.startswith(HOPPER.name))
-    assert re.fullmatch(rf"{HOPPER.name} +d4rl +482 kB +10 000  not computed", lines[row])
+    assert re.fullmatch(rf"{HOPPER.name} +d4rl +614 kB +10 000  not computed", lines[row])
     assert lines[row + 1] == f"    {tmp_path / HOPPER.d4rl_file}"
     text = "\n".join(lines)
     for words in ("web page", "no 'rewards'", f"    {tmp_path}", "datasets (no such folder)", "--verify does it"):

@@ -168,6 +168,30 @@ def test_float64_is_not_rounded_in_the_set(tmp_path: Path) -> None:
     assert episode.rewards.tolist() == arrays["rewards"][:3].tolist()
 
 
+@pytest.mark.parametrize("kind", ["i8", ">i8", "u4", "g", "i2"])
+def test_no_type_is_rounded(tmp_path: Path, kind: str) -> None:
+    """Rewards that are wide integers stay so; what no episode can hold exactly is kept as the file has it."""
+    exact, task = 2**24 + 1, get_task("hopper-medium-v2")
+    arrays = usual() | {"rewards": np.full(12, exact if kind != "i2" else 7, kind)}
+    arrays["observations"] = (arrays["observations"] * 100).astype(kind)
+    arrays["observations"][0, 0] = exact if kind != "i2" else 7
+    file = write(tmp_path / "x.hdf5", arrays)
+    path = imports.import_file(task, file, tmp_path).path
+    with h5py.File(path / "data" / imports.LEFT_OVER) as left_over:
+        beside = {key: left_over["file"][key][...] for key in ("observations", "rewards") if key in left_over["file"]}
+    episode = minari.MinariDataset(path / "data")[0]
+    if kind == "i2":
+        assert not beside, "float32 has all numbers of this type"
+    else:
+        assert beside["observations"].dtype == arrays["observations"].dtype
+        assert beside["observations"].tobytes() == arrays["observations"].tobytes()
+    if kind == "g":
+        assert beside["rewards"].tobytes() == arrays["rewards"].tobytes()
+    else:
+        assert episode.rewards.tolist() == arrays["rewards"][:3].tolist()
+    assert_same(imports.load(task, path), d4rl.load(task, file))
+
+
 def test_what_minari_shows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes as they were, an environment to recover, reference scores, and where it came from."""
     task, file = get_task("hopper-medium-v2"), write(tmp_path / "hopper_medium-v2.hdf5", usual())
@@ -212,11 +236,32 @@ def test_a_file_whose_rest_is_damaged_is_refused(tmp_path: Path) -> None:
     """Also where the damage is in what no learner reads: nothing of the file would be lost without a word."""
     file = write(tmp_path / "x.hdf5", usual())
     with h5py.File(file, "a") as opened:
-        opened["infos/gone"] = h5py.SoftLink("/nowhere")
-        opened["gone"] = h5py.SoftLink("/nowhere")
-    with pytest.raises(UserError, match="'gone' is damaged and cannot be copied"):
+        opened["more"] = np.arange(5.0)
+        head = h5py.h5o.get_info(opened["more"].id).addr
+    content = bytearray(file.read_bytes())
+    content[head : head + 8] = b"damage!!"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="'more' is damaged and cannot be copied"):
         imports.import_file(get_task("hopper-medium-v2"), file, tmp_path / "sets")
     assert not (tmp_path / "sets").exists()
+
+
+def test_links_that_lead_nowhere_are_left_out_and_noted(tmp_path: Path) -> None:
+    """The reader does not mind them, and there is nothing that could be lost but where they should lead to."""
+    task, file = get_task("hopper-medium-v2"), write(tmp_path / "x.hdf5", usual())
+    with h5py.File(file, "a") as opened:
+        opened["infos/gone"] = h5py.SoftLink("/nowhere")
+        opened["gone"] = h5py.SoftLink("/nowhere")
+        opened["far"] = h5py.ExternalLink("other.hdf5", "/there")
+        opened["again"] = h5py.SoftLink("/infos/qpos")
+    theirs = d4rl.load(task, file)
+    imported = imports.import_file(task, file, tmp_path / "sets")
+    assert_same(imported.info and imports.load(task, imported.path), theirs)
+    with h5py.File(imported.path / "data" / imports.LEFT_OVER) as left_over:
+        assert sorted(left_over["file"]) == ["again", "infos", "metadata"]
+    assert notes(imported.path)["file"]["links_left_out"] == {"gone": "/nowhere", "far": "other.hdf5:/there"}
+    described = minari.MinariDataset(imported.path / "data").storage.metadata["description"]
+    assert "The file's link 'gone' leads nowhere (/nowhere) and was left out." in described
 
 
 FULL = """

@@ -1,13 +1,20 @@
 """A sweep in an object store is held by one process at a time, and given free by one that died."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 import stores
 
+from diffcps.distributed import folder
 from diffcps.distributed.lease import leased
+from diffcps.distributed.place import Place
+from diffcps.distributed.plan import Plan
 from diffcps.errors import UserError
 from diffcps.remote import Remote
 
@@ -68,3 +75,34 @@ def test_a_holder_learns_that_it_was_replaced(remote: Remote) -> None:
         remote.write("lease.json", b'{"token": "other", "holder": "process 2 on there"}')
         assert lost.wait(5)
     assert remote.read("lease.json") is not None, "the successor's note stays"
+
+
+def test_a_holder_that_the_store_kept_waiting_is_not_dead(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who could not read for a while has no right to say that another was silent for that while."""
+    with leased(remote, BEAT):
+        read = Remote.read
+        slow = iter([4 * BEAT])
+
+        def hesitant(self: Remote, name: str, patience: float | None = None) -> bytes | None:
+            if threading.current_thread() is threading.main_thread():
+                time.sleep(next(slow, 0.0))
+            return read(self, name, patience)
+
+        monkeypatch.setattr(Remote, "read", hesitant)
+        with pytest.raises(UserError, match="in use by"), leased(remote, BEAT):
+            pass
+        monkeypatch.undo()
+
+
+def test_what_was_taken_over_is_left_alone(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver whose sweep another one has taken over must not stop that one's trials."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    monkeypatch.setattr(folder, "leased", partial(leased, beat=BEAT))
+    place, plan = Place(tmp_path / "view", remote=remote), Plan("view", "demo", ())
+    with folder.held(place, plan) as lost:
+        assert not lost.is_set()
+        remote.write("lease.json", b'{"token": "other", "holder": "process 2 on there"}')
+        assert lost.wait(10)
+    assert sent == [signal.SIGTERM]
+    assert remote.read("lease.json") is not None

@@ -130,7 +130,27 @@ def test_a_row_that_rounding_does_not_explain(tmp_path):
     assert not edge.explained
     assert edge.share == 0
     assert edge.position == pytest.approx(2e-3, rel=0.1)
-    assert found.unexplained >= 1
+    assert found.unexplained == found.missed >= 1
+    assert f"but {found.missed} of {found.rows} rows" in report.verdict
+
+
+def test_altered_rows_are_counted_and_the_verdict_says_so(tmp_path):
+    """However many there are, and although the median row fits."""
+    content = record("hopper-medium-v2", "modern", rows=1000)
+    chosen = np.random.default_rng(1).permutation(1000)[:300]
+    content["actions"][chosen] *= -0.5
+    report = compare(tmp_path, "hopper-medium-v2", content)
+    found = result_of(report, "modern")
+    assert report.came_from == "modern"
+    assert 250 < found.beyond <= 300
+    assert len(found.edges) == found.unexplained == 64
+    assert len({edge.row for edge in found.edges}) == 64
+    assert {edge.row for edge in found.edges} <= set(chosen.tolist())
+    assert found.missed == found.beyond
+    assert found.altered
+    assert report.verdict.startswith("The bulk was recorded under modern physics")
+    assert f"about {found.beyond} of {found.rows} rows ({found.beyond / found.rows:.1%}) were not" in report.verdict
+    assert not result_of(report, "d4rl").altered
 
 
 def test_a_row_that_rounding_explains(tmp_path, monkeypatch):
@@ -140,7 +160,8 @@ def test_a_row_that_rounding_explains(tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "EDGE_VELOCITY", 0.8 * largest)
     found = result_of(compare(tmp_path, "hopper-medium-v2", content, ("modern",)), "modern")
     assert 1 <= found.beyond == len(found.edges)
-    assert found.unexplained == 0
+    assert found.unexplained == found.missed == 0
+    assert not found.altered
     assert all(0 < edge.share <= 1 for edge in found.edges)
     assert found.edges == result_of(compare(tmp_path, "hopper-medium-v2", content, ("modern",)), "modern").edges
 

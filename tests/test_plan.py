@@ -614,6 +614,26 @@ def test_empty_folder_is_no_error(tmp_path: Path) -> None:
     assert "6 pending" in shown(board)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"state": "elsewhere"}', "{}"])
+def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("diffcps.distributed.display.TERMINAL_SECONDS", 0.05)
+    board = sweep_folder(tmp_path)
+    (board.place.run_folder(GRID.trials[3]).path / "status.json").write_text(text)
+    assert [status["state"] for status in board.statuses().values()].count("damaged") == 1
+    heading, *lines = board.lines()
+    assert "1 damaged" in heading
+    assert len(lines) == 2
+    row = next(line for line in shown(board).splitlines() if " T4 " in line)
+    assert "damaged" in row
+    assert str(tmp_path)[:10] in row
+    out = io.StringIO()
+    watching = Board(board.plan, board.place, Console(file=out, force_terminal=True, width=150))
+    with watching:
+        time.sleep(0.2)
+        assert watching._thread.is_alive()
+    assert "bandit-ring T3" in out.getvalue()
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_board_watches_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     monkeypatch.setattr("diffcps.distributed.display.LOG_SECONDS", 0.05)

@@ -15,6 +15,7 @@ from diffcps.config import MemberConfig, RunConfig
 from diffcps.distributed.mirror import MirroredFolder, View
 from diffcps.errors import UserError
 from diffcps.remote import Remote, is_url
+from diffcps.runs import TakenOverError
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,11 @@ def test_a_worker_on_another_node_goes_on_from_the_last_checkpoint(remote: Remot
     assert state is not None
     assert complaints == []
     assert state["learner"]["x"].tolist() == [30.0] * 3
-    assert [line.split(",")[0] for line in (second.path / "metrics.csv").read_text().splitlines()[1:]] == ["10", "20", "30"]
+    assert [line.split(",")[0] for line in (second.path / "metrics.csv").read_text().splitlines()[1:]] == [
+        "10",
+        "20",
+        "30",
+    ]
     assert sorted(remote.names("checkpoint")) == [
         f"checkpoint/step_0000000{step}.{end}" for step in (20, 30) for end in ("pt", "sha256")
     ]
@@ -157,6 +162,25 @@ def test_a_damaged_checkpoint_in_the_store_is_replaced(remote: Remote, tmp_path:
     assert (state["learner"]["x"].tolist(), complaints) == ([20.0] * 3, [])
 
 
+def test_a_worker_that_was_taken_over_writes_nothing_more(remote: Remote, tmp_path: Path) -> None:
+    old, new = MirroredFolder(tmp_path / "a", remote), MirroredFolder(tmp_path / "b", remote)
+    old.create(CONFIG)
+    old.take()
+    _work(old, 10)
+    new.create(CONFIG)
+    new.take()
+    new.write_status({"state": "complete", "step": 100, "last": 1.0})
+    before = remote.names()
+    old._told = -1e9
+    with pytest.raises(TakenOverError):
+        old.write_status({"state": "running", "step": 11})
+    with pytest.raises(TakenOverError):
+        old.record_environment({"dataset": {"checksum": "d" * 64}})
+    with pytest.raises(TakenOverError):
+        old.save_checkpoint(_state(20), 20)
+    assert remote.names() == before
+
+
 def test_learning_goes_on_while_the_store_is_away(remote: Remote, store: stores.Store, tmp_path: Path) -> None:
     folder = MirroredFolder(tmp_path / "a", remote)
     folder.create(CONFIG)
@@ -173,7 +197,9 @@ def test_learning_goes_on_while_the_store_is_away(remote: Remote, store: stores.
     assert remote.read("checkpoint/step_000000010.sha256") is not None
 
 
-def test_a_view_fetches_what_has_changed_and_no_checkpoints(remote: Remote, tmp_path: Path, store: stores.Store) -> None:
+def test_a_view_fetches_what_has_changed_and_no_checkpoints(
+    remote: Remote, tmp_path: Path, store: stores.Store
+) -> None:
     folder = MirroredFolder(tmp_path / "node", remote.below("runs/key"))
     folder.create(CONFIG)
     _work(folder, 10)

@@ -124,7 +124,7 @@ def test_score_runs_from_random_to_expert(name: str) -> None:
     [
         ("hoper-medium-v2", r"'hoper-medium-v2'; did you mean 'hopper-medium-v2'\? Known tasks: antmaze"),
         ("Hopper-Medium-v2", r"did you mean 'hopper-medium-v2'\? "),
-        ("antmaze-umaze-v2", r"did you mean 'antmaze-umaze-v0'\? "),
+        ("antmaze-umase-v0", r"did you mean 'antmaze-umaze-v0'\? "),
         ("ring", r"did you mean 'bandit-ring'\? "),
         ("????", r"no task is called '\?\?\?\?'\. Known tasks: "),
         ("", r"no task is called ''\. Known tasks: "),

@@ -562,7 +562,7 @@ def test_trial_leaves_a_whole_run_folder(place: Place) -> None:
     assert folder.config == CONFIG
     assert folder.environment["dataset"]["checksum"] == "c0ffee"
     assert {file.name for file in folder.path.iterdir()} == {
-        "config.json", "environment.json", "metrics.csv", "returns.csv", "status.json", "checkpoint",
+        "config.json", "environment.json", "metrics.csv", "returns.csv", "status.json", "owner", "checkpoint",
     }  # fmt: skip
 
 

@@ -17,9 +17,9 @@ def load(
 ) -> Transitions:
     """The task's transitions with its reward transform applied; ``info.returns`` keep the untransformed rewards.
 
-    ``directories`` are searched for D4RL files before the standard folders (``store.search_path``), and for Minari's data
-    sets before Minari's own. Collected data are made now when they are not in ``store.collected_root()`` yet; ``progress``
-    is then called now and then with the rows that there are and the rows wanted.
+    ``directories`` are searched before the standard folders: for D4RL files before ``store.search_path``, for Minari's data
+    sets before Minari's own folder, for collected ones before ``store.collected_root()``. Collected data are made now when
+    they are nowhere yet; ``progress`` is then called now and then with the rows that there are and the rows wanted.
 
     Raises ``UserError`` when the task does not offer the source, the data are missing, or they cannot be learned from.
     """
@@ -28,7 +28,7 @@ def load(
         raise UserError(refused)
     match data.source:
         case "collected":
-            transitions = _collected(task, data, progress)
+            transitions = _collected(task, data, directories, progress)
         case "minari":
             transitions = _minari(task, directories)
         case "d4rl":
@@ -75,11 +75,14 @@ def _d4rl(task: Task, directories: Sequence[Path]) -> Transitions:
     return d4rl.load(task, path)
 
 
-def _collected(task: Task, data: DataConfig, progress: Callable[[int, int], None] | None) -> Transitions:
+def _collected(
+    task: Task, data: DataConfig, directories: Sequence[Path], progress: Callable[[int, int], None] | None
+) -> Transitions:
     # Imported here: Minari and the simulator take seconds to import, and only collected data need them.
     from diffcps.data import collected
 
-    path, episodes = collected.collected(task, data, store.collected_root(), progress)
+    roots = [*(folder for folder in directories if collected.find(task, data, folder)), store.collected_root()]
+    path, episodes = collected.collected(task, data, roots[0], progress)
     origin = Origin(
         source="collected",
         path=path,

@@ -239,20 +239,31 @@ def _about_parity(report: ParityReport, task: Task) -> list[str]:
     if report.came_from is None:
         said.append(report.verdict)
     elif len(report.results) > 1 and report.came_from != task.physics:
+        own = next(result for result in report.results if result.physics == report.came_from)
+        these = "the bulk of these data was" if own.altered else "these data were"
         said.append(
-            f"{task.name} is evaluated under {task.physics} physics, but these data were recorded under "
+            f"{task.name} is evaluated under {task.physics} physics, but {these} recorded under "
             f"{report.came_from} physics: use --physics {report.came_from} for what is learned from them."
         )
     for result in report.results:
         if result.fits and result.rewards_off:
             assert result.reward is not None
+            why = (
+                "of altered rows, altered themselves, or computed otherwise"
+                if result.altered
+                else "though the motion is: rewards were altered, or computed otherwise"
+            )
             said.append(
                 f"{result.rewards_off:,} of {result.rows:,} replayed rewards are not what the simulator gives (off by up to "
-                f"{result.reward.maximum:.3g}), though the motion is: rewards were altered, or computed otherwise."
+                f"{result.reward.maximum:.3g}), {why}."
             )
         if result.fits and result.unexplained:
+            examined = "all" if len(result.edges) == result.beyond else f"the {len(result.edges)} that were"
+            altered = " Rows were altered, or are out of order." if result.altered else ""
             said.append(
-                f"{result.unexplained:,} replayed rows miss the recorded step by more than their rounding explains."
+                f"{result.beyond:,} of {result.rows:,} replayed rows ({result.beyond / result.rows:.1%}) miss the recorded step "
+                f"under {result.physics} physics; of {examined} examined, {result.unexplained:,} miss it by more than their "
+                f"rounding explains.{altered}"
             )
     return said
 

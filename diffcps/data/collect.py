@@ -5,7 +5,7 @@ learned from them says so.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -137,7 +137,9 @@ def _record(task: Task, part: _Part, seed: tuple[int, int], progress: Callable[[
     own random streams, so which simulation plays it, and beside which others, makes no difference.
     """
     n = min(_SIMULATIONS, -(-part.rows // task.episode_limit))
-    simulations = envs.simulations(task, task.physics, n, processors(), [seed[0]] * n)
+    # one goal for the whole set, as in D4RL, whose rewards it decides
+    world = replace(task, environment=task.environment.replace("-v2", "-v0"))
+    simulations = envs.simulations(world, task.physics, n, processors(), [seed[0]] * n)
     try:
         return _Recorder(task, simulations, _behaviour(task, part.policy, n), seed).record(part.rows, progress)
     finally:

@@ -101,6 +101,16 @@ def count_rows(path: Path) -> int | None:
         raise _damaged(path, error) from error
 
 
+def check_layout(task: Task, path: Path) -> None:
+    """Raise ``UserError``, as ``read`` does, for all that the head of a file shows: keys, types, shapes, what is written."""
+    check_file(path)
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            _check_shapes(task, path, _datasets(path, file))
+    except H5PY_ERRORS as error:
+        raise _damaged(path, error) from error
+
+
 def check_file(path: Path) -> None:
     """Raise ``UserError`` unless there is a file that can be read and begins as HDF5 does."""
     try:

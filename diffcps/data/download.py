@@ -29,7 +29,7 @@ from diffcps.data.mirrors import (
     ask,
     is_web,
 )
-from diffcps.data.partial import CannotWriteError, Partial, WrongFileError
+from diffcps.data.partial import CannotWriteError, Partial, WrongFileError, how_far
 from diffcps.errors import UserError
 from diffcps.tasks import Task
 
@@ -115,7 +115,7 @@ def download(
             except queue.Empty:
                 return
             try:
-                ended[sub_path] = _File(errand, sub_path, tuple(task.name for task in groups[sub_path])).fetch()
+                ended[sub_path] = _File(errand, sub_path, groups[sub_path]).fetch()
             except BaseException as error:
                 ended[sub_path] = error  # raised again by the thread that waits
                 errand.stop.set()
@@ -163,10 +163,10 @@ class _Errand:
 class _File:
     """One file on its way."""
 
-    def __init__(self, errand: _Errand, sub_path: str, tasks: tuple[str, ...]) -> None:
-        self.errand, self.sub_path, self.tasks = errand, sub_path, tasks
+    def __init__(self, errand: _Errand, sub_path: str, readers: Sequence[Task]) -> None:
+        self.errand, self.sub_path, self.readers = errand, sub_path, readers
+        self.tasks = tuple(task.name for task in readers)
         self.path = errand.folder / sub_path.rpartition("/")[2]
-        self.partial = Partial(self.path)
         self.tried: list[tuple[str, str]] = []
 
     def fetch(self) -> Outcome:
@@ -178,7 +178,7 @@ class _File:
             except CannotWriteError as error:
                 outcome = Outcome(self.tasks, self.path, "failed", tuple(self.tried), str(error))
             except OSError as error:
-                reason = f"{error.filename or self.partial.path}: {error.strerror or error}"
+                reason = f"{error.filename or self.path}: {error.strerror or error}"
                 outcome = Outcome(self.tasks, self.path, "failed", tuple(self.tried), reason)
         self.errand.watcher.ended(self.tasks[0], outcome)
         return outcome
@@ -189,7 +189,8 @@ class _File:
         if not found:
             return None
         try:
-            d4rl.count_rows(found[0])
+            for task in self.readers:
+                d4rl.check_layout(task, found[0])
         except UserError as error:
             reason = f"{error} It was left as it is: move or delete it, and start the same command again."
             return Outcome(self.tasks, found[0], "failed", reason=reason)
@@ -217,34 +218,35 @@ class _File:
 
     def _have(self, address: str) -> None:
         """The whole of the file from ``address``, under its name."""
-        continued = self.partial.beginning(address) is not None
-        self._insist(address)
+        partial = Partial(self.path, address)
+        continued = partial.beginning() is not None
+        self._insist(partial)
         try:
-            self.partial.finish()
+            partial.finish(self.readers)
         except WrongFileError as error:
             if not continued:
                 raise
             self.errand.watcher.say(self.tasks[0], f"{address}: {error}; it was continued from before, so once anew")
-            self._insist(address)
-            self.partial.finish()
+            self._insist(partial)
+            partial.finish(self.readers)
 
-    def _insist(self, address: str) -> None:
-        """Have the whole of the file from ``address`` in ``partial``, trying again while that may help."""
-        errand, patience = self.errand, self.errand.patience
+    def _insist(self, partial: Partial) -> None:
+        """Have the whole of the file in ``partial``, trying again while that may help."""
+        errand, patience, address = self.errand, self.errand.patience, partial.address
         host = urlsplit(address).netloc if is_web(address) else ""
         if host in errand.unreachable:
             raise UnreachableError(f"not asked again: {errand.unreachable[host]}")
-        farthest, failures = self._come(address), 0
+        farthest, failures = _come(partial), 0
         while True:
             try:
-                return self._attempt(address)
+                return self._attempt(partial)
             except ChangedError:
-                self.partial.discard()
+                partial.discard()
                 failures += 1
                 if failures >= patience.attempts:
                     raise BrokenError("its file changes while it is fetched") from None
             except BrokenError as error:
-                have = self._come(address)
+                have = _come(partial)
                 failures = 1 if have > farthest else failures + 1
                 farthest = max(farthest, have)
                 if failures >= patience.attempts:
@@ -256,36 +258,31 @@ class _File:
                 if errand.stop.wait(pause):
                     raise _StoppedError from error
 
-    def _come(self, address: str) -> int:
-        """Bytes that ``address`` need not send again."""
-        beginning = self.partial.beginning(address)
-        return 0 if beginning is None else beginning.size
-
-    def _attempt(self, address: str) -> None:
-        beginning = self.partial.beginning(address)
+    def _attempt(self, partial: Partial) -> None:
+        beginning = partial.beginning()
         if beginning is not None and beginning.size == beginning.total:
             return
-        with ask(address, beginning, self.errand.patience.connect, self.errand.patience.stall) as answer:
-            self._take(address, answer)
-        have = self.partial.size()
+        with ask(partial.address, beginning, self.errand.patience.connect, self.errand.patience.stall) as answer:
+            self._take(partial, answer)
+        have = partial.size()
         if answer.total is not None and have < answer.total:
             raise BrokenError(f"it ended after {have} of the {answer.total} bytes that it announced")
 
-    def _take(self, address: str, answer: Answer) -> None:
+    def _take(self, partial: Partial, answer: Answer) -> None:
         """Append the answer to the partial file, or begin that anew with it."""
         blocks = answer.blocks
         if answer.start == 0:
-            # Looked at before anything is overwritten: an error page must not cost what another address has given.
+            # Looked at before anything is overwritten: an error page must not cost what the address has given before.
             first = next(blocks, b"")
             if (what := d4rl.recognised(first)) is not None:
                 raise RefusedError(f"what it sends is no HDF5 file: {what}")
-            self.partial.begin(address, answer.total, answer.validator)
+            partial.begin(answer.total, answer.validator)
             blocks = _chained(first, blocks)
         else:
-            self.partial.check_space(answer.total, answer.start)
+            partial.check_space(answer.total, answer.start)
         have = answer.start
         for block in blocks:
-            self.partial.append(block)
+            partial.append(block)
             have += len(block)
             self.errand.watcher.progress(self.tasks[0], have, answer.total)
             if self.errand.stop.is_set():
@@ -307,13 +304,19 @@ class _File:
                 try:
                     lock.acquire(timeout=_POLL)
                 except filelock.Timeout:
-                    watcher.progress(task, self.partial.size(), self.partial.whose().get("total"))
+                    watcher.progress(task, *how_far(self.path))
         try:
             yield
         finally:
             # Removed while it is held: who waits for it sees that and takes the next one.
             file.unlink(missing_ok=True)
             lock.release()
+
+
+def _come(partial: Partial) -> int:
+    """Bytes that the address need not send again."""
+    beginning = partial.beginning()
+    return 0 if beginning is None else beginning.size
 
 
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

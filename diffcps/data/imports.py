@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 NAMESPACE = "d4rl-import"
 LEFT_OVER = "d4rl.hdf5"
-"""Beside Minari's own files: group ``rows``, the rows that are no steps; group ``file``, what else the D4RL file held."""
+"""Beside Minari's own files: group ``rows``, the rows that are no steps; group ``file``, what else the D4RL file held,
+with every array that the episodes do not hold as exactly as the file does."""
 
+_NUMBERS = ("observations", "actions", "rewards")
 _USED = (*d4rl.REQUIRED, "timeouts")
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
@@ -104,9 +106,11 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
     rows = _stored(path, d4rl.read(task, path))
     episodes, left_over = split(rows, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
     kept = _taken(rows, left_over)
+    image, dangling = _left_over_file(kept, path)
+    file = {"name": path.name, "sha256": read.info.checksum, "columns": _columns(path), "links_left_out": dangling}
     own = {
         "task": task.name,
-        "file": {"name": path.name, "sha256": read.info.checksum, "columns": _columns(path)},
+        "file": file,
         "provenance": read.info.provenance,
         "provenance_note": read.info.provenance_note,
         "left_over": {"rows": len(left_over), "timeouts": rows.timeouts is not None, "checksum": _checksum(kept)},
@@ -117,10 +121,13 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
             f"{path.name} (sha256 {read.info.checksum}), D4RL's file format, imported for the task {task.name}. "
             f"{read.info.provenance_note} Rows without a next observation are not among the steps; DiffCPS keeps them in "
             f"{LEFT_OVER}. env_spec is the environment that DiffCPS evaluates the task in."
+            + "".join(
+                f" The file's link '{name}' leads nowhere ({target}) and was left out."
+                for name, target in dangling.items()
+            )
         ),
         "env_spec": _environment(task).to_json(),
     }
-    image = _left_over_file(kept, path)
 
     def beside(folder: Path) -> None:
         (folder / LEFT_OVER).write_bytes(image)
@@ -228,13 +235,23 @@ def _again(task: Task, path: Path, target: Path) -> Imported:
 
 
 def _stored(path: Path, rows: Rows) -> Rows:
-    """The rows with the file's own float64 where it has that: nothing of it shall be lost, though no learner sees it."""
+    """The rows with the file's own type where float32 does not hold all its numbers: nothing of it shall be lost, though
+    no learner sees it. A type that Minari's episodes do not have stays float32; ``_beside`` such an array is kept whole."""
     values: dict[str, Any] = vars(rows).copy()
     with h5py.File(path, "r", locking="best-effort") as file:
-        for key in ("observations", "actions", "rewards"):
-            if file[key].dtype.kind == "f" and file[key].dtype.itemsize == 8:
-                values[key] = file[key][...].astype(np.float64).reshape(values[key].shape)
+        for key in _NUMBERS:
+            if not np.can_cast(file[key].dtype, np.float32) and not _beside(key, file[key].dtype):
+                values[key] = file[key][...].astype(file[key].dtype.newbyteorder("=")).reshape(values[key].shape)
     return Rows(**values)
+
+
+def _beside(key: str, dtype: np.dtype[Any]) -> bool:
+    """Whether an array is kept whole beside the episodes: as exact as the file has it, it cannot be in them.
+
+    Their observations and actions are float32 or float64; their rewards may be integers too.
+    """
+    inexact = key in _NUMBERS and not np.can_cast(dtype, np.float32)
+    return inexact and (dtype.itemsize > 8 or (key != "rewards" and dtype.kind != "f"))
 
 
 def _columns(path: Path) -> dict[str, str]:
@@ -249,8 +266,12 @@ def _taken(rows: Rows, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     return {"index": index} | {name: array[index] for name, array in arrays.items() if array is not None}
 
 
-def _left_over_file(kept: dict[str, NDArray[Any]], source: Path) -> bytes:
-    """The content of ``LEFT_OVER``. Raises ``UserError`` when something in the source cannot be copied."""
+def _left_over_file(kept: dict[str, NDArray[Any]], source: Path) -> tuple[bytes, dict[str, str]]:
+    """The content of ``LEFT_OVER``, and the source's links that lead nowhere, which are not in it, with their targets.
+
+    Raises ``UserError`` when something in the source cannot be copied.
+    """
+    dangling: dict[str, str] = {}
     # made in memory: what the source cannot give is found before anything is written
     with h5py.File("left over", "w", driver="core", backing_store=False) as file:
         group = file.create_group("rows")
@@ -259,11 +280,25 @@ def _left_over_file(kept: dict[str, NDArray[Any]], source: Path) -> bytes:
         rest = file.create_group("file")
         with h5py.File(source, "r", locking="best-effort") as read:
             for key in read:
-                if key not in _USED:
+                if (target := _dangling(read, key)) is not None:
+                    dangling[key] = target
+                elif key not in _USED or _beside(key, read[key].dtype):
                     _copy(source, read, key, rest)
             rest.attrs.update(read.attrs)
         file.flush()
-        return file.id.get_file_image()
+        return file.id.get_file_image(), dangling
+
+
+def _dangling(file: h5py.File, key: str) -> str | None:
+    """Where the link ``key`` should lead to, if it is one and there is nothing."""
+    link = file.get(key, getlink=True)
+    if not isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+        return None
+    try:
+        file[key]
+    except (KeyError, OSError):
+        return f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else str(link.path)
+    return None
 
 
 def _copy(source: Path, read: h5py.File, key: str, to: h5py.Group) -> None:

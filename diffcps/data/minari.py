@@ -88,7 +88,16 @@ def load(task: Task, path: Path) -> Transitions:
 
     Raises ``UserError`` when the set is damaged, or is not what the task was made from.
     """
-    return _transitions(task, path, _read(path, _spaces(path)[0]))
+    return _transitions(task, path, read(task, path))
+
+
+def read(task: Task, path: Path) -> list[Episode]:
+    """The episodes of a task's data set in the folder ``path`` as they are learned from: observations flattened, those
+    of a maze ended at its goal, and none without a step.
+
+    Raises ``UserError`` when the set is damaged.
+    """
+    return _as_judged(task, _read(path, _spaces(path)[0]))
 
 
 def obtain(dataset_id: str) -> Path:
@@ -116,8 +125,8 @@ def describe(dataset_id: str) -> Found:
     path = obtain(dataset_id)
     observation_space, action_space = _spaces(path)
     metadata = _metadata(path)
-    if isinstance(task := storage.notes(path).get("task"), str) and task in TASKS:
-        raise UserError(f"{dataset_id} is the D4RL file of {task}, imported. Use that task: {task} --data minari.")
+    if isinstance(name := storage.notes(path).get("task"), str) and name in TASKS:
+        raise UserError(f"{dataset_id} is the D4RL file of {name}, imported. Use that task: {name} --data minari.")
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not isinstance(text, str):
         raise UserError(
@@ -153,7 +162,8 @@ def describe(dataset_id: str) -> Found:
         reward_transform=transform,
         **{key: getattr(model, key) for key in ("steps", "algorithm", "member", "evaluation") if model},
     )
-    info = _transitions(from_definition(definition), path, episodes).info
+    task = from_definition(definition)
+    info = _transitions(task, path, _as_judged(task, episodes)).info
     return Found(definition, path, info, str(observation_space), model.name if model else None)
 
 
@@ -296,8 +306,13 @@ def _read(path: Path, space: "gymnasium.Space[Any]") -> list[Episode]:
     return [episode for episode in storage.read(path, partial(recorded.flatten, space)) if len(episode.rewards)]
 
 
+def _as_judged(task: Task, episodes: list[Episode]) -> list[Episode]:
+    """The episodes with the ends that an evaluation of the task has."""
+    return [_ending_at_the_goal(episode) for episode in episodes] if task.score == "success" else episodes
+
+
 def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transitions:
-    """A task's transitions. Raises ``UserError`` when the episodes are not what the task was made from."""
+    """Transitions of what ``read`` gives. Raises ``UserError`` when the episodes are not what the task was made from."""
     assert task.definition is not None
     widths = {
         "observations": (task.observation_size, {e.observations.shape[1] for e in episodes}),
@@ -314,8 +329,6 @@ def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transit
         raise UserError(
             f"{path}: its actions go up to {largest:g}, beyond the bounds ±{task.max_action:g} of {task.name}."
         )
-    if task.score == "success":
-        episodes = [_ending_at_the_goal(episode) for episode in episodes]
     origin = Origin(
         source="minari",
         path=path,

@@ -1,19 +1,25 @@
 """A file on its way: what has come of it, whose it is, and how it gets its name.
 
-What has come is in ``NAME.partial``; ``NAME.partial.json`` says from which address, how long the whole is and by what
-the address tells that its file has not changed. ``NAME`` itself appears in one rename, whole and checked.
+What has come from an address is in ``NAME.KEY.partial``, where KEY stands for the address: what one mirror gives does
+not touch what another has given. ``NAME.KEY.partial.json`` says which address it is, how long the whole is and by what
+the address tells that its file has not changed. ``NAME`` itself appears in one rename, whole and checked, and with it
+whatever came from other addresses goes.
 """
 
 import errno
+import glob
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from diffcps.data import checksums, d4rl, provenance
 from diffcps.data.mirrors import Beginning, RefusedError
 from diffcps.errors import UserError
+from diffcps.tasks import Task
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -27,38 +33,31 @@ class CannotWriteError(Exception):
 
 
 class Partial:
-    """What is here of the file that will be ``target``. Making the object touches nothing."""
+    """What has come from ``address`` of the file that will be ``target``. Making the object touches nothing."""
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.path = target.with_name(f"{target.name}.partial")
-        self._note = target.with_name(f"{target.name}.partial.json")
+    def __init__(self, target: Path, address: str) -> None:
+        self.target, self.address = target, address
+        key = hashlib.sha256(address.encode()).hexdigest()[:8]
+        self.path = target.with_name(f"{target.name}.{key}.partial")
+        self._note = _note(self.path)
 
     def size(self) -> int:
         """Bytes that have come."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        return _size(self.path)
 
-    def whose(self) -> dict[str, Any]:
-        """``address``, ``total``, ``validator``; empty without a note, or with half of one: then nobody knows."""
-        try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return note if isinstance(note, dict) and isinstance(note.get("total"), int | None) else {}
-
-    def beginning(self, address: str) -> Beginning | None:
-        """What is here of the very file that ``address`` offers, if that can be told."""
-        note, size = self.whose(), self.size()
+    def beginning(self) -> Beginning | None:
+        """What is here of the very file that the address offers, if that can be told."""
+        note, size = _whose(self.path), self.size()
         total, validator = note.get("total"), note.get("validator")
-        if note.get("address") != address or not isinstance(validator, str) or not 0 < size <= (total or size):
+        if note.get("address") != self.address or not isinstance(validator, str) or not 0 < size <= (total or size):
             return None
         return Beginning(size, total, validator)
 
-    def begin(self, address: str, total: int | None, validator: str | None) -> None:
-        """Forget what has come and start with the file of ``address``. Raises ``CannotWriteError`` without the space."""
+    def begin(self, total: int | None, validator: str | None) -> None:
+        """Forget what has come and start anew. Raises ``CannotWriteError`` without the space."""
         self.check_space(total, 0)
         self.discard()
-        note = {"address": address, "total": total, "validator": validator}
+        note = {"address": self.address, "total": total, "validator": validator}
         self._note.write_text(json.dumps(note), encoding="utf-8")
 
     def append(self, block: bytes) -> None:
@@ -70,24 +69,33 @@ class Partial:
             if error.errno not in _FULL:
                 raise CannotWriteError(f"{self.path} cannot be written ({error.strerror}).") from error
             raise CannotWriteError(
-                f"the disk is full ({error.strerror}): {self.size()} of {self.whose().get('total') or 'unknown'} bytes are "
+                f"the disk is full ({error.strerror}): {self.size()} of {_whose(self.path).get('total') or 'unknown'} bytes are "
                 f"kept in {self.path}. Free some space and start the same command again; it goes on from there."
             ) from error
 
     def check_space(self, total: int | None, have: int) -> None:
-        """Raise ``CannotWriteError`` when the rest of ``total`` bytes, after ``have``, does not fit on the disk."""
-        overwritten = self.size() if have == 0 else 0
-        free = shutil.disk_usage(self.path.parent).free + overwritten
-        if total is not None and total - have > free:
-            raise CannotWriteError(
-                f"{self.path.parent} has {free} bytes free, and {total - have} are needed. Free some space, or name "
-                f"another folder with --to."
-            )
+        """Raise ``CannotWriteError`` when the rest of ``total`` bytes, after ``have``, does not fit on the disk.
 
-    def finish(self) -> None:
-        """Give the file its name, if it is what it should be; else remove it and raise ``WrongFileError``."""
+        What has come from other addresses makes room if, and only if, it fits with that alone.
+        """
+        if total is None:
+            return
+        overwritten = self.size() if have == 0 else 0
+        free, needed = shutil.disk_usage(self.path.parent).free + overwritten, total - have
+        others = [path for path in _parts(self.target) if path != self.path]
+        if needed > free + sum(map(_size, others)):
+            raise CannotWriteError(
+                f"{self.path.parent} has {free} bytes free, and {needed} are needed. Free some space, or name another "
+                f"folder with --to."
+            )
+        if needed > free:
+            _remove(others)
+
+    def finish(self, tasks: Sequence[Task]) -> None:
+        """Give the file its name, if ``tasks`` can read it; else remove it and raise ``WrongFileError``."""
         try:
-            d4rl.count_rows(self.path)
+            for task in tasks:
+                d4rl.check_layout(task, self.path)
         except UserError as error:
             self.discard()
             raise WrongFileError(str(error).removeprefix(f"{self.path}: ")) from error
@@ -100,12 +108,49 @@ class Partial:
         os.replace(self.path, self.target)
         _sync(self.target.parent)
         self._note.unlink(missing_ok=True)
+        _remove(_parts(self.target))
         checksums.remember(self.target, digest)
 
     def discard(self) -> None:
         """Forget what has come."""
-        self._note.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        _remove([self.path])
+
+
+def how_far(target: Path) -> tuple[int, int | None]:
+    """Bytes that have come of the file that will be ``target`` from the address that gave most, and how many it has."""
+    path = max(_parts(target), key=_size, default=None)
+    return (0, None) if path is None else (_size(path), _whose(path).get("total"))
+
+
+def _parts(target: Path) -> list[Path]:
+    """What has come of ``target`` from any address."""
+    return sorted(target.parent.glob(f"{glob.escape(target.name)}.*partial"))
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _whose(part: Path) -> dict[str, Any]:
+    """``address``, ``total``, ``validator``; empty without a note, or with half of one: then nobody knows."""
+    try:
+        note = json.loads(_note(part).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and isinstance(note.get("total"), int | None) else {}
+
+
+def _size(part: Path) -> int:
+    try:
+        return part.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _remove(parts: Sequence[Path]) -> None:
+    for part in parts:
+        _note(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _write(file: BinaryIO, block: bytes) -> None:

@@ -112,13 +112,7 @@ def _imported(task: Task, folder: Path) -> Source:
 
 def _minari(task: Task, folder: Path) -> Source:
     def record() -> tuple[Recording | None, dict[str, str]]:
-        from minari.dataset.minari_storage import MinariStorage
-
-        from diffcps.data import episodes
-        from diffcps.envs import recorded
-
-        space = MinariStorage.read(folder / "data").observation_space
-        found = [e for e in episodes.read(folder, lambda o: recorded.flatten(space, o)) if len(e.rewards)]
+        found = minari.read(task, folder)
         return recording.from_episodes(task, found), _shapes(found)
 
     return Source(task, folder, "minari", lambda: minari.load(task, folder), record)

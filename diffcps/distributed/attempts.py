@@ -126,13 +126,14 @@ def cause_of(error: BaseException) -> Cause:
             cause = Cause(False, "it did not answer any more: stopped, or hung")
         case RayActorError():
             text = str(error)
-            cause = Cause(error.preempted or _NODE in text, _short(text.partition(_DEAD)[2] or text))
+            words = "its process ended without a word: killed, out of memory, or crashed" if _SILENT in text else text
+            cause = Cause(error.preempted or _NODE in text, _short(words.partition(_DEAD)[2] or words))
         case _:
             cause = Cause(False, _short(f"{type(error).__name__}: {error}"))
     return cause
 
 
-_DEAD, _NODE = "The actor is dead because ", "its node has died"
+_DEAD, _NODE, _SILENT = "The actor is dead because ", "its node has died", "connection error code 2. End of file"
 
 
 def _saved(status: dict[str, Any]) -> int:

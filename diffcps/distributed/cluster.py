@@ -36,6 +36,9 @@ from ray.runtime_env import RuntimeEnv  # noqa: E402
 from diffcps.environment import git_commit  # noqa: E402
 from diffcps.errors import UserError  # noqa: E402
 
+DRIVERS = "driver"
+"""Custom resource of a node on which trials' drivers should be."""
+
 
 class Node(NamedTuple):
     """What one machine of a cluster has."""
@@ -55,6 +58,8 @@ class Cluster:
     cpus: float
     gpus: float
     nodes: tuple[Node, ...] = ()
+    for_drivers: bool = False
+    """Whether a node offers the resource ``DRIVERS``: one that is not taken away, where what only waits should be."""
 
 
 def check_address(address: str | None) -> None:
@@ -106,18 +111,22 @@ def _connect(address: str | None) -> Cluster:
     if not running and wanted in (None, "local"):
         _keep_private(ray.get_runtime_context().gcs_address)
     _require_dashboard()
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0)) for node in found)
-    size = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
     if wanted and wanted != "local":
         origin = f"Ray cluster at {wanted}"
     elif running:
         origin = f"the Ray cluster running on this machine ({running})"
     else:
         origin = "a local Ray cluster, started for this sweep"
-    return Cluster(f"{origin}: {size}", cpus, gpus, nodes)
+    return present(origin)
+
+
+def present(origin: str = "the Ray cluster") -> Cluster:
+    """What the cluster that this process is connected to has now: nodes come and go."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0)) for node in found)
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    size = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
+    return Cluster(f"{origin}: {size}", cpus, gpus, nodes, any(node.get(DRIVERS) for node in found))
 
 
 def _worker_environment() -> dict[str, str]:

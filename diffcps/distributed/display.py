@@ -19,6 +19,8 @@ from diffcps.runs import RunFolder
 
 TERMINAL_SECONDS, LOG_SECONDS, REMOTE_SECONDS = 1.0, 30.0, 10.0
 MOST_ROWS = 20
+STATES = "running", "failed", "damaged", "stopped", "complete", "pending"
+"""In the order in which trials are shown."""
 
 
 class Board:
@@ -42,15 +44,17 @@ class Board:
             self._thread.join()
 
     def statuses(self) -> dict[str, dict[str, Any]]:
-        """Trial name -> status, those running first; trials without a run folder are pending."""
+        """Trial name -> status, those running first; trials without a run folder are pending.
+
+        The state is ``damaged``, with an ``error``, where the status cannot be read: that must not hide the others.
+        """
         self._refresh()
         folders = {path.name: RunFolder(path) for path in (self.place.folder / "runs").glob("*")}
-        found = {name: folder.status for name, folder in folders.items()}
+        found = {name: _status(folder) for name, folder in folders.items()}
         if self.plan.search is None:
             planned = {trial.key: {"state": "pending", "step": 0, "steps": trial.steps} for trial in self.plan.trials}
             found = {key: found.get(key, status) for key, status in planned.items()}
-        order = {"running": 0, "failed": 1, "stopped": 2, "complete": 3, "pending": 4}
-        return dict(sorted(found.items(), key=lambda item: order[item[1]["state"]]))
+        return dict(sorted(found.items(), key=lambda item: STATES.index(item[1]["state"])))
 
     def _refresh(self) -> None:
         """Learn how far trials are that other machines record in an object store."""
@@ -96,7 +100,7 @@ class Board:
             )
         for name, status in list(statuses.items())[:MOST_ROWS]:
             cells = self._cells(name, status)
-            if status["state"] == "failed":
+            if status["state"] in ("failed", "damaged"):
                 cells[2:] = [" ".join(str(status.get("error", "")).split())[:60], "", "", "", ""]
             table.add_row(*map(escape, cells))
         if len(statuses) > MOST_ROWS:
@@ -117,6 +121,16 @@ class Board:
             f"{status['last']:.1f}" if "last" in status else "",
             f"{status['best']:.1f}" if "best" in status else "",
         ]
+
+
+def _status(folder: RunFolder) -> dict[str, Any]:
+    try:
+        status = folder.status
+    except UserError as error:
+        return {"state": "damaged", "step": 0, "error": str(error)}
+    if not isinstance(status, dict) or status.get("state") not in STATES:
+        return {"state": "damaged", "step": 0, "error": f"{folder.path / 'status.json'} holds no status."}
+    return status
 
 
 def tally(count: Mapping[str, int]) -> str:

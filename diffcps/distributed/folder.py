@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ _SCRIPT = "tune/sweep_d4rl.py"
 
 
 @contextmanager
-def held(place: Place, plan: Plan) -> Iterator[None]:
-    """Make the sweep's folder, or find it, and hold it alone.
+def held(place: Place, plan: Plan) -> Iterator[threading.Event]:
+    """Make the sweep's folder, or find it, and hold it alone; yields an event that says that another has taken it over.
 
     A sweep exists once ``begin`` has been called. When something is refused before, nothing stays behind.
 
@@ -43,10 +44,11 @@ def held(place: Place, plan: Plan) -> Iterator[None]:
             raise UserError(
                 f"{folder} cannot be written: {error.strerror}. Choose another folder with --results."
             ) from error
-        with file, _locked(file, folder), _leased(place):
+        lost = threading.Event()
+        with file, _locked(file, folder), _leased(place, lost):
             place.refresh()
             _refuse_another(place, plan)
-            yield
+            yield lost
     finally:
         if not os.path.exists(folder / "sweep.json"):
             # a folder that another process has begun to use in between is not empty, and stays
@@ -73,11 +75,16 @@ def _locked(file: IO[str], folder: Path) -> Iterator[None]:
             (folder / ".lock").unlink(missing_ok=True)
 
 
-def _leased(place: Place) -> contextlib.AbstractContextManager[None]:
-    """Hold a sweep in an object store; if another process takes it over, this one ends as at Ctrl-C."""
+def _leased(place: Place, lost: threading.Event) -> contextlib.AbstractContextManager[None]:
+    """Hold a sweep in an object store; if another process takes it over, ``lost`` is set, and this one must end."""
     if place.remote is None:
         return contextlib.nullcontext()
-    return leased(place.remote, lost=lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def end() -> None:
+        lost.set()
+        os.kill(os.getpid(), signal.SIGTERM)  # as a cluster manager would: the sweep stops between two steps
+
+    return leased(place.remote, lost=end)
 
 
 def _lock(file: IO[str]) -> None:

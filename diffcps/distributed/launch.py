@@ -1,6 +1,8 @@
 """The main job from its flags to its table and its exit status."""
 
+import os
 import sys
+import threading
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -51,10 +53,10 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     uri = place.tracking_uri or default_uri(place.folder.parent)
     if not store.is_new(uri):
         check(uri)
-    with folder.held(place, plan), Interrupts() as interrupts:
+    with folder.held(place, plan) as lost, Interrupts() as interrupts:
         console.print(f"[bold]{plan.name}[/]: {_trials(plan.count)} → {escape(place.shown)}")
         place = _check_data(plan, place, console)
-        place, interrupted = _run(plan, replace(place, tracking_uri=uri), options, console, interrupts)
+        place, interrupted = _run(plan, replace(place, tracking_uri=uri), options, console, interrupts, lost)
         from diffcps import report  # drawing takes a second to import, which the first trial need not wait for
 
         built = report.build(place.folder)
@@ -99,6 +101,7 @@ def _plan(options: SweepOptions) -> tuple[Plan, Place]:
             uri = uri or saved.get("tracking_uri")
     else:
         plan = plans.build(options)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     store_of_sweep = remote.below(plan.name) if remote else None
     return plan, Place(results / plan.name, directories, uri, plan.name, store_of_sweep)
 
@@ -144,7 +147,7 @@ def _check_data(plan: Plan, place: Place, console: Console) -> Place:
 
     Where results lie in an object store the data are put there too: the place returned says where.
     """
-    staged: dict[str, str] = {}
+    staged: dict[str, staging.Staged] = {}
     table = Table("data set", "rows", "trajectories", "return", "provenance", title="data", title_justify="left")
     for trial in {(trial.task, trial.data): trial for trial in plan.trials}.values():
         with console.status(f"reading data for {trial.task} ({trial.data.source})") as status:
@@ -156,18 +159,20 @@ def _check_data(plan: Plan, place: Place, console: Console) -> Place:
         mean = f"{info.returns.mean():.4g} ± {info.returns.std():.3g}" if len(info.returns) else "none complete"
         note = escape(info.provenance_note)
         table.add_row(trial.task, f"{info.rows:,}", f"{info.trajectories:,}", mean, note)
+        where = None
         if place.remote is not None:
             with console.status(f"putting data for {trial.task} into the object store"):
-                staged[staging.label(trial)] = staging.publish(place.results, info)
+                where = staging.publish(place.results, info)
+        staged[staging.label(trial)] = staging.Staged(info.checksum, where)
     console.print(table)
     return replace(place, staged=staged)
 
 
 def _run(
-    plan: Plan, place: Place, options: SweepOptions, console: Console, interrupts: Interrupts
+    plan: Plan, place: Place, options: SweepOptions, console: Console, interrupts: Interrupts, lost: threading.Event
 ) -> tuple[Place, bool]:
     """Connect, begin, run what is not complete, disconnect; returns the place, its store checked, and whether it was
-    interrupted."""
+    interrupted. Raises ``UserError`` when another process has taken the sweep over: nothing in it is this one's then."""
     interrupted = True
     try:
         with ExitStack() as stack:
@@ -189,7 +194,10 @@ def _run(
         if not (place.folder / "sweep.json").exists():
             raise
     finally:
-        folder.settle(place, plan, interrupted)
+        if not lost.is_set():
+            folder.settle(place, plan, interrupted)
+    if lost.is_set():
+        raise UserError(f"{place.shown} was taken over by another process, which goes on with it.")
     return place, interrupted
 
 

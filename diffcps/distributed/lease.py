@@ -95,7 +95,11 @@ def _wait_for_silence(remote: Remote, beat: float) -> None:
     deadline = time.monotonic() + 3 * beat
     while before is not None and time.monotonic() < deadline:
         time.sleep(beat / 5)
+        asked = time.monotonic()
         now = remote.read(NAME)
+        if time.monotonic() - asked > beat / 5:
+            # the store did not answer for a while, and the holder could not renew its note either
+            deadline = time.monotonic() + 3 * beat
         if now is not None and now != before:
             raise UserError(_in_use(remote, now))
         before = now

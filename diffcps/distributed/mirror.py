@@ -65,18 +65,20 @@ class MirroredFolder(RunFolder):
         super().take()
         self.remote.put(self.path / "owner", "owner")
 
-    def _check_owner_there(self) -> None:
+    def _check_owner_there(self, patience: float | None = None) -> None:
         if self._token is not None:
-            self._compare_owner((self.remote.read("owner") or b"nobody: it was deleted").decode())
+            self._compare_owner((self.remote.read("owner", patience) or b"nobody: it was deleted").decode())
 
     def record_attempts(self, attempts: Mapping[str, Any]) -> None:
         """See ``RunFolder.record_attempts``."""
         super().record_attempts(attempts)
+        self._check_owner_there()
         self.remote.put(self.path / "attempts.json", "attempts.json")
 
     def record_environment(self, environment: Mapping[str, Any]) -> None:
         """See ``RunFolder.record_environment``."""
         super().record_environment(environment)
+        self._check_owner_there()
         self.remote.put(self.path / "environment.json", "environment.json")
 
     def write_status(self, status: Mapping[str, Any]) -> None:
@@ -88,6 +90,7 @@ class MirroredFolder(RunFolder):
         elif time.monotonic() - self._told > STATUS_SECONDS:
             self._told = time.monotonic()
             try:
+                self._check_owner_there(_STATUS_PATIENCE)
                 self.remote.put(self.path / "status.json", "status.json", _STATUS_PATIENCE)
             except UserError as error:
                 logger.warning("%s", error)  # learning goes on; the next checkpoint waits for the store
@@ -104,6 +107,7 @@ class MirroredFolder(RunFolder):
         # one of this step may be there and be damaged, which is why the step was done again
         new = {name for name in here if name not in there or f"step_{step:09d}" in name}
         for name in sorted(new, key=lambda name: name.endswith(".pt")):
+            self._check_owner_there()
             self.remote.put(here[name], name)
         for name in there.keys() - here.keys():
             self.remote.delete(name)

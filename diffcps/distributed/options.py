@@ -70,7 +70,7 @@ class SweepOptions:
     resume: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Continue the sweep of this name exactly as it was started; only flags about where to run are heeded."""
     tracking_uri: str | None = None
-    """MLflow store; by default a SQLite file in the results folder."""
+    """MLflow store; by default MLFLOW_TRACKING_URI, else a SQLite file in the results folder."""
     address: str | None = None
     """Ray cluster to use; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
     cpus_per_trial: float | None = None
@@ -81,7 +81,7 @@ class SweepOptions:
     workers_per_trial: int = 1
     """Ray Train workers of a trial; each trains its share of the seeds. May differ from one launch to the next."""
     concurrent: int | None = None
-    """Most trials at once; by default as many as fit."""
+    """Trials at once, also where the cluster has to grow for them; by default as many as fit, as nodes come and go."""
     dry_run: bool = False
     """Print every trial with its parameters, resources and an estimate of its time; run nothing."""
     quiet: bool = False

@@ -13,6 +13,7 @@ from diffcps.runs import RunFolder
 
 if TYPE_CHECKING:
     from diffcps.distributed.mirror import View
+    from diffcps.distributed.staging import Staged
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Place:
     """Name of the sweep."""
     remote: Remote | None = None
     """The sweep's folder in an object store; ``None`` where ``folder`` itself is the truth."""
-    staged: Mapping[str, str] = field(default_factory=dict)
-    """Data sets in the object store, by ``staging.label``: where each lies, relative to the results."""
+    staged: Mapping[str, "Staged"] = field(default_factory=dict)
+    """The data sets as they were checked when the sweep started, by ``staging.label``."""
 
     @property
     def results(self) -> Remote:

@@ -1,7 +1,7 @@
 """What a trial takes of a cluster, and how many trials run at once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from diffcps.errors import UserError
@@ -22,9 +22,12 @@ class Resources:
     gpus: float
     """Of one worker."""
     concurrent: int
+    """Trials at once when the sweep started."""
     workers: int = 1
     memory: float | None = None
     """Bytes of RAM of one worker: its share of the machine's by its CPUs; ``None`` when Ray does not say."""
+    asked: bool = False
+    """Whether ``concurrent`` was asked for; else it follows the cluster as nodes come and go."""
 
     @property
     def threads(self) -> int:
@@ -42,7 +45,8 @@ class Resources:
             cpus: CPUs of a trial, shared by its workers; ``None``: a worker with a GPU gets its share of the CPUs
                 beside that GPU, any other one CPU.
             gpus: GPUs of a trial, shared by its workers; ``None``: one a worker where there are any.
-            concurrent: most trials at once; ``None``: as many as fit.
+            concurrent: trials at once, also where the cluster is too small for them now and has to grow; ``None``: as
+                many as fit.
             workers: workers of a trial.
 
         Raises:
@@ -64,13 +68,20 @@ class Resources:
                 raise UserError(
                     f"a trial takes {wanted:g} {name} and the cluster has {there:g}: it would wait for ever. Lower {flags}."
                 )
-        fits = math.floor(cluster.cpus / whole + 1e-9)
-        if part > 0:
-            fits = min(fits, math.floor(cluster.gpus / (workers * part) + 1e-9))
         ram = [
             node.memory * min(1.0, share / node.cpus) for node in cluster.nodes if node.cpus >= share and node.memory
         ]
-        return cls(share, part, min(fits, concurrent) if concurrent else fits, workers, min(ram, default=None))
+        found = cls(share, part, concurrent or 1, workers, min(ram, default=None), concurrent is not None)
+        return found if found.asked else replace(found, concurrent=found.room(cluster))
+
+    def room(self, cluster: "Cluster") -> int:
+        """Trials that run at once on the cluster as it is; at least one, which waits for nodes if there are none."""
+        if self.asked:
+            return self.concurrent
+        fits = math.floor(cluster.cpus / (self.workers * self.cpus + DRIVER_CPUS) + 1e-9)
+        if self.gpus > 0:
+            fits = min(fits, math.floor(cluster.gpus / (self.workers * self.gpus) + 1e-9))
+        return max(1, fits)
 
 
 def _fair_share(cluster: "Cluster", gpus: float) -> float:

@@ -6,17 +6,18 @@ Nothing is restored from a file: the studies are rebuilt from the run folders at
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from ray.tune.search import Searcher
+from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from diffcps.config import RunConfig
 from diffcps.distributed.plan import OBJECTIVE, POINT, SearchSpace
 
+_ROOM_SECONDS = 10.0
 _ATTEMPTS = 20
 """Suggestions in a row that may repeat a known point before any new one is taken."""
 
@@ -135,6 +136,34 @@ class StudyPerTask(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore, see ``save``."""
+
+
+class AsManyAsFit(ConcurrencyLimiter):
+    """Hands out points while there is room for them, which is asked anew: a cluster grows and shrinks under a sweep.
+
+    Args:
+        searcher: where the points come from.
+        room: how many trials may run at once now.
+    """
+
+    def __init__(self, searcher: Searcher, room: Callable[[], int]) -> None:
+        self._room, self._asked, self._known = room, -math.inf, 1
+        super().__init__(searcher, 1)
+
+    @property
+    def max_concurrent(self) -> int:
+        """The room, looked up every ten seconds."""
+        if time.monotonic() - self._asked > _ROOM_SECONDS:
+            self._asked, self._known = time.monotonic(), self._room()
+        return self._known
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        """What the base class sets is not what counts."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune keeps a copy of its searcher in a file that nothing reads."""
+        return {}
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:

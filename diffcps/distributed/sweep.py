@@ -10,10 +10,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from diffcps.distributed import cluster as clusters
 from diffcps.distributed.folder import run_folders
 from diffcps.distributed.interrupts import Interrupts, StopBetweenSteps
 from diffcps.distributed.resources import DRIVER_CPUS
-from diffcps.distributed.search import StudyPerTask, grid_searcher
+from diffcps.distributed.search import AsManyAsFit, StudyPerTask, grid_searcher
 from diffcps.distributed.trial import Job, drive
 
 MOST_DRIVERS = 1000
@@ -33,11 +34,14 @@ def execute(job: Job, interrupts: Interrupts) -> None:
         return
     # the folder of a launch is Tune's scratch: nothing is read back from it
     job = replace(job, launch=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    driver = {clusters.DRIVERS: 0.001} if clusters.present().for_drivers else {"CPU": DRIVER_CPUS}
+
+    def room() -> int:
+        return job.resources.room(clusters.present())
+
     tuner = tune.Tuner(
-        tune.with_resources(functools.partial(drive, job=job), {"CPU": DRIVER_CPUS}),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, num_samples=count, max_concurrent_trials=job.resources.concurrent
-        ),
+        tune.with_resources(functools.partial(drive, job=job), driver),
+        tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, room), num_samples=count),
         run_config=tune.RunConfig(
             name=job.launch,
             storage_path=str(job.place.folder / "ray"),

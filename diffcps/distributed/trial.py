@@ -13,6 +13,7 @@ from diffcps.distributed.resources import Resources
 
 if TYPE_CHECKING:
     from diffcps.distributed.attempts import Attempts
+    from diffcps.distributed.reservations import Reservations
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def drive(config: dict[str, Any], job: Job) -> None:
     from ray import tune
 
     from diffcps.distributed.attempts import Attempts
+    from diffcps.distributed.reservations import Reservations
 
     trial = trial_of(job.plan, config)
     place = job.place.here()
@@ -42,7 +44,9 @@ def drive(config: dict[str, Any], job: Job) -> None:
         resources = job.resources
         per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
         loop = {"config": trial.to_dict(), "place": job.place, "resources": resources, "asked": config["asked"]}
-        trainer = _trainer(attempts)(
+        reservations = Reservations(f"{job.launch}:{trial.key}")
+        reservations.release()
+        trainer = _trainer(attempts, reservations)(
             _work,
             train_loop_config=loop,
             scaling_config=ray.train.ScalingConfig(
@@ -62,19 +66,22 @@ def drive(config: dict[str, Any], job: Job) -> None:
         tune.report({"step": trial.steps, OBJECTIVE: status["last"], "best": status["best"]})
 
 
-def _trainer(attempts: "Attempts") -> type[Any]:
+def _trainer(attempts: "Attempts", reservations: "Reservations") -> type[Any]:
     """Ray Train's plainest trainer, which tries again as ``attempts`` says, without what no trial here uses.
 
     Not ``TorchTrainer``, which imports torch here and in the controller; the workers find each other by themselves. And
-    without the callback that starts a process for the shards of Ray data sets: each process costs a core a second and
-    the machine 100 MB, at the very time when the worker starts.
+    without the callbacks that start a process for the shards of Ray data sets, and one for what ``reservations`` does:
+    each process costs a core a second and the machine 100 MB, at the very time when the worker starts.
     """
     from ray.train.v2._internal.callbacks import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     class Trainer(DataParallelTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+            unused = DatasetsCallback, PlacementGroupCleanerCallback
+            callbacks = super()._create_default_callbacks()
+            return [*(each for each in callbacks if not isinstance(each, unused)), reservations]
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
             return super()._initialize_and_run_controller(**arguments | {"failure_policy": attempts})

@@ -84,6 +84,7 @@ def run_trial(
         try:
             task = task_of(config)
             dataset = data.load(task, config.data, staging.fetched(place, config).data_directories)
+            staging.check(place, config, dataset.info)
             if company is not None:
                 company.agree("the data set", dataset.info.checksum)
             members = config.members[own]

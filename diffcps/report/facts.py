@@ -50,6 +50,16 @@ def footnotes(table: Sequence[Row]) -> list[str]:
             f"Evaluated under D4RL's physics on data that are not D4RL's: {', '.join(dict.fromkeys(foreign))}. If they "
             "were recorded on today's MuJoCo, --physics modern is what fits them."
         )
+    mixed = [
+        row.trial.task.name
+        for row in table
+        if row.trial.config.data.source == "collected" and row.trial.config.physics != row.trial.task.physics
+    ]
+    if mixed:
+        notes.append(
+            f"Data collected under {table[0].trial.task.physics} physics, policies judged under another: "
+            f"{', '.join(dict.fromkeys(mixed))}."
+        )
     notes += _recorded(table)
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in table:

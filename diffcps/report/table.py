@@ -97,7 +97,8 @@ class Table:
         columns = [Column("task", [trial.task.name for trial in trials], right=False), *self._setting_columns()]
         kinds = [row.data.split(",")[0] if narrow else row.data for row in table]
         columns.append(Column("data", kinds, right=False, liftable=True, drop=5))
-        if any(trial.config.physics != trial.task.physics for trial in trials):
+        physics = {trial.config.physics for trial in trials}
+        if len(physics) > 1 or any(trial.config.physics != trial.task.physics for trial in trials):
             columns.append(Column("physics", [trial.config.physics for trial in trials], right=False, liftable=True))
         columns += [
             Column("state", [trial.state for trial in trials], right=False, liftable=True, drop=9),

@@ -265,10 +265,9 @@ def _about_edges(result: "Parity") -> str:
     explained = len(result.edges) - result.unexplained
     from diffcps.data.parity import EDGE_POSITION, EDGE_VELOCITY
 
-    looked = "" if len(result.edges) == result.beyond else " Of the worst,"
     return (
-        f"Rows off by more than {EDGE_POSITION:g} in a position or {EDGE_VELOCITY:g} in a velocity: {result.beyond:,}.{looked} "
-        f"{explained} of {len(result.edges)} stand at the edge of a contact, where the rounding of the state decides: another "
-        f"state within half a unit in the last place gives the recorded step. With those the largest error of a position "
-        f"is {result.position_beyond_rounding:.1e}."
+        f"Rows off by more than {EDGE_POSITION:g} in a position or {EDGE_VELOCITY:g} in a velocity: {result.beyond:,} of "
+        f"{result.rows:,}. Of these, {len(result.edges)} were examined; {explained} stand at the edge of a contact, where "
+        f"the rounding of the state decides: another state within half a unit in the last place gives the recorded step. "
+        f"With those the largest error of a position is {result.position_beyond_rounding:.1e}."
     )

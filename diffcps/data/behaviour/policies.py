@@ -1,7 +1,7 @@
 """The shipped behaviour policies: small networks, the snapshots of one training per robot, in NumPy.
 
 A policy is a Gaussian whose mean is a two-layer tanh network of the normalised input and whose standard deviation does
-not depend on the state. Its input is the observation, or for the ant what ``walking.features`` makes of it. Collecting
+not depend on the state. Its input is the observation, or for the ant what ``practice.features`` makes of it. Collecting
 needs neither torch nor the library that trained them (stable-baselines3, the optional extra ``behaviour``).
 """
 
@@ -52,12 +52,16 @@ class BehaviourPolicy:
     """[a]"""
 
     def mean(self, inputs: NDArray[np.floating]) -> Array:
-        """Mean actions [..., a] (not clipped) for inputs [..., o]."""
+        """Mean actions [..., a] (not clipped) for inputs [..., o].
+
+        Each row is multiplied by itself. A product of several rows may round otherwise than a product of one, and what
+        an episode becomes must not depend on how many others are played beside it.
+        """
         x: Array = (np.asarray(inputs, dtype=np.float32) - self.input_mean) / self.input_std
-        x = np.clip(x, -INPUT_CLIP, INPUT_CLIP)
+        x = np.clip(x, -INPUT_CLIP, INPUT_CLIP)[..., None, :]
         x = np.tanh(x @ self.weight_0 + self.bias_0)
         x = np.tanh(x @ self.weight_1 + self.bias_1)
-        return x @ self.weight_2 + self.bias_2
+        return (x @ self.weight_2 + self.bias_2)[..., 0, :]
 
     def act(self, inputs: NDArray[np.floating], generator: np.random.Generator, bound: float = 1.0) -> Array:
         """Actions [..., a] drawn from the policy for inputs [..., o], clipped to ±``bound``."""

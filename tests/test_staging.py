@@ -1,0 +1,142 @@
+"""Data sets in an object store: every node learns from the data that were checked, and from no others."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import stores
+import test_d4rl as d4rl_files
+
+from diffcps import data
+from diffcps.config import DataConfig, RunConfig
+from diffcps.data import collected, imports, store
+from diffcps.data.collect import collect
+from diffcps.distributed import staging
+from diffcps.distributed.place import Place
+from diffcps.errors import UserError
+from diffcps.remote import Remote
+from diffcps.tasks import get_task
+
+HOPPER = get_task("hopper-medium-v2")
+RING = RunConfig("bandit-ring", data=DataConfig("collected", 200))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[stores.Store]:
+    with pytest.MonkeyPatch.context() as patch, stores.serving(patch) as running:
+        yield running
+
+
+@pytest.fixture
+def place(
+    server: stores.Store, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "driver"))
+    monkeypatch.setenv("HOME", str(tmp_path / "person"))
+    monkeypatch.delenv("DIFFCPS_DATA", raising=False)
+    remote = Remote(f"s3://bucket/{request.node.name}/sweep", patience=20)
+    return Place(tmp_path / "view", remote=remote)
+
+
+def _staged(place: Place, config: RunConfig, directories: tuple[Path, ...] = ()) -> tuple[Place, data.DatasetInfo]:
+    """What the process that starts a sweep does."""
+    info = data.load(get_task(config.task), config.data, directories).info
+    found = staging.Staged(info.checksum, staging.publish(place.results, info))
+    return replace(place, staged={**place.staged, staging.label(config): found}), info
+
+
+def _node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From here on, this process is on a machine that shares nothing with the first."""
+    monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "node"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "node-minari"))
+
+
+def _load(place: Place, config: RunConfig) -> data.DatasetInfo:
+    """What a worker does."""
+    info = data.load(get_task(config.task), config.data, staging.fetched(place, config).data_directories).info
+    staging.check(place, config, info)
+    return info
+
+
+def test_a_file_reaches_another_node(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    d4rl_files.write(tmp_path / "files" / str(HOPPER.d4rl_file), d4rl_files.arrays(HOPPER))
+    config = RunConfig(HOPPER.name)
+    place, info = _staged(place, config, (tmp_path / "files",))
+    _node(monkeypatch, tmp_path)
+    there = _load(place, config)
+    assert there.checksum == info.checksum
+    assert str(there.path).startswith(str(tmp_path / "node"))
+
+
+def test_collected_data_reach_another_node_and_are_not_collected_again(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, info = _staged(place, RING)
+    _node(monkeypatch, tmp_path)
+    monkeypatch.setattr(collected, "collect", lambda *_: pytest.fail("collected again"))
+    assert _load(place, RING).checksum == info.checksum
+
+
+def test_a_nodes_own_copy_is_not_learned_from(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, info = _staged(place, RING)
+    _node(monkeypatch, tmp_path)
+    task = get_task("bandit-ring")
+    other = collect(task, DataConfig("collected", 200, seed=9))  # as a machine that rounds otherwise would have it
+    collected.write(task, RING.data, other, store.collected_root())
+    assert _load(place, RING).checksum == info.checksum
+
+
+def test_the_same_data_as_a_file_and_as_a_minari_set(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    file = tmp_path / "files" / str(HOPPER.d4rl_file)
+    d4rl_files.write(file, d4rl_files.arrays(HOPPER))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    imports.import_file(HOPPER, file, tmp_path / "minari")
+    plain, imported = RunConfig(HOPPER.name), RunConfig(HOPPER.name, data=DataConfig("minari"))
+    place, first = _staged(place, plain, (tmp_path / "files",))
+    place, second = _staged(place, imported)
+    assert first.checksum == second.checksum
+    _node(monkeypatch, tmp_path)
+    assert _load(place, plain).source == "d4rl"
+    assert _load(place, imported).source == "minari"
+
+
+def test_it_is_put_there_once(place: Place, server: stores.Store) -> None:
+    place, info = _staged(place, RING)
+    before = server.requests
+    staging.publish(place.results, info)
+    assert server.requests - before == 1, "one look"
+
+
+def test_other_data_than_were_checked_are_refused(place: Place, tmp_path: Path) -> None:
+    info = data.load(get_task("bandit-ring"), RING.data, ()).info
+    local = Place(tmp_path, staged={staging.label(RING): staging.Staged("0" * 64)})
+    with pytest.raises(UserError, match="was checked when the sweep started has 000000000000"):
+        staging.check(local, RING, info)
+    staging.check(replace(local, staged={}), RING, info)
+
+
+def test_data_that_are_gone_from_the_store(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, _ = _staged(place, RING)
+    for name in place.results.names("data"):
+        place.results.delete(name)
+    _node(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match="holds no data any more"):
+        staging.fetched(place, RING)
+
+
+def test_half_a_set_is_completed(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, info = _staged(place, RING)
+    folder = place.staged[staging.label(RING)].folder
+    place.results.delete(f"{folder}/complete")
+    (name,) = (n for n in place.results.names(str(folder)) if n.endswith(".hdf5"))
+    place.results.write(name, b"cut off")
+    staging.publish(place.results, info)
+    _node(monkeypatch, tmp_path)
+    shutil.rmtree(tmp_path / "node", ignore_errors=True)
+    assert _load(place, RING).checksum == info.checksum

@@ -1,0 +1,471 @@
+"""Interruptions: how many a trial bears, who may write when two think that they should, full disks, and what hangs.
+
+The minutes of ``python -m tests.chaos`` are among the slow ones.
+"""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import sweeps
+import test_training as trials
+import torch
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupFailedError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from sweeps import Session
+
+from diffcps import runs
+from diffcps.distributed import attempts, worker
+from diffcps.distributed.attempts import FROM_OUTSIDE, ITS_OWN, Attempts, cause_of
+from diffcps.distributed.mirror import MirroredFolder
+from diffcps.distributed.place import Place
+from diffcps.distributed.plan import load
+from diffcps.distributed.resources import Resources
+from diffcps.distributed.watchdog import EXIT, Watchdog
+from diffcps.distributed.worker import run_trial, train_worker
+from diffcps.errors import UserError
+from diffcps.remote import Remote
+from diffcps.runs import RunFolder, TakenOverError
+
+CONFIG = trials.CONFIG
+CPU = torch.device("cpu")
+KILLED = (
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker \
+unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed \
+by the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed."
+)
+NODE_GONE = "The actor died because its node has died. Node Id: abc\n\tthe actor's node was terminated unexpectedly."
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A sweep's folder whose data set is a made-up one."""
+    monkeypatch.setattr(worker.data, "load", lambda task, data, directories: trials.DATA)
+    return Place(tmp_path / "sweep")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The trial without any interruption."""
+    place = Place(tmp_path_factory.mktemp("undisturbed"))
+    with mock.patch.object(worker.data, "load", return_value=trials.DATA):
+        run_trial(CONFIG, place, CPU)
+    return place.run_folder(CONFIG)
+
+
+@pytest.fixture(autouse=True)
+def a_checkpoint_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials.training, "_minutes", trials.clock([2]))
+
+
+def died(text: str = KILLED) -> WorkerGroupError:
+    """What Ray Train's controller is told when a worker is gone."""
+    failure = RayActorError(error_msg=text)
+    return WorkerGroupError("", {0: WorkerHealthCheckFailedError("A worker health check failed.", failure)})
+
+
+# How many interruptions a trial bears ---------------------------------------------------------------------------------
+
+
+def begun(place: Place, launch: str = "launch-1") -> Attempts:
+    trial = Attempts(place, CONFIG.key, launch)
+    assert trial.begin()
+    return trial
+
+
+def tell(place: Place, step: int, saved: int) -> None:
+    place.run_folder(CONFIG).write_status({"state": "running", "step": step, "saved": saved, "steps": 20})
+
+
+def test_a_trial_that_gets_on_survives_any_number_of_deaths(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    trial = begun(place)
+    for step in range(30):
+        tell(place, 10 * step + 5, 10 * step)
+        for _ in range(ITS_OWN - 1):
+            assert trial.make_decision(died()) is FailureDecision.RETRY
+    record = place.run_folder(CONFIG).attempts
+    assert record["interruptions"] == 30 * (ITS_OWN - 1)
+    assert len(record["newest"]) == 20, "the record does not grow for ever"
+
+
+@pytest.mark.parametrize(
+    ("saved", "where"), [(1200, "its next checkpoint (the last is of step 1,200)"), (0, "its first")]
+)
+def test_a_trial_that_dies_again_and_again_at_one_place_fails(tmp_path: Path, saved: int, where: str) -> None:
+    place = Place(tmp_path)
+    trial = begun(place)
+    tell(place, saved + 7, saved)
+    decisions = [trial.make_decision(died()) for _ in range(ITS_OWN)]
+    assert decisions == [FailureDecision.RETRY] * (ITS_OWN - 1) + [FailureDecision.RAISE]
+    status = place.run_folder(CONFIG).status
+    assert status["state"] == "failed"
+    assert status["error"].startswith(f"its worker died {ITS_OWN} times in a row before {where}")
+    assert "killed, out of memory, or crashed" in status["error"]
+
+    again = begun(place, "launch-2")
+    tell(place, saved + 7, saved)
+    assert again.make_decision(died()) is FailureDecision.RETRY, "the next launch has fresh attempts"
+    assert place.run_folder(CONFIG).attempts["interruptions"] == ITS_OWN + 1
+
+
+def test_what_comes_from_outside_is_borne_more_often(tmp_path: Path) -> None:
+    """Lost machines and dead drivers count together, before the first checkpoint too, and have an end as well."""
+    place = Place(tmp_path)
+    for count in range(1, FROM_OUTSIDE):
+        trial = Attempts(place, CONFIG.key, "launch-1")
+        assert trial.begin(), count
+        assert place.run_folder(CONFIG).attempts["from_outside"] == count - 1
+    assert trial.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
+    assert not Attempts(place, CONFIG.key, "launch-1").begin()
+    status = place.run_folder(CONFIG).status
+    assert status["state"] == "failed"
+    assert (
+        f"it was interrupted {FROM_OUTSIDE} times in a row before its first checkpoint: its driver" in status["error"]
+    )
+
+
+def test_deaths_of_its_own_and_from_outside_are_counted_apart(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    trial = begun(place)
+    for error in [died(), died(NODE_GONE)] * (ITS_OWN - 1):
+        assert trial.make_decision(error) is FailureDecision.RETRY
+    record = place.run_folder(CONFIG).attempts
+    assert (record["its_own"], record["from_outside"]) == (ITS_OWN - 1, ITS_OWN - 1)
+
+
+def test_what_the_worker_says_itself_is_the_reason(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    trial = begun(place)
+    for _ in range(ITS_OWN):
+        place.run_folder(CONFIG).fail("RuntimeError: the simulator fell over", "its traceback")
+        trial.make_decision(WorkerGroupError("", {0: RuntimeError("the simulator fell over")}))
+    status = place.run_folder(CONFIG).status
+    assert status["error"].endswith("first checkpoint: RuntimeError: the simulator fell over")
+    assert status["details"] == "its traceback"
+
+
+def test_waiting_for_machines_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, slept = Place(tmp_path), []
+    monkeypatch.setattr(attempts.time, "sleep", slept.append)
+    trial = begun(place)
+    for _ in range(100):
+        error = ControllerError(InsufficientClusterResourcesError("no node has a CPU"))
+        assert trial.make_decision(error) is FailureDecision.RETRY
+    assert len(slept) == 100
+    assert place.run_folder(CONFIG).attempts["interruptions"] == 0
+
+
+def test_a_complete_trial_and_one_that_another_drives_are_left_alone(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    old = begun(place)
+    new = Attempts(place, CONFIG.key, "launch-1")
+    new.begin()
+    before = place.run_folder(CONFIG).attempts
+    assert old.make_decision(died()) is FailureDecision.RAISE
+    assert place.run_folder(CONFIG).attempts == before
+    place.run_folder(CONFIG).write_status({"state": "complete", "step": 20, "saved": 20})
+    assert new.make_decision(died()) is FailureDecision.RAISE
+    assert place.run_folder(CONFIG).complete
+    assert place.run_folder(CONFIG).attempts == before
+
+
+@pytest.mark.parametrize(
+    ("error", "outside", "words"),
+    [
+        (died(), False, "killed, out of memory, or crashed"),
+        (died(NODE_GONE), True, "terminated unexpectedly"),
+        (WorkerGroupError("", {0: WorkerHealthCheckTimeoutError("hanging")}), False, "did not answer"),
+        (WorkerGroupError("", {0: ValueError("no"), 1: died(NODE_GONE).worker_failures[0]}), True, "terminated"),
+        (ControllerError(WorkerGroupStartupFailedError("at least one")), False, "at least one"),
+        (ControllerError(ZeroDivisionError("oh")), False, "ZeroDivisionError: oh"),
+    ],
+)
+def test_causes_are_told_in_a_sentence(error: Exception, outside: bool, words: str) -> None:
+    cause = cause_of(error)
+    assert cause.outside is outside
+    assert words in cause.text
+    assert len(cause.text) <= 400
+    assert "\n" not in cause.text
+
+
+# Who may write --------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_newest_owner_writes(tmp_path: Path) -> None:
+    old, new = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    old.create(CONFIG)
+    old.take()
+    old.write_status({"state": "running", "step": 1})
+    new.create(CONFIG)
+    new.take()
+    writes: list[Callable[[], object]] = [
+        lambda: old.write_status({"state": "running", "step": 2}),
+        lambda: old.save_checkpoint({}, 2),
+        lambda: old.rewind(0),
+        lambda: old.log(2, CONFIG, {}, ()),
+        lambda: old.fail("late"),
+        lambda: old.record_environment({"dataset": {"checksum": "c"}}),
+    ]
+    before = {file: file.read_bytes() for file in old.path.rglob("*") if file.is_file()}
+    for write in writes:
+        with pytest.raises(TakenOverError, match=f"process {os.getpid()}"):
+            write()
+    assert {file: file.read_bytes() for file in old.path.rglob("*") if file.is_file()} == before
+    new.write_status({"state": "running", "step": 3})
+    assert RunFolder(tmp_path / "run").status["step"] == 3
+
+
+def test_the_newest_owner_on_any_machine_writes(tmp_path: Path) -> None:
+    """Two machines, each with its own copy of a run folder in an object store."""
+    store = Remote(f"memory://{tmp_path.name}/run")
+    old, new = MirroredFolder(tmp_path / "a", store), MirroredFolder(tmp_path / "b", store)
+    for folder in (old, new):
+        folder.create(CONFIG)
+        folder.take()
+    with pytest.raises(TakenOverError):
+        old.save_checkpoint({}, 5)
+    with pytest.raises(TakenOverError):
+        old.write_status({"state": "complete", "step": 20})
+    assert not any(name.startswith("checkpoint") or name == "status.json" for name in store.names())
+    new.save_checkpoint({}, 5)
+    assert "checkpoint/step_000000005.pt" in store.names()
+
+
+def test_a_worker_that_was_only_thought_dead_stops(place: Place, undisturbed: RunFolder) -> None:
+    """It is stopped in an evaluation; another one comes, and takes over; the first wakes up and leaves quietly."""
+    stopped, go_on = threading.Event(), threading.Event()
+    evaluator = worker.Evaluator
+
+    class Sleepy(evaluator):  # type: ignore[valid-type,misc]
+        def __call__(self, policy: Any, index: int) -> Any:
+            if index == 1 and threading.current_thread().name == "old":
+                stopped.set()
+                go_on.wait(30)
+            return super().__call__(policy, index)
+
+    resources = Resources(cpus=1, gpus=0, concurrent=1)
+    arguments = CONFIG.to_dict(), place, resources, time.time()
+    with mock.patch.object(worker, "Evaluator", Sleepy):
+        old = threading.Thread(target=train_worker, args=arguments, name="old")
+        old.start()
+        assert stopped.wait(30)
+        new = threading.Thread(target=train_worker, args=arguments, name="new")
+        new.start()
+        new.join(60)
+        folder = place.run_folder(CONFIG)
+        assert folder.complete
+        before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
+        go_on.set()
+        old.join(30)
+    assert not old.is_alive()
+    assert {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")} == before
+    sweeps.assert_same_result(folder, undisturbed)
+
+
+# A full disk ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_no_room_for_a_checkpoint(place: Place, undisturbed: RunFolder, number: int) -> None:
+    """The one before it stays whole, the reason is told and not tried again, and the trial goes on exactly."""
+    write, seen = runs.write_atomically, []
+
+    def full(path: Path, content: bytes) -> None:
+        if path.suffix == ".pt":
+            seen.append(path)
+            if len(seen) == 3:
+                raise OSError(number, os.strerror(number), str(path))
+        write(path, content)
+
+    with mock.patch.object(runs, "write_atomically", full), pytest.raises(UserError, match=os.strerror(number)):
+        run_trial(CONFIG, place, CPU)
+    folder = place.run_folder(CONFIG)
+    assert folder.status["state"] == "failed"
+    assert "--resume" in folder.status["error"]
+    assert seen[2].name in folder.status["error"]
+    state, complaints = folder.load_checkpoint()
+    assert state is not None
+    assert not complaints
+    assert f"step_{state['learner']['step']:09d}.pt" == seen[1].name
+    run_trial(CONFIG, place, CPU)
+    sweeps.assert_same_result(folder, undisturbed)
+
+
+def test_other_errors_of_a_disk_are_tried_again(place: Place) -> None:
+    """A network's file system may fail for a moment: that is no mistake of a person."""
+    write = runs.write_atomically
+
+    def failing(path: Path, content: bytes) -> None:
+        if path.suffix == ".pt":
+            raise OSError(errno.EIO, "Input/output error")
+        write(path, content)
+
+    with mock.patch.object(runs, "write_atomically", failing), pytest.raises(OSError, match="Input/output error"):
+        run_trial(CONFIG, place, CPU)
+    assert place.run_folder(CONFIG).status["error"] == "OSError: [Errno 5] Input/output error"
+
+
+def test_no_room_for_anything(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even for the status: the reason is in the log, and is not hidden by a second error."""
+    write = runs.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if list(place.folder.rglob("*.pt")):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, content)
+
+    with mock.patch.object(runs, "write_atomically", full), pytest.raises(UserError, match="No space left"):
+        run_trial(CONFIG, place, CPU)
+    assert "its status cannot be written" in caplog.text
+    run_trial(CONFIG, place, CPU)
+    assert place.run_folder(CONFIG).complete
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_disk_that_really_is_full(place: Place) -> None:
+    """This process may write files of 100 kB only, which is enough for all but a checkpoint."""
+    config = CONFIG.replaced(algorithm=CONFIG.algorithm.replaced(hidden_size=64))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UserError, match="File too large"):
+            run_trial(config, place, CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    folder = place.run_folder(config)
+    assert folder.status["state"] == "failed"
+    assert "File too large" in folder.status["error"]
+    assert not list(folder.path.glob("checkpoint/*.pt"))
+    assert not list(folder.path.rglob("*.tmp"))
+    run_trial(config, place, CPU)
+    assert folder.complete
+
+
+# What hangs -----------------------------------------------------------------------------------------------------------
+
+
+def test_watchdog_ends_what_is_stuck(tmp_path: Path) -> None:
+    """Its process ends, and the run folder says where it stood; one that moves is left alone."""
+    script = f"""
+import time, threading
+from pathlib import Path
+from diffcps.distributed.watchdog import Watchdog
+from diffcps.runs import RunFolder
+folder = RunFolder(Path({str(tmp_path)!r}))
+with Watchdog(1.0, folder.fail) as watchdog:
+    for _ in range(15):
+        watchdog.beat()
+        time.sleep(0.1)
+    def standing_still():
+        threading.Event().wait()
+    standing_still()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == EXIT
+    status = RunFolder(tmp_path).status
+    assert status["state"] == "failed"
+    assert "nothing has moved" in status["error"]
+    assert "standing_still" in status["details"]
+
+
+def test_watchdog_looks_on_before_the_first_beat_and_after_its_end() -> None:
+    tell = mock.Mock()
+    with Watchdog(0.1, tell), Watchdog(None, tell) as other:
+        other.beat()
+        time.sleep(0.3)
+    with Watchdog(0.1, tell) as watchdog:
+        watchdog.beat()
+    time.sleep(0.3)
+    tell.assert_not_called()
+
+
+def test_a_trial_beats_in_learning_and_judging(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[str] = []
+    monkeypatch.setattr(Watchdog, "beat", lambda watchdog: beats.append(sys._getframe(1).f_code.co_name))
+    shown: list[int] = []
+    run_trial(CONFIG, place, CPU, progress=lambda status: shown.append(status["step"]), stuck_after=3600)
+    assert beats.count("call") == len(shown) > 7, "with every look at the status"
+    assert beats.count("__call__") >= 4, "and with every step of an environment"
+
+
+# On a cluster ---------------------------------------------------------------------------------------------------------
+
+RING = (
+    "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--steps", 600, "--batch-size", 32, "--seeds", 2,
+    "--diffusion-steps", 3, "--evaluate-every", 200, "--episodes", 20, "--checkpoint-minutes", 1000, "--name", "ring",
+)  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[None]:
+    """A machine without data sets and without other clusters."""
+    with sweeps.isolated(tmp_path / "home"):
+        yield
+
+
+def kill_a_worker(session: Session, folder: RunFolder) -> None:
+    """Kill the worker of a trial when it has begun, and wait until the next one starts, or none does any more."""
+    session.wait_until(lambda: folder.status["state"] == "running" and session.called("ray::RayTrainWorker"))
+    killed = set(session.called("ray::RayTrainWorker"))
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    session.wait_until(
+        lambda: folder.status["state"] == "failed" or set(session.called("ray::RayTrainWorker")) - killed
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
+def test_a_worker_that_always_dies_fails_its_trial_alone(home: None, tmp_path: Path) -> None:
+    """The other trial is complete, the table says why, and resuming gives fresh attempts."""
+    session = Session.sweep(tmp_path / "log", *RING, "--lambda-clip", 0, 0.3, "--concurrent", 1, "--results", tmp_path)
+    again = None
+    try:
+        session.wait_until((tmp_path / "ring" / "sweep.json").exists)
+        bad, good = (RunFolder(tmp_path / "ring" / "runs" / trial.key) for trial in load(tmp_path / "ring").trials)
+        for _ in range(ITS_OWN):
+            kill_a_worker(session, bad)
+        assert session.wait(120) == 1, session.output
+        assert good.complete
+        assert f"its worker died {ITS_OWN} times in a row before its first checkpoint" in bad.status["error"]
+        assert "1 trial failed" in session.output
+        assert f"died {ITS_OWN} times in a row" in (tmp_path / "ring" / "table.md").read_text("utf-8")
+        again = Session.sweep(tmp_path / "log2", "--resume", "ring", "--results", tmp_path)
+        assert again.wait(120) == 0, again.output
+        assert bad.complete
+    finally:
+        for each in filter(None, [session, again]):
+            each.end()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
+@pytest.mark.parametrize("arguments", [(), ("--mlflow",)], ids=["sqlite", "server"])
+def test_chaos(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Each kind of disturbance once and a few more; see ``python -m tests.chaos`` for the full length."""
+    command = [
+        sys.executable, "-m", "tests.chaos", "--kills", "14", "--diffusion-steps", "2", "3", "--lambda-clip", "0", "0.2",
+        "--steps", "3000", "--folder", tmp_path / "chaos", *arguments,
+    ]  # fmt: skip
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1700, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
