@@ -41,7 +41,7 @@ _NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 """What a disk says that will say the same to the next attempt."""
 
 
-class TakenOverError(Exception):
+class TakenOverError(UserError):
     """Another process has taken over the run folder: this one is to stop, and to leave everything to the other."""
 
 
@@ -144,7 +144,7 @@ class RunFolder:
 
     def _compare_owner(self, owner: str) -> None:
         if self._token is not None and owner != self._token:
-            raise TakenOverError(f"{self.path} was taken over by {owner.partition(' ')[2]}")
+            raise TakenOverError(f"{self.path} was taken over by {owner.partition(' ')[2]}, which goes on with it.")
 
     @contextmanager
     def _room(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds its proce
 STEPS, HALF = 1000, 150
 RING = (
     "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--steps", STEPS, "--batch-size", 32,
-    "--diffusion-steps", 8, "--evaluate-every", 100, "--checkpoint-minutes", 0.01, "--episodes", 20, "--concurrent", 1,
+    "--diffusion-steps", 8, "--evaluate-every", 100, "--checkpoint-minutes", 0.001, "--episodes", 20, "--concurrent", 1,
     "--name", "ring",
 )  # fmt: skip
 

@@ -122,13 +122,12 @@ def run_trial(
 def _tell(error: Exception, folder: RunFolder | None, company: Workers | None) -> None:
     """Say why the trial failed: in its folder, and to the other workers."""
     mistake = isinstance(error, UserError)
-    plain = mistake or isinstance(error, WorkerLostError | TakenOverError)
-    reason = str(error) if plain else f"{type(error).__name__}: {error}"
+    reason = str(error) if mistake or isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
     details = "" if mistake else getattr(error, "details", None) or traceback.format_exc()
     if folder is not None and not isinstance(error, TakenOverError):
         try:
             folder.fail(reason, details)
-        except (OSError, UserError, TakenOverError) as again:
+        except (OSError, UserError) as again:
             logger.error("%s: %s; and its status cannot be written: %s", folder.path, reason, again)
     if company is not None:
         company.leave(f"{reason} (on {socket.gethostname()})", details, mistake)
@@ -166,7 +165,7 @@ def train_worker(config: dict[str, Any], place: Place, resources: Resources, ask
     try:
         run_trial(trial, place, device, None, None, company, resources.threads, memory, asked, STUCK_SECONDS)
     except TakenOverError as error:
-        logger.warning("%s: %s. This worker, which was thought dead, stops.", trial.key, error)
+        logger.warning("%s This worker, which was thought dead, stops.", error)
     except UserError as error:
         # trying again would end the same way: the reason stands in the run folder, and Ray need not retry
         logger.error("%s: %s", trial.key, error)
