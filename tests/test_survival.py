@@ -32,11 +32,12 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from sweeps import Session
 
 from diffcps import runs
-from diffcps.distributed import attempts, worker
+from diffcps.distributed import attempts, reservations, worker
 from diffcps.distributed.attempts import FROM_OUTSIDE, ITS_OWN, Attempts, cause_of
 from diffcps.distributed.mirror import MirroredFolder
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import load
+from diffcps.distributed.reservations import Reservations
 from diffcps.distributed.resources import Resources
 from diffcps.distributed.watchdog import EXIT, Watchdog
 from diffcps.distributed.worker import run_trial, train_worker
@@ -204,6 +205,18 @@ def test_causes_are_told_in_a_sentence(error: Exception, outside: bool, words: s
     assert words in cause.text
     assert len(cause.text) <= 400
     assert "\n" not in cause.text
+
+
+def test_what_a_dead_driver_has_reserved_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["launch-1:ring:a1", "launch-1:ring:b2", "launch-1:ring2:c3", "launch-2:ring:d4", ""]
+    states = ["CREATED", "REMOVED", "CREATED", "PENDING", "CREATED"]
+    groups = {f"{number:036x}": (name, state) for number, (name, state) in enumerate(zip(names, states, strict=True))}
+    table = {identity: {"name": name, "state": state} for identity, (name, state) in groups.items()}
+    removed: list[str] = []
+    monkeypatch.setattr(reservations, "placement_group_table", lambda: table)
+    monkeypatch.setattr(reservations, "remove_placement_group", lambda group: removed.append(group.id.hex()))
+    assert Reservations("launch-1:ring").release() == 1
+    assert [groups[identity][0] for identity in removed] == ["launch-1:ring:a1"]
 
 
 # Who may write --------------------------------------------------------------------------------------------------------

@@ -99,4 +99,6 @@ def _fetch(results: Remote, folder: str, target: Path) -> None:
                 results.get(names, Path(partial))
                 os.rename(Path(partial) / folder / "files", target)
     except OSError as error:
-        raise UserError(f"the data set cannot be stored in {target} ({error}). Free some space on this node.") from error
+        raise UserError(
+            f"the data set cannot be stored in {target} ({error}). Free some space on this node."
+        ) from error

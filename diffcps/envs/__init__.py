@@ -17,7 +17,16 @@ from diffcps.envs.vector import RingEnvironments, VectorEnvironment
 from diffcps.errors import UserError, nearest
 from diffcps.tasks import Task
 
-__all__ = ["ENVIRONMENTS", "Environment", "VectorEnvironment", "make", "make_vector", "plane", "register", "simulations"]
+__all__ = [
+    "ENVIRONMENTS",
+    "Environment",
+    "VectorEnvironment",
+    "make",
+    "make_vector",
+    "plane",
+    "register",
+    "simulations",
+]
 
 
 class Environment(NamedTuple):

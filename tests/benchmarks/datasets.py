@@ -1,7 +1,7 @@
 """What the project's own data are: every collected set, and what the choice of physics does to its policies.
 
-    python -m tests.benchmarks.datasets                 # all sets at 50 000 rows, both tables
-    python -m tests.benchmarks.datasets --rows 1000000  # D4RL's own size
+python -m tests.benchmarks.datasets                 # all sets at 50 000 rows, both tables
+python -m tests.benchmarks.datasets --rows 1000000  # D4RL's own size
 """
 
 import time
