@@ -169,8 +169,9 @@ def test_a_trial_that_fails_takes_no_other_with_it_and_can_be_tried_again(cluste
     check = launch._check_data
 
     def check_then_break(*arguments):
-        check(*arguments)
+        place = check(*arguments)
         file.write_bytes(whole[:1000])
+        return place
 
     where = "--results", tmp_path / "results", "--address", cluster
     with monkeypatch.context() as patch:
