@@ -170,16 +170,19 @@ class RunFolder:
         with self._room():
             write_json(self.path / "attempts.json", dict(attempts))
 
+    def check_data(self, checksum: str) -> None:
+        """Raise ``UserError`` when the trial was started, or is complete, on a data set with another checksum."""
+        before = self.environment.get("dataset", {}).get("checksum")
+        if before is not None and before != checksum:
+            raise UserError(
+                f"{self.path} was started on a data set with checksum {before[:12]}…, and the one found now has "
+                f"{checksum[:12]}…. Bring the first back, or start again in another results folder."
+            )
+
     def record_environment(self, environment: Mapping[str, Any]) -> None:
         """Write ``environment.json``; the data must be those the folder was started with, else ``UserError``."""
         old = self.environment
-        before = old.get("dataset", {}).get("checksum")
-        now = environment["dataset"]["checksum"]
-        if before is not None and before != now:
-            raise UserError(
-                f"{self.path} was started on a data set with checksum {before[:12]}…, and the one found now has "
-                f"{now[:12]}…. Bring the first back, or start again in another results folder."
-            )
+        self.check_data(environment["dataset"]["checksum"])
         # an attempt on other code or another machine stays on record beside the newest
         same = {key: old.get(key) for key in ("versions", "git_commit", "device")}
         earlier = list(old.get("earlier", []))

@@ -1,7 +1,12 @@
 """What every test shares."""
 
+import signal
+
 import pytest
 import torch
+
+# a shell starts what it runs in the background deaf to Ctrl-C, and so would be every process that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -302,10 +302,13 @@ def test_data_commands(capsys, place, data, monkeypatch):
         (("data", "collect", "bandit-ring", "--rows", 0), "rows"),
         (("data", "list", "--data-dir", "absent"), "absent"),
         (("report", "absent"), "absent"),
+        (("train", "bandit-ring", "--results", "s3://bucket/x"), "keeps its folder on this machine"),
+        (("data", "check", "data"), "does not hold a Minari data set"),
         (("trian", "bandit-ring"), "trian"),
     ],
 )
 def test_mistakes_in_other_commands(capsys, place, arguments, words):
+    (place / "data").mkdir()
     assert command(*arguments) == 2
     said = capsys.readouterr()
     assert words in said.err + said.out

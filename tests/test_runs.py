@@ -409,3 +409,15 @@ def test_status_is_plain_json(tmp_path: Path) -> None:
     folder = make(tmp_path)
     folder.write_status({"state": "running", "step": 3, "notes": ["λ"]})
     assert json.load(io.StringIO((folder.path / "status.json").read_text(encoding="utf-8"))) == folder.status
+
+
+def test_other_data_than_a_complete_trial_had_are_refused(tmp_path):
+    """Without a word, the old numbers would pass for those of the new data."""
+    folder = RunFolder(tmp_path / "run")
+    folder.check_data("a" * 64)  # nothing is recorded yet
+    folder.create(RunConfig("bandit-ring"))
+    folder.record_environment({"dataset": {"checksum": "a" * 64}})
+    folder.write_status({"state": "complete", "step": 1})
+    folder.check_data("a" * 64)
+    with pytest.raises(UserError, match="started on a data set with checksum aaaaaaaaaaaa"):
+        folder.check_data("b" * 64)

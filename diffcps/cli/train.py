@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from diffcps.config import DataSource, Precision
+from diffcps.config import DataSource, Precision, RunConfig
 from diffcps.errors import UserError
+from diffcps.remote import is_url
+
+if TYPE_CHECKING:
+    from diffcps.distributed.place import Place
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Train:
     """``d4rl``: the D4RL HDF5 file. ``minari``: a Minari data set, imported or its own. ``collected``: data collected here."""
     data_dir: tuple[Path, ...] = ()
     """Folders with D4RL HDF5 files or Minari data sets, searched first."""
+    rows: int | None = None
+    """Transitions to collect (collected data only); by default as many as D4RL's own data set has."""
     physics: Literal["d4rl", "modern"] | None = None
     """Body masses at evaluation: those D4RL was recorded with, or today's."""
     results: Path = Path("results")
@@ -36,6 +42,10 @@ class Train:
 
     def __call__(self) -> None:
         """Run it."""
+        if is_url(str(self.results)) or str(self.results).startswith("s3:"):
+            raise UserError(
+                "--results: a single trial keeps its folder on this machine. For an object store run a sweep."
+            )
         import torch
 
         from diffcps import compute, data
@@ -47,13 +57,16 @@ class Train:
 
         options = SweepOptions(
             preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
-            data_dir=self.data_dir, physics=self.physics, precision=self.precision,
+            data_dir=self.data_dir, rows=self.rows, physics=self.physics, precision=self.precision,
         )  # fmt: skip
         (config,) = build(options).trials
         if reason := data.missing([(task_of(config), config.data)], self.data_dir):
             raise UserError(reason)
         place = Place(self.results.resolve() / "single", tuple(folder.resolve() for folder in self.data_dir))
         console = Console()
+        _check_data(config, place, console)
+        if place.run_folder(config).complete:
+            console.print("this trial is complete already", highlight=False)
         with console.status(f"starting {config.key}") as status:
 
             def show(values: dict[str, Any]) -> None:
@@ -71,3 +84,21 @@ class Train:
             compute.prepare(threads, device)
             run_trial(config, place, device, report, show, threads=threads)
         console.print(f"run folder: {place.run_folder(config).path}", soft_wrap=True, highlight=False)
+
+
+def _check_data(config: RunConfig, place: "Place", console: Console) -> None:
+    """Read, or collect, the data and say what they are; refuses other data than the trial was started on."""
+    from diffcps import data
+    from diffcps.tasks import task_of
+
+    with console.status("reading the data") as status:
+
+        def show(done: int, rows: int) -> None:
+            status.update(f"collecting data: {done:,} of {rows:,} rows, {100 * done // rows} %")
+
+        if config.data.source == "collected":
+            console.print(f"data: collected here, {config.data.rows:,} rows", highlight=False)
+        info = data.load(task_of(config), config.data, place.data_directories, show).info
+    console.print(f"data: {info.rows:,} rows from {info.path}", soft_wrap=True, highlight=False)
+    console.print(info.provenance_note, soft_wrap=True, highlight=False)
+    place.run_folder(config).check_data(info.checksum)

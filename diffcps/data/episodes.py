@@ -108,8 +108,16 @@ def read(path: Path, flatten: Callable[[Any], Any] = np.asarray) -> list[Episode
 
 
 def notes(path: Path) -> dict[str, Any]:
-    """The project's own entry in the metadata of the data set in the folder ``path``; empty when it has none."""
-    found = MinariStorage.read_raw_metadata(path / "data").get(KEY, {})
+    """The project's own entry in the metadata of the data set in the folder ``path``; empty when it has none.
+
+    Raises ``UserError`` when there is no Minari data set in the folder.
+    """
+    try:
+        found = MinariStorage.read_raw_metadata(path / "data").get(KEY, {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} does not hold a Minari data set ({error}). Name a file, or the folder of a set."
+        ) from error
     return found if isinstance(found, dict) else {}
 
 

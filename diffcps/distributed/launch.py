@@ -159,6 +159,9 @@ def _check_data(plan: Plan, place: Place, console: Console) -> Place:
         mean = f"{info.returns.mean():.4g} ± {info.returns.std():.3g}" if len(info.returns) else "none complete"
         note = escape(info.provenance_note)
         table.add_row(trial.task, f"{info.rows:,}", f"{info.trajectories:,}", mean, note)
+        for other in plan.trials:
+            if (other.task, other.data) == (trial.task, trial.data):
+                place.run_folder(other).check_data(info.checksum)
         where = None
         if place.remote is not None:
             with console.status(f"putting data for {trial.task} into the object store"):
