@@ -16,7 +16,7 @@ from diffcps.config import RunConfig
 from diffcps.distributed import lease
 from diffcps.errors import UserError
 from diffcps.remote import Remote
-from diffcps.runs import RunFolder
+from diffcps.runs import RunFolder, TakenOverError
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ class MirroredFolder(RunFolder):
             try:
                 self._check_owner_there(_STATUS_PATIENCE)
                 self.remote.put(self.path / "status.json", "status.json", _STATUS_PATIENCE)
+            except TakenOverError:
+                raise
             except UserError as error:
                 logger.warning("%s", error)  # learning goes on; the next checkpoint waits for the store
 
