@@ -107,10 +107,11 @@ def test_killed_driver_and_killed_worker(start, tmp_path, uninterrupted):
     assert sorted((cut.path / "checkpoint").glob("*.pt")), "there is something to go on from"
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
 
+    begun = time.time()
     again = start("--resume", "ring", "--workers-per-trial", 2)
-    again.wait_until(half_way(cut, HALF + 100))
-    pair = again.called("ray::RayTrainWorker")
-    assert len(pair) == 2
+    # what the killed worker left says "running" too
+    again.wait_until(lambda: half_way(cut)() and cut.status["updated"] > begun)
+    pair = again.wait_until(lambda: len(found := again.called("ray::RayTrainWorker")) == 2 and found)
     os.kill(pair[1], signal.SIGKILL)
     again.wait_until(lambda: set(again.called("ray::RayTrainWorker")) - set(pair))
     assert again.wait() == 0, again.output
