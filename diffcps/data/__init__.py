@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffcps.config import DataConfig
 from diffcps.data import d4rl, imports, minari, store
-from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, checksum, from_episodes
+from diffcps.data.transitions import DatasetInfo, Episode, Transitions
 from diffcps.errors import UserError
 from diffcps.tasks import Task
 
@@ -83,11 +83,4 @@ def _collected(
 
     roots = [*(folder for folder in directories if collected.find(task, data, folder)), store.collected_root()]
     path, episodes = collected.collected(task, data, roots[0], progress)
-    origin = Origin(
-        source="collected",
-        path=path,
-        checksum=checksum(episodes),
-        provenance="other",
-        provenance_note="Collected on the spot by a behaviour policy of this project: not D4RL's data.",
-    )
-    return from_episodes(episodes, origin, terminals_end=task.terminals_end)
+    return collected.transitions(task, path, episodes)

@@ -9,7 +9,7 @@ from diffcps.config import DataConfig
 from diffcps.data import behaviour
 from diffcps.data import episodes as storage
 from diffcps.data.collect import Progress, collect
-from diffcps.data.transitions import Episode
+from diffcps.data.transitions import Episode, Origin, Transitions, checksum, from_episodes
 from diffcps.errors import UserError
 from diffcps.tasks import Task
 
@@ -49,6 +49,18 @@ def collected(task: Task, data: DataConfig, root: Path, progress: Progress | Non
             f"Delete or move it and it is collected anew, or name another data folder."
         )
     return path, episodes
+
+
+def transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transitions:
+    """The transitions of the collected data set in the folder ``path``, rewards untransformed."""
+    origin = Origin(
+        source="collected",
+        path=path,
+        checksum=checksum(episodes),
+        provenance="other",
+        provenance_note="Collected on the spot by a behaviour policy of this project: not D4RL's data.",
+    )
+    return from_episodes(episodes, origin, terminals_end=task.terminals_end)
 
 
 def write(task: Task, data: DataConfig, episodes: Sequence[Episode], root: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffcps.config import DataSource
 from diffcps.data import d4rl, imports, minari, recording, store
 from diffcps.data.recording import Recording
-from diffcps.data.transitions import Episode, Origin, Transitions, checksum, from_episodes
+from diffcps.data.transitions import Episode, Transitions
 from diffcps.errors import UserError, nearest
 from diffcps.tasks import TASKS, Task, defined, get_task
 
@@ -119,18 +119,11 @@ def _minari(task: Task, folder: Path) -> Source:
 
 
 def _collected(task: Task, folder: Path) -> Source:
-    from diffcps.data import episodes
+    # imported here: the simulator takes a second to import, which a look at a file need not wait for
+    from diffcps.data import collected, episodes
 
     def load() -> Transitions:
-        found = episodes.read(folder)
-        origin = Origin(
-            source="collected",
-            path=folder,
-            checksum=checksum(found),
-            provenance="other",
-            provenance_note="Collected on the spot by a behaviour policy of this project: not D4RL's data.",
-        )
-        return from_episodes(found, origin, terminals_end=task.terminals_end)
+        return collected.transitions(task, folder, episodes.read(folder))
 
     def record() -> tuple[Recording | None, dict[str, str]]:
         found = episodes.read(folder)

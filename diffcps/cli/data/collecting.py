@@ -39,7 +39,6 @@ class CollectData:
 
         from diffcps.config import DataConfig
         from diffcps.data import collected, provenance, store
-        from diffcps.data.transitions import Origin, from_episodes
         from diffcps.tasks import TASKS, get_task
 
         names = [name for name, task in TASKS.items() if task.in_paper] if self.all else list(self.tasks)
@@ -59,9 +58,7 @@ class CollectData:
                 found = collected.find(task, data, store.collected_root()) is not None
                 path, episodes = collected.collected(task, data, store.collected_root(), partial(_show, bars, bar))
                 bars.remove_task(bar)
-                info = from_episodes(
-                    episodes, Origin("collected", path, "", "other", ""), terminals_end=task.terminals_end
-                ).info
+                info = collected.transitions(task, path, episodes).info
                 took = "already here" if found else f"{time.monotonic() - start:.0f} s"
                 console.print(
                     f"{task.name}: {info.rows:,} rows, {info.trajectories:,} trajectories, "
