@@ -69,37 +69,44 @@ def calibrated_variance(schedule: Schedule, step_losses: Tensor) -> Tensor:
     return schedule.posterior_variance + schedule.covariance_coefficient * step_losses
 
 
-def reverse_chain(
-    noise_net: Callable[[Tensor, int], Tensor],
-    schedule: Schedule,
-    noise: Tensor,
-    variance: Tensor,
-    max_action: float,
-) -> Tensor:
+Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""``(a_t [..., a], step) -> predicted noise [..., a] and reverse variance``, the variance of a shape that broadcasts."""
+
+
+def reverse_mean(schedule: Schedule, current: Tensor, step: int, noise: Tensor, max_action: float) -> Tensor:
+    """Mean of p(a_{t−1} | a_t) for predicted noise ``[..., a]``: of q(a_{t−1} | a_t, a_0) at the a_0 that it implies, clamped."""
+    signal = schedule.alpha_bar[step]
+    start = (current - (1.0 - signal).sqrt() * noise) / signal.sqrt()
+    start = start.clamp(-max_action, max_action)
+    return schedule.mean_of_start[step] * start + schedule.mean_of_current[step] * current
+
+
+def reverse_chain(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_action: float) -> Tensor:
     """Sample actions by running the chain from pure noise to a_0, differentiably.
 
     Args:
-        noise_net: ``(a_t [..., a], step) -> predicted noise [..., a]``.
+        denoise: the noise net with its reverse variance.
         schedule: the noise schedule, T steps.
         noise: ``[T, ..., a]`` standard normal draws: the start, then one for each step but the last. With one more,
             ``[T + 1, ..., a]``, the last step is noisy too.
-        variance: ``[T]`` reverse variances.
         max_action: the predicted a_0 is clamped to ±max_action at every step, and so is the result.
 
     Returns:
         ``[..., a]``.
     """
     current = noise[0]
-    deviation = variance.sqrt()
     for step in reversed(range(schedule.steps)):
-        signal = schedule.alpha_bar[step]
-        start = (current - (1.0 - signal).sqrt() * noise_net(current, step)) / signal.sqrt()
-        start = start.clamp(-max_action, max_action)
-        current = schedule.mean_of_start[step] * start + schedule.mean_of_current[step] * current
+        predicted, variance = denoise(current, step)
+        current = reverse_mean(schedule, current, step, predicted, max_action)
         draw = schedule.steps - step
         if draw < len(noise):
-            current = current + deviation[step] * noise[draw]
+            current = current + variance.sqrt() * noise[draw]
     return current.clamp(-max_action, max_action)
+
+
+def with_variance(noise_net: Callable[[Tensor, int], Tensor], variance: Tensor) -> Denoiser:
+    """A noise net with one reverse variance for each step, ``[T]``."""
+    return lambda actions, step: (noise_net(actions, step), variance[step])
 
 
 def gaussian_noise_net(schedule: Schedule, std: float) -> Callable[[Tensor, int], Tensor]:

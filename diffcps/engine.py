@@ -16,14 +16,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffcps.algorithms import diffcps
+from diffcps import algorithms
+from diffcps.algorithms.model import Batch, Draws, Model
+from diffcps.algorithms.pack import Pack
+from diffcps.config import AlgorithmConfig
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["eager", "graph", "compiled"]
 """``graph`` captures the eager step (CUDA only); ``compiled`` is compiled and, on CUDA, captured too."""
-SUMS = (*diffcps.CRITIC_METRICS, *(name for name in diffcps.METRICS if name not in diffcps.CRITIC_METRICS))
-"""The metric in each row of ``Work.sums``: those of every step first."""
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
 """How far metrics of compiled steps may be from those of eager ones, relative to their size."""
 
@@ -32,29 +33,47 @@ _TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
 class Work:
     """What a gradient step reads and writes."""
 
-    pack: diffcps.Pack
+    pack: Pack
     """Changed by every step."""
-    data: diffcps.Batch
+    data: Batch
     """The whole data set; fields are ``[N, …]`` here."""
     key: Tensor
     """Keys of the members' random streams, ``[K, 2]``."""
     step: Tensor
     """Gradient steps taken so far; an integer without dimensions, counted up by every step."""
     sums: Tensor
-    """Sum of each metric over steps, ``[metrics, K]``, in the order of ``SUMS``."""
+    """Sum of each metric over steps, ``[metrics, K]``, in the order of ``metrics``."""
 
 
-def draw(model: diffcps.Model, work: Work, policy_step: bool) -> diffcps.Draws:
+def metrics(config: AlgorithmConfig) -> tuple[str, ...]:
+    """The metric in each row of ``Work.sums``: those of every step first."""
+    algorithm = algorithms.get(config.algorithm)
+    return *algorithm.CRITIC_METRICS, *algorithm.POLICY_METRICS
+
+
+def is_policy_step(config: AlgorithmConfig, step: int) -> bool:
+    """Whether the policy and λ move at ``step`` (counted from 0)."""
+    return step % config.policy_freq == 0
+
+
+def average_policy(config: AlgorithmConfig, pack: Pack, step: int) -> None:
+    """Move the averaged policies towards the online ones after ``step``, at the steps where they move at all."""
+    if step >= config.ema_start and step % config.ema_every == 0:
+        pack.average.lerp_(pack.actor, 1.0 - config.ema_decay)
+
+
+def draw(model: Model, work: Work, policy_step: bool) -> Draws:
     """The random numbers of the next step."""
-    return diffcps.Draws.of(model, work.key, work.step, len(work.data.actions), policy_step)
+    return Draws.of(model, work.key, work.step, len(work.data.actions), policy_step)
 
 
-def learn(model: diffcps.Model, work: Work, draws: diffcps.Draws) -> None:
+def learn(model: Model, work: Work, draws: Draws) -> None:
     """One gradient step of every member on the batch that was drawn, in place."""
-    batch = diffcps.Batch(**{name: value[draws.rows] for name, value in vars(work.data).items()})
-    metrics = diffcps.update(model, work.pack, batch, draws)
-    values = torch.stack([metrics[name] for name in SUMS[: len(metrics)]])
-    work.sums[: len(metrics)].add_(values)
+    batch = Batch(**{name: value[draws.rows] for name, value in vars(work.data).items()})
+    given = algorithms.get(model.config.algorithm).update(model, work.pack, batch, draws)
+    if given:
+        values = torch.stack([given[name] for name in metrics(model.config)[: len(given)]])
+        work.sums[: len(given)].add_(values)
     work.step.add_(1)
 
 
@@ -76,7 +95,7 @@ Step = Callable[[Work], None]
 _BOTH = (True, False)
 
 
-def build(model: diffcps.Model, work: Work, kind: Kind, pool: Any = None) -> Steps:
+def build(model: Model, work: Work, kind: Kind, pool: Any = None) -> Steps:
     """Make gradient steps of the kind asked for, or of the next best that works here: compiled, graph, eager.
 
     Nothing in ``work`` changes. A compiled step is first tried beside the eager one on copies of the pack; where
@@ -88,7 +107,7 @@ def build(model: diffcps.Model, work: Work, kind: Kind, pool: Any = None) -> Ste
     if kind == "compiled":
         try:
             compiled = {p: _compile(model, work, p) for p in _BOTH}
-            _compare(work, eager, compiled, _TOLERANCE[model.config.precision])
+            _compare(model.config, work, eager, compiled)
             return _placed(model, work, "compiled", compiled, notes, pool)
         except Exception as error:  # whatever a compiler may throw: training goes on without it
             notes.append(_complaint("compiled", error))
@@ -97,9 +116,7 @@ def build(model: diffcps.Model, work: Work, kind: Kind, pool: Any = None) -> Ste
     return Steps("eager", {p: functools.partial(eager[p], work) for p in _BOTH}, tuple(notes))
 
 
-def _placed(
-    model: diffcps.Model, work: Work, kind: Kind, steps: dict[bool, Step], notes: list[str], pool: Any
-) -> Steps:
+def _placed(model: Model, work: Work, kind: Kind, steps: dict[bool, Step], notes: list[str], pool: Any) -> Steps:
     """Steps bound to ``work``: on CUDA as graphs, elsewhere as they are."""
     plain: dict[bool, Callable[[], None]] = {p: functools.partial(steps[p], work) for p in _BOTH}
     if model.device.type == "cuda":
@@ -119,11 +136,11 @@ def _complaint(what: str, error: Exception) -> str:
     return note
 
 
-def _eager_step(model: diffcps.Model, policy_step: bool, work: Work) -> None:
+def _eager_step(model: Model, policy_step: bool, work: Work) -> None:
     learn(model, work, draw(model, work, policy_step))
 
 
-def _compile(model: diffcps.Model, work: Work, policy_step: bool) -> Step:
+def _compile(model: Model, work: Work, policy_step: bool) -> Step:
     """Trace a step down to tensor operations, gradients included, and compile them.
 
     Drawing and learning are two pieces: in one, the compiler would hash the random numbers anew wherever they are read.
@@ -165,8 +182,9 @@ def _compiled(device: torch.device, function: Callable[..., Any], tensors: list[
     return compiled
 
 
-def _compare(work: Work, eager: dict[bool, Step], compiled: dict[bool, Step], tolerance: float) -> None:
+def _compare(config: AlgorithmConfig, work: Work, eager: dict[bool, Step], compiled: dict[bool, Step]) -> None:
     """Raise ``ArithmeticError`` unless three compiled steps give the metrics, and the changes, of three eager ones."""
+    tolerance = _TOLERANCE[config.precision]
     first, second = _copy(work), _copy(work)
     for copy, steps in ((first, eager), (second, compiled)):
         copy.sums.zero_()
@@ -178,7 +196,7 @@ def _compare(work: Work, eager: dict[bool, Step], compiled: dict[bool, Step], to
     if not good.all():
         row = int((~good).any(dim=1).nonzero()[0])
         values = [sums[row][~good[row]][0].item() for sums in (first.sums, second.sums)]
-        raise ArithmeticError(f"{SUMS[row]} is {values[1]:.6g} where the eager step gives {values[0]:.6g}")
+        raise ArithmeticError(f"{metrics(config)[row]} is {values[1]:.6g} where the eager step gives {values[0]:.6g}")
     # Adam's first steps follow the sign of a gradient, and next to zero rounding decides it: hence a norm, and 10 times
     changes = [
         [(after - before).double() for after, before in zip(_state(c), _state(work), strict=True)]

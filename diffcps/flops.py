@@ -7,6 +7,7 @@ the steps of a chain does less; it is credited with the work, not with its way o
 from collections.abc import Sequence
 
 from diffcps.config import AlgorithmConfig
+from diffcps.nn import mlp
 
 Sizes = Sequence[tuple[int, int]]
 """(inputs, outputs) of each linear layer."""
@@ -22,11 +23,6 @@ def backward(sizes: Sizes, rows: int, *, inputs: bool, weights: bool) -> int:
     through_weights = forward(sizes, rows) if weights else 0
     through_activations = forward(sizes, rows) if inputs else forward(sizes[1:], rows)
     return through_weights + through_activations
-
-
-def mlp(inputs: int, hidden: int, outputs: int) -> Sizes:
-    """Three hidden layers."""
-    return (inputs, hidden), (hidden, hidden), (hidden, hidden), (hidden, outputs)
 
 
 def networks(config: AlgorithmConfig, observation_size: int, action_size: int) -> tuple[Sizes, Sizes, Sizes]:

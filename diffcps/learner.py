@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcps import streams
-from diffcps.algorithms import diffcps
+from diffcps.algorithms import get as algorithm_of
+from diffcps.algorithms.model import Batch, Model
+from diffcps.algorithms.pack import Pack
 from diffcps.config import AlgorithmConfig, MemberConfig
-from diffcps.engine import SUMS, Kind, Work, build
+from diffcps.engine import Kind, Work, average_policy, build, is_policy_step, metrics
 from diffcps.errors import UserError
 from diffcps.policy import Policy
 
@@ -73,19 +75,19 @@ class Learner:
             name: torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=self.device)
             for name in ("observations", "actions", "rewards", "next_observations", "terminals")
         }
-        self.data = diffcps.Batch(**tensors)
-        self.model = diffcps.Model(
+        self.data = Batch(**tensors)
+        self.model = Model(
             config, tensors["observations"].shape[1], tensors["actions"].shape[1], max_action, self.device
         )
         seeds = [member.seed for member in members]
         initial = [torch.Generator().manual_seed(_seed(seed)) for seed in seeds]
-        self.pack = diffcps.Pack.create(self.model, members, initial)
+        self.pack = Pack.create(self.model, members, initial)
         self.work = Work(
             pack=self.pack,
             data=self.data,
             key=streams.keys(seeds, purpose=1).to(self.device),
             step=torch.zeros((), dtype=torch.int64, device=self.device),
-            sums=torch.zeros(len(diffcps.METRICS), len(members), device=self.device),
+            sums=torch.zeros(len(metrics(config)), len(members), device=self.device),
         )
         self.steps = build(self.model, self.work, engine, pool)
 
@@ -102,20 +104,21 @@ class Learner:
         policy_steps = 0
         self.work.sums.zero_()
         for _ in range(steps):
-            policy_step = diffcps.is_policy_step(self.config, self.step)
+            policy_step = is_policy_step(self.config, self.step)
             self.steps.take(policy_step)
-            diffcps.average_policy(self.config, self.pack, self.step)
+            average_policy(self.config, self.pack, self.step)
             policy_steps += policy_step
             self.step += 1
             if tick is not None:
                 tick()
-        counts = {name: steps if name in diffcps.CRITIC_METRICS else policy_steps for name in SUMS}
-        sums = dict(zip(SUMS, self.work.sums, strict=True))
+        names, every_step = metrics(self.config), algorithm_of(self.config.algorithm).CRITIC_METRICS
+        counts = {name: steps if name in every_step else policy_steps for name in names}
+        sums = dict(zip(names, self.work.sums, strict=True))
         return {name: sums[name] / count for name, count in counts.items() if count}
 
     def policy(self) -> Policy:
-        """A snapshot of what acting needs: the online policies and the target critics."""
-        return Policy(self.model, {"actor": self.pack.actor.clone(), "target": self.pack.target.clone()})
+        """A snapshot of what acting and measuring need."""
+        return Policy(self.model, {name: value.clone() for name, value in self.pack.acting().items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on as if nothing had happened: ``step``, and ``pack``, tensors by name.

@@ -146,11 +146,30 @@ def sinusoidal_embedding(steps: int, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def mlp(inputs: int, hidden: int, outputs: int, layers: int = 3) -> tuple[tuple[int, int], ...]:
+    """(inputs, outputs) of each linear layer of a network with so many hidden layers."""
+    return (inputs, hidden), *[(hidden, hidden)] * (layers - 1), (hidden, outputs)
+
+
+class Mlp:
+    """Linear layers with Mish between them, for all members at once."""
+
+    def __init__(
+        self, inputs: int, hidden: int, outputs: int, layers: int = 3, product: torch.dtype | None = None
+    ) -> None:
+        self.product = product
+        self.layout = Layout(mlp(inputs, hidden, outputs, layers))
+
+    def __call__(self, layers: Layers, x: Tensor) -> Tensor:
+        """``[K, B, inputs]`` → ``[K, B, outputs]``."""
+        return tail(linear(x, layers[0]), layers[1:], self.product)
+
+
 class NoiseNet:
     """ε_θ(a_t, t, s): the diffusion policy's network, for all members at once.
 
     The step enters as the integer 0..T−1 through a sinusoidal embedding and a small two-layer net (E → 2E → E),
-    is concatenated with action and observation, and passes three hidden layers with Mish. The first of them is linear
+    is concatenated with action and observation, and passes the hidden layers (three) with Mish. The first of them is linear
     in the three parts: what the observation gives to it is the same for all steps of a chain, and what the step gives
     is the same for all observations, so each is worked out once.
     """
@@ -163,14 +182,15 @@ class NoiseNet:
         hidden: int,
         embedding: int,
         product: torch.dtype | None = None,
+        layers: int = 3,
+        outputs: int | None = None,
     ) -> None:
+        """``layers`` hidden layers; ``outputs`` numbers come out, by default one for each of an action."""
         self.action_size = action_size
         self.product = product
         inputs = action_size + embedding + observation_size
-        self.layout = Layout((
-            (embedding, 2 * embedding), (2 * embedding, embedding),
-            (inputs, hidden), (hidden, hidden), (hidden, hidden), (hidden, action_size),
-        ))  # fmt: skip
+        time = (embedding, 2 * embedding), (2 * embedding, embedding)
+        self.layout = Layout((*time, *mlp(inputs, hidden, action_size if outputs is None else outputs, layers)))
         self.embedding = sinusoidal_embedding(steps, embedding)
 
     def to(self, device: torch.device) -> "NoiseNet":
@@ -191,7 +211,7 @@ class NoiseNet:
         return linear(observations, (weight[:, self.action_size + self.embedding.shape[1] :], bias))
 
     def __call__(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
-        """Predicted noise ``[K, B·n, a]`` for noisy actions ``[K, B·n, a]``, n of them for each observation.
+        """Predicted noise ``[K, B·n, a]`` (or all outputs) for noisy actions ``[K, B·n, a]``, n of them for each observation.
 
         ``observed`` ``[K, B, H]`` is the sum of ``observe`` and of ``time`` at the actions' diffusion step.
         """
@@ -203,13 +223,16 @@ class TwinCritic:
     """Q1 and Q2 of all members; the two heads are one more axis of the stack."""
 
     def __init__(
-        self, observation_size: int, action_size: int, hidden: int, product: torch.dtype | None = None
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: int,
+        product: torch.dtype | None = None,
+        layers: int = 3,
     ) -> None:
         self.observation_size = observation_size
         self.product = product
-        self.layout = Layout(
-            ((observation_size + action_size, hidden), (hidden, hidden), (hidden, hidden), (hidden, 1))
-        )
+        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers))
 
     def layers(self, flat: Tensor) -> Layers:
         """Views of ``flat`` ``[K, 2 P]`` as ``[2 K, in, out]`` weights."""

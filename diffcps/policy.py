@@ -7,7 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffcps.algorithms import diffcps
+from diffcps import algorithms
+from diffcps.algorithms.model import Model
+from diffcps.config import Actor
 
 CANDIDATES_AT_ONCE_CPU = 512
 """Candidates of one member that a CPU works on at a time: a hidden layer's activations, half a megabyte, stay in the
@@ -19,7 +21,7 @@ CANDIDATES_AT_ONCE_GPU = 2**17
 class Policy:
     """A frozen copy of a pack's policies for acting; learning goes on without touching it."""
 
-    def __init__(self, model: diffcps.Model, parameters: dict[str, Tensor]) -> None:
+    def __init__(self, model: Model, parameters: dict[str, Tensor]) -> None:
         self.model = model
         self.parameters = parameters
 
@@ -30,7 +32,11 @@ class Policy:
 
     @torch.no_grad()
     def act(
-        self, observations: Sequence[NDArray[np.float32]], generators: Sequence[torch.Generator], candidates: int
+        self,
+        observations: Sequence[NDArray[np.float32]],
+        generators: Sequence[torch.Generator],
+        candidates: int,
+        actor: Actor = "online",
     ) -> list[NDArray[np.float32]]:
         """Actions for each member's own observations.
 
@@ -38,15 +44,18 @@ class Policy:
             observations: for member k an array ``[B_k, o]``; the B_k may differ, also be zero.
             generators: one generator a member, on the model's device; member k draws from its own only.
             candidates: actions drawn per state, of which one is chosen.
+            actor: whether the online policy acts, or its moving average.
 
         Returns:
             For each member an array ``[B_k, a]`` within the action bounds.
         """
         device, size = self.model.device, self.model.action_size
+        sample_actions = algorithms.get(self.model.config.algorithm).sample_actions
+        parameters = self.parameters | ({"actor": self.parameters["average"]} if actor == "average" else {})
         counts = [len(rows) for rows in observations]
         longest = max(counts)
         states = torch.zeros(self.members, longest, observations[0].shape[1])
-        noise = torch.zeros(self.model.schedule.steps, self.members, longest * candidates, size, device=device)
+        noise = torch.zeros(self.model.policy.draws, self.members, longest * candidates, size, device=device)
         uniform = torch.full((self.members, longest, candidates), 0.5, device=device)
         for k, (rows, generator) in enumerate(zip(observations, generators, strict=True)):
             states[k, : counts[k]] = torch.as_tensor(rows)
@@ -58,9 +67,9 @@ class Policy:
 
         actions = torch.zeros(self.members, longest, size, device=device)
         for members, first, last in _pieces(device.type, counts, candidates):
-            actions[members, first:last] = diffcps.sample_actions(
+            actions[members, first:last] = sample_actions(
                 self.model,
-                {name: value[members] for name, value in self.parameters.items()},
+                {name: value[members] for name, value in parameters.items()},
                 states[members, first:last],
                 noise[:, members, first * candidates : last * candidates],
                 uniform[members, first:last],

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.algorithms.diffcps import METRICS
+from diffcps.algorithms.metrics import METRICS
 from diffcps.config import RunConfig
 from diffcps.evaluation import Rollouts
 from diffcps.runs import RunFolder, scores_by_evaluation

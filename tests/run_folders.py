@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffcps.algorithms.diffcps import METRICS
+from diffcps.algorithms.metrics import METRICS
 from diffcps.config import DataConfig, EvaluationConfig, RunConfig
 from diffcps.runs import RunFolder, write_json
 from diffcps.tasks import get_task

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from diffcps import cli
-from diffcps.algorithms.diffcps import METRICS
+from diffcps.algorithms.metrics import METRICS
 from diffcps.config import RunConfig
 from diffcps.distributed.launch import launch
 from diffcps.distributed.options import SweepOptions

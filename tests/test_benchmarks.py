@@ -14,7 +14,7 @@ from benchmarks.projection import PAPER, distinct_sizes, hours, operations, proj
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffcps import flops
+from diffcps import engine, flops
 from diffcps.algorithms import diffcps
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.tasks import get_task
@@ -47,17 +47,17 @@ def fresh_pack(config: AlgorithmConfig) -> tuple[diffcps.Model, diffcps.Pack]:
 def pack_step(
     model: diffcps.Model, pack: diffcps.Pack, batch: diffcps.Batch, draws: diffcps.Draws, step: int
 ) -> dict[str, Tensor]:
-    if not diffcps.is_policy_step(model.config, step):
+    if not engine.is_policy_step(model.config, step):
         draws = diffcps.Draws(draws.rows, draws.next_actions)
     metrics = diffcps.update(model, pack, batch, draws)
-    diffcps.average_policy(model.config, pack, step)
+    engine.average_policy(model.config, pack, step)
     return metrics
 
 
 def linear_layers(model: diffcps.Model, name: str, flat: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
     """Member k's layers of ``[K, P]``, each as weight ``[out, in]`` and bias ``[out]``: those of one head after another."""
     if name in {"actor", "average"}:
-        return [(weight[k].T, bias[k, 0]) for weight, bias in model.noise_net.layout.layers(flat)]
+        return [(weight[k].T, bias[k, 0]) for weight, bias in model.policy.noise_net.layout.layers(flat)]
     layers = model.critic.layers(flat)
     return [(weight[row].T, bias[row, 0]) for row in (2 * k, 2 * k + 1) for weight, bias in layers]
 

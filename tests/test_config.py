@@ -83,7 +83,7 @@ def test_value_outside_its_range_is_refused(cls: type, name: str, value: Any) ->
         ({"members": ()}, "seeds = 0: it must be at least 1"),
         ({"members": (MemberConfig(seed=1), MemberConfig(), MemberConfig(seed=1))}, r"seeds \[1, 0, 1\]"),
         ({"physics": "moon"}, "one of 'd4rl', 'modern'"),
-        ({"profile": "principled"}, "one of 'official'"),
+        ({"profile": "released"}, "one of 'official', 'principled'"),
     ],
 )
 def test_trial_outside_its_range_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -266,21 +266,35 @@ DEFINITION = TaskDefinition(
 BASE = RunConfig("hopper-medium-v2", members=(MemberConfig(seed=0), MemberConfig(seed=1)), steps=1000)
 
 
+OTHERS = {
+    "d4rl": "collected", "fp32": "bf16", "diffcps": "awr", "diffusion": "gaussian", "posterior": "calibrated",
+    "behaviour_loss": "elbo", "released": "projected", "online": "average",
+}  # fmt: skip
+NEEDED: dict[str, dict[str, Any]] = {
+    "constraint": {"algorithm": {"covariance": "forward"}},
+    "slack": {"algorithm": {"behaviour_steps": 200}},
+}
+"""What a setting cannot be changed without."""
+
+
 def changed(value: Any) -> Any:
     """Another permitted value of a setting."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        return {"d4rl": "collected", "fp32": "bf16"}[value]
+        return OTHERS[value]
+    if value is None:
+        return 3
     return value + 2 if isinstance(value, int) else value / 2 + 0.1
 
 
 def variants() -> dict[str, RunConfig]:
-    """``BASE`` with one setting changed, for every setting there is but those that have one value only."""
+    """``BASE`` with one setting changed, for every setting there is."""
     found: dict[str, RunConfig] = {}
     for group, cls in ("algorithm", AlgorithmConfig), ("evaluation", EvaluationConfig), ("data", DataConfig):
         for field in dataclasses.fields(cls):
             part = getattr(BASE, group)
+            part = part.replaced(**NEEDED.get(field.name, {}).get(group, {}))
             found[f"{group}.{field.name}"] = BASE.replaced(
                 **{group: part.replaced(**{field.name: changed(getattr(part, field.name))})}
             )
@@ -288,11 +302,14 @@ def variants() -> dict[str, RunConfig]:
         for field in dataclasses.fields(MemberConfig):
             other = member.replaced(**{field.name: changed(getattr(member, field.name))})
             members = tuple(other if i == k else m for i, m in enumerate(BASE.members))
-            found[f"members[{k}].{field.name}"] = BASE.replaced(members=members)
+            algorithm = BASE.algorithm.replaced(**NEEDED.get(field.name, {}).get("algorithm", {}))
+            found[f"members[{k}].{field.name}"] = BASE.replaced(members=members, algorithm=algorithm)
     found["members swapped"] = BASE.replaced(members=BASE.members[::-1])
     found["members"] = BASE.replaced(members=BASE.members[:1])
     found["task"] = BASE.replaced(task="walker2d-medium-v2")
     found["steps"] = BASE.replaced(steps=1001)
+    found["profile"] = BASE.replaced(profile="principled")
+    found["measures"] = BASE.replaced(measures=("elbo",))
     found["physics"] = BASE.replaced(physics="modern")
     found["log_every"] = BASE.replaced(log_every=7)
     found["definition: none"] = BASE.replaced(task=DEFINITION.name)
@@ -305,7 +322,7 @@ def variants() -> dict[str, RunConfig]:
 def test_key_changes_with_everything_that_determines_the_result() -> None:
     keys = {"itself": BASE.key} | {name: config.key for name, config in variants().items()}
     assert len(set(keys.values())) == len(keys)
-    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {"profile", "checkpoint_minutes"}
+    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {"checkpoint_minutes"}
     assert covered >= {field.name for field in dataclasses.fields(RunConfig)}, "a new setting needs a line here"
 
 
@@ -314,6 +331,39 @@ def test_keys_of_built_in_tasks_stay_what_they_were_before_there_were_definition
     assert RunConfig("bandit-ring").key == "bandit-ring_T5_clip0_kl0.05_dad08bff5d"
     assert BASE.key == "hopper-medium-v2_T5_clip0_kl0.05_38b234bc6c"
     assert "definition" not in BASE.to_dict()
+
+
+def test_settings_that_came_later_are_written_only_where_they_say_something() -> None:
+    """A trial without them keeps its key; one with them is read back with them."""
+    assert not {"covariance", "slack", "final_episodes", "measures"} & set(str(BASE.to_dict()).split("'"))
+    principled = BASE.replaced(
+        algorithm=AlgorithmConfig(covariance="calibrated", dual="projected", behaviour_steps=100),
+        members=(MemberConfig(slack=0.1),),
+        measures=("elbo",),
+    )
+    assert RunConfig.from_dict(json.loads(json.dumps(principled.to_dict()))) == principled
+    assert RunConfig.from_dict(BASE.to_dict()) == BASE
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"constraint": "elbo"}, "the last step has none"),
+        ({"policy": "gaussian", "covariance": "calibrated"}, "belong to a diffusion policy"),
+        ({"policy": "mixture", "constraint": "iwae"}, "has 'elbo', exactly"),
+        ({"policy": "deterministic", "constraint": "elbo"}, "has no density"),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        AlgorithmConfig(**settings)
+
+
+def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
+    with pytest.raises(UserError, match="behaviour_steps = 0"):
+        BASE.replaced(members=(MemberConfig(slack=0.1),))
+    with pytest.raises(UserError, match="candidates must be 1"):
+        BASE.replaced(algorithm=AlgorithmConfig(algorithm="bc"))
 
 
 def test_key_does_not_change_with_the_checkpoints() -> None:

@@ -15,6 +15,7 @@ from diffcps.diffusion import (
     gaussian_step_losses,
     reverse_chain,
     variance_preserving,
+    with_variance,
 )
 
 STDS = (0.1, 0.2, 0.3, 0.5)
@@ -32,7 +33,7 @@ def sampling_std(schedule: Schedule, std: float, variance: Tensor, noisy_last_st
     """
     draws = schedule.steps + (1 if noisy_last_step else 0)
     units = torch.eye(draws, dtype=torch.float64)[:, :, None]  # [draw, one chain for each draw, one action dimension]
-    weights = reverse_chain(gaussian_noise_net(schedule, std), schedule, units, variance, FREE)
+    weights = reverse_chain(with_variance(gaussian_noise_net(schedule, std), variance), schedule, units, FREE)
     return float(weights.square().sum().sqrt())
 
 
@@ -161,7 +162,7 @@ def test_chain_is_clamped_at_every_step_and_differentiable() -> None:
         seen.append((step, actions))
         return torch.zeros_like(actions) + shift
 
-    actions = reverse_chain(predict, schedule, noise[:5], schedule.posterior_variance, bound)
+    actions = reverse_chain(with_variance(predict, schedule.posterior_variance), schedule, noise[:5], bound)
     assert [step for step, _ in seen] == [4, 3, 2, 1, 0]
     assert torch.equal(seen[0][1], noise[0])
     for (step, now), (_, following), draw in zip(seen, seen[1:], noise[1:5], strict=False):
@@ -174,7 +175,9 @@ def test_chain_is_clamped_at_every_step_and_differentiable() -> None:
     assert shift.grad is not None
     assert float(shift.grad) < 0.0  # more predicted noise, smaller actions
 
-    noisy = reverse_chain(predict, schedule, noise, schedule.beta, bound)  # one draw more: the last step is noisy
-    quiet = reverse_chain(predict, schedule, noise[:5], schedule.beta, bound)
+    noisy = reverse_chain(
+        with_variance(predict, schedule.beta), schedule, noise, bound
+    )  # one draw more: the last step is noisy
+    quiet = reverse_chain(with_variance(predict, schedule.beta), schedule, noise[:5], bound)
     assert not torch.equal(noisy, quiet)
     assert float(noisy.detach().abs().max()) <= bound

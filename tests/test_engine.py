@@ -61,7 +61,7 @@ def make_learner(
 def curves(learner: Learner, steps: int) -> dict[str, Tensor]:
     """Every metric of each single step that has it, ``[steps, K]``."""
     rows = [learner.update(1) for _ in range(steps)]
-    return {n: torch.stack([row[n] for row in rows if n in row]).cpu() for n in diffcps.METRICS}
+    return {n: torch.stack([row[n] for row in rows if n in row]).cpu() for n in engine.metrics(CONFIG)}
 
 
 def assert_same_losses(one: Learner, other: Learner) -> None:

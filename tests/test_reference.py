@@ -39,7 +39,7 @@ def double() -> Iterator[None]:
 
 def double_model(config: AlgorithmConfig) -> diffcps.Model:
     model = diffcps.Model(config, OBSERVATION, ACTION, MAX_ACTION, torch.device("cpu"))
-    model.schedule = variance_preserving(config.diffusion_steps, config.beta_min, config.beta_max, torch.float64)
+    model.policy.schedule = variance_preserving(config.diffusion_steps, config.beta_min, config.beta_max, torch.float64)
     return model
 
 
@@ -90,7 +90,7 @@ def as_double(value: Tensor) -> reference.Array:
 
 def member_state(model: diffcps.Model, pack: diffcps.Pack, k: int) -> reference.State:
     def actor(value: Tensor) -> reference.Parameters:
-        layers = model.noise_net.layout.layers(value)
+        layers = model.policy.noise_net.layout.layers(value)
         return [array for weight, bias in layers for array in (as_double(weight[k]), as_double(bias[k, 0]))]
 
     def critic(value: Tensor) -> reference.Parameters:
@@ -157,7 +157,7 @@ def compare_step(
         for k, member in enumerate(MEMBERS)
     ]
     metrics = diffcps.update(model, pack, batch, draws)
-    diffcps.average_policy(model.config, pack, number)
+    engine.average_policy(model.config, pack, number)
     after = pack.state()
     for k, (state, outcome) in enumerate(expected):
         for name, loss in outcome.losses.items():
@@ -173,7 +173,7 @@ def compare_step(
         for name, value in tensors(state).items():
             own = after[name] if name.endswith("count") else after[name][k]
             np.testing.assert_allclose(own, value, **TIGHT, err_msg=f"{name}, member {k}")
-    policy_step = diffcps.is_policy_step(model.config, number)
+    policy_step = engine.is_policy_step(model.config, number)
     assert policy_step == (number % model.config.policy_freq == 0)
     assert all(("actor" in outcome.gradients) == policy_step for _, outcome in expected)
     assert ("behaviour_loss" in metrics) == policy_step
@@ -250,7 +250,7 @@ def test_learner_in_float32(backup: bool) -> None:
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
     learner = Learner(config, MEMBERS, dataset, MAX_ACTION)
     for number in range(10):
-        draws = engine.draw(learner.model, learner.work, diffcps.is_policy_step(config, number))  # of the coming step
+        draws = engine.draw(learner.model, learner.work, engine.is_policy_step(config, number))  # of the coming step
         batch = diffcps.Batch(**{n: torch.as_tensor(v)[draws.rows] for n, v in vars(dataset).items()})
         expected = [
             reference.step(

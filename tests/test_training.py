@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from diffcps import environment, runs, training
-from diffcps.algorithms.diffcps import METRICS
+from diffcps.algorithms.metrics import METRICS
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.distributed import worker

@@ -11,7 +11,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from diffcps.algorithms.diffcps import METRICS
+from diffcps.algorithms.metrics import METRICS
 from diffcps.distributed.plan import load
 from diffcps.runs import RunFolder
 

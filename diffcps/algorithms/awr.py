@@ -1,0 +1,69 @@
+"""Advantage-weighted regression (Peng et al., 2019): imitate the data's actions, the better ones more.
+
+The policy maximises E_{(s, a) ~ data} exp(A(s, a) / temperature) log μ(a|s), which for a diffusion policy is a weighted
+behaviour loss. Values are learned as in DiffCPS; there is no constraint and no λ.
+"""
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms.diffcps import CRITIC_METRICS, sample_actions, update_critic
+from diffcps.algorithms.metrics import Metrics
+from diffcps.algorithms.model import Batch, Draws, Model
+from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.policies import Explained
+from diffcps.nn import Layers
+
+__all__ = ["CRITIC_METRICS", "POLICY_METRICS", "actor_loss", "sample_actions", "update"]
+
+POLICY_METRICS = "behaviour_loss", "actor_loss", "policy_q", "actor_grad_norm", "constraint", "q_scale"
+"""Metrics that policy steps give besides those of every step."""
+LARGEST_WEIGHT = 100.0
+"""A regression weight is cut off here: one lucky action must not be all that a batch says."""
+
+
+def actor_loss(
+    model: Model, actor: Layers, critic: Layers, pack: Pack, batch: Batch, draws: Draws
+) -> tuple[Tensor, Metrics, Explained]:
+    """Mean of w·C over the batch, C what explains an action and w = exp(A / temperature) divided by its mean.
+
+    A = (min(Q1, Q2)(s, a) − V(s)) / mean|V|, V the mean of min(Q1, Q2) over several actions of the policy.
+    """
+    assert draws.step is not None
+    assert draws.noise is not None
+    assert draws.actions is not None
+    explained = model.policy.explain(
+        actor, batch.observations, batch.actions, draws.step, draws.noise, pack.step_losses
+    )
+    with torch.no_grad():
+        own = model.actions(actor, batch.observations, draws.actions, pack.step_losses)
+        values = model.critic(critic, batch.observations, own).amin(dim=1)
+        values = values.unflatten(-1, (batch.observations.shape[1], -1)).mean(dim=-1)
+        estimates = model.critic(critic, batch.observations, batch.actions).amin(dim=1)
+        scale = values.abs().mean(dim=1)
+        advantages = (estimates - values) / scale[:, None]
+        weights = (advantages / model.config.temperature).exp().clamp(max=LARGEST_WEIGHT)
+        weights = weights / weights.mean(dim=1, keepdim=True)
+    loss = (weights * explained.rows).mean(dim=1)
+    metrics = {
+        "actor_loss": loss,
+        "behaviour_loss": explained.behaviour_loss,
+        "policy_q": values.mean(dim=1),
+        "q_scale": scale,
+        "constraint": explained.rows.mean(dim=1),
+    }
+    if explained.fit is not None:
+        loss = loss + explained.fit
+    return loss, {name: value.detach() for name, value in metrics.items()}, explained
+
+
+def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
+    """One gradient step of every member, in place: critic, in a policy step also the policy, then target critic."""
+    metrics = update_critic(model, pack, batch, draws)
+    if draws.step is not None:
+        actor = model.policy.layout.leaves(pack.actor)
+        loss, more, explained = actor_loss(model, actor, model.critic.layers(pack.critic), pack, batch, draws)
+        metrics["actor_grad_norm"] = pack.improve(model, actor, loss, explained, more["constraint"])
+        metrics |= more
+    pack.target.lerp_(pack.critic, model.config.target_rate)
+    return metrics

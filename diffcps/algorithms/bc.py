@@ -1,0 +1,42 @@
+"""Behaviour cloning: the policy that explains the data best, without values, constraint or λ."""
+
+from torch import Tensor
+
+from diffcps.algorithms.diffcps import sample_actions
+from diffcps.algorithms.metrics import Metrics
+from diffcps.algorithms.model import Batch, Draws, Model
+from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.policies import Explained
+from diffcps.nn import Layers
+
+__all__ = ["CRITIC_METRICS", "POLICY_METRICS", "actor_loss", "sample_actions", "update"]
+
+CRITIC_METRICS: tuple[str, ...] = ()
+"""There is no critic; steps between policy steps do nothing."""
+POLICY_METRICS = "behaviour_loss", "actor_loss", "actor_grad_norm", "constraint"
+"""Metrics of policy steps."""
+
+
+def actor_loss(
+    model: Model, actor: Layers, pack: Pack, batch: Batch, draws: Draws
+) -> tuple[Tensor, Metrics, Explained]:
+    """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""
+    assert draws.step is not None
+    assert draws.noise is not None
+    explained = model.policy.explain(
+        actor, batch.observations, batch.actions, draws.step, draws.noise, pack.step_losses
+    )
+    constraint = explained.rows.mean(dim=1)
+    loss = constraint if explained.fit is None else constraint + explained.fit
+    metrics = {"actor_loss": loss, "behaviour_loss": explained.behaviour_loss, "constraint": constraint}
+    return loss, {name: value.detach() for name, value in metrics.items()}, explained
+
+
+def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
+    """One gradient step of every member's policy, in place, when it is a policy step."""
+    if draws.step is None:
+        return {}
+    actor = model.policy.layout.leaves(pack.actor)
+    loss, metrics, explained = actor_loss(model, actor, pack, batch, draws)
+    metrics["actor_grad_norm"] = pack.improve(model, actor, loss, explained, metrics["constraint"])
+    return metrics

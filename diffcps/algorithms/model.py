@@ -1,0 +1,114 @@
+"""What a gradient step reads: a batch, its random draws, and the networks of a pack without their parameters."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffcps import streams
+from diffcps.algorithms.chain import ChainPolicy
+from diffcps.algorithms.gaussians import GaussianPolicy
+from diffcps.algorithms.policies import Policy
+from diffcps.config import AlgorithmConfig
+from diffcps.nn import Layers, TwinCritic
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions of each member: observations ``[K, B, o]``, actions ``[K, B, a]``, rewards and terminals ``[K, B]``."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminals: Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All randomness of one gradient step. What only a policy step needs is ``None`` in the steps between.
+
+    D is the number of normal draws that the policy makes for each number of an action: T, or one more with a noisy last
+    step, for a diffusion policy.
+    """
+
+    rows: Tensor
+    """``[K, B]`` rows of the data set that make the batch."""
+    next_actions: Tensor
+    """``[D, K, B·n, a]`` normal: the target actions, n = 10 with max-Q backup and 1 without; n = 0 where none is asked for."""
+    step: Tensor | None = None
+    """``[K, B]`` diffusion steps, uniform on 0..T−1."""
+    noise: Tensor | None = None
+    """``[K, B, w]`` normal: what explaining an action of the data set takes; of a diffusion policy the noise that ε_θ has to
+    predict (w = a), or paths through the chain (w = S·T·a)."""
+    actions: Tensor | None = None
+    """``[D, K, B·n, a]`` normal: the policy's own actions, n of them for each observation."""
+    swap: Tensor | None = None
+    """``[K]`` booleans, true with probability ½: which head is maximised and which one scales it."""
+
+    @classmethod
+    def of(cls, model: "Model", key: Tensor, step: Tensor, rows: int, policy_step: bool) -> "Draws":
+        """The draws of gradient step ``step`` (an integer tensor) on a data set of ``rows`` rows.
+
+        A pure function of the step and of each member's key ``[K, 2]``.
+        """
+        config, size, members = model.config, model.action_size, len(key)
+        batch, chain, width = config.batch_size, model.policy.draws, model.policy.noise_width
+        normal = [chain * batch * model.next_candidates * size]
+        if policy_step:
+            normal += [batch * width, chain * batch * model.own_candidates * size]
+        pairs = sum(normal) + sum(normal) % 2
+        whole = [2 * batch] + ([2 * batch, 1] if policy_step else [])
+        drawn = streams.words(key, step, pairs + sum(whole)).split([pairs, *whole], dim=1)
+        noise = streams.normals(drawn[0])[:, : sum(normal)].split(normal, dim=1)
+        indices = streams.integers(drawn[1], rows)
+
+        def chains(part: Tensor, candidates: int) -> Tensor:
+            return part.view(members, chain, batch * candidates, size).transpose(0, 1)
+
+        next_actions = chains(noise[0], model.next_candidates)
+        if not policy_step:
+            return cls(indices, next_actions)
+        return cls(
+            rows=indices,
+            next_actions=next_actions,
+            step=streams.integers(drawn[2], config.diffusion_steps),
+            noise=noise[1].view(members, batch, width),
+            actions=chains(noise[2], model.own_candidates),
+            swap=drawn[3][:, 0] >= 2**31,
+        )
+
+
+class Model:
+    """The networks and constants that the functions of an algorithm share; it holds no parameter and no state."""
+
+    def __init__(
+        self, config: AlgorithmConfig, observation_size: int, action_size: int, max_action: float, device: torch.device
+    ) -> None:
+        self.config = config
+        self.max_action = max_action
+        self.device = device
+        self.action_size = action_size
+        product = torch.bfloat16 if config.precision == "bf16" else None
+        kind = ChainPolicy if config.policy == "diffusion" else GaussianPolicy
+        self.policy: Policy = kind(config, observation_size, action_size, max_action, product, device)
+        self.critic = TwinCritic(observation_size, action_size, config.hidden_size, product, config.hidden_layers)
+        self.in_nats = config.constraint != "behaviour_loss" or config.policy in ("gaussian", "mixture")
+        """Whether what κ bounds is a cross-entropy."""
+        self.next_candidates = config.max_q_candidates if config.max_q_backup else 1
+        """Target actions for each next observation."""
+        if config.algorithm == "bc" or config.discount == 0.0:
+            self.next_candidates = 0
+        self.own_candidates = {"diffcps": 1, "awr": config.max_q_candidates, "bc": 0}[config.algorithm]
+        """Actions that a policy step draws for each observation."""
+
+    def actions(self, actor: Layers, observations: Tensor, noise: Tensor, step_losses: Tensor | None = None) -> Tensor:
+        """Actions of the policy, ``[K, B·n, a]``.
+
+        Args:
+            actor: parameters of the policy's network.
+            observations: ``[K, B, o]``.
+            noise: ``[D, K, B·n, a]`` standard normal; n actions are drawn for each observation, side by side.
+            step_losses: ``[K, T]`` running behaviour loss of each step, which a calibrated covariance needs.
+        """
+        return self.policy.sample(actor, observations, noise, step_losses)

@@ -1,0 +1,137 @@
+"""A pack: everything of K members that training changes, and what each of them has of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms import duals
+from diffcps.algorithms.model import Model
+from diffcps.algorithms.optimiser import Adam, clip_by_norm
+from diffcps.algorithms.policies import Explained
+from diffcps.config import MemberConfig
+from diffcps.nn import Layers, gradient
+
+STEP_LOSS_MEMORY = 5000.0
+"""Actions over which a calibrated covariance averages the error of each diffusion step."""
+
+
+@dataclass
+class Pack:
+    """The members' parameters, optimisers, multipliers and running means."""
+
+    actor: Tensor
+    """Online policies, ``[K, P]``."""
+    average: Tensor
+    """Their exponential moving averages, which give the target actions."""
+    critic: Tensor
+    """Twin critics, ``[K, 2 P]``."""
+    target: Tensor
+    """Target critics."""
+    multiplier: Tensor
+    """λ, or the number that stands for it, ``[K, 1]``."""
+    actor_adam: Adam
+    critic_adam: Adam
+    multiplier_adam: Adam
+    lambda_clip: Tensor
+    """λ_clip of each member, ``[K]``."""
+    target_kl: Tensor
+    """κ of each member where nothing sets it, ``[K]``."""
+    slack: Tensor
+    """What sets κ from behaviour cloning, ``[K]``; NaN where nothing does."""
+    grad_norm: Tensor
+    """Largest gradient norm of each member, ``[K]``."""
+    step_losses: Tensor | None = None
+    """Running mean of the behaviour loss at each diffusion step, ``[K, T]``; a calibrated covariance needs it."""
+    behaviour: Tensor | None = None
+    """Sum and number of the constraint's values that behaviour cloning has reached, ``[K, 2]``."""
+    smoothed: Tensor | None = None
+    """Running mean of the violation, ``[K]``; the ``pi`` controller needs it."""
+
+    @classmethod
+    def create(cls, model: Model, members: Sequence[MemberConfig], generators: Sequence[torch.Generator]) -> "Pack":
+        """Fresh members; member k's weights come from ``generators[k]`` (CPU), so they do not depend on its company."""
+        device, config, count = model.device, model.config, len(members)
+
+        def column(name: str) -> Tensor:
+            values = [getattr(m, name) for m in members]
+            return torch.tensor([float("nan") if v is None else float(v) for v in values], device=device)
+
+        actor = model.policy.layout.initial(generators).to(device)
+        critic = model.critic.initial(generators).to(device)
+        multiplier = duals.initial(config, column("lambda_init")[:, None])
+        same = torch.ones(count, device=device)
+        return cls(
+            actor=actor,
+            average=actor.clone(),
+            critic=critic,
+            target=critic.clone(),
+            multiplier=multiplier,
+            actor_adam=Adam.create(actor, column("learning_rate")),
+            critic_adam=Adam.create(critic, config.critic_learning_rate * same),
+            multiplier_adam=Adam.create(multiplier, config.lambda_learning_rate * same),
+            lambda_clip=column("lambda_clip"),
+            target_kl=column("target_kl"),
+            slack=column("slack"),
+            grad_norm=column("grad_norm"),
+            # an untrained net explains nothing: its error is 1, the variance of the noise
+            step_losses=same[:, None].repeat(1, config.diffusion_steps) if config.covariance == "calibrated" else None,
+            behaviour=torch.zeros(count, 2, device=device) if config.behaviour_steps else None,
+            smoothed=torch.zeros(count, device=device) if config.dual == "pi" else None,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes, by name; the very tensors, not copies."""
+        names = "actor", "average", "critic", "target", "multiplier", "step_losses", "behaviour", "smoothed"
+        state = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        for name in ("actor", "critic", "multiplier"):
+            adam: Adam = getattr(self, f"{name}_adam")
+            state |= {f"{name}_adam.{key}": value for key, value in adam.state().items()}
+        return state
+
+    def acting(self) -> dict[str, Tensor]:
+        """Those of them that acting and measuring need: policies, target critics, and what a calibrated covariance needs."""
+        names = "actor", "average", "target", "step_losses"
+        return {name: value for name, value in self.state().items() if name in names}
+
+    def bound(self, model: Model) -> Tensor:
+        """κ, ``[K]``: the member's own, or set by what behaviour cloning has reached and the member's slack."""
+        if self.behaviour is None:
+            return self.target_kl
+        reached = self.behaviour[:, 0] / self.behaviour[:, 1].clamp(min=1.0)
+        relaxed = reached + self.slack if model.in_nats else reached * (1.0 + self.slack)
+        return torch.where(self.slack.isnan(), self.target_kl, relaxed)
+
+    def is_cloning(self, model: Model) -> Tensor | None:
+        """Whether this policy step still clones the behaviour, a boolean without dimensions; ``None`` where none ever does."""
+        if self.behaviour is None:
+            return None
+        return self.actor_adam.count < _policy_steps(model)
+
+    def improve(self, model: Model, actor: Layers, loss: Tensor, explained: Explained, constraint: Tensor) -> Tensor:
+        """Step the policies ``actor`` down the gradient of their loss ``[K]``; returns the gradients' norms ``[K]``.
+
+        The running means move by what this policy step has seen.
+        """
+        self._remember(model, explained, constraint)
+        slope, norm = clip_by_norm(gradient(loss, actor), self.grad_norm)
+        self.actor_adam.step(self.actor, slope)
+        return norm
+
+    def _remember(self, model: Model, explained: Explained, constraint: Tensor) -> None:
+        if self.step_losses is not None:
+            assert explained.step_losses is not None
+            assert explained.step_counts is not None
+            counts = explained.step_counts
+            means = explained.step_losses / counts.clamp(min=1.0)
+            self.step_losses.lerp_(means, 1.0 - torch.exp(-counts / STEP_LOSS_MEMORY))
+        if self.behaviour is not None:
+            count, end = self.actor_adam.count, _policy_steps(model)
+            counts_now = ((count >= end // 2) & (count < end)).to(constraint.dtype)
+            self.behaviour.add_(torch.stack([constraint * counts_now, counts_now.expand_as(constraint)], dim=1))
+
+
+def _policy_steps(model: Model) -> int:
+    """Policy steps of behaviour cloning."""
+    return -(-model.config.behaviour_steps // model.config.policy_freq)

@@ -1,0 +1,120 @@
+"""Settings as checked, frozen dataclasses that turn into plain dictionaries and back."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+from diffcps.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotated types of a class's fields; a sweep of a thousand trials asks for them many thousand times."""
+    if cls not in _HINTS:
+        _HINTS[cls] = {name: hint for name, hint in get_type_hints(cls).items() if name != "later"}
+    return _HINTS[cls]
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise ``UserError`` unless the condition holds: «name = value: it must be rule»."""
+    if not condition:
+        raise UserError(f"{name} = {value!r}: it must be {rule}.")
+
+
+def require_number(owner: object, rule: str, *names: str) -> None:
+    """Check numeric fields of ``owner`` by a rule written as one of the phrases below (NaN satisfies none of them)."""
+    checks = {
+        "a positive whole number": lambda v: v >= 1,
+        "a whole number, zero or more": lambda v: v >= 0,
+        "a positive number": lambda v: v > 0 and math.isfinite(v),
+        "a finite number": math.isfinite,
+        "zero or more": lambda v: v >= 0 and math.isfinite(v),
+        "between 0 and 1": lambda v: 0 <= v <= 1,
+    }
+    for name in names:
+        require(checks[rule](getattr(owner, name)), name, getattr(owner, name), rule)
+
+
+class Plain:
+    """Checks the type of every setting, turns a dataclass into a plain dictionary and back; unknown keys are errors."""
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after results had been made without them. At their defaults they change nothing and are not
+    written, so that a trial keeps the key under which its results lie."""
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            _require_type(name, hint, value)
+            if hint is float:
+                # 0, 0.0 and -0.0 are one setting and must give one key
+                object.__setattr__(self, name, float(value) + 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only (tuples become lists), ready for JSON."""
+        settings = [(field, getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
+        return {f.name: _plain(v) for f, v in settings if f.name not in self.later or v != f.default}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Self":
+        """The inverse of ``to_dict``. Raises ``UserError`` naming an unknown key, a missing one or a wrong type."""
+        require(isinstance(values, Mapping), cls.__name__, values, "a group of settings")
+        hints = _hints(cls)
+        for key in values:
+            if key not in hints:
+                raise UserError(f"{cls.__name__} has no setting {key!r}{nearest(str(key), hints) or '.'}")
+        try:
+            return cls(**{key: _revive(hints[key], value) for key, value in values.items()})
+        except (TypeError, OverflowError) as error:
+            raise UserError(f"{cls.__name__}: {error}") from error
+
+    def replaced(self, **changes: Any) -> "Self":
+        """A copy with the given fields changed, checked again."""
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Plain):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _require_type(name: str, hint: Any, value: Any) -> None:
+    """Refuse a value that is not of the annotated type; a whole number will do for a real one, a boolean for neither."""
+    plain: dict[type, tuple[str, Any]] = {
+        int: ("a whole number", int),
+        float: ("a number", (int, float)),
+        bool: ("true or false", bool),
+        str: ("text", str),
+    }
+    if hint in plain:
+        rule, kind = plain[hint]
+        require(isinstance(value, kind) and (hint is bool or not isinstance(value, bool)), name, value, rule)
+    elif get_origin(hint) is UnionType:  # of one type and None
+        if value is not None:
+            _require_type(name, get_args(hint)[0], value)
+    elif get_origin(hint) is Literal:
+        require(value in get_args(hint), name, value, f"one of {', '.join(map(repr, get_args(hint)))}")
+    elif get_origin(hint) is tuple:
+        require(isinstance(value, tuple), name, value, "a list")
+        for item in value:
+            _require_type(name, get_args(hint)[0], item)
+    else:
+        require(isinstance(value, hint), name, value, f"a {hint.__name__}")
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    """A value of JSON as the annotated type; one that does not fit is left for the check of types to refuse."""
+    if get_origin(hint) is UnionType and value is not None:
+        return _revive(get_args(hint)[0], value)
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return hint.from_dict(value)  # type: ignore[union-attr]
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_revive(get_args(hint)[0], item) for item in value)
+    return value
