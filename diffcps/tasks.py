@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from diffcps import paper
+from diffcps import bandits, paper
 from diffcps.config import (
     AlgorithmConfig,
     DataSource,
@@ -41,7 +41,7 @@ class Task:
     name: str
     domain: Domain
     environment: str
-    """What is stepped: ``hopper``, ``halfcheetah``, ``walker2d``, ``antmaze-umaze``, …, ``pointmaze-umaze``, ``ring``; or
+    """What is stepped: ``hopper``, ``halfcheetah``, ``walker2d``, ``antmaze-umaze``, …, ``pointmaze-umaze``, a bandit's name; or
     ``recorded:`` and the id of the environment in ``definition``."""
     observation_size: int
     action_size: int
@@ -162,6 +162,27 @@ def _second_version(task: Task) -> Task:
     )
 
 
+def _bandit_task(name: str) -> Task:
+    """A bandit of ``diffcps.bandits`` as a task; there is nothing to look ahead to, but for the ring, which came first."""
+    known = bandits.bandit(name)
+    return Task(
+        name=f"bandit-{name}",
+        domain="bandit",
+        environment=name,
+        observation_size=1,
+        action_size=known.action_size,
+        random_return=0.0,
+        expert_return=known.highest_value,
+        episode_limit=1,
+        sources=("collected",),
+        max_action=known.bound,
+        steps=20_000,
+        algorithm=AlgorithmConfig() if name == "ring" else AlgorithmConfig(discount=0.0, policy_freq=1),
+        member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.05, grad_norm=9.0),
+        evaluation=EvaluationConfig(every=1000, episodes=500, candidates=1),
+    )
+
+
 def _registry() -> dict[str, Task]:
     references = {
         row["environment"]: (float(row["random_return"]), float(row["expert_return"]))
@@ -187,23 +208,7 @@ def _registry() -> dict[str, Task]:
             evaluation=EvaluationConfig(every=10_000, episodes=20),
         )
     )
-    tasks.append(
-        Task(
-            name="bandit-ring",
-            domain="bandit",
-            environment="ring",
-            observation_size=1,
-            action_size=2,
-            random_return=0.0,
-            expert_return=1.0,
-            episode_limit=1,
-            sources=("collected",),
-            max_action=1.1,
-            steps=20_000,
-            member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.05, grad_norm=9.0),
-            evaluation=EvaluationConfig(every=1000, episodes=500, candidates=1),
-        )
-    )
+    tasks += [_bandit_task(name) for name in bandits.NAMED]
     return {task.name: task for task in tasks}
 
 
@@ -292,7 +297,10 @@ def from_definition(definition: TaskDefinition) -> Task:
 
 def _built_in(name: str) -> Task:
     if name not in TASKS:
-        known = [*sorted(TASKS), *defined()]
+        family = re.fullmatch(r"bandit-((?:mixture|normal)-.+)", name)
+        if family is not None:
+            return _bandit_task(family[1])
+        known = [*sorted(TASKS), *(f"bandit-{pattern}" for pattern in bandits.PATTERNS), *defined()]
         near = nearest(name, known) or "."
         raise UserError(f"no task is called {name!r}{near} Known tasks: {', '.join(known)}.")
     return TASKS[name]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from diffcps import envs
+from diffcps.bandits.ring import distance_to_ring
 from diffcps.config import DataConfig
 from diffcps.data import behaviour
 from diffcps.data import collect as room
 from diffcps.data.collect import collect
 from diffcps.data.transitions import Episode, Origin, checksum, from_episodes
-from diffcps.envs.bandits import distance_to_ring
 from diffcps.errors import UserError
 from diffcps.tasks import TASKS, get_task
 

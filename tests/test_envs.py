@@ -11,7 +11,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from diffcps import envs
-from diffcps.envs import bandits, pointmaze
+from diffcps.bandits import ring as bandits
+from diffcps.envs import pointmaze
 from diffcps.envs.antmaze import CELL, MAZES, AntMaze
 from diffcps.errors import UserError
 from diffcps.tasks import TASKS, get_task
@@ -59,7 +60,8 @@ def test_agrees_with_the_task(name):
     assert environment.action_space.shape == (task.action_size,)
     np.testing.assert_allclose(environment.action_space.high, task.max_action)
     np.testing.assert_allclose(environment.action_space.low, -task.max_action)
-    assert envs.ENVIRONMENTS[task.environment].episode_limit == task.episode_limit
+    name = "bandit" if task.domain == "bandit" else task.environment
+    assert envs.ENVIRONMENTS[name].episode_limit == task.episode_limit
     # nothing but the time limit stands between the caller and the simulator
     assert type(environment) is gymnasium.wrappers.TimeLimit
     assert environment.env is environment.unwrapped
@@ -70,7 +72,7 @@ def test_unknown_environment():
         envs.make(replace(get_task("hopper-medium-v2"), environment="hoper"), "d4rl")
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "bandit-ring"])
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("bandit-")])
 def test_a_seed_is_an_episode(name):
     task = get_task(name)
     first, second = envs.make(task, "d4rl"), envs.make(task, "d4rl")

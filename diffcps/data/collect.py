@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import envs
+from diffcps.bandits import bandit
 from diffcps.config import DataConfig
 from diffcps.data import behaviour
 from diffcps.data.behaviour import BehaviourPolicy
 from diffcps.data.mazes import AntErrands, PointWanders
 from diffcps.data.transitions import Episode
-from diffcps.envs.bandits import ring_actions
 from diffcps.envs.simulations import Simulations, processors
 from diffcps.errors import UserError
 from diffcps.tasks import Task
@@ -58,7 +58,7 @@ def collect(task: Task, data: DataConfig, progress: Progress | None = None) -> l
             f"{', '.join(task.sources)}."
         )
     if task.domain == "bandit":
-        return [_ring(data.rows, np.random.default_rng(data.seed), progress)]
+        return [_bandit(task, data.rows, np.random.default_rng(data.seed), progress)]
     done = 0
     episodes: list[Episode] = []
     for number, part in enumerate(_parts(task, data.rows)):
@@ -246,14 +246,16 @@ def _shortened(episode: Episode, steps: int) -> Episode:
     return Episode(observations=episode.observations[: steps + 1], **parts)
 
 
-def _ring(rows: int, generator: np.random.Generator, progress: Progress | None) -> Episode:
-    """One-step episodes with reward 1, packed into one ``Episode`` whose every step terminates."""
+def _bandit(task: Task, rows: int, generator: np.random.Generator, progress: Progress | None) -> Episode:
+    """One-step episodes, packed into one ``Episode`` whose every step terminates."""
+    known = bandit(task.environment)
     if progress is not None:
         progress(rows, rows)
+    actions = known.sample(rows, generator)
     return Episode(
         observations=np.zeros((rows + 1, 1), dtype=np.float32),
-        actions=np.asarray(ring_actions(rows, generator), dtype=np.float32),
-        rewards=np.ones(rows, dtype=np.float32),
+        actions=np.asarray(actions, dtype=np.float32),
+        rewards=np.asarray(known.rewards(actions, generator), dtype=np.float32),
         terminations=np.ones(rows, dtype=bool),
         truncations=np.zeros(rows, dtype=bool),
     )

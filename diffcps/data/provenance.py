@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import paper
+from diffcps.bandits import bandit
 from diffcps.config import DataConfig
 from diffcps.data.transitions import FloatArray, Provenance
 from diffcps.tasks import Task
@@ -43,6 +44,8 @@ def d4rl_rows(task: Task) -> int:
 
 def usual_rows(task: Task) -> int:
     """Rows to collect where nobody says how many: D4RL's own number, or some where D4RL has no such data."""
+    if task.domain == "bandit" and task.environment != "ring":
+        return bandit(task.environment).rows
     return d4rl_rows(task) if task.d4rl_file else DataConfig().rows
 
 

@@ -12,8 +12,9 @@ import gymnasium
 
 from diffcps.config import Physics
 from diffcps.envs import recorded
+from diffcps.envs.bandits import BanditEnvironments
 from diffcps.envs.simulations import Simulations
-from diffcps.envs.vector import RingEnvironments, VectorEnvironment
+from diffcps.envs.vector import VectorEnvironment
 from diffcps.errors import UserError, nearest
 from diffcps.tasks import Task
 
@@ -48,7 +49,7 @@ def _environments() -> dict[str, Environment]:
         "halfcheetah": Environment("diffcps/HalfCheetah-v4", "locomotion:HalfCheetah", 1000, has_physics=True),
         "walker2d": Environment("diffcps/Walker2d-v4", "locomotion:Walker2d", 1000, has_physics=True),
         "pointmaze-umaze": Environment("diffcps/PointMaze_UMaze-v0", "pointmaze:PointMaze", 300),
-        "ring": Environment("diffcps/Ring-v0", "bandits:Ring", 1),
+        "bandit": Environment("diffcps/Bandit-v0", "bandits:BanditEnv", 1, {"name": "ring"}),
     }
     for maze, title, limit in ("umaze", "UMaze", 700), ("medium", "Medium", 1000), ("large", "Large", 1000):
         # Two names, for gymnasium would call version 0 of one name out of date whenever it is made.
@@ -62,7 +63,7 @@ def _environments() -> dict[str, Environment]:
 
 
 ENVIRONMENTS = _environments()
-"""Every environment by the name that a ``Task`` gives it."""
+"""Every environment by the name that a ``Task`` gives it; ``bandit`` is that of all bandits."""
 
 
 def register() -> None:
@@ -91,6 +92,8 @@ def make(task: Task, physics: Physics, goal_seed: int = 0) -> gymnasium.Env[Any,
     """
     if task.definition is not None:
         return recorded.flattened(recorded.make(task.definition.environment_spec, task.episode_limit))
+    if task.domain == "bandit":
+        return gymnasium.make(ENVIRONMENTS["bandit"].id, name=task.environment)
     if task.environment not in ENVIRONMENTS:
         near = nearest(task.environment, ENVIRONMENTS)
         raise UserError(f"task {task.name!r}: no environment is called {task.environment!r}{near}")
@@ -114,8 +117,8 @@ def make_vector(
         raise ValueError(f"threads = {threads}: at least one is needed")
     if goal_seeds is not None and len(goal_seeds) != n:
         raise ValueError(f"{len(goal_seeds)} goal seeds for {n} environments")
-    if task.environment == "ring":
-        return RingEnvironments(n)
+    if task.domain == "bandit":
+        return BanditEnvironments(task.environment, n)
     if task.definition is not None:
         return recorded.RecordedEnvironments(task.definition.environment_spec, task.episode_limit, n)
     return simulations(task, physics, n, threads, goal_seeds)

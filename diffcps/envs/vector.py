@@ -6,8 +6,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.envs import bandits
-
 Step = tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]
 
 
@@ -47,24 +45,3 @@ def require_finite(actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]
 def reached(positions: NDArray[np.float64], goals: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
     """Whether positions ``[..., 2 or more]``, of which x and y count, are within ``radius`` of goals ``[..., 2]``."""
     return np.square(positions[..., :2] - goals).sum(axis=-1) <= radius**2
-
-
-class RingEnvironments:
-    """A ``VectorEnvironment`` of ``n`` rings, all in one NumPy expression."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
-        """See ``VectorEnvironment.reset``."""
-        require_seeds(seeds, self.n)
-        return np.zeros((self.n, 1), np.float32)
-
-    def step(self, actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> Step:
-        """See ``VectorEnvironment.step``."""
-        require_finite(actions, active)
-        rewards = bandits.ring_rewards(np.clip(actions, -bandits.BOUND, bandits.BOUND))
-        return np.zeros((self.n, 1), np.float32), np.where(active, rewards, 0.0), active.copy()
-
-    def close(self) -> None:
-        """Nothing to free."""

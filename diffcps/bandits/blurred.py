@@ -1,0 +1,154 @@
+"""Bandits whose behaviour is points or curves blurred by a Gaussian: nearly all there are."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import KDTree
+from scipy.special import logsumexp, ndtr
+from scipy.stats import chi2
+
+from diffcps.bandits.base import OUTSIDE, Bandit, FloatArray
+
+Drawer = Callable[[int, np.random.Generator], FloatArray]
+"""Draws n centres, ``[n, d]``."""
+
+
+class Blurred(Bandit):
+    """a = c + std · N(0, 1), with c one of some points, or anywhere on curves that ``centres`` follow closely.
+
+    The density and its cell masses are sums over the centres; where they stand for a curve they lie closer than a quarter
+    of ``std``, at which such a sum is exact to far below a millionth.
+
+    Args:
+        name: of the bandit.
+        centres: ``[M, d]``.
+        values: true mean reward around each centre, ``[M]``.
+        std: of the blur.
+        bound: of the actions.
+        weights: of the centres, by default equal.
+        draw: draws centres from the curves; by default from ``centres``.
+        reward_std: of the noise in the data's rewards.
+        separate: whether each centre is a mode of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        centres: FloatArray,
+        values: FloatArray,
+        std: float,
+        bound: float,
+        weights: FloatArray | None = None,
+        draw: Drawer | None = None,
+        reward_std: float = 0.0,
+        separate: bool = False,
+    ) -> None:
+        super().__init__(name, centres.shape[1], bound)
+        self.centres = centres
+        self.values = values
+        self.std = std
+        self.weights = np.full(len(centres), 1.0 / len(centres)) if weights is None else weights
+        self.reward_std = reward_std
+        self.separate = separate
+        self.radius = std * math.sqrt(float(chi2.ppf(1.0 - OUTSIDE, self.action_size)))
+        """Actions farther than this from every centre are off the support."""
+        self._draw = draw
+        self._tree = KDTree(centres)
+
+    def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """See ``Bandit.sample``; equally many of each centre where they are separate and weigh the same."""
+        if self._draw is not None:
+            centres = self._draw(n, rng)
+        elif np.ptp(self.weights) == 0:
+            centres = self.centres[rng.permutation(np.arange(n) % len(self.centres))]
+        else:
+            centres = self.centres[rng.choice(len(self.centres), n, p=self.weights)]
+        return centres + self.std * rng.normal(size=centres.shape)
+
+    def value(self, actions: ArrayLike) -> FloatArray:
+        """See ``Bandit.value``: the nearest centre's on the support, 0 off it."""
+        distance, nearest = self._tree.query(np.asarray(actions, dtype=np.float64))
+        return np.where(distance <= self.radius, self.values[nearest], 0.0)
+
+    def rewards(self, actions: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """See ``Bandit.rewards``: of the nearest centre, on the support or not, with noise."""
+        _, nearest = self._tree.query(actions)
+        return self.values[nearest] + self.reward_std * rng.normal(size=len(actions))
+
+    def off_support(self, actions: ArrayLike) -> NDArray[np.bool_]:
+        """See ``Bandit.off_support``: farther than ``radius`` from every centre."""
+        distance, _ = self._tree.query(np.asarray(actions, dtype=np.float64))
+        return distance > self.radius
+
+    def log_density(self, actions: ArrayLike) -> FloatArray:
+        """See ``Bandit.log_density``."""
+        points = np.asarray(actions, dtype=np.float64)
+        flat = points.reshape(-1, self.action_size)
+        found = np.empty(len(flat))
+        rows = max(1, 4_000_000 // len(self.centres))
+        for first in range(0, len(flat), rows):
+            part = flat[first : first + rows, None] - self.centres
+            exponent = -0.5 * np.square(part / self.std).sum(axis=-1)
+            found[first : first + rows] = logsumexp(exponent, b=self.weights, axis=1)
+        constant = self.action_size * math.log(self.std * math.sqrt(2.0 * math.pi))
+        return (found - constant).reshape(points.shape[:-1])
+
+    def cell_masses(self, edges: Sequence[FloatArray]) -> FloatArray:
+        """See ``Bandit.cell_masses``."""
+        parts = [np.diff(ndtr((edge - self.centres[:, [i]]) / self.std), axis=1) for i, edge in enumerate(edges)]
+        if len(parts) == 1:
+            return self.weights @ parts[0]
+        return (self.weights[:, None] * parts[0]).T @ parts[1]
+
+    @functools.cached_property
+    def entropy(self) -> float:
+        """See ``Bandit.entropy``: closed where the centres are far apart, else by quadrature of −π_b log π_b."""
+        alone = 0.5 * self.action_size * math.log(2.0 * math.pi * math.e * self.std**2)
+        if len(self.centres) == 1:
+            return alone
+        if self.separate:
+            return alone - float((self.weights * np.log(self.weights)).sum())
+        axis = np.arange(-self.bound - 8 * self.std, self.bound + 8 * self.std, self.std / 3)
+        total = 0.0
+        for x in np.array_split(axis, max(1, len(axis) // 64)):
+            log = self.log_density(np.stack(np.meshgrid(x, axis, indexing="ij"), axis=-1))
+            total -= float((np.exp(log) * log).sum())
+        return total * float(axis[1] - axis[0]) ** 2
+
+    @property
+    def modes(self) -> FloatArray | None:
+        """See ``Bandit.modes``."""
+        return self.centres if self.separate else None
+
+    @property
+    def mode_weights(self) -> FloatArray | None:
+        """See ``Bandit.mode_weights``."""
+        return self.weights if self.separate else None
+
+    @property
+    def highest_value(self) -> float:
+        """See ``Bandit.highest_value``."""
+        return float(self.values.max())
+
+    @property
+    def resolution(self) -> float:
+        """See ``Bandit.resolution``."""
+        return self.std
+
+
+class Normal(Blurred):
+    """N(0, std²) in one dimension; the reward rises smoothly from 0 to 1 across it."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__(f"normal-{std:g}", np.zeros((1, 1)), np.ones(1), std, 5.0 * std)
+
+    def value(self, actions: ArrayLike) -> FloatArray:
+        """½ (1 + tanh(a/std))."""
+        return 0.5 * (1.0 + np.tanh(np.asarray(actions, dtype=np.float64)[..., 0] / self.std))
+
+    def rewards(self, actions: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """See ``Bandit.rewards``."""
+        return self.value(actions)
