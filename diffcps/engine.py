@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffcps import algorithms
-from diffcps.algorithms.model import Batch, Draws, Model
+from diffcps.algorithms.model import Batch, Draws, Model, Part, parts
 from diffcps.algorithms.pack import Pack
 from diffcps.config import AlgorithmConfig
 
@@ -46,14 +46,9 @@ class Work:
 
 
 def metrics(config: AlgorithmConfig) -> tuple[str, ...]:
-    """The metric in each row of ``Work.sums``: those of every step first."""
-    algorithm = algorithms.get(config.algorithm)
-    return *algorithm.CRITIC_METRICS, *algorithm.POLICY_METRICS
-
-
-def is_policy_step(config: AlgorithmConfig, step: int) -> bool:
-    """Whether the policy and λ move at ``step`` (counted from 0)."""
-    return step % config.policy_freq == 0
+    """The metric in each row of ``Work.sums``."""
+    given = algorithms.get(config.algorithm).METRICS
+    return tuple(dict.fromkeys(name for part in parts(config) for name in given[part]))
 
 
 def average_policy(config: AlgorithmConfig, pack: Pack, step: int) -> None:
@@ -62,37 +57,35 @@ def average_policy(config: AlgorithmConfig, pack: Pack, step: int) -> None:
         pack.average.lerp_(pack.actor, 1.0 - config.ema_decay)
 
 
-def draw(model: Model, work: Work, policy_step: bool) -> Draws:
+def draw(model: Model, work: Work, part: Part) -> Draws:
     """The random numbers of the next step."""
-    return Draws.of(model, work.key, work.step, len(work.data.actions), policy_step)
+    return Draws.of(model, work.key, work.step, len(work.data.actions), part)
 
 
 def learn(model: Model, work: Work, draws: Draws) -> None:
     """One gradient step of every member on the batch that was drawn, in place."""
     batch = Batch(**{name: value[draws.rows] for name, value in vars(work.data).items()})
     given = algorithms.get(model.config.algorithm).update(model, work.pack, batch, draws)
-    if given:
-        values = torch.stack([given[name] for name in metrics(model.config)[: len(given)]])
-        work.sums[: len(given)].add_(values)
+    nothing = torch.zeros_like(work.sums[0])
+    work.sums.add_(torch.stack([given.get(name, nothing) for name in metrics(model.config)]))
     work.step.add_(1)
 
 
 class Steps:
     """Gradient steps of one ``Work``, ready to be taken."""
 
-    def __init__(self, kind: Kind, takers: dict[bool, Callable[[], None]], notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: Kind, takers: dict[Part, Callable[[], None]], notes: tuple[str, ...] = ()) -> None:
         self.kind = kind
         self.notes = notes
         """Why it is not the kind that was asked for; empty when it is."""
         self._takers = takers
 
-    def take(self, policy_step: bool) -> None:
-        """One gradient step, with or without policy and λ."""
-        self._takers[policy_step]()
+    def take(self, part: Part) -> None:
+        """One gradient step of that kind."""
+        self._takers[part]()
 
 
 Step = Callable[[Work], None]
-_BOTH = (True, False)
 
 
 def build(model: Model, work: Work, kind: Kind, pool: Any = None) -> Steps:
@@ -102,23 +95,24 @@ def build(model: Model, work: Work, kind: Kind, pool: Any = None) -> Steps:
     compiling or capturing fails, or the numbers differ, it is not used, and ``notes`` say so. Packs that take turns on
     one GPU may share a ``pool`` (``torch.cuda.graph_pool_handle``) for what a captured step holds for a moment.
     """
-    eager: dict[bool, Step] = {p: functools.partial(_eager_step, model, p) for p in _BOTH}
+    every = parts(model.config)
+    eager: dict[Part, Step] = {p: functools.partial(_eager_step, model, p) for p in every}
     notes: list[str] = []
     if kind == "compiled":
         try:
-            compiled = {p: _compile(model, work, p) for p in _BOTH}
+            compiled = {p: _compile(model, work, p) for p in every}
             _compare(model.config, work, eager, compiled)
             return _placed(model, work, "compiled", compiled, notes, pool)
         except Exception as error:  # whatever a compiler may throw: training goes on without it
             notes.append(_complaint("compiled", error))
     if kind != "eager" and model.device.type == "cuda":
         return _placed(model, work, "graph", eager, notes, pool)
-    return Steps("eager", {p: functools.partial(eager[p], work) for p in _BOTH}, tuple(notes))
+    return Steps("eager", {p: functools.partial(eager[p], work) for p in every}, tuple(notes))
 
 
-def _placed(model: Model, work: Work, kind: Kind, steps: dict[bool, Step], notes: list[str], pool: Any) -> Steps:
+def _placed(model: Model, work: Work, kind: Kind, steps: dict[Part, Step], notes: list[str], pool: Any) -> Steps:
     """Steps bound to ``work``: on CUDA as graphs, elsewhere as they are."""
-    plain: dict[bool, Callable[[], None]] = {p: functools.partial(steps[p], work) for p in _BOTH}
+    plain: dict[Part, Callable[[], None]] = {p: functools.partial(step, work) for p, step in steps.items()}
     if model.device.type == "cuda":
         try:
             return Steps(kind, _capture(work, plain, pool), tuple(notes))
@@ -136,20 +130,20 @@ def _complaint(what: str, error: Exception) -> str:
     return note
 
 
-def _eager_step(model: Model, policy_step: bool, work: Work) -> None:
-    learn(model, work, draw(model, work, policy_step))
+def _eager_step(model: Model, part: Part, work: Work) -> None:
+    learn(model, work, draw(model, work, part))
 
 
-def _compile(model: Model, work: Work, policy_step: bool) -> Step:
+def _compile(model: Model, work: Work, part: Part) -> Step:
     """Trace a step down to tensor operations, gradients included, and compile them.
 
     Drawing and learning are two pieces: in one, the compiler would hash the random numbers anew wherever they are read.
     """
     scratch = _copy(work)  # tracing runs what it sees
-    draws = draw(model, scratch, policy_step)
+    draws = draw(model, scratch, part)
 
     def draw_flat(key: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(draw(model, replace(scratch, key=key, step=step), policy_step)))
+        return tuple(_tensors(draw(model, replace(scratch, key=key, step=step), part)))
 
     def learn_flat(*tensors: Tensor) -> tuple[()]:
         stream = iter(tensors)
@@ -182,14 +176,14 @@ def _compiled(device: torch.device, function: Callable[..., Any], tensors: list[
     return compiled
 
 
-def _compare(config: AlgorithmConfig, work: Work, eager: dict[bool, Step], compiled: dict[bool, Step]) -> None:
-    """Raise ``ArithmeticError`` unless three compiled steps give the metrics, and the changes, of three eager ones."""
+def _compare(config: AlgorithmConfig, work: Work, eager: dict[Part, Step], compiled: dict[Part, Step]) -> None:
+    """Raise ``ArithmeticError`` unless a few compiled steps give the metrics, and the changes, of the eager ones."""
     tolerance = _TOLERANCE[config.precision]
     first, second = _copy(work), _copy(work)
     for copy, steps in ((first, eager), (second, compiled)):
         copy.sums.zero_()
-        for policy_step in (True, False, True):
-            steps[policy_step](copy)
+        for part in (*steps, next(iter(steps))):
+            steps[part](copy)
     # the scale is a metric's largest value among members: one member's mean may happen to be next to nothing
     scale = first.sums.abs().amax(dim=1, keepdim=True).clamp(min=1e-3)
     good = (second.sums - first.sums).abs() <= tolerance * scale  # of NaN, too, this is not true
@@ -210,14 +204,14 @@ def _compare(config: AlgorithmConfig, work: Work, eager: dict[bool, Step], compi
             )
 
 
-def _capture(work: Work, steps: dict[bool, Callable[[], None]], pool: Any) -> dict[bool, Callable[[], None]]:
+def _capture(work: Work, steps: dict[Part, Callable[[], None]], pool: Any) -> dict[Part, Callable[[], None]]:
     """Both kinds of step as CUDA graphs over the tensors of ``work``, which is as before when they are done, or fail."""
     before, current = [tensor.clone() for tensor in _state(work)], torch.cuda.current_stream()
     pool = torch.cuda.graph_pool_handle() if pool is None else pool
-    graphs: dict[bool, Callable[[], None]] = {}
+    graphs: dict[Part, Callable[[], None]] = {}
     gc.collect()  # what was traced may still hold a copy of the pack in a cycle
     try:
-        for policy_step, step in steps.items():
+        for part, step in steps.items():
             # libraries allocate and choose kernels in their first calls, which a capture does not allow
             stream = torch.cuda.Stream()
             stream.wait_stream(current)
@@ -228,7 +222,7 @@ def _capture(work: Work, steps: dict[bool, Callable[[], None]], pool: Any) -> di
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 step()
-            graphs[policy_step] = graph.replay
+            graphs[part] = graph.replay
     finally:
         torch.cuda.set_stream(current)  # a capture that fails at its end leaves its own stream behind
         for tensor, value in zip(_state(work), before, strict=True):

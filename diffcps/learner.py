@@ -10,10 +10,10 @@ from torch import Tensor
 
 from diffcps import streams
 from diffcps.algorithms import get as algorithm_of
-from diffcps.algorithms.model import Batch, Model
+from diffcps.algorithms.model import Batch, Model, Part, part_at, parts
 from diffcps.algorithms.pack import Pack
 from diffcps.config import AlgorithmConfig, MemberConfig
-from diffcps.engine import Kind, Work, average_policy, build, is_policy_step, metrics
+from diffcps.engine import Kind, Work, average_policy, build, metrics
 from diffcps.errors import UserError
 from diffcps.policy import Policy
 
@@ -101,18 +101,18 @@ class Learner:
 
         ``tick`` is called after each step, so that a caller can show progress while many are under way.
         """
-        policy_steps = 0
+        taken: dict[Part, int] = dict.fromkeys(parts(self.config), 0)
         self.work.sums.zero_()
         for _ in range(steps):
-            policy_step = is_policy_step(self.config, self.step)
-            self.steps.take(policy_step)
+            part = part_at(self.config, self.step)
+            self.steps.take(part)
             average_policy(self.config, self.pack, self.step)
-            policy_steps += policy_step
+            taken[part] += 1
             self.step += 1
             if tick is not None:
                 tick()
-        names, every_step = metrics(self.config), algorithm_of(self.config.algorithm).CRITIC_METRICS
-        counts = {name: steps if name in every_step else policy_steps for name in names}
+        given, names = algorithm_of(self.config.algorithm).METRICS, metrics(self.config)
+        counts = {name: sum(n for part, n in taken.items() if name in given[part]) for name in names}
         sums = dict(zip(names, self.work.sums, strict=True))
         return {name: sums[name] / count for name, count in counts.items() if count}
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffcps import engine, flops
 from diffcps.algorithms import diffcps
+from diffcps.algorithms.model import part_at
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.tasks import get_task
 
@@ -47,7 +48,7 @@ def fresh_pack(config: AlgorithmConfig) -> tuple[diffcps.Model, diffcps.Pack]:
 def pack_step(
     model: diffcps.Model, pack: diffcps.Pack, batch: diffcps.Batch, draws: diffcps.Draws, step: int
 ) -> dict[str, Tensor]:
-    if not engine.is_policy_step(model.config, step):
+    if part_at(model.config, step) == "critic":
         draws = diffcps.Draws(draws.rows, draws.next_actions)
     metrics = diffcps.update(model, pack, batch, draws)
     engine.average_policy(model.config, pack, step)

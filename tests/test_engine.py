@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffcps import engine
 from diffcps.algorithms import diffcps
+from diffcps.algorithms.model import Part
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.engine import Kind
 from diffcps.learner import Learner
@@ -140,29 +141,29 @@ def test_what_cannot_be_had_falls_back_and_says_so(kind: Kind, monkeypatch: pyte
     assert_same_losses(learner, make_learner("eager"))
 
 
-def wrong_draws(model: diffcps.Model, work: engine.Work, policy_step: bool) -> None:
-    draws = engine.draw(model, work, policy_step)
+def wrong_draws(model: diffcps.Model, work: engine.Work, part: Part) -> None:
+    draws = engine.draw(model, work, part)
     engine.learn(model, work, replace(draws, next_actions=draws.next_actions * 1.5))
 
 
-def not_numbers(model: diffcps.Model, work: engine.Work, policy_step: bool) -> None:
-    engine.learn(model, work, engine.draw(model, work, policy_step))
+def not_numbers(model: diffcps.Model, work: engine.Work, part: Part) -> None:
+    engine.learn(model, work, engine.draw(model, work, part))
     work.sums.fill_(float("nan"))
 
 
 def forgetting(name: str) -> Callable[[diffcps.Model, engine.Work, bool], None]:
     """A step after which one tensor of the pack is as before."""
 
-    def step(model: diffcps.Model, work: engine.Work, policy_step: bool) -> None:
+    def step(model: diffcps.Model, work: engine.Work, part: Part) -> None:
         before = work.pack.state()[name].clone()
-        engine.learn(model, work, engine.draw(model, work, policy_step))
+        engine.learn(model, work, engine.draw(model, work, part))
         work.pack.state()[name].copy_(before)
 
     return step
 
 
-def zeroing(model: diffcps.Model, work: engine.Work, policy_step: bool) -> None:
-    engine.learn(model, work, engine.draw(model, work, policy_step))
+def zeroing(model: diffcps.Model, work: engine.Work, part: Part) -> None:
+    engine.learn(model, work, engine.draw(model, work, part))
     work.pack.average.zero_()
 
 
@@ -229,21 +230,21 @@ def test_capturing_leaves_everything_as_it_was(broken: bool, monkeypatch: pytest
     untouched.update(3)
     fake = FakeCuda(broken)
     fake.Stream = lambda: SimpleNamespace(wait_stream=lambda other: None)  # type: ignore[misc, assignment]
-    taken: list[bool] = []
+    taken: list[Part] = []
 
-    def step(policy_step: bool) -> None:
-        taken.append(policy_step)
-        engine.learn(learner.model, learner.work, engine.draw(learner.model, learner.work, policy_step))
+    def step(part: Part) -> None:
+        taken.append(part)
+        engine.learn(learner.model, learner.work, engine.draw(learner.model, learner.work, part))
 
     monkeypatch.setattr(torch, "cuda", fake)
-    steps = {p: functools.partial(step, p) for p in (True, False)}
+    steps = {p: functools.partial(step, p) for p in engine.parts(CONFIG)}
     if broken:
         with pytest.raises(RuntimeError, match="capturing"):
             engine._capture(learner.work, steps, None)
     else:
-        assert engine._capture(learner.work, steps, None) == {True: "replayed", False: "replayed"}
+        assert engine._capture(learner.work, steps, None) == {"policy": "replayed", "critic": "replayed"}
     monkeypatch.undo()
-    assert taken.count(True) == 4
+    assert taken.count("policy") == 4
     assert fake.current == "the default"
     assert_same_losses(learner, untouched)
 

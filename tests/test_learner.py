@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffcps import engine
 from diffcps.algorithms import diffcps
+from diffcps.algorithms.model import Part
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.errors import UserError
 from diffcps.learner import Learner
@@ -54,9 +55,9 @@ def assert_same_state(one: Learner, other: Learner) -> None:
     assert draws_of(one)["rows"].equal(draws_of(other)["rows"])
 
 
-def draws_of(learner: Learner, policy_step: bool = True) -> dict[str, Tensor]:
+def draws_of(learner: Learner, part: Part = "policy") -> dict[str, Tensor]:
     """What the learner's next step is going to draw."""
-    draws = engine.draw(learner.model, learner.work, policy_step)
+    draws = engine.draw(learner.model, learner.work, part)
     return {name: value for name, value in vars(draws).items() if value is not None}
 
 
@@ -113,8 +114,8 @@ def test_every_setting_of_a_member_reaches_its_training() -> None:
 def test_draws_belong_to_the_seed() -> None:
     """Other seeds, other draws; the same seed draws the same in any company and place."""
     one, two = make_learner(), make_learner((MemberConfig(seed=9), MEMBERS[1], MemberConfig(seed=4)))
-    for policy_step in (True, False):
-        fields, others = draws_of(one, policy_step), draws_of(two, policy_step)
+    for part in ("policy", "critic"):
+        fields, others = draws_of(one, part), draws_of(two, part)
         assert fields.keys() == others.keys()
         for name, value in fields.items():
             axis = 1 if name in ("next_actions", "actions") else 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffcps import engine
 from diffcps.algorithms import diffcps
+from diffcps.algorithms.model import part_at
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.diffusion import variance_preserving
 from diffcps.learner import Learner
@@ -173,7 +174,7 @@ def compare_step(
         for name, value in tensors(state).items():
             own = after[name] if name.endswith("count") else after[name][k]
             np.testing.assert_allclose(own, value, **TIGHT, err_msg=f"{name}, member {k}")
-    policy_step = engine.is_policy_step(model.config, number)
+    policy_step = part_at(model.config, number) == "policy"
     assert policy_step == (number % model.config.policy_freq == 0)
     assert all(("actor" in outcome.gradients) == policy_step for _, outcome in expected)
     assert ("behaviour_loss" in metrics) == policy_step
@@ -250,7 +251,7 @@ def test_learner_in_float32(backup: bool) -> None:
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
     learner = Learner(config, MEMBERS, dataset, MAX_ACTION)
     for number in range(10):
-        draws = engine.draw(learner.model, learner.work, engine.is_policy_step(config, number))  # of the coming step
+        draws = engine.draw(learner.model, learner.work, part_at(config, number))  # of the coming step
         batch = diffcps.Batch(**{n: torch.as_tensor(v)[draws.rows] for n, v in vars(dataset).items()})
         expected = [
             reference.step(

@@ -1,6 +1,6 @@
 """Learning algorithms: one file each, with the same functions in the same order.
 
-``critic_loss, actor_loss, dual_loss, update, sample_actions``, and the names of the metrics that ``update`` gives. A new one
+``critic_loss, actor_loss, dual_loss, update, sample_actions``, and ``METRICS``, the names of what ``update`` gives. A new one
 is such a file, a name in ``config.Algorithm`` and a line below.
 """
 

@@ -4,20 +4,30 @@ The policy maximises E_{(s, a) ~ data} exp(A(s, a) / temperature) log μ(a|s), w
 behaviour loss. Values are learned as in DiffCPS; there is no constraint and no λ.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.diffcps import CRITIC_METRICS, sample_actions, update_critic
+from diffcps.algorithms import bc, diffcps
+from diffcps.algorithms.diffcps import CRITIC_METRICS, update_critic
 from diffcps.algorithms.metrics import Metrics
-from diffcps.algorithms.model import Batch, Draws, Model
+from diffcps.algorithms.model import Batch, Draws, Model, Part
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
+from diffcps.algorithms.sampling import sample_actions
 from diffcps.nn import Layers
 
-__all__ = ["CRITIC_METRICS", "POLICY_METRICS", "actor_loss", "sample_actions", "update"]
+__all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
 
-POLICY_METRICS = "behaviour_loss", "actor_loss", "policy_q", "actor_grad_norm", "constraint", "q_scale"
-"""Metrics that policy steps give besides those of every step."""
+METRICS: Mapping[Part, tuple[str, ...]] = {
+    "critic": CRITIC_METRICS,
+    "behaviour": diffcps.METRICS["behaviour"],
+    "policy": (
+        *CRITIC_METRICS, "behaviour_loss", "actor_loss", "policy_q", "actor_grad_norm", "constraint", "q_scale"
+    ),
+}  # fmt: skip
+"""What ``update`` gives in a step of each kind."""
 LARGEST_WEIGHT = 100.0
 """A regression weight is cut off here: one lucky action must not be all that a batch says."""
 
@@ -60,10 +70,12 @@ def actor_loss(
 def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
     """One gradient step of every member, in place: critic, in a policy step also the policy, then target critic."""
     metrics = update_critic(model, pack, batch, draws)
-    if draws.step is not None:
+    if draws.actions is not None:
         actor = model.policy.layout.leaves(pack.actor)
         loss, more, explained = actor_loss(model, actor, model.critic.layers(pack.critic), pack, batch, draws)
         metrics["actor_grad_norm"] = pack.improve(model, actor, loss, explained, more["constraint"])
         metrics |= more
+    elif draws.step is not None:
+        metrics |= bc.update(model, pack, batch, draws)
     pack.target.lerp_(pack.critic, model.config.target_rate)
     return metrics

@@ -1,20 +1,23 @@
 """Behaviour cloning: the policy that explains the data best, without values, constraint or λ."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
-from diffcps.algorithms.diffcps import sample_actions
 from diffcps.algorithms.metrics import Metrics
-from diffcps.algorithms.model import Batch, Draws, Model
+from diffcps.algorithms.model import Batch, Draws, Model, Part
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
+from diffcps.algorithms.sampling import sample_actions
 from diffcps.nn import Layers
 
-__all__ = ["CRITIC_METRICS", "POLICY_METRICS", "actor_loss", "sample_actions", "update"]
+__all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
 
-CRITIC_METRICS: tuple[str, ...] = ()
-"""There is no critic; steps between policy steps do nothing."""
-POLICY_METRICS = "behaviour_loss", "actor_loss", "actor_grad_norm", "constraint"
-"""Metrics of policy steps."""
+METRICS: Mapping[Part, tuple[str, ...]] = {
+    "critic": (),
+    "behaviour": ("behaviour_loss", "actor_loss", "actor_grad_norm", "constraint"),
+}
+"""What ``update`` gives in a step of each kind; steps between policy steps do nothing."""
 
 
 def actor_loss(

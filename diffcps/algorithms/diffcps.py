@@ -10,21 +10,27 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from diffcps.algorithms import duals
+from diffcps.algorithms import bc, duals
 from diffcps.algorithms.metrics import Metrics
-from diffcps.algorithms.model import Batch, Draws, Model
+from diffcps.algorithms.model import Batch, Draws, Model, Part
 from diffcps.algorithms.optimiser import clip_by_norm
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
+from diffcps.algorithms.sampling import sample_actions
 from diffcps.nn import Layers, gradient
 
+__all__ = ["METRICS", "actor_loss", "critic_loss", "dual_loss", "sample_actions", "update"]
+
 CRITIC_METRICS = "critic_loss", "q_value", "critic_grad_norm"
-"""Metrics that every step gives."""
-POLICY_METRICS = (
-    "behaviour_loss", "lambda", "actor_loss", "q_loss", "policy_q", "dual_loss", "actor_grad_norm", "constraint",
-    "target_kl", "violation", "q_scale",
-)  # fmt: skip
-"""Metrics that policy steps give besides."""
+METRICS: Mapping[Part, tuple[str, ...]] = {
+    "critic": CRITIC_METRICS,
+    "behaviour": (*CRITIC_METRICS, *bc.METRICS["behaviour"]),
+    "policy": (
+        *CRITIC_METRICS, "behaviour_loss", "lambda", "actor_loss", "q_loss", "policy_q", "dual_loss", "actor_grad_norm",
+        "constraint", "target_kl", "violation", "q_scale",
+    ),
+}  # fmt: skip
+"""What ``update`` gives in a step of each kind."""
 
 
 def critic_loss(
@@ -55,7 +61,7 @@ def actor_loss(
 
     C is what κ bounds: the behaviour loss L = mean (ε − ε_θ)² over batch and action dimensions, or an estimate of the
     cross-entropy. q = −mean Q1(s, â)/mean|Q2(s, â)|, the divisor a constant, or with the heads swapped; gradients flow
-    through all T steps of the chain that makes â. While the behaviour is still being cloned, the loss is C alone.
+    through all T steps of the chain that makes â.
     """
     assert draws.step is not None
     assert draws.noise is not None
@@ -81,10 +87,7 @@ def actor_loss(
     bound = pack.bound(model)
     violation = (constraint - bound).detach()
     weight = duals.weight(model.config, pack.multiplier[:, 0], pack.lambda_clip, violation, pack.smoothed)
-    cloning = pack.is_cloning(model)
     loss = weight * constraint + improvement
-    if cloning is not None:
-        loss = torch.where(cloning, constraint, loss)
     metrics = {
         "actor_loss": loss,
         "behaviour_loss": explained.behaviour_loss,
@@ -110,32 +113,25 @@ def dual_loss(model: Model, multiplier: Tensor, constraint: Tensor, bound: Tenso
 def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
     """One gradient step of every member, in place: critic, in a policy step also policy and λ, then target critic.
 
-    It is a policy step when ``draws`` are those of one. Every metric is ``[K]`` and detached. Nothing here waits for the
-    host or draws a number, so it may be compiled or captured.
+    What it moves is what ``draws`` are for; in a step of behaviour cloning ``bc`` moves the policy. Every metric is ``[K]``
+    and detached. Nothing here waits for the host or draws a number, so it may be compiled or captured.
     """
     metrics = update_critic(model, pack, batch, draws)
-    if draws.step is not None:
+    if draws.actions is not None:
         actor = model.policy.layout.leaves(pack.actor)
         loss, more, explained = actor_loss(model, actor, model.critic.layers(pack.critic), pack, batch, draws)
         multiplier = pack.multiplier.detach().clone().requires_grad_()
         dual, dual_metrics = dual_loss(model, multiplier[:, 0], more["constraint"], more["target_kl"])
-        (dual_slope,) = torch.autograd.grad(dual.sum(), multiplier)
-        cloning = pack.is_cloning(model)
-        if cloning is not None:
-            dual_slope = torch.where(cloning, torch.zeros_like(dual_slope), dual_slope)
+        (slope,) = torch.autograd.grad(dual.sum(), multiplier)
         metrics["actor_grad_norm"] = pack.improve(model, actor, loss, explained, more["constraint"])
         duals.step(
-            model.config,
-            pack.multiplier,
-            pack.multiplier_adam,
-            dual_slope,
-            pack.lambda_clip,
-            pack.grad_norm,
-            pack.smoothed,
+            model.config, pack.multiplier, pack.multiplier_adam, slope, pack.lambda_clip, pack.grad_norm, pack.smoothed
         )
         metrics |= more | dual_metrics
         if model.config.dual == "released":
             metrics["lambda"] = pack.multiplier[:, 0].clone()
+    elif draws.step is not None:
+        metrics |= bc.update(model, pack, batch, draws)
     pack.target.lerp_(pack.critic, model.config.target_rate)
     return metrics
 
@@ -149,31 +145,3 @@ def update_critic(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metri
     slope, metrics["critic_grad_norm"] = clip_by_norm(slope, pack.grad_norm)
     pack.critic_adam.step(pack.critic, slope)
     return metrics
-
-
-def sample_actions(
-    model: Model, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor
-) -> Tensor:
-    """Act: draw N candidates per state from the policy and choose one by softmax over the target critic.
-
-    Args:
-        model: the networks.
-        parameters: ``actor`` ``[K, P]``, ``target`` ``[K, 2 P]``, and ``step_losses`` ``[K, T]`` where the covariance is
-            calibrated.
-        observations: ``[K, B, o]``.
-        noise: ``[D, K, B·N, a]`` standard normal.
-        uniform: ``[K, B, N]`` on (0, 1); the choice is a Gumbel maximum, softmax at temperature 1 on min(Q1', Q2').
-
-    Returns:
-        ``[K, B, a]``.
-    """
-    candidates = uniform.shape[-1]
-    actor = model.policy.layout.layers(parameters["actor"])
-    actions = model.actions(actor, observations, noise, parameters.get("step_losses"))
-    if candidates == 1:
-        return actions
-    values = model.critic(model.critic.layers(parameters["target"]), observations, actions).amin(dim=1)
-    gumbel = -torch.log(-torch.log(uniform))
-    chosen = (values.unflatten(-1, (-1, candidates)) + gumbel).argmax(dim=-1)
-    choice = chosen[..., None, None].expand(-1, -1, 1, actions.shape[-1])
-    return actions.unflatten(1, (-1, candidates)).gather(2, choice).squeeze(2)

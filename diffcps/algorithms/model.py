@@ -1,6 +1,7 @@
 """What a gradient step reads: a batch, its random draws, and the networks of a pack without their parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,24 @@ from diffcps.algorithms.gaussians import GaussianPolicy
 from diffcps.algorithms.policies import Policy
 from diffcps.config import AlgorithmConfig
 from diffcps.nn import Layers, TwinCritic
+
+Part = Literal["critic", "behaviour", "policy"]
+"""What a gradient step moves: the critic alone, also the policy towards the behaviour, or also policy and λ."""
+
+
+def part_at(config: AlgorithmConfig, step: int) -> Part:
+    """What gradient step ``step`` (counted from 0) moves."""
+    if step % config.policy_freq:
+        return "critic"
+    return "behaviour" if config.algorithm == "bc" or step < config.behaviour_steps else "policy"
+
+
+def parts(config: AlgorithmConfig) -> tuple[Part, ...]:
+    """Every kind of step that there is in a training."""
+    found: list[Part] = [] if config.algorithm == "bc" else ["policy"]
+    found += ["critic"] if config.policy_freq > 1 else []
+    found += ["behaviour"] if config.algorithm == "bc" or config.behaviour_steps else []
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -26,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """All randomness of one gradient step. What only a policy step needs is ``None`` in the steps between.
+    """All randomness of one gradient step. What its part does not need is ``None``.
 
     D is the number of normal draws that the policy makes for each number of an action: T, or one more with a noisy last
     step, for a diffusion policy.
@@ -47,7 +66,7 @@ class Draws:
     """``[K]`` booleans, true with probability ½: which head is maximised and which one scales it."""
 
     @classmethod
-    def of(cls, model: "Model", key: Tensor, step: Tensor, rows: int, policy_step: bool) -> "Draws":
+    def of(cls, model: "Model", key: Tensor, step: Tensor, rows: int, part: Part) -> "Draws":
         """The draws of gradient step ``step`` (an integer tensor) on a data set of ``rows`` rows.
 
         A pure function of the step and of each member's key ``[K, 2]``.
@@ -55,10 +74,14 @@ class Draws:
         config, size, members = model.config, model.action_size, len(key)
         batch, chain, width = config.batch_size, model.policy.draws, model.policy.noise_width
         normal = [chain * batch * model.next_candidates * size]
-        if policy_step:
-            normal += [batch * width, chain * batch * model.own_candidates * size]
+        whole = [2 * batch]
+        if part != "critic":
+            normal.append(batch * width)
+            whole.append(2 * batch)
+        if part == "policy":
+            normal.append(chain * batch * model.own_candidates * size)
+            whole.append(1)
         pairs = sum(normal) + sum(normal) % 2
-        whole = [2 * batch] + ([2 * batch, 1] if policy_step else [])
         drawn = streams.words(key, step, pairs + sum(whole)).split([pairs, *whole], dim=1)
         noise = streams.normals(drawn[0])[:, : sum(normal)].split(normal, dim=1)
         indices = streams.integers(drawn[1], rows)
@@ -66,17 +89,14 @@ class Draws:
         def chains(part: Tensor, candidates: int) -> Tensor:
             return part.view(members, chain, batch * candidates, size).transpose(0, 1)
 
-        next_actions = chains(noise[0], model.next_candidates)
-        if not policy_step:
-            return cls(indices, next_actions)
-        return cls(
-            rows=indices,
-            next_actions=next_actions,
-            step=streams.integers(drawn[2], config.diffusion_steps),
-            noise=noise[1].view(members, batch, width),
-            actions=chains(noise[2], model.own_candidates),
-            swap=drawn[3][:, 0] >= 2**31,
-        )
+        found = cls(indices, chains(noise[0], model.next_candidates))
+        if part == "critic":
+            return found
+        step_of_chain = streams.integers(drawn[2], config.diffusion_steps)
+        found = replace(found, step=step_of_chain, noise=noise[1].view(members, batch, width))
+        if part == "behaviour":
+            return found
+        return replace(found, actions=chains(noise[2], model.own_candidates), swap=drawn[3][:, 0] >= 2**31)
 
 
 class Model:
@@ -99,7 +119,7 @@ class Model:
         """Target actions for each next observation."""
         if config.algorithm == "bc" or config.discount == 0.0:
             self.next_candidates = 0
-        self.own_candidates = {"diffcps": 1, "awr": config.max_q_candidates, "bc": 0}[config.algorithm]
+        self.own_candidates = config.max_q_candidates if config.algorithm == "awr" else 1
         """Actions that a policy step draws for each observation."""
 
     def actions(self, actor: Layers, observations: Tensor, noise: Tensor, step_losses: Tensor | None = None) -> Tensor:

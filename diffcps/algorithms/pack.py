@@ -103,12 +103,6 @@ class Pack:
         relaxed = reached + self.slack if model.in_nats else reached * (1.0 + self.slack)
         return torch.where(self.slack.isnan(), self.target_kl, relaxed)
 
-    def is_cloning(self, model: Model) -> Tensor | None:
-        """Whether this policy step still clones the behaviour, a boolean without dimensions; ``None`` where none ever does."""
-        if self.behaviour is None:
-            return None
-        return self.actor_adam.count < _policy_steps(model)
-
     def improve(self, model: Model, actor: Layers, loss: Tensor, explained: Explained, constraint: Tensor) -> Tensor:
         """Step the policies ``actor`` down the gradient of their loss ``[K]``; returns the gradients' norms ``[K]``.
 
