@@ -51,10 +51,23 @@ class Evaluator:
         goals = [seed for seed in self.seeds for _ in range(config.episodes)]
         self.environments = make_vector(task, physics, len(members) * config.episodes, goals, threads)
 
-    def __call__(self, policy: Policy, index: int) -> Rollouts:
-        """Roll out all members of ``policy`` until every episode has ended."""
+    def __call__(self, policy: Policy, index: int, episodes: int | None = None) -> Rollouts:
+        """Roll out all members of ``policy`` until every episode has ended.
+
+        ``episodes`` of each, by default the configuration's: as many rounds in the same environments as it takes.
+        """
+        wanted, size = self.config.episodes if episodes is None else episodes, self.config.episodes
+        rounds = [self._round(policy, (index,))]
+        rounds += [self._round(policy, (index, number)) for number in range(1, -(-wanted // size))]
+        returns, lengths = (
+            np.concatenate([getattr(part, name) for part in rounds], axis=1) for name in ("returns", "lengths")
+        )
+        return Rollouts(returns[:, :wanted], lengths[:, :wanted])
+
+    def _round(self, policy: Policy, index: tuple[int, ...]) -> Rollouts:
+        """One episode in every environment."""
         members, episodes = len(self.seeds), self.config.episodes
-        roots = [np.random.SeedSequence([seed, 2, index]) for seed in self.seeds]
+        roots = [np.random.SeedSequence([seed, 2, *index]) for seed in self.seeds]
         generators = [_generator(root, policy.model.device) for root in roots]
         resets = np.concatenate([root.spawn(1)[0].generate_state(episodes) for root in roots])
 
@@ -69,7 +82,7 @@ class Evaluator:
             waiting = active.reshape(members, episodes)
             states = observations.reshape(members, episodes, -1)
             rows = [states[k][waiting[k]] for k in range(members)]
-            actions[active] = np.concatenate(policy.act(rows, generators, self.config.candidates))
+            actions[active] = np.concatenate(policy.act(rows, generators, self.config.candidates, self.config.actor))
             # a member whose networks have diverged gets no number; its pack goes on without it
             diverged = active & ~np.isfinite(actions).all(axis=1)
             returns[diverged] = np.nan

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -213,26 +213,6 @@ def _registry() -> dict[str, Task]:
 
 
 TASKS = _registry()
-
-
-def changed_settings(config: RunConfig) -> list[str]:
-    """Settings of a trial that differ from its task's own (the paper's, for the tasks of the paper), e.g. ``hidden_size 128``.
-
-    Seeds and steps are left out: a table has columns for them.
-    """
-    task = task_of(config)
-    pairs = [
-        (task.algorithm.to_dict(), config.algorithm.to_dict()),
-        tuple(_renamed(part.to_dict(), every="evaluate_every") for part in (task.evaluation, config.evaluation)),
-    ]
-    pairs += [(task.member.to_dict() | {"seed": member.seed}, member.to_dict()) for member in config.members]
-    different = [(key, new[key]) for old, new in pairs for key in new if new[key] != old[key]]
-    changed = [f"{key} {value if isinstance(value, str) else format(value, 'g')}" for key, value in different]
-    return list(dict.fromkeys(changed))
-
-
-def _renamed(settings: dict[str, Any], **names: str) -> dict[str, Any]:
-    return {names.get(key, key): value for key, value in settings.items()}
 
 
 def get_task(name: str) -> Task:

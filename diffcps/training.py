@@ -204,7 +204,7 @@ class _Saver:
 def run(
     config: RunConfig,
     learner: Trainee[Policies],
-    evaluate: Callable[[Policies, int], Rollouts],
+    evaluate: Callable[[Policies, int, int], Rollouts],
     folder: RunFolder,
     sinks: Sequence[Sink] = (),
     report: Callable[[dict[str, float]], None] | None = None,
@@ -223,7 +223,7 @@ def run(
     Args:
         config: the trial.
         learner: a fresh learner of this worker's members; its state is replaced by the checkpoint's when there is one.
-        evaluate: ``(policy, index of the evaluation) -> Rollouts`` of this worker's members.
+        evaluate: ``(policy, index of the evaluation, episodes) -> Rollouts`` of this worker's members.
         folder: the run folder, already created for ``config``.
         sinks: further places where metrics are shown; closed at the end. Only the company's first may have any.
         report: called after each evaluation with ``step``, ``score`` (mean over members, last) and ``best``, in every
@@ -260,7 +260,7 @@ def run(
             evaluated = after % config.evaluation.every == 0 or after == config.steps
             if evaluated:
                 clock.charge("checkpoint")
-                rollouts = evaluate(learner.policy(), len(scores))
+                rollouts = evaluate(learner.policy(), len(scores), config.evaluation.episodes_at(after == config.steps))
                 clock.charge("evaluation")
                 rollouts = Rollouts(**company.join(vars(rollouts)))
                 clock.charge("waiting")

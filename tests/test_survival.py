@@ -268,11 +268,11 @@ def test_a_worker_that_was_only_thought_dead_stops(place: Place, undisturbed: Ru
     evaluator = worker.Evaluator
 
     class Sleepy(evaluator):  # type: ignore[valid-type,misc]
-        def __call__(self, policy: Any, index: int) -> Any:
+        def __call__(self, policy: Any, index: int, episodes: int | None = None) -> Any:
             if index == 1 and threading.current_thread().name == "old":
                 stopped.set()
                 go_on.wait(30)
-            return super().__call__(policy, index)
+            return super().__call__(policy, index, episodes)
 
     resources = Resources(cpus=1, gpus=0, concurrent=1)
     arguments = CONFIG.to_dict(), place, resources, time.time()

@@ -9,7 +9,8 @@ import pytest
 from diffcps import paper
 from diffcps.config import RunConfig, TaskDefinition
 from diffcps.errors import UserError
-from diffcps.tasks import TASKS, changed_settings, defined, from_definition, get_task, task_folder, task_of
+from diffcps.profiles import changed_settings
+from diffcps.tasks import TASKS, defined, from_definition, get_task, task_folder, task_of
 
 ROWS = paper.rows("hyperparameters")
 FILES = {

@@ -79,11 +79,11 @@ def make_learner(config: RunConfig = CONFIG) -> Learner:
     return Learner(config.algorithm, config.members, DATA, RING.max_action)
 
 
-def evaluate(policy: Policy, index: int) -> Rollouts:
-    """[K, 3] made-up returns that show the weights, the number of the evaluation and the member."""
+def evaluate(policy: Policy, index: int, episodes: int) -> Rollouts:
+    """[K, episodes] made-up returns that show the weights, the number of the evaluation and the member."""
     weights = policy.parameters["actor"].double().sum(dim=1).numpy()
-    episodes = policy.members, 3
-    return Rollouts(weights[:, None] + index + 0.01 * np.arange(3), np.full(episodes, 1 + index))
+    shape = policy.members, episodes
+    return Rollouts(weights[:, None] + index + 0.01 * np.arange(episodes), np.full(shape, 1 + index))
 
 
 @dataclass
@@ -391,7 +391,7 @@ def test_report_follows_every_evaluation(tmp_path: Path) -> None:
     reports: list[dict[str, float]] = []
     on_disk: list[int] = []
 
-    def judge(policy: Policy, index: int) -> Rollouts:
+    def judge(policy: Policy, index: int, episodes: int) -> Rollouts:
         return Rollouts(np.array(next(given_returns)), np.ones((2, 1), dtype=np.int64))
 
     def report(summary: dict[str, float]) -> None:
@@ -492,7 +492,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
     sink, folder = Memory(), RunFolder(tmp_path / "failing")
     folder.create(CONFIG)
     with pytest.raises(ZeroDivisionError):
-        training.run(CONFIG, make_learner(), lambda policy, index: 1 / 0, folder, [sink])
+        training.run(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, [sink])
     assert sink.closed == 1
 
     class Slow(Memory):

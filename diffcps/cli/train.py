@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 from rich.console import Console
 
-from diffcps.config import DataSource, Precision, RunConfig
+from diffcps.config import DataSource, Precision, Profile, RunConfig
 from diffcps.errors import UserError
 from diffcps.remote import is_url
 
@@ -27,6 +27,8 @@ class Train:
     """Seeds, trained together as one pack."""
     steps: int | None = None
     """Gradient steps."""
+    profile: Profile | None = None
+    """``official``: what the paper's released program does. ``principled``: calibrated covariance and κ, projected λ."""
     precision: Precision | None = None
     """``fp32`` (as the paper), or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""
     data: DataSource | None = None
@@ -57,7 +59,7 @@ class Train:
 
         options = SweepOptions(
             preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
-            data_dir=self.data_dir, rows=self.rows, physics=self.physics, precision=self.precision,
+            data_dir=self.data_dir, rows=self.rows, physics=self.physics, precision=self.precision, profile=self.profile,
         )  # fmt: skip
         (config,) = build(options).trials
         if reason := data.missing([(task_of(config), config.data)], self.data_dir):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffcps.config import DataSource, Physics, Precision
+from diffcps.config import Algorithm, Constraint, Covariance, DataSource, Dual, Physics, PolicyClass, Precision, Profile
 
 Preset = Literal["paper", "demo", "search", "ablation"]
 
@@ -44,6 +44,25 @@ class SweepOptions:
     """Lower clip of λ; with several values every one is tried."""
     target_kl: tuple[float, ...] = ()
     """κ, the bound on the behaviour loss; with several values every one is tried."""
+    profile: Profile | None = None
+    """``official``: what the paper's released program does. ``principled``: calibrated covariance and κ, projected λ, at
+    least 100 final episodes. The flags below change single settings of either."""
+    algorithm: Algorithm | None = None
+    """``diffcps``; ``awr``: advantage-weighted regression; ``bc``: behaviour cloning."""
+    policy: PolicyClass | None = None
+    """``diffusion``, ``gaussian``, ``mixture`` or ``deterministic``."""
+    covariance: Covariance | None = None
+    """Reverse variance of the diffusion chain."""
+    last_step_noise: bool | None = None
+    """Whether actions take the noise of the chain's last step."""
+    constraint: Constraint | None = None
+    """What κ bounds: the behaviour loss, or an estimate of the cross-entropy in nats."""
+    dual: Dual | None = None
+    """How λ moves."""
+    slack: float | None = None
+    """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy."""
+    behaviour_steps: int | None = None
+    """Gradient steps of behaviour cloning first."""
     evaluate_every: int | None = None
     """Gradient steps between evaluations."""
     episodes: int | None = None

@@ -137,10 +137,10 @@ class Judges:
     def __init__(self, evaluators: Sequence[Evaluator]) -> None:
         self.evaluators = evaluators
 
-    def __call__(self, policies: Sequence[Policy], index: int) -> Rollouts:
+    def __call__(self, policies: Sequence[Policy], index: int, episodes: int) -> Rollouts:
         """Roll out all members, pack after pack."""
         pairs = zip(self.evaluators, policies, strict=True)
-        return Rollouts(**joined_arrays([vars(evaluator(policy, index)) for evaluator, policy in pairs]))
+        return Rollouts(**joined_arrays([vars(evaluator(policy, index, episodes)) for evaluator, policy in pairs]))
 
     def close(self) -> None:
         """Close the environments."""

@@ -4,11 +4,12 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffcps import profiles
 from diffcps.config import DataConfig, RunConfig
 from diffcps.data import provenance
 from diffcps.distributed.options import SweepOptions
@@ -184,6 +185,18 @@ def _seeded(member: Any, seeds: int) -> tuple[Any, ...]:
     return tuple(member.replaced(seed=seed) for seed in range(seeds))
 
 
+_SHARED = (
+    "batch_size", "precision", "algorithm", "policy", "covariance", "last_step_noise", "constraint", "dual",
+    "behaviour_steps",
+)  # fmt: skip
+"""Flags that are settings of the pack under the same name."""
+
+
+def _given(options: SweepOptions, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the flags that were given."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
 def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     """The trial with the single-valued flags applied."""
     changes: dict[str, Any] = {}
@@ -198,10 +211,13 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     evaluation = changes.get("evaluation", trial.evaluation)
     flags = {"every": options.evaluate_every, "episodes": options.episodes, "candidates": options.candidates}
     changes["evaluation"] = evaluation.replaced(**{key: value for key, value in flags.items() if value is not None})
-    shared = {"batch_size": options.batch_size, "precision": options.precision}
-    changes["algorithm"] = trial.algorithm.replaced(
-        **{key: value for key, value in shared.items() if value is not None}
-    )
+    trial = trial.replaced(**changes)
+    if options.profile is not None:
+        trial = profiles.under(trial, options.profile)
+    changes = {"algorithm": trial.algorithm.replaced(**_given(options, _SHARED))}
+    changes["members"] = tuple(member.replaced(**_given(options, ("slack",))) for member in trial.members)
+    if trial.algorithm.algorithm != changes["algorithm"].algorithm == "bc" and options.candidates is None:
+        changes["evaluation"] = trial.evaluation.replaced(candidates=1)  # there are no values to choose by
     if options.checkpoint_minutes is not None:
         changes["checkpoint_minutes"] = options.checkpoint_minutes
     task = task_of(trial)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from diffcps.profiles import changed_settings
 from diffcps.report.collect import Sweep, Trial
 from diffcps.report.rows import UNVERIFIED, Row
-from diffcps.tasks import changed_settings
 
 _TRIALS_SHOWN = 3
 """Most trials whose time is told one by one; of more, the worst and the median."""
