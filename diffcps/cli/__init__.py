@@ -9,6 +9,7 @@ from rich.console import Console
 
 from diffcps.cli.data import DataCommand
 from diffcps.cli.report import Report
+from diffcps.cli.study import StudyCommand, Toy
 from diffcps.cli.sweeps import Sweeps
 from diffcps.cli.train import Train
 from diffcps.errors import UserError
@@ -43,6 +44,8 @@ def run(
 
 _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[StudyCommand, tyro.conf.subcommand("study")]
+    | Annotated[Toy, tyro.conf.subcommand("toy")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
     | Annotated[

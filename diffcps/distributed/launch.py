@@ -1,8 +1,10 @@
 """The main job from its flags to its table and its exit status."""
 
 import os
+import shlex
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,8 +33,20 @@ from diffcps.tracking import Tracker, check, default_uri, store
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 
 
-def launch(options: SweepOptions, console: Console | None = None) -> int:
+def launch(
+    options: SweepOptions,
+    console: Console | None = None,
+    plan: Plan | None = None,
+    finish: Callable[[Path], Sequence[Path]] | None = None,
+) -> int:
     """Run, or continue, the sweep that the flags describe.
+
+    Args:
+        options: the flags.
+        console: where everything is said; by default the terminal.
+        plan: what to run, where it is not the flags that say so.
+        finish: called with the sweep's folder when its report is written, for what else is to be made of it; returns the
+            files that it has made there.
 
     Returns:
         0 when every trial is complete, 1 when some failed, 130 when it was interrupted.
@@ -42,7 +56,8 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
             raised before any trial starts.
     """
     console = console or Console()
-    plan, place = _plan(options)
+    plan_given = plan is not None
+    plan, place = _plan(options, plan)
     _check_workers(plan, options.workers_per_trial)
     if options.dry_run:
         _dry_run(plan, options, console)
@@ -61,7 +76,10 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
 
         built = report.build(place.folder)
         built.write()
-        place.publish("table.md", "table.csv", "figures")
+        made = ["table.md", "table.csv", "figures"]
+        if finish is not None:
+            made += [path.name for path in finish(place.folder) if path.parent == place.folder]
+        place.publish(*made)
         built.print(console)
         try:
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder)
@@ -72,11 +90,11 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     view = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else store.shown(uri)
     console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)
     if interrupted:
-        command = escape(_resume_command(place, options))
+        command = escape(_resume_command(place, options, own=plan_given))
         console.print(f"[yellow]interrupted[/]; nothing done is lost. To go on:\n  {command}", soft_wrap=True)
         return INTERRUPTED
     if failed := folder.unfinished(place, plan):
-        command = escape(_resume_command(place, options))
+        command = escape(_resume_command(place, options, own=plan_given))
         console.print(
             f"[red]{_trials(failed)} failed[/]; the table says why. To try again:\n  {command}", soft_wrap=True
         )
@@ -84,7 +102,7 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
     return COMPLETE
 
 
-def _plan(options: SweepOptions) -> tuple[Plan, Place]:
+def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Place]:
     """What to run and where its results go."""
     results, remote = results_folder(options.results)
     directories = tuple(path.expanduser().resolve() for path in options.data_dir)
@@ -99,7 +117,7 @@ def _plan(options: SweepOptions) -> tuple[Plan, Place]:
         # a database that another machine keeps of results in an object store is of no use here
         if remote is None or not str(saved.get("tracking_uri")).startswith("sqlite:"):
             uri = uri or saved.get("tracking_uri")
-    else:
+    elif plan is None:
         plan = plans.build(options)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     store_of_sweep = remote.below(plan.name) if remote else None
@@ -252,8 +270,13 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     )
 
 
-def _resume_command(place: Place, options: SweepOptions) -> str:
-    """The command that goes on with the sweep in the same place, in this folder and with this Python."""
+def _resume_command(place: Place, options: SweepOptions, own: bool) -> str:
+    """The command that goes on with the sweep in the same place, in this folder and with this Python.
+
+    Where the plan is not of the flags (``own``), that is the command that was given.
+    """
+    if own:
+        return shlex.join([sys.executable, *sys.argv] if sys.argv[0].endswith(".py") else sys.argv)
     given = {name: getattr(options, name) for name in folder.REPEATED}
     changed = {name: value for name, value in given.items() if value != getattr(SweepOptions, name)}
     results = place.results.url if place.remote else place.folder.parent

@@ -1,0 +1,105 @@
+"""``diffcps study`` and ``diffcps toy``: studies on the main path, from their flags to their page."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+
+from diffcps import studies
+from diffcps.studies import Results, Scale, Study
+
+
+@dataclass(frozen=True)
+class _Where:
+    """How large, and where; the same for every study."""
+
+    quick: bool = False
+    """Small nets, few steps, minutes on two cores."""
+    seeds: int | None = None
+    """Seeds of each trial."""
+    steps: int | None = None
+    """Gradient steps of each trial."""
+    data: tuple[str, ...] = ()
+    """Names of the bandits (`ring`, `corners`, `8gaussians`, `mixture-5x2`, …) or tasks, where the study lets one choose."""
+    diffusion_steps: tuple[int, ...] = ()
+    """T, where the study lets one choose."""
+    results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
+    """Folder under which the study has its own, or the URL of an object store."""
+    tracking_uri: str | None = None
+    """MLflow store; by default a SQLite file in the results folder."""
+    address: str | None = None
+    """Ray cluster to use."""
+    cpus_per_trial: float | None = None
+    """CPUs of a trial."""
+    gpus_per_trial: float | None = None
+    """GPUs of a trial, fractions allowed."""
+    concurrent: int | None = None
+    """Trials at once; by default as many as fit."""
+    dry_run: bool = False
+    """Print every trial and an estimate of its time; run nothing."""
+    quiet: bool = False
+    """No live view."""
+
+    def scale(self) -> Scale:
+        """The part of it that decides what is run."""
+        return Scale(self.quick, self.seeds, self.steps, self.data, self.diffusion_steps)
+
+
+@dataclass(frozen=True)
+class StudyCommand(_Where):
+    """Run one of the studies of the paper's open questions, and write its figures, tables and findings.
+
+    covariance, entropy, constraint, capacity, elbo-gap, multimodality, selection, toy. Starting a study again continues it.
+    """
+
+    name: tyro.conf.Positional[str] = tyro.MISSING
+    """Which."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        return run_study(studies.get(self.name), self)
+
+
+@dataclass(frozen=True)
+class Toy(_Where):
+    """The paper's toy experiment: which policies keep to the ring, over T?
+
+    DiffCPS in both profiles, Diffusion-QL, behaviour cloning by diffusion, and a Gaussian by advantage-weighted regression.
+    """
+
+    def __call__(self) -> int:
+        """Run it."""
+        return run_study(studies.get("toy"), self)
+
+
+def run_study(study: Study, where: _Where) -> int:
+    """Run a study through Ray, Optuna and MLflow, and show its page. Returns the exit status of its sweep."""
+    from diffcps.distributed.launch import launch
+    from diffcps.distributed.options import SweepOptions
+    from diffcps.distributed.plan import Plan
+
+    console = Console()
+    trials = study.trials(where.scale())
+    digest = hashlib.sha256(json.dumps([trial.key for trial in trials]).encode()).hexdigest()[:6]
+    plan = Plan(f"{study.name}{'-quick' if where.quick else ''}-{digest}", "study", trials)
+    options = SweepOptions(
+        results=where.results, tracking_uri=where.tracking_uri, address=where.address, cpus_per_trial=where.cpus_per_trial,
+        gpus_per_trial=where.gpus_per_trial, concurrent=where.concurrent, dry_run=where.dry_run, quiet=where.quiet,
+    )  # fmt: skip
+
+    def finish(folder: Path) -> list[Path]:
+        results = Results.read(folder)
+        if not results.trials:
+            return []
+        made = studies.write(study, results, folder)
+        text = (folder / "study.md").read_text(encoding="utf-8")
+        console.print(Markdown("\n".join(line for line in text.splitlines() if not line.startswith("!["))))
+        console.print(f"study: {folder / 'study.md'}", highlight=False, soft_wrap=True)
+        return made
+
+    return launch(options, console, plan, finish)

@@ -1,0 +1,73 @@
+"""Pictures of studies: lines over a setting with a band over seeds, bars, and clouds of actions."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from diffcps.bandits import Bandit
+
+COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"
+"""Okabe and Ito's, which people tell apart whatever their eyes."""
+
+
+def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0)) -> tuple["Figure", list["Axes"]]:
+    """A figure of ``count`` panels, at most ``columns`` in a row."""
+    from matplotlib.figure import Figure
+
+    across = min(columns, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(size[0] * across, size[1] * down), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).ravel()
+    for unused in grid[count:]:
+        unused.set_visible(False)
+    return figure, list(grid[:count])
+
+
+def lines(axes: "Axes", frame: pd.DataFrame, x: str, y: str, by: str, order: Sequence[object] = ()) -> None:
+    """Mean of ``y`` over ``x`` with its range over policies as a band, a line for each value of ``by``."""
+    groups = dict(list(frame.groupby(by, sort=False)))
+    for i, name in enumerate(order or groups):
+        if name not in groups:
+            continue
+        values = groups[name].groupby(x)[y].agg(["mean", "min", "max"])
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(
+            values.index, values["mean"], color=colour, label=str(name), marker="o" if len(values) < 12 else None, ms=3
+        )
+        axes.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.18, lw=0)
+    axes.set_xlabel(x.replace("_", " "))
+    axes.set_ylabel(y.replace("_", " "))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def points(axes: "Axes", frame: pd.DataFrame, category: str, y: str, order: Sequence[object] = ()) -> None:
+    """Each policy's ``y`` as a point above its category, the mean as a line."""
+    groups = dict(list(frame.groupby(category, sort=False)))
+    names = [name for name in (order or groups) if name in groups]
+    for i, name in enumerate(names):
+        values = groups[name][y].to_numpy(np.float64)
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(np.full(len(values), i), values, "o", color=colour, ms=4, alpha=0.7)
+        axes.plot([i - 0.3, i + 0.3], [np.mean(values)] * 2, color=colour, lw=2)
+    axes.set_xticks(range(len(names)), [str(name) for name in names], rotation=30, ha="right")
+    axes.set_ylabel(y.replace("_", " "))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def cloud(axes: "Axes", known: "Bandit", actions: pd.DataFrame, title: str) -> None:
+    """A policy's actions (columns a_0, a_1) over the behaviour's."""
+    data = known.sample(1500, np.random.default_rng(0))
+    own = actions[["a_0", "a_1"]].to_numpy()
+    off = known.off_support(own)
+    axes.plot(*data.T, ".", color="0.8", ms=2)
+    axes.plot(*own[~off].T, ".", color=COLOURS[0], ms=2)
+    axes.plot(*own[off].T, ".", color=COLOURS[1], ms=2)
+    limit = 1.02 * known.bound
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8)

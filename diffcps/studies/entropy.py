@@ -1,0 +1,66 @@
+"""What should the constraint bound?"""
+
+from diffcps.config import RunConfig
+from diffcps.studies import drawing
+from diffcps.studies.results import Results, summary
+from diffcps.studies.study import Page, Scale, Study
+from diffcps.studies.trials import bandit_trial
+
+CONSTRAINTS = "behaviour_loss", "elbo", "iwae", "renyi"
+BUDGET = 0.5
+"""Nats above behaviour cloning that a cross-entropy may have."""
+
+
+def trials(scale: Scale) -> tuple[RunConfig, ...]:
+    """DiffCPS on four corners in the principled profile, each estimate of the cross-entropy as the constraint."""
+    count = scale.diffusion_steps or ((5,) if scale.quick else (10, 20))
+    return tuple(
+        bandit_trial(
+            "corners", scale, steps=(1500, 20_000), seeds=(2, 3), profile="principled", diffusion_steps=steps,
+            constraint=kind, constraint_samples=4, behaviour_steps=(scale.steps or (1500 if scale.quick else 20_000)) // 3,
+            member={"slack": 0.1 if kind == "behaviour_loss" else BUDGET}, measures=("density", "likelihood"),
+            evaluations=3 if scale.quick else 10,
+        )
+        for steps in count
+        for kind in CONSTRAINTS
+    )  # fmt: skip
+
+
+def page(results: Results) -> Page:
+    """The true KL beside what was bounded, at the end and along training."""
+    frame, measured = results.frame, results.measured
+    frame["q units of λ"] = frame["mean_lambda"] * frame["mean_q_scale"]
+    columns = [
+        "mean_target_kl",
+        "mean_constraint",
+        "kl",
+        "cross_entropy_excess",
+        "elbo",
+        "gap",
+        "loss",
+        "expected_value",
+    ]
+    table = summary(frame, ["diffusion_steps", "constraint"], [*columns, "q units of λ"])
+    figure, axes = drawing.panels(3)
+    for one, name in zip(axes, ("kl", "gap", "expected_value"), strict=True):
+        drawing.lines(one, measured, "step", name, "constraint", CONSTRAINTS)
+    axes[0].legend(fontsize=7)
+    findings = []
+    for (count, kind), group in frame.groupby(["diffusion_steps", "constraint"], sort=False):
+        findings.append(
+            f"T = {count}, {kind}: held {group['mean_constraint'].mean():.3g} against κ = {group['mean_target_kl'].mean():.3g}; "
+            f"the true KL(π_b ‖ μ) is {group['kl'].mean():.3g} nats (by the IWAE "
+            f"{group['cross_entropy_excess'].mean():.3g}), "
+            f"the gap of the ELBO {group['gap'].mean():.3g}, E[Q] = {group['expected_value'].mean():.3g}."
+        )
+    return Page(tuple(findings), {"At the last evaluation": table}, {"training": figure})
+
+
+STUDY = Study(
+    "entropy",
+    "Estimates of the cross-entropy",
+    f"The constraint should bound H(π_b, μ). What do the behaviour loss, the weighted ELBO, the IWAE and Rényi's bound hold, "
+    f"each {BUDGET} nats (the loss: a tenth) above behaviour cloning, and what is the true KL then?",
+    trials,
+    page,
+)

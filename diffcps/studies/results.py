@@ -1,0 +1,118 @@
+"""Run folders of a study in; data frames out, for its page."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diffcps import stats
+from diffcps.report.collect import Trial, collect, read_rows
+
+FINAL_PART = 0.2
+"""Share of a training, at its end, over which λ, losses and violations are averaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The trials of a study that have come to their end, and how many have not."""
+
+    trials: tuple[Trial, ...]
+    missing: int
+    """Trials of the study that are not complete."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results":
+        """Of a sweep's folder. Raises ``UserError`` when it holds no sweep."""
+        trials = collect(folder).trials
+        complete = tuple(trial for trial in trials if trial.state == "complete")
+        return cls(complete, len(trials) - len(complete))
+
+    def remarks(self) -> list[str]:
+        """What a reader must know before the findings."""
+        said = [f"{len(self.trials)} trials, {len(self.frame)} policies."]
+        if self.missing:
+            said.append(f"**{self.missing} trials are not complete and are left out.**")
+        return [" ".join(said), ""]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row a policy: its settings, scores, the measures of its last evaluation, and means of its last metrics."""
+        return pd.DataFrame([row for trial in self.trials for row in _rows(trial)])
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """One row a policy and evaluation: settings, step and measures."""
+        return self._along("measures.csv")
+
+    @cached_property
+    def trained(self) -> pd.DataFrame:
+        """One row a policy and row of ``metrics.csv``: settings, step and metrics."""
+        return self._along("metrics.csv")
+
+    def samples(self, trial: Trial) -> pd.DataFrame:
+        """Actions of the trained policies of a trial that measured ``samples``: step, member, seed, a_0, a_1, …"""
+        return read_rows(trial.folder / "samples.csv") if trial.folder else pd.DataFrame()
+
+    def _along(self, file: str) -> pd.DataFrame:
+        parts = []
+        for trial in self.trials:
+            assert trial.folder is not None
+            rows = read_rows(trial.folder / file)
+            if not rows.empty:
+                settings = pd.DataFrame([_settings(trial, k) for k in range(trial.seeds)])
+                parts.append(rows.merge(settings, left_on="member", right_index=True, suffixes=("", "_set")))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _settings(trial: Trial, k: int) -> dict[str, Any]:
+    config = trial.config
+    return {
+        "key": trial.key,
+        "task": config.task,
+        "profile": config.profile,
+        "rows": trial.dataset.get("rows"),
+        "steps": config.steps,
+        **{name: value for name, value in vars(config.algorithm).items()},
+        **{name: value for name, value in vars(config.members[k]).items() if name != "seed"},
+    }
+
+
+def _rows(trial: Trial) -> list[dict[str, Any]]:
+    assert trial.folder is not None
+    measures = read_rows(trial.folder / "measures.csv")
+    metrics = trial.metrics
+    late = metrics[metrics["step"] > (1.0 - FINAL_PART) * trial.config.steps] if not metrics.empty else metrics
+    found = []
+    for k, member in enumerate(trial.config.members):
+        row = _settings(trial, k) | {"seed": member.seed, "member": k}
+        if len(trial.scores):
+            row |= {"last": trial.scores[-1][k], "best": float(np.fmax.reduce(trial.scores[:, k]))}
+        own = late[late["member"] == k].drop(columns=["step", "member", "seed"]) if not late.empty else late
+        row |= {f"mean_{name}": value for name, value in own.mean().items()} if not own.empty else {}
+        if not measures.empty:
+            row |= measures[measures["member"] == k].iloc[-1].drop(["step", "member", "seed"]).to_dict()
+        found.append(row)
+    return found
+
+
+def summary(frame: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
+    """Mean of ``columns`` over the policies of each group, in the groups' order of appearance, with the number of seeds.
+
+    A column that a group does not have is nan there.
+    """
+    present = [name for name in columns if name in frame]
+    grouped = frame.groupby(by, sort=False, dropna=False)
+    table = grouped[present].mean()
+    table.insert(0, "seeds", grouped.size())
+    return table.reset_index()
+
+
+def interval(values: Any) -> str:
+    """Mean and 95 % bootstrap interval over seeds, as text; without an interval where there is one seed."""
+    array = np.asarray(values, dtype=np.float64)
+    low, high = stats.bootstrap_interval(array, np.random.default_rng(0))
+    text = f"{array.mean():.3g}"
+    return text if np.isnan(low) else f"{text} [{float(low):.3g}, {float(high):.3g}]"

@@ -1,0 +1,111 @@
+"""What a study is: a grid of trials, and a page of figures, tables and findings drawn from their run folders."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
+from diffcps.runs import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from diffcps.studies.results import Results
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study is run."""
+
+    quick: bool = False
+    """Minutes on two cores instead of the full settings."""
+    seeds: int | None = None
+    """Seeds of each trial; by default the study's own number."""
+    steps: int | None = None
+    """Gradient steps of each trial; by default the study's own number."""
+    data: tuple[str, ...] = ()
+    """Names of the bandits, where a study lets one choose."""
+    diffusion_steps: tuple[int, ...] = ()
+    """T, where a study lets one choose."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question about the method, as a sweep."""
+
+    name: str
+    title: str
+    question: str
+    """What is asked, in a sentence or two."""
+    trials: Callable[[Scale], tuple[RunConfig, ...]]
+    """The grid."""
+    page: Callable[["Results"], "Page"]
+    """What is drawn and said, from at least one finished trial."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a study shows: findings are sentences made from the numbers, whichever way they came out."""
+
+    findings: tuple[str, ...]
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """By caption."""
+    figures: Mapping[str, "Figure"] = field(default_factory=dict)
+    """By file name without its ending."""
+
+
+def write(study: Study, results: "Results", folder: Path) -> list[Path]:
+    """Write ``study.md``, ``study.csv`` and ``figures/study-*.png`` into a sweep's folder; returns their paths.
+
+    Raises ``UserError`` when the folder cannot be written.
+    """
+    page = study.page(results)
+    files = {"study.csv": results.frame.to_csv(index=False).encode()}
+    lines = [f"# {study.title}", "", study.question, "", *results.remarks()]
+    lines += ["## Findings", "", *(f"* {finding}" for finding in page.findings), ""]
+    for name, figure in page.figures.items():
+        files[f"figures/study-{name}.png"] = _picture(figure)
+        lines += [f"![{name}](figures/study-{name}.png)", ""]
+    for caption, table in page.tables.items():
+        lines += [f"**{caption}**", "", markdown(table), ""]
+    lines += [
+        "Every number, one row a policy: `study.csv`; along training: `runs/*/metrics.csv` and `runs/*/measures.csv`."
+    ]
+    files["study.md"] = ("\n".join(lines) + "\n").encode()
+    paths = []
+    for name, content in files.items():
+        path = folder / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+        paths.append(path)
+    return paths
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A data frame as a Markdown table, numbers to four digits."""
+    head = [*(str(name) for name in table.columns)]
+    rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    rule = ["--:" if number else ":--" for number in numeric]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if pd.isna(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _picture(figure: "Figure") -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return buffer.getvalue()
