@@ -61,13 +61,13 @@ def launch(options: SweepOptions, console: Console | None = None) -> int:
 
         built = report.build(place.folder)
         built.write()
-        place.publish("table.md", "table.csv", "figures")
+        place.publish(*report.FILES)
         built.print(console)
         try:
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder)
         except UserError as error:  # the table is there; a view that cannot be updated does not undo it
             console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
-    console.print(f"table: {place.shown}/table.md", highlight=False, soft_wrap=True)
+    console.print(f"table: {place.shown}/table.html, table.md", highlight=False, soft_wrap=True)
     uri = str(place.tracking_uri)
     view = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else store.shown(uri)
     console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)

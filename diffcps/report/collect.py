@@ -1,7 +1,7 @@
 """Reads run folders, whatever state they are in, into trials and data frames. Needs no MLflow and no Ray."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from diffcps.config import MemberConfig, RunConfig
 from diffcps.errors import UserError
+from diffcps.profiles import changed_settings
 from diffcps.runs import RunFolder, read_json
 from diffcps.tasks import Task, task_of
 
 FloatArray = NDArray[np.float64]
+SHOWN = "behaviour_loss", "lambda", "policy_q"
+"""Training metrics that a report shows."""
 
 
 class Evaluations(NamedTuple):
@@ -68,9 +71,10 @@ class Trial:
         if frame.empty:
             nothing = np.zeros((0, members, episodes))
             return Evaluations(np.zeros(0, dtype=np.int64), nothing, nothing)
-        whole = frame.groupby("step")["return"].transform("size") == members * episodes
-        frame = frame[whole].sort_values(["step", "member", "episode"], kind="stable")
-        steps = np.unique(frame["step"].to_numpy(np.int64))
+        if not _in_order(frame, members, episodes):
+            whole = frame.groupby("step")["return"].transform("size") == members * episodes
+            frame = frame[whole].sort_values(["step", "member", "episode"], kind="stable")
+        steps = frame["step"].to_numpy(np.int64)[:: members * episodes]
         shape = len(steps), members, episodes
         returns, lengths = (frame[name].to_numpy(np.float64).reshape(shape) for name in ("return", "length"))
         return Evaluations(steps, returns, lengths)
@@ -86,12 +90,27 @@ class Trial:
         return read_rows(self.folder / "metrics.csv") if self.folder else pd.DataFrame()
 
     def metric(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
-        """Steps ``[n]`` and values ``[n, K]`` of one training metric, at the steps that all members have."""
-        if self.metrics.empty or name not in self.metrics:
-            return np.zeros(0, dtype=np.int64), np.zeros((0, self.seeds))
-        wide = self.metrics.pivot_table(index="step", columns="member", values=name, dropna=False)
-        wide = wide.reindex(columns=range(self.seeds))
-        return wide.index.to_numpy(np.int64), wide.to_numpy(np.float64)
+        """Steps ``[n]`` and values ``[n, K]`` of one training metric; nan where a member's row was cut short."""
+        if name in SHOWN:
+            return self._shown[name]
+        return _by_member(self.metrics, name, self.seeds)
+
+    def newest(self, name: str) -> float:
+        """Mean over members of a training metric in the last row that has it for all of them; nan without one."""
+        _, values = self.metric(name)
+        values = values[~np.isnan(values).any(axis=1)]
+        return float(values[-1].mean()) if len(values) else float("nan")
+
+    @cached_property
+    def _shown(self) -> Mapping[str, tuple[NDArray[np.int64], FloatArray]]:
+        """What a report shows, without the rest: a thousand trials of full length would fill the memory."""
+        frame = read_rows(self.folder / "metrics.csv", ("step", "member", *SHOWN)) if self.folder else pd.DataFrame()
+        return {name: _by_member(frame, name, self.seeds) for name in SHOWN}
+
+    @cached_property
+    def changes(self) -> tuple[str, ...]:
+        """Settings that differ from the task's own; see ``profiles.changed_settings``."""
+        return tuple(changed_settings(self.config))
 
     @property
     def behaviour_score(self) -> float:
@@ -215,14 +234,42 @@ def read_trial(path: Path) -> Trial:
     return Trial(config.key, config, task_of(config), folder.status, folder.environment, path)
 
 
-def read_rows(file: Path) -> pd.DataFrame:
-    """The whole rows of a CSV that may still be written to, or that a kill has cut short; empty without a file."""
+def read_rows(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The whole rows of a CSV that may still be written to, or that a kill has cut short; empty without a file.
+
+    ``columns`` are those to read, where the file has them; by default all.
+    """
     if not file.exists():
         return pd.DataFrame()
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    width = lines[0].count(",") if lines else 0
-    whole = [line for line in lines if line.endswith("\n") and line.count(",") == width]
-    return pd.read_csv(io.StringIO("".join(whole))) if len(whole) > 1 else pd.DataFrame()
+    content = file.read_bytes()
+    width = content.partition(b"\n")[0].count(b",")
+    if not content.endswith(b"\n") or content.count(b",") != width * content.count(b"\n"):
+        lines = content.splitlines(keepends=True)
+        content = b"".join(line for line in lines if line.endswith(b"\n") and line.count(b",") == width)
+    if content.count(b"\n") < 2:
+        return pd.DataFrame()
+    return pd.read_csv(io.BytesIO(content), usecols=None if columns is None else lambda name: name in columns)
+
+
+def _by_member(frame: pd.DataFrame, name: str, members: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """Steps ``[n]`` and values ``[n, K]`` of a column of ``metrics.csv``."""
+    if frame.empty or name not in frame:
+        return np.zeros(0, dtype=np.int64), np.zeros((0, members))
+    steps, index = np.unique(frame["step"].to_numpy(np.int64), return_inverse=True)
+    values = np.full((len(steps), members), np.nan)
+    values[index, frame["member"].to_numpy(np.int64)] = frame[name].to_numpy(np.float64)
+    return steps, values
+
+
+def _in_order(frame: pd.DataFrame, members: int, episodes: int) -> bool:
+    """Whether rows of ``returns.csv`` stand by step, member and episode with none missing, as a trial writes them."""
+    size = members * episodes
+    if len(frame) % size:
+        return False
+    member, episode = np.divmod(np.arange(len(frame)) % size, episodes)
+    steps = frame["step"].to_numpy().reshape(-1, size)
+    known = frame["member"].to_numpy() == member, frame["episode"].to_numpy() == episode
+    return bool((steps == steps[:, :1]).all() and (np.diff(steps[:, 0]) > 0).all() and all(map(np.all, known)))
 
 
 def _pending(config: RunConfig) -> Trial:
