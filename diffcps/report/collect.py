@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from diffcps.runs import RunFolder, read_json
 from diffcps.tasks import Task, task_of
 
 FloatArray = NDArray[np.float64]
-SHOWN = "behaviour_loss", "lambda", "policy_q"
+SHOWN = "behaviour_loss", "lambda", "policy_q", "constraint", "target_kl"
 """Training metrics that a report shows."""
 
 
@@ -59,9 +59,17 @@ class Trial:
         """What ``environment.json`` says of the data set; empty before the trial has started."""
         return self.environment.get("dataset", {})
 
-    def shared(self, name: str) -> tuple[float, ...]:
+    @cached_property
+    def settings(self) -> Mapping[str, tuple[Any, ...]]:
+        """Every setting of the algorithm and of the members but the seed -> its values, each once, in ascending order."""
+        algorithm = self.config.algorithm
+        values = {item.name: (getattr(algorithm, item.name),) for item in fields(algorithm)}
+        return values | {item.name: self.shared(item.name) for item in fields(MemberConfig) if item.name != "seed"}
+
+    def shared(self, name: str) -> tuple[Any, ...]:
         """The values that the members have for a setting of ``MemberConfig``, each once, in ascending order."""
-        return tuple(sorted({getattr(member, name) for member in self.config.members}))
+        values = {getattr(member, name) for member in self.config.members}
+        return tuple(sorted(values, key=lambda value: (value is not None, value)))
 
     @cached_property
     def evaluations(self) -> Evaluations:
@@ -276,5 +284,12 @@ def _pending(config: RunConfig) -> Trial:
     return Trial(config.key, config, task_of(config))
 
 
-def _plain(values: tuple[float, ...]) -> float | str:
-    return values[0] if len(values) == 1 else ", ".join(f"{value:g}" for value in values)
+def _plain(values: tuple[Any, ...]) -> Any:
+    return values[0] if len(values) == 1 else ", ".join(map(worded, values))
+
+
+def worded(value: Any) -> str:
+    """A setting's value in few characters."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return value if isinstance(value, str) else f"{value:.4g}"

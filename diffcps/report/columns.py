@@ -63,10 +63,8 @@ def newest_title(table: Sequence[Row]) -> str:
 
 
 def _setting_columns(table: Sequence[Row]) -> list[Column]:
-    def said(row: Row, name: str) -> str:
-        return ", ".join(f"{value:.4g}" for value in setting(row.trial, name))
-
-    return [Column(SETTINGS[name], [said(row, name) for row in table]) for name in varying(table)]
+    names = varying(table)
+    return [Column(SETTINGS.get(name, name), [setting(row.trial, name) for row in table]) for name in names]
 
 
 def _published(row: Row, name: str) -> str:

@@ -16,9 +16,11 @@ from diffcps.errors import UserError
 from diffcps.report.collect import Sweep, Trial
 from diffcps.report.groups import Estimate
 from diffcps.report.published import version
-from diffcps.report.rows import Row, by_task, rows, said, seed_scores, varying
+from diffcps.report.rows import Row, Score, by_task, rows, said, seed_scores, varying
 
 FloatArray = NDArray[np.float64]
+_NAMED = 3
+"""Settings that are named of many that have no partner."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,12 @@ class Pair:
     def task(self) -> str:
         """Name of the task."""
         return self.first.trial.task.name
+
+    def scores(self) -> tuple[Score, Score]:
+        """Last scores of the first and of the second, over the seeds that both have."""
+        values = [_of_seeds(row.trial, self.seeds, "last") for row in (self.first, self.second)]
+        first, second = Score.of(np.stack(values, axis=1))
+        return first, second
 
     def differences(self, kind: str = "last") -> FloatArray:
         """Second minus first, seed by seed, of ``last``, ``newest`` or ``best`` scores."""
@@ -133,7 +141,7 @@ def _partners(
             reasons.append(f"{task}: {name} has trials that T, λ-clip and κ do not tell apart; none of them is paired.")
             return []
         if alone := [label for label in mine if label not in other]:
-            reasons.append(f"{task}: {name} has {', '.join(alone)}, which {otherwise} has not.")
+            reasons.append(f"{task}: {name} has {_listed(alone)}, which {otherwise} has not.")
     return [(row, lists[1][label]) for label, row in lists[0].items() if label in lists[1]]
 
 
@@ -164,6 +172,12 @@ def _absent(task: str, name: str, other: str, theirs: dict[str, list[Row]]) -> s
     if task.startswith("antmaze") and twin in theirs:
         return f"{task} in {name} is never paired with {twin} in {other}: other data, other goals."
     return f"{task} is in {name} only."
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Some of many, and how many more there are."""
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return ", ".join(labels[:_NAMED]) + more
 
 
 def _seeds(trial: Trial) -> set[int]:

@@ -42,6 +42,8 @@ def contents(
         blocks = _present(Prose((said,)), sheets.budget(budgets), figures.budget(budgets))
         sections.append(Section("Expected online performance", blocks))
     sections += [Section(figure.title, (figure,)) for figure in drawn[1:]]
+    if remarks := notes.remarks(sweep):
+        sections.append(Section("Remarks", (Bullets(tuple(remarks)),)))
     if made := provenance.provenance(sweep):
         sections.append(Section("Departures from the paper", (Bullets(tuple(provenance.deviations(sweep))),)))
         sections.append(Section("Made with", (Bullets(tuple(made)),)))
@@ -113,9 +115,10 @@ def _details(table: Sequence[Row]) -> list[Section]:
     if logged:
         said = (
             "Means over seeds. Behaviour loss, λ and the Q estimate are of the newest row of metrics; violations: share of "
-            "rows whose behaviour loss is above κ. return, discounted: the newest evaluation's return on the critic's "
-            "scale, as if its reward came evenly over the episode. Q estimate: of the policy's own actions in states of the "
-            "data; far above the discounted return it hints at a critic that overestimates."
+            "rows in which what κ bounds (the behaviour loss, unless a setting says otherwise) is above it. return, "
+            "discounted: the newest evaluation's return on the critic's scale, as if its reward came evenly over the "
+            "episode. Q estimate: of the policy's own actions in states of the data; far above the discounted return it "
+            "hints at a critic that overestimates."
         )
         found.append(Section("Constraint and critic", (Prose((said,)), sheets.constraint(logged)), aside=True))
     evaluated = [row for row in table if row.evaluations]

@@ -14,11 +14,11 @@ class Diagnosis(NamedTuple):
     behaviour_loss: float
     """Behaviour loss L of the newest row."""
     bound: float
-    """κ."""
+    """κ of the newest row; nan for an algorithm that holds nothing to it."""
     ratio: float
-    """L/κ of the newest row, seed by seed before the mean."""
+    """What κ bounds over κ, newest row, seed by seed before the mean."""
     violations: float
-    """Share of all rows, over all seeds, in which L is above κ."""
+    """Share of all rows, over all seeds, in which what κ bounds is above it."""
     late_violations: float
     """The same over the second half of training."""
     multiplier: float
@@ -33,17 +33,14 @@ class Diagnosis(NamedTuple):
 
 def diagnose(trial: Trial) -> Diagnosis:
     """The diagnosis of one trial, whatever state it is in."""
-    steps, losses = trial.metric("behaviour_loss")
-    bounds = np.array([member.target_kl for member in trial.config.members])
-    known = ~np.isnan(losses).any(axis=1)
-    steps, losses = steps[known], losses[known]
-    above = losses > bounds
+    steps, held, bounds = bounded(trial)
+    above = held > bounds
     late = above[steps > trial.config.steps / 2]
     estimates = discounted(trial)
     return Diagnosis(
         behaviour_loss=trial.newest("behaviour_loss"),
-        bound=float(bounds.mean()),
-        ratio=float((losses[-1] / bounds).mean()) if len(losses) and (bounds > 0).all() else float("nan"),
+        bound=float(bounds[-1].mean()) if len(bounds) else float("nan"),
+        ratio=float((held[-1] / bounds[-1]).mean()) if len(held) and (bounds[-1] > 0).all() else float("nan"),
         violations=float(above.mean()) if above.size else float("nan"),
         late_violations=float(late.mean()) if late.size else float("nan"),
         multiplier=trial.newest("lambda"),
@@ -51,6 +48,29 @@ def diagnose(trial: Trial) -> Diagnosis:
         discounted=float(estimates[-1].mean()) if len(estimates) else float("nan"),
         returned=float(trial.evaluations.returns[-1].mean()) if len(estimates) else float("nan"),
     )
+
+
+def bounded(trial: Trial) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Steps ``[n]``, what the multiplier holds and the κ it is held to, ``[n, K]`` each, where all members have them.
+
+    That is the behaviour loss unless the trial bounds another quantity. Without a λ there is nothing: no constraint.
+    """
+    steps, losses = trial.metric("behaviour_loss")
+    _, multipliers = trial.metric("lambda")
+    if not np.isfinite(multipliers).any():
+        return np.zeros(0, dtype=np.int64), np.zeros((0, trial.seeds)), np.zeros((0, trial.seeds))
+    # run folders from before κ could be set on the way have it in their settings only
+    held, bounds = trial.metric("constraint")[1], trial.metric("target_kl")[1]
+    held = held if np.isfinite(held).any() else losses
+    constant = np.broadcast_to([member.target_kl for member in trial.config.members], losses.shape)
+    bounds = bounds if np.isfinite(bounds).any() else constant
+    known = np.isfinite(held).all(axis=1) & np.isfinite(bounds).all(axis=1)
+    return steps[known], held[known], bounds[known]
+
+
+def bounds_loss(trial: Trial) -> bool:
+    """Whether κ is the bound of the behaviour loss, not of another quantity."""
+    return trial.config.algorithm.constraint == "behaviour_loss"
 
 
 def discounted(trial: Trial) -> NDArray[np.float64]:

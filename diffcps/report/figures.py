@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffcps import stats
 from diffcps.report.collect import Trial
-from diffcps.report.diagnostics import discounted
+from diffcps.report.diagnostics import bounded, bounds_loss, discounted
 from diffcps.report.document import Figure, Panel
 from diffcps.report.drawing import INK, colours, crowded
 from diffcps.report.groups import Budget, Group
@@ -44,13 +44,15 @@ References = Callable[[Axes, Sequence[Trial]], None]
 def over_time(table: Sequence[Row]) -> list[Figure]:
     """Score, λ, behaviour loss and Q estimate along training. What has no value yet is left out."""
     evaluated = [row for row in table if row.evaluations]
-    logged = [row for row in table if len(row.trial.metric("lambda")[0])]
+    logged = [row for row in table if len(row.trial.metric("behaviour_loss")[0])]
     kinds: list[tuple[str, str, str, str, Read, References, list[Row]]] = [
         ("learning_curves", "Learning curves", "Mean over seeds with its 95 % interval; dashed: the data's own trajectories.",
          "normalised score", _scores, _behaviour, evaluated),
         ("lambda", "λ", "Mean over seeds with its 95 % interval; dashed: λ-clip.", "λ", _multiplier, _clips, logged),
-        ("behaviour_loss", "Behaviour loss", "Mean over seeds with its 95 % interval; dashed: κ, the bound it is held to.",
+        ("behaviour_loss", "Behaviour loss", "Mean over seeds with its 95 % interval; dashed: κ, where it is what κ bounds.",
          "behaviour loss", _behaviour_loss, _bounds, logged),
+        ("constraint", "Constraint", "The bounded quantity where it is not the behaviour loss, in nats; dashed: κ.",
+         "constraint", _held, _limits, [row for row in logged if not bounds_loss(row.trial)]),
         ("q_value", "Q estimate against return", "Line: the critic's mean estimate of the policy's own actions in states of "
          "the data. Points: the return of each evaluation on the critic's scale, as if its reward came evenly over the "
          "episode; estimates far above them hint at a critic that overestimates.", "discounted return",
@@ -119,7 +121,10 @@ def _rows(axes: Axes, rows: Sequence[Row], read: Read, references: References, n
 
 def _told_apart(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, str]]:
     """Colour and label of each row's line; of very many lines by the first setting that has few values, if any has."""
+    profiles = [row.trial.config.profile for row in rows]
     labels = [said(row.trial, names) for row in rows]
+    if len(set(profiles)) > 1:
+        labels = [f"{profile} {label}".rstrip() for profile, label in zip(profiles, labels, strict=True)]
     if crowded(len(rows)):
         coarse = ([said(row.trial, [name]) for row in rows] for name in names)
         labels = next((found for found in coarse if not crowded(len(set(found)))), labels)
@@ -142,6 +147,10 @@ def _behaviour_loss(trial: Trial) -> Series:
     return Series(*trial.metric("behaviour_loss"))
 
 
+def _held(trial: Trial) -> Series:
+    return Series(*bounded(trial)[:2])
+
+
 def _estimates(trial: Trial) -> Series:
     return Series(*trial.metric("policy_q"), (trial.evaluations.steps, discounted(trial).mean(axis=1)))
 
@@ -157,9 +166,13 @@ def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
 
 
 def _bounds(axes: Axes, trials: Sequence[Trial]) -> None:
-    for bound in _distinct(bound for trial in trials for bound in trial.shared("target_kl")):
-        axes.axhline(bound, label="κ", **_FAINT)
+    _limits(axes, [trial for trial in trials if bounds_loss(trial)])
     axes.set_yscale("log")
+
+
+def _limits(axes: Axes, trials: Sequence[Trial]) -> None:
+    for bound in _distinct(float(bounds[-1].mean()) for *_, bounds in map(bounded, trials) if len(bounds)):
+        axes.axhline(bound, label="κ", **_FAINT)
 
 
 def _nothing(axes: Axes, trials: Sequence[Trial]) -> None:

@@ -94,15 +94,18 @@ def _recorded(table: Sequence[Row]) -> list[str]:
 
 
 def troubles(sweep: Sweep) -> list[str]:
-    """One line for each failed trial, each damaged folder and each thing that a resume had to work around."""
+    """One line for each failed trial and each damaged folder."""
     lines = [
         f"Failed: {trial.key} at step {trial.status.get('step', 0)}: {first_line(trial.status.get('error'))}"
         for trial in sweep.trials
         if trial.state == "failed"
     ]
-    lines += [f"Unreadable: {sentence}" for sentence in sweep.unreadable]
-    lines += [f"{trial.key}: {note}" for trial in sweep.trials for note in trial.status.get("notes", ())]
-    return lines
+    return [*lines, *(f"Unreadable: {sentence}" for sentence in sweep.unreadable)]
+
+
+def remarks(sweep: Sweep) -> list[str]:
+    """What trials had to say of themselves: what a resume worked around, what turned out slower than asked for."""
+    return [f"{trial.key}: {note}" for trial in sweep.trials for note in trial.status.get("notes", ())]
 
 
 def first_line(text: object) -> str:

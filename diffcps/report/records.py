@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffcps.report import cost
+from diffcps.report.collect import worded
 from diffcps.report.notes import first_line
 from diffcps.report.published import OTHER_DATA, OTHER_ENVIRONMENT, PUBLISHED, marks
-from diffcps.report.rows import NEWEST, SETTINGS, Row, Score, setting
+from diffcps.report.rows import NEWEST, SETTINGS, Row, Score
 
 
 def table_csv(table: Sequence[Row]) -> str:
@@ -34,7 +35,7 @@ def _record(row: Row) -> dict[str, Any]:
     return {
         "task": trial.task.name,
         "key": trial.key,
-        **{name: "|".join(f"{value:g}" for value in setting(trial, name)) for name in SETTINGS},
+        **{name: "|".join(map(worded, trial.settings[name])) for name in SETTINGS},
         "profile": trial.config.profile,
         "physics": trial.config.physics,
         "data": row.data,

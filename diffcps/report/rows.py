@@ -8,20 +8,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import stats
-from diffcps.report.collect import Sweep, Trial
+from diffcps.report.collect import Sweep, Trial, worded
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.published import Published, published
 
 NEWEST = 10
 """Evaluations whose mean stands beside the last score."""
 SETTINGS = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
-"""What a sweep may vary -> its symbol."""
+"""What a sweep usually varies -> its symbol."""
 
 
 class Score(NamedTuple):
@@ -129,26 +129,23 @@ def rows(sweep: Sweep) -> list[Row]:
 
 
 def varying(table: Sequence[Row]) -> list[str]:
-    """Which of T, λ-clip and κ differ between trials of one and the same task."""
-    names = []
-    for name in SETTINGS:
-        seen: dict[str, set[tuple[float, ...]]] = defaultdict(set)
-        for row in table:
-            seen[row.trial.task.name].add(setting(row.trial, name))
-        if any(len(values) > 1 for values in seen.values()):
-            names.append(name)
-    return names
+    """Which settings differ between trials of one and the same task: T, λ-clip and κ first."""
+    seen: dict[str, dict[str, set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
+    for row in table:
+        for name, values in row.trial.settings.items():
+            seen[name][row.trial.task.name].add(values)
+    found = [name for name, tasks in seen.items() if any(len(values) > 1 for values in tasks.values())]
+    return sorted(found, key=lambda name: list(SETTINGS).index(name) if name in SETTINGS else len(SETTINGS))
 
 
-def setting(trial: Trial, name: str) -> tuple[float, ...]:
-    """The value of T, λ-clip or κ; several where the members of the pack differ."""
-    return (trial.config.algorithm.diffusion_steps,) if name == "diffusion_steps" else trial.shared(name)
+def setting(trial: Trial, name: str) -> str:
+    """The value of a setting; several where the members of the pack differ."""
+    return ", ".join(map(worded, trial.settings[name]))
 
 
 def said(trial: Trial, names: Sequence[str]) -> str:
     """Settings of a trial in few words, ``T=5 λ-clip=0.1``; empty without names."""
-    values = {name: ", ".join(f"{value:.4g}" for value in setting(trial, name)) for name in names}
-    return " ".join(f"{SETTINGS[name]}={value}" for name, value in values.items())
+    return " ".join(f"{SETTINGS.get(name, name)}={setting(trial, name)}" for name in names)
 
 
 def by_task(table: Sequence[Row]) -> dict[str, list[Row]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffcps.report.published import ablation
-from diffcps.report.rows import Row, by_task, setting
+from diffcps.report.rows import Row, by_task, varying
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def grids(table: Sequence[Row]) -> list[Grid]:
             continue
         cells = {(row.trial.config.algorithm.diffusion_steps, row.trial.shared("lambda_clip")[0]): row for row in group}
         steps, clips = sorted({point[0] for point in cells}), sorted({point[1] for point in cells})
-        alone = len(cells) == len(group) and len({row.trial.shared("target_kl") for row in group}) == 1
+        alone = len(cells) == len(group) and _only(group, "diffusion_steps", "lambda_clip")
         if alone and len(steps) > 1 and len(clips) > 1:
             found.append(Grid(task, tuple(steps), tuple(clips), cells))
     return found
@@ -54,22 +54,28 @@ def grids(table: Sequence[Row]) -> list[Grid]:
 def lines(table: Sequence[Row], along: str) -> list[Line]:
     """For each task a line of its rows along ``diffusion_steps`` or ``lambda_clip``, for each value of the other.
 
-    Where κ varies too, or members differ, there is no line: the difference between its points would have two causes.
+    Where anything else varies too, or members differ, there is no line: the difference between its points would have two causes.
     """
     other, symbol = ("lambda_clip", "λ-clip") if along == "diffusion_steps" else ("diffusion_steps", "T")
     found = []
     for task, group in by_task(table).items():
-        if any(len(setting(row.trial, name)) > 1 for row in group for name in (along, other)):
+        if any(len(row.trial.settings[name]) > 1 for row in group for name in (along, other)):
             continue
-        if len({(row.trial.shared("target_kl"), row.trial.config.profile, row.data) for row in group}) > 1:
+        if not _only(group, along, other):
             continue
-        values = sorted({setting(row.trial, other)[0] for row in group})
+        values = sorted({row.trial.settings[other][0] for row in group})
         for value in values:
-            points = [(setting(r.trial, along)[0], r) for r in group if setting(r.trial, other)[0] == value and r.last]
+            points = [(r.trial.settings[along][0], r) for r in group if r.trial.settings[other][0] == value and r.last]
             points.sort(key=lambda point: point[0])
             if len(points) > 1 and len({point[0] for point in points}) == len(points):
                 found.append(Line(task, f"{symbol}={value:g}" if len(values) > 1 else "", tuple(points)))
     return found
+
+
+def _only(group: Sequence[Row], *names: str) -> bool:
+    """Whether a task's rows differ in these settings alone."""
+    frames = {(row.trial.config.profile, row.trial.config.physics, row.data) for row in group if row.trial.dataset}
+    return len(frames) < 2 and set(varying(group)) <= set(names)
 
 
 def beside_paper(table: Sequence[Row]) -> list[Beside]:

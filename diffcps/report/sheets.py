@@ -11,7 +11,7 @@ from diffcps.report.rows import Row, said, varying
 from diffcps.report.sensitivity import Beside, Grid
 from diffcps.terminal import Column
 
-_BUDGETS = 1, 2, 3, 5, 10, 15, 20, 30, 50, 100
+_BUDGETS = 1, 2, 3, 5, 10, 15, 20, 30, 50
 
 
 def averages(found: Sequence[Group]) -> Sheet:
@@ -70,9 +70,11 @@ def budget(found: Sequence[Budget]) -> Sheet:
         Column("data", [item.data for item in found], right=False, liftable=True),
         Column("configurations", [str(len(item.mean)) for item in found], liftable=True),
     ]
-    for k in (count for count in _BUDGETS if count <= most):
+    for k in dict.fromkeys([*(count for count in _BUDGETS if count < most), most]):
         cells = [f"{item.mean[k - 1]:.1f} ± {item.std[k - 1]:.1f}" if k <= len(item.mean) else "–" for item in found]
-        columns.append(Column(f"{k} tried" if k > 1 else "1 tried", cells, drop=k if k in {2, 15, 30} else 0))
+        columns.append(
+            Column(f"{k} tried" if k > 1 else "1 tried", cells, drop=k if k in {2, 15, 30} and k < most else 0)
+        )
     return Sheet(tuple(columns))
 
 
@@ -109,7 +111,7 @@ def constraint(table: Sequence[Row]) -> Sheet:
         Column("λ", [numbers.number(item.multiplier, 2) for item in found]),
         Column("behaviour loss", [numbers.significant(item.behaviour_loss) for item in found]),
         Column("κ", [numbers.significant(item.bound) for item in found]),
-        Column("loss / κ", [numbers.number(item.ratio, 2) for item in found]),
+        Column("bounded / κ", [numbers.number(item.ratio, 2) for item in found]),
         Column("violations", [numbers.percent(item.violations) for item in found]),
         Column("in the second half", [numbers.percent(item.late_violations) for item in found]),
         Column("Q estimate", [numbers.significant(item.q_value) for item in found]),

@@ -56,7 +56,7 @@ class Versus:
         found = self.comparison
         first, second = found.names
         said = (
-            f"A is {first}, B is {second}. B − A: last scores, seed by seed, mean over the seeds that both have, with the "
+            f"A is {first}, B is {second}. B − A: last scores, seed by seed; means are over the seeds that both have, with the "
             "95 % percentile-bootstrap interval (too narrow below some 5 seeds). P(B > A): how likely a run of B ends above "
             "a run of A, a tie being half. Paired are complete trials on the same task and data, under the same physics."
         )
@@ -102,13 +102,14 @@ def _sheet(found: Comparison) -> Sheet:
     pairs = found.pairs
     last, newest, best = ([pair.difference(kind) for pair in pairs] for kind in ("last", "newest", "best"))
     likely = [improvement([pair]) for pair in pairs]
+    scores = [pair.scores() for pair in pairs]
     labels = _labels(found)
     columns = [
         Column("task", [pair.task for pair in pairs], right=False),
         *([Column("setting", labels, right=False)] if any(labels) else []),
         Column("seeds", [str(len(pair.seeds)) for pair in pairs], liftable=True),
-        Column("A: last", [numbers.score(pair.first.last) for pair in pairs], drop=5),
-        Column("B: last", [numbers.score(pair.second.last) for pair in pairs], drop=5),
+        Column("A: last", [numbers.score(first) for first, _ in scores], drop=5),
+        Column("B: last", [numbers.score(second) for _, second in scores], drop=5),
         Column("B − A", [numbers.signed(item.value) for item in last]),
         Column("95 % interval", [numbers.interval(item.low, item.high) for item in last]),
         Column("P(B > A)", [numbers.number(item.value, 2) for item in likely]),
