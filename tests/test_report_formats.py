@@ -88,6 +88,7 @@ def test_a_page_adapts_to_light_and_dark_to_phones_and_to_print(table: Table) ->
     for picture in pictures:
         assert "currentColor" in picture
         assert drawing.INK not in picture
+        assert drawing.GROUND not in picture
         assert not re.search(r'<svg[^>]* (?:width|height)="', picture)
 
 

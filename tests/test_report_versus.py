@@ -63,7 +63,7 @@ def test_every_format_says_it(pair: Versus) -> None:
     assert [path.name for path in paths] == [f"compared-with-a.{ending}" for ending in ("md", "csv", "tex", "html")]
     markdown = paths[0].read_text("utf-8")
     assert "# b compared with a" in markdown
-    assert "| hopper-medium-v2 | 3 | 47.1 ± 0.3 | 50.1 ± 0.3 | +3.1 | [3.1, 3.1] | 1.00 |" in markdown
+    assert "| hopper-medium-v2 | 3 | 47.0 ± 0.3 | 50.1 ± 0.3 | +3.1 | [3.1, 3.1] | 1.00 |" in markdown
     assert "* hopper-medium-v2, A: 3 seeds; B: 4 seeds, diffusion\\_steps 15" in markdown
     record = next(csv.DictReader(paths[1].open()))
     assert float(record["last_difference"]) == pytest.approx(3.0727, abs=1e-3)

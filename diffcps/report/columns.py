@@ -26,8 +26,6 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
         Column("seeds", [str(trial.seeds) for trial in trials], liftable=True, drop=2),
         Column("steps", [_steps(trial, narrow) for trial in trials], liftable=True, drop=4),
         Column("evaluations × episodes", [_evaluations(row) for row in table], liftable=True, drop=1),
-        Column("behaviour", [numbers.number(trial.behaviour_score) for trial in trials], drop=8),
-        Column("first", [numbers.number(row.first) for row in table], drop=6),
     ]
     last, intervals = [numbers.score(row.last) for row in table], [numbers.score_interval(row.last) for row in table]
     if narrow:
@@ -37,13 +35,17 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
     columns += [
         Column(newest_title(table), [numbers.score(row.newest) for row in table], drop=7),
         Column(best_title(table), [numbers.score(row.best) for row in table]),
-        Column("λ", [numbers.number(row.final_lambda, 2) for row in table], drop=3),
     ]
     if any(row.published.values for row in table):
         for name in PUBLISHED[:1] if narrow else PUBLISHED:
             protocol = "published {} (best)" if narrow else _PROTOCOLS.get(name, _OTHERS)
             columns.append(Column(protocol.format(name), [_published(row, name) for row in table], drop=9))
-    return columns
+    return [
+        *columns,
+        Column("behaviour", [numbers.number(trial.behaviour_score) for trial in trials], drop=8),
+        Column("first", [numbers.number(row.first) for row in table], drop=6),
+        Column("λ", [numbers.number(row.final_lambda, 2) for row in table], drop=3),
+    ]
 
 
 _PROTOCOLS = {"DiffCPS": "published {} (best of its evaluations)"}

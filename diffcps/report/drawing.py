@@ -18,9 +18,12 @@ from diffcps.report.document import Figure, Panel
 
 INK = "#15191e"
 """Text and axes; in an SVG it stands for the colour of the surrounding text."""
+GROUND = "#fcfdfc"
+"""What lies under a legend; in an SVG it stands for the ground of the page."""
 _STYLE: dict[Any, Any] = {
     "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.alpha": 0.2, "axes.titlesize": 10, "legend.fontsize": 8, "legend.frameon": False,
+    "axes.grid": True, "grid.alpha": 0.2, "axes.titlesize": 10, "legend.fontsize": 8,
+    "legend.facecolor": GROUND, "legend.edgecolor": "none", "legend.framealpha": 0.75,
     "figure.dpi": 130, "svg.fonttype": "none", "lines.linewidth": 1.6,
     **{f"{part}.color": INK for part in ("text", "grid", "xtick", "ytick")},
     **{f"axes.{part}color": INK for part in ("edge", "label")},
@@ -97,7 +100,7 @@ def _fill(axes: Axes, panel: Panel, figure: Figure, first: bool) -> None:
 
 
 def _inlined(svg: str, name: str) -> str:
-    """The ``<svg>`` element alone, as wide as its place, with ids that are unique in the page and the page's own ink."""
+    """The ``<svg>`` element alone, as wide as its place, with ids that are unique in the page and the page's own colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
@@ -105,4 +108,4 @@ def _inlined(svg: str, name: str) -> str:
     svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
-    return svg.replace(INK, "currentColor").strip()
+    return svg.replace(INK, "currentColor").replace(GROUND, "var(--ground)").strip()

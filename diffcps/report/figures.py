@@ -23,6 +23,8 @@ _MOST_POINTS = 200
 """Points of a line; more are not seen in a panel."""
 _FEWER_POINTS = 50
 """The same where lines are many."""
+_LEAST = 0.05
+"""Least relative height of the axis of λ."""
 _FAINT: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
 
 
@@ -163,6 +165,9 @@ def _behaviour(axes: Axes, trials: Sequence[Trial]) -> None:
 def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
     for clip in _distinct(clip for trial in trials for clip in trial.shared("lambda_clip") if clip > 0):
         axes.axhline(clip, label="λ-clip", **_FAINT)
+    low, high = axes.get_ylim()
+    if high - low < _LEAST * abs(high):  # what has hardly moved must not look as if it had
+        axes.set_ylim(low - _LEAST / 2 * abs(high), high + _LEAST / 2 * abs(high))
 
 
 def _bounds(axes: Axes, trials: Sequence[Trial]) -> None:
@@ -212,7 +217,8 @@ def _sensitivity(axes: Axes, lines: Sequence[Line]) -> None:
         values = np.array([value for value, _ in found]) + shift
         axes.plot(values, [score.mean for _, score in found], color=colour, marker="o", markersize=4, label=line.label)
         axes.vlines(values, [s.low for _, s in found], [s.high for _, s in found], color=colour, linewidth=1.2)
-    axes.set_xticks(sorted(set(everywhere)))
+    if not crowded(len(set(everywhere))):
+        axes.set_xticks(sorted(set(everywhere)))
 
 
 def _profiles(axes: Axes, family: Sequence[Group]) -> None:

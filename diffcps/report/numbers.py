@@ -11,9 +11,11 @@ def number(value: float, digits: int = 1) -> str:
     return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """``0.0512``, ``13.4``; a dash for what does not exist."""
-    return "–" if not math.isfinite(value) else f"{value:.{digits}g}"
+def significant(value: float) -> str:
+    """Three digits or more, ``0.0512``, ``13.4``, ``1451``; a dash for what does not exist."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def signed(value: float, digits: int = 1) -> str:

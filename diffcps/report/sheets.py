@@ -116,7 +116,7 @@ def constraint(table: Sequence[Row]) -> Sheet:
         Column("in the second half", [numbers.percent(item.late_violations) for item in found]),
         Column("Q estimate", [numbers.significant(item.q_value) for item in found]),
         Column("return, discounted", [numbers.significant(item.discounted) for item in found]),
-        Column("return", [numbers.significant(item.returned, 4) for item in found]),
+        Column("return", [numbers.significant(item.returned) for item in found]),
     ]
     return Sheet(tuple(columns), tuple(row.trial.state for row in table))
 
