@@ -39,7 +39,8 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
     if any(row.published.values for row in table):
         for name in PUBLISHED[:1] if narrow else PUBLISHED:
             protocol = "published {} (best)" if narrow else _PROTOCOLS.get(name, _OTHERS)
-            columns.append(Column(protocol.format(name), [_published(row, name) for row in table], drop=9))
+            cells = [_published(row, name) for row in table]
+            columns.append(Column(protocol.format(name), cells, drop=9 if name == PUBLISHED[0] else 3))
     return [
         *columns,
         Column("behaviour", [numbers.number(trial.behaviour_score) for trial in trials], drop=8),
@@ -61,7 +62,7 @@ def best_title(table: Sequence[Row]) -> str:
 def newest_title(table: Sequence[Row]) -> str:
     """The heading of the mean over the newest evaluations, with their number where trials agree on it."""
     counts = {min(row.evaluations, NEWEST) for row in table if row.evaluations}
-    return f"mean of the last {counts.pop()}" if len(counts) == 1 else f"mean of the last {NEWEST} or fewer"
+    return f"mean of the last {counts.pop()}" if len(counts) == 1 else f"mean of the last ≤ {NEWEST}"
 
 
 def _setting_columns(table: Sequence[Row]) -> list[Column]:

@@ -9,8 +9,8 @@ from diffcps.report import drawing
 from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
 from diffcps.terminal import STYLES, Column, lifted
 
-_SHORT = 12
-"""Characters of a heading that stays on one line."""
+_SHORT, _LONG = 12, 25
+"""Characters of a heading that stays on one line, and of one that is given more room."""
 
 
 def html(document: Document) -> str:
@@ -92,8 +92,9 @@ def _row(columns: Sequence[Column], cells: Sequence[str], state: str) -> str:
 
 
 def _heading(title: str) -> str:
-    """A title that breaks between words only, and not at all where it is short."""
-    return f"<span>{escape(title)}</span>" if len(title) <= _SHORT else escape(title)
+    """A title that breaks between words only, not at all where it is short, into few lines where it is long."""
+    kind = "short" if len(title) <= _SHORT else "long" if len(title) >= _LONG else ""
+    return f'<span class="{kind}">{escape(title)}</span>' if kind else escape(title)
 
 
 def _side(column: Column) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from diffcps.report.document import Document, Prose, Section, Sheet
-from diffcps.terminal import Column, lifted
+from diffcps.terminal import Column, fitting, lifted
 
 _LONG = 40
 """Rows of a table that no longer fits on one page."""
+_WIDTH = 115
+"""Characters of a line that can still be read when it is made as wide as a page's text."""
 _MARKS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
@@ -36,13 +38,16 @@ def latex(document: Document) -> str:
 
 def _sheet(sheet: Sheet, document: Document, section: Section) -> str:
     columns, agreed = lifted(sheet.columns, "trial" if sheet.states else "row")
+    columns, dropped = fitting(columns, _WIDTH)
     heading = sheet.title or section.title
     caption = ". ".join(filter(None, (f"{document.title}: {heading}" if heading else document.title, agreed)))
     body = _body(columns)
+    if dropped:
+        body.insert(0, f"% no room for: {escaped('; '.join(dropped))}; table.csv has them")
     form = "".join("r" if column.right else "l" for column in columns)
     head = f"\\caption{{{escaped(caption)}.}}"
     if len(columns[0].cells) > _LONG:
-        top, rows = body[:3], body[3:]
+        top, rows = body[: body.index("\\midrule") + 1], body[body.index("\\midrule") + 1 :]
         lines = [f"\\begin{{longtable}}{{{form}}}", f"{head} \\\\", *top, "\\endhead", *rows, "\\end{longtable}"]
         return "\n".join(["{\\small", *lines, "}"])
     inner = "\n".join([f"\\begin{{tabular}}{{{form}}}", *body, "\\end{tabular}"])
@@ -51,9 +56,19 @@ def _sheet(sheet: Sheet, document: Document, section: Section) -> str:
 
 
 def _body(columns: Sequence[Column]) -> list[str]:
-    lines = ["\\toprule", _line([column.title for column in columns]), "\\midrule"]
+    lines = ["\\toprule", _heads(columns), "\\midrule"]
     lines += [_line(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
     return [*lines, "\\bottomrule"]
+
+
+def _heads(columns: Sequence[Column]) -> str:
+    """Titles, those of several words in several lines."""
+    cells = []
+    for column in columns:
+        lines = r"\\".join(escaped(line) for line in column.heading)
+        side = "r" if column.right else "l"
+        cells.append(lines if len(column.heading) == 1 else f"\\shortstack[{side}]{{{lines}}}")
+    return " & ".join(cells) + r" \\"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ oracle. A published number stands beside ours only where the data are the paper'
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,13 +38,19 @@ class Score(NamedTuple):
     def of(cls, values: NDArray[np.float64]) -> "list[Score]":
         """Of several kinds of score at once, ``[K, kinds]``: one value a seed of each.
 
-        A generator of its own makes a row independent of the rows around it.
+        Every row has the same resamples, so it does not depend on the rows around it.
         """
-        low, high = stats.bootstrap_interval(values, np.random.default_rng(0))
+        nothing = np.full(values.shape[1], np.nan)
+        low, high = stats.weighted_interval(values, _weights(len(values))) if len(values) > 1 else (nothing, nothing)
         return [
             cls(*stats.mean_std(kind), float(lower), float(upper))
             for kind, lower, upper in zip(values.T, low, high, strict=True)
         ]
+
+
+@cache
+def _weights(seeds: int) -> NDArray[np.float64]:
+    return stats.draw_weights(seeds, np.random.default_rng(0), stats.RESAMPLES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,8 +48,15 @@ def bootstrap_interval(
     count, shape = len(array), array.shape[1:]
     if count < 2:
         return np.full(shape, np.nan), np.full(shape, np.nan)
-    means = draw_weights(count, generator, resamples) @ array.reshape(count, -1)
-    return percentile_ends(means.reshape(resamples, *shape), confidence)
+    return weighted_interval(array, draw_weights(count, generator, resamples), confidence)
+
+
+def weighted_interval(
+    values: FloatArray, weights: FloatArray, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """``bootstrap_interval`` of ``[n, ...]`` values with resamples that were drawn before, ``[resamples, n]``."""
+    means = (weights @ values.reshape(len(values), -1)).reshape(len(weights), *values.shape[1:])
+    return percentile_ends(means, confidence)
 
 
 def stratified_interval(
