@@ -227,7 +227,10 @@ def collect(folder: Path) -> Sweep:
     search = description.get("search")
     listed = [RunConfig.from_dict(values) for values in description.get("trials", ())]
     planned = [] if search else listed
-    trials = [found.pop(config.key) if config.key in found else _pending(config) for config in planned]
+    trials = []
+    for config in planned:
+        key = config.key
+        trials.append(found.pop(key) if key in found else Trial(key, config, task_of(config)))
     trials += found.values()
     expected = len(listed) * int(search["trials"]) if search else len(trials)
     if not trials and not unreadable and not description:
@@ -278,10 +281,6 @@ def _in_order(frame: pd.DataFrame, members: int, episodes: int) -> bool:
     steps = frame["step"].to_numpy().reshape(-1, size)
     known = frame["member"].to_numpy() == member, frame["episode"].to_numpy() == episode
     return bool((steps == steps[:, :1]).all() and (np.diff(steps[:, 0]) > 0).all() and all(map(np.all, known)))
-
-
-def _pending(config: RunConfig) -> Trial:
-    return Trial(config.key, config, task_of(config))
 
 
 def _plain(values: tuple[Any, ...]) -> Any:

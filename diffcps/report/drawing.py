@@ -24,7 +24,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.2, "axes.titlesize": 10, "legend.fontsize": 8,
     "legend.facecolor": GROUND, "legend.edgecolor": "none", "legend.framealpha": 0.75,
-    "figure.dpi": 130, "svg.fonttype": "none", "lines.linewidth": 1.6,
+    "figure.dpi": 110, "svg.fonttype": "none", "lines.linewidth": 1.6,
     **{f"{part}.color": INK for part in ("text", "grid", "xtick", "ytick")},
     **{f"axes.{part}color": INK for part in ("edge", "label")},
 }  # fmt: skip
