@@ -313,3 +313,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "table.md").mkdir()
     with pytest.raises(UserError, match=r"table\.md cannot be written"):
         built.write()
+
+
+def test_more_episodes_at_the_last_evaluation_count_all(tmp_path: Path) -> None:
+    trial = synthetic.config(seeds=2)
+    trial = trial.replaced(evaluation=trial.evaluation.replaced(final_episodes=5))
+    folder = synthetic.write(tmp_path, trial, until=300)
+    returns = 1500.0 + np.arange(10.0).reshape(2, 5)
+    folder.log_returns(400, trial, returns, np.full((2, 5), 9))
+    built = report.build(synthetic.describe(tmp_path, trial))
+    (row,) = built.table.rows
+    assert [found.shape for found in row.trial.evaluations.returns] == [(2, 3)] * 3 + [(2, 5)]
+    expected = get_task("hopper-medium-v2").normalised_score([1502.0, 1507.0])
+    assert row.trial.scores[-1].tolist() == pytest.approx(expected.tolist())
+    assert "4 × 3 (last: 5)" in built.table.markdown()

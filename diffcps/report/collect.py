@@ -1,7 +1,7 @@
 """Reads run folders, whatever state they are in, into trials and data frames. Needs no MLflow and no Ray."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +23,18 @@ SHOWN = "behaviour_loss", "lambda", "policy_q", "constraint", "target_kl"
 
 
 class Evaluations(NamedTuple):
-    """All evaluations of one trial: n of them, K members, E episodes each."""
+    """All evaluations of one trial: n of them, K members, each of as many episodes as it had."""
 
     steps: NDArray[np.int64]
     """Gradient step of each, ``[n]``."""
-    returns: FloatArray
-    """Raw returns, ``[n, K, E]``."""
-    lengths: FloatArray
-    """Episode lengths in environment steps, ``[n, K, E]``."""
+    returns: tuple[FloatArray, ...]
+    """Raw returns of each, ``[K, E]``; the last one may have more episodes than those before it."""
+    lengths: tuple[FloatArray, ...]
+    """Episode lengths in environment steps of each, ``[K, E]``."""
+
+    def mean(self, values: Iterable[FloatArray], members: int) -> FloatArray:
+        """Mean over the episodes of each evaluation, ``[n, K]``."""
+        return np.array([value.mean(axis=1) for value in values]).reshape(-1, members)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +78,30 @@ class Trial:
     @cached_property
     def evaluations(self) -> Evaluations:
         """Every evaluation that is wholly in ``returns.csv``."""
-        members, episodes = self.seeds, self.config.evaluation.episodes
         frame = read_rows(self.folder / "returns.csv") if self.folder else pd.DataFrame()
         if frame.empty:
-            nothing = np.zeros((0, members, episodes))
-            return Evaluations(np.zeros(0, dtype=np.int64), nothing, nothing)
-        if not _in_order(frame, members, episodes):
-            whole = frame.groupby("step")["return"].transform("size") == members * episodes
-            frame = frame[whole].sort_values(["step", "member", "episode"], kind="stable")
-        steps = frame["step"].to_numpy(np.int64)[:: members * episodes]
-        shape = len(steps), members, episodes
-        returns, lengths = (frame[name].to_numpy(np.float64).reshape(shape) for name in ("return", "length"))
-        return Evaluations(steps, returns, lengths)
+            return Evaluations(np.zeros(0, dtype=np.int64), (), ())
+        if not frame["step"].is_monotonic_increasing:
+            frame = frame.sort_values("step", kind="stable")
+        values = frame[["step", "member", "episode", "return", "length"]].to_numpy(np.float64)
+        steps, starts = np.unique(values[:, 0], return_index=True)
+        found = []
+        for step, rows in zip(steps.astype(np.int64), np.split(values, starts[1:]), strict=True):
+            shape = self.seeds, self.config.evaluation.episodes_at(bool(step == self.config.steps))
+            if len(rows) == shape[0] * shape[1]:  # else a kill has cut it short
+                ordered = rows[np.lexsort((rows[:, 2], rows[:, 1]))]
+                found.append((step, ordered[:, 3].reshape(shape), ordered[:, 4].reshape(shape)))
+        return Evaluations(
+            np.array([step for step, *_ in found], dtype=np.int64),
+            tuple(returns for _, returns, _ in found),
+            tuple(lengths for *_, lengths in found),
+        )
 
     @cached_property
     def scores(self) -> FloatArray:
         """Normalised score of each evaluation and member, mean over episodes, ``[n, K]``."""
-        return self.task.normalised_score(self.evaluations.returns).mean(axis=2)
+        found = self.evaluations
+        return found.mean(map(self.task.normalised_score, found.returns), self.seeds)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -192,8 +203,8 @@ class Sweep:
                         "member": np.tile(np.arange(trial.seeds), count),
                         "seed": np.tile([member.seed for member in trial.config.members], count),
                         "score": trial.scores.ravel(),
-                        "return": returns.mean(axis=2).ravel(),
-                        "length": lengths.mean(axis=2).ravel(),
+                        "return": trial.evaluations.mean(returns, trial.seeds).ravel(),
+                        "length": trial.evaluations.mean(lengths, trial.seeds).ravel(),
                     }
                 )
             )
@@ -270,17 +281,6 @@ def _by_member(frame: pd.DataFrame, name: str, members: int) -> tuple[NDArray[np
     values = np.full((len(steps), members), np.nan)
     values[index, frame["member"].to_numpy(np.int64)] = frame[name].to_numpy(np.float64)
     return steps, values
-
-
-def _in_order(frame: pd.DataFrame, members: int, episodes: int) -> bool:
-    """Whether rows of ``returns.csv`` stand by step, member and episode with none missing, as a trial writes them."""
-    size = members * episodes
-    if len(frame) % size:
-        return False
-    member, episode = np.divmod(np.arange(len(frame)) % size, episodes)
-    steps = frame["step"].to_numpy().reshape(-1, size)
-    known = frame["member"].to_numpy() == member, frame["episode"].to_numpy() == episode
-    return bool((steps == steps[:, :1]).all() and (np.diff(steps[:, 0]) > 0).all() and all(map(np.all, known)))
 
 
 def _plain(values: tuple[Any, ...]) -> Any:

@@ -87,4 +87,7 @@ def _steps(trial: Trial, narrow: bool) -> str:
 
 
 def _evaluations(row: Row) -> str:
-    return f"{row.evaluations} × {row.trial.config.evaluation.episodes}"
+    evaluation = row.trial.config.evaluation
+    final = evaluation.episodes_at(last=True)
+    more = f" (last: {final})" if final != evaluation.episodes else ""
+    return f"{row.evaluations} × {evaluation.episodes}{more}"

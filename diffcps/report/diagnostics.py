@@ -81,11 +81,11 @@ def discounted(trial: Trial) -> NDArray[np.float64]:
     that overestimates; it is no proof, for the critic is asked in states of the data.
     """
     _, returns, lengths = trial.evaluations
-    if not len(returns):
-        return np.zeros((0, trial.seeds))
-    rewards = returns / np.maximum(lengths, 1.0)
-    if trial.task.reward_transform == "antmaze":
-        rewards = 4.0 * (rewards - 0.5)
     discount = trial.config.algorithm.discount
-    weight = lengths if discount == 1.0 else (1.0 - discount**lengths) / (1.0 - discount)
-    return (rewards * weight).mean(axis=2)
+    found = []
+    for gained, length in zip(returns, lengths, strict=True):
+        rewards = gained / np.maximum(length, 1.0)
+        if trial.task.reward_transform == "antmaze":
+            rewards = 4.0 * (rewards - 0.5)
+        found.append(rewards * (length if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)))
+    return trial.evaluations.mean(found, trial.seeds)

@@ -38,8 +38,12 @@ def deviations(sweep: Sweep) -> list[str]:
     by_kind: dict[str, dict[str, None]] = defaultdict(dict)
     for trial in sweep.trials:
         task = trial.task
+        if trial.config.profile != "official":
+            by_kind[f"The {trial.config.profile} profile and not the paper's own settings"][task.name] = None
         if changes := trial.changes:
-            by_kind[f"Not the task's own settings, {task.name}"] |= dict.fromkeys(changes)
+            by_kind[
+                f"Not the {'task' if trial.config.profile == 'official' else 'profile'}'s own settings, {task.name}"
+            ] |= dict.fromkeys(changes)
         if trial.config.steps < task.steps:
             by_kind[f"Shorter than the task's {task.steps:_} gradient steps".replace("_", " ")][task.name] = None
         if task.in_paper and trial.seeds != PAPER_SEEDS:
