@@ -43,11 +43,11 @@ class Column:
         return max(len(line) for text in (*self.heading, *self.cells) for line in text.split("\n"))
 
 
-def lifted(columns: Sequence[Column]) -> tuple[list[Column], str]:
+def lifted(columns: Sequence[Column], row: str = "trial") -> tuple[list[Column], str]:
     """The columns that stay, and a line for those whose rows all agree: ``Every trial: seeds 2 · steps 300``."""
     up = [column for column in columns if column.liftable and len(set(column.cells)) == 1]
     said = " · ".join(f"{column.title} {column.cells[0]}" for column in up)
-    return [column for column in columns if column not in up], f"Every trial: {said}" if up else ""
+    return [column for column in columns if column not in up], f"Every {row}: {said}" if up else ""
 
 
 def fitting(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:

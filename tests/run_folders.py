@@ -52,13 +52,15 @@ def environment(trial: RunConfig, **dataset: Any) -> dict[str, Any]:
     }
 
 
-def returns_at(trial: RunConfig, step: int) -> np.ndarray:
-    """[K, E] returns: 10 a seed, 1 an episode, growing up to the third evaluation and lower at the fourth."""
+def returns_at(trial: RunConfig, step: int, lift: float = 0.0) -> np.ndarray:
+    """[K, E] returns: 10 a seed, 1 an episode, growing up to the third evaluation and lower at the fourth; plus ``lift``."""
     level = {100: 500.0, 200: 1000.0, 300: 2000.0, 400: 1500.0}[step]
-    return level + 10.0 * np.arange(len(trial.members))[:, None] + np.arange(EPISODES)
+    return lift + level + 10.0 * np.arange(len(trial.members))[:, None] + np.arange(EPISODES)
 
 
-def write(root: Path, trial: RunConfig, state: str = "complete", until: int = STEPS, **dataset: Any) -> RunFolder:
+def write(
+    root: Path, trial: RunConfig, state: str = "complete", until: int = STEPS, *, lift: float = 0.0, **dataset: Any
+) -> RunFolder:
     """A run folder in ``root/runs``; ``pending`` leaves it as a trial that has been given its folder and no more."""
     folder = RunFolder(root / "runs" / trial.key)
     folder.create(trial)
@@ -69,7 +71,7 @@ def write(root: Path, trial: RunConfig, state: str = "complete", until: int = ST
     for step in range(ROW, until + 1, ROW):
         write_row(folder, trial, step)
         if step % EVERY == 0:
-            folder.log_returns(step, trial, returns_at(trial, step), np.full((seeds, EPISODES), 9))
+            folder.log_returns(step, trial, returns_at(trial, step, lift), np.full((seeds, EPISODES), 9))
     status = {"state": state, "step": until, "steps": trial.steps, "notes": []}
     status["seconds"] = {"learning": 9.0, "evaluation": 0.5, "checkpoint": 0.5}
     if state == "failed":
@@ -82,6 +84,8 @@ def row(trial: RunConfig, step: int) -> dict[str, np.ndarray]:
     """Metrics ``[K]`` of one step; λ falls to 0.5 at step 400."""
     seeds = np.arange(len(trial.members), dtype=float)
     values = {name: seeds + step / 100 for name in COLUMNS}
+    values["constraint"] = values["behaviour_loss"]
+    values["target_kl"] = np.array([member.target_kl for member in trial.members])
     return values | {"lambda": np.full(len(seeds), 200.0 / step), "steps_per_second": np.full(len(seeds), 40.0)}
 
 

@@ -238,7 +238,9 @@ class Echo:
         self.members, self.episodes = members, episodes
         self.states: list[list[Any]] = []
 
-    def act(self, observations: Sequence[Any], generators: Sequence[torch.Generator], candidates: int) -> list[Any]:
+    def act(
+        self, observations: Sequence[Any], generators: Sequence[torch.Generator], candidates: int, actor: str
+    ) -> list[Any]:
         assert candidates == 5
         assert len(observations) == len(generators) == self.members
         self.states.append([generator.get_state().tolist() for generator in generators])

@@ -42,6 +42,10 @@ def test_last_best_and_first_are_what_the_raw_returns_give(tmp_path: Path) -> No
     task = get_task("hopper-medium-v2")
     seeds = 1.0 + 10.0 * np.arange(3)
     last, best = task.normalised_score(1500.0 + seeds), task.normalised_score(2000.0 + seeds)
+    newest = task.normalised_score((500.0 + 1000.0 + 2000.0 + 1500.0) / 4 + seeds)
+    assert float(record["newest"]) == pytest.approx(newest.mean())
+    assert float(record["newest_std"]) == pytest.approx(newest.std(ddof=1))
+    assert record["newest_evaluations"] == "4"
     assert float(record["first"]) == pytest.approx(task.normalised_score(500.0 + seeds).mean())
     assert float(record["last"]) == pytest.approx(last.mean())
     assert float(record["last_std"]) == pytest.approx(last.std(ddof=1))
@@ -194,10 +198,13 @@ def test_a_narrow_terminal_names_what_it_leaves_out(mixed: Path) -> None:
 def test_averages_are_over_complete_tasks_of_one_domain_and_one_kind_of_data(mixed: Path) -> None:
     built = report.build(mixed)
     (average,) = built.table.averages
-    assert (average.domain, average.tasks) == ("locomotion", 3)
+    assert (average.domain, len(average.rows)) == ("locomotion", 3)
     last = [float(record["last"]) for record in records(built)[:3]]
-    assert average.last == pytest.approx(np.mean(last))
-    assert average.low < average.last < average.high
+    mean = average.mean()
+    assert mean.value == pytest.approx(np.mean(last))
+    assert mean.low < mean.value < mean.high
+    best = [float(record["best_oracle"]) for record in records(built)[:3]]
+    assert average.mean("best").value == pytest.approx(np.mean(best))
     assert average.published == pytest.approx((71.0 + 100.1 + 90.9) / 3)
 
 
@@ -208,7 +215,7 @@ def test_an_ablation_gets_its_settings_as_columns_and_a_grid(tmp_path: Path) -> 
     built = report.build(synthetic.describe(tmp_path, *trials))
     markdown = built.table.markdown()
     assert "| task | T | λ-clip | data |" in markdown
-    assert "κ |" not in markdown
+    assert "κ |" not in markdown[: markdown.index("## Constraint and critic")]
     assert not built.table.averages
     grid = markdown[markdown.index("## hopper-medium-v2: last score") :]
     assert "| T \\\\ λ-clip | 0 | 0.1 |" in grid
@@ -274,7 +281,7 @@ def test_any_folder_of_run_folders_can_be_reported_on(tmp_path: Path) -> None:
 
 def test_a_sweep_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
     built = report.build(synthetic.describe(tmp_path, synthetic.config()))
-    assert [path.name for path in built.write()] == ["table.md", "table.csv"]
+    assert [path.name for path in built.write()] == list(report.FILES[:-1])
     assert "1 trial: 1 not started." in text(built)
 
 
@@ -287,14 +294,18 @@ def test_frames_hold_every_trial_and_evaluation(mixed: Path) -> None:
     assert (row["return"], row["length"], row["seed"]) == (2021.0, 9.0, 2)
 
 
-def test_files_are_written_and_replaced(mixed: Path) -> None:
-    built = report.build(mixed)
-    names = {str(path.relative_to(mixed)) for path in built.write()}
-    figures = {f"figures/{name}.png" for name in ("learning_curves", "lambda", "behaviour_loss")}
-    assert names == {"table.md", "table.csv"} | figures
+def test_files_are_written_and_replaced(tmp_path: Path) -> None:
+    trials = synthetic.config(), synthetic.config("walker2d-medium-v2")
+    for trial in trials:
+        synthetic.write(tmp_path, trial)
+    built = report.build(synthetic.describe(tmp_path, *trials))
+    names = {str(path.relative_to(tmp_path)) for path in built.write()}
+    drawn = ("learning_curves", "lambda", "behaviour_loss", "q_value", "profiles")
+    figures = {f"figures/{name}.png" for name in drawn}
+    assert names == {*report.FILES[:-1], *figures}
     for name in figures:
-        assert (mixed / name).read_bytes().startswith(b"\x89PNG")
-    assert not list(mixed.rglob("*.tmp"))
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -302,3 +313,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "table.md").mkdir()
     with pytest.raises(UserError, match=r"table\.md cannot be written"):
         built.write()
+
+
+def test_more_episodes_at_the_last_evaluation_count_all(tmp_path: Path) -> None:
+    trial = synthetic.config(seeds=2)
+    trial = trial.replaced(evaluation=trial.evaluation.replaced(final_episodes=5))
+    folder = synthetic.write(tmp_path, trial, until=300)
+    returns = 1500.0 + np.arange(10.0).reshape(2, 5)
+    folder.log_returns(400, trial, returns, np.full((2, 5), 9))
+    built = report.build(synthetic.describe(tmp_path, trial))
+    (row,) = built.table.rows
+    assert [found.shape for found in row.trial.evaluations.returns] == [(2, 3)] * 3 + [(2, 5)]
+    expected = get_task("hopper-medium-v2").normalised_score([1502.0, 1507.0])
+    assert row.trial.scores[-1].tolist() == pytest.approx(expected.tolist())
+    assert "4 × 3 (last: 5)" in built.table.markdown()

@@ -230,8 +230,8 @@ def test_reconciling_builds_everything_from_the_folder_and_changes_nothing_the_s
     assert top.info.status == "KILLED"
     assert top.data.tags["command"] == "tune/sweep_d4rl.py --steps 400"
     artifacts = {item.path for item in tracker.client.list_artifacts(top.info.run_id)}
-    assert artifacts == {"table.md", "table.csv", "sweep.json", "figures"}
-    assert len(tracker.client.list_artifacts(top.info.run_id, "figures")) == 3
+    assert artifacts == {*report.FILES, "sweep.json"}
+    assert len(tracker.client.list_artifacts(top.info.run_id, "figures")) == 4
 
     again(tracker).reconcile(sweep)
     assert {run.info.run_id for run in by_task(tracker, "trial").values()} == {r.info.run_id for r in trials.values()}

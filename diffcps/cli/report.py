@@ -1,37 +1,61 @@
-"""``diffcps report``: the table of a sweep."""
+"""``diffcps report``: the table of a sweep, or two sweeps held against each other."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from diffcps.errors import UserError
 
+if TYPE_CHECKING:
+    from diffcps.distributed.place import Place
+
 
 @dataclass(frozen=True)
 class Report:
-    """Print the table of a sweep and write it, with its figures, into the sweep's folder."""
+    """Print the table of a sweep and write it, as a page with its figures too, into the sweep's folder.
+
+    With two sweeps: compare the second with the first, task by task and seed by seed, and write that into the folder of
+    the second.
+    """
 
     sweep: tyro.conf.Positional[str]
     """Name of a sweep in the results folder, or the path of its folder."""
+    other: tyro.conf.Positional[str | None] = None
+    """Another one, which is compared with the first."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
     """Folder that holds the sweeps, or the URL of an object store."""
 
     def __call__(self) -> None:
         """Run it."""
         from diffcps import report
+
+        console, place = Console(), self._place(self.sweep)
+        if self.other is None:
+            built = report.build(place.folder)
+            built.write()
+            place.publish(*report.FILES)
+            built.print(console)
+            console.print(f"page: {place.shown}/table.html", highlight=False, soft_wrap=True)
+            return
+        second = self._place(self.other)
+        compared = report.versus(place.folder, second.folder)
+        compared.write()
+        second.publish(*compared.files)
+        compared.print(console)
+        console.print(f"page: {second.shown}/{compared.file}.html", highlight=False, soft_wrap=True)
+
+    def _place(self, sweep: str) -> "Place":
+        """Where a sweep is, brought up to date. Raises ``UserError`` naming those that there are when it is not one."""
         from diffcps.distributed.place import Place, results_folder
 
         results, remote = results_folder(self.results)
-        folder = Path(self.sweep) if (Path(self.sweep) / "runs").is_dir() else results / self.sweep
-        place = Place(folder, remote=remote.below(self.sweep) if remote and folder == results / self.sweep else None)
+        folder = Path(sweep) if (Path(sweep) / "runs").is_dir() else results / sweep
+        place = Place(folder, remote=remote.below(sweep) if remote and folder == results / sweep else None)
         place.refresh()
         if not (folder / "runs").is_dir():
             known = ", ".join(sorted(file.parent.name for file in results.glob("*/runs"))) or "none"
-            raise UserError(f"no sweep is called {self.sweep!r} in {self.results}, which holds: {known}.")
-        built = report.build(folder)
-        built.write()
-        place.publish("table.md", "table.csv", "figures")
-        built.print(Console())
+            raise UserError(f"no sweep is called {sweep!r} in {self.results}, which holds: {known}.")
+        return place

@@ -76,7 +76,7 @@ def launch(
 
         built = report.build(place.folder)
         built.write()
-        made = ["table.md", "table.csv", "figures"]
+        made = list(report.FILES)
         if finish is not None:
             made += [path.name for path in finish(place.folder) if path.parent == place.folder]
         place.publish(*made)
@@ -85,7 +85,7 @@ def launch(
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder)
         except UserError as error:  # the table is there; a view that cannot be updated does not undo it
             console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
-    console.print(f"table: {place.shown}/table.md", highlight=False, soft_wrap=True)
+    console.print(f"table: {place.shown}/table.html, table.md", highlight=False, soft_wrap=True)
     uri = str(place.tracking_uri)
     view = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else store.shown(uri)
     console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)

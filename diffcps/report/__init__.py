@@ -1,17 +1,19 @@
-"""Run folders in; a table and figures out. Works on a half-finished sweep and needs neither MLflow nor Ray."""
+"""Run folders in; a table, a page and figures out. Works on a half-finished sweep and needs neither MLflow nor Ray."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from diffcps.errors import UserError
-from diffcps.report import figures
 from diffcps.report.collect import Sweep, Trial, collect
+from diffcps.report.files import save
 from diffcps.report.table import Table
-from diffcps.runs import write_atomically
+from diffcps.report.versus import Versus, versus
 
-__all__ = ["Report", "Sweep", "Table", "Trial", "build", "collect"]
+__all__ = ["FILES", "Report", "Sweep", "Table", "Trial", "Versus", "build", "collect", "versus"]
+
+FILES = "table.md", "table.csv", "table.tex", "table.html", "figures"
+"""What a report leaves in the sweep's folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,22 +24,14 @@ class Report:
     table: Table
 
     def write(self) -> list[Path]:
-        """Write ``table.md``, ``table.csv`` and ``figures/*.png`` into the sweep's folder; returns their paths.
+        """Write ``FILES`` into the sweep's folder; returns the paths of all files.
 
         Each file is replaced in one move. Raises ``UserError`` when the folder cannot be written.
         """
-        files = {"table.md": self.table.markdown().encode(), "table.csv": self.table.csv().encode()}
-        files |= {f"figures/{name}": picture for name, picture in figures.draw(self.table.rows).items()}
-        paths = []
-        for name, content in files.items():
-            path = self.sweep.folder / name
-            try:
-                path.parent.mkdir(exist_ok=True)
-                write_atomically(path, content)
-            except OSError as error:
-                raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-            paths.append(path)
-        return paths
+        files = {"table.md": self.table.markdown(), "table.csv": self.table.csv(), "table.tex": self.table.latex()}
+        files["table.html"] = self.table.html()
+        pictures = {f"figures/{name}": picture for name, picture in self.table.pictures().items()}
+        return save(self.sweep.folder, {name: text.encode() for name, text in files.items()} | pictures)
 
     def print(self, console: Console) -> None:
         """Show the table on a console."""

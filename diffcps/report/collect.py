@@ -1,8 +1,8 @@
 """Reads run folders, whatever state they are in, into trials and data frames. Needs no MLflow and no Ray."""
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,21 +13,28 @@ from numpy.typing import NDArray
 
 from diffcps.config import MemberConfig, RunConfig
 from diffcps.errors import UserError
+from diffcps.profiles import changed_settings
 from diffcps.runs import RunFolder, read_json
 from diffcps.tasks import Task, task_of
 
 FloatArray = NDArray[np.float64]
+SHOWN = "behaviour_loss", "lambda", "policy_q", "constraint", "target_kl"
+"""Training metrics that a report shows."""
 
 
 class Evaluations(NamedTuple):
-    """All evaluations of one trial: n of them, K members, E episodes each."""
+    """All evaluations of one trial: n of them, K members, each of as many episodes as it had."""
 
     steps: NDArray[np.int64]
     """Gradient step of each, ``[n]``."""
-    returns: FloatArray
-    """Raw returns, ``[n, K, E]``."""
-    lengths: FloatArray
-    """Episode lengths in environment steps, ``[n, K, E]``."""
+    returns: tuple[FloatArray, ...]
+    """Raw returns of each, ``[K, E]``; the last one may have more episodes than those before it."""
+    lengths: tuple[FloatArray, ...]
+    """Episode lengths in environment steps of each, ``[K, E]``."""
+
+    def mean(self, values: Iterable[FloatArray], members: int) -> FloatArray:
+        """Mean over the episodes of each evaluation, ``[n, K]``."""
+        return np.array([value.mean(axis=1) for value in values]).reshape(-1, members)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,29 +63,45 @@ class Trial:
         """What ``environment.json`` says of the data set; empty before the trial has started."""
         return self.environment.get("dataset", {})
 
-    def shared(self, name: str) -> tuple[float, ...]:
+    @cached_property
+    def settings(self) -> Mapping[str, tuple[Any, ...]]:
+        """Every setting of the algorithm and of the members but the seed -> its values, each once, in ascending order."""
+        algorithm = self.config.algorithm
+        values = {item.name: (getattr(algorithm, item.name),) for item in fields(algorithm)}
+        return values | {item.name: self.shared(item.name) for item in fields(MemberConfig) if item.name != "seed"}
+
+    def shared(self, name: str) -> tuple[Any, ...]:
         """The values that the members have for a setting of ``MemberConfig``, each once, in ascending order."""
-        return tuple(sorted({getattr(member, name) for member in self.config.members}))
+        values = {getattr(member, name) for member in self.config.members}
+        return tuple(sorted(values, key=lambda value: (value is not None, value)))
 
     @cached_property
     def evaluations(self) -> Evaluations:
         """Every evaluation that is wholly in ``returns.csv``."""
-        members, episodes = self.seeds, self.config.evaluation.episodes
         frame = read_rows(self.folder / "returns.csv") if self.folder else pd.DataFrame()
         if frame.empty:
-            nothing = np.zeros((0, members, episodes))
-            return Evaluations(np.zeros(0, dtype=np.int64), nothing, nothing)
-        whole = frame.groupby("step")["return"].transform("size") == members * episodes
-        frame = frame[whole].sort_values(["step", "member", "episode"], kind="stable")
-        steps = np.unique(frame["step"].to_numpy(np.int64))
-        shape = len(steps), members, episodes
-        returns, lengths = (frame[name].to_numpy(np.float64).reshape(shape) for name in ("return", "length"))
-        return Evaluations(steps, returns, lengths)
+            return Evaluations(np.zeros(0, dtype=np.int64), (), ())
+        if not frame["step"].is_monotonic_increasing:
+            frame = frame.sort_values("step", kind="stable")
+        values = frame[["step", "member", "episode", "return", "length"]].to_numpy(np.float64)
+        steps, starts = np.unique(values[:, 0], return_index=True)
+        found = []
+        for step, rows in zip(steps.astype(np.int64), np.split(values, starts[1:]), strict=True):
+            shape = self.seeds, self.config.evaluation.episodes_at(bool(step == self.config.steps))
+            if len(rows) == shape[0] * shape[1]:  # else a kill has cut it short
+                ordered = rows[np.lexsort((rows[:, 2], rows[:, 1]))]
+                found.append((step, ordered[:, 3].reshape(shape), ordered[:, 4].reshape(shape)))
+        return Evaluations(
+            np.array([step for step, *_ in found], dtype=np.int64),
+            tuple(returns for _, returns, _ in found),
+            tuple(lengths for *_, lengths in found),
+        )
 
     @cached_property
     def scores(self) -> FloatArray:
         """Normalised score of each evaluation and member, mean over episodes, ``[n, K]``."""
-        return self.task.normalised_score(self.evaluations.returns).mean(axis=2)
+        found = self.evaluations
+        return found.mean(map(self.task.normalised_score, found.returns), self.seeds)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -86,12 +109,27 @@ class Trial:
         return read_rows(self.folder / "metrics.csv") if self.folder else pd.DataFrame()
 
     def metric(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
-        """Steps ``[n]`` and values ``[n, K]`` of one training metric, at the steps that all members have."""
-        if self.metrics.empty or name not in self.metrics:
-            return np.zeros(0, dtype=np.int64), np.zeros((0, self.seeds))
-        wide = self.metrics.pivot_table(index="step", columns="member", values=name, dropna=False)
-        wide = wide.reindex(columns=range(self.seeds))
-        return wide.index.to_numpy(np.int64), wide.to_numpy(np.float64)
+        """Steps ``[n]`` and values ``[n, K]`` of one training metric; nan where a member's row was cut short."""
+        if name in SHOWN:
+            return self._shown[name]
+        return _by_member(self.metrics, name, self.seeds)
+
+    def newest(self, name: str) -> float:
+        """Mean over members of a training metric in the last row that has it for all of them; nan without one."""
+        _, values = self.metric(name)
+        values = values[~np.isnan(values).any(axis=1)]
+        return float(values[-1].mean()) if len(values) else float("nan")
+
+    @cached_property
+    def _shown(self) -> Mapping[str, tuple[NDArray[np.int64], FloatArray]]:
+        """What a report shows, without the rest: a thousand trials of full length would fill the memory."""
+        frame = read_rows(self.folder / "metrics.csv", ("step", "member", *SHOWN)) if self.folder else pd.DataFrame()
+        return {name: _by_member(frame, name, self.seeds) for name in SHOWN}
+
+    @cached_property
+    def changes(self) -> tuple[str, ...]:
+        """Settings that differ from the task's own; see ``profiles.changed_settings``."""
+        return tuple(changed_settings(self.config))
 
     @property
     def behaviour_score(self) -> float:
@@ -165,8 +203,8 @@ class Sweep:
                         "member": np.tile(np.arange(trial.seeds), count),
                         "seed": np.tile([member.seed for member in trial.config.members], count),
                         "score": trial.scores.ravel(),
-                        "return": returns.mean(axis=2).ravel(),
-                        "length": lengths.mean(axis=2).ravel(),
+                        "return": trial.evaluations.mean(returns, trial.seeds).ravel(),
+                        "length": trial.evaluations.mean(lengths, trial.seeds).ravel(),
                     }
                 )
             )
@@ -200,7 +238,10 @@ def collect(folder: Path) -> Sweep:
     search = description.get("search")
     listed = [RunConfig.from_dict(values) for values in description.get("trials", ())]
     planned = [] if search else listed
-    trials = [found.pop(config.key) if config.key in found else _pending(config) for config in planned]
+    trials = []
+    for config in planned:
+        key = config.key
+        trials.append(found.pop(key) if key in found else Trial(key, config, task_of(config)))
     trials += found.values()
     expected = len(listed) * int(search["trials"]) if search else len(trials)
     if not trials and not unreadable and not description:
@@ -215,19 +256,39 @@ def read_trial(path: Path) -> Trial:
     return Trial(config.key, config, task_of(config), folder.status, folder.environment, path)
 
 
-def read_rows(file: Path) -> pd.DataFrame:
-    """The whole rows of a CSV that may still be written to, or that a kill has cut short; empty without a file."""
+def read_rows(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The whole rows of a CSV that may still be written to, or that a kill has cut short; empty without a file.
+
+    ``columns`` are those to read, where the file has them; by default all.
+    """
     if not file.exists():
         return pd.DataFrame()
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    width = lines[0].count(",") if lines else 0
-    whole = [line for line in lines if line.endswith("\n") and line.count(",") == width]
-    return pd.read_csv(io.StringIO("".join(whole))) if len(whole) > 1 else pd.DataFrame()
+    content = file.read_bytes()
+    width = content.partition(b"\n")[0].count(b",")
+    if not content.endswith(b"\n") or content.count(b",") != width * content.count(b"\n"):
+        lines = content.splitlines(keepends=True)
+        content = b"".join(line for line in lines if line.endswith(b"\n") and line.count(b",") == width)
+    if content.count(b"\n") < 2:
+        return pd.DataFrame()
+    return pd.read_csv(io.BytesIO(content), usecols=None if columns is None else lambda name: name in columns)
 
 
-def _pending(config: RunConfig) -> Trial:
-    return Trial(config.key, config, task_of(config))
+def _by_member(frame: pd.DataFrame, name: str, members: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """Steps ``[n]`` and values ``[n, K]`` of a column of ``metrics.csv``."""
+    if frame.empty or name not in frame:
+        return np.zeros(0, dtype=np.int64), np.zeros((0, members))
+    steps, index = np.unique(frame["step"].to_numpy(np.int64), return_inverse=True)
+    values = np.full((len(steps), members), np.nan)
+    values[index, frame["member"].to_numpy(np.int64)] = frame[name].to_numpy(np.float64)
+    return steps, values
 
 
-def _plain(values: tuple[float, ...]) -> float | str:
-    return values[0] if len(values) == 1 else ", ".join(f"{value:g}" for value in values)
+def _plain(values: tuple[Any, ...]) -> Any:
+    return values[0] if len(values) == 1 else ", ".join(map(worded, values))
+
+
+def worded(value: Any) -> str:
+    """A setting's value in few characters."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return value if isinstance(value, str) else f"{value:.4g}"

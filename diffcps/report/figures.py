@@ -1,118 +1,242 @@
-"""Figures of a report: learning curves, and λ and the behaviour loss against κ; one panel a task."""
+"""The figures of a report: training over time, one panel a task; then sensitivity, profiles and the budget."""
 
-import io
-import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from diffcps import stats
 from diffcps.report.collect import Trial
-from diffcps.report.rows import Row, setting, varying
+from diffcps.report.diagnostics import bounded, bounds_loss, discounted
+from diffcps.report.document import Figure, Panel
+from diffcps.report.drawing import INK, colours, crowded
+from diffcps.report.groups import Budget, Group
+from diffcps.report.rows import Row, by_task, said, varying
+from diffcps.report.sensitivity import Line
 
-_STYLE: dict[Any, Any] = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-    "axes.titlesize": 10, "legend.fontsize": 8, "legend.frameon": False, "figure.dpi": 130,
-}  # fmt: skip
-_MOST_LABELS = 8
-"""A legend with more entries than this hides what it explains."""
-_PANEL = 4.2, 3.0
-"""Width and height of a panel, inches."""
-_SYMBOLS = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
-
-Panel = Callable[[Axes, Row, str, str], None]
-
-
-def draw(table: Sequence[Row]) -> dict[str, bytes]:
-    """File name -> PNG. Trials without an evaluation, or without a metric, are left out; so is a figure of none."""
-    figures = {}
-    with mpl.rc_context(_STYLE):
-        evaluated = [row for row in table if row.evaluations]
-        if evaluated:
-            figures["learning_curves.png"] = _grid(evaluated, _learning_curve, "normalised score")
-        logged = [row for row in table if len(row.trial.metric("lambda")[0])]
-        if logged:
-            figures["lambda.png"] = _grid(logged, _multiplier, "λ")
-            figures["behaviour_loss.png"] = _grid(logged, _behaviour_loss, "behaviour loss")
-    return figures
+_MOST_POINTS = 200
+"""Points of a line; more are not seen in a panel."""
+_FEWER_POINTS = 50
+"""The same where lines are many."""
+_LEAST = 0.05
+"""Least relative height of the axis of λ."""
+_FAINT: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
 
 
-def _grid(table: Sequence[Row], panel: Panel, label: str) -> bytes:
-    """One panel a task, with a line for each configuration of it; PNG."""
-    by_task: dict[str, list[Row]] = defaultdict(list)
-    for row in table:
-        by_task[row.trial.task.name].append(row)
+class Series(NamedTuple):
+    """What one trial's line shows."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+    """``[n, K]``."""
+    points: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+    """Steps and values that are marked besides."""
+
+
+Read = Callable[[Trial], Series]
+References = Callable[[Axes, Sequence[Trial]], None]
+"""Draws what holds for all lines of a panel."""
+
+
+def over_time(table: Sequence[Row]) -> list[Figure]:
+    """Score, λ, behaviour loss and Q estimate along training. What has no value yet is left out."""
+    evaluated = [row for row in table if row.evaluations]
+    logged = [row for row in table if len(row.trial.metric("behaviour_loss")[0])]
+    kinds: list[tuple[str, str, str, str, Read, References, list[Row]]] = [
+        ("learning_curves", "Learning curves", "Mean over seeds with its 95 % interval; dashed: the data's own trajectories.",
+         "normalised score", _scores, _behaviour, evaluated),
+        ("lambda", "λ", "Mean over seeds with its 95 % interval; dashed: λ-clip.", "λ", _multiplier, _clips, logged),
+        ("behaviour_loss", "Behaviour loss", "Mean over seeds with its 95 % interval; dashed: κ, where it is what κ bounds.",
+         "behaviour loss", _behaviour_loss, _bounds, logged),
+        ("constraint", "Constraint", "The bounded quantity where it is not the behaviour loss, in nats; dashed: κ.",
+         "constraint", _held, _limits, [row for row in logged if not bounds_loss(row.trial)]),
+        ("q_value", "Q estimate against return", "Line: the critic's mean estimate of the policy's own actions in states of "
+         "the data. Points: the return of each evaluation on the critic's scale, as if its reward came evenly over the "
+         "episode; estimates far above them hint at a critic that overestimates.", "discounted return",
+         _estimates, _nothing, logged),
+    ]  # fmt: skip
+    return [
+        Figure(name, title, caption, "gradient steps", label, _panels(rows, read, references))
+        for name, title, caption, label, read, references, rows in kinds
+        if rows
+    ]
+
+
+def sensitivity(along: str, lines: Sequence[Line]) -> Figure | None:
+    """Last score over T or over λ-clip, one panel a task; ``None`` without a line."""
+    name, symbol = ("diffusion_steps", "T") if along == "diffusion_steps" else ("lambda_clip", "λ-clip")
+    tasks = dict.fromkeys(line.task for line in lines)
+    panels = tuple(Panel(task, partial(_sensitivity, lines=[x for x in lines if x.task == task])) for task in tasks)
+    caption = "Last score, mean over seeds with its 95 % interval."
+    title = f"Sensitivity to {symbol}"
+    return Figure(f"sensitivity_{name}", title, caption, symbol, "last score", panels) if panels else None
+
+
+def profiles(families: Sequence[Sequence[Group]]) -> Figure:
+    """Performance profiles of the last scores, one panel a domain."""
+    panels = tuple(Panel(" · ".join(family[0].family[:2]), partial(_profiles, family=family)) for family in families)
+    caption = "Share of runs whose last score is above τ, every task counting the same, with its 95 % interval."
+    return Figure("profiles", "Performance profiles", caption, "τ", "share of runs above τ", panels)
+
+
+def budget(found: Sequence[Budget]) -> Figure | None:
+    """Expected online performance over the budget, one panel a task; ``None`` without one."""
+    panels = tuple(Panel(item.task, partial(_budget, item=item)) for item in found)
+    caption = (
+        "Expected highest last score when k configurations, picked at random, are tried online; band: ± one standard "
+        "deviation."
+    )
+    title = "Expected online performance"
+    return Figure("budget", title, caption, "configurations tried", "expected score", panels) if panels else None
+
+
+def _panels(table: Sequence[Row], read: Read, references: References) -> tuple[Panel, ...]:
     names = varying(table)
-    width = min(3, len(by_task))
-    height = math.ceil(len(by_task) / width)
-    figure = Figure(figsize=(_PANEL[0] * width, _PANEL[1] * height))
-    FigureCanvasAgg(figure)
-    # margins in inches around each panel: measuring every label instead would double the time that a figure takes
-    margins = {"left": 0.62 / _PANEL[0] / width, "right": 1 - 0.15 / _PANEL[0] / width}
-    margins |= {"bottom": 0.5 / _PANEL[1] / height, "top": 1 - 0.35 / _PANEL[1] / height}
-    panels = figure.subplots(
-        height, width, squeeze=False, gridspec_kw={**margins, "wspace": 0.2, "hspace": 0.4}
-    ).ravel()
-    for axes, (task, rows) in zip(panels, by_task.items(), strict=False):
-        colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(rows))) if len(rows) > 1 else [(0.12, 0.35, 0.7)]
-        for row, colour in zip(rows, colours, strict=True):
-            panel(axes, row, mpl.colors.to_hex(colour), _label(row.trial, names))
-        axes.set_title(task)
-        axes.set_xlabel("gradient steps")
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5))
-        handles, labels = axes.get_legend_handles_labels()
-        unique: Mapping[str, object] = dict(zip(labels, handles, strict=True))
-        if 0 < len(unique) <= _MOST_LABELS:
-            axes.legend(unique.values(), unique.keys())
-    for axes in panels[len(by_task) :]:
-        axes.set_axis_off()
-    for axes in panels[::width]:
-        axes.set_ylabel(label)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+    return tuple(
+        Panel(task, partial(_rows, rows=rows, read=read, references=references, names=names))
+        for task, rows in by_task(table).items()
+    )
 
 
-def _label(trial: Trial, names: Sequence[str]) -> str:
-    values = {name: ", ".join(f"{value:.3g}" for value in setting(trial, name)) for name in names}
-    return " ".join(f"{_SYMBOLS[name]}={value}" for name, value in values.items()) or "mean over seeds"
+def _rows(axes: Axes, rows: Sequence[Row], read: Read, references: References, names: Sequence[str]) -> None:
+    styles = _told_apart(rows, names)
+    series = [read(row.trial) for row in rows]
+    if crowded(len(rows)):
+        lines = [np.column_stack(_thinned(item.steps, item.values.mean(axis=1), _FEWER_POINTS)) for item in series]
+        axes.add_collection(LineCollection(lines, colors=[colour for colour, _ in styles], linewidths=0.9))
+        axes.autoscale_view()
+        for colour, label in dict.fromkeys(styles):
+            axes.plot([], [], color=colour, label=label)
+    else:
+        for item, (colour, label) in zip(series, styles, strict=True):
+            band(axes, item.steps, item.values, colour, label or "mean over seeds")
+            if item.points is not None:
+                axes.plot(*item.points, color=colour, linestyle="none", marker="o", markersize=3.5)
+    references(axes, [row.trial for row in rows])
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5))
 
 
-def _learning_curve(axes: Axes, row: Row, colour: str, label: str) -> None:
-    """Mean over seeds with its 95 % interval; the behaviour's own score as a dashed line."""
-    _band(axes, row.trial.evaluations.steps, row.trial.scores, colour, label)
-    if np.isfinite(row.trial.behaviour_score):
-        axes.axhline(row.trial.behaviour_score, color="0.45", linestyle="--", linewidth=1.0, label="behaviour")
+def _told_apart(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Colour and label of each row's line; of very many lines by the first setting that has few values, if any has."""
+    profiles = [row.trial.config.profile for row in rows]
+    labels = [said(row.trial, names) for row in rows]
+    if len(set(profiles)) > 1:
+        labels = [f"{profile} {label}".rstrip() for profile, label in zip(profiles, labels, strict=True)]
+    if crowded(len(rows)):
+        coarse = ([said(row.trial, [name]) for row in rows] for name in names)
+        labels = next((found for found in coarse if not crowded(len(set(found)))), labels)
+    distinct = list(dict.fromkeys(labels))
+    if len(distinct) == 1 < len(rows):  # nothing in the table tells them apart
+        return list(zip(colours(len(rows)), labels, strict=True))
+    by_label = dict(zip(distinct, colours(len(distinct)), strict=True))
+    return [(by_label[label], label) for label in labels]
 
 
-def _multiplier(axes: Axes, row: Row, colour: str, label: str) -> None:
-    """λ along training; its lower clip dotted, where there is one."""
-    _band(axes, *row.trial.metric("lambda"), colour, label)
-    for clip in row.trial.shared("lambda_clip"):
-        if clip > 0:
-            axes.axhline(clip, color=colour, linestyle=":", linewidth=1.0, label="λ-clip")
+def _scores(trial: Trial) -> Series:
+    return Series(trial.evaluations.steps, trial.scores)
 
 
-def _behaviour_loss(axes: Axes, row: Row, colour: str, label: str) -> None:
-    """The behaviour loss along training, and κ, which it is held against, dotted."""
-    _band(axes, *row.trial.metric("behaviour_loss"), colour, label)
-    for bound in row.trial.shared("target_kl"):
-        axes.axhline(bound, color=colour, linestyle=":", linewidth=1.2, label="κ")
+def _multiplier(trial: Trial) -> Series:
+    return Series(*trial.metric("lambda"))
+
+
+def _behaviour_loss(trial: Trial) -> Series:
+    return Series(*trial.metric("behaviour_loss"))
+
+
+def _held(trial: Trial) -> Series:
+    return Series(*bounded(trial)[:2])
+
+
+def _estimates(trial: Trial) -> Series:
+    return Series(*trial.metric("policy_q"), (trial.evaluations.steps, discounted(trial).mean(axis=1)))
+
+
+def _behaviour(axes: Axes, trials: Sequence[Trial]) -> None:
+    for score in _distinct(trial.behaviour_score for trial in trials):
+        axes.axhline(score, label="behaviour", **_FAINT)
+
+
+def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
+    for clip in _distinct(clip for trial in trials for clip in trial.shared("lambda_clip") if clip > 0):
+        axes.axhline(clip, label="λ-clip", **_FAINT)
+    low, high = axes.get_ylim()
+    if high - low < _LEAST * abs(high):  # what has hardly moved must not look as if it had
+        axes.set_ylim(low - _LEAST / 2 * abs(high), high + _LEAST / 2 * abs(high))
+
+
+def _bounds(axes: Axes, trials: Sequence[Trial]) -> None:
+    _limits(axes, [trial for trial in trials if bounds_loss(trial)])
     axes.set_yscale("log")
 
 
-def _band(axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], colour: str, label: str) -> None:
+def _limits(axes: Axes, trials: Sequence[Trial]) -> None:
+    for bound in _distinct(float(bounds[-1].mean()) for *_, bounds in map(bounded, trials) if len(bounds)):
+        axes.axhline(bound, label="κ", **_FAINT)
+
+
+def _nothing(axes: Axes, trials: Sequence[Trial]) -> None:
+    """There is no line that holds for a whole panel."""
+
+
+def _distinct(values: Iterable[float]) -> list[float]:
+    return sorted({value for value in values if np.isfinite(value)})
+
+
+def band(axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], colour: str, label: str) -> None:
     """Mean over seeds and its 95 % percentile-bootstrap interval; values ``[n, K]``."""
     known = np.isfinite(values).all(axis=1)
-    steps, values = steps[known], values[known]
+    steps, values = _thinned(steps[known], values[known], _MOST_POINTS)
     axes.plot(steps, values.mean(axis=1), color=colour, label=label, marker="o" if len(steps) == 1 else None)
     if values.shape[1] > 1 and len(steps):
         low, high = stats.bootstrap_interval(values.T, np.random.default_rng(0), resamples=1000)
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _thinned(
+    steps: NDArray[np.int64], values: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Evenly spread points of a line, at most so many, first and last included."""
+    if len(steps) <= most:
+        return steps, values
+    kept = np.linspace(0, len(steps) - 1, most).astype(np.int64)
+    return steps[kept], values[kept]
+
+
+def _sensitivity(axes: Axes, lines: Sequence[Line]) -> None:
+    everywhere = [value for line in lines for value, _ in line.points]
+    shifts = np.linspace(-1.0, 1.0, len(lines)) * (max(everywhere) - min(everywhere)) / 60 if len(lines) > 1 else [0.0]
+    for line, colour, shift in zip(lines, colours(len(lines)), shifts, strict=True):
+        found = [(value, row.last) for value, row in line.points if row.last is not None]
+        # seen side by side, a thirtieth of the axis apart in all, for intervals over one another hide each other
+        values = np.array([value for value, _ in found]) + shift
+        axes.plot(values, [score.mean for _, score in found], color=colour, marker="o", markersize=4, label=line.label)
+        axes.vlines(values, [s.low for _, s in found], [s.high for _, s in found], color=colour, linewidth=1.2)
+    if not crowded(len(set(everywhere))):
+        axes.set_xticks(sorted(set(everywhere)))
+
+
+def _profiles(axes: Axes, family: Sequence[Group]) -> None:
+    scores = np.concatenate([task for group in family for task in group.scores()])
+    thresholds = np.linspace(min(0.0, float(np.nanmin(scores))), max(100.0, float(np.nanmax(scores))), 201)
+    firsts = [group.rows[0] for group in family]
+    names = varying([row for group in family for row in group.rows])
+    for group, (colour, label) in zip(family, _told_apart(firsts, names), strict=True):
+        share, low, high = group.profile_curve(thresholds)
+        axes.plot(thresholds, share, color=colour, label=label or "all tasks", drawstyle="steps-post")
+        if not crowded(len(family)):
+            axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0, step="post")
+    axes.set_ylim(-0.02, 1.02)
+
+
+def _budget(axes: Axes, item: Budget) -> None:
+    tried = np.arange(1, len(item.mean) + 1)
+    (colour,) = colours(1)
+    axes.plot(tried, item.mean, color=colour, marker="o" if len(tried) < 20 else None, markersize=3.5)
+    axes.fill_between(tried, item.mean - item.std, item.mean + item.std, color=colour, alpha=0.2, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,26 +1,27 @@
-"""From trials to the numbers of the table: one row a trial, one average a domain, one grid a task.
+"""From trials to the numbers of the table: one row a trial.
 
-Two rules run through this file. The last score and the best one never share a column: the best is chosen by looking at
-the evaluations, so it is an oracle. A published number stands beside ours only where the data are the paper's.
+The last score and the best one never share a column: the best is chosen by looking at the evaluations, so it is an
+oracle. A published number stands beside ours only where the data are the paper's.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps import paper, stats
-from diffcps.data.provenance import ROW_TOLERANCE, d4rl_rows
-from diffcps.report.collect import Sweep, Trial
+from diffcps import stats
+from diffcps.report.collect import Sweep, Trial, worded
+from diffcps.report.diagnostics import Diagnosis, diagnose
+from diffcps.report.published import Published, published
 
-PUBLISHED = "DiffCPS", "Diffusion-QL", "QGPO", "IQL"
-"""Columns of the paper's Table 1 that are shown."""
-UNVERIFIED = "†"
-"""Marks a published number beside a data set that nobody can check against D4RL's."""
+NEWEST = 10
+"""Evaluations whose mean stands beside the last score."""
+SETTINGS = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
+"""What a sweep usually varies -> its symbol."""
 
 
 class Score(NamedTuple):
@@ -34,20 +35,22 @@ class Score(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> "Score":
-        """Of one value a seed; a generator of its own makes a row independent of the rows around it."""
-        low, high = stats.bootstrap_interval(values, np.random.default_rng(0))
-        return cls(*stats.mean_std(values), float(low), float(high))
+    def of(cls, values: NDArray[np.float64]) -> "list[Score]":
+        """Of several kinds of score at once, ``[K, kinds]``: one value a seed of each.
+
+        Every row has the same resamples, so it does not depend on the rows around it.
+        """
+        nothing = np.full(values.shape[1], np.nan)
+        low, high = stats.weighted_interval(values, _weights(len(values))) if len(values) > 1 else (nothing, nothing)
+        return [
+            cls(*stats.mean_std(kind), float(lower), float(upper))
+            for kind, lower, upper in zip(values.T, low, high, strict=True)
+        ]
 
 
-class Published(NamedTuple):
-    """What stands in the paper's columns of a row."""
-
-    values: dict[str, str]
-    """Column of Table 1 -> the number as printed; empty where the row is not comparable."""
-    mark: str = ""
-    left_out: str = ""
-    """Why the paper's numbers are left out although the task is one of the paper's."""
+@cache
+def _weights(seeds: int) -> NDArray[np.float64]:
+    return stats.draw_weights(seeds, np.random.default_rng(0), stats.RESAMPLES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,42 +69,42 @@ class Row:
         """Mean over seeds of the first evaluation."""
         return float(self.trial.scores[0].mean()) if self.evaluations else float("nan")
 
-    @cached_property
+    @property
     def last(self) -> Score | None:
         """The newest evaluation: the final checkpoint's when the trial is complete."""
-        return Score.of(self.trial.scores[-1]) if self.evaluations else None
+        return self._scores[0]
 
-    @cached_property
+    @property
+    def newest(self) -> Score | None:
+        """Each seed's mean over its newest evaluations, up to ``NEWEST``."""
+        return self._scores[1]
+
+    @property
     def best(self) -> Score | None:
         """Each seed's highest evaluation; one in which its policy gave no numbers does not count."""
-        return Score.of(np.fmax.reduce(self.trial.scores, axis=0)) if self.evaluations else None
+        return self._scores[2]
+
+    @cached_property
+    def _scores(self) -> Sequence[Score | None]:
+        """Last, newest, best."""
+        if not self.evaluations:
+            return None, None, None
+        return Score.of(np.stack([seed_scores(self.trial, kind) for kind in ("last", "newest", "best")], axis=1))
 
     @cached_property
     def final_lambda(self) -> float:
         """λ in the last row that has one: the mean over the row's steps and over seeds."""
-        _, values = self.trial.metric("lambda")
-        values = values[~np.isnan(values).any(axis=1)]
-        return float(values[-1].mean()) if len(values) else float("nan")
+        return self.trial.newest("lambda")
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """Whether the trial did what its equations say."""
+        return diagnose(self.trial)
 
     @cached_property
     def published(self) -> Published:
         """The paper's numbers for the task, where they may stand beside this row."""
-        trial = self.trial
-        if not trial.task.in_paper or not trial.dataset:
-            return Published({})
-        note = str(trial.dataset.get("provenance_note", ""))
-        provenance = trial.dataset.get("provenance")
-        rows = d4rl_rows(trial.task)
-        if trial.config.physics != trial.task.physics:
-            reason = f"evaluated under {trial.config.physics} physics, the paper under {trial.task.physics}."
-            return Published({}, left_out=reason)
-        file = trial.config.data.source in ("d4rl", "minari")  # an imported file is the same data
-        if file and provenance == "verified":
-            return Published(_table1(trial.task.name))
-        complete = abs(int(trial.dataset.get("rows", 0)) - rows) <= ROW_TOLERANCE * rows
-        if file and provenance == "unverified" and complete:
-            return Published(_table1(trial.task.name), UNVERIFIED)
-        return Published({}, left_out=note or "nothing tells where the data come from.")
+        return published(self.trial)
 
     @property
     def data(self) -> str:
@@ -115,32 +118,11 @@ class Row:
         return names.get(str(trial.dataset.get("provenance")), "not loaded")
 
 
-@dataclass(frozen=True)
-class Average:
-    """Complete tasks of one domain on one kind of data, each task counting the same."""
-
-    domain: str
-    data: str
-    tasks: int
-    last: float
-    low: float
-    high: float
-    iqm: float
-    iqm_low: float
-    iqm_high: float
-    best: float
-    published: float
-    """Mean of the paper's numbers over the same tasks; nan unless each of them has one."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Last score of one task over T (rows) and λ-clip (columns)."""
-
-    task: str
-    diffusion_steps: tuple[int, ...]
-    lambda_clips: tuple[float, ...]
-    cells: dict[tuple[int, float], Row]
+def seed_scores(trial: Trial, kind: str) -> NDArray[np.float64]:
+    """One score a seed, ``[K]``, of an evaluated trial: its ``last``, the mean of its ``newest``, or its ``best``."""
+    if kind == "last":
+        return trial.scores[-1]
+    return trial.scores[-NEWEST:].mean(axis=0) if kind == "newest" else np.fmax.reduce(trial.scores, axis=0)
 
 
 def rows(sweep: Sweep) -> list[Row]:
@@ -153,79 +135,28 @@ def rows(sweep: Sweep) -> list[Row]:
 
 
 def varying(table: Sequence[Row]) -> list[str]:
-    """Which of T, λ-clip and κ differ between trials of one and the same task."""
-    names = []
-    for name in ("diffusion_steps", "lambda_clip", "target_kl"):
-        seen: dict[str, set[tuple[float, ...]]] = defaultdict(set)
-        for row in table:
-            seen[row.trial.task.name].add(setting(row.trial, name))
-        if any(len(values) > 1 for values in seen.values()):
-            names.append(name)
-    return names
-
-
-def setting(trial: Trial, name: str) -> tuple[float, ...]:
-    """The value of T, λ-clip or κ; several where the members of the pack differ."""
-    return (trial.config.algorithm.diffusion_steps,) if name == "diffusion_steps" else trial.shared(name)
-
-
-def averages(table: Sequence[Row]) -> list[Average]:
-    """Averages over the complete tasks of a domain, where there are several and each has one configuration.
-
-    Tasks made from Minari data sets are no domain: their environments have nothing in common, nor need their scores.
-    """
-    tasks = [row.trial.task.name for row in table]
-    if len(set(tasks)) < len(tasks):
-        return []
-    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    """Which settings differ between trials of one and the same task: T, λ-clip and κ first."""
+    seen: dict[str, dict[str, set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
     for row in table:
-        if row.trial.state == "complete" and row.last is not None and row.trial.task.definition is None:
-            groups[row.trial.task.domain, row.data, row.trial.config.physics].append(row)
-    return [_average(domain, data, group) for (domain, data, _), group in groups.items() if len(group) > 1]
+        for name, values in row.trial.settings.items():
+            seen[name][row.trial.task.name].add(values)
+    found = [name for name, tasks in seen.items() if any(len(values) > 1 for values in tasks.values())]
+    return sorted(found, key=lambda name: list(SETTINGS).index(name) if name in SETTINGS else len(SETTINGS))
 
 
-def grids(table: Sequence[Row]) -> list[Grid]:
-    """A T × λ-clip grid for each task in which both vary and nothing else does."""
-    by_task: dict[str, list[Row]] = defaultdict(list)
+def setting(trial: Trial, name: str) -> str:
+    """The value of a setting; several where the members of the pack differ."""
+    return ", ".join(map(worded, trial.settings[name]))
+
+
+def said(trial: Trial, names: Sequence[str]) -> str:
+    """Settings of a trial in few words, ``T=5 λ-clip=0.1``; empty without names."""
+    return " ".join(f"{SETTINGS.get(name, name)}={setting(trial, name)}" for name in names)
+
+
+def by_task(table: Sequence[Row]) -> dict[str, list[Row]]:
+    """Task -> its rows, in the order of the table."""
+    found: dict[str, list[Row]] = defaultdict(list)
     for row in table:
-        by_task[row.trial.task.name].append(row)
-    found = []
-    for task, group in by_task.items():
-        if any(len(row.trial.shared("lambda_clip")) > 1 for row in group):
-            continue
-        cells = {(row.trial.config.algorithm.diffusion_steps, row.trial.shared("lambda_clip")[0]): row for row in group}
-        steps, clips = sorted({point[0] for point in cells}), sorted({point[1] for point in cells})
-        alone = len(cells) == len(group) and len({row.trial.shared("target_kl") for row in group}) == 1
-        if alone and len(steps) > 1 and len(clips) > 1:
-            found.append(Grid(task, tuple(steps), tuple(clips), cells))
-    return found
-
-
-def _average(domain: str, data: str, group: Sequence[Row]) -> Average:
-    last = [row.trial.scores[-1] for row in group]
-    low, high = stats.stratified_interval(last, stats.mean_of_means, np.random.default_rng(0))
-    iqm_low, iqm_high = stats.stratified_interval(last, _pooled_iqm, np.random.default_rng(0))
-    published = [float(row.published.values.get("DiffCPS", "nan")) for row in group]
-    return Average(
-        domain=domain,
-        data=data,
-        tasks=len(group),
-        last=stats.mean_of_means(last),
-        low=low,
-        high=high,
-        iqm=_pooled_iqm(last),
-        iqm_low=iqm_low,
-        iqm_high=iqm_high,
-        best=float(np.mean([row.best.mean for row in group if row.best])),
-        published=float(np.mean(published)),
-    )
-
-
-def _pooled_iqm(scores: Iterable[NDArray[np.float64]]) -> float:
-    return stats.iqm(np.concatenate(list(scores)))
-
-
-def _table1(task: str) -> dict[str, str]:
-    row = next(row for row in paper.rows("table1") if row["task"] == task)
-    values = {name: row[name] for name in PUBLISHED if row[name]}
-    return values | {"DiffCPS_std": row["DiffCPS_std"]}
+        found[row.trial.task.name].append(row)
+    return dict(found)

@@ -113,7 +113,7 @@ class Tracker:
                 continue
             runs = self._trial_runs(trial.config, trial.environment, found, parent)
             self._complete(trial, runs, [found.get(key) for key in labels.keys(trial.config)])
-        for file in ("table.md", "table.csv", "sweep.json"):
+        for file in ("table.html", "table.md", "table.csv", "table.tex", "sweep.json"):
             if (sweep.folder / file).exists():
                 self.client.log_artifact(parent, str(sweep.folder / file))
         if (sweep.folder / "figures").is_dir():

@@ -1,28 +1,33 @@
-"""Statistics of scores over seeds and tasks. Whatever draws random numbers takes its generator from the caller."""
+"""Percentile-bootstrap intervals: over the seeds of one task, and stratified by task over several."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import trim_mean
 
 FloatArray = NDArray[np.float64]
+Strata = Sequence[FloatArray]
+"""For each task the scores of its seeds, ``[..., n_i]``: all leading axes alike, n_i the task's own."""
 
 RESAMPLES = 10_000
 """Bootstrap resamples; the ends of a 95 % interval then scatter by about a hundredth of its width."""
+STRATIFIED_RESAMPLES = 2_000
+"""The same over several tasks, as in Agarwal et al. (2021)."""
 
 
-def mean_std(values: ArrayLike) -> tuple[float, float]:
-    """Mean and sample standard deviation (n − 1) of ``[n]`` values; nan where n is too small to have one."""
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean()) if array.size else float("nan")
-    return mean, float(array.std(ddof=1)) if array.size > 1 else float("nan")
+def percentile_ends(values: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
+    """The two ends between which the share ``confidence`` of resampled values ``[resamples, ...]`` lies."""
+    tail = 100.0 * (1.0 - confidence) / 2.0
+    low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
+    return low, high
 
 
-def iqm(scores: ArrayLike) -> float:
-    """Interquartile mean: the mean of the middle half of all scores (Agarwal et al., 2021); nan of no score."""
-    array = np.asarray(scores, dtype=np.float64).ravel()
-    return float(trim_mean(array, 0.25)) if array.size else float("nan")
+def draw_weights(count: int, generator: np.random.Generator, resamples: int) -> FloatArray:
+    """How often each of ``count`` runs is drawn in each resample, as shares: ``[resamples, count]``.
+
+    A mean over a resample is then one row of a matrix product, without a copy of every draw.
+    """
+    return generator.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
 
 
 def bootstrap_interval(
@@ -43,20 +48,23 @@ def bootstrap_interval(
     count, shape = len(array), array.shape[1:]
     if count < 2:
         return np.full(shape, np.nan), np.full(shape, np.nan)
-    # how often each run is drawn, instead of a copy of every draw: the means are then one matrix product
-    weights = generator.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
-    means = (weights @ array.reshape(count, -1)).reshape(resamples, *shape)
-    tail = 100.0 * (1.0 - confidence) / 2.0
-    low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
-    return low, high
+    return weighted_interval(array, draw_weights(count, generator, resamples), confidence)
+
+
+def weighted_interval(
+    values: FloatArray, weights: FloatArray, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """``bootstrap_interval`` of ``[n, ...]`` values with resamples that were drawn before, ``[resamples, n]``."""
+    means = (weights @ values.reshape(len(values), -1)).reshape(len(weights), *values.shape[1:])
+    return percentile_ends(means, confidence)
 
 
 def stratified_interval(
     scores: Sequence[ArrayLike],
-    statistic: Callable[[Sequence[FloatArray]], float],
+    statistic: Callable[[Strata], FloatArray],
     generator: np.random.Generator,
     confidence: float = 0.95,
-    resamples: int = 2_000,
+    resamples: int = STRATIFIED_RESAMPLES,
 ) -> tuple[float, float]:
     """Stratified-bootstrap interval of a statistic over several tasks (Agarwal et al., 2021).
 
@@ -64,7 +72,7 @@ def stratified_interval(
 
     Args:
         scores: for each task the scores ``[n_i]`` of its seeds.
-        statistic: of such a list.
+        statistic: of strata ``[resamples, n_i]``, one value for each resample; those of ``aggregates`` are such.
         generator: draws the resamples.
         confidence: share of the resampled values inside the interval.
         resamples: number of resamples.
@@ -76,12 +84,5 @@ def stratified_interval(
     if not strata or min(len(task) for task in strata) < 2:
         return float("nan"), float("nan")
     draws = [task[generator.integers(len(task), size=(resamples, len(task)))] for task in strata]
-    values = [statistic([task[i] for task in draws]) for i in range(resamples)]
-    tail = 100.0 * (1.0 - confidence) / 2.0
-    low, high = np.percentile(values, [tail, 100.0 - tail])
+    low, high = percentile_ends(statistic(draws), confidence)
     return float(low), float(high)
-
-
-def mean_of_means(scores: Sequence[FloatArray]) -> float:
-    """Mean over tasks of each task's mean over seeds, so that every task counts the same."""
-    return float(np.mean([np.mean(task) for task in scores]))

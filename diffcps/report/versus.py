@@ -1,0 +1,159 @@
+"""The report on two sweeps held against each other, and what it is written as."""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from rich.console import Console
+
+from diffcps.report import numbers
+from diffcps.report.collect import collect
+from diffcps.report.comparison import Comparison, Pair, compare, difference, improvement
+from diffcps.report.document import Bullets, Document, Figure, Panel, Prose, Section, Sheet
+from diffcps.report.drawing import colours
+from diffcps.report.figures import band
+from diffcps.report.files import save
+from diffcps.report.html import html
+from diffcps.report.latex import latex
+from diffcps.report.markdown import markdown
+from diffcps.report.records import as_csv
+from diffcps.report.rows import said, varying
+from diffcps.report.screen import screen
+from diffcps.terminal import Column
+
+
+@dataclass(frozen=True, eq=False)
+class Versus:
+    """The report on two sweeps, A and B."""
+
+    comparison: Comparison
+
+    @property
+    def file(self) -> str:
+        """Name of its files, without an ending."""
+        return "compared-with-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", self.comparison.first.name)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of its files, in the folder of B."""
+        return tuple(f"{self.file}.{ending}" for ending in ("md", "csv", "tex", "html"))
+
+    def write(self) -> list[Path]:
+        """Write ``files`` into the folder of B; returns their paths. Raises ``UserError`` when it cannot be written."""
+        found = self.document()
+        texts = markdown(found), self.csv(), latex(found), html(found)
+        contents = {name: text.encode() for name, text in zip(self.files, texts, strict=True)}
+        return save(self.comparison.second.folder, contents)
+
+    def print(self, console: Console) -> None:
+        """Show it on a console."""
+        console.print(screen(self.document(), console.width))
+
+    def document(self) -> Document:
+        """The whole report."""
+        found = self.comparison
+        first, second = found.names
+        said = (
+            f"A is {first}, B is {second}. B − A: last scores, seed by seed; means are over the seeds that both have, with the "
+            "95 % percentile-bootstrap interval (too narrow below some 5 seeds). P(B > A): how likely a run of B ends above "
+            "a run of A, a tie being half. Paired are complete trials on the same task and data, under the same physics."
+        )
+        sections = [Section("", (Prose((said,)), _sheet(found))), *_across(found)]
+        if found.left_out:
+            sections.append(Section("Not compared", (Bullets(found.left_out, trouble=True),)))
+        changes = tuple(line for pair in found.pairs if (line := _changes(pair)))
+        if changes:
+            sections.append(Section("In what they differ", (Bullets(tuple(dict.fromkeys(changes))),)))
+        curves = Figure(
+            "curves", "Learning curves", "Mean over seeds with its 95 % interval.", "gradient steps", "normalised score",
+            tuple(Panel(title, partial(_curves, pair=pair)) for title, pair in _titled(found)),
+        )  # fmt: skip
+        sections.append(Section(curves.title, (curves,)))
+        return Document(f"{second} compared with {first}", tuple(sections))
+
+    def csv(self) -> str:
+        """One row a pair, plain numbers."""
+        records = []
+        for pair in self.comparison.pairs:
+            likely = improvement([pair])
+            record: dict[str, object] = {
+                "task": pair.task,
+                "key_a": pair.first.trial.key,
+                "key_b": pair.second.trial.key,
+                "seeds": "|".join(map(str, pair.seeds)),
+            }
+            for kind in ("last", "newest", "best"):
+                name = f"{kind}_oracle" if kind == "best" else kind
+                value, low, high = pair.difference(kind)
+                record |= {f"{name}_difference": value, f"{name}_low": low, f"{name}_high": high}
+            record |= {"probability_of_improvement": likely.value, "p_low": likely.low, "p_high": likely.high}
+            records.append(record)
+        return as_csv(records, "task")
+
+
+def versus(first: Path, second: Path) -> Versus:
+    """Compare the sweeps in two folders. Raises ``UserError`` when there is nothing in them that may be paired."""
+    return Versus(compare(collect(first), collect(second)))
+
+
+def _sheet(found: Comparison) -> Sheet:
+    pairs = found.pairs
+    last, newest, best = ([pair.difference(kind) for pair in pairs] for kind in ("last", "newest", "best"))
+    likely = [improvement([pair]) for pair in pairs]
+    scores = [pair.scores() for pair in pairs]
+    labels = _labels(found)
+    columns = [
+        Column("task", [pair.task for pair in pairs], right=False),
+        *([Column("setting", labels, right=False)] if any(labels) else []),
+        Column("seeds", [str(len(pair.seeds)) for pair in pairs], liftable=True),
+        Column("A: last", [numbers.score(first) for first, _ in scores], drop=5),
+        Column("B: last", [numbers.score(second) for _, second in scores], drop=5),
+        Column("B − A", [numbers.signed(item.value) for item in last]),
+        Column("95 % interval", [numbers.interval(item.low, item.high) for item in last]),
+        Column("P(B > A)", [numbers.number(item.value, 2) for item in likely]),
+        Column("its interval", [numbers.interval(item.low, item.high, 2) for item in likely], drop=3),
+        Column("B − A of the mean of the newest", [numbers.signed(item.value) for item in newest], drop=2),
+        Column("B − A of best (oracle)", [numbers.signed(item.value) for item in best], drop=1),
+    ]
+    return Sheet(tuple(columns), tuple("complete" for _ in pairs))
+
+
+def _across(found: Comparison) -> list[Section]:
+    if not found.domains:
+        return []
+    groups = found.domains
+    differences, likely = [difference(pairs) for pairs in groups.values()], [improvement(p) for p in groups.values()]
+    columns = (
+        Column("domain, data, physics", list(groups), right=False),
+        Column("pairs", [str(len(pairs)) for pairs in groups.values()]),
+        Column("B − A", [numbers.signed(item.value) for item in differences]),
+        Column("95 % interval", [numbers.interval(item.low, item.high) for item in differences]),
+        Column("P(B > A)", [numbers.number(item.value, 2) for item in likely]),
+        Column("its interval", [numbers.interval(item.low, item.high, 2) for item in likely], drop=1),
+    )
+    said = "Every pair counts the same; intervals by the bootstrap stratified by pair."
+    return [Section("Across tasks", (Prose((said,)), Sheet(columns)))]
+
+
+def _labels(found: Comparison) -> list[str]:
+    """What tells pairs of one task apart; empty where each task has but one."""
+    names = varying([pair.first for pair in found.pairs])
+    return [said(pair.first.trial, names) for pair in found.pairs]
+
+
+def _titled(found: Comparison) -> list[tuple[str, Pair]]:
+    return [(f"{pair.task} {label}".rstrip(), pair) for pair, label in zip(found.pairs, _labels(found), strict=True)]
+
+
+def _changes(pair: Pair) -> str:
+    first, second = pair.changes
+    parts = [f"{name}: {what}" for name, what in (("A", first), ("B", second)) if what]
+    return f"{pair.task}, {'; '.join(parts)}" if parts else ""
+
+
+def _curves(axes: Axes, pair: Pair) -> None:
+    for row, colour, label in zip((pair.first, pair.second), colours(2), ("A", "B"), strict=True):
+        band(axes, row.trial.evaluations.steps, row.trial.scores, colour, label)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5))

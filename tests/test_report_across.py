@@ -1,0 +1,218 @@
+"""What a report says across tasks, of the constraint and of the critic; and what it never puts together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import run_folders as synthetic
+
+from diffcps import report
+from diffcps.config import RunConfig
+from diffcps.report.collect import Trial, read_trial
+from diffcps.report.diagnostics import diagnose, discounted
+from diffcps.report.groups import Group, comparable, improvement, improvements
+from diffcps.report.sensitivity import beside_paper, lines
+from diffcps.report.table import Table
+from diffcps.tasks import get_task
+
+LOCOMOTION = "halfcheetah-medium-v2", "hopper-medium-v2", "walker2d-medium-v2"
+
+
+def table(root: Path, *trials: RunConfig) -> Table:
+    return report.build(synthetic.describe(root, *trials)).table
+
+
+def trial_of(root: Path, trial: RunConfig, **changes: float) -> Trial:
+    return read_trial(synthetic.write(root, trial, **changes).path)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Table:
+    """Two configurations on three tasks; that with T = 15 returns 200 more."""
+    trials = [synthetic.config(task, diffusion_steps=steps) for task in LOCOMOTION for steps in (5, 15)]
+    for trial in trials:
+        synthetic.write(tmp_path, trial, lift=200.0 if trial.algorithm.diffusion_steps == 15 else 0.0)
+    return table(tmp_path, *trials)
+
+
+def test_groups_are_configurations_over_the_tasks_of_a_domain(two: Table) -> None:
+    assert [(group.domain, group.configuration, group.tasks) for group in two.groups] == [
+        ("locomotion", "T=5", LOCOMOTION),
+        ("locomotion", "T=15", LOCOMOTION),
+    ]
+    low = two.groups[0]
+    scores = np.array([get_task(task).normalised_score(1501.0 + 10.0 * np.arange(3)) for task in LOCOMOTION])
+    found = {name: estimate.value for name, estimate in low.aggregates.items()}
+    expected = {
+        "IQM": np.sort(scores.ravel())[2:7].mean(),
+        "median": np.median(scores.mean(axis=1)),
+        "mean": scores.mean(),
+        "optimality gap": 100.0 - scores.mean(),
+    }
+    assert found == pytest.approx(expected)
+    assert all(estimate.low < estimate.value < estimate.high for estimate in low.aggregates.values())
+
+
+def test_probability_of_improvement_between_any_two_groups(two: Table) -> None:
+    low, high = two.groups
+    found = improvement(high, low)
+    assert found is not None
+    assert (found.probability, found.tasks) == ((1.0, 1.0, 1.0), LOCOMOTION)
+    assert [item.probability.value for item in improvements([low, high])] == [0.0]
+    text = two.markdown()
+    assert "| X | Y | tasks | P(X > Y) | 95 % interval |" in text.replace("\\", "").replace("domain | ", "")
+    assert "| T=5 | T=15 | 3 | 0.00 | [0.00, 0.00] |" in text
+
+
+def test_groups_without_a_common_task_are_not_compared(two: Table) -> None:
+    low, high = two.groups
+    other = Group(high.domain, high.data, high.physics, high.profile, "T=15", high.rows[:1])
+    assert improvement(Group(low.domain, low.data, low.physics, low.profile, "", low.rows[1:]), other) is None
+
+
+def test_performance_profiles_are_shares_of_runs(two: Table) -> None:
+    low = two.groups[0]
+    share, _, _ = low.profile_curve(np.array([-1000.0, 40.0, 1000.0]))
+    above = np.mean([(task > 40.0).mean() for task in low.scores()])
+    assert share.tolist() == [1.0, pytest.approx(above), 0.0]
+    assert {figure.name for figure in two.figures} >= {"profiles", "sensitivity_diffusion_steps", "budget"}
+
+
+def test_antmaze_v0_and_v2_share_neither_table_nor_average(tmp_path: Path) -> None:
+    names = [f"antmaze-{maze}-{version}" for version in ("v0", "v2") for maze in ("umaze", "medium-play")]
+    trials = [synthetic.config(name) for name in names]
+    for trial in trials:
+        synthetic.write(tmp_path, trial, provenance="unverified", behaviour_return=0.5)
+    built = table(tmp_path, *trials)
+    assert [(group.domain, len(group.rows)) for group in built.averages] == [("antmaze v0", 2), ("antmaze v2", 2)]
+    assert len(comparable(built.groups)) == 2
+    text = built.markdown()
+    first, second = text.index("| antmaze-umaze-v0"), text.index("| antmaze-umaze-v2")
+    assert first < text.index("### AntMaze v2: other data and other goals than v0, not comparable") < second
+    assert "| antmaze-umaze-v2 ‡§ |" in text
+    assert "‡ the data are not the paper's." in text
+
+
+def test_other_physics_and_other_data_are_never_put_together(tmp_path: Path) -> None:
+    trials = [synthetic.config("hopper-medium-v2", physics="modern"), *map(synthetic.config, LOCOMOTION)]
+    for trial in trials:
+        synthetic.write(tmp_path, trial, provenance="other" if trial.task == "walker2d-medium-v2" else "verified")
+    built = table(tmp_path, *trials)
+    assert [(group.physics, group.data, len(group.rows)) for group in built.groups] == [
+        ("modern", "D4RL", 1),
+        ("d4rl", "D4RL", 2),
+        ("d4rl", "not D4RL's own", 1),
+    ]
+    assert "| hopper-medium-v2 § |" in built.markdown()
+    assert "Physics other than d4rl: hopper-medium-v2 modern" in built.markdown()
+
+
+def test_incomplete_trials_count_nowhere_across_tasks(tmp_path: Path) -> None:
+    trials = [synthetic.config(task) for task in LOCOMOTION]
+    for trial, state in zip(trials, ("running", "failed", "complete"), strict=True):
+        synthetic.write(tmp_path, trial, state, 200 if state != "complete" else 400)
+    built = table(tmp_path, *trials)
+    assert [group.tasks for group in built.groups] == [LOCOMOTION[2:]]
+    assert not built.averages
+    assert "Across tasks" not in built.markdown()
+
+
+def test_expected_online_performance_is_over_the_configurations_of_a_task(tmp_path: Path) -> None:
+    trials = [synthetic.config(lambda_clip=clip) for clip in (0.0, 0.1)]
+    for trial, lift in zip(trials, (0.0, 300.0), strict=True):
+        synthetic.write(tmp_path, trial, lift=lift)
+    built = table(tmp_path, *trials)
+    (found,) = built.budgets
+    low, high = (float(get_task("hopper-medium-v2").normalised_score(value)) for value in (1511.0, 1811.0))
+    assert found.mean.tolist() == pytest.approx([(low + high) / 2, (low + 3 * high) / 4])
+    assert "| hopper-medium-v2 | D4RL | 2 |" in built.markdown()
+
+
+def test_a_line_of_sensitivity_differs_in_one_setting_only(tmp_path: Path) -> None:
+    points = [(5, 0.0), (5, 0.1), (15, 0.0), (15, 0.1)]
+    trials = [synthetic.config(diffusion_steps=steps, lambda_clip=clip) for steps, clip in points]
+    for trial in trials:
+        synthetic.write(tmp_path, trial)
+    rows = table(tmp_path, *trials).rows
+    assert [(line.label, [value for value, _ in line.points]) for line in lines(rows, "diffusion_steps")] == [
+        ("λ-clip=0", [5, 15]),
+        ("λ-clip=0.1", [5, 15]),
+    ]
+    assert [line.label for line in lines(rows, "lambda_clip")] == ["T=5", "T=15"]
+    other = synthetic.config(diffusion_steps=20, target_kl=0.3)
+    synthetic.write(tmp_path, other)
+    assert not lines(table(tmp_path, *trials, other).rows, "diffusion_steps")
+
+
+def test_the_papers_ablation_stands_beside_best_scores_on_its_data_only(tmp_path: Path) -> None:
+    trials = [synthetic.config(lambda_clip=clip) for clip in (0.0, 0.1, 0.7)]
+    for trial in trials:
+        synthetic.write(tmp_path / "a", trial)
+        synthetic.write(tmp_path / "b", trial, provenance="other")
+    (found,) = beside_paper(table(tmp_path / "a", *trials).rows)
+    assert [(clip, theirs) for clip, _, theirs in found.points] == [(0.0, 98.0), (0.1, 100.0)]
+    assert "best (oracle) | evaluations | published DiffCPS (best)" in table(tmp_path / "a", *trials).markdown()
+    assert not beside_paper(table(tmp_path / "b", *trials).rows)
+
+
+def test_violations_are_counted_row_by_row(tmp_path: Path) -> None:
+    # losses are step / 100 + seed: 0.5, 1, … 4 for seed 0, of which 3.5 and 4 are above κ = 3; seed 1 has 4, seed 2 all 8 - 2
+    found = diagnose(trial_of(tmp_path, synthetic.config(target_kl=3.0)))
+    above = np.array([[step / 100 + seed > 3.0 for seed in range(3)] for step in range(50, 401, 50)])
+    assert found.violations == pytest.approx(above.mean())
+    assert found.late_violations == pytest.approx(above[4:].mean())
+    assert (found.bound, found.ratio) == (3.0, pytest.approx(5.0 / 3.0))
+    assert (found.behaviour_loss, found.multiplier, found.q_value) == (5.0, 0.5, 5.0)
+
+
+def test_an_algorithm_without_a_multiplier_violates_nothing(tmp_path: Path) -> None:
+    trial = synthetic.config()
+    folder = synthetic.write(tmp_path, trial)
+    text = (folder.path / "metrics.csv").read_text().replace(",lambda,", ",other,")
+    (folder.path / "metrics.csv").write_text(text)
+    found = diagnose(read_trial(folder.path))
+    assert np.isnan([found.violations, found.bound, found.ratio, found.multiplier]).all()
+    assert found.behaviour_loss == 5.0
+
+
+def test_discounted_returns_are_on_the_critics_scale(tmp_path: Path) -> None:
+    # 9 steps an episode: R/9 · (1 + γ + … + γ⁸)
+    trial = trial_of(tmp_path, synthetic.config(seeds=1))
+    weights = 0.99 ** np.arange(9)
+    assert discounted(trial)[-1].tolist() == pytest.approx([1501.0 / 9 * weights.sum()])
+    maze = trial_of(tmp_path / "maze", synthetic.config("antmaze-umaze-v0", seeds=1))
+    assert discounted(maze)[-1].tolist() == pytest.approx([4 * (1501.0 / 9 - 0.5) * weights.sum()])
+
+
+def test_departures_from_the_paper_are_told(tmp_path: Path) -> None:
+    trial = synthetic.config(diffusion_steps=15)
+    folder = synthetic.write(tmp_path, trial, provenance="other")
+    environment = folder.environment
+    folder.record_environment(environment | {"versions": {"mujoco": "4.0.0"}})
+    text = table(tmp_path, trial).markdown().replace("\\", "")
+    assert "Not the task's own settings, hopper-medium-v2: diffusion_steps 15" in text
+    assert "Shorter than the task's 2 000 000 gradient steps: hopper-medium-v2" in text
+    assert "Another number of seeds than the paper's 5: hopper-medium-v2 3" in text
+    assert "Data that are not D4RL's: hopper-medium-v2" in text
+    assert "Simulator: MuJoCo 4.0.0" in text
+    assert environment["dataset"]["checksum"] in text
+
+
+def test_a_setting_of_any_kind_that_varies_gets_a_column(tmp_path: Path) -> None:
+    base = synthetic.config()
+    trials = [base, base.replaced(algorithm=base.algorithm.replaced(hidden_size=64))]
+    for trial in trials:
+        synthetic.write(tmp_path, trial)
+    built = table(tmp_path, *trials)
+    assert "| task | hidden_size | data |" in built.markdown().replace("\\", "")
+    assert [group.configuration for group in built.groups] == ["hidden_size=256", "hidden_size=64"]
+
+
+def test_two_profiles_are_named_row_by_row_and_kept_apart(tmp_path: Path) -> None:
+    trials = [synthetic.config(task, profile=profile) for task in LOCOMOTION for profile in ("official", "principled")]
+    for trial in trials:
+        synthetic.write(tmp_path, trial)
+    built = table(tmp_path, *trials)
+    assert "| data | profile |" in built.markdown()
+    assert [(group.profile, len(group.rows)) for group in built.groups] == [("official", 3), ("principled", 3)]
+    assert "| official | principled | 3 | 0.50 |" in built.markdown()
