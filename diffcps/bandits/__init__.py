@@ -30,20 +30,34 @@ NAMED: dict[str, Callable[[], Bandit]] = {
     "2spirals": shapes.two_spirals,
 }
 PATTERNS = "mixture-KxD", "normal-S"
-"""Families of them; K and D are whole numbers, S is a standard deviation."""
+"""Families of them: K ≤ 64 Gaussians in D ≤ 16 dimensions; a standard deviation S from .01 to 1."""
 
 
 @functools.cache
 def bandit(name: str) -> Bandit:
-    """The bandit of that name. Raises ``UserError`` naming the nearest one when there is none."""
+    """The bandit of that name.
+
+    Raises ``UserError`` naming the nearest one when there is none, or the range of a family's numbers. A number can be
+    written in one way only, for two names would make two data sets of one bandit.
+    """
     if name in NAMED:
         return NAMED[name]()
-    if found := re.fullmatch(r"mixture-([1-9]\d*)x([1-9]\d*)", name):
+    if found := re.fullmatch(r"mixture-([0-9]+)x([0-9]+)", name):
         components, dimensions = int(found[1]), int(found[2])
-        if components > 64 or dimensions > 16:
-            raise UserError(f"{name}: at most 64 Gaussians in at most 16 dimensions.")
-        return shapes.mixture(components, dimensions)
-    if (found := re.fullmatch(r"normal-(\d*\.?\d+)", name)) and 0.001 <= float(found[1]) <= 100:
-        return Normal(float(found[1]))
+        if not (1 <= components <= 64 and 1 <= dimensions <= 16):
+            raise UserError(
+                f"bandit {name!r}: it takes 1 to 64 Gaussians in 1 to 16 dimensions, for example mixture-5x2."
+            )
+        return _spelled(name, shapes.mixture(components, dimensions))
+    if found := re.fullmatch(r"normal-([0-9]*\.?[0-9]+)", name):
+        if not 0.01 <= float(found[1]) <= 1.0:
+            raise UserError(f"bandit {name!r}: its standard deviation lies between .01 and 1, for example normal-0.5.")
+        return _spelled(name, Normal(float(found[1])))
     known = [*NAMED, *PATTERNS]
     raise UserError(f"no bandit is called {name!r}{nearest(name, known) or '.'} Known: {', '.join(known)}.")
+
+
+def _spelled(name: str, found: Bandit) -> Bandit:
+    if found.name != name:
+        raise UserError(f"bandit {name!r}: write {found.name}.")
+    return found

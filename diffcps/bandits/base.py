@@ -38,7 +38,7 @@ class Bandit(ABC):
 
     @abstractmethod
     def log_density(self, actions: ArrayLike) -> FloatArray:
-        """log π_b of actions ``[..., d]`` in nats, ``[...]``; −∞ where there is no mass, nan where there is no density."""
+        """log π_b of actions ``[..., d]`` in nats, ``[...]``; −∞ where there is no mass."""
 
     @abstractmethod
     def cell_masses(self, edges: Sequence[FloatArray]) -> FloatArray:
@@ -54,7 +54,7 @@ class Bandit(ABC):
     @property
     @abstractmethod
     def entropy(self) -> float:
-        """Differential entropy H(π_b) in nats; nan where the behaviour has no density or none is known."""
+        """Differential entropy H(π_b) in nats."""
 
     @property
     def modes(self) -> FloatArray | None:
@@ -65,6 +65,11 @@ class Bandit(ABC):
     def mode_weights(self) -> FloatArray | None:
         """The behaviour's probability of each mode, ``[M]``."""
         return None
+
+    @property
+    def mode_values(self) -> FloatArray | None:
+        """True mean reward of each mode, ``[M]``."""
+        return None if self.modes is None else self.value(self.modes)
 
     @property
     @abstractmethod

@@ -25,7 +25,8 @@ class Optimum(NamedTuple):
 def forward_kl_optimum(weights: ArrayLike, values: ArrayLike, epsilon: float) -> Optimum:
     """The optimum over actions that the behaviour takes with probability ``weights`` and that are worth ``values``.
 
-    Both may be of any one shape, a grid's cells for example. Raises ``ValueError`` unless ε > 0 and the values differ.
+    Both may be of any one shape, a grid's cells for example. Raises ``ValueError`` unless the values
+    differ and 0 < ε < some hundreds.
     """
     probability, value = np.asarray(weights, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if epsilon <= 0:
@@ -36,18 +37,22 @@ def forward_kl_optimum(weights: ArrayLike, values: ArrayLike, epsilon: float) ->
     if spread == 0:
         raise ValueError("every action is worth the same: any policy within the bound is optimal")
 
-    def policy(gap: float) -> tuple[float, FloatArray]:
-        """λ and μ for ν = highest value + gap."""
-        raw = p / (top + gap - q)
-        return 1.0 / float(raw.sum()), raw / raw.sum()
+    def below(log_gap: float) -> FloatArray:
+        """ν − Q for ν = highest value + gap: no difference of large numbers, however small the gap."""
+        return float(np.exp(log_gap)) + (top - q)
 
     def excess(log_gap: float) -> float:
-        _, mu = policy(float(np.exp(log_gap)))
-        return float((p * np.log(p / mu)).sum()) - epsilon
+        """KL(π_b ‖ μ) − ε = Σ π_b (log(ν − Q) − log λ) − ε."""
+        under = below(log_gap)
+        return float((p * np.log(under)).sum() + np.log((p / under).sum())) - epsilon
 
     # the divergence falls from infinity to zero as ν rises from the highest value
-    gap = float(np.exp(brentq(excess, np.log(spread) - 60.0, np.log(spread) + 30.0, xtol=1e-13)))
-    multiplier, mu = policy(gap)
+    low, high = np.log(spread) + np.array([-600.0, 30.0])
+    if excess(low) < 0:
+        raise ValueError(f"epsilon = {epsilon}: numbers end before a policy is as far away as that")
+    under = below(log_gap := float(brentq(excess, low, high, xtol=1e-13)))
+    multiplier = 1.0 / float((p / under).sum())
+    mu = multiplier * p / under
     whole = np.zeros_like(probability)
     whole[taken] = mu
-    return Optimum(multiplier, top + gap, whole, float((mu * q).sum()))
+    return Optimum(multiplier, top + float(np.exp(log_gap)), whole, float((mu * q).sum()))

@@ -17,6 +17,8 @@ TOLERANCE = 0.05
 """An action is rewarded within this distance of the ring's support."""
 BOUND = 1.1
 """Actions lie in [−BOUND, BOUND]²."""
+_ANGLES = 131_072
+"""Of the quadrature over θ."""
 
 
 def ring_actions(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -77,20 +79,26 @@ class Ring(Bandit):
             return np.log(np.where(circles > 0, circles / (2.0 * np.pi * SMEAR * root), 0.0))
 
     def cell_masses(self, edges: Sequence[FloatArray]) -> FloatArray:
-        """See ``Bandit.cell_masses``: by counting 4 million points that lie evenly in angle and shift."""
-        angles = (np.arange(16_384) + 0.5) * (2 * np.pi / 16_384)
-        circle = np.stack([np.cos(angles), np.sin(angles)])
-        masses = np.zeros(tuple(len(edge) - 1 for edge in edges))
-        shifts = (np.arange(256) + 0.5) * (SMEAR / 256)
-        for shift in shifts:
-            masses += np.histogram2d(circle[0] + shift, circle[1] + shift, bins=[edges[0], edges[1]])[0]
-        return masses / (len(angles) * len(shifts))
+        """See ``Bandit.cell_masses``: exact in the shift, by the midpoint rule in the angle; each is right to 1e-8.
+
+        At one angle the action moves along a diagonal, and a cell's share is how much of that lies between its edges.
+        """
+        bins = [np.asarray(edge, dtype=np.float64) for edge in edges]
+        masses = np.zeros(tuple(len(edge) - 1 for edge in bins))
+        for angle in np.split((np.arange(_ANGLES) + 0.5) * (2 * np.pi / _ANGLES), 8):
+            x, y = np.cos(angle), np.sin(angle)
+            ends = np.broadcast_to([0.0, SMEAR], (len(angle), 2))
+            shift = np.sort(np.concatenate([_crossings(bins[0], x), _crossings(bins[1], y), ends], axis=1), axis=1)
+            middle = 0.5 * (shift[:, 1:] + shift[:, :-1])
+            places = (x[:, None] + middle).ravel(), (y[:, None] + middle).ravel()
+            masses += np.histogram2d(*places, bins=bins, weights=np.diff(shift, axis=1).ravel())[0]
+        return masses / (SMEAR * _ANGLES)
 
     @property
     def entropy(self) -> float:
-        """See ``Bandit.entropy``; with the angle's share known only by quadrature, from the density at even points."""
-        rng = np.random.default_rng(0)
-        return float(-self.log_density(self.sample(1_000_000, rng)).mean())
+        """log(2π SMEAR) + E log|cos θ + sin θ| − P(two circles pass through the action) · log 2, each in closed form."""
+        twice = 2 / np.pi * (np.arcsin(SMEAR / np.sqrt(2)) - (np.sqrt(2) - np.sqrt(2 - SMEAR**2)) / SMEAR)
+        return float(np.log(2 * np.pi * SMEAR) - 0.5 * np.log(2) - twice * np.log(2))
 
     @property
     def highest_value(self) -> float:
@@ -101,3 +109,10 @@ class Ring(Bandit):
     def resolution(self) -> float:
         """See ``Bandit.resolution``."""
         return SMEAR / 4
+
+
+def _crossings(edges: FloatArray, start: FloatArray) -> FloatArray:
+    """Shifts ``[n, c]`` in 0 … SMEAR at which one coordinate, from ``start`` ``[n]`` on, meets an edge; both ends fill up."""
+    first, end = np.searchsorted(edges, start), np.searchsorted(edges, start + SMEAR)
+    each = first[:, None] + np.arange(max(1, int((end - first).max())))
+    return np.clip(edges[np.minimum(each, len(edges) - 1)] - start[:, None], 0.0, SMEAR)

@@ -1,8 +1,10 @@
 """The sets by name: centres, curves and the reward along them. Everything lies within ±1."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.polynomial.legendre import leggauss
 from scipy.spatial.distance import pdist
 from scipy.stats import qmc
 
@@ -11,8 +13,10 @@ from diffcps.bandits.blurred import Blurred
 
 _Curve = Callable[[FloatArray], FloatArray]
 """Points ``[n, 2]`` at parameters ``[n]`` from 0 to 1."""
-_NODES = 2000
-"""Points that stand for a curve: closer than a quarter of the blur on the longest of them."""
+_PANEL = 3.0
+"""Length of curve, in standard deviations of the blur, that one Gauss–Legendre rule covers, at most."""
+_RULE = leggauss(10)
+"""Nodes and weights of that rule on −1 … 1: integrates a Gaussian over ``_PANEL`` to 1e-11."""
 
 
 def corners() -> Blurred:
@@ -99,6 +103,15 @@ def _spiral(angle: FloatArray, widest: float) -> FloatArray:
     return 0.95 * np.stack([angle * np.cos(angle), angle * np.sin(angle)], axis=-1) / widest
 
 
+def _nodes(curve: _Curve, std: float) -> tuple[FloatArray, FloatArray]:
+    """Parameters and weights ``[n]`` of a quadrature over the curve's parameter, so fine that a blur of ``std`` hides it."""
+    steps = np.linalg.norm(np.diff(curve(np.linspace(0.0, 1.0, 1001)), axis=0), axis=1)
+    panels = math.ceil(1000 * steps.max() / (_PANEL * std))
+    nodes, weights = _RULE
+    t = (np.arange(panels)[:, None] + 0.5 * (1.0 + nodes)) / panels
+    return t.ravel(), np.tile(0.5 * weights / panels, panels)
+
+
 def _curves(
     name: str,
     curves: Sequence[_Curve],
@@ -108,10 +121,10 @@ def _curves(
 ) -> Blurred:
     """A behaviour along curves, evenly in their parameter t from 0 to 1; values run from the first to the second of a pair."""
     shares = np.full(len(curves), 1.0 / len(curves)) if shares is None else shares
-    t = (np.arange(_NODES) + 0.5) / _NODES
-    centres = np.concatenate([curve(t) for curve in curves])
-    along = np.concatenate([start + (end - start) * t for start, end in values])
-    weights = np.repeat(shares / _NODES, _NODES)
+    parts = [_nodes(curve, std) for curve in curves]
+    centres = np.concatenate([curve(t) for curve, (t, _) in zip(curves, parts, strict=True)])
+    along = np.concatenate([first + (last - first) * t for (first, last), (t, _) in zip(values, parts, strict=True)])
+    weights = np.concatenate([share * weight for share, (_, weight) in zip(shares, parts, strict=True)])
 
     def draw(n: int, rng: np.random.Generator) -> FloatArray:
         which, u = rng.choice(len(curves), n, p=shares), rng.random(n)

@@ -43,7 +43,8 @@ def d4rl_rows(task: Task) -> int:
 
 
 def usual_rows(task: Task) -> int:
-    """Rows to collect where nobody says how many: D4RL's own number, or some where D4RL has no such data."""
+    """Rows to collect where nobody says how many: D4RL's own number, a bandit's own, or some."""
+    # trials of the ring are known by keys with the general number
     if task.domain == "bandit" and task.environment != "ring":
         return bandit(task.environment).rows
     return d4rl_rows(task) if task.d4rl_file else DataConfig().rows

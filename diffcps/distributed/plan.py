@@ -147,12 +147,15 @@ def trial_of(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
 
 def _paper_trial(task: Task) -> RunConfig:
     """The full-length trial of a task with the hyper-parameters that the paper gives it, 5 seeds."""
+    data = DataConfig(source=task.sources[0])
+    if data.source == "collected":
+        data = data.replaced(rows=provenance.usual_rows(task))
     return RunConfig(
         task=task.name,
         members=_seeded(task.member, 5),
         steps=task.steps,
         physics=task.physics,
-        data=DataConfig(source=task.sources[0]),
+        data=data,
         algorithm=task.algorithm,
         evaluation=task.evaluation,
         definition=task.definition,

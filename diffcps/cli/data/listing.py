@@ -32,6 +32,7 @@ class ListData:
 
     def __call__(self) -> None:
         """Run it."""
+        from diffcps.bandits import PATTERNS
         from diffcps.data import checksums, inventory
         from diffcps.tasks import TASKS, defined, get_task
 
@@ -48,6 +49,7 @@ class ListData:
             seen |= {holding.checksum for holding in found if holding.checksum}
             for text, style in self._lines(task, found):
                 _line(console, text, style)
+        _line(console, f"and {' and '.join(f'bandit-{pattern}' for pattern in PATTERNS)}, with numbers of your own")
         _line(console, "")
         for state, meaning in _MEANING.items():
             if state in seen:
