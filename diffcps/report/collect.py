@@ -87,9 +87,26 @@ class Trial:
 
     def metric(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
         """Steps ``[n]`` and values ``[n, K]`` of one training metric, at the steps that all members have."""
-        if self.metrics.empty or name not in self.metrics:
+        return self._by_member(self.metrics, name)
+
+    @cached_property
+    def measures(self) -> pd.DataFrame:
+        """``measures.csv``: step, member, seed, then every measure; empty where nothing was measured."""
+        return read_rows(self.folder / "measures.csv") if self.folder else pd.DataFrame()
+
+    def measure(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
+        """Steps ``[n]`` and values ``[n, K]`` of one column of the measures."""
+        return self._by_member(self.measures, name)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """``samples.csv``: step, member, seed, a_0, …; empty where no actions were left."""
+        return read_rows(self.folder / "samples.csv") if self.folder else pd.DataFrame()
+
+    def _by_member(self, frame: pd.DataFrame, name: str) -> tuple[NDArray[np.int64], FloatArray]:
+        if frame.empty or name not in frame:
             return np.zeros(0, dtype=np.int64), np.zeros((0, self.seeds))
-        wide = self.metrics.pivot_table(index="step", columns="member", values=name, dropna=False)
+        wide = frame.pivot_table(index="step", columns="member", values=name, dropna=False)
         wide = wide.reindex(columns=range(self.seeds))
         return wide.index.to_numpy(np.int64), wide.to_numpy(np.float64)
 
