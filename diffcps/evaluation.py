@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffcps.config import EvaluationConfig, MemberConfig, Physics
+from diffcps.config import Actor, EvaluationConfig, MemberConfig, Physics
 from diffcps.envs import make_vector
 from diffcps.policy import Policy
 from diffcps.tasks import Task
@@ -38,12 +38,14 @@ class Evaluator:
         config: EvaluationConfig,
         threads: int = 1,
         tick: Callable[[], None] | None = None,
+        purpose: int = 2,
     ) -> None:
         """At most ``threads`` threads, the caller's among them, step the environments; no result depends on it.
 
-        ``tick`` is called at each step of theirs.
+        ``tick`` is called at each step of theirs. Evaluators of two purposes have other episodes.
         """
         self.tick = tick
+        self.purpose = purpose
         self.task = task
         self.config = config
         self.seeds = [member.seed for member in members]
@@ -57,18 +59,23 @@ class Evaluator:
         ``episodes`` of each, by default the configuration's: as many rounds in the same environments as it takes.
         """
         wanted, size = self.config.episodes if episodes is None else episodes, self.config.episodes
-        rounds = [self._round(policy, (index,))]
-        rounds += [self._round(policy, (index, number)) for number in range(1, -(-wanted // size))]
+        acting = self.config.candidates, self.config.actor
+        rounds = [self._round(policy, (index,), *acting)]
+        rounds += [self._round(policy, (index, number), *acting) for number in range(1, -(-wanted // size))]
         returns, lengths = (
             np.concatenate([getattr(part, name) for part in rounds], axis=1) for name in ("returns", "lengths")
         )
         return Rollouts(returns[:, :wanted], lengths[:, :wanted])
 
-    def _round(self, policy: Policy, index: tuple[int, ...]) -> Rollouts:
-        """One episode in every environment."""
+    def judge(self, policy: Policy, index: int, candidates: int, actor: Actor) -> Rollouts:
+        """One episode in every environment, with other candidates and another actor than the configuration's."""
+        return self._round(policy, (index,), candidates, actor)
+
+    def _round(self, policy: Policy, index: tuple[int, ...], candidates: int, actor: Actor) -> Rollouts:
+        """One episode in every environment; which one, ``index`` and the members' seeds alone decide."""
         members, episodes = len(self.seeds), self.config.episodes
-        roots = [np.random.SeedSequence([seed, 2, *index]) for seed in self.seeds]
-        generators = [_generator(root, policy.model.device) for root in roots]
+        roots = [np.random.SeedSequence([seed, self.purpose, *index]) for seed in self.seeds]
+        generators = [generator_of(root, policy.model.device) for root in roots]
         resets = np.concatenate([root.spawn(1)[0].generate_state(episodes) for root in roots])
 
         observations = self.environments.reset([int(seed) for seed in resets])
@@ -82,7 +89,7 @@ class Evaluator:
             waiting = active.reshape(members, episodes)
             states = observations.reshape(members, episodes, -1)
             rows = [states[k][waiting[k]] for k in range(members)]
-            actions[active] = np.concatenate(policy.act(rows, generators, self.config.candidates, self.config.actor))
+            actions[active] = np.concatenate(policy.act(rows, generators, candidates, actor))
             # a member whose networks have diverged gets no number; its pack goes on without it
             diverged = active & ~np.isfinite(actions).all(axis=1)
             returns[diverged] = np.nan
@@ -100,6 +107,7 @@ class Evaluator:
         self.environments.close()
 
 
-def _generator(root: np.random.SeedSequence, device: torch.device) -> torch.Generator:
+def generator_of(root: np.random.SeedSequence, device: torch.device) -> torch.Generator:
+    """A torch generator on ``device``, seeded by ``root``."""
     seed = int(root.generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)

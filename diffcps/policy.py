@@ -18,6 +18,11 @@ CANDIDATES_AT_ONCE_GPU = 2**17
 """Candidates of all members that a GPU works on at a time, which only bounds memory: some 130 MB a hidden layer."""
 
 
+def actions_at_once(device: torch.device) -> int:
+    """Actions that a network is best asked about at a time, on a device."""
+    return CANDIDATES_AT_ONCE_CPU if device.type == "cpu" else CANDIDATES_AT_ONCE_GPU
+
+
 class Policy:
     """A frozen copy of a pack's policies for acting; learning goes on without touching it."""
 
@@ -29,6 +34,10 @@ class Policy:
     def members(self) -> int:
         """K."""
         return self.parameters["actor"].shape[0]
+
+    def member(self, number: int) -> "Policy":
+        """One of them, as a pack of one."""
+        return Policy(self.model, {name: value[number : number + 1] for name, value in self.parameters.items()})
 
     @torch.no_grad()
     def act(

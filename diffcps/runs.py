@@ -4,6 +4,8 @@
           environment.json    versions, git commit, device, data set and its checksum
           metrics.csv         step, member, seed, then every training metric (mean since the row before)
           returns.csv         step, member, seed, episode, return, length: raw, one row an episode
+          measures.csv        step, member, seed, then what was measured at each evaluation; only if anything was
+          samples.csv         step, member, seed, a_0, …: actions of the policies at the end; only if asked for
           status.json         state, step, speed, scores so far; what a live view shows
           attempts.json       how often it was interrupted, and by what; only if it was
           owner               the one process that may write here
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     import torch
 
 State = Literal["pending", "running", "complete", "failed", "stopped"]
+GROWING = "metrics.csv", "returns.csv", "measures.csv", "samples.csv"
+"""Files that grow by rows while a trial is trained; the first column is the step."""
 RETURNS = ("step", "member", "seed", "episode", "return", "length")
 
 _NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
@@ -206,11 +210,7 @@ class RunFolder:
 
     def log(self, step: int, config: RunConfig, metrics: Mapping[str, NDArray[Any]], columns: Sequence[str]) -> None:
         """Append one row a member to ``metrics.csv``; ``metrics`` maps a name of ``columns`` to values ``[K]``."""
-        rows = [
-            {"step": step, "member": k, "seed": member.seed, **{name: repr(float(v[k])) for name, v in metrics.items()}}
-            for k, member in enumerate(config.members)
-        ]
-        self._append("metrics.csv", ("step", "member", "seed", *columns), rows)
+        self._append("metrics.csv", ("step", "member", "seed", *columns), _member_rows(step, config, metrics))
 
     def log_returns(self, step: int, config: RunConfig, returns: NDArray[Any], lengths: NDArray[Any]) -> None:
         """Append the raw returns and lengths ``[K, E]`` of one evaluation to ``returns.csv``."""
@@ -220,6 +220,25 @@ class RunFolder:
             for e in range(returns.shape[1])
         ]
         self._append("returns.csv", RETURNS, rows)
+
+    def log_measures(
+        self,
+        step: int,
+        config: RunConfig,
+        values: Mapping[str, NDArray[Any]],
+        samples: Mapping[str, NDArray[Any]],
+    ) -> None:
+        """Append what was measured, ``[K]`` a column, to ``measures.csv``, and actions, ``[K, n]``, to ``samples.csv``."""
+        if values:
+            self._append("measures.csv", ("step", "member", "seed", *values), _member_rows(step, config, values))
+        if samples:
+            count = len(next(iter(samples.values()))[0])
+            rows = [
+                row
+                for n in range(count)
+                for row in _member_rows(step, config, {name: value[:, n] for name, value in samples.items()})
+            ]
+            self._append("samples.csv", ("step", "member", "seed", *samples), rows)
 
     def _append(self, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         text = io.StringIO()
@@ -235,9 +254,9 @@ class RunFolder:
             os.fsync(out.fileno())
 
     def rewind(self, step: int) -> None:
-        """Drop rows of ``metrics.csv`` and ``returns.csv`` from after ``step``, and any row that a kill cut short."""
+        """Drop rows of the growing files from after ``step``, and any row that a kill cut short."""
         self.check_owner()
-        for name in ("metrics.csv", "returns.csv"):
+        for name in GROWING:
             file = self.path / name
             if not file.exists():
                 continue
@@ -284,6 +303,14 @@ class RunFolder:
                 continue
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True), complaints
         return None, complaints
+
+
+def _member_rows(step: int, config: RunConfig, values: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """One row a member, of values ``[K]``."""
+    return [
+        {"step": step, "member": k, "seed": member.seed, **{name: repr(float(v[k])) for name, v in values.items()}}
+        for k, member in enumerate(config.members)
+    ]
 
 
 def scores_by_evaluation(returns: NDArray[np.float64]) -> tuple[float, float]:

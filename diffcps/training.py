@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diffcps.algorithms.metrics import METRICS
 from diffcps.config import RunConfig
 from diffcps.evaluation import Rollouts
+from diffcps.measures.taking import Measured
 from diffcps.runs import RunFolder, scores_by_evaluation
 from diffcps.tasks import task_of
 
@@ -201,6 +202,41 @@ class _Saver:
         self.last = _minutes()
 
 
+class _Judging(Generic[Policies]):
+    """Evaluates and measures policies, and writes down what came out: all workers of a company together."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        evaluate: Callable[[Policies, int, int], Rollouts],
+        measure: Callable[[Policies, int, bool], Measured] | None,
+        folder: RunFolder,
+        company: Company,
+        clock: _Clock,
+    ) -> None:
+        self.config, self.evaluate, self.measure = config, evaluate, measure
+        self.folder, self.company, self.clock = folder, company, clock
+
+    def __call__(self, policies: Policies, index: int, step: int) -> dict[str, NDArray[Any]]:
+        """Judge this worker's policies after ``step`` steps; returns what is shown of all members, ``[K]``."""
+        config, company = self.config, self.company
+        last = step == config.steps
+        rollouts = self.evaluate(policies, index, config.evaluation.episodes_at(last))
+        measured = None if self.measure is None else self.measure(policies, index, last)
+        self.clock.charge("evaluation")
+        rollouts = Rollouts(**company.join(vars(rollouts)))
+        measured = measured and Measured(*map(company.join, measured))
+        self.clock.charge("waiting")
+        if company.first:
+            self.folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
+        shown = _judged(config, rollouts)
+        if measured is not None:
+            if company.first:
+                self.folder.log_measures(step, config, measured.values, measured.samples)
+            shown |= {f"measures/{name}": value for name, value in measured.values.items()}
+        return shown
+
+
 def run(
     config: RunConfig,
     learner: Trainee[Policies],
@@ -212,6 +248,7 @@ def run(
     company: Company | None = None,
     asked: float | None = None,
     notes: Sequence[str] = (),
+    measure: Callable[[Policies, int, bool], Measured] | None = None,
 ) -> dict[str, float]:
     """Train a pack from its newest checkpoint, or from the start, to its end.
 
@@ -232,6 +269,8 @@ def run(
         company: the workers that share the members; by default there is no other.
         asked: ``time.time()`` at which the trial was asked for, by default now; what has passed is its start.
         notes: sentences about this attempt that a person should read; they stand in the status.
+        measure: ``(policy, index of the evaluation, whether it is the last) -> Measured`` of this worker's members, called
+            at each evaluation; by default nothing is measured.
 
     Returns:
         ``step``, ``last`` and ``best``. A trial that is complete already is left as it is.
@@ -243,6 +282,7 @@ def run(
         clock, scores, complaints = _begin(learner, folder, company, time.time() if asked is None else asked)
         status = _Status(learner, config.steps, folder, clock, progress, [*notes, *complaints], not company.first)
         status.show(saved=learner.step, **_summary(scores))
+        judging = _Judging(config, evaluate, measure, folder, company, clock)
         saver = _Saver(config, folder, company)
         while learner.step < config.steps:
             before, after = learner.step, _next_row(config, learner.step)
@@ -260,16 +300,10 @@ def run(
             evaluated = after % config.evaluation.every == 0 or after == config.steps
             if evaluated:
                 clock.charge("checkpoint")
-                rollouts = evaluate(learner.policy(), len(scores), config.evaluation.episodes_at(after == config.steps))
-                clock.charge("evaluation")
-                rollouts = Rollouts(**company.join(vars(rollouts)))
-                clock.charge("waiting")
-                if company.first:
-                    folder.log_returns(after, config, rollouts.returns, rollouts.lengths)
-                evaluation = _judged(config, rollouts)
-                scores.append(evaluation["evaluation/score"].tolist())
+                shown |= judging(learner.policy(), len(scores), after)
+                scores.append(shown["evaluation/score"].tolist())
                 # of all evaluations: a diverged policy's gave no number, and fmax leaves it out
-                shown |= evaluation | {"evaluation/best": np.fmax.reduce(np.array(scores))}
+                shown["evaluation/best"] = np.fmax.reduce(np.array(scores))
             clock.charge("checkpoint")
             for sink in sinks:
                 sink.log(shown, after)

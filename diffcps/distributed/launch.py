@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from diffcps import data
+from diffcps import data, measures
 from diffcps.distributed import cluster as clusters
 from diffcps.distributed import folder, staging, sweep
 from diffcps.distributed import plan as plans
@@ -59,6 +59,8 @@ def launch(
     plan_given = plan is not None
     plan, place = _plan(options, plan)
     _check_workers(plan, options.workers_per_trial)
+    for trial in plan.trials:
+        measures.check(trial)
     if options.dry_run:
         _dry_run(plan, options, console)
     _refuse_missing(plan, place)

@@ -16,7 +16,7 @@ from diffcps.config import RunConfig
 from diffcps.distributed import lease
 from diffcps.errors import UserError
 from diffcps.remote import Remote
-from diffcps.runs import RunFolder, TakenOverError
+from diffcps.runs import GROWING, RunFolder, TakenOverError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ STATUS_SECONDS = 15.0
 _STATUS_PATIENCE = 3.0
 """Seconds for which learning waits to tell the store so."""
 
-_GROWING = "metrics.csv", "returns.csv"
 _UNSEEN = re.compile(rf"/checkpoint/|^{re.escape(lease.NAME)}$|^ray/")
 """What a view leaves in the store: checkpoints, who holds the sweep, Ray's own notes."""
 
@@ -101,7 +100,7 @@ class MirroredFolder(RunFolder):
         """Write a checkpoint and bring the store up to it: its rows first, so that it never is ahead of them."""
         super().save_checkpoint(state, step)
         self._check_owner_there()
-        for name in _GROWING:
+        for name in GROWING:
             if (self.path / name).exists():
                 self.remote.put(self.path / name, name)
         here = {f"checkpoint/{file.name}": file for file in (self.path / "checkpoint").iterdir()}

@@ -16,6 +16,7 @@ from diffcps.distributed.shares import joined_arrays, joined_state, share_of_sta
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator, Rollouts
 from diffcps.learner import Learner
+from diffcps.measures.taking import Measured, Measurer
 from diffcps.policy import Policy
 from diffcps.tasks import Task
 
@@ -146,3 +147,16 @@ class Judges:
         """Close the environments."""
         for evaluator in self.evaluators:
             evaluator.close()
+
+
+class Gauges:
+    """Measures the policies of ``Packs``: one measurer a pack."""
+
+    def __init__(self, measurers: Sequence[Measurer]) -> None:
+        self.measurers = measurers
+
+    def __call__(self, policies: Sequence[Policy], index: int, last: bool) -> Measured:
+        """Measure all members, pack after pack."""
+        pairs = zip(self.measurers, policies, strict=True)
+        values, samples = zip(*(measurer(policy, index, last) for measurer, policy in pairs), strict=True)
+        return Measured(joined_arrays(values), joined_arrays(samples))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffcps import compute, data, environment, training
+from diffcps import compute, data, environment, measures, training
 from diffcps.config import RunConfig
 from diffcps.distributed import packs, staging
 from diffcps.distributed.place import Place
@@ -23,6 +23,7 @@ from diffcps.engine import Kind
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator
 from diffcps.learner import Learner
+from diffcps.measures.taking import Measurer
 from diffcps.runs import RunFolder, TakenOverError
 from diffcps.tasks import task_of
 from diffcps.tracking import MlflowSink, Tracker
@@ -60,7 +61,8 @@ def run_trial(
 
     Raises:
         TakenOverError: another process works on the trial since.
-        UserError: the data set is missing or broken, the folder belongs to another trial, or the memory is too little.
+        UserError: the data set is missing or broken, the folder belongs to another trial, the memory is too little, or a
+            measure does not fit.
     """
     asked = time.time() if asked is None else asked
     place = place.here()
@@ -82,7 +84,7 @@ def run_trial(
         return
     with ExitStack() as stack:
         try:
-            task = task_of(config)
+            task = measures.check(config)
             dataset = data.load(task, config.data, staging.fetched(place, config).data_directories)
             staging.check(place, config, dataset.info)
             if company is not None:
@@ -96,23 +98,37 @@ def run_trial(
             if company is not None:
                 kinds, notes = (list(itertools.chain(*company.collect(said))) for said in (kinds, notes))
             facts = environment.describe(dataset.info, device)
-            facts["engine"] = {"asked": choice.engine, "used": ", ".join(sorted(set(kinds))), "reason": choice.reason}
-            facts |= {"workers": company.count if company else 1, "pack_sizes": [p.stop - p.start for p in parts]}
+            facts |= {
+                "engine": {"asked": choice.engine, "used": ", ".join(sorted(set(kinds))), "reason": choice.reason},
+                "workers": company.count if company else 1,
+                "pack_sizes": [p.stop - p.start for p in parts],
+            }
             if first:
                 folder.record_environment(facts)
             # the others wait for the first at every row, and it for them: one that watches is enough
             watchdog = stack.enter_context(Watchdog(stuck_after if first else None, folder.fail))
             tick, shown = watchdog.beat, watchdog.following(progress)
-            evaluators = [
-                Evaluator(task, config.physics, members[part], config.evaluation, threads, tick) for part in parts
-            ]
-            judges = packs.Judges(evaluators)
+            packed = [members[part] for part in parts]
+            judges = packs.Judges(
+                [Evaluator(task, config.physics, m, config.evaluation, threads, tick) for m in packed]
+            )
             stack.callback(judges.close)
+            gauges = packs.Gauges([Measurer(config, m, dataset, threads, tick) for m in packed])
             sinks: Sequence[MlflowSink] = ()
             if first and place.tracking_uri is not None:
                 sinks = (MlflowSink(Tracker(place.tracking_uri, place.sweep), config, facts),)
             training.run(
-                config, learner, judges, folder, sinks, report, shown, company, asked, list(dict.fromkeys(notes))
+                config,
+                learner,
+                judges,
+                folder,
+                sinks,
+                report,
+                shown,
+                company,
+                asked,
+                list(dict.fromkeys(notes)),
+                gauges if config.measures else None,
             )
         except Exception as error:
             _tell(error, folder if first else None, company)

@@ -131,6 +131,20 @@ class Trial:
         """Settings that differ from the task's own; see ``profiles.changed_settings``."""
         return tuple(changed_settings(self.config))
 
+    @cached_property
+    def measures(self) -> pd.DataFrame:
+        """``measures.csv``: step, member, seed, then every measure; empty where nothing was measured."""
+        return read_rows(self.folder / "measures.csv") if self.folder else pd.DataFrame()
+
+    def measure(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
+        """Steps ``[n]`` and values ``[n, K]`` of one column of the measures."""
+        return _by_member(self.measures, name, self.seeds)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """``samples.csv``: step, member, seed, a_0, …; empty where no actions were left."""
+        return read_rows(self.folder / "samples.csv") if self.folder else pd.DataFrame()
+
     @property
     def behaviour_score(self) -> float:
         """Normalised score of the data set's own trajectories; nan where none is complete."""

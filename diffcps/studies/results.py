@@ -1,5 +1,6 @@
 """Run folders of a study in; data frames out, for its page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from diffcps import stats
-from diffcps.report.collect import Trial, collect, read_rows
+from diffcps.report.collect import Trial, collect
 
 FINAL_PART = 0.2
 """Share of a training, at its end, over which λ, losses and violations are averaged."""
@@ -45,22 +46,17 @@ class Results:
     @cached_property
     def measured(self) -> pd.DataFrame:
         """One row a policy and evaluation: settings, step and measures."""
-        return self._along("measures.csv")
+        return self._along([trial.measures for trial in self.trials])
 
     @cached_property
     def trained(self) -> pd.DataFrame:
         """One row a policy and row of ``metrics.csv``: settings, step and metrics."""
-        return self._along("metrics.csv")
+        return self._along([trial.metrics for trial in self.trials])
 
-    def samples(self, trial: Trial) -> pd.DataFrame:
-        """Actions of the trained policies of a trial that measured ``samples``: step, member, seed, a_0, a_1, …"""
-        return read_rows(trial.folder / "samples.csv") if trial.folder else pd.DataFrame()
-
-    def _along(self, file: str) -> pd.DataFrame:
+    def _along(self, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        """Rows of every trial with its settings beside them; a setting with the name of a column gets ``_set`` behind it."""
         parts = []
-        for trial in self.trials:
-            assert trial.folder is not None
-            rows = read_rows(trial.folder / file)
+        for trial, rows in zip(self.trials, frames, strict=True):
             if not rows.empty:
                 settings = pd.DataFrame([_settings(trial, k) for k in range(trial.seeds)])
                 parts.append(rows.merge(settings, left_on="member", right_index=True, suffixes=("", "_set")))
@@ -81,8 +77,7 @@ def _settings(trial: Trial, k: int) -> dict[str, Any]:
 
 
 def _rows(trial: Trial) -> list[dict[str, Any]]:
-    assert trial.folder is not None
-    measures = read_rows(trial.folder / "measures.csv")
+    measures = trial.measures
     metrics = trial.metrics
     late = metrics[metrics["step"] > (1.0 - FINAL_PART) * trial.config.steps] if not metrics.empty else metrics
     found = []

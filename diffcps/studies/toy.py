@@ -61,7 +61,7 @@ def page(results: Results) -> Page:
         own.sort(key=lambda trial: (METHODS.index(named[trial.key]), trial.config.algorithm.diffusion_steps))
         figure, axes = drawing.panels(len(own), columns=5, size=(2.2, 2.3))
         for one, trial in zip(axes, own, strict=True):
-            actions = results.samples(trial)
+            actions = trial.samples
             count = "" if named[trial.key].startswith("AWR") else f", T = {trial.config.algorithm.diffusion_steps}"
             if not actions.empty:
                 first = actions[actions["member"] == 0]

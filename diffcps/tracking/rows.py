@@ -57,5 +57,8 @@ def rows_of(trial: "Trial") -> list[Row]:
             "evaluation/return": returns[index].mean(axis=1),
             "evaluation/length": lengths[index].mean(axis=1),
         })  # fmt: skip
+    for name in trial.measures.columns.drop(["step", "member", "seed"], errors="ignore"):
+        for step, values in zip(*trial.measure(name), strict=True):
+            table.setdefault(int(step), {})[f"measures/{name}"] = values
     timestamp = int((trial.folder / "metrics.csv").stat().st_mtime * 1000)
     return [Row(step, timestamp, named(table[step])) for step in sorted(table)]
