@@ -1,0 +1,206 @@
+"""The variants of the algorithm: members stay apart, resumes are bit-equal, and each switch does what its equation says."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from diffcps import engine
+from diffcps.algorithms import duals
+from diffcps.algorithms.chain import ChainPolicy
+from diffcps.algorithms.gaussians import GaussianPolicy
+from diffcps.algorithms.model import part_at, parts
+from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.diffusion import gaussian_step_losses
+from diffcps.likelihood import prior_divergence, step_divergence
+from tests.test_learner import MEMBERS, SMALL, make_learner
+
+CPU = torch.device("cpu")
+NOISY: dict[str, Any] = {"covariance": "calibrated", "last_step_noise": True}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "principled": NOISY | {"dual": "projected", "behaviour_steps": 20},
+    "elbo": NOISY | {"constraint": "elbo", "dual": "augmented"},
+    "iwae": NOISY | {"constraint": "iwae", "constraint_samples": 2, "dual": "pi"},
+    "renyi, learned": {
+        "covariance": "learned",
+        "last_step_noise": True,
+        "constraint": "renyi",
+        "constraint_samples": 2,
+    },
+    "interpolated, softplus": {"covariance": "interpolated", "dual": "softplus"},
+    "forward, no future": {"covariance": "forward", "discount": 0.0},
+    "gaussian": {"policy": "gaussian", "behaviour_steps": 10},
+    "mixture": {"policy": "mixture", "mixture_components": 3, "constraint": "elbo"},
+    "deterministic": {"policy": "deterministic", "hidden_layers": 1},
+    "awr": {"algorithm": "awr", "policy": "gaussian", "max_q_candidates": 3},
+    "awr, diffusion": {"algorithm": "awr", "max_q_candidates": 2, "behaviour_steps": 10},
+    "bc": {"algorithm": "bc", **NOISY},
+}
+OF_TWO = tuple(member.replaced(slack=slack) for member, slack in zip(MEMBERS[:2], (0.1, None), strict=True))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_members_stay_apart_and_resumes_are_exact(name: str) -> None:
+    """A pack of two, cut after 15 of 30 steps and gone on with; and its first member alone."""
+    config = SMALL.replaced(diffusion_steps=3, **VARIANTS[name])
+    straight, first = make_learner(OF_TWO, config), make_learner(OF_TWO, config)
+    metrics = straight.update(30)
+    assert set(metrics) == set(engine.metrics(config))
+    assert all(torch.isfinite(value).all() for value in metrics.values())
+    first.update(15)
+    second = make_learner(OF_TWO, config)
+    second.load_state_dict(first.state_dict())
+    second.update(15)
+    for key, value in straight.state_dict()["pack"].items():
+        assert torch.equal(value, second.state_dict()["pack"][key]), key
+    alone = make_learner(OF_TWO[:1], config)
+    alone.update(30)
+    for key, value in alone.pack.state().items():
+        whole = straight.pack.state()[key]
+        torch.testing.assert_close(value, whole[:1] if whole.ndim else whole, rtol=1e-5, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_acts_within_the_bounds(name: str) -> None:
+    config = SMALL.replaced(diffusion_steps=3, **VARIANTS[name])
+    learner = make_learner(OF_TWO, config)
+    learner.update(12)
+    states = [np.zeros((5, 4), np.float32), np.ones((2, 4), np.float32)]
+    for candidates in (1,) if config.algorithm == "bc" else (1, 4):
+        for actor in ("online", "average"):
+            generators = [torch.Generator().manual_seed(k) for k in range(2)]
+            actions = learner.policy().act(states, generators, candidates, actor)  # type: ignore[arg-type]
+            assert [a.shape for a in actions] == [(5, 2), (2, 2)]
+            assert all(np.abs(a).max() <= np.float32(0.7) for a in actions)
+
+
+def test_parts_of_a_training() -> None:
+    config = AlgorithmConfig(policy_freq=2, behaviour_steps=5)
+    found = [part_at(config, step) for step in range(8)]
+    assert found == ["behaviour", "critic", "behaviour", "critic", "behaviour", "critic", "policy", "critic"]
+    assert set(found) == set(parts(config))
+    assert parts(AlgorithmConfig(algorithm="bc", policy_freq=1)) == ("behaviour",)
+    assert parts(AlgorithmConfig(policy_freq=1)) == ("policy",)
+
+
+def test_slack_sets_the_bound_from_the_second_half_of_cloning() -> None:
+    """κ = (1 + δ)·L_BC, L_BC the mean of the behaviour loss over the later half of the cloning policy steps."""
+    learner = make_learner(OF_TWO, SMALL.replaced(policy_freq=2, behaviour_steps=40, dual="projected"))
+    losses = [learner.update(2)["behaviour_loss"] for _ in range(20)]
+    reached = torch.stack(losses[10:]).mean(dim=0)
+    bound = learner.update(2)["target_kl"]
+    torch.testing.assert_close(bound[0], 1.1 * reached[0])
+    assert bound[1] == OF_TWO[1].target_kl
+
+
+def test_lambda_rests_while_the_behaviour_is_cloned() -> None:
+    learner = make_learner(OF_TWO, SMALL.replaced(behaviour_steps=20, lambda_learning_rate=0.1))
+    before = learner.pack.multiplier.clone()
+    learner.update(20)
+    assert torch.equal(learner.pack.multiplier, before)
+    learner.update(4)
+    assert not torch.equal(learner.pack.multiplier, before)
+
+
+def dual_config(kind: str) -> AlgorithmConfig:
+    return AlgorithmConfig(dual=kind, dual_gain=2.0, lambda_learning_rate=0.1, lambda_max=3.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("released", 1.0), ("projected", 1.0), ("softplus", 1.0), ("pi", 1.4), ("augmented", 2.0)]
+)
+def test_weight_of_each_dual(kind: str, expected: float) -> None:
+    """λ = 1, violation .5 now and .2 on average, gain 2."""
+    config, one = dual_config(kind), torch.ones(1)
+    number = duals.initial(config, one)
+    weight = duals.weight(config, number, 0.0 * one, 0.5 * one, 0.2 * one)
+    assert float(weight) == pytest.approx(expected, abs=1e-6)
+    assert float(duals.weight(config, number, 2.5 * one, 0.5 * one, 0.2 * one)) == 2.5
+    assert float(duals.weight(config, 99.0 * number, 0.0 * one, 0.5 * one, 0.2 * one)) == 3.0
+
+
+@pytest.mark.parametrize("kind", ["released", "projected", "softplus", "pi", "augmented"])
+def test_lambda_grows_under_violation_and_projected_ones_stay_in_their_range(kind: str) -> None:
+    config, one = dual_config(kind), torch.ones(1, 1)
+    values = {}
+    for name, slope in (("violated", -one), ("held", one)):
+        number = duals.initial(config, one)
+        adam = duals.Adam.create(number, torch.tensor([0.1]))
+        smoothed = torch.zeros(1)
+        for _ in range(200):
+            duals.step(config, number, adam, slope, torch.tensor([0.3]), torch.tensor([9.0]), smoothed)
+        values[name] = float(duals.value(config, number))
+    assert values["violated"] > 2.9
+    if kind in ("projected", "pi", "augmented"):
+        assert values == {"violated": 3.0, "held": pytest.approx(0.3)}
+    elif kind == "released":
+        assert values["held"] < -10  # it winds up: what was released clips it only where it is used
+    else:
+        assert 0 < values["held"] < 0.3
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize("std", [0.1, 0.5])
+def test_elbo_of_the_optimal_chain_is_the_entropy_of_a_gaussian(steps: int, std: float) -> None:
+    """With the exact noise net and σ*, the chain of N(0, s²) is exact, so −ELBO = ½ log 2πe s²."""
+    config = AlgorithmConfig(diffusion_steps=steps)
+    schedule = ChainPolicy(config, 1, 1, 10.0, None, CPU).schedule
+    losses = gaussian_step_losses(schedule, std)
+    variance = schedule.posterior_variance + schedule.covariance_coefficient * losses
+    every = torch.arange(steps)
+    terms = step_divergence(schedule, every, losses[:, None], variance[:, None]).sum()
+    generator = torch.Generator().manual_seed(0)
+    start = prior_divergence(schedule, std * torch.randn(100_000, 1, generator=generator)).mean()
+    assert float(terms + start) == pytest.approx(0.5 * math.log(2 * math.pi * math.e * std**2), abs=5e-3)
+
+
+def test_calibrated_variance_follows_the_error_of_each_step() -> None:
+    """The running mean comes to the loss of an untrained net at rest: learning rate next to zero, its error is known."""
+    members = (MemberConfig(seed=1, learning_rate=1e-12),)
+    learner = make_learner(members, SMALL.replaced(algorithm="bc", policy_freq=1, batch_size=256, **NOISY))
+    losses = learner.update(400)["behaviour_loss"]
+    assert learner.pack.step_losses is not None
+    assert float(learner.pack.step_losses.mean()) == pytest.approx(float(losses), rel=0.03)
+
+
+def test_gaussian_policies_are_what_scipy_says() -> None:
+    config = AlgorithmConfig(policy="mixture", mixture_components=3, hidden_size=16)
+    policy = GaussianPolicy(config, 2, 2, 1.0, None, CPU)
+    actor = policy.layout.layers(policy.layout.initial([torch.Generator().manual_seed(0)]))
+    states, actions = torch.randn(1, 5, 2), torch.rand(1, 5, 2) - 0.5
+    log_weights, mean, std = (part.numpy() for part in policy.parts(actor, states))
+    expected = -np.log(
+        sum(
+            np.exp(log_weights[0, :, m]) * stats.norm.pdf(actions[0], mean[0, :, m], std[0, :, m]).prod(axis=1)
+            for m in range(3)
+        )
+    )
+    nothing = torch.zeros(1, 5, 0)
+    found = policy.explain(actor, states, actions, torch.zeros(1, 5, dtype=torch.int64), nothing, None)
+    np.testing.assert_allclose(found.rows[0].numpy(), expected, rtol=1e-5)
+    # the weighted proposals and the samples have one expectation
+    noise = torch.randn(2, 1, 5 * 20_000, 2, generator=torch.Generator().manual_seed(1))
+    drawn = policy.sample(actor, states, noise, None).unflatten(1, (5, -1)).mean(dim=2)
+    few = noise.unflatten(2, (5, -1))
+    proposed = torch.zeros(1, 5, 2)
+    for i in range(500):
+        own, weights = policy.proposals(actor, states, few[:, :, :, i], None)
+        assert weights is not None
+        proposed += (own * weights[..., None]).unflatten(1, (5, 3)).sum(dim=2) / 500
+    torch.testing.assert_close(proposed, drawn, rtol=0, atol=0.15)
+
+
+def test_a_learned_variance_is_not_pulled_at_by_values_under_the_behaviour_loss() -> None:
+    """The gradient of a value with respect to the rows of the last layer that give the variance is exactly zero."""
+    for constraint, held in (("behaviour_loss", True), ("elbo", False)):
+        config = SMALL.replaced(covariance="learned", last_step_noise=True, constraint=constraint)
+        policy = ChainPolicy(config, 4, 2, 0.7, None, CPU)
+        actor = policy.layout.leaves(policy.layout.initial([torch.Generator().manual_seed(0)]))
+        noise = torch.randn(policy.draws, 1, 8, 2, generator=torch.Generator().manual_seed(1))
+        actions, _ = policy.proposals(actor, torch.zeros(1, 8, 4), noise, None)
+        (slope,) = torch.autograd.grad(actions.sum(), [actor[-1][0]])
+        assert bool((slope[..., 2:] == 0).all()) is held
+        assert (slope[..., :2] != 0).any()
