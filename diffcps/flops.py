@@ -26,37 +26,50 @@ def backward(sizes: Sizes, rows: int, *, inputs: bool, weights: bool) -> int:
 
 
 def networks(config: AlgorithmConfig, observation_size: int, action_size: int) -> tuple[Sizes, Sizes, Sizes]:
-    """The layers of the time embedding, of the noise net after it, and of one critic head."""
-    size, hidden = config.time_embedding, config.hidden_size
+    """The layers of the time embedding, of the policy's network after it, and of one critic head."""
+    size, hidden, layers = config.time_embedding, config.hidden_size, config.hidden_layers
+    head = mlp(observation_size + action_size, hidden, 1, layers)
+    if config.policy != "diffusion":
+        components = config.mixture_components if config.policy == "mixture" else 1
+        return (), mlp(observation_size, hidden, components * (2 * action_size + 1), layers), head
     time = (size, 2 * size), (2 * size, size)
-    noise_net = mlp(action_size + size + observation_size, hidden, action_size)
-    return time, noise_net, mlp(observation_size + action_size, hidden, 1)
+    outputs = action_size * (2 if config.covariance in ("interpolated", "learned") else 1)
+    return time, mlp(action_size + size + observation_size, hidden, outputs, layers), head
 
 
 def flops_per_member_step(config: AlgorithmConfig, observation_size: int, action_size: int) -> float:
     """One gradient step of one member: a critic step, and a policy step every ``policy_freq`` of them.
 
     Where a gradient is not needed it is not counted: of the critic's weights in the policy's loss, of the head there
-    that is only a divisor, of what the network is fed.
+    that is only a divisor, of what the network is fed. Steps of behaviour cloning count as policy steps, and so are counted
+    for more than they take.
     """
-    time, noise_net, head = networks(config, observation_size, action_size)
-    batch, steps = config.batch_size, config.diffusion_steps
-    targets = batch * (config.max_q_candidates if config.max_q_backup else 1)
+    time, policy, head = networks(config, observation_size, action_size)
+    batch, cloning = config.batch_size, config.algorithm == "bc"
+    chain = config.diffusion_steps if config.policy == "diffusion" else 1
+    ahead = 0 if cloning or config.discount == 0.0 else config.max_q_candidates if config.max_q_backup else 1
+    targets = batch * ahead
 
-    critic_step = steps * (forward(time, targets) + forward(noise_net, targets))
-    critic_step += 2 * (forward(head, targets) + forward(head, batch))
-    critic_step += 2 * backward(head, batch, inputs=False, weights=True)
-
-    # the noise net runs T times in the chain and once for the behaviour loss
-    policy_step = (steps + 1) * (forward(time, batch) + forward(noise_net, batch))
-    policy_step += (steps + 1) * backward(time, batch, inputs=False, weights=True)
-    policy_step += (steps + 1) * backward(noise_net, batch, inputs=True, weights=True)
-    policy_step += 2 * forward(head, batch) + backward(head, batch, inputs=True, weights=False)
+    critic_step = chain * (forward(time, targets) + forward(policy, targets)) + 2 * forward(head, targets)
+    if not cloning:
+        critic_step += 2 * forward(head, batch) + 2 * backward(head, batch, inputs=False, weights=True)
+    # the network runs T times in the chain, and once to explain an action, or once for each step of every path
+    explained = config.constraint_samples * chain if config.constraint in ("iwae", "renyi") else 1
+    runs = explained + (chain if config.algorithm == "diffcps" else 0)
+    policy_step = runs * (forward(time, batch) + forward(policy, batch))
+    policy_step += runs * backward(time, batch, inputs=False, weights=True)
+    policy_step += runs * backward(policy, batch, inputs=True, weights=True)
+    if config.algorithm == "diffcps":
+        policy_step += 2 * forward(head, batch) + backward(head, batch, inputs=True, weights=False)
+    elif config.algorithm == "awr":
+        own = batch * config.max_q_candidates
+        policy_step += chain * (forward(time, own) + forward(policy, own)) + 2 * forward(head, own + batch)
     return critic_step + policy_step / config.policy_freq
 
 
 def flops_per_action(config: AlgorithmConfig, observation_size: int, action_size: int, candidates: int) -> float:
     """Acting at one state: a chain and two critic heads for each candidate."""
-    time, noise_net, head = networks(config, observation_size, action_size)
-    chain = config.diffusion_steps * (forward(time, candidates) + forward(noise_net, candidates))
+    time, policy, head = networks(config, observation_size, action_size)
+    steps = config.diffusion_steps if config.policy == "diffusion" else 1
+    chain = steps * (forward(time, candidates) + forward(policy, candidates))
     return chain + 2 * forward(head, candidates)

@@ -162,10 +162,10 @@ def _worker(rank: int, count: int, address: str, path: Path, fault: str, outcome
     if fault == "evaluator" and guilty:
         judge = worker.packs.Judges.__call__
 
-        def falling_over(self: packs.Judges, policies: Any, index: int) -> Any:
+        def falling_over(self: packs.Judges, policies: Any, index: int, episodes: int) -> Any:
             if index == 2:
                 raise RuntimeError("the simulator fell over")
-            return judge(self, policies, index)
+            return judge(self, policies, index, episodes)
 
         worker.packs.Judges.__call__ = falling_over  # type: ignore[method-assign]
     reports: list[dict[str, float]] = []

@@ -15,6 +15,7 @@ from diffcps.config import RunConfig
 from diffcps.distributed.shares import joined_arrays, joined_state, share_of_state, shares
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator, Rollouts
+from diffcps.flops import networks
 from diffcps.learner import Learner
 from diffcps.measures.taking import Measured, Measurer
 from diffcps.policy import Policy
@@ -29,24 +30,23 @@ _BASE = 1.0 * _GIB
 
 def resident_bytes(config: RunConfig, task: Task) -> int:
     """What a member always takes: networks, averages, targets, Adam's moments, each also in a copy for a checkpoint."""
-    algorithm, observation, action = config.algorithm, task.observation_size, task.action_size
-    width, time = algorithm.hidden_size, algorithm.time_embedding
-    hidden = 2 * width * (width + 1)
-    actor = (observation + action + time + 1) * width + hidden + (width + 1) * action
-    actor += (time + 1) * 2 * time + (2 * time + 1) * time
-    critic = 2 * ((observation + action + 1) * width + hidden + width + 1)
-    return 2 * 4 * 4 * (actor + critic)
+    time, policy, head = networks(config.algorithm, task.observation_size, task.action_size)
+    actor, critic = (sum((fan_in + 1) * fan_out for fan_in, fan_out in sizes) for sizes in ((*time, *policy), head))
+    return 2 * 4 * 4 * (actor + 2 * critic)
 
 
 def working_bytes(config: RunConfig, task: Task) -> int:
     """What a member takes for a moment: the larger of a policy step and a max-Q backup, and a choice of actions.
 
-    A policy step keeps the activations of T chain steps, of the behaviour loss and of both critic heads: three layers
-    of four tensors each, measured; besides them the gradients.
+    A policy step keeps the activations of T chain steps, of what explains the data's actions and of both critic heads:
+    four tensors a layer, measured; besides them the gradients.
     """
     algorithm = config.algorithm
     row = 4 * algorithm.hidden_size
-    step = 12 * row * algorithm.batch_size * (algorithm.diffusion_steps + 3) + resident_bytes(config, task) // 4
+    layers = 4 * algorithm.hidden_layers
+    paths = algorithm.constraint_samples if algorithm.constraint in ("iwae", "renyi") else 0
+    runs = algorithm.diffusion_steps * (1 + paths) + 3
+    step = layers * row * algorithm.batch_size * runs + resident_bytes(config, task) // 4
     backup = 8 * row * algorithm.batch_size * (algorithm.max_q_candidates if algorithm.max_q_backup else 1)
     acting = 8 * row * config.evaluation.episodes * config.evaluation.candidates
     return max(step, backup) + acting  # a captured step keeps its memory while others act

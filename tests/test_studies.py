@@ -1,0 +1,120 @@
+"""Every study: its grids are trials that can run, and a handful of steps of its quick grid end in a page."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import sweeps
+import torch
+
+from diffcps import cli, measures, studies
+from diffcps.cli.study import StudyCommand, Toy
+from diffcps.distributed.folder import begin
+from diffcps.distributed.place import Place
+from diffcps.distributed.plan import Plan, load
+from diffcps.distributed.worker import run_trial
+from diffcps.errors import UserError
+from diffcps.studies import STUDIES, Results, Scale
+from diffcps.studies.study import markdown
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with sweeps.isolated(tmp_path_factory.mktemp("home")):
+        yield
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_grid_holds_trials_that_can_run_each_once(name: str, quick: bool) -> None:
+    trials = STUDIES[name].trials(Scale(quick=quick))
+    assert len({trial.key for trial in trials}) == len(trials) >= 2
+    for trial in trials:
+        measures.check(trial)
+        assert len({member.seed for member in trial.members}) == len(trial.members)
+        assert trial.algorithm.behaviour_steps < trial.steps
+    assert STUDIES[name].trials(Scale(quick=quick)) == trials
+    seeds = {len(trial.members) for trial in STUDIES[name].trials(Scale(quick=quick, seeds=1))}
+    assert seeds == {1}
+
+
+def test_the_toy_is_the_papers() -> None:
+    trials = STUDIES["toy"].trials(Scale())
+    assert {trial.algorithm.diffusion_steps for trial in trials} == {5, 15, 25, 30, 50}
+    assert {trial.task for trial in trials} == {"bandit-ring"}
+    assert {trial.steps for trial in trials} == {20_000}
+    frozen = [trial for trial in trials if studies.toy.method(trial) == "Diffusion-QL"]
+    assert all(trial.algorithm.lambda_learning_rate == 0 for trial in frozen)
+    assert len({studies.toy.method(trial) for trial in trials}) == len(studies.toy.METHODS)
+
+
+def run_small(name: str, folder: Path) -> Path:
+    """The quick grid, 24 steps of one seed, without Ray."""
+    trials = STUDIES[name].trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
+    folder.mkdir()
+    place = Place(folder)
+    begin(place, Plan(name, "study", trials))
+    for trial in trials:
+        run_trial(trial, place, torch.device("cpu"))
+    return folder
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_ends_in_a_page(name: str, tmp_path: Path) -> None:
+    folder = run_small(name, tmp_path / name)
+    results = Results.read(folder)
+    assert results.missing == 0
+    paths = studies.write(STUDIES[name], results, folder)
+    assert all(path.stat().st_size > 500 for path in paths)
+    assert sum(path.suffix == ".png" for path in paths) >= 1
+    text = (folder / "study.md").read_text(encoding="utf-8")
+    findings = [line for line in text.splitlines() if line.startswith("* ")]
+    assert findings
+    assert not any("nan" in finding for finding in findings), findings
+    frame = pd.read_csv(folder / "study.csv")
+    assert len(frame) == sum(len(trial.config.members) for trial in results.trials)
+    assert frame["last"].notna().all()
+
+
+def test_unfinished_trials_are_named_and_left_out(tmp_path: Path) -> None:
+    trials = STUDIES["covariance"].trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
+    place = Place(tmp_path)
+    begin(place, Plan("covariance", "study", trials))
+    for trial in trials[:2]:
+        run_trial(trial, place, torch.device("cpu"))
+    results = Results.read(tmp_path)
+    assert results.missing == len(trials) - 2
+    studies.write(STUDIES["covariance"], results, tmp_path)
+    assert f"**{len(trials) - 2} trials are not complete" in (tmp_path / "study.md").read_text(encoding="utf-8")
+
+
+def test_toy_through_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command as a person gives it: run folders, table, page, exit status; given again it has nothing to do."""
+    arguments = [
+        "--quick", "--steps", "12", "--seeds", "1", "--diffusion-steps", "2", "--results", str(tmp_path),
+        "--address", "local", "--quiet",
+    ]  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(Toy, lambda command: command(), arguments)
+        assert ended.value.code == 0, capsys.readouterr()
+    (folder,) = [path.parent for path in tmp_path.glob("*/study.md")]
+    assert load(folder).count == 5
+    assert {"table.md", "study.csv", "figures"} <= {path.name for path in folder.iterdir()}
+    assert "Findings" in capsys.readouterr().out
+
+
+def test_unknown_studies_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="did you mean 'covariance'"):
+        studies.get("covarianc")
+    with pytest.raises(SystemExit) as ended:
+        cli.run(StudyCommand, lambda command: command(), ["entropie"])
+    assert ended.value.code == 2
+    assert "did you mean 'entropy'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_tables_of_a_page() -> None:
+    frame = pd.DataFrame({"a": ["x", "y"], "b": [1.23456, float("nan")], "n": [1, 2]})
+    expected = ["| a | b | n |", "| :-- | --: | --: |", "| x | 1.235 | 1 |", "| y | – | 2 |"]
+    assert markdown(frame).splitlines() == expected
