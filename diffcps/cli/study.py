@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from diffcps import studies
+from diffcps.config import DataSource, Physics
 from diffcps.studies import Results, Scale, Study
 
 
@@ -28,6 +29,12 @@ class _Where:
     """Names of the bandits (`ring`, `corners`, `8gaussians`, `mixture-5x2`, …) or tasks, where the study lets one choose."""
     diffusion_steps: tuple[int, ...] = ()
     """T, where the study lets one choose."""
+    source: DataSource = "collected"
+    """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
+    data_dir: tuple[Path, ...] = ()
+    """Folders with D4RL HDF5 files or Minari data sets, searched first."""
+    physics: Physics | None = None
+    """Body masses under which locomotion policies are judged: ``d4rl`` or ``modern``; by default the task's own."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
     """Folder under which the study has its own, or the URL of an object store."""
     tracking_uri: str | None = None
@@ -47,7 +54,7 @@ class _Where:
 
     def scale(self) -> Scale:
         """The part of it that decides what is run."""
-        return Scale(self.quick, self.seeds, self.steps, self.data, self.diffusion_steps)
+        return Scale(self.quick, self.seeds, self.steps, self.data, self.diffusion_steps, self.source, self.physics)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ def run_study(study: Study, where: _Where) -> int:
     digest = hashlib.sha256(json.dumps([trial.key for trial in trials]).encode()).hexdigest()[:6]
     plan = Plan(f"{study.name}{'-quick' if where.quick else ''}-{digest}", "study", trials)
     options = SweepOptions(
-        results=where.results, tracking_uri=where.tracking_uri, address=where.address, cpus_per_trial=where.cpus_per_trial,
+        data_dir=where.data_dir, results=where.results, tracking_uri=where.tracking_uri, address=where.address,
+        cpus_per_trial=where.cpus_per_trial,
         gpus_per_trial=where.gpus_per_trial, concurrent=where.concurrent, dry_run=where.dry_run, quiet=where.quiet,
     )  # fmt: skip
 

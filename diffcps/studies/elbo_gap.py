@@ -29,13 +29,13 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
     locomotion = []
     for name in tasks:
         for count in counts:
-            trial = locomotion_trial(
-                name, scale, steps=(600, 50_000), rows=5000, seeds=(2, 3), measures=("likelihood",), evaluations=2,
-                diffusion_steps=count, **small,
+            locomotion.append(
+                locomotion_trial(
+                    name, scale, steps=(600, 50_000), rows=5000, seeds=(2, 3), measures=("likelihood",), evaluations=2,
+                    diffusion_steps=count, evaluation={"candidates": 1, "episodes": 1 if scale.quick else 10},
+                    **small, **shared,
+                )
             )  # fmt: skip
-            few = trial.evaluation.replaced(candidates=1, episodes=1 if scale.quick else 10)
-            trial = trial.replaced(evaluation=few)
-            locomotion.append(trial.replaced(algorithm=trial.algorithm.replaced(**shared)))
     return *bandits, *locomotion
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from diffcps.config import RunConfig
+from diffcps.config import DataSource, Physics, RunConfig
 from diffcps.errors import UserError
 from diffcps.runs import write_atomically
 
@@ -31,6 +31,10 @@ class Scale:
     """Names of the bandits, where a study lets one choose."""
     diffusion_steps: tuple[int, ...] = ()
     """T, where a study lets one choose."""
+    source: DataSource = "collected"
+    """Where locomotion data come from."""
+    physics: Physics | None = None
+    """Body masses under which locomotion policies are judged; by default the task's own."""
 
 
 @dataclass(frozen=True)

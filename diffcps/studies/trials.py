@@ -81,22 +81,28 @@ def locomotion_trial(
     measures: tuple[str, ...] = (),
     evaluations: int = 5,
     profile: Profile = "official",
+    evaluation: dict[str, Any] | None = None,
     **algorithm: Any,
 ) -> RunConfig:
-    """One configuration on a locomotion task, from data collected here (quick: ``rows`` of them, else D4RL's number)."""
+    """One configuration on a locomotion task. Data collected here are ``rows`` for a quick study, else D4RL's number."""
     task = get_task(name)
     length = scale.steps or steps[not scale.quick]
     count = scale.seeds or seeds[not scale.quick]
+    data = DataConfig(source=scale.source)
+    if scale.source == "collected":
+        data = data.replaced(rows=rows if scale.quick else provenance.usual_rows(task))
     trial = RunConfig(
         task=name,
         members=tuple(task.member.replaced(seed=seed) for seed in range(count)),
         steps=length,
-        physics=task.physics,
-        data=DataConfig(source="collected", rows=rows if scale.quick else provenance.usual_rows(task)),
+        physics=scale.physics or task.physics,
+        data=data,
         algorithm=task.algorithm,
         evaluation=task.evaluation.replaced(every=max(1, length // evaluations)),
         log_every=max(1, length // 50),
         measures=measures,
     )
     trial = profiles.under(trial, profile)
-    return trial.replaced(algorithm=trial.algorithm.replaced(**algorithm))
+    return trial.replaced(
+        algorithm=trial.algorithm.replaced(**algorithm), evaluation=trial.evaluation.replaced(**(evaluation or {}))
+    )
