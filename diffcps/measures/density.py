@@ -18,8 +18,9 @@ from diffcps.measures.quadrature import chain_masses
 from diffcps.measures.subject import Subject
 from diffcps.policy import actions_at_once
 
-FLOOR = 1e-40
-"""A cell's mass under the policy counts as at least so much in KL(π_b ‖ μ)."""
+FLOOR = {1: 1e-250, 2: 1e-30}
+"""By the number of dimensions: a cell's mass under the policy counts as at least so much in KL(π_b ‖ μ). Below, the
+quadrature has no digits."""
 BEHAVIOUR_FLOOR = 1e-15
 """A cell's mass under the behaviour counts as at least so much in KL(μ ‖ π_b), which off the support would be infinite."""
 _CELLS = {1: (200, 4000), 2: (4, 320)}
@@ -78,7 +79,7 @@ def columns(found: Bandit, own: Behaviour, masses: NDArray[np.float64], singular
     mean = np.tensordot(masses, own.middles, masses.ndim)
     variance = np.tensordot(masses, np.square(own.middles - mean), masses.ndim)
     row = {
-        "kl": np.inf if singular else divergence(own.masses, masses, FLOOR),
+        "kl": np.inf if singular else divergence(own.masses, masses, FLOOR[masses.ndim]),
         "kl_reverse": divergence(masses, own.masses, BEHAVIOUR_FLOOR),
         "off_support": float(masses[own.off_support].sum()),
         "expected_value": float((masses * own.values).sum()),

@@ -18,13 +18,11 @@ from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
 from diffcps.diffusion import Denoiser, Schedule, reverse_mean
-from diffcps.measures.cells import NARROWEST, Nodes, cell_masses, density_at, points
+from diffcps.measures.cells import NARROWEST, TAIL, Nodes, cell_masses, density_at, points
 
-TAIL = {1: 600.0, 2: 92.0}
-"""By the number of dimensions: densities are followed down to e^−TAIL of their largest value. What is below is zero."""
 _CORE = 1e-8
 """Nodes with less than this part of the largest mass do not ask for a finer grid."""
-_LAST = 1e-25
+_LAST = 1e-20
 """Nodes with less than this part of the largest mass do not count in a noisy last step."""
 _FEWEST = 96
 _MOST = {1: 4000, 2: 320}
@@ -33,7 +31,6 @@ _FINEST = {1: 40_000, 2: 1600}
 """Most intervals of a refined grid along one axis."""
 _AT_ONCE = 2**18
 """Nodes of a refined grid that are worked on at a time: 2 MB for each number of a node."""
-_TINY = torch.finfo(torch.float64).tiny
 
 
 class NotFiniteError(ArithmeticError):
@@ -77,7 +74,7 @@ def chain_masses(
             tick()
         step = _Step(denoise, grid, number, axes, density, [0.0] * size, silent=False)
         axes = grid.after(step.coarse, number)
-        density = step.summed(partial(density_at, axes=axes), math.exp(-TAIL[size])).flatten()
+        density = step.summed(partial(density_at, axes=axes)).flatten()
     cells = [float(edge[1] - edge[0]) for edge in edges]
     step = _Step(denoise, grid, 0, axes, density, cells, silent=not last_step_noise)
     return step.summed(partial(cell_masses, edges=edges), _LAST if last_step_noise else 0.0)
@@ -96,11 +93,11 @@ class _Grid:
     def axis(self, low: float, high: float, std: float, level: int) -> Tensor:
         """Nodes for a_t, t = level + 1, written by a kernel with standard deviation ``std``.
 
-        Half of the kernel's width apart, or .3 of the length over which the predicted a_0 goes from zero to the bound,
+        .4 of the kernel's width apart, or a fifth of the length over which the predicted a_0 goes from zero to the bound,
         (1 − ᾱ)/(√ᾱ·bound), if that is less.
         """
         signal = float(self.schedule.alpha_bar[level])
-        spacing = min(0.5 * std, 0.3 * (1.0 - signal) / (math.sqrt(signal) * self.max_action))
+        spacing = min(0.4 * std, 0.2 * (1.0 - signal) / (math.sqrt(signal) * self.max_action))
         count = min(max((high - low) / max(spacing, NARROWEST), _FEWEST), _MOST[self.size])
         return torch.linspace(low, high, round(self.resolution * count) + 1, dtype=torch.float64)
 
@@ -133,20 +130,22 @@ class _Step:
         silent: bool,
     ) -> None:
         self.grid, self.number, self.axes, self.silent = grid, number, axes, silent
+        self.least = math.exp(-TAIL[grid.size])
         noise, variance = denoise(points(axes), number)
         variance = variance.expand_as(noise)
         if not (noise.isfinite().all() and variance.isfinite().all()):
             raise NotFiniteError("the noise net gives no numbers")
-        # of variance and density the logarithms: ratios of neighbours vary less than the numbers themselves
-        logs = torch.cat([variance, density[:, None]], dim=-1).clamp(min=_TINY).log()
-        self.fields = torch.cat([noise, logs], dim=-1).view(*map(len, axes), -1)
+        # of variance and density the logarithms: ratios of neighbours vary less than the numbers themselves. What counts
+        # as zero is even, for a spline would overshoot at a leap
+        logs = variance.clamp(min=NARROWEST**2).log(), density.clamp(min=density.max() * self.least).log()[:, None]
+        self.fields = torch.cat([noise, *logs], dim=-1).view(*map(len, axes), -1)
         self.coarse = self._nodes(axes, self.fields)
         most = round(_FINEST[grid.size] * grid.resolution) // (max(map(len, axes)) - 1)
         self.factor = min(self._wanted(cells), max(1, most))
 
-    def summed(self, function: Callable[[Nodes], Tensor], threshold: float) -> Tensor:
+    def summed(self, function: Callable[[Nodes], Tensor], threshold: float = 0.0) -> Tensor:
         """The sum of ``function`` over parts of the nodes, of those with more than ``threshold`` of the largest density."""
-        least = threshold * float(self.coarse.mass.max()) / self.factor**self.grid.size
+        least = max(threshold, 2.0 * self.least) * float(self.coarse.mass.max()) / self.factor**self.grid.size
         return torch.stack([function(nodes.above(least)) for nodes in self._parts()]).sum(dim=0)
 
     def _parts(self) -> Iterator[Nodes]:
