@@ -1,0 +1,44 @@
+"""How wide a trained chain samples N(0, s²), and its true KL: ``python -m tests.benchmarks.covariance [--steps N]``."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from diffcps import compute
+from diffcps.distributed.place import Place
+from diffcps.distributed.worker import run_trial
+from diffcps.report.collect import read_trial
+from diffcps.studies import Results, Scale
+from diffcps.studies.trials import bandit_trial
+
+STDS = 0.1, 0.2, 0.3, 0.5
+
+
+def main() -> None:
+    """Clone each behaviour with three seeds under β̃ and under the calibrated covariance, T = 5."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=12_000, help="gradient steps")
+    length = parser.parse_args().steps
+    compute.prepare(1)
+    table = Table("s", "covariance", "sampled std / s, by seed", "KL(π_b ‖ μ), nats", "behaviour loss")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder))
+        for std in STDS:
+            for covariance in ("posterior", "calibrated"):
+                trial = bandit_trial(
+                    f"normal-{std}", Scale(), steps=(length, length), seeds=(3, 3), algorithm="bc", batch_size=256,
+                    covariance=covariance, last_step_noise=covariance != "posterior",
+                )  # fmt: skip
+                run_trial(trial, place, torch.device("cpu"))
+                frame = Results((read_trial(place.run_folder(trial).path),), 0).frame
+                columns = frame["std_0"] / std, frame["kl"], frame["mean_behaviour_loss"]
+                table.add_row(f"{std:g}", covariance, *(" ".join(f"{v:.4f}" for v in column) for column in columns))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
