@@ -1,5 +1,6 @@
 """Each measure on policies whose value is known: weights set by hand, samples made up, and what a trial leaves."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,7 @@ def gaussians(config: RunConfig, weights: list[float], means: Any, stds: Any) ->
     mean = np.arctanh(np.array(means) / task.max_action)
     raw = (np.log(np.array(stds) / task.max_action) + 6.0) / 7.0
     values = np.concatenate([mean, np.log(raw / (1.0 - raw))], axis=1).ravel()
-    if len(weights) > 1:
-        values = np.concatenate([np.log(weights), values])
-    else:
-        values = np.concatenate([[0.0], values])
+    values = np.concatenate([np.log(weights) if len(weights) > 1 else [0.0], values])
     bias[0, 0] = torch.tensor(values)
     critic = torch.zeros(1, 2 * model.critic.layout.parameters)
     return Policy(model, {"actor": flat, "average": flat.clone(), "target": critic})
@@ -264,7 +262,7 @@ def exact_chain(config: RunConfig, std: float) -> tuple[Subject, Any]:
         "forward": policy.schedule.beta,
     }[config.algorithm.covariance]
     chain = with_variance(net, variance)
-    return looked_at, mock.patch.object(policy, "denoiser", lambda *arguments: chain)
+    return looked_at, mock.patch.object(policy, "denoiser", return_value=chain)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +279,7 @@ def test_likelihood_of_a_chain_whose_density_is_known(covariance: str, kl: float
     np.testing.assert_allclose(row["kl"], kl, atol=2e-3)
     assert abs(row["cross_entropy_excess"] - kl) < 4 * row["cross_entropy_excess_error"] + 2e-3
     bounds = [row["elbo"], *(row[f"iwae_{paths}"] for paths in (4, 16, 64, 256))]
-    assert all(low <= high + 1e-3 for high, low in zip(bounds, bounds[1:], strict=False))
+    assert all(low <= high + 1e-3 for high, low in itertools.pairwise(bounds))
     assert row["gap"] == pytest.approx(row["elbo"] - row["iwae_256"])
     assert row["cross_entropy"] == row["iwae_256"]
     policy = looked_at.policy.model.policy
