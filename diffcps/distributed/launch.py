@@ -26,6 +26,7 @@ from diffcps.distributed.plan import Plan
 from diffcps.distributed.resources import Resources
 from diffcps.distributed.trial import Job
 from diffcps.errors import UserError
+from diffcps.profiles import changed_settings
 from diffcps.runs import read_json
 from diffcps.tasks import task_of
 from diffcps.tracking import Tracker, check, default_uri, store
@@ -242,10 +243,24 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     estimator = Estimator(device)
-    columns = "task", "data", "T", "λ-clip", "κ", "seeds", "steps", "lr", "norm", "max-Q", "learn", "evaluate"
+    shown = (
+        "diffusion_steps",
+        "lambda_clip",
+        "target_kl",
+        "learning_rate",
+        "grad_norm",
+        "max_q_backup",
+        "evaluate_every",
+    )
+    other = [[c for c in changed_settings(trial) if c.split()[0] not in shown] for trial in plan.trials]
+    columns = ["task", "data", "T", "λ-clip", "κ", "seeds", "steps", "lr", "norm", "max-Q", "learn", "evaluate"]
+    # a setting that every trial has tells none of them apart
+    common = set.intersection(*map(set, other))
+    differs = [", ".join(c for c in settings if c not in common) for settings in other]
+    columns += ["other settings"] if any(differs) else []
     table = Table(*columns, title=f"{plan.name}: {_trials(plan.count)}", title_justify="left")
     total = 0.0
-    for trial in plan.trials:
+    for trial, difference in zip(plan.trials, differs, strict=True):
         learning, evaluating = estimator.seconds(trial)
         total += (learning + evaluating) * (plan.search.trials if plan.search else 1)
         first, algorithm = trial.members[0], trial.algorithm
@@ -255,7 +270,7 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
         table.add_row(
             trial.task, trial.data.source, *chosen, str(len(trial.members)), f"{trial.steps:,}",
             f"{first.learning_rate:g}", f"{first.grad_norm:g}", "yes" if algorithm.max_q_backup else "no",
-            duration(learning), f"≤ {duration(evaluating)}",
+            duration(learning), f"≤ {duration(evaluating)}", *([difference] if any(differs) else []),
         )  # fmt: skip
     # a narrow terminal breaks the lines; cutting the names would lose them
     Console(file=console.file, width=max(console.width, 132)).print(table)
