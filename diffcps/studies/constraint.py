@@ -27,7 +27,8 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
     budgets = (0.5,) if scale.quick else BUDGETS
     count = scale.diffusion_steps[0] if scale.diffusion_steps else (5 if scale.quick else 20)
     length = scale.steps or (1500 if scale.quick else 20_000)
-    shared: dict[str, Any] = {"steps": (1500, 20_000), "seeds": (2, 3), "diffusion_steps": count, "evaluations": 1 if scale.quick else 5}
+    shared: dict[str, Any] = {"steps": (1500, 20_000), "seeds": (2, 3), "diffusion_steps": count}
+    shared |= {"evaluations": 1 if scale.quick else 5}
     warm: dict[str, Any] = {"behaviour_steps": length // 3}
     fixed = [
         bandit_trial("corners", scale, member={"target_kl": kappa}, lambda_learning_rate=3e-3, **shared)
