@@ -1,5 +1,6 @@
 """Every study: its grids are trials that can run, and a handful of steps of its quick grid end in a page."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import sweeps
 import torch
 
 from diffcps import cli, measures, studies
-from diffcps.cli.study import StudyCommand, Toy
+from diffcps.cli.study import StudyCommand, run_study
 from diffcps.distributed.folder import begin
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan, load
@@ -89,18 +90,17 @@ def test_unfinished_trials_are_named_and_left_out(tmp_path: Path) -> None:
     assert f"**{len(trials) - 2} trials are not complete" in (tmp_path / "study.md").read_text(encoding="utf-8")
 
 
-def test_toy_through_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command as a person gives it: run folders, table, page, exit status; given again it has nothing to do."""
-    arguments = [
-        "--quick", "--steps", "12", "--seeds", "1", "--diffusion-steps", "2", "--results", str(tmp_path),
-        "--address", "local", "--quiet",
-    ]  # fmt: skip
+def test_a_study_through_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One trial of it: run folder, table, page, exit status; started again it has nothing to do."""
+    whole = STUDIES["covariance"]
+    study = dataclasses.replace(whole, trials=lambda scale: whole.trials(scale)[:1])
+    command = StudyCommand(
+        name="covariance", quick=True, steps=12, seeds=1, results=str(tmp_path), address="local", quiet=True
+    )
     for _ in range(2):
-        with pytest.raises(SystemExit) as ended:
-            cli.run(Toy, lambda command: command(), arguments)
-        assert ended.value.code == 0, capsys.readouterr()
+        assert run_study(study, command) == 0, capsys.readouterr()
     (folder,) = [path.parent for path in tmp_path.glob("*/study.md")]
-    assert load(folder).count == 5
+    assert load(folder).count == 1
     assert {"table.md", "study.csv", "figures"} <= {path.name for path in folder.iterdir()}
     assert "Findings" in capsys.readouterr().out
 
