@@ -25,13 +25,18 @@ def backward(sizes: Sizes, rows: int, *, inputs: bool, weights: bool) -> int:
     return through_weights + through_activations
 
 
+def components(config: AlgorithmConfig) -> int:
+    """Actions that a policy step looks at for each observation: one for every Gaussian of a mixture."""
+    return config.mixture_components if config.policy == "mixture" else 1
+
+
 def networks(config: AlgorithmConfig, observation_size: int, action_size: int) -> tuple[Sizes, Sizes, Sizes]:
     """The layers of the time embedding, of the policy's network after it, and of one critic head."""
     size, hidden, layers = config.time_embedding, config.hidden_size, config.hidden_layers
     head = mlp(observation_size + action_size, hidden, 1, layers)
     if config.policy != "diffusion":
-        components = config.mixture_components if config.policy == "mixture" else 1
-        return (), mlp(observation_size, hidden, components * (2 * action_size + 1), layers), head
+        outputs = action_size if config.policy == "deterministic" else components(config) * (2 * action_size + 1)
+        return (), mlp(observation_size, hidden, outputs, layers), head
     time = (size, 2 * size), (2 * size, size)
     outputs = action_size * (2 if config.covariance in ("interpolated", "learned") else 1)
     return time, mlp(action_size + size + observation_size, hidden, outputs, layers), head
@@ -60,7 +65,8 @@ def flops_per_member_step(config: AlgorithmConfig, observation_size: int, action
     policy_step += runs * backward(time, batch, inputs=False, weights=True)
     policy_step += runs * backward(policy, batch, inputs=True, weights=True)
     if config.algorithm == "diffcps":
-        policy_step += 2 * forward(head, batch) + backward(head, batch, inputs=True, weights=False)
+        own = batch * components(config)
+        policy_step += 2 * forward(head, own) + backward(head, own, inputs=True, weights=False)
     elif config.algorithm == "awr":
         own = batch * config.max_q_candidates
         policy_step += chain * (forward(time, own) + forward(policy, own)) + 2 * forward(head, own + batch)

@@ -17,7 +17,10 @@ FINAL_EPISODES = 100
 def settings(trial: RunConfig) -> tuple[AlgorithmConfig, MemberConfig, EvaluationConfig]:
     """The settings that the trial's profile gives its task, for as many steps as the trial has."""
     task = task_of(trial)
-    return profiled(trial.profile, task.algorithm, task.member, task.evaluation, trial.steps)
+    chain = trial.algorithm.policy == "diffusion"
+    algorithm = task.algorithm if chain else task.algorithm.replaced(policy=trial.algorithm.policy)
+    algorithm, member, evaluation = profiled(trial.profile, algorithm, task.member, task.evaluation, trial.steps)
+    return algorithm.replaced(policy=task.algorithm.policy), member, evaluation
 
 
 def profiled(
@@ -32,9 +35,9 @@ def profiled(
     """
     if profile == "official":
         return algorithm, member, evaluation
+    chain = {"covariance": "calibrated", "last_step_noise": True} if algorithm.policy == "diffusion" else {}
     algorithm = algorithm.replaced(
-        covariance="calibrated",
-        last_step_noise=True,
+        **chain,
         dual="projected",
         lambda_learning_rate=3e-3,
         behaviour_steps=max(4 * algorithm.policy_freq, steps // 10),

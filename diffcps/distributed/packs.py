@@ -15,7 +15,7 @@ from diffcps.config import RunConfig
 from diffcps.distributed.shares import joined_arrays, joined_state, share_of_state, shares
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator, Rollouts
-from diffcps.flops import networks
+from diffcps.flops import components, networks
 from diffcps.learner import Learner
 from diffcps.measures.taking import Measured, Measurer
 from diffcps.policy import Policy
@@ -45,7 +45,7 @@ def working_bytes(config: RunConfig, task: Task) -> int:
     row = 4 * algorithm.hidden_size
     layers = 4 * algorithm.hidden_layers
     paths = algorithm.constraint_samples if algorithm.constraint in ("iwae", "renyi") else 0
-    runs = algorithm.diffusion_steps * (1 + paths) + 3
+    runs = algorithm.diffusion_steps * (1 + paths) + 1 + 2 * components(algorithm)
     step = layers * row * algorithm.batch_size * runs + resident_bytes(config, task) // 4
     backup = 8 * row * algorithm.batch_size * (algorithm.max_q_candidates if algorithm.max_q_backup else 1)
     acting = 8 * row * config.evaluation.episodes * config.evaluation.candidates

@@ -215,6 +215,8 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     flags = {"every": options.evaluate_every, "episodes": options.episodes, "candidates": options.candidates}
     changes["evaluation"] = evaluation.replaced(**{key: value for key, value in flags.items() if value is not None})
     trial = trial.replaced(**changes)
+    if options.policy is not None:  # before the profile, which gives a covariance to chains alone
+        trial = trial.replaced(algorithm=trial.algorithm.replaced(policy=options.policy))
     if options.profile is not None:
         trial = profiles.under(trial, options.profile)
     changes = {"algorithm": trial.algorithm.replaced(**_given(options, _SHARED))}

@@ -29,7 +29,9 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 def page(results: Results) -> Page:
     """The true KL over width, depth and rows, and a fit of powers to it."""
-    frame = results.frame
+    frame = results.frame[np.isfinite(results.frame["kl"])]
+    if frame["kl"].nunique() < 2:
+        return Page(("Too few policies with a finite divergence to say anything yet.",))
     by = ["hidden_size", "hidden_layers", "rows"]
     table = summary(frame, by, ["kl", "kl_reverse", "mean_behaviour_loss"])
     figure, axes = drawing.panels(2)

@@ -98,7 +98,8 @@ def page(results: Results) -> Page:
         findings += said
     trained = results.trained
     figure, axes = drawing.panels(2)
-    series = trained[(trained["profile"] == "principled") & np.isclose(trained["slack"].astype(float), 0.1)]
+    loss_bound = (trained["profile"] == "principled") & (trained["constraint_set"] == "behaviour_loss")
+    series = trained[loss_bound & np.isclose(trained["slack"].astype(float), 0.1)]
     drawing.lines(axes[0], series, "step", "lambda", "dual", DUALS)
     drawing.lines(axes[1], series, "step", "violation", "dual", DUALS)
     axes[0].legend(fontsize=7)

@@ -79,9 +79,11 @@ def page(results: Results) -> Page:
         axes[0].legend(fontsize=7)
         figures["corners"] = figure
         means = corners.groupby(by)["kl"].mean().unstack()
-        best = means.replace(np.inf, np.nan).idxmin(axis=1)
+        finite = means.replace(np.inf, np.nan).dropna(how="all")
+        best = finite.idxmin(axis=1)
         said = ", ".join(f"{kind} at T = {count} ({means.loc[count, kind]:.3g} nats)" for count, kind in best.items())
-        findings.append(f"On four corners the smallest KL(π_b ‖ μ) is that of {said}.")
+        if said:
+            findings.append(f"On four corners the smallest KL(π_b ‖ μ) is that of {said}.")
     return Page(tuple(findings), tables, figures)
 
 

@@ -20,8 +20,8 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0))
     """A figure of ``count`` panels, at most ``columns`` in a row."""
     from matplotlib.figure import Figure
 
-    across = min(columns, count)
-    down = -(-count // across)
+    across = max(1, min(columns, count))
+    down = max(1, -(-count // across))
     figure = Figure(figsize=(size[0] * across, size[1] * down), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for unused in grid[count:]:

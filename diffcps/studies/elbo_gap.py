@@ -55,11 +55,12 @@ def page(results: Results) -> Page:
     for name, group in frame.groupby("task", sort=False):
         means = group.groupby("diffusion_steps")[["gap", "loss"]].mean()
         first, last = means.iloc[0], means.iloc[-1]
-        findings.append(
-            f"{name}: from T = {means.index[0]} to T = {means.index[-1]} the gap goes from {first['gap']:.3g} to "
-            f"{last['gap']:.3g} nats, while the behaviour loss goes from {first['loss']:.3g} to {last['loss']:.3g}: "
-            "across T, L does not measure the gap."
-        )
+        said = f"{name}: from T = {means.index[0]} to T = {means.index[-1]} the gap goes from {first['gap']:.3g} to "
+        said += f"{last['gap']:.3g} nats, while the behaviour loss goes from {first['loss']:.3g} to {last['loss']:.3g}"
+        if len(means) > 1:
+            same = (last["gap"] - first["gap"]) * (last["loss"] - first["loss"]) > 0
+            said += ": they move together." if same else ": they move in opposite directions."
+        findings.append(said)
     return Page(tuple(findings), {"At the last evaluation": table}, {"gap": figure})
 
 

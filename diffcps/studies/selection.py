@@ -49,6 +49,10 @@ def page(results: Results) -> Page:
     by = ["task", "profile"]
     table = summary(frame, by, ["last", "best", "gain of choosing", *ACTING])
     long = frame.melt([*by, "seed"], [name for name in ACTING if name in frame], "acting", "score")
+    if frame.empty:
+        return Page(
+            tuple(said) or ("No trial of a policy has come to its end yet.",), {"L_BC beside the paper's κ": floors}
+        )
     names = list(frame["task"].unique())
     figure, axes = drawing.panels(2 * len(names), columns=2)
     for i, name in enumerate(names):
@@ -70,6 +74,8 @@ def page(results: Results) -> Page:
 
 def _floors(cloned: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """What behaviour cloning reaches on each data set beside the κ that the paper gives the task, and what that predicts."""
+    if cloned.empty:
+        return pd.DataFrame(), []
     table = summary(cloned, ["task", "target_kl"], ["mean_behaviour_loss"])
     table["κ / L_BC"] = table["target_kl"] / table["mean_behaviour_loss"]
     said = []

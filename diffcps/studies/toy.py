@@ -78,6 +78,10 @@ def page(results: Results) -> Page:
     findings = []
     for (name, what), group in frame.groupby(["task", "method"], sort=False):
         by_count = group.groupby("diffusion_steps")[["last", "kl", "off_support"]].mean()
+        by_count = by_count.dropna(subset=["last"])
+        if by_count.empty:
+            findings.append(f"{name}, {what}: every policy has diverged.")
+            continue
         best = by_count["last"].idxmax()
         row = by_count.loc[best]
         count = "" if what.startswith("AWR") else f" at T = {best}"
