@@ -49,6 +49,24 @@ class TakenOverError(UserError):
     """Another process has taken over the run folder: this one is to stop, and to leave everything to the other."""
 
 
+class NoRoomError(UserError):
+    """The disk is full, or may not be written: the next attempt would meet the same."""
+
+
+@contextmanager
+def room(path: Path) -> Iterator[None]:
+    """Writes of ``path`` within it that find no room raise ``NoRoomError``; all others pass on what the disk says."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise NoRoomError(
+            f"{path} cannot be written: {error.strerror}. What was saved before is whole: "
+            "make room, or move the results, and go on with --resume."
+        ) from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace ``path`` in one move: a reader, or a kill, sees the old file or the new one and nothing between."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -133,7 +151,7 @@ class RunFolder:
         Take it first and ``rewind`` it later: whatever the other was just writing when it was taken has come in by then.
         """
         self._token = f"{secrets.token_hex(8)} process {os.getpid()} on {os.uname().nodename}"
-        with self._room():
+        with room(self.path / "owner"):
             write_atomically(self.path / "owner", self._token.encode())
 
     def check_owner(self) -> None:
@@ -150,19 +168,6 @@ class RunFolder:
         if self._token is not None and owner != self._token:
             raise TakenOverError(f"{self.path} was taken over by {owner.partition(' ')[2]}, which goes on with it.")
 
-    @contextmanager
-    def _room(self) -> Iterator[None]:
-        """Writes within it that find no room raise ``UserError``; all others pass on what the disk says."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            raise UserError(
-                f"{error.filename or self.path} cannot be written: {error.strerror}. What was saved before is whole: "
-                "make room, or move the results, and go on with --resume."
-            ) from error
-
     @property
     def attempts(self) -> dict[str, Any]:
         """What interrupted the trial, and how often; empty when nothing did."""
@@ -171,7 +176,7 @@ class RunFolder:
 
     def record_attempts(self, attempts: Mapping[str, Any]) -> None:
         """Replace ``attempts.json``."""
-        with self._room():
+        with room(self.path / "attempts.json"):
             write_json(self.path / "attempts.json", dict(attempts))
 
     def check_data(self, checksum: str) -> None:
@@ -193,13 +198,13 @@ class RunFolder:
         if old and same != {key: environment.get(key) for key in same}:
             earlier.append(same)
         self.check_owner()
-        with self._room():
+        with room(self.path / "environment.json"):
             write_json(self.path / "environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace ``status.json``."""
         self.check_owner()
-        with self._room():
+        with room(self.path / "status.json"):
             write_json(self.path / "status.json", dict(status))
 
     def fail(self, reason: str, details: str = "") -> None:
@@ -248,7 +253,7 @@ class RunFolder:
             writer.writeheader()
         writer.writerows(rows)
         self.check_owner()
-        with self._room(), open(file, "a", encoding="utf-8") as out:
+        with room(file), open(file, "a", encoding="utf-8") as out:
             out.write(text.getvalue())
             out.flush()
             os.fsync(out.fileno())
@@ -265,7 +270,8 @@ class RunFolder:
             whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == width]
             kept = [line for line in whole if int(line.split(",", 1)[0]) <= step]
             if lines and lines[0].endswith("\n") and kept:
-                write_atomically(file, "".join([lines[0], *kept]).encode())
+                with room(file):
+                    write_atomically(file, "".join([lines[0], *kept]).encode())
             else:
                 file.unlink()
 
@@ -280,7 +286,7 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         file = folder / f"step_{step:09d}.pt"
         self.check_owner()
-        with self._room():
+        with room(file):
             write_atomically(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
             write_atomically(file, content)
         # one of a later step is one that ``load_checkpoint`` refused: it must not count among the two

@@ -92,7 +92,7 @@ def command(*arguments: object) -> int:
         ((*RING, "--data", "d4rl"), ("bandit-ring", "d4rl", "collected")),
         ((*RING, "--name", "../elsewhere"), ("../elsewhere", "letters")),
         ((*RING, "--tracking-uri", "http://127.0.0.1:9"), ("no MLflow server answers at http://127.0.0.1:9",)),
-        ((*RING, "--tracking-uri", "http://me:secret@127.0.0.1:9"), ("no MLflow server answers",)),
+        ((*RING, "--tracking-uri", "http://me:secret@127.0.0.1:9"), ("MLFLOW_TRACKING_PASSWORD", "127.0.0.1:9")),
         ((*RING, "--tracking-uri", "somewhere"), ("somewhere", "sqlite:////")),
         ((*RING, "--address", "127.0.0.1:9"), ("nothing answers at the Ray address 127.0.0.1:9", "--address local")),
         ((*RING, "--address", "ray://127.0.0.1:9"), ("nothing answers at the Ray address ray://127.0.0.1:9",)),

@@ -3,6 +3,7 @@
 import multiprocessing
 import socket
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -284,6 +285,13 @@ def test_more_than_there_is(nodes: list[tuple[float, float]], asked: dict[str, A
     with pytest.raises(UserError) as said:
         Resources.fitting(cluster(*nodes), None, asked.get("gpus"), None, asked["workers"])
     assert all(word in str(said.value) for word in words)
+
+
+def test_drivers_on_a_node_of_their_own_cost_no_room() -> None:
+    """Sixteen small machines hold sixteen trials; fifteen where drivers take a sliver of one."""
+    there = cluster((0, 0), *[(1, 0)] * 16)
+    assert Resources.fitting(there, None, None, None).concurrent == 15
+    assert Resources.fitting(replace(there, for_drivers=True), None, None, None).concurrent == 16
 
 
 def test_memory_of_a_worker_is_its_share_of_its_machines() -> None:

@@ -372,6 +372,31 @@ def test_a_disk_that_really_is_full(place: Place) -> None:
     assert folder.complete
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a small disk in a mount namespace")
+def test_every_write_on_a_disk_that_is_full(tmp_path: Path) -> None:
+    """A disk of two megabytes, on which the trial is left ever one page more: each of its writes meets the end once.
+
+    It is told which file it was, keeps what it had saved, goes on when there is room, and ends bit-equal.
+    """
+    enter = ["unshare", "--map-root-user", "--mount"]
+    allowed = subprocess.run([*enter, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
+    if allowed.returncode:
+        pytest.skip(f"may not mount here: {allowed.stderr.decode().strip()}")
+    script = Path(__file__).with_name("full_disk.py")
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    done = subprocess.run(
+        [*enter, sys.executable, script, tmp_path], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert last == "mlflow"
+    refused = {line.split()[1] for line in lines}
+    assert refused >= {"owner", "environment.json", "status.json", "metrics.csv"}
+    assert sum(name.endswith(".pt") for name in refused) >= 2
+    assert len({line.split()[2] for line in lines}) >= 3, "it failed before its first checkpoint and after several"
+
+
 # What hangs -----------------------------------------------------------------------------------------------------------
 
 

@@ -338,8 +338,13 @@ class TestCheck:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        with pytest.raises(UserError, match="no MLflow server answers") as caught:
-            tracking.check(f"http://someone:secret@127.0.0.1:{port}")
+        with pytest.raises(UserError, match="no MLflow server answers"):
+            tracking.check(f"http://127.0.0.1:{port}")
+
+    def test_a_password_in_an_address_is_refused(self) -> None:
+        """It would be written into sweep.json and Tune's files, and stand in the list of processes."""
+        with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+            tracking.check("http://someone:secret@127.0.0.1:9")
         assert "secret" not in str(caught.value)
 
     def test_a_server_that_never_answers(self) -> None:
@@ -373,3 +378,26 @@ class TestCheck:
         with pytest.raises(UserError, match="use sqlite:") as caught:
             tracking.check(wrong)
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["(sqlite3.OperationalError) database is locked", "UNIQUE constraint failed: datasets.experiment_id"]
+)
+def test_a_store_with_too_much_to_do_is_no_news(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Many trials begin at once: some are refused for a moment, are tried again, and nobody is told."""
+    monkeypatch.setattr(sink, "SEND_SECONDS", 0.01)
+    monkeypatch.setattr(sink, "BUSY_SECONDS", 0.01)
+    trial, refusals = synthetic.config(seeds=1), iter([RuntimeError(text)] * 3)
+    send = tracker.send
+
+    def crowded(runs: list[str], rows: list[Row]) -> None:
+        for error in refusals:
+            raise error
+        send(runs, rows)
+
+    monkeypatch.setattr(tracker, "send", crowded)
+    assert train(tracker, trial, 0, 100).close() == 0
+    assert not caplog.records
+    assert steps(tracker, runs_of(tracker)["trial"]) == [50, 100]

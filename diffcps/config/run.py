@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from diffcps.config.algorithm import AlgorithmConfig, MemberConfig
@@ -181,7 +182,7 @@ class RunConfig(Plain):
             values = {name: value for name, value in values.items() if name != "checkpoint_every"}
         return super().from_dict(values)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A readable name plus a hash of everything that determines the result.
 

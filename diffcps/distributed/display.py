@@ -18,6 +18,8 @@ from diffcps.errors import UserError
 from diffcps.runs import RunFolder
 
 TERMINAL_SECONDS, LOG_SECONDS, REMOTE_SECONDS = 1.0, 30.0, 10.0
+SHARE = 20
+"""Seconds between two looks for each second that a look takes."""
 MOST_ROWS = 20
 STATES = "running", "failed", "damaged", "stopped", "complete", "pending"
 """In the order in which trials are shown."""
@@ -69,9 +71,13 @@ class Board:
             while not self._ended.wait(LOG_SECONDS):
                 self.console.print("\n".join(self.lines()), highlight=False, soft_wrap=True)
             return
+        pause = TERMINAL_SECONDS
         with Live(self.table(), console=self.console, refresh_per_second=4, transient=True) as live:
-            while not self._ended.wait(TERMINAL_SECONDS):
+            while not self._ended.wait(pause):
+                begun = time.monotonic()
                 live.update(self.table())
+                # reading a thousand statuses takes a second: looking must not take a core from what is looked at
+                pause = max(TERMINAL_SECONDS, SHARE * (time.monotonic() - begun))
 
     def heading(self, statuses: dict[str, dict[str, Any]]) -> str:
         """Trials by state and the time so far, in one line."""

@@ -17,7 +17,7 @@ from diffcps.distributed.lease import Holder, leased
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan, load
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder, write_json
+from diffcps.runs import RunFolder, room, write_json
 
 REPEATED = "address", "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "concurrent"
 """Flags of a launch that the command to go on with the sweep repeats."""
@@ -66,9 +66,10 @@ def _locked(file: IO[str], folder: Path) -> Iterator[None]:
         holder = file.read().strip() or "another process"
         raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
     try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
+        with room(folder / ".lock"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
         yield
     finally:
         if not (folder / "sweep.json").exists():
@@ -135,7 +136,8 @@ def resume_command(name: str, results: object, script: str, flags: Mapping[str, 
 def begin(place: Place, plan: Plan) -> None:
     """Write down what the sweep is, if that is not there yet: from here on it can be resumed by its name."""
     folder = place.folder
-    (folder / "runs").mkdir(exist_ok=True)
+    with room(folder):
+        (folder / "runs").mkdir(exist_ok=True)
     if not (folder / "sweep.json").exists():
         details = {
             "command": sys.argv,
@@ -143,7 +145,8 @@ def begin(place: Place, plan: Plan) -> None:
             "tracking_uri": place.tracking_uri,
             "data_directories": [str(directory) for directory in place.data_directories],
         }
-        write_json(folder / "sweep.json", plan.to_dict() | details)
+        with room(folder / "sweep.json"):
+            write_json(folder / "sweep.json", plan.to_dict() | details)
     place.publish("sweep.json")
 
 

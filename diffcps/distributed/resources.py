@@ -61,7 +61,7 @@ class Resources:
         if concurrent is not None and concurrent < 1:
             raise UserError(f"--concurrent {concurrent}: at least one trial must be allowed to run.")
         # a trial's driver needs a sliver of CPU beside its workers'
-        whole = workers * share + DRIVER_CPUS
+        whole = workers * share + _driver_cpus(cluster)
         for name, wanted, there in (("GPUs", workers * part, cluster.gpus), ("CPUs", whole, cluster.cpus)):
             if wanted > there + 1e-9:
                 flags = f"--{name.lower()}-per-trial" + (" or --workers-per-trial" if workers > 1 else "")
@@ -78,10 +78,15 @@ class Resources:
         """Trials that run at once on the cluster as it is; at least one, which waits for nodes if there are none."""
         if self.asked:
             return self.concurrent
-        fits = math.floor(cluster.cpus / (self.workers * self.cpus + DRIVER_CPUS) + 1e-9)
+        fits = math.floor(cluster.cpus / (self.workers * self.cpus + _driver_cpus(cluster)) + 1e-9)
         if self.gpus > 0:
             fits = min(fits, math.floor(cluster.gpus / (self.workers * self.gpus) + 1e-9))
         return max(1, fits)
+
+
+def _driver_cpus(cluster: "Cluster") -> float:
+    """What a trial's driver takes of the CPUs that workers need: nothing where drivers have a node of their own."""
+    return 0.0 if cluster.for_drivers else DRIVER_CPUS
 
 
 def _fair_share(cluster: "Cluster", gpus: float) -> float:

@@ -7,6 +7,7 @@ and each of those goes on from its own newest checkpoint; so starting a sweep ag
 import functools
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +22,13 @@ MOST_DRIVERS = 1000
 """How often a trial's driver may die in one launch, getting on or not: weeks on machines that come and go."""
 
 
-def execute(job: Job, interrupts: Interrupts) -> None:
+def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive) -> None:
     """Run what is not complete. Needs a connected cluster.
+
+    Args:
+        job: the sweep.
+        interrupts: where signals come in.
+        trial: what a trial's driver runs, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
 
     Raises:
         KeyboardInterrupt: a signal has cut it short.
@@ -40,8 +46,9 @@ def execute(job: Job, interrupts: Interrupts) -> None:
         return job.resources.room(clusters.present())
 
     tuner = tune.Tuner(
-        tune.with_resources(functools.partial(drive, job=job), driver),
-        tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, room), num_samples=count),
+        tune.with_resources(functools.partial(trial, job=job), driver),
+        # a driver's process, which takes seconds to start, goes on with the next trial
+        tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, room), num_samples=count, reuse_actors=True),
         run_config=tune.RunConfig(
             name=job.launch,
             storage_path=str(job.place.folder / "ray"),

@@ -4,12 +4,17 @@ Neither torch nor MLflow is imported here: the driver and Train's controller are
 take seconds and hundreds of megabytes for what only workers use.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import OBJECTIVE, Plan, trial_of
 from diffcps.distributed.resources import Resources
+from diffcps.runs import NoRoomError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from diffcps.distributed.attempts import Attempts
@@ -27,8 +32,15 @@ class Job:
     """Which start of the sweep this is; in each of them a trial has fresh attempts."""
 
 
-def drive(config: dict[str, Any], job: Job) -> None:
-    """A Tune trial: start Ray Train workers for the suggested point and wait for them."""
+def work(loop: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: ``train_worker`` with these arguments."""
+    from diffcps.distributed.worker import train_worker
+
+    train_worker(**loop)
+
+
+def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], None] = work) -> None:
+    """A Tune trial: start Ray Train workers for the suggested point, which run ``work``, and wait for them."""
     import ray.train
     from ray import tune
 
@@ -40,14 +52,20 @@ def drive(config: dict[str, Any], job: Job) -> None:
     place.refresh(f"runs/{trial.key}")
     folder = place.run_folder(trial)
     attempts = Attempts(place, trial.key, job.launch)
-    if not folder.complete and attempts.begin():
+    try:
+        begins = not folder.complete and attempts.begin()
+    except NoRoomError as error:
+        # Tune would try a trial that fails again at once, a thousand times; the sweep's end tells of the full disk
+        logger.error("%s: %s", trial.key, error)
+        return
+    if begins:
         resources = job.resources
         per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
         loop = {"config": trial.to_dict(), "place": job.place, "resources": resources, "asked": config["asked"]}
         reservations = Reservations(f"{job.launch}:{trial.key}")
         reservations.release()
         trainer = _trainer(attempts, reservations)(
-            _work,
+            work,
             train_loop_config=loop,
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
@@ -87,9 +105,3 @@ def _trainer(attempts: "Attempts", reservations: "Reservations") -> type[Any]:
             return super()._initialize_and_run_controller(**arguments | {"failure_policy": attempts})
 
     return Trainer
-
-
-def _work(loop: dict[str, Any]) -> None:
-    from diffcps.distributed.worker import train_worker
-
-    train_worker(**loop)

@@ -1,6 +1,7 @@
 """Shows a trial in MLflow while it is trained, without ever making it wait."""
 
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.tracking.rows import Row, named
-from diffcps.tracking.store import first_line, shown
+from diffcps.tracking.store import busy, first_line, shown
 from diffcps.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ SEND_SECONDS = 2.0
 """Least time between two sendings; rows that come faster travel together."""
 RETRY_SECONDS = 20.0
 """Pause after a store has refused."""
+BUSY_SECONDS = 5.0
+"""Mean pause after a store had too much to do; drawn anew each time, or those that met would meet again."""
 CLOSE_SECONDS = 30.0
 """How long the end of a trial waits for what is still to be sent."""
 
@@ -44,7 +47,7 @@ class MlflowSink:
         self._runs: list[str] = []
         self._last = -1
         self._warned = self._finished = False
-        self._closing = threading.Event()
+        self._closing, self._given_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -56,6 +59,7 @@ class MlflowSink:
         """Send what is left and, when the trial has come to its end, say so. Returns the number of rows not sent."""
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
+        self._given_up.set()
         unsent = len(self._queue)
         if unsent:
             logger.warning(
@@ -66,21 +70,21 @@ class MlflowSink:
 
     def _work(self) -> None:
         while True:
-            closing = self._closing.is_set()
-            pause = SEND_SECONDS
+            closing, crowded, pause = self._closing.is_set(), False, SEND_SECONDS
             try:
                 self._send()
             except Exception as error:  # a view must not stop a trial, whatever its store raises; the rows are kept
-                pause = RETRY_SECONDS
-                if not self._warned:
+                crowded = busy(error)
+                pause = random.uniform(0.5, 1.5) * BUSY_SECONDS if crowded else RETRY_SECONDS
+                if not self._warned and not crowded:
                     logger.warning(
                         "%s: MLflow at %s does not take its metrics (%s). Training goes on; they are sent again later.",
                         self.config.key, shown(self.tracker.uri), first_line(error),
                     )  # fmt: skip
-                self._warned = True
-            if closing:
+                self._warned = self._warned or not crowded
+            if closing and (not crowded or self._given_up.wait(pause)):
                 return
-            self._closing.wait(pause)
+            self._closing.wait(0.0 if closing else pause)
 
     def _send(self) -> None:
         """Send what is in the queue; a row leaves it only when all of the trial's runs have it."""

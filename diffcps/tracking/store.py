@@ -53,6 +53,11 @@ def check(uri: str) -> str:
         uri = f"sqlite:///{path}"
         _check_database(path)
     elif scheme in ("http", "https"):
+        if shown(uri) != uri:
+            raise UserError(
+                f"tracking URI {shown(uri)}: a password in an address is seen in the list of processes and kept with the "
+                "results. Leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on every node."
+            )
         _check_server(uri)
     else:
         raise UserError(
@@ -75,6 +80,8 @@ def connect(uri: str) -> "MlflowClient":
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # what a database refuses is raised as well, and told of in a sentence; MLflow would print a page for each
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -93,6 +100,14 @@ def shown(text: str) -> str:
 def first_line(error: Exception) -> str:
     """An exception in one line of bounded length, without passwords."""
     return shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+
+
+def busy(error: BaseException) -> bool:
+    """Whether a store refused because many write at once: SQLite was locked, or another was first to write the same.
+
+    That passes: sent again a little later, the same is taken. It is no news for a person.
+    """
+    return any(text in str(error) for text in ("database is locked", "UNIQUE constraint failed"))
 
 
 def _database(uri: str) -> Path:

@@ -166,7 +166,7 @@ class Tracker:
         self.client.log_batch(
             run.info.run_id,
             params=[Param(name, value) for name, value in params.items()],
-            tags=[RunTag(name, value) for name, value in tags.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()] if known else [],
         )
         return str(run.info.run_id)
 

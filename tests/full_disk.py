@@ -1,0 +1,97 @@
+"""A trial on a disk that really is full: run in a mount namespace of its own, where a small disk may be made.
+
+unshare --map-root-user --mount python tests/full_disk.py FOLDER
+
+Prints one line for each amount of room that was left to the trial: the room in bytes, what could not be written, how far
+the trial had come. Every line stands for a trial that was told of it, went on when there was room, and ended bit-equal.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import sweeps
+import test_training as trials
+import torch
+
+from diffcps import tracking
+from diffcps.distributed import worker
+from diffcps.distributed.place import Place
+from diffcps.distributed.worker import run_trial
+from diffcps.runs import NoRoomError
+
+PAGE = 4096
+BALLAST = "ballast"
+
+
+def fill(disk: Path, left: int) -> None:
+    """Leave so many bytes."""
+    space = os.statvfs(disk)
+    size = space.f_bavail * space.f_frsize - left
+    with (disk / BALLAST).open("wb") as file:
+        file.write(bytes(max(0, size)))
+
+
+def main(root: Path) -> None:
+    disk = root / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], check=True)
+    trials.training._minutes = trials.clock([2])  # type: ignore[attr-defined]  # a checkpoint a row
+    worker.data.load = lambda task, data, directories: trials.DATA  # type: ignore[assignment]
+    whole = Place(root / "whole")
+    run_trial(trials.CONFIG, whole, torch.device("cpu"))
+    undisturbed = whole.run_folder(trials.CONFIG)
+    room, failed = 0, True
+    while failed:
+        place = Place(disk / f"sweep-{room}")
+        folder = place.run_folder(trials.CONFIG)
+        folder.create(trials.CONFIG)
+        fill(disk, room)
+        failed = False
+        try:
+            run_trial(trials.CONFIG, place, torch.device("cpu"))
+        except NoRoomError as error:
+            failed, what = True, str(error)
+            assert "No space left on device" in what, what
+            assert "--resume" in what, what
+        (disk / BALLAST).unlink()
+        if failed:
+            state, complaints = folder.load_checkpoint()
+            assert not complaints, complaints
+            assert not list(folder.path.rglob("*.tmp"))
+            print(room, Path(what.partition(" cannot be written")[0]).name, state["learner"]["step"] if state else 0)
+            run_trial(trials.CONFIG, place, torch.device("cpu"))
+        sweeps.assert_same_result(folder, undisturbed)
+        subprocess.run(["rm", "-r", place.folder], check=True)
+        room += PAGE
+    mlflow(disk)
+
+
+def mlflow(disk: Path) -> None:
+    """MLflow's database on a full disk holds nothing up, is told of once, and gets its rows in the end."""
+    records: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("diffcps").addHandler(handler)
+    place = Place(disk.parent / "shown", tracking_uri=None, sweep="shown")
+    subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+    uri = tracking.check(tracking.default_uri(disk))
+    tracker = tracking.Tracker(uri, "shown")
+    tracker.trial_runs(trials.CONFIG, {})
+    fill(disk, 0)
+    with mock.patch("diffcps.tracking.sink.CLOSE_SECONDS", 5.0):
+        run_trial(trials.CONFIG, Place(place.folder, tracking_uri=uri, sweep="shown"), torch.device("cpu"))
+    assert place.run_folder(trials.CONFIG).complete
+    assert any("disk is full" in text and "Training goes on" in text for text in records), records
+    (disk / BALLAST).unlink()
+    tracker.reconcile(place.folder)
+    runs = tracker.trial_runs(trials.CONFIG, place.run_folder(trials.CONFIG).environment)
+    assert {tracker.progress(run) for run in runs} == {trials.CONFIG.steps}
+    print("mlflow")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
