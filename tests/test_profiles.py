@@ -1,0 +1,63 @@
+"""The profiles: what the principled one changes, that each part is a flag of its own, and what is said of a trial."""
+
+import pytest
+
+from diffcps import profiles
+from diffcps.config import RunConfig
+from diffcps.distributed.options import SweepOptions
+from diffcps.distributed.plan import build
+from diffcps.errors import UserError
+
+
+def plan(**flags: object) -> RunConfig:
+    (trial,) = build(SweepOptions(tasks=("hopper-medium-v2",), **flags)).trials  # type: ignore[arg-type]
+    return trial
+
+
+def test_principled_is_what_it_says() -> None:
+    official, principled = plan(), plan(profile="principled")
+    assert (official.profile, principled.profile) == ("official", "principled")
+    assert principled.key != official.key
+    algorithm = principled.algorithm
+    assert (algorithm.covariance, algorithm.last_step_noise, algorithm.dual) == ("calibrated", True, "projected")
+    assert algorithm.behaviour_steps == official.steps // 10
+    assert {member.slack for member in principled.members} == {profiles.SLACK}
+    assert {member.lambda_clip for member in principled.members} == {0.0}
+    assert [member.seed for member in principled.members] == [member.seed for member in official.members]
+    assert principled.evaluation.episodes_at(last=True) == 100
+    assert principled.evaluation.episodes_at(last=False) == official.evaluation.episodes
+    assert profiles.changed_settings(official) == profiles.changed_settings(principled) == []
+
+
+def test_profile_follows_the_length_of_a_run() -> None:
+    assert plan(profile="principled", steps=5000).algorithm.behaviour_steps == 500
+
+
+def test_each_part_is_a_flag_of_its_own() -> None:
+    trial = plan(
+        covariance="learned", last_step_noise=True, dual="pi", constraint="elbo", behaviour_steps=1000, slack=0.5
+    )
+    assert trial.profile == "official"
+    changed = profiles.changed_settings(trial)
+    expected = {
+        "covariance learned", "last_step_noise 1", "dual pi", "constraint elbo", "behaviour_steps 1000", "slack 0.5"
+    }  # fmt: skip
+    assert set(changed) == expected
+    other = plan(profile="principled", dual="softplus")
+    assert other.profile == "principled"
+    assert profiles.changed_settings(other) == ["dual softplus"]
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "mixture", "deterministic"])
+def test_principled_without_a_chain_leaves_the_covariance_out(policy: str) -> None:
+    trial = plan(profile="principled", policy=policy)
+    assert trial.algorithm.covariance == "posterior"
+    assert trial.algorithm.dual == "projected"
+    assert profiles.changed_settings(trial) == [f"policy {policy}"]
+
+
+def test_behaviour_cloning_takes_its_own_actions() -> None:
+    trial = plan(algorithm="bc")
+    assert trial.evaluation.candidates == 1
+    with pytest.raises(UserError, match="candidates must be 1"):
+        plan(algorithm="bc", candidates=5)
