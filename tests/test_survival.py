@@ -441,7 +441,7 @@ def test_a_trial_beats_in_learning_and_judging(place: Place, monkeypatch: pytest
     shown: list[int] = []
     run_trial(CONFIG, place, CPU, progress=lambda status: shown.append(status["step"]), stuck_after=3600)
     assert beats.count("call") == len(shown) > 7, "with every look at the status"
-    assert beats.count("__call__") >= 4, "and with every step of an environment"
+    assert beats.count("_round") >= 4, "and with every step of an environment"
 
 
 # On a cluster ---------------------------------------------------------------------------------------------------------

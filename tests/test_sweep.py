@@ -97,7 +97,7 @@ def test_demo(cluster, tmp_path, capsys):
     for row in table(folder).values():
         assert row["behaviour"], "the behaviour's own score stands beside the policy's"
         assert row["task"] in said
-    assert str(folder / "table.md") in said
+    assert str(folder / "table.html") in said
     assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path / 'mlflow.db'}" in said
 
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
