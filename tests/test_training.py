@@ -79,7 +79,7 @@ def make_learner(config: RunConfig = CONFIG) -> Learner:
     return Learner(config.algorithm, config.members, DATA, RING.max_action)
 
 
-def evaluate(policy: Policy, index: int, episodes: int) -> Rollouts:
+def evaluate(policy: Policy, index: int, episodes: int = 3) -> Rollouts:
     """[K, episodes] made-up returns that show the weights, the number of the evaluation and the member."""
     weights = policy.parameters["actor"].double().sum(dim=1).numpy()
     shape = policy.members, episodes
