@@ -47,7 +47,12 @@ def profiled(
 
 
 def under(trial: RunConfig, profile: Profile) -> RunConfig:
-    """The trial under another profile: what that profile says is changed, everything else and the seeds stay."""
+    """A trial of the official profile under another one: what that profile says is changed, all else and the seeds stay.
+
+    Raises ``ValueError`` for a trial of another profile, whose official settings are not known any more.
+    """
+    if trial.profile != "official":
+        raise ValueError(f"{trial.key} is under the {trial.profile} profile already")
     parts = [profiled(profile, trial.algorithm, member, trial.evaluation, trial.steps) for member in trial.members]
     algorithm, _, evaluation = parts[0]
     members = tuple(member for _, member, _ in parts)

@@ -29,6 +29,11 @@ def test_principled_is_what_it_says() -> None:
     assert profiles.changed_settings(official) == profiles.changed_settings(principled) == []
 
 
+def test_a_profile_is_laid_over_official_settings_only() -> None:
+    with pytest.raises(ValueError, match="principled profile already"):
+        profiles.under(plan(profile="principled"), "official")
+
+
 def test_profile_follows_the_length_of_a_run() -> None:
     assert plan(profile="principled", steps=5000).algorithm.behaviour_steps == 500
 

@@ -16,6 +16,9 @@ from diffcps.nn import Layers, gradient
 STEP_LOSS_MEMORY = 5000.0
 """Actions over which a calibrated covariance averages the error of each diffusion step."""
 
+CLONED_PART = 5
+"""What behaviour cloning has reached is the mean over the last fifth of its policy steps: before, it still gets better."""
+
 
 @dataclass
 class Pack:
@@ -122,7 +125,7 @@ class Pack:
             self.step_losses.lerp_(means, 1.0 - torch.exp(-counts / STEP_LOSS_MEMORY))
         if self.behaviour is not None:
             count, end = self.actor_adam.count, _policy_steps(model)
-            counts_now = ((count >= end // 2) & (count < end)).to(constraint.dtype)
+            counts_now = ((count >= end - max(1, end // CLONED_PART)) & (count < end)).to(constraint.dtype)
             self.behaviour.add_(torch.stack([constraint * counts_now, counts_now.expand_as(constraint)], dim=1))
 
 

@@ -11,30 +11,15 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from diffcps import studies
-from diffcps.config import DataSource, Physics
 from diffcps.studies import Results, Scale, Study
 
 
 @dataclass(frozen=True)
-class _Where:
-    """How large, and where; the same for every study."""
+class _Where(Scale):
+    """How large a study is run, and where."""
 
-    quick: bool = False
-    """Small nets, few steps, minutes on two cores."""
-    seeds: int | None = None
-    """Seeds of each trial."""
-    steps: int | None = None
-    """Gradient steps of each trial."""
-    data: tuple[str, ...] = ()
-    """Names of the bandits (`ring`, `corners`, `8gaussians`, `mixture-5x2`, …) or tasks, where the study lets one choose."""
-    diffusion_steps: tuple[int, ...] = ()
-    """T, where the study lets one choose."""
-    source: DataSource = "collected"
-    """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
     data_dir: tuple[Path, ...] = ()
     """Folders with D4RL HDF5 files or Minari data sets, searched first."""
-    physics: Physics | None = None
-    """Body masses under which locomotion policies are judged: ``d4rl`` or ``modern``; by default the task's own."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
     """Folder under which the study has its own, or the URL of an object store."""
     tracking_uri: str | None = None
@@ -51,10 +36,6 @@ class _Where:
     """Print every trial and an estimate of its time; run nothing."""
     quiet: bool = False
     """No live view."""
-
-    def scale(self) -> Scale:
-        """The part of it that decides what is run."""
-        return Scale(self.quick, self.seeds, self.steps, self.data, self.diffusion_steps, self.source, self.physics)
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ def run_study(study: Study, where: _Where) -> int:
     from diffcps.distributed.plan import Plan
 
     console = Console()
-    trials = study.trials(where.scale())
+    trials = study.trials(where)
     digest = hashlib.sha256(json.dumps([trial.key for trial in trials]).encode()).hexdigest()[:6]
     plan = Plan(f"{study.name}{'-quick' if where.quick else ''}-{digest}", "study", trials)
     options = SweepOptions(

@@ -57,7 +57,8 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 def page(results: Results) -> Page:
     """λ against κ and against its true value; how often the constraint is violated."""
     frame = results.frame.copy()
-    frame["λ in Q"] = frame["mean_lambda"] * frame["mean_q_scale"]
+    # what the policy's loss uses: the released dual leaves λ itself unclipped
+    frame["λ in Q"] = frame["mean_lambda"].clip(frame["lambda_clip"], frame["lambda_max"]) * frame["mean_q_scale"]
     columns = [
         "mean_target_kl",
         "mean_constraint",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from diffcps.config import DataSource, Physics, RunConfig
-from diffcps.errors import UserError
-from diffcps.runs import write_atomically
+from diffcps.report.files import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,11 +27,11 @@ class Scale:
     steps: int | None = None
     """Gradient steps of each trial; by default the study's own number."""
     data: tuple[str, ...] = ()
-    """Names of the bandits, where a study lets one choose."""
+    """Names of the bandits (`ring`, `corners`, `8gaussians`, `mixture-5x2`, …) or tasks, where a study lets one choose."""
     diffusion_steps: tuple[int, ...] = ()
     """T, where a study lets one choose."""
     source: DataSource = "collected"
-    """Where locomotion data come from."""
+    """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
     physics: Physics | None = None
     """Body masses under which locomotion policies are judged; by default the task's own."""
 
@@ -80,16 +79,7 @@ def write(study: Study, results: "Results", folder: Path) -> list[Path]:
         "Every number, one row a policy: `study.csv`; along training: `runs/*/metrics.csv` and `runs/*/measures.csv`."
     ]
     files["study.md"] = ("\n".join(lines) + "\n").encode()
-    paths = []
-    for name, content in files.items():
-        path = folder / name
-        try:
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, content)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-        paths.append(path)
-    return paths
+    return save(folder, files)
 
 
 def markdown(table: pd.DataFrame) -> str:
