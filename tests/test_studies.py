@@ -16,8 +16,10 @@ from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan, load
 from diffcps.distributed.worker import run_trial
 from diffcps.errors import UserError
-from diffcps.studies import STUDIES, Results, Scale
-from diffcps.studies.study import markdown
+from diffcps.studies import NAMES
+from diffcps.studies.results import Results
+from diffcps.studies.scale import Scale
+from diffcps.studies.study import markdown, write
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,21 +29,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_grid_holds_trials_that_can_run_each_once(name: str, quick: bool) -> None:
-    trials = STUDIES[name].trials(Scale(quick=quick))
+    trials = studies.get(name).trials(Scale(quick=quick))
     assert len({trial.key for trial in trials}) == len(trials) >= 2
     for trial in trials:
         measures.check(trial)
         assert len({member.seed for member in trial.members}) == len(trial.members)
         assert trial.algorithm.behaviour_steps < trial.steps
-    assert STUDIES[name].trials(Scale(quick=quick)) == trials
-    seeds = {len(trial.members) for trial in STUDIES[name].trials(Scale(quick=quick, seeds=1))}
+    assert studies.get(name).trials(Scale(quick=quick)) == trials
+    seeds = {len(trial.members) for trial in studies.get(name).trials(Scale(quick=quick, seeds=1))}
     assert seeds == {1}
 
 
 def test_the_toy_is_the_papers() -> None:
-    trials = STUDIES["toy"].trials(Scale())
+    trials = studies.get("toy").trials(Scale())
     assert {trial.algorithm.diffusion_steps for trial in trials} == {5, 15, 25, 30, 50}
     assert {trial.task for trial in trials} == {"bandit-ring"}
     assert {trial.steps for trial in trials} == {20_000}
@@ -52,7 +54,7 @@ def test_the_toy_is_the_papers() -> None:
 
 def run_small(name: str, folder: Path) -> Path:
     """The quick grid, 24 steps of one seed, without Ray."""
-    trials = STUDIES[name].trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
+    trials = studies.get(name).trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
     folder.mkdir()
     place = Place(folder)
     begin(place, Plan(name, "study", trials))
@@ -61,12 +63,12 @@ def run_small(name: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_study_ends_in_a_page(name: str, tmp_path: Path) -> None:
     folder = run_small(name, tmp_path / name)
     results = Results.read(folder)
     assert results.missing == 0
-    paths = studies.write(STUDIES[name], results, folder)
+    paths = write(studies.get(name), results, folder)
     assert all(path.stat().st_size > 500 for path in paths)
     assert sum(path.suffix == ".png" for path in paths) >= 1
     text = (folder / "study.md").read_text(encoding="utf-8")
@@ -79,20 +81,20 @@ def test_a_study_ends_in_a_page(name: str, tmp_path: Path) -> None:
 
 
 def test_unfinished_trials_are_named_and_left_out(tmp_path: Path) -> None:
-    trials = STUDIES["covariance"].trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
+    trials = studies.get("covariance").trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
     place = Place(tmp_path)
     begin(place, Plan("covariance", "study", trials))
     for trial in trials[:2]:
         run_trial(trial, place, torch.device("cpu"))
     results = Results.read(tmp_path)
     assert results.missing == len(trials) - 2
-    studies.write(STUDIES["covariance"], results, tmp_path)
+    write(studies.get("covariance"), results, tmp_path)
     assert f"**{len(trials) - 2} trials are not complete" in (tmp_path / "study.md").read_text(encoding="utf-8")
 
 
 def test_a_study_through_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One trial of it: run folder, table, page, exit status; started again it has nothing to do."""
-    whole = STUDIES["covariance"]
+    whole = studies.get("covariance")
     study = dataclasses.replace(whole, trials=lambda scale: whole.trials(scale)[:1])
     command = StudyCommand(
         name="covariance", quick=True, steps=12, seeds=1, results=str(tmp_path), address="local", quiet=True

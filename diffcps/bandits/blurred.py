@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
-from scipy.special import ndtr, xlogy
-from scipy.stats import chi2
+from scipy.special import chdtri, ndtr, xlogy
 
 from diffcps.bandits.base import OUTSIDE, Bandit, FloatArray
 
@@ -53,7 +52,7 @@ class Blurred(Bandit):
         self.weights = np.full(len(centres), 1.0 / len(centres)) if weights is None else weights
         self.reward_std = reward_std
         self.separate = separate
-        self.radius = std * math.sqrt(float(chi2.ppf(1.0 - OUTSIDE, self.action_size)))
+        self.radius = std * math.sqrt(float(chdtri(self.action_size, OUTSIDE)))
         """Actions farther than this from every centre are off the support."""
         self._draw = draw
         self._tree = KDTree(centres)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 from scipy.spatial.distance import pdist
-from scipy.stats import qmc
 
 from diffcps.bandits.base import FloatArray
 from diffcps.bandits.blurred import Blurred
@@ -84,6 +83,8 @@ def mixture(components: int, dimensions: int) -> Blurred:
 
     They stand at least 12 standard deviations apart. The rewards 0 … 1 are dealt out to them in a fixed order.
     """
+    from scipy.stats import qmc  # .8 s, which commands that draw no mixture need not wait for
+
     points = qmc.Halton(dimensions, scramble=False).random(64 * components + 1)[1:]
     # each next centre is the point farthest from those before it
     chosen = [0]

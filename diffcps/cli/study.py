@@ -4,14 +4,17 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
 from diffcps import studies
-from diffcps.studies import Results, Scale, Study
+from diffcps.studies.scale import Scale
+
+if TYPE_CHECKING:
+    from diffcps.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,13 @@ class Toy(_Where):
         return run_study(studies.get("toy"), self)
 
 
-def run_study(study: Study, where: _Where) -> int:
+def run_study(study: "Study", where: _Where) -> int:
     """Run a study through Ray, Optuna and MLflow, and show its page. Returns the exit status of its sweep."""
     from diffcps.distributed.launch import launch
     from diffcps.distributed.options import SweepOptions
     from diffcps.distributed.plan import Plan
+    from diffcps.studies.results import Results
+    from diffcps.studies.study import write
 
     console = Console()
     trials = study.trials(where)
@@ -85,7 +90,7 @@ def run_study(study: Study, where: _Where) -> int:
         results = Results.read(folder)
         if not results.trials:
             return []
-        made = studies.write(study, results, folder)
+        made = write(study, results, folder)
         text = (folder / "study.md").read_text(encoding="utf-8")
         console.print(Markdown("\n".join(line for line in text.splitlines() if not line.startswith("!["))))
         console.print(f"study: {folder / 'study.md'}", highlight=False, soft_wrap=True)

@@ -1,29 +1,22 @@
 """Studies: the paper's toy experiment and its open questions, each a grid of trials on the main path and a page."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from diffcps.errors import UserError, nearest
-from diffcps.studies import (
-    capacity,
-    constraint,
-    covariance,
-    elbo_gap,
-    entropy,
-    multimodality,
-    selection,
-    toy,
-)
-from diffcps.studies.results import Results
-from diffcps.studies.study import Page, Scale, Study, write
 
-__all__ = ["STUDIES", "Page", "Results", "Scale", "Study", "get", "write"]
+if TYPE_CHECKING:
+    from diffcps.studies.study import Study
 
-STUDIES: dict[str, Study] = {
-    module.STUDY.name: module.STUDY
-    for module in (toy, covariance, entropy, constraint, capacity, elbo_gap, multimodality, selection)
-}
+NAMES = "toy", "covariance", "entropy", "constraint", "capacity", "elbo-gap", "multimodality", "selection"
 
 
-def get(name: str) -> Study:
-    """The study of that name. Raises ``UserError`` naming the nearest one when there is none."""
-    if name not in STUDIES:
-        raise UserError(f"no study is called {name!r}{nearest(name, STUDIES) or '.'} Studies: {', '.join(STUDIES)}.")
-    return STUDIES[name]
+def get(name: str) -> "Study":
+    """The study of that name, from the module that is called so; drawing is imported with it, which takes a second.
+
+    Raises ``UserError`` naming the nearest one when there is none.
+    """
+    if name not in NAMES:
+        raise UserError(f"no study is called {name!r}{nearest(name, NAMES) or '.'} Studies: {', '.join(NAMES)}.")
+    study: Study = import_module(f"{__name__}.{name.replace('-', '_')}").STUDY
+    return study

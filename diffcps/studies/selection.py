@@ -7,7 +7,8 @@ import pandas as pd
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
 from diffcps.studies.results import Results, interval, summary
-from diffcps.studies.study import Page, Scale, Study
+from diffcps.studies.scale import Scale
+from diffcps.studies.study import Page, Study
 from diffcps.studies.trials import locomotion_trial
 
 TASKS = "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2"

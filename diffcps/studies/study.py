@@ -7,33 +7,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from diffcps.config import DataSource, Physics, RunConfig
+from diffcps.config import RunConfig
 from diffcps.report.files import save
+from diffcps.studies.scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from diffcps.studies.results import Results
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large a study is run."""
-
-    quick: bool = False
-    """Minutes on two cores instead of the full settings."""
-    seeds: int | None = None
-    """Seeds of each trial; by default the study's own number."""
-    steps: int | None = None
-    """Gradient steps of each trial; by default the study's own number."""
-    data: tuple[str, ...] = ()
-    """Names of the bandits (`ring`, `corners`, `8gaussians`, `mixture-5x2`, …) or tasks, where a study lets one choose."""
-    diffusion_steps: tuple[int, ...] = ()
-    """T, where a study lets one choose."""
-    source: DataSource = "collected"
-    """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
-    physics: Physics | None = None
-    """Body masses under which locomotion policies are judged; by default the task's own."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from diffcps import profiles
 from diffcps.bandits import bandit
 from diffcps.config import DataConfig, MemberConfig, Profile, RunConfig
 from diffcps.data import provenance
-from diffcps.studies.study import Scale
+from diffcps.studies.scale import Scale
 from diffcps.tasks import get_task
 
 

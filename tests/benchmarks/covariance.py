@@ -12,7 +12,8 @@ from diffcps import compute
 from diffcps.distributed.place import Place
 from diffcps.distributed.worker import run_trial
 from diffcps.report.collect import read_trial
-from diffcps.studies import Results, Scale
+from diffcps.studies.results import Results
+from diffcps.studies.scale import Scale
 from diffcps.studies.trials import bandit_trial
 
 STDS = 0.1, 0.2, 0.3, 0.5
