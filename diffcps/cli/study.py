@@ -45,7 +45,9 @@ class _Where(Scale):
 class StudyCommand(_Where):
     """Run one of the studies of the paper's open questions, and write its figures, tables and findings.
 
-    covariance, entropy, constraint, capacity, elbo-gap, multimodality, selection, toy. Starting a study again continues it.
+    covariance, entropy, constraint, optimum, capacity, elbo-gap, multimodality, selection, toy.
+
+    Starting a study again continues it.
     """
 
     name: tyro.conf.Positional[str] = tyro.MISSING

@@ -3,10 +3,8 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
-from diffcps.bandits import bandit, forward_kl_optimum
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
 from diffcps.studies.results import Results, summary
@@ -17,42 +15,33 @@ from diffcps.studies.trials import bandit_trial
 DUALS = "released", "projected", "softplus", "pi", "augmented"
 KAPPAS = 0.02, 0.05, 0.1, 0.2, 0.4, 0.8
 SLACKS = 0.02, 0.05, 0.1, 0.2, 0.5
-BUDGETS = 0.1, 0.2, 0.5, 1.0
-"""ε in nats, for which the optimum is known."""
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """Four corners: κ fixed and calibrated, every dual, and budgets in nats beside the known optimum."""
+    """Four corners: κ fixed and calibrated, and every dual."""
     kappas = (0.05, 0.2, 0.5) if scale.quick else KAPPAS
     slacks = (0.1,) if scale.quick else SLACKS
-    budgets = (0.5,) if scale.quick else BUDGETS
     count = scale.diffusion_steps[0] if scale.diffusion_steps else (5 if scale.quick else 20)
     length = scale.steps or (1500 if scale.quick else 20_000)
     shared: dict[str, Any] = {"steps": (1500, 20_000), "seeds": (2, 3), "diffusion_steps": count}
     shared |= {"evaluations": 1 if scale.quick else 5}
     warm: dict[str, Any] = {"behaviour_steps": length // 3}
     fixed = [
-        bandit_trial("corners", scale, member={"target_kl": kappa}, lambda_learning_rate=3e-3, **shared)
+        bandit_trial("corners", scale, members=[{"target_kl": kappa}], lambda_learning_rate=3e-3, **shared)
         for kappa in kappas
     ]
     calibrated = [
-        bandit_trial("corners", scale, profile="principled", member={"slack": slack}, **warm, **shared)
+        bandit_trial("corners", scale, profile="principled", members=[{"slack": slack}], **warm, **shared)
         for slack in slacks
     ]
     duals = [
         bandit_trial(
-            "corners", scale, profile="principled", member={"slack": 0.1}, dual=dual, **warm,
+            "corners", scale, profile="principled", members=[{"slack": 0.1}], dual=dual, **warm,
             lambda_learning_rate=0.1 if dual == "pi" else 3e-3, **shared,
         )
         for dual in DUALS if dual != "projected"
     ]  # fmt: skip
-    nats = [
-        bandit_trial(
-            "corners", scale, profile="principled", member={"slack": budget}, constraint="elbo", **warm, **shared
-        )
-        for budget in budgets
-    ]
-    return tuple(dict.fromkeys([*fixed, *calibrated, *duals, *nats]))
+    return tuple(dict.fromkeys([*fixed, *calibrated, *duals]))
 
 
 def page(results: Results) -> Page:
@@ -93,11 +82,6 @@ def page(results: Results) -> Page:
             f"Dual {dual}: violated in {100 * group['mean_violation'].mean():.0f} % of the last steps, mean constraint "
             f"{group['mean_constraint'].mean() / group['mean_target_kl'].mean():.3g} κ, λ = {group['mean_lambda'].mean():.3g}."
         )
-    nats = frame[frame["constraint"] == "elbo"].copy()
-    if len(nats):
-        table, said = _beside_the_optimum(nats)
-        tables["Budgets in nats beside the optimum in closed form"] = table
-        findings += said
     trained = results.trained
     figure, axes = drawing.panels(2)
     loss_bound = (trained["profile"] == "principled") & (trained["constraint_set"] == "behaviour_loss")
@@ -106,30 +90,6 @@ def page(results: Results) -> Page:
     drawing.lines(axes[1], series, "step", "violation", "dual", DUALS)
     axes[0].legend(fontsize=7)
     return Page(tuple(findings), tables, {"duals": figure})
-
-
-def _beside_the_optimum(nats: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The learned λ and modes at each ε beside λ* and μ*."""
-    corners = bandit("corners")
-    weights, values = corners.mode_weights, corners.mode_values
-    assert weights is not None
-    assert values is not None
-    rows, said = [], []
-    for budget, group in nats.groupby("slack", sort=True):
-        best = forward_kl_optimum(weights, values, float(budget))
-        modes = [float(group[f"mode_{m}"].mean()) for m in range(4)]
-        learned = float(group["λ in Q"].mean())
-        worst = max(abs(a - b) for a, b in zip(modes, best.policy, strict=True))
-        rows.append({
-            "ε": budget, "T": group["diffusion_steps"].iloc[0], "λ": learned, "λ*": best.multiplier,
-            **{f"mode {m}": modes[m] for m in range(4)}, **{f"μ* {m}": float(best.policy[m]) for m in range(4)},
-            "E[Q]": float(group["expected_value"].mean()), "E*[Q]": best.value, "off support": float(group["off_support"].mean()),
-        })  # fmt: skip
-        said.append(
-            f"ε = {budget:g} nats: λ is {learned:.3g} where λ* = {best.multiplier:.3g}, and the modes' weights are at most "
-            f"{worst:.3f} from μ*."
-        )
-    return pd.DataFrame(rows), said
 
 
 def _listed(values: ArrayLike) -> str:

@@ -19,7 +19,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
         bandit_trial(
             "corners", scale, steps=(1500, 20_000), seeds=(2, 3), profile="principled", diffusion_steps=steps,
             constraint=kind, constraint_samples=4, behaviour_steps=(scale.steps or (1500 if scale.quick else 20_000)) // 3,
-            member={"slack": 0.1 if kind == "behaviour_loss" else BUDGET}, measures=("density", "likelihood"),
+            members=[{"slack": 0.1 if kind == "behaviour_loss" else BUDGET}], measures=("density", "likelihood"),
             evaluations=3 if scale.quick else 10,
         )
         for steps in count

@@ -32,7 +32,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
                 found.append(
                     bandit_trial(
                         name, scale, steps=(1500, 20_000), seeds=(2, 3), measures=("density", "samples"), dual="projected",
-                        behaviour_steps=length // 3, lambda_learning_rate=3e-3, member={"slack": budget}, **settings,
+                        behaviour_steps=length // 3, lambda_learning_rate=3e-3, members=[{"slack": budget}], **settings,
                     )
                 )  # fmt: skip
     return tuple(found)

@@ -1,6 +1,6 @@
 """How large a study is run: what its command line asks, and nothing that is slow to import."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffcps.config import DataSource, Physics
 
@@ -23,3 +23,7 @@ class Scale:
     """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
     physics: Physics | None = None
     """Body masses under which locomotion policies are judged; by default the task's own."""
+
+    def of_steps(self, steps: int) -> "Scale":
+        """The same with another number of gradient steps."""
+        return replace(self, steps=steps)

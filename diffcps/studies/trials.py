@@ -1,5 +1,6 @@
 """Trials of studies: a few lines each, all on the main path."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from diffcps import profiles
@@ -19,10 +20,11 @@ def bandit_trial(
     measures: tuple[str, ...] = ("density",),
     evaluations: int = 1,
     profile: Profile = "official",
-    member: dict[str, Any] | None = None,
+    members: Sequence[dict[str, Any]] = ({},),
+    evaluation: dict[str, Any] | None = None,
     **algorithm: Any,
 ) -> RunConfig:
-    """One configuration on a bandit.
+    """One pack on a bandit.
 
     Args:
         name: of the bandit.
@@ -32,7 +34,8 @@ def bandit_trial(
         measures: taken at each evaluation.
         evaluations: how many there are.
         profile: whose settings are changed by those below.
-        member: settings of the members.
+        members: settings of a member each, and each for every seed.
+        evaluation: how policies are judged, where it is not as usual.
         algorithm: settings of the pack.
     """
     task = get_task(f"bandit-{name}")
@@ -47,14 +50,10 @@ def bandit_trial(
         "batch_size": 128,
     }
     base = task.algorithm.replaced(**settings)
-    members = tuple(
-        MemberConfig(seed=seed, learning_rate=1e-3, lambda_init=1.0, target_kl=task.member.target_kl)
-        for seed in range(count)
-    )
     every = max(1, length // evaluations)
     trial = RunConfig(
         task=task.name,
-        members=members,
+        members=(MemberConfig(learning_rate=1e-3, lambda_init=1.0, target_kl=task.member.target_kl),),
         steps=length,
         physics=task.physics,
         data=DataConfig(source="collected", rows=bandit(name).rows),
@@ -64,11 +63,13 @@ def bandit_trial(
         measures=measures,
     )
     trial = profiles.under(trial, profile)
-    own = trial.algorithm.replaced(**algorithm)
+    first = trial.members[0]
+    pack = [first.replaced(**own) for _ in range(count) for own in members]
     return trial.replaced(
-        algorithm=own, members=tuple(m.replaced(**(member or {})) for m in trial.members),
-        evaluation=trial.evaluation.replaced(final_episodes=None),
-    )  # fmt: skip
+        algorithm=trial.algorithm.replaced(**algorithm),
+        members=tuple(member.replaced(seed=seed) for seed, member in enumerate(pack)),
+        evaluation=trial.evaluation.replaced(**{"final_episodes": None} | (evaluation or {})),
+    )
 
 
 def locomotion_trial(
