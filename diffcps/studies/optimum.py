@@ -28,12 +28,12 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
     T is 50, for the best isotropic chain's bound lies 3.6, .36 and .12 nats below what it bounds at T = 5, 20 and 50; and
     ε is measured from what cloning reaches, so cloning takes most of the steps, with large batches.
     """
-    length = scale.steps or (2000 if scale.quick else 56_000)
+    length = scale.steps or (2000 if scale.quick else 42_000)
     cloning = length // 2 if scale.quick else length * 6 // 7
     shared: dict[str, Any] = {
         "seeds": (1, 1), "evaluations": 1 if scale.quick else 4,
         "diffusion_steps": scale.diffusion_steps[0] if scale.diffusion_steps else (5 if scale.quick else 50),
-        "batch_size": 128 if scale.quick else 512,
+        "batch_size": 128 if scale.quick else 256,
     }  # fmt: skip
     rate = 1e-3 if scale.quick else 5e-4
     principled = bandit_trial(
