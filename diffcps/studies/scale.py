@@ -19,6 +19,10 @@ class Scale:
     """Names of the bandits (`ring`, `corners`, `8gaussians`, `mixture-5x2`, …) or tasks, where a study lets one choose."""
     diffusion_steps: tuple[int, ...] = ()
     """T, where a study lets one choose."""
+    hidden_size: int | None = None
+    """Width of the networks on locomotion tasks; by default the paper's. 64 makes hours of a CPU's days."""
+    batch_size: int | None = None
+    """Transitions in a gradient step on locomotion tasks; by default the paper's."""
     source: DataSource = "collected"
     """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
     physics: Physics | None = None

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from diffcps.config import RunConfig
+from diffcps.profiles import FINAL_EPISODES
 from diffcps.studies import drawing
 from diffcps.studies.results import Results, interval, summary
 from diffcps.studies.scale import Scale
@@ -16,22 +17,21 @@ ACTING = "score_online_1", "score_online_50", "score_average_1", "score_average_
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """Both profiles on locomotion tasks, judged in every way at every evaluation."""
+    """Both profiles on locomotion tasks, judged in every way at every evaluation, and at the end by equally many episodes."""
     names = scale.data or (TASKS[:1] if scale.quick else TASKS)
     small: dict[str, Any] = {"hidden_size": 64, "batch_size": 64, "ema_start": 100} if scale.quick else {}
+    judged: dict[str, Any] = {"final_episodes": FINAL_EPISODES}
+    if scale.quick:
+        judged = {"episodes": 2, "candidates": 10, "final_episodes": None}
     found = []
     for name in names:
         for profile in ("official", "principled"):
-            trial = locomotion_trial(
-                name, scale, steps=(1000, 200_000), rows=10_000, seeds=(2, 5), measures=("acting",),
-                evaluations=2 if scale.quick else 10, profile=profile, **small,
-                evaluation={"episodes": 2, "candidates": 10, "final_episodes": None} if scale.quick else None,
-            )  # fmt: skip
-            if scale.quick:
-                trial = trial.replaced(
-                    evaluation=trial.evaluation.replaced(episodes=2, candidates=10, final_episodes=None)
+            found.append(
+                locomotion_trial(
+                    name, scale, steps=(1000, 200_000), rows=10_000, seeds=(2, 5), measures=("acting",),
+                    evaluations=2 if scale.quick else 5, profile=profile, evaluation=judged, **small,
                 )
-            found.append(trial)
+            )  # fmt: skip
         found.append(
             locomotion_trial(
                 name, scale, steps=(600, 100_000), rows=10_000, seeds=(2, 3), evaluations=1, algorithm="bc", **small,

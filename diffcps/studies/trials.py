@@ -104,6 +104,8 @@ def locomotion_trial(
         measures=measures,
     )
     trial = profiles.under(trial, profile)
+    asked = {"hidden_size": scale.hidden_size, "batch_size": scale.batch_size}
+    algorithm |= {name: value for name, value in asked.items() if value is not None}
     return trial.replaced(
         algorithm=trial.algorithm.replaced(**algorithm), evaluation=trial.evaluation.replaced(**(evaluation or {}))
     )
