@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -36,9 +37,14 @@ def isolated(home: Path) -> Iterator[None]:
     """No data set and no Ray cluster of this machine is seen, and what is collected goes to ``home``.
 
     Ray keeps the address of a cluster that others on the machine may join in its temporary folder. That folder's name
-    must be short, for it holds sockets.
+    must be short, for it holds sockets. Starting a cluster leaves settings in the environment (that its token is needed,
+    which lies in its home) with which the next test's cluster, in another home, would not start: all of it is put back.
     """
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+    with (
+        mock.patch.dict(os.environ),
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
+    ):
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("DIFFCPS_HOME", str(home))
         patch.setenv("HOME", str(home))

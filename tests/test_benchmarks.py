@@ -248,6 +248,7 @@ def test_contenders_take_turns() -> None:
     assert all(len(rate.turns) == 3 and rate.best >= rate.median > 0.0 for rate in rates)
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     command = [sys.executable, "-m", "tests.benchmarks.bench", "--quick", "--device", "cpu", "--json", str(file)]

@@ -99,6 +99,7 @@ def test_compiled_training_resumes_to_the_bit() -> None:
         assert torch.equal(value, second.state_dict()["pack"][name]), name
 
 
+@pytest.mark.slow
 @compiler
 def test_bf16_compiled_and_eager() -> None:
     """The same rounding of the same products, so far closer to each other than bf16 is to fp32."""

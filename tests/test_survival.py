@@ -372,6 +372,7 @@ def test_a_disk_that_really_is_full(place: Place) -> None:
     assert folder.complete
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="makes a small disk in a mount namespace")
 def test_every_write_on_a_disk_that_is_full(tmp_path: Path) -> None:
     """A disk of two megabytes, on which the trial is left ever one page more: each of its writes meets the end once.
