@@ -4,6 +4,7 @@ unshare --map-root-user --mount python tests/full_disk.py FOLDER
 
 Prints one line for each amount of room that was left to the trial: the room in bytes, what could not be written, how far
 the trial had come. Every line stands for a trial that was told of it, went on when there was room, and ended bit-equal.
+Then ``table.md`` and ``mlflow``, when these have met the full disk too.
 """
 
 import logging
@@ -13,14 +14,16 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import pytest
 import sweeps
 import test_training as trials
 import torch
 
-from diffcps import tracking
+from diffcps import report, tracking
 from diffcps.distributed import worker
 from diffcps.distributed.place import Place
 from diffcps.distributed.worker import run_trial
+from diffcps.errors import UserError
 from diffcps.runs import NoRoomError
 
 PAGE = 4096
@@ -67,7 +70,26 @@ def main(root: Path) -> None:
         sweeps.assert_same_result(folder, undisturbed)
         subprocess.run(["rm", "-r", place.folder], check=True)
         room += PAGE
+    table(whole.folder, disk)
     mlflow(disk)
+
+
+def table(finished: Path, disk: Path) -> None:
+    """No room for a report: the file is named, the one that is there stays whole, and with room all are written."""
+    subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+    folder = disk / "reported"
+    subprocess.run(["cp", "-r", finished, folder], check=True)
+    written = report.build(folder).write()
+    before = {path: path.read_bytes() for path in written}
+    fill(disk, 0)
+    with pytest.raises(UserError, match=r"table\.md cannot be written: No space left on device\."):
+        report.build(folder).write()
+    assert {path: path.read_bytes() for path in written} == before
+    assert not list(folder.rglob("*.tmp"))
+    (disk / BALLAST).unlink()
+    assert report.build(folder).write() == written
+    subprocess.run(["rm", "-r", folder], check=True)
+    print("table.md")
 
 
 def mlflow(disk: Path) -> None:
@@ -77,7 +99,6 @@ def mlflow(disk: Path) -> None:
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("diffcps").addHandler(handler)
     place = Place(disk.parent / "shown", tracking_uri=None, sweep="shown")
-    subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
     uri = tracking.check(tracking.default_uri(disk))
     tracker = tracking.Tracker(uri, "shown")
     tracker.trial_runs(trials.CONFIG, {})

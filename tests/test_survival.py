@@ -390,8 +390,8 @@ def test_every_write_on_a_disk_that_is_full(tmp_path: Path) -> None:
         [*enter, sys.executable, script, tmp_path], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    *lines, last = done.stdout.splitlines()
-    assert last == "mlflow"
+    *lines, report, tracking = done.stdout.splitlines()
+    assert (report, tracking) == ("table.md", "mlflow")
     refused = {line.split()[1] for line in lines}
     assert refused >= {"owner", "environment.json", "status.json", "metrics.csv"}
     assert sum(name.endswith(".pt") for name in refused) >= 2
