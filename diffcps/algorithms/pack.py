@@ -16,6 +16,9 @@ from diffcps.nn import Layers, gradient
 STEP_LOSS_MEMORY = 5000.0
 """Actions over which a calibrated covariance averages the error of each diffusion step."""
 
+ACTING = "actor", "average", "target", "step_losses"
+"""What acting and measuring need of a pack's state: policies, target critics, and what a calibrated covariance needs."""
+
 CLONED_PART = 5
 """What behaviour cloning has reached is the mean over the last fifth of its policy steps: before, it still gets better."""
 
@@ -94,9 +97,8 @@ class Pack:
         return state
 
     def acting(self) -> dict[str, Tensor]:
-        """Those of them that acting and measuring need: policies, target critics, and what a calibrated covariance needs."""
-        names = "actor", "average", "target", "step_losses"
-        return {name: value for name, value in self.state().items() if name in names}
+        """Those of them that are in ``ACTING``."""
+        return {name: value for name, value in self.state().items() if name in ACTING}
 
     def bound(self, model: Model) -> Tensor:
         """κ, ``[K]``: the member's own, or set by what behaviour cloning has reached and the member's slack."""

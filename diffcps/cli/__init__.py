@@ -8,6 +8,8 @@ import tyro
 from rich.console import Console
 
 from diffcps.cli.data import DataCommand
+from diffcps.cli.evaluate import Evaluate
+from diffcps.cli.export import Export
 from diffcps.cli.report import Report
 from diffcps.cli.study import StudyCommand, Toy
 from diffcps.cli.sweeps import Sweeps
@@ -46,6 +48,8 @@ _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[Toy, tyro.conf.subcommand("toy")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
     | Annotated[

@@ -116,7 +116,7 @@ def run_trial(
             gauges = packs.Gauges([Measurer(config, m, dataset, threads, tick) for m in packed])
             sinks: Sequence[MlflowSink] = ()
             if first and place.tracking_uri is not None:
-                sinks = (MlflowSink(Tracker(place.tracking_uri, place.sweep), config, facts),)
+                sinks = (MlflowSink(Tracker(place.tracking_uri, place.sweep), config, facts, folder),)
             training.run(
                 config,
                 learner,

@@ -6,7 +6,7 @@ found by their tags, so a trial that is killed and resumed goes on in the runs i
 """
 
 from diffcps.tracking.sink import MlflowSink
-from diffcps.tracking.store import check, default_uri
+from diffcps.tracking.store import check, default_uri, download
 from diffcps.tracking.tracker import Tracker
 
-__all__ = ["MlflowSink", "Tracker", "check", "default_uri"]
+__all__ = ["MlflowSink", "Tracker", "check", "default_uri", "download"]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
+from diffcps.runs import RunFolder
 from diffcps.tracking.rows import Row, named
 from diffcps.tracking.store import busy, first_line, shown
 from diffcps.tracking.tracker import Tracker
@@ -37,12 +38,17 @@ class MlflowSink:
         tracker: the sweep's; a sink must have one to itself.
         config: the trial.
         environment: the content of its ``environment.json``.
+        folder: its run folder, of whose last checkpoint models are made when the trial has come to its end; without it
+            none are made here.
     """
 
-    def __init__(self, tracker: Tracker, config: RunConfig, environment: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tracker: Tracker, config: RunConfig, environment: Mapping[str, Any], folder: RunFolder | None = None
+    ) -> None:
         self.tracker = tracker
         self.config = config
         self.environment = environment
+        self.folder = folder
         self._queue: deque[tuple[int, int, dict[str, NDArray[Any]]]] = deque()
         self._runs: list[str] = []
         self._last = -1
@@ -56,7 +62,10 @@ class MlflowSink:
         self._queue.append((step, int(time.time() * 1000), {name: np.array(v) for name, v in metrics.items()}))
 
     def close(self) -> int:
-        """Send what is left and, when the trial has come to its end, say so. Returns the number of rows not sent."""
+        """Send what is left and, when the trial has come to its end, say so and make its models.
+
+        Returns the number of rows not sent.
+        """
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         self._given_up.set()
@@ -73,12 +82,14 @@ class MlflowSink:
             closing, crowded, pause = self._closing.is_set(), False, SEND_SECONDS
             try:
                 self._send()
+                if closing:
+                    self._make_models()
             except Exception as error:  # a view must not stop a trial, whatever its store raises; the rows are kept
                 crowded = busy(error)
                 pause = random.uniform(0.5, 1.5) * BUSY_SECONDS if crowded else RETRY_SECONDS
                 if not self._warned and not crowded:
                     logger.warning(
-                        "%s: MLflow at %s does not take its metrics (%s). Training goes on; they are sent again later.",
+                        "%s: MLflow at %s does not take its metrics or models (%s). Training goes on; they are sent again later.",
                         self.config.key, shown(self.tracker.uri), first_line(error),
                     )  # fmt: skip
                 self._warned = self._warned or not crowded
@@ -104,6 +115,11 @@ class MlflowSink:
             for run in self._runs:
                 self.tracker.set_status(run, "FINISHED")
             self._finished = True
+
+    def _make_models(self) -> None:
+        """A model of each member, when everything has been sent: the last checkpoint was written before the sink is closed."""
+        if self.folder is not None and self._finished:
+            self.tracker.log_models(self._runs, self.folder)
 
     def _open(self) -> list[str]:
         """Find or make the runs, and learn how far an earlier attempt at this trial came.

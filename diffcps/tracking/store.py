@@ -85,6 +85,24 @@ def connect(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def download(address: str, uri: str | None, results: Path, folder: Path) -> Path:
+    """Fetch a model of MLflow's, such as ``models:/hopper-medium-v2@best``, into ``folder``; returns where it lies.
+
+    ``uri`` is the store; by default ``$MLFLOW_TRACKING_URI``, or the SQLite file in ``results``. Raises ``UserError`` when
+    there is no store or no such model.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+    if is_new(uri):
+        raise UserError(f"{address}: there is no MLflow store at {shown(uri)}. Say where it is with --tracking-uri.")
+    uri = check(uri)
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        return Path(download_artifacts(address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri))
+    except Exception as error:  # whatever the store or its driver raises, a person must learn what was asked of it
+        raise UserError(f"MLflow at {shown(uri)} does not give {address}: {first_line(error)}") from error
+
+
 def artifact_location(uri: str, sweep: str) -> str | None:
     """Where a sweep's artifacts go: beside the database; ``None`` where a server decides it."""
     if not uri.startswith("sqlite:"):

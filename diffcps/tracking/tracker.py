@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.runs import RunFolder
 from diffcps.tracking import labels
 from diffcps.tracking.rows import Row, rows_of
 from diffcps.tracking.store import artifact_location, connect, first_line, shown
@@ -84,6 +85,16 @@ class Tracker:
         else:
             self.client.set_terminated(run, status)
 
+    def log_models(self, runs: Sequence[str], folder: RunFolder) -> None:
+        """Make the models of a trial's members that are not there yet; ``runs`` ``[1 + K]`` are the trial's.
+
+        Raises ``UserError`` when the folder has no whole checkpoint.
+        """
+        from diffcps.tracking import models  # torch takes a second to import, which a store's look-up need not spend
+
+        if models.log(self.client, self.experiment, runs, folder):
+            self.client.set_tag(runs[0], "models", str(len(runs) - 1))
+
     def reconcile(self, folder: Path, running: bool = False) -> None:
         """Bring the store into agreement with a sweep's folder: every run once, every row once, each with its status.
 
@@ -112,7 +123,10 @@ class Tracker:
             if trial.state == "pending" or (running and trial.state == "running"):
                 continue
             runs = self._trial_runs(trial.config, trial.environment, found, parent)
-            self._complete(trial, runs, [found.get(key) for key in labels.keys(trial.config)])
+            before = [found.get(key) for key in labels.keys(trial.config)]
+            self._complete(trial, runs, before)
+            if trial.state == "complete" and not running:
+                self._complete_models(trial, runs, before[0])
         for file in ("table.html", "table.md", "table.csv", "table.tex", "sweep.json"):
             if (sweep.folder / file).exists():
                 self.client.log_artifact(parent, str(sweep.folder / file))
@@ -120,6 +134,8 @@ class Tracker:
             self.client.log_artifacts(parent, str(sweep.folder / "figures"), "figures")
         if (sweep.folder / "table.md").exists():
             self.client.set_tag(parent, "mlflow.note.content", _note((sweep.folder / "table.md").read_text("utf-8")))
+        if not running:
+            self._register_best()
         self.set_status(parent, "RUNNING" if running else _sweep_status(sweep))
 
     def _complete(self, trial: "Trial", runs: Sequence[str], before: Sequence["Run | None"]) -> None:
@@ -137,6 +153,17 @@ class Tracker:
             elif known and "error" in known.data.tags:
                 self.client.delete_tag(run, "error")
             self.set_status(run, status)
+
+    def _complete_models(self, trial: "Trial", runs: Sequence[str], known: "Run | None") -> None:
+        """Make the models that a complete trial lacks, from its run folder where that has a checkpoint here."""
+        made = known is not None and known.data.tags.get("models") == str(trial.seeds)
+        if trial.folder is not None and not made and any((trial.folder / "checkpoint").glob("step_*.pt")):
+            self.log_models(runs, RunFolder(trial.folder))
+
+    def _register_best(self) -> None:
+        from diffcps.tracking import models
+
+        models.register_best(self.client, self.experiment, self.sweep)
 
     def _trial_runs(self, config: RunConfig, environment: Mapping[str, Any], found: Found, parent: str) -> list[str]:
         runs: list[str] = []

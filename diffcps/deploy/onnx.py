@@ -1,0 +1,134 @@
+"""A policy as an ONNX file: one function of observations and noise, for programs without this project and without torch.
+
+ONNX rather than TorchScript, which torch has given up and which only torch can run; ONNX files run in any language.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diffcps import algorithms
+from diffcps.algorithms.model import Model
+from diffcps.config import Actor
+from diffcps.deploy.saved import SavedPolicy
+from diffcps.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
+
+TOLERANCE = 1e-5
+"""How far an exported action may lie from the original's, in units of the action bound: sums are taken in another order.
+Where one of several candidates is chosen and two are all but equally likely, the other one may be. A policy of precision
+bf16 is exported in fp32, and differs by what bf16 rounds."""
+FILE = "policy.onnx"
+
+
+class _Function(nn.Module):
+    """The sampler of training with one policy's networks as constants."""
+
+    def __init__(self, policy: SavedPolicy, actor: Actor) -> None:
+        super().__init__()
+        card = policy.card
+        config = card.run.algorithm.replaced(precision="fp32")
+        self.model = Model(config, card.observation_size, card.action_size, card.max_action, torch.device("cpu"))
+        self.sample = algorithms.get(config.algorithm).sample_actions
+        networks = policy.policy.parameters
+        networks = networks | ({"actor": networks["average"]} if actor == "average" else {})
+        self.names = [name for name in networks if name != "average"]
+        for name in self.names:
+            self.register_buffer(name, networks[name].cpu())
+
+    def forward(self, observations: Tensor, noise: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """``[B, o]``, ``[B, N, D, a]`` and ``[B, N]`` → ``[B, a]``."""
+        parameters = {name: getattr(self, name) for name in self.names}
+        draws = noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
+        uniform = torch.full((1, 1, 1), 0.5) if uniform is None else uniform.unsqueeze(0)
+        return self.sample(self.model, parameters, observations.unsqueeze(0), draws, uniform).squeeze(0)
+
+
+def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor: Actor | None = None) -> Path:
+    """Write the policy as an ONNX model: ``(observations, noise[, uniform]) -> actions``, all float32.
+
+    With N candidates, D draws a number of an action (``draws``), o and a as in the task, and any B: ``observations``
+    ``[B, o]``; ``noise`` ``[B, N, D, a]``, standard normal; only where N > 1 ``uniform`` ``[B, N]`` on (0, 1), open at
+    both ends, by which one candidate is chosen; ``actions`` ``[B, a]``.
+
+    Args:
+        policy: what is exported.
+        file: where to.
+        candidates: N; by default as many as the policy was judged with.
+        actor: ``online`` or ``average``; by default the one that was judged.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: the extra packages are missing, the file cannot be written, or an option does not fit the policy.
+    """
+    require()
+    import onnx
+
+    candidates, actor = policy.options(candidates, actor)
+    function = _Function(policy, actor).eval()
+    observations, noise, uniform = (torch.from_numpy(array) for array in inputs(policy, 2, candidates, seed=0))
+    given = (observations, noise, uniform) if candidates > 1 else (observations, noise)
+    names = ["observations", "noise", "uniform"][: len(given)]
+    batch = torch.export.Dim("B", min=1)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            function, given, input_names=names, output_names=["actions"], dynamo=True, verbose=False,
+            dynamic_shapes=tuple({0: batch} for _ in given), opset_version=18,
+        )  # fmt: skip
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _describe(model, policy, candidates, actor)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}. Choose another folder.") from error
+    return file
+
+
+def require() -> None:
+    """Raise ``UserError`` where what exporting needs is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"to write an ONNX file, {error.name} is needed: pip install 'diffcps[export]', or leave the file out (--no-onnx)."
+        ) from error
+
+
+def inputs(
+    policy: SavedPolicy, rows: int, candidates: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Made-up observations, and the noise and uniform numbers that an exported function takes; see ``export``."""
+    rng = np.random.default_rng(seed)
+    card, draws = policy.card, policy.policy.model.policy.draws
+    observations = rng.standard_normal((rows, card.observation_size)).astype(np.float32)
+    noise = rng.standard_normal((rows, candidates, draws, card.action_size)).astype(np.float32)
+    uniform = rng.uniform(1e-6, 1.0 - 1e-6, (rows, candidates)).astype(np.float32)
+    return observations, noise, uniform
+
+
+def _describe(model: "onnx.ModelProto", policy: SavedPolicy, candidates: int, actor: Actor) -> None:
+    """Say in the file what it is."""
+    card = policy.card
+    model.doc_string = (
+        f"Policy for {card.run.task} after {card.step} steps of {card.run.algorithm.algorithm}. noise [B, N, D, a] is "
+        "standard normal; uniform [B, N], where there is such an input, lies on (0, 1)."
+    )
+    facts = {
+        "task": card.run.task, "key": card.key, "member": card.member, "seed": card.config.seed, "step": card.step,
+        "actor": actor, "candidates": candidates, "draws": policy.policy.model.policy.draws,
+        "max_action": card.max_action, "git_commit": card.git_commit,
+    }  # fmt: skip
+    for name, value in facts.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, str(value)

@@ -1,0 +1,28 @@
+"""What MLflow loads: a saved policy behind ``predict``. It runs from a copy of the code that goes with each model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.deploy.saved import SavedPolicy, read
+
+
+class Served:
+    """MLflow's interface to one policy."""
+
+    def __init__(self, policy: SavedPolicy) -> None:
+        self.policy = policy
+
+    def predict(self, observations: Any, params: Mapping[str, Any] | None = None) -> NDArray[np.float32]:
+        """Actions ``[B, a]`` for observations ``[B, o]``; ``candidates``, ``network`` and ``seed`` as in ``SavedPolicy.act``."""
+        given = dict(params or {})
+        actor = given.get("network")
+        return self.policy.act(np.asarray(observations), given.get("candidates"), actor, given.get("seed"))
+
+
+def _load_pyfunc(path: str) -> Served:
+    """MLflow calls it with the folder that ``SavedPolicy.save`` wrote."""
+    return Served(read(Path(path)))

@@ -1,0 +1,46 @@
+"""A copy of what acting needs of this project, for places where it is not installed.
+
+The copy is a package of another name, which ends in a digest of its content: it never stands in the way of an installed
+``diffcps``, and models of different ages live in one process, each with the code that it was made with.
+"""
+
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+
+import diffcps
+
+SHIPPED = (
+    "__init__.py", "errors.py", "config", "nn.py", "diffusion.py", "likelihood.py", "streams.py", "algorithms", "policy.py",
+    "runs.py", "deploy/__init__.py", "deploy/saved.py", "deploy/pyfunc.py",
+)  # fmt: skip
+"""Files and folders of ``diffcps/``. They import nothing but each other, numpy, torch and safetensors."""
+_IMPORT = re.compile(r"^(\s*(?:from|import) )diffcps\b", re.MULTILINE)
+
+
+@cache
+def _sources() -> dict[str, str]:
+    root = Path(diffcps.__file__).parent
+    files = [
+        file
+        for name in SHIPPED
+        for file in ([root / name] if name.endswith(".py") else sorted((root / name).glob("*.py")))
+    ]
+    return {file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+@cache
+def package() -> str:
+    """Name of the copy: ``diffcps_`` and ten digits of its content's SHA-256."""
+    return f"diffcps_{hashlib.sha256(repr(sorted(_sources().items())).encode()).hexdigest()[:10]}"
+
+
+def ship(folder: Path) -> Path:
+    """Write the copy below ``folder``; returns the package's folder."""
+    target = folder / package()
+    for name, text in _sources().items():
+        file = target / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_IMPORT.sub(rf"\g<1>{package()}", text), encoding="utf-8")
+    return target

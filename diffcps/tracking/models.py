@@ -1,0 +1,212 @@
+"""Policies as MLflow models: one for every finished member, and the best of each task in the registry.
+
+Everything here may be done again: a model is found by its tags, and what a kill left half-way is thrown away.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffcps.config import RunConfig
+from diffcps.deploy import shipping
+from diffcps.deploy.saved import SavedPolicy
+from diffcps.deploy.trained import members
+from diffcps.runs import RunFolder
+from diffcps.tasks import task_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.models import ModelSignature
+
+NAME = "policy"
+"""Of every model; what tells them apart are the runs that they belong to, and their tags."""
+ALIAS = "best"
+PACKAGES = "numpy", "safetensors", "torch"
+"""What a model needs beside MLflow, pinned to what is installed where it is made."""
+
+
+def log(client: "MlflowClient", experiment: str, runs: Sequence[str], folder: RunFolder) -> int:
+    """Make a model of every member of a trial that has none yet; returns how many were made.
+
+    A trial whose newest checkpoint is not that of its end has no finished member, and gets none.
+
+    Args:
+        client: of the store.
+        experiment: its id.
+        runs: the trial's run and the run of each member, ``[1 + K]``.
+        folder: the trial's run folder, with its checkpoint.
+
+    Raises:
+        UserError: the folder's checkpoint is missing or damaged.
+    """
+    key = folder.config.key
+    known = _models(client, experiment, f"tags.config_key = '{key}'")
+    lacking = [k for k in range(len(folder.config.members)) if not _ready(client, known.get(str(k), []))]
+    if not lacking:
+        return 0
+    policies = members(folder)
+    if policies[0].card.step < folder.config.steps:
+        return 0
+    with tempfile.TemporaryDirectory(prefix="diffcps-model-") as scratch:
+        code = shipping.ship(Path(scratch))
+        for k in lacking:
+            _log_one(client, experiment, runs[1 + k], policies[k], code, Path(scratch) / str(k))
+    return len(lacking)
+
+
+def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[str]:
+    """Register the member of the highest last score of each task; returns the names under which one was registered.
+
+    A name is a task, with its data and physics where they are not the usual ones: scores under different physics say
+    nothing of each other. The alias moves only to a higher score than the one it stands at, also of another sweep.
+    """
+    best: dict[str, LoggedModel] = {}
+    counts: dict[str, int] = {}
+    for models in _models(client, experiment).values():
+        for model in models:
+            name, score = model.tags.get("registered_name"), model.tags.get("score")
+            if str(model.status) != "READY" or not name or not score:
+                continue
+            counts[name] = counts.get(name, 0) + 1
+            if name not in best or _order(model) > _order(best[name]):
+                best[name] = model
+    return [name for name, model in sorted(best.items()) if _register(client, sweep, name, model, counts[name])]
+
+
+def registered_name(config: RunConfig) -> str:
+    """``hopper-medium-v2``; ``hopper-medium-v2-collected`` where the data are not the usual ones, ``…-modern`` likewise."""
+    task = task_of(config)
+    parts = [config.task]
+    parts += [config.data.source] if config.data.source != task.sources[0] else []
+    parts += [config.physics] if config.physics != task.physics else []
+    return "-".join(parts)
+
+
+def requirements() -> list[str]:
+    """What a model lists, pinned. A build's own suffix (``+cpu``) is left out: each machine takes the build that fits it."""
+    versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", *PACKAGES)}
+    return [f"{name}=={version}" for name, version in versions.items()]
+
+
+def signature(policy: SavedPolicy) -> "ModelSignature":
+    """Observations ``[B, o]`` (float64, as MuJoCo environments give them), actions ``[B, a]``, and how to act."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    card = policy.card
+    candidates, actor = policy.options(None, None)
+    return ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float64), (-1, card.observation_size))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, card.action_size))]),
+        ParamSchema([
+            ParamSpec("candidates", DataType.long, candidates),
+            ParamSpec("network", DataType.string, actor),
+            ParamSpec("seed", DataType.long, None),
+        ]),
+    )  # fmt: skip
+
+
+def write(policy: SavedPolicy, folder: Path, code: Path, run: str | None = None, model: str | None = None) -> None:
+    """The policy as an MLflow model in ``folder``; ``code`` is what ``shipping.ship`` wrote."""
+    from mlflow import pyfunc
+    from mlflow.models import Model
+
+    data = folder.parent / f"{folder.name}-data" / "policy"
+    policy.save(data)
+    example = np.zeros((2, policy.card.observation_size))
+    pyfunc.save_model(
+        folder, loader_module=f"{code.name}.deploy.pyfunc", data_path=str(data), code_paths=[str(code)],
+        mlflow_model=Model(run_id=run, model_id=model), signature=signature(policy),
+        input_example=example, pip_requirements=requirements(), metadata=tags(policy),
+    )  # fmt: skip
+
+
+def tags(policy: SavedPolicy) -> dict[str, str]:
+    """What a model is found and chosen by."""
+    card = policy.card
+    known = {
+        "config_key": card.key, "member": str(card.member), "task": card.run.task, "seed": str(card.config.seed),
+        "step": str(card.step), "data_source": card.run.data.source, "physics": card.run.physics,
+        "registered_name": registered_name(card.run), "git_commit": card.git_commit,
+        "dataset_checksum": str(card.dataset.get("checksum", "unknown")),
+    }  # fmt: skip
+    return known | ({"score": repr(card.score)} if card.score is not None else {})
+
+
+def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPolicy, code: Path, folder: Path) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    card = policy.card
+    settings = {"diffusion_steps": card.run.algorithm.diffusion_steps, "seed": card.config.seed}
+    settings |= {name: getattr(card.config, name) for name in ("lambda_clip", "target_kl")}
+    params = {name: str(value) for name, value in settings.items()}
+    model = client.create_logged_model(experiment, NAME, run, tags(policy), params, model_type="policy")
+    write(policy, folder, code, run, model.model_id)
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.log_outputs(run, [LoggedModelOutput(model.model_id, card.step)])
+    client.finalize_logged_model(model.model_id, "READY")
+
+
+def _models(client: "MlflowClient", experiment: str, where: str | None = None) -> dict[str, list["LoggedModel"]]:
+    """Models of the experiment by the member's place in its pack, the oldest first."""
+    found: dict[str, list[LoggedModel]] = {}
+    token: str | None = None
+    while True:
+        page = client.search_logged_models([experiment], where, page_token=token)
+        for model in page:
+            found.setdefault(model.tags.get("member", ""), []).append(model)
+        token = page.token
+        if not token:
+            break
+    return {member: sorted(models, key=lambda m: m.creation_timestamp) for member, models in found.items()}
+
+
+def _ready(client: "MlflowClient", models: Sequence["LoggedModel"]) -> bool:
+    """Whether one of them is whole; all others, which a kill or two at once have left, are deleted."""
+    whole = [model for model in models if str(model.status) == "READY"]
+    for model in models:
+        if model not in whole[:1]:
+            client.delete_logged_model(model.model_id)
+    return bool(whole)
+
+
+def _order(model: "LoggedModel") -> tuple[float, int]:
+    """The higher score first, among equals the older model."""
+    return float(model.tags["score"]), -model.creation_timestamp
+
+
+def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel", count: int) -> bool:
+    versions = list(client.search_model_versions(f"name = '{name}'"))
+    if not any(version.model_id == model.model_id for version in versions):
+        if not versions and not _exists(client, name):
+            client.create_registered_model(
+                name,
+                {"task": model.tags["task"]},
+                f"Policies for {model.tags['task']}. The alias `{ALIAS}` stands at the one of the highest last score, that of "
+                "its final checkpoint, among the members of all sweeps of this store. The highest of several is a favourable "
+                "choice: judge it anew with `diffcps evaluate models:/" + name + f"@{ALIAS}`.",
+            )
+        score = float(model.tags["score"])
+        kept = {key: model.tags[key] for key in ("score", "seed", "step", "config_key", "member", "dataset_checksum")}
+        version = client.create_model_version(
+            name, f"models:/{model.model_id}", model.source_run_id, kept | {"sweep": sweep},
+            description=f"Last score {score:.1f}: the highest of {count} finished members of the sweep {sweep} "
+            f"(seed {model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
+            await_creation_for=0, model_id=model.model_id,
+        )  # fmt: skip
+        versions.append(version)
+        made = True
+    else:
+        made = False
+    top = max(versions, key=lambda version: (float(version.tags.get("score", "-inf")), -int(version.version)))
+    client.set_registered_model_alias(name, ALIAS, top.version)
+    return made
+
+
+def _exists(client: "MlflowClient", name: str) -> bool:
+    return bool(client.search_registered_models(f"name = '{name}'"))

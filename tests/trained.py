@@ -1,0 +1,62 @@
+"""Run folders with small networks in them, as trials leave them that have come to their end."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import run_folders as synthetic
+import torch
+
+from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
+from diffcps.learner import Learner
+from diffcps.runs import RunFolder
+from diffcps.tasks import task_of
+
+
+def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **algorithm: Any) -> RunConfig:
+    """A trial of small networks; settings of the algorithm by name."""
+    settings = AlgorithmConfig(
+        hidden_size=8, batch_size=4, ema_start=0, ema_every=1, **{"diffusion_steps": 2, **algorithm}
+    )
+    return RunConfig(
+        task=task,
+        members=tuple(MemberConfig(seed=seed, learning_rate=1e-2) for seed in range(seeds)),
+        steps=steps,
+        algorithm=settings,
+        evaluation=EvaluationConfig(every=steps, episodes=3, candidates=1 if settings.algorithm == "bc" else 4),
+    )
+
+
+def learner(trial: RunConfig) -> Learner:
+    """Of the trial, on made-up data."""
+    task, rng = task_of(trial), np.random.default_rng(0)
+    sizes = {
+        "observations": task.observation_size,
+        "next_observations": task.observation_size,
+        "actions": task.action_size,
+    }
+    data: dict[str, Any] = {name: rng.uniform(-1, 1, (20, size)).astype(np.float32) for name, size in sizes.items()}
+    data |= {name: rng.uniform(0, 1, 20).astype(np.float32) for name in ("rewards", "terminals")}
+    return Learner(trial.algorithm, trial.members, SimpleNamespace(**data), task.max_action)
+
+
+def write(root: Path, trial: RunConfig, scores: tuple[float, ...] | None = None, until: int | None = None) -> RunFolder:
+    """The run folder of a trial that was trained to its end, or until a step; ``scores`` are its members' last ones."""
+    torch.set_num_threads(1)
+    folder, own = RunFolder(root / "runs" / trial.key), learner(trial)
+    step = trial.steps if until is None else until
+    folder.create(trial)
+    folder.record_environment(synthetic.environment(trial))
+    own.update(step)
+    members = len(trial.members)
+    last = np.array(scores if scores is not None else range(10, 10 + members), dtype=float)
+    task = task_of(trial)
+    returns = task.random_return + last[:, None] * (task.expert_return - task.random_return) / 100 * np.ones(3)
+    folder.log_returns(step, trial, returns, np.full((members, 3), 9))
+    values = {name: np.zeros(members) for name in synthetic.COLUMNS}
+    folder.log(step, trial, values, synthetic.COLUMNS)
+    folder.save_checkpoint({"learner": own.state_dict(), "scores": [last.tolist()], "seconds": {}}, step)
+    state = "complete" if step == trial.steps else "running"
+    folder.write_status({"state": state, "step": step, "steps": trial.steps, "last": float(last.mean()), "notes": []})
+    return folder
