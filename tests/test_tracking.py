@@ -139,6 +139,23 @@ def test_a_resumed_trial_goes_on_in_its_runs_without_a_second_row(tracker: Track
     assert after["member 0"].data.metrics["score_best"] == 2001.0
 
 
+def test_the_machine_is_watched_while_a_trial_runs(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink, "SYSTEM_SECONDS", 0.1)
+    trial = synthetic.config(seeds=1)
+    target = train(tracker, trial, 0, 100)
+
+    def watched() -> bool:
+        metrics = {name for run in again(tracker).client.search_runs([tracker.experiment]) for name in run.data.metrics}
+        return {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics
+
+    ends = time.monotonic() + 60
+    while not watched() and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert watched()
+    target.close()
+    assert not any(thread.name == "SystemMetricsMonitor" and thread.is_alive() for thread in threading.enumerate())
+
+
 def test_values_that_are_not_finite_are_left_out(tracker: Tracker) -> None:
     trial = synthetic.config(seeds=2)
     target = MlflowSink(tracker, trial, synthetic.environment(trial))

@@ -4,6 +4,7 @@ Everything here may be done again: a model is found by its tags, and what a kill
 """
 
 import tempfile
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -139,7 +140,7 @@ def tags(policy: SavedPolicy) -> dict[str, str]:
 
 
 def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPolicy, code: Path, folder: Path) -> None:
-    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput, Metric
 
     card = policy.card
     settings = {"diffusion_steps": card.run.algorithm.diffusion_steps, "seed": card.config.seed}
@@ -149,6 +150,10 @@ def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPol
     write(policy, folder, code, run, model.model_id)
     client.log_model_artifacts(model.model_id, str(folder))
     client.log_outputs(run, [LoggedModelOutput(model.model_id, card.step)])
+    if card.score is not None:  # by which MLflow's list of models can be sorted
+        now = int(time.time() * 1000)
+        shown = Metric("last_score", card.score, now, card.step, model_id=model.model_id, run_id=run)
+        client.log_batch(run, [shown])
     client.finalize_logged_model(model.model_id, "READY")
 
 
@@ -182,7 +187,7 @@ def _order(model: "LoggedModel") -> tuple[float, int]:
 
 def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel", count: int) -> bool:
     versions = list(client.search_model_versions(f"name = '{name}'"))
-    if not any(version.model_id == model.model_id for version in versions):
+    if not any(version.tags.get("model_id") == model.model_id for version in versions):
         if not versions and not _exists(client, name):
             client.create_registered_model(
                 name,
@@ -194,7 +199,7 @@ def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel
         score = float(model.tags["score"])
         kept = {key: model.tags[key] for key in ("score", "seed", "step", "config_key", "member", "dataset_checksum")}
         version = client.create_model_version(
-            name, f"models:/{model.model_id}", model.source_run_id, kept | {"sweep": sweep},
+            name, model.artifact_location, model.source_run_id, kept | {"sweep": sweep, "model_id": model.model_id},
             description=f"Last score {score:.1f}: the highest of {count} finished members of the sweep {sweep} "
             f"(seed {model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
             await_creation_for=0, model_id=model.model_id,

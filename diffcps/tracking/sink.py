@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from diffcps.runs import RunFolder
 from diffcps.tracking.rows import Row, named
 from diffcps.tracking.store import busy, first_line, shown
 from diffcps.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,8 @@ BUSY_SECONDS = 5.0
 """Mean pause after a store had too much to do; drawn anew each time, or those that met would meet again."""
 CLOSE_SECONDS = 30.0
 """How long the end of a trial waits for what is still to be sent."""
+SYSTEM_SECONDS = 60.0
+"""How often MLflow looks at the machine's CPU, memory, disk, network and, with nvidia-ml-py installed, GPU."""
 
 
 class MlflowSink:
@@ -51,6 +56,7 @@ class MlflowSink:
         self.folder = folder
         self._queue: deque[tuple[int, int, dict[str, NDArray[Any]]]] = deque()
         self._runs: list[str] = []
+        self._monitor: SystemMetricsMonitor | None = None
         self._last = -1
         self._warned = self._finished = False
         self._closing, self._given_up = threading.Event(), threading.Event()
@@ -94,6 +100,8 @@ class MlflowSink:
                     )  # fmt: skip
                 self._warned = self._warned or not crowded
             if closing and (not crowded or self._given_up.wait(pause)):
+                if self._monitor is not None:
+                    self._monitor.finish()
                 return
             self._closing.wait(0.0 if closing else pause)
 
@@ -131,4 +139,5 @@ class MlflowSink:
         for run in runs:
             self.tracker.set_status(run, "RUNNING")
         self._last = max(self.tracker.progress(run) for run in runs)
+        self._monitor = self.tracker.monitor(runs[0], SYSTEM_SECONDS)
         return runs

@@ -98,9 +98,22 @@ def download(address: str, uri: str | None, results: Path, folder: Path) -> Path
     from mlflow.artifacts import download_artifacts
 
     try:
-        return Path(download_artifacts(address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri))
+        return Path(download_artifacts(_location(address, uri), dst_path=str(folder), tracking_uri=uri))
     except Exception as error:  # whatever the store or its driver raises, a person must learn what was asked of it
         raise UserError(f"MLflow at {shown(uri)} does not give {address}: {first_line(error)}") from error
+
+
+def _location(address: str, uri: str) -> str:
+    """Where the files of a model lie. MLflow itself would ask the store of the process, and not this one."""
+    client = connect(uri)
+    path = address.partition(":/")[2].strip("/")
+    if not address.startswith("models:"):
+        return address
+    if "@" in path:
+        return str(client.get_model_version_by_alias(*path.split("@", 1)).source)
+    if "/" in path:
+        return str(client.get_model_version(*path.split("/", 1)).source)
+    return str(client.get_logged_model(path).artifact_location)
 
 
 def artifact_location(uri: str, sweep: str) -> str | None:

@@ -15,6 +15,7 @@ from diffcps.tracking.store import artifact_location, connect, first_line, shown
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     from diffcps.report import Sweep, Trial
 
@@ -84,6 +85,14 @@ class Tracker:
             self.client.update_run(run, status)
         else:
             self.client.set_terminated(run, status)
+
+    def monitor(self, run: str, seconds: float) -> "SystemMetricsMonitor":
+        """MLflow's own watch over this machine, started: ``system/…`` metrics of a trial's run, going on after a resume."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        started = SystemMetricsMonitor(run, sampling_interval=seconds, resume_logging=True, tracking_uri=self.uri)
+        started.start()
+        return started
 
     def log_models(self, runs: Sequence[str], folder: RunFolder) -> None:
         """Make the models of a trial's members that are not there yet; ``runs`` ``[1 + K]`` are the trial's.

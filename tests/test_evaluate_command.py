@@ -1,0 +1,133 @@
+"""``diffcps evaluate`` and ``diffcps export`` as a person uses them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trained
+
+import diffcps
+from diffcps import cli
+from diffcps.cli.evaluate import Evaluate
+from diffcps.cli.export import Export
+from diffcps.errors import UserError
+from diffcps.evaluation import Evaluator
+from diffcps.judging import graphics, judge
+from diffcps.tasks import task_of
+
+
+def command(*arguments: object) -> int:
+    """Exit status of ``diffcps`` with these arguments."""
+    with pytest.raises(SystemExit) as ended:
+        cli.run(cli._Command, lambda parsed: parsed(), [str(word) for word in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_scores_are_those_of_trainings_evaluation(tmp_path: Path) -> None:
+    trial = trained.config("bandit-ring", seeds=2)
+    folder = trained.write(tmp_path, trial)
+    policy, own = diffcps.load_policy(folder.path, 1), trained.learner(trial)
+    own.update(trial.steps)
+    judged = judge(policy, episodes=150, seed=3)
+    config = trial.evaluation.replaced(episodes=100)
+    expected = Evaluator(task_of(trial), trial.physics, trial.members, config, purpose=6)(own.policy(), 3, 150)
+    np.testing.assert_array_equal(judged.returns, expected.returns[1])
+    np.testing.assert_array_equal(judged.scores, task_of(trial).normalised_score(expected.returns[1]))
+    found = judged.summary()["score"]
+    assert found["mean"] == judged.scores.mean()
+    assert found["std"] == judged.scores.std(ddof=1)
+    assert found["low"] < found["mean"] < found["high"]
+    # the normal approximation of the same interval
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * found["std"] / np.sqrt(150), rel=0.1)
+    assert not np.array_equal(judge(policy, 150, seed=4).returns, judged.returns)
+
+
+def test_a_pack_is_judged_seed_by_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = trained.config("bandit-ring", seeds=2)
+    folder = trained.write(tmp_path / "results" / "single", trial)
+    assert command("evaluate", folder.path, "--episodes", 20) == 0
+    said = capsys.readouterr().out
+    assert "bandit-ring, step 4 of 4" in said
+    assert "over 2 seeds" in said
+    assert (
+        command("evaluate", trial.key, "--results", tmp_path / "results", "--episodes", 20, "--json", "--member", 1)
+        == 0
+    )
+    (values,) = json.loads(capsys.readouterr().out)
+    assert (values["member"], values["seed"], values["step"], len(values["returns"])) == (1, 1, 4, 20)
+    assert values["return"]["mean"] == pytest.approx(np.mean(values["returns"]))
+
+
+def test_an_exported_policy_is_judged_as_the_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained.write(tmp_path, trained.config("bandit-ring", seeds=2))
+    assert command("export", folder.path, tmp_path / "out", "--member", 1, "--no-onnx") == 0
+    assert "policy.safetensors" in capsys.readouterr().out
+    lines = []
+    for place in ((folder.path, "--member", 1), (tmp_path / "out",)):
+        assert command("evaluate", *place, "--episodes", 20, "--json") == 0
+        lines.append(json.loads(capsys.readouterr().out))
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("task", ["hopper-medium-v2", "antmaze-umaze-v2"])
+def test_a_film_shows_an_episode(task: str, tmp_path: Path) -> None:
+    import imageio_ffmpeg
+
+    try:
+        graphics.prepare()
+    except UserError as error:
+        pytest.skip(str(error))
+    from diffcps.judging import film
+
+    policy = diffcps.load_policy(trained.write(tmp_path, trained.config(task)).path)
+    # the episode of a maze would last to its limit
+    judged = judge(policy, 2, candidates=1, record=True)
+    judged = replace(judged, lengths=np.minimum(judged.lengths, 20))
+    file = film.write(judged, judged.typical, tmp_path / "film.mp4")
+    frames = imageio_ffmpeg.read_frames(str(file))
+    assert next(frames)["size"] == (film.WIDTH, film.HEIGHT)
+    pictures = [np.frombuffer(frame, np.uint8) for frame in frames]
+    assert len(pictures) >= 1
+    assert pictures[0].std() > 10  # not one colour
+
+
+def test_what_cannot_be_filmed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained.write(tmp_path, trained.config("bandit-ring")).path
+    assert command("evaluate", folder, "--video", tmp_path / "film.mp4") == 2
+    assert "an episode of a bandit is one action" in capsys.readouterr().err
+    assert command("evaluate", folder, "--video", tmp_path / "film.gif") == 2
+    assert "let the name end in .mp4" in capsys.readouterr().err
+
+
+def test_without_a_renderer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    graphics.prepare.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"cannot draw here \(nonsense: .*apt-get install libegl1"):
+            graphics.prepare()
+    finally:
+        graphics.prepare.cache_clear()
+
+
+def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained.write(tmp_path, trained.config("bandit-ring")).path
+    for arguments, said in (
+        (("evaluate", folder, "--episodes", 0), "play at least one episode"),
+        (("evaluate", folder, "--candidates", 0), "candidates = 0"),
+        (("evaluate", tmp_path / "nowhere"), "does not exist"),
+        (("evaluate", "s3://bucket/single/runs/x"), "copied here first"),
+        (("evaluate", "models:/none@best", "--results", tmp_path), "no MLflow store"),
+        (("export", folder, tmp_path / "out", "--member", 7, "--no-onnx"), "member 7"),
+    ):
+        assert command(*arguments) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, word in (("evaluate", "95"), ("export", "safetensors")):
+        assert command(name, "--help") == 0
+        assert word in capsys.readouterr().out
+    assert Evaluate.__doc__
+    assert Export.__doc__
