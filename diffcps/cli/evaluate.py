@@ -32,7 +32,7 @@ class Evaluate:
     """Episodes for each policy."""
     video: Path | None = None
     """Film an episode, one of typical return, into this MP4 file (extra: video). Mazes are shown from above, with the goal
-    in green."""
+    in red."""
     member: int | None = None
     """Which policy of a run folder's pack, counted from 0; by default all of them, and the film shows the first."""
     candidates: int | None = None
@@ -61,7 +61,7 @@ class Evaluate:
             policies = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))
         if self.video is not None:
             from diffcps.judging import film
-            from diffcps.judging.judge import check_film
+            from diffcps.judging.playing import check_film
             from diffcps.tasks import task_of
 
             check_film(task_of(policies[0].card.run))
@@ -79,7 +79,7 @@ class Evaluate:
         import torch
 
         from diffcps.judging import judge
-        from diffcps.judging.judge import AT_ONCE
+        from diffcps.judging.playing import AT_ONCE
         from diffcps.tasks import task_of
 
         steps = task_of(policy.card.run).episode_limit * -(-self.episodes // AT_ONCE)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from diffcps.envs.simulations import Floats, Simulated
 from diffcps.errors import UserError
 from diffcps.judging import graphics
-from diffcps.judging.judge import Judged
+from diffcps.judging.playing import Judged
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30.0
@@ -93,7 +93,7 @@ class _Stage:
             size = 0.02 * float(self.camera.distance)  # type: ignore[union-attr]
             for place in self.way[:: max(1, len(self.way) // 200)]:
                 self._ball(place, 0.25 * size, (0.2, 0.5, 1.0, 1.0))
-            self._ball(self.goal, size, (0.1, 0.8, 0.2, 1.0))
+            self._ball(self.goal, size, (0.9, 0.1, 0.1, 1.0))
             self.way.append(position[:2].copy())
         return self.renderer.render()
 
