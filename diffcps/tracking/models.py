@@ -3,6 +3,8 @@
 Everything here may be done again: a model is found by its tags, and what a kill left half-way is thrown away.
 """
 
+import json
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
-NAME = "policy"
-"""Of every model; what tells them apart are the runs that they belong to, and their tags."""
 ALIAS = "best"
 PACKAGES = "numpy", "safetensors", "torch"
 """What a model needs beside MLflow, pinned to what is installed where it is made."""
@@ -146,13 +146,19 @@ def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPol
     settings = {"diffusion_steps": card.run.algorithm.diffusion_steps, "seed": card.config.seed}
     settings |= {name: getattr(card.config, name) for name in ("lambda_clip", "target_kl")}
     params = {name: str(value) for name, value in settings.items()}
-    model = client.create_logged_model(experiment, NAME, run, tags(policy), params, model_type="policy")
+    # MLflow's names know no full stop
+    name = (
+        re.sub("[^A-Za-z0-9_-]", "-", card.run.task)
+        + f" T={card.run.algorithm.diffusion_steps} seed {card.config.seed}"
+    )
+    model = client.create_logged_model(experiment, name, run, tags(policy), params, model_type="policy")
     write(policy, folder, code, run, model.model_id)
     client.log_model_artifacts(model.model_id, str(folder))
     client.log_outputs(run, [LoggedModelOutput(model.model_id, card.step)])
     if card.score is not None:  # by which MLflow's list of models can be sorted
         now = int(time.time() * 1000)
-        shown = Metric("last_score", card.score, now, card.step, model_id=model.model_id, run_id=run)
+        data = {"dataset_name": card.run.task, "dataset_digest": tags(policy)["dataset_checksum"][:36]}
+        shown = Metric("last_score", card.score, now, card.step, model.model_id, run_id=run, **data)
         client.log_batch(run, [shown])
     client.finalize_logged_model(model.model_id, "READY")
 
@@ -204,6 +210,9 @@ def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel
             f"(seed {model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
             await_creation_for=0, model_id=model.model_id,
         )  # fmt: skip
+        # MLflow's server says so by itself, a store that is written directly does not
+        registered = json.dumps([{"name": name, "version": int(version.version)}])
+        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
         versions.append(version)
         made = True
     else:
