@@ -50,9 +50,7 @@ class Tracker:
         """Id of the sweep's experiment, made when there is none, brought back when it was deleted."""
         found = self.client.get_experiment_by_name(self.sweep)
         if found is None:
-            # else MLflow opens with its pages for agents and prompts
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            return str(self.client.create_experiment(self.sweep, artifact_location(self.uri, self.sweep), kind))
+            return str(self.client.create_experiment(self.sweep, artifact_location(self.uri, self.sweep)))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
