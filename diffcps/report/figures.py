@@ -158,13 +158,11 @@ def _estimates(trial: Trial) -> Series:
 
 
 def _behaviour(axes: Axes, trials: Sequence[Trial]) -> None:
-    for score in _distinct(trial.behaviour_score for trial in trials):
-        axes.axhline(score, label="behaviour", **_FAINT)
+    _levels(axes, _distinct(trial.behaviour_score for trial in trials), "behaviour")
 
 
 def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
-    for clip in _distinct(clip for trial in trials for clip in trial.shared("lambda_clip") if clip > 0):
-        axes.axhline(clip, label="λ-clip", **_FAINT)
+    _levels(axes, _distinct(clip for trial in trials for clip in trial.shared("lambda_clip") if clip > 0), "λ-clip")
     low, high = axes.get_ylim()
     if high - low < _LEAST * abs(high):  # what has hardly moved must not look as if it had
         axes.set_ylim(low - _LEAST / 2 * abs(high), high + _LEAST / 2 * abs(high))
@@ -176,8 +174,18 @@ def _bounds(axes: Axes, trials: Sequence[Trial]) -> None:
 
 
 def _limits(axes: Axes, trials: Sequence[Trial]) -> None:
-    for bound in _distinct(float(bounds[-1].mean()) for *_, bounds in map(bounded, trials) if len(bounds)):
-        axes.axhline(bound, label="κ", **_FAINT)
+    _levels(axes, _distinct(float(bounds[-1].mean()) for *_, bounds in map(bounded, trials) if len(bounds)), "κ")
+
+
+def _levels(axes: Axes, values: Sequence[float], label: str) -> None:
+    """A faint line across the panel at each of some values, in ascending order."""
+    ends = values if len(values) < 3 else (values[0], values[-1])
+    for value in ends:
+        axes.axhline(value, label=label, **_FAINT)
+    if len(values) > len(ends):  # all others in one piece: very many single lines take seconds
+        lines = [[(0.0, value), (1.0, value)] for value in values[1:-1]]
+        between = LineCollection(lines, transform=axes.get_yaxis_transform(), zorder=2, **_FAINT)
+        axes.add_collection(between, autolim=False)
 
 
 def _nothing(axes: Axes, trials: Sequence[Trial]) -> None:
