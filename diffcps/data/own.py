@@ -87,7 +87,7 @@ def save(
         )
     )  # fmt: skip
     made.close()
-    about = {"env_spec": spec, "description": f"Recorded in {environment}."}
+    about: dict[str, Any] = {"env_spec": spec, "description": f"Recorded in {environment}."}
     about |= {} if references else {"ref_min_score": None, "ref_max_score": None}
     path = minari.find(dataset_id, ())
     if path is None:

@@ -86,7 +86,7 @@ def svgs(figure: Figure) -> list[str]:
 
 def _drawn(panel: Panel, figure: Figure) -> Canvas:
     canvas = Canvas(figsize=_PANEL)
-    _fill(canvas.add_axes((0.15, 0.17, 0.82, 0.71)), panel, figure)
+    _fill(canvas.add_axes((0.17, 0.17, 0.8, 0.71)), panel, figure)
     return canvas
 
 

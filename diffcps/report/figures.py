@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from diffcps import stats
@@ -171,6 +171,12 @@ def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
 def _bounds(axes: Axes, trials: Sequence[Trial]) -> None:
     _limits(axes, [trial for trial in trials if bounds_loss(trial)])
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter("{x:g}")  # powers of ten take the room of the axis's label
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if high < 10 * low:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _limits(axes: Axes, trials: Sequence[Trial]) -> None:

@@ -94,7 +94,7 @@ def behaviours(*names: str, rows: int = 1000) -> Picture:
     for one, name in zip(axes, names, strict=True):
         known = bandit(name)
         actions = known.sample(rows, np.random.default_rng(0))
-        shown = one.scatter(*actions.T, c=known.value(actions), s=2, cmap="viridis")
+        shown = one.scatter(actions[:, 0], actions[:, 1], c=known.value(actions), s=2, cmap="viridis")
         figure.colorbar(shown, ax=one, shrink=0.75)
         limit = 1.02 * known.bound
         one.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[], title=name)
