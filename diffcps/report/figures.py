@@ -126,7 +126,9 @@ def _told_apart(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, st
     profiles = [row.trial.config.profile for row in rows]
     labels = [said(row.trial, names) for row in rows]
     if len(set(profiles)) > 1:
-        labels = [f"{profile} {label}".rstrip() for profile, label in zip(profiles, labels, strict=True)]
+        whole = [f"{profile} {label}".rstrip() for profile, label in zip(profiles, labels, strict=True)]
+        # a profile is many settings: where its name tells the rows apart, they would fill the panel
+        labels = list(profiles) if len(set(whole)) == len(set(profiles)) else whole
     if crowded(len(rows)):
         coarse = ([said(row.trial, [name]) for row in rows] for name in names)
         labels = next((found for found in coarse if not crowded(len(set(found)))), labels)
