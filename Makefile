@@ -1,4 +1,4 @@
-# Targets: install, demo, test, check, bench, ui, clean. Everything they need is installed into $(VENV).
+# Targets: install, demo, test, check, bench, notebooks, ui, clean. Everything they need is installed into $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: install demo test check bench ui clean
+.PHONY: install demo test check bench notebooks ui clean
 
 install: $(VENV)/installed
 
@@ -32,6 +32,9 @@ check: install
 bench: install
 	@mkdir -p $(RESULTS)
 	$(BIN)/python -m tests.benchmarks.bench --json $(RESULTS)/bench.json
+
+notebooks: install
+	$(BIN)/python notebooks/run.py
 
 ui: install
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db

@@ -550,10 +550,13 @@ def shown(board: Board) -> str:
 def test_lines_show_what_runs(tmp_path: Path) -> None:
     board = sweep_folder(tmp_path)
     heading, *lines = board.lines()
-    name, states, elapsed = heading.replace(" · ", ": ").split(": ")
+    name, states, elapsed, speed, left = heading.replace(" · ", ": ").split(": ")
     assert name == board.plan.name
     assert sorted(states.split(", ")) == ["1 complete", "1 failed", "1 stopped", "2 pending", "2 running"]
     assert elapsed == "0 s"
+    assert speed == "40.2 steps/s"
+    # 500 and 2000 of those that run, 2000 of each that is pending
+    assert left == f"about {duration(6500 / 40.25)} left"
     assert len(lines) == 2
     ahead = next(line for line in lines if "T3" in line)
     for cell in "bandit-ring T3", "running", "1,500/2,000  75%", "40.2/s", "2 min left", "last 12.3", "best 56.8":
@@ -632,6 +635,27 @@ def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pyt
         time.sleep(0.2)
         assert watching._thread.is_alive()
     assert "bandit-ring T3" in out.getvalue()
+
+
+def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffcps.distributed.display.LOG_SECONDS", 0.05)
+    board = sweep_folder(tmp_path)
+    now = board.statuses()
+    pending = {name: {"state": "pending", "step": 0} for name in now}
+    told = board.news(pending, now)
+    assert len(told) == 2
+    assert "  bandit-ring T1 clip0.3 kl0.05  complete  last 81.0  best 90.0" in told
+    assert any("T2 clip0.3 kl0.05  failed: RuntimeError: [/red] the | disk [is] full x" in line for line in told)
+    assert all("\n" not in line for line in told)
+    assert board.news(now, now) == []
+    out = io.StringIO()
+    watching = Board(board.plan, board.place, Console(file=out, width=150))
+    with watching:
+        time.sleep(0.1)
+        folder = board.place.run_folder(GRID.trials[2])
+        folder.write_status({**folder.status, "state": "failed", "error": "ValueError: [bold]no[/bold] number"})
+        time.sleep(0.3)
+    assert out.getvalue().count("T3 clip0.3 kl0.05  failed: ValueError: [bold]no[/bold] number") == 1
 
 
 @pytest.mark.parametrize("terminal", [True, False])

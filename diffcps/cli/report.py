@@ -21,9 +21,9 @@ class Report:
     the second.
     """
 
-    sweep: tyro.conf.Positional[str]
+    sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of a sweep in the results folder, or the path of its folder."""
-    other: tyro.conf.Positional[str | None] = None
+    other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]")] = None
     """Another one, which is compared with the first."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
     """Folder that holds the sweeps, or the URL of an object store."""

@@ -28,17 +28,17 @@ class _Where(Scale):
     tracking_uri: str | None = None
     """MLflow store; by default a SQLite file in the results folder."""
     address: str | None = None
-    """Ray cluster to use."""
+    """Ray cluster to use; by default RAY_ADDRESS, else one that runs on this machine, else a new local one."""
     cpus_per_trial: float | None = None
-    """CPUs of a trial."""
+    """CPUs of a trial; by default 1, or where it has a GPU its share of the CPUs beside that GPU."""
     gpus_per_trial: float | None = None
-    """GPUs of a trial, fractions allowed."""
+    """GPUs of a trial, fractions allowed; by default 1 where the cluster has any."""
     concurrent: int | None = None
     """Trials at once; by default as many as fit."""
     dry_run: bool = False
     """Print every trial and an estimate of its time; run nothing."""
     quiet: bool = False
-    """No live view."""
+    """No live view, only the study's page at the end."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class StudyCommand(_Where):
     Starting a study again continues it.
     """
 
-    name: tyro.conf.Positional[str] = tyro.MISSING
-    """Which."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = tyro.MISSING
+    """One of those above; diffcps/studies/README.md says what each asks."""
 
     def __call__(self) -> int:
         """Run it."""

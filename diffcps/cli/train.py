@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Train:
     """Train one task in this process, without Ray or MLflow; starting it again goes on where it stopped."""
 
-    task: tyro.conf.Positional[str]
-    """Name of the task."""
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """Name of the task; ``diffcps data list`` shows those that there are."""
     preset: Literal["paper", "demo"] = "paper"
     """``paper``: full length and the paper's hyper-parameters; ``demo``: minutes."""
     seeds: int | None = None
-    """Seeds, trained together as one pack."""
+    """Seeds, trained together as one pack; by default the preset's number."""
     steps: int | None = None
-    """Gradient steps."""
+    """Gradient steps; by default the preset's number."""
     profile: Profile | None = None
     """``official``: what the paper's released program does. ``principled``: calibrated covariance and κ, projected λ."""
     precision: Precision | None = None

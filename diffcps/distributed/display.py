@@ -68,8 +68,11 @@ class Board:
 
     def _show(self) -> None:
         if not self.console.is_terminal:
+            known = self.statuses()
             while not self._ended.wait(LOG_SECONDS):
-                self.console.print("\n".join(self.lines()), highlight=False, soft_wrap=True)
+                before, known = known, self.statuses()
+                lines = [*self.lines(known), *self.news(before, known)]
+                self.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
             return
         pause = TERMINAL_SECONDS
         with Live(self.table(), console=self.console, refresh_per_second=4, transient=True) as live:
@@ -80,14 +83,39 @@ class Board:
                 pause = max(TERMINAL_SECONDS, SHARE * (time.monotonic() - begun))
 
     def heading(self, statuses: dict[str, dict[str, Any]]) -> str:
-        """Trials by state and the time so far, in one line."""
+        """Trials by state, the time so far, and what all of them together still need, in one line."""
         count = Counter(status["state"] for status in statuses.values())
         count["pending"] += self.plan.count - sum(count.values())
-        return f"{self.plan.name}: {tally(count)} · {duration(time.monotonic() - self.started)}"
+        said = [f"{self.plan.name}: {tally(count)}", duration(time.monotonic() - self.started)]
+        if speed := sum(_speed(status) for status in statuses.values()):
+            said += [f"{speed:.1f} steps/s", f"about {duration(self._steps_left(statuses) / speed)} left"]
+        return " · ".join(said)
 
-    def lines(self) -> list[str]:
+    def _steps_left(self, statuses: Mapping[str, Mapping[str, Any]]) -> int:
+        """Gradient steps of all trials that are running or pending; those of a search that has not chosen them too."""
+        planned = {trial.key: trial.steps for trial in self.plan.trials}
+        left = sum(
+            max(0, (status.get("steps") or planned.get(name, self.plan.trials[0].steps)) - status.get("step", 0))
+            for name, status in statuses.items()
+            if status["state"] in ("running", "pending")
+        )
+        return left + (self.plan.count - len(statuses)) * self.plan.trials[0].steps
+
+    def news(self, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """A line for each trial that has come to an end between two looks: its scores, or why it has failed."""
+        ended = [name for name in now if now[name]["state"] != before.get(name, {}).get("state", "pending")]
+        found = []
+        for name in ended:
+            status = now[name]
+            if status["state"] in ("failed", "damaged"):
+                found.append(f"  {_trial(name)}  {status['state']}: {_reason(status)}")
+            elif status["state"] == "complete" and "last" in status:
+                found.append(f"  {_trial(name)}  complete  last {status['last']:.1f}  best {status['best']:.1f}")
+        return found
+
+    def lines(self, statuses: Mapping[str, dict[str, Any]] | None = None) -> list[str]:
         """The same as plain lines, for a log."""
-        statuses = self.statuses()
+        statuses = self.statuses() if statuses is None else dict(statuses)
         shown = [self._cells(name, status) for name, status in statuses.items() if status["state"] == "running"]
         labels = "{}", "{}", "{}", "{}", "{} left", "last {}", "best {}"
         return [
@@ -107,7 +135,7 @@ class Board:
         for name, status in list(statuses.items())[:MOST_ROWS]:
             cells = self._cells(name, status)
             if status["state"] in ("failed", "damaged"):
-                cells[2:] = [" ".join(str(status.get("error", "")).split())[:60], "", "", "", ""]
+                cells[2:] = [_reason(status, 60), "", "", "", ""]
             table.add_row(*map(escape, cells))
         if len(statuses) > MOST_ROWS:
             table.caption = f"and {len(statuses) - MOST_ROWS} more"
@@ -119,7 +147,7 @@ class Board:
         speed = status.get("steps_per_second") if running else None
         left = status.get("seconds_left") if running else None
         return [
-            name.rsplit("_", 1)[0].replace("_", " "),
+            _trial(name),
             status["state"],
             progress(step, steps),
             f"{speed:.1f}/s" if speed else "",
@@ -127,6 +155,20 @@ class Board:
             f"{status['last']:.1f}" if "last" in status else "",
             f"{status['best']:.1f}" if "best" in status else "",
         ]
+
+
+def _trial(name: str) -> str:
+    """A trial's key without its hash."""
+    return name.rsplit("_", 1)[0].replace("_", " ")
+
+
+def _reason(status: Mapping[str, Any], most: int = 200) -> str:
+    """Why a trial has failed, on one line."""
+    return " ".join(str(status.get("error", "")).split())[:most]
+
+
+def _speed(status: Mapping[str, Any]) -> float:
+    return float(status.get("steps_per_second") or 0.0) if status["state"] == "running" else 0.0
 
 
 def _status(folder: RunFolder) -> dict[str, Any]:

@@ -5,12 +5,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from diffcps.errors import UserError, nearest
 from diffcps.report.collect import Sweep, Trial, collect
+from diffcps.report.drawing import png
 from diffcps.report.files import save
+from diffcps.report.markdown import section
+from diffcps.report.shown import Picture, Text
 from diffcps.report.table import Table
 from diffcps.report.versus import Versus, versus
 
-__all__ = ["FILES", "Report", "Sweep", "Table", "Trial", "Versus", "build", "collect", "versus"]
+__all__ = ["FILES", "Picture", "Report", "Sweep", "Table", "Text", "Trial", "Versus", "build", "collect", "versus"]
 
 FILES = "table.md", "table.csv", "table.tex", "table.html", "figures"
 """What a report leaves in the sweep's folder."""
@@ -36,6 +40,31 @@ class Report:
     def print(self, console: Console) -> None:
         """Show the table on a console."""
         console.print(self.table.terminal(console.width))
+
+    def text(self, title: str = "") -> Text:
+        """One section for a notebook, without its figures; by default the main table and what stands above it.
+
+        Raises ``UserError`` naming the sections that there are when it is none of them.
+        """
+        found = [part for part in self.table.document.sections if part.title == title]
+        if not found:
+            titles = [part.title for part in self.table.document.sections if part.title]
+            raise UserError(
+                f"the report has no section {title!r}{nearest(title, titles) or '.'} It has: {', '.join(titles)}."
+            )
+        return Text("\n\n".join(section(found[0])))
+
+    def picture(self, name: str) -> Picture:
+        """One figure for a notebook by the name of its file, such as ``learning_curves``.
+
+        Raises ``UserError`` naming the figures that there are when it is none of them.
+        """
+        figures = {figure.name: figure for figure in self.table.figures}
+        if name not in figures:
+            raise UserError(
+                f"the report has no figure {name!r}{nearest(name, figures) or '.'} It has: {', '.join(figures)}."
+            )
+        return Picture(name, png(figures[name]))
 
 
 def build(folder: Path) -> Report:

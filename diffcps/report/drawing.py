@@ -4,15 +4,18 @@ The SVG takes its ink from the text around it (``currentColor``), so it is reada
 """
 
 import io
-import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
+from PIL import Image
 
 from diffcps.report.document import Figure, Panel
 
@@ -49,48 +52,75 @@ def crowded(count: int) -> bool:
     return count > len(_PALETTE)
 
 
+class Drawn(NamedTuple):
+    """A figure in both kinds."""
+
+    png: bytes
+    """All panels, up to three in a row."""
+    svgs: tuple[str, ...]
+    """Each panel as an SVG element to stand in a page, without anything that a page may have but once."""
+
+
+def draw(figure: Figure) -> Drawn:
+    """Both kinds, of one drawing of each panel: to make its lines and ticks takes as long as to write them."""
+    tiles, found = [], []
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
+        for index, panel in enumerate(figure.panels):
+            canvas = _drawn(panel, figure)
+            found.append(_svg(canvas, f"{figure.name}-{index}"))
+            tiles.append(_pixels(canvas))
+    return Drawn(_together(tiles), tuple(found))
+
+
 def png(figure: Figure) -> bytes:
     """All panels of a figure, up to three in a row."""
-    width = min(3, len(figure.panels))
-    height = math.ceil(len(figure.panels) / width)
     with mpl.rc_context(_STYLE):
-        canvas = Canvas(figsize=(_PANEL[0] * width, _PANEL[1] * height))
-        FigureCanvasAgg(canvas)
-        # margins in inches around each panel: measuring every label instead would double the time that a figure takes
-        margins = {"left": 0.62 / _PANEL[0] / width, "right": 1 - 0.15 / _PANEL[0] / width}
-        margins |= {"bottom": 0.5 / _PANEL[1] / height, "top": 1 - 0.35 / _PANEL[1] / height}
-        grid = {**margins, "wspace": 0.2, "hspace": 0.45}
-        axes = canvas.subplots(height, width, squeeze=False, gridspec_kw=grid).ravel()
-        for index, panel in enumerate(figure.panels):
-            _fill(axes[index], panel, figure, first=index % width == 0)
-        for empty in axes[len(figure.panels) :]:
-            empty.set_axis_off()
-        out = io.BytesIO()
-        canvas.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+        return _together([_pixels(_drawn(panel, figure)) for panel in figure.panels])
 
 
 def svgs(figure: Figure) -> list[str]:
     """Each panel as an SVG element to stand in a page, without anything that a page may have but once."""
-    found = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
-        for index, panel in enumerate(figure.panels):
-            canvas = Canvas(figsize=_PANEL)
-            FigureCanvasSVG(canvas)
-            axes = canvas.add_axes((0.15, 0.17, 0.82, 0.71))
-            _fill(axes, panel, figure, first=True)
-            out = io.StringIO()
-            canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-            found.append(_inlined(out.getvalue(), f"{figure.name}-{index}"))
-    return found
+        return [_svg(_drawn(panel, figure), f"{figure.name}-{i}") for i, panel in enumerate(figure.panels)]
 
 
-def _fill(axes: Axes, panel: Panel, figure: Figure, first: bool) -> None:
+def _drawn(panel: Panel, figure: Figure) -> Canvas:
+    canvas = Canvas(figsize=_PANEL)
+    _fill(canvas.add_axes((0.17, 0.17, 0.8, 0.71)), panel, figure)
+    return canvas
+
+
+def _svg(canvas: Canvas, name: str) -> str:
+    FigureCanvasSVG(canvas)
+    out = io.StringIO()
+    canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inlined(out.getvalue(), name)
+
+
+def _pixels(canvas: Canvas) -> NDArray[np.uint8]:
+    """``[height, width, 4]``."""
+    agg = FigureCanvasAgg(canvas)
+    agg.draw()
+    return np.array(agg.buffer_rgba())
+
+
+def _together(tiles: Sequence[NDArray[np.uint8]]) -> bytes:
+    """Pictures of one size as one PNG, up to three in a row."""
+    width = min(3, len(tiles))
+    empty = [np.full_like(tiles[0], 255)] * (-len(tiles) % width)
+    rows = [np.hstack([*tiles, *empty][first : first + width]) for first in range(0, len(tiles), width)]
+    out = io.BytesIO()
+    Image.fromarray(np.vstack(rows)[:, :, :3]).save(out, "png")
+    return out.getvalue()
+
+
+def _fill(axes: Axes, panel: Panel, figure: Figure) -> None:
     panel.draw(axes)
-    axes.set_title(panel.title)
+    axes.set_title(
+        panel.title, y=1.0
+    )  # a place that is given need not be searched for, which takes as long as the lines
     axes.set_xlabel(figure.x_label)
-    if first:
-        axes.set_ylabel(figure.y_label)
+    axes.set_ylabel(figure.y_label)
     handles, labels = axes.get_legend_handles_labels()
     unique = {str(label): handle for label, handle in zip(labels, handles, strict=True)}
     if 0 < len(unique) <= _MOST_LABELS + 1:

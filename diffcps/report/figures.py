@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from diffcps import stats
@@ -126,7 +126,9 @@ def _told_apart(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, st
     profiles = [row.trial.config.profile for row in rows]
     labels = [said(row.trial, names) for row in rows]
     if len(set(profiles)) > 1:
-        labels = [f"{profile} {label}".rstrip() for profile, label in zip(profiles, labels, strict=True)]
+        whole = [f"{profile} {label}".rstrip() for profile, label in zip(profiles, labels, strict=True)]
+        # a profile is many settings: where its name tells the rows apart, they would fill the panel
+        labels = list(profiles) if len(set(whole)) == len(set(profiles)) else whole
     if crowded(len(rows)):
         coarse = ([said(row.trial, [name]) for row in rows] for name in names)
         labels = next((found for found in coarse if not crowded(len(set(found)))), labels)
@@ -158,13 +160,11 @@ def _estimates(trial: Trial) -> Series:
 
 
 def _behaviour(axes: Axes, trials: Sequence[Trial]) -> None:
-    for score in _distinct(trial.behaviour_score for trial in trials):
-        axes.axhline(score, label="behaviour", **_FAINT)
+    _levels(axes, _distinct(trial.behaviour_score for trial in trials), "behaviour")
 
 
 def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
-    for clip in _distinct(clip for trial in trials for clip in trial.shared("lambda_clip") if clip > 0):
-        axes.axhline(clip, label="λ-clip", **_FAINT)
+    _levels(axes, _distinct(clip for trial in trials for clip in trial.shared("lambda_clip") if clip > 0), "λ-clip")
     low, high = axes.get_ylim()
     if high - low < _LEAST * abs(high):  # what has hardly moved must not look as if it had
         axes.set_ylim(low - _LEAST / 2 * abs(high), high + _LEAST / 2 * abs(high))
@@ -173,11 +173,29 @@ def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
 def _bounds(axes: Axes, trials: Sequence[Trial]) -> None:
     _limits(axes, [trial for trial in trials if bounds_loss(trial)])
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter("{x:g}")  # powers of ten take the room of the axis's label
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if high < 10 * low:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif high < 200 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def _limits(axes: Axes, trials: Sequence[Trial]) -> None:
-    for bound in _distinct(float(bounds[-1].mean()) for *_, bounds in map(bounded, trials) if len(bounds)):
-        axes.axhline(bound, label="κ", **_FAINT)
+    _levels(axes, _distinct(float(bounds[-1].mean()) for *_, bounds in map(bounded, trials) if len(bounds)), "κ")
+
+
+def _levels(axes: Axes, values: Sequence[float], label: str) -> None:
+    """A faint line across the panel at each of some values, in ascending order."""
+    ends = values if len(values) < 3 else (values[0], values[-1])
+    for value in ends:
+        axes.axhline(value, label=label, **_FAINT)
+    if len(values) > len(ends):  # all others in one piece: very many single lines take seconds
+        lines = [[(0.0, value), (1.0, value)] for value in values[1:-1]]
+        between = LineCollection(lines, transform=axes.get_yaxis_transform(), zorder=2, **_FAINT)
+        axes.add_collection(between, autolim=False)
 
 
 def _nothing(axes: Axes, trials: Sequence[Trial]) -> None:

@@ -1,7 +1,7 @@
 """A report as one page that needs nothing beside it: style and figures are inside."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
@@ -13,12 +13,17 @@ _SHORT, _LONG = 12, 25
 """Characters of a heading that stays on one line, and of one that is given more room."""
 
 
-def html(document: Document) -> str:
-    """The whole report as an HTML page."""
+Svgs = Mapping[str, Sequence[str]]
+"""A figure's name -> its panels, where they are drawn already."""
+
+
+def html(document: Document, svgs: Svgs | None = None) -> str:
+    """The whole report as an HTML page; figures that are not in ``svgs`` are drawn now."""
+    known = svgs or {}
     style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     titled = [section for section in document.sections if section.title]
     contents = "".join(f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>' for section in titled)
-    body = "\n".join(_section(section) for section in document.sections)
+    body = "\n".join(_section(section, known) for section in document.sections)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -40,8 +45,8 @@ def html(document: Document) -> str:
 """
 
 
-def _section(section: Section) -> str:
-    blocks = "\n".join(_block(block) for block in section.blocks)
+def _section(section: Section, svgs: Svgs) -> str:
+    blocks = "\n".join(_block(block, svgs) for block in section.blocks)
     if not section.title:
         return f"<section>\n{blocks}\n</section>"
     anchor, title = _anchor(section.title), escape(section.title)
@@ -53,19 +58,19 @@ def _section(section: Section) -> str:
     return f'<section id="{anchor}"{kind}>\n<h2>{title}</h2>\n{blocks}\n</section>'
 
 
-def _block(block: Block) -> str:
+def _block(block: Block, svgs: Svgs) -> str:
     if isinstance(block, Prose):
         return "\n".join(f"<p>{escape(line)}</p>" for line in block.paragraphs)
     if isinstance(block, Bullets):
         kind = ' class="trouble"' if block.trouble else ""
         return f"<ul{kind}>" + "".join(f"<li>{escape(line)}</li>" for line in block.lines) + "</ul>"
-    return _sheet(block) if isinstance(block, Sheet) else _figure(block)
+    return _sheet(block) if isinstance(block, Sheet) else _figure(block, svgs)
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: Figure, svgs: Svgs) -> str:
     panels = "\n".join(
         f'<div class="panel" role="img" aria-label="{escape(f"{figure.title}: {panel.title}")}">{picture}</div>'
-        for panel, picture in zip(figure.panels, drawing.svgs(figure), strict=True)
+        for panel, picture in zip(figure.panels, svgs.get(figure.name) or drawing.svgs(figure), strict=True)
     )
     return f'<figure>\n<div class="panels">\n{panels}\n</div>\n<figcaption>{escape(figure.caption)}</figcaption>\n</figure>'
 

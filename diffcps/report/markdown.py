@@ -2,22 +2,27 @@
 
 from collections.abc import Sequence
 
-from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Sheet
+from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
 from diffcps.terminal import Column
 
 
 def markdown(document: Document) -> str:
     """The whole report."""
     parts = [f"# {document.title}"]
-    for section in document.sections:
-        blocks = [block for block in section.blocks if not isinstance(block, Figure)]
-        pictures = [block for block in section.blocks if isinstance(block, Figure)]
-        if section.title and blocks:
-            parts.append(f"## {section.title}")
-        for block in blocks:
-            parts += _block(block)
-        parts += [f"Figure: figures/{figure.name}.png" for figure in pictures if blocks]
+    for part in document.sections:
+        parts += section(part)
     return "\n\n".join(parts) + "\n"
+
+
+def section(part: Section) -> list[str]:
+    """The paragraphs of one section."""
+    blocks = [block for block in part.blocks if not isinstance(block, Figure)]
+    found = [f"## {part.title}"] if part.title and blocks else []
+    for block in blocks:
+        found += _block(block)
+    if blocks:
+        found += [f"Figure: figures/{block.name}.png" for block in part.blocks if isinstance(block, Figure)]
+    return found
 
 
 def _block(block: Block) -> list[str]:

@@ -59,7 +59,7 @@ class Table:
 
     def html(self) -> str:
         """The whole report as a page that needs nothing beside it."""
-        return html(self.document)
+        return html(self.document, {name: drawn.svgs for name, drawn in self.drawn.items()})
 
     def latex(self) -> str:
         """The tables for a paper."""
@@ -75,7 +75,12 @@ class Table:
 
     def pictures(self) -> dict[str, bytes]:
         """File name -> PNG of each figure."""
-        return {f"{figure.name}.png": drawing.png(figure) for figure in self.figures}
+        return {f"{name}.png": drawn.png for name, drawn in self.drawn.items()}
+
+    @cached_property
+    def drawn(self) -> dict[str, drawing.Drawn]:
+        """Every figure by its name, drawn once for the page and for the folder."""
+        return {figure.name: drawing.draw(figure) for figure in self.figures}
 
     def _contents(self, narrow: bool) -> Document:
         return contents(self.sweep, self.rows, self.groups, self.averages, self.grids, self.budgets, narrow)

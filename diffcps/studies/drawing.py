@@ -1,16 +1,21 @@
 """Pictures of studies: lines over a setting with a band over seeds, bars, and clouds of actions."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+
+from diffcps.bandits import bandit
+from diffcps.report.shown import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from diffcps.bandits import Bandit
+    from diffcps.report.collect import Trial
 
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"
 """Okabe and Ito's, which people tell apart whatever their eyes."""
@@ -71,3 +76,33 @@ def cloud(axes: "Axes", known: "Bandit", actions: pd.DataFrame, title: str) -> N
     limit = 1.02 * known.bound
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, fontsize=8)
+
+
+def clouds(trials: Mapping[str, "Trial"], columns: int = 5) -> "Figure":
+    """Under each title the actions of a trial's first seed, which the measure ``samples`` has left, over its bandit's data."""
+    figure, axes = panels(len(trials), columns, size=(2.2, 2.3))
+    for one, (title, trial) in zip(axes, trials.items(), strict=True):
+        actions = trial.samples
+        if not actions.empty:
+            cloud(one, bandit(trial.task.environment), actions[actions["member"] == 0], title)
+    return figure
+
+
+def behaviours(*names: str, rows: int = 1000) -> Picture:
+    """What the data of bandits of two dimensions look like, coloured by the true mean reward of each action."""
+    figure, axes = panels(len(names), 4, size=(2.9, 2.5))
+    for one, name in zip(axes, names, strict=True):
+        known = bandit(name)
+        actions = known.sample(rows, np.random.default_rng(0))
+        shown = one.scatter(actions[:, 0], actions[:, 1], c=known.value(actions), s=2, cmap="viridis")
+        figure.colorbar(shown, ax=one, shrink=0.75)
+        limit = 1.02 * known.bound
+        one.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[], title=name)
+    return picture("behaviours", figure)
+
+
+def picture(name: str, figure: "Figure") -> Picture:
+    """A figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+    return Picture(name, buffer.getvalue())

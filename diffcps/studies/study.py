@@ -3,18 +3,22 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
 from diffcps.config import RunConfig
+from diffcps.errors import UserError, nearest
 from diffcps.report.files import save
+from diffcps.report.shown import Picture, Text
 from diffcps.studies.scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from diffcps.studies.results import Results
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,21 @@ class Page:
     figures: Mapping[str, "Figure"] = field(default_factory=dict)
     """By file name without its ending."""
 
+    @property
+    def text(self) -> Text:
+        """The findings for a notebook."""
+        return Text("\n".join(f"* {finding}" for finding in self.findings))
+
+    def table(self, caption: str) -> Text:
+        """One table for a notebook. Raises ``UserError`` naming those that there are when it is none of them."""
+        return Text(f"**{caption}**\n\n{markdown(_named(self.tables, caption, 'table'))}")
+
+    def picture(self, name: str) -> Picture:
+        """One figure for a notebook. Raises ``UserError`` naming those that there are when it is none of them."""
+        from diffcps.studies import drawing  # it takes a second to import
+
+        return drawing.picture(name, _named(self.figures, name, "figure"))
+
 
 def write(study: Study, results: "Results", folder: Path) -> list[Path]:
     """Write ``study.md``, ``study.csv`` and ``figures/study-*.png`` into a sweep's folder; returns their paths.
@@ -51,8 +70,8 @@ def write(study: Study, results: "Results", folder: Path) -> list[Path]:
     files = {"study.csv": results.frame.to_csv(index=False).encode()}
     lines = [f"# {study.title}", "", study.question, "", *results.remarks()]
     lines += ["## Findings", "", *(f"* {finding}" for finding in page.findings), ""]
-    for name, figure in page.figures.items():
-        files[f"figures/study-{name}.png"] = _picture(figure)
+    for name in page.figures:
+        files[f"figures/study-{name}.png"] = page.picture(name).png
         lines += [f"![{name}](figures/study-{name}.png)", ""]
     for caption, table in page.tables.items():
         lines += [f"**{caption}**", "", markdown(table), ""]
@@ -72,15 +91,13 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
+def _named(found: Mapping[str, Found], name: str, what: str) -> Found:
+    if name not in found:
+        raise UserError(f"the page has no {what} {name!r}{nearest(name, found) or '.'} It has: {', '.join(found)}.")
+    return found[name]
+
+
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "–" if pd.isna(value) else f"{value:.4g}"
     return str(value)
-
-
-def _picture(figure: "Figure") -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from diffcps.bandits import bandit
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
 from diffcps.studies.results import Results, summary
@@ -60,14 +59,12 @@ def page(results: Results) -> Page:
     for name in frame["task"].unique():
         own = [trial for trial in results.trials if trial.config.task == name]
         own.sort(key=lambda trial: (METHODS.index(named[trial.key]), trial.config.algorithm.diffusion_steps))
-        figure, axes = drawing.panels(len(own), columns=5, size=(2.2, 2.3))
-        for one, trial in zip(axes, own, strict=True):
-            actions = trial.samples
-            count = "" if named[trial.key].startswith("AWR") else f", T = {trial.config.algorithm.diffusion_steps}"
-            if not actions.empty:
-                first = actions[actions["member"] == 0]
-                drawing.cloud(one, bandit(name.removeprefix("bandit-")), first, named[trial.key] + count)
-        figures[f"{name.removeprefix('bandit-')}-samples"] = figure
+        titles = [
+            named[trial.key]
+            + ("" if named[trial.key].startswith("AWR") else f", T = {trial.config.algorithm.diffusion_steps}")
+            for trial in own
+        ]
+        figures[f"{name.removeprefix('bandit-')}-samples"] = drawing.clouds(dict(zip(titles, own, strict=True)))
         scores, panels = drawing.panels(3)
         chains = frame[(frame["task"] == name) & ~frame["method"].str.startswith("AWR")]
         for one, y in zip(panels, ("last", "kl", "off_support"), strict=True):

@@ -1,5 +1,6 @@
 """Trials of studies: a few lines each, all on the main path."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +71,21 @@ def bandit_trial(
         members=tuple(member.replaced(seed=seed) for seed, member in enumerate(pack)),
         evaluation=trial.evaluation.replaced(**{"final_episodes": None} | (evaluation or {})),
     )
+
+
+def bandit_grid(
+    name: str,
+    scale: Scale,
+    diffusion_steps: Sequence[int],
+    lambda_clips: Sequence[float],
+    member: dict[str, Any] | None = None,
+    **settings: Any,
+) -> list[RunConfig]:
+    """``bandit_trial`` for every T and λ-clip; ``settings`` are its other arguments."""
+    return [
+        bandit_trial(name, scale, diffusion_steps=count, members=({**(member or {}), "lambda_clip": clip},), **settings)
+        for count, clip in itertools.product(diffusion_steps, lambda_clips)
+    ]
 
 
 def locomotion_trial(

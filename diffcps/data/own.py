@@ -1,0 +1,104 @@
+"""A person's own data as a task: steps recorded in a Gymnasium environment become a Minari data set and a task of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.config import TaskDefinition
+from diffcps.data import episodes as storage
+from diffcps.data import minari
+from diffcps.data.transitions import Episode
+from diffcps.envs import recorded
+from diffcps.errors import UserError
+from diffcps.tasks import Task, from_definition, get_task
+
+Act = Callable[[NDArray[np.floating[Any]], np.random.Generator], NDArray[np.floating[Any]]]
+"""A behaviour: from an observation ``[o]`` to an action ``[a]``."""
+
+
+def record(environment: str, act: Act, count: int, seed: int = 0) -> list[Episode]:
+    """``count`` episodes of a behaviour in a Gymnasium environment; the same seed gives the same episodes.
+
+    Args:
+        environment: its id, such as ``Pendulum-v1``.
+        act: the behaviour, which is also given a generator for what is random about it.
+        count: episodes.
+        seed: of the environment's starts and of the behaviour.
+    """
+    made = recorded.flattened(gymnasium.make(environment))
+    rng = np.random.default_rng(seed)
+    found = [_episode(made, act, rng) for _ in range(count)]
+    made.close()
+    return found
+
+
+def _episode(environment: "gymnasium.Env[Any, Any]", act: Act, rng: np.random.Generator) -> Episode:
+    observation, _ = environment.reset(seed=int(rng.integers(2**31)))
+    observations, actions, rewards = [observation], [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        actions.append(np.asarray(act(observation, rng), dtype=np.float32))
+        observation, reward, terminated, truncated, _ = environment.step(actions[-1])
+        observations.append(observation)
+        rewards.append(float(reward))
+    ends = np.zeros((2, len(rewards)), dtype=bool)
+    ends[:, -1] = terminated, truncated and not terminated
+    return Episode(np.stack(observations).astype(np.float32), np.stack(actions), np.array(rewards), *ends)
+
+
+def save(
+    dataset_id: str,
+    environment: str,
+    episodes: Sequence[Episode],
+    references: tuple[float, float] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Task:
+    """Store episodes as a Minari data set in Minari's folder and define the task that learns from them and is judged in
+    ``environment``; sweeps, ``diffcps train`` and ``diffcps data`` know it by its name from then on.
+
+    A task that is there already is left as it is.
+
+    Args:
+        dataset_id: Minari's id for it, ``mine/pendulum-v0``.
+        environment: id of the Gymnasium environment.
+        episodes: what was recorded, observations flat.
+        references: returns that count as a score of 0 and of 100; without them a score is the plain return.
+        settings: fields of ``TaskDefinition`` that differ from its defaults, ``steps`` or ``algorithm`` for example.
+
+    Raises:
+        UserError: the id is impossible or taken by other episodes, or the environment's spaces cannot be learned from.
+    """
+    if not minari.ID.fullmatch(dataset_id):
+        raise UserError(f"{dataset_id!r} is no id of a Minari data set: write it like mine/pendulum-v0.")
+    made = gymnasium.make(environment)
+    assert made.spec is not None
+    spec = made.spec.to_json()
+    action_size, bound = recorded.action_bounds(made.action_space)
+    low, high = references or (0.0, 100.0)
+    draft = from_definition(
+        TaskDefinition(
+            name=minari.task_name(dataset_id), minari_id=dataset_id, environment_spec=spec,
+            observation_size=recorded.observation_size(made.observation_space), action_size=action_size, max_action=bound,
+            episode_limit=made.spec.max_episode_steps or max(len(episode.rewards) for episode in episodes),
+            random_return=low, expert_return=high, score="return" if references is None else "normalised",
+        )
+    )  # fmt: skip
+    made.close()
+    about: dict[str, Any] = {"env_spec": spec, "description": f"Recorded in {environment}."}
+    about |= {} if references else {"ref_min_score": None, "ref_max_score": None}
+    path = minari.find(dataset_id, ())
+    if path is None:
+        path = storage.write(minari.root(), dataset_id, draft, episodes, about, {})
+    elif storage.notes(path).get("checksum") != storage.checksum(episodes):
+        raise UserError(f"{path} holds other episodes. Delete it, or give these another version: {_next(dataset_id)}.")
+    definition = minari.describe(dataset_id).definition
+    minari.register(definition.replaced(**(settings or {})))
+    return get_task(definition.name)
+
+
+def _next(dataset_id: str) -> str:
+    stem, _, version = dataset_id.rpartition("-v")
+    return f"{stem}-v{int(version) + 1}"

@@ -1,0 +1,134 @@
+"""Executes the notebooks in this folder in order, each in a kernel of its own, and keeps their outputs.
+
+``python notebooks/run.py`` runs all of them at full size, ``python notebooks/run.py 01 04`` two. They work in a temporary
+folder, in which later ones find what earlier ones have left. What belongs to a run or a machine and not to the story is
+taken out: paths, times of cells, messages on stderr.
+"""
+
+import argparse
+import ast
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent
+CELL_SECONDS = 1800
+SOURCE = "executed_source"
+"""Entry of a notebook's metadata: the digest of the source that its outputs are of."""
+
+
+def names(*beginnings: str) -> list[Path]:
+    """The notebooks whose names begin so; by default all, in order."""
+    return [path for path in sorted(FOLDER.glob("*.ipynb")) if not beginnings or path.name.startswith(beginnings)]
+
+
+def execute(path: Path, workplace: Path, client: NotebookClient | None = None) -> NotebookNode:
+    """The notebook with its outputs, executed in the folder ``workplace``; raises where a cell does.
+
+    ``client``: one whose kernel is alive and is used again, with nothing left of the notebook before.
+    """
+    book = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(workplace)}}
+    if client is None:
+        NotebookClient(book, timeout=CELL_SECONDS, resources=resources).execute()
+        return cleaned(book, workplace)
+    own = NotebookClient(book, timeout=CELL_SECONDS, resources=resources, km=client.km)
+    own.kc = client.kc
+    book.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    for index, cell in enumerate(book.cells):
+        own.execute_cell(cell, index)
+    del book.cells[0]
+    return cleaned(book, workplace)
+
+
+def digest(book: NotebookNode) -> str:
+    """What tells two sources apart: of the cells that are executed, without how they are laid out."""
+    trees = [ast.dump(ast.parse(cell.source)) for cell in book.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:12]
+
+
+def cleaned(book: NotebookNode, workplace: Path) -> NotebookNode:
+    """The notebook without what belongs to a machine or a moment."""
+    book.metadata = NotebookNode(kernelspec=book.metadata.kernelspec, language_info={"name": "python"})
+    book.metadata[SOURCE] = digest(book)
+    for cell in book.cells:
+        cell.metadata = NotebookNode()
+        if cell.cell_type == "code":
+            cell.outputs = _joined([_plain(out, workplace) for out in cell.outputs if out.get("name") != "stderr"])
+    return book
+
+
+def _plain(output: NotebookNode, workplace: Path) -> NotebookNode:
+    """An output in which paths begin at the folder that the notebook works in."""
+
+    def relative(text: str) -> str:
+        return text.replace(f"{workplace}/", "").replace(str(workplace), ".")
+
+    if "text" in output:
+        output.text = relative(output.text)
+    for kind, value in output.get("data", {}).items():
+        if kind.startswith("text/"):
+            output.data[kind] = relative(value)
+    # a figure's text alternative names an object in memory
+    if "image/png" in output.get("data", {}):
+        output.data = {kind: value for kind, value in output.data.items() if kind == "image/png"}
+    return output
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs with neighbouring pieces of a stream in one, and without displays of nothing."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "display_data" and not "".join(output.data.values()).strip():
+            continue
+        if found and output.output_type == "stream" == found[-1].output_type:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A temporary folder in which notebooks and what they start leave everything: data, tasks, results."""
+    with tempfile.TemporaryDirectory(prefix="notebooks-", dir="/tmp") as folder:
+        path = Path(folder).resolve()
+        with _environment(DIFFCPS_HOME=path / "home", MINARI_DATASETS_PATH=path / "minari", RAY_TMPDIR=path / "ray"):
+            yield path
+
+
+@contextmanager
+def _environment(**values: Path) -> Iterator[None]:
+    before: Mapping[str, str | None] = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def main() -> None:
+    """Execute notebooks and write them back."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("beginnings", nargs="*", help="of the notebooks' names; by default all")
+    with workplace() as folder:
+        for path in names(*parser.parse_args().beginnings):
+            began = time.monotonic()
+            nbformat.write(execute(path, folder), path)
+            print(f"{path.name}: {time.monotonic() - began:.0f} s, {path.stat().st_size / 1024:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A person's own log becomes a data set and a task."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffcps import data
+from diffcps.config import AlgorithmConfig, DataConfig
+from diffcps.data import own, sources
+from diffcps.errors import UserError
+from diffcps.tasks import get_task
+
+ID = "mine/pendulum/test-v0"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFCPS_HOME", str(tmp_path / "home"))
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+        yield
+
+
+def act(observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.clip([2.0 * observation[2] + rng.normal()], -2.0, 2.0)
+
+
+def test_episodes_are_recorded_reproducibly() -> None:
+    first, second = own.record("Pendulum-v1", act, 2), own.record("Pendulum-v1", act, 2)
+    assert [episode.actions.tolist() for episode in first] == [episode.actions.tolist() for episode in second]
+    assert first[0].observations.shape == (201, 3)
+    assert first[0].actions.shape == (200, 1)
+    assert np.abs(first[0].actions).max() <= 2.0
+    assert first[0].truncations.tolist() == [False] * 199 + [True]
+    assert not first[0].terminations.any()
+    assert first[0].observations[0].tolist() != first[1].observations[0].tolist()
+    assert own.record("Pendulum-v1", act, 1, seed=1)[0].actions.tolist() != first[0].actions.tolist()
+
+
+def test_a_log_becomes_a_task() -> None:
+    log = own.record("Pendulum-v1", act, 3)
+    task = own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0), {"algorithm": AlgorithmConfig(hidden_size=32)})
+    assert task.name == "minari-mine-pendulum-test-v0"
+    assert (task.observation_size, task.action_size, task.max_action, task.episode_limit) == (3, 1, 2.0, 200)
+    assert task.normalised_score(-675.0) == 50.0
+    assert task.algorithm.hidden_size == 32
+    assert get_task(task.name) == task
+    transitions = data.load(task, DataConfig(source="minari"), ())
+    np.testing.assert_array_equal(transitions.observations, np.concatenate([e.observations[:-1] for e in log]))
+    np.testing.assert_array_equal(transitions.next_observations, np.concatenate([e.observations[1:] for e in log]))
+    np.testing.assert_allclose(transitions.info.returns, [episode.rewards.sum() for episode in log], rtol=1e-6)
+    assert not transitions.terminals.any()
+    assert sources.find(task.name, None, ()).task == task
+    assert own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0)) == task, "a task that is there is left as it is"
+
+
+def test_without_references_a_score_is_the_return() -> None:
+    task = own.save(ID, "Pendulum-v1", own.record("Pendulum-v1", act, 1))
+    assert task.score == "return"
+    assert task.normalised_score(-42.0) == -42.0
+
+
+def test_other_episodes_and_impossible_ids_are_refused() -> None:
+    own.save(ID, "Pendulum-v1", own.record("Pendulum-v1", act, 1))
+    with pytest.raises(UserError, match=r"holds other episodes.*mine/pendulum/test-v1"):
+        own.save(ID, "Pendulum-v1", own.record("Pendulum-v1", act, 1, seed=5))
+    with pytest.raises(UserError, match="write it like"):
+        own.save("pendulum", "Pendulum-v1", own.record("Pendulum-v1", act, 1))
+    with pytest.raises(UserError, match="only vectors of real numbers"):
+        own.save("mine/cartpole-v0", "CartPole-v1", own.record("Pendulum-v1", act, 1))
