@@ -110,6 +110,43 @@ def test_a_broken_checkpoint_stops_neither_the_trial_nor_the_rows(
     assert statuses == {"FINISHED"}
 
 
+def test_a_broken_checkpoint_keeps_nothing_else_from_the_store(uri: str, tmp_path: Path) -> None:
+    """Reconciling makes the models of all other trials, registers the best, and then says what failed and what to do."""
+    broken, whole = trained.config("pointmaze-umaze", seeds=1), trained.config("pointmaze-umaze", diffusion_steps=3)
+    synthetic.describe(tmp_path, broken, whole)
+    for trial in (broken, whole):
+        trained.write(tmp_path, trial)
+    folder = RunFolder(tmp_path / "runs" / broken.key)
+    (checkpoint,) = (folder.path / "checkpoint").glob("*.pt")
+    checkpoint.write_bytes(b"")
+    tracker = Tracker(uri, "half")
+    with pytest.raises(UserError, match=rf"lacks models .* and nothing else: .*delete {folder.path} and start again"):
+        tracker.reconcile(tmp_path)
+    assert {(model.tags["config_key"], model.tags["member"]) for model in all_models(tracker)} == {
+        (whole.key, "0"),
+        (whole.key, "1"),
+    }
+    runs = tracker.client.search_runs([tracker.experiment])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    versions = tracker.client.search_model_versions("name = 'pointmaze-umaze'")
+    assert [version.tags["sweep"] for version in versions] == ["half"]
+
+
+def test_a_machine_that_cannot_be_watched_costs_no_row(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(self: Tracker, run: str, seconds: float) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'bytes_recv'")
+
+    monkeypatch.setattr(Tracker, "monitor", unreadable)
+    tracker, trial = Tracker(uri, "unwatched"), trained.config(seeds=1)
+    end(tracker, trial, trained.write(tmp_path, trial))
+    assert len(all_models(tracker)) == 1
+    assert {run.info.status for run in tracker.client.search_runs([tracker.experiment], "tags.level = 'member'")} == {
+        "FINISHED"
+    }
+
+
 def test_the_best_of_a_task_is_registered_over_all_sweeps(uri: str, tmp_path: Path) -> None:
     client = Tracker(uri, "any").client
     task = "walker2d-medium-v2"
@@ -145,6 +182,7 @@ def test_other_data_and_physics_are_another_name() -> None:
     assert models.registered_name(trial) == "hopper-medium-v2"
     other = trial.replaced(physics="modern", data=trial.data.replaced(source="collected"))
     assert models.registered_name(other) == "hopper-medium-v2-collected-modern"
+    assert models.registered_name(trial, "other") == "hopper-medium-v2-other-data"
     assert (
         models.registered_name(trained.config("bandit-ring").replaced(physics="modern", data=other.data))
         == "bandit-ring"

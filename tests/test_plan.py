@@ -637,8 +637,10 @@ def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pyt
     assert "bandit-ring T3" in out.getvalue()
 
 
-def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffcps.distributed.display.LOG_SECONDS", 0.05)
+@pytest.mark.parametrize("pause", [0.05, 1000.0])
+def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float) -> None:
+    """Also of one that ends after the last look."""
+    monkeypatch.setattr("diffcps.distributed.display.LOG_SECONDS", pause)
     board = sweep_folder(tmp_path)
     now = board.statuses()
     pending = {name: {"state": "pending", "step": 0} for name in now}

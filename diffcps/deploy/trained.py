@@ -32,9 +32,10 @@ def members(folder: RunFolder, which: int | None = None, device: torch.device | 
         raise UserError(f"member {which}: {folder.path} has {count}, counted from 0.")
     state, complaints = folder.load_checkpoint()
     if complaints:
-        raise UserError(
-            f"{' '.join(complaints)} An older one is not what the trial ended with; start the trial again, and it mends that."
+        mend = (
+            f"delete {folder.path} and start again" if folder.complete else "start the trial again, and it mends that"
         )
+        raise UserError(f"{' '.join(complaints)} An older one is not what the trial ended with: {mend}.")
     if state is None:
         raise UserError(f"{folder.path} has no checkpoint yet: its trial has not come to one. Wait, or go on with it.")
     try:

@@ -73,6 +73,8 @@ class Board:
                 before, known = known, self.statuses()
                 lines = [*self.lines(known), *self.news(before, known)]
                 self.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+            for line in self.news(known, self.statuses()):  # of the last half minute
+                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
             return
         pause = TERMINAL_SECONDS
         with Live(self.table(), console=self.console, refresh_per_second=4, transient=True) as live:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from scipy.special import rel_entr
 
 from diffcps.bandits import bandit, forward_kl_optimum
 from diffcps.bandits.optimum import Optimum
@@ -18,6 +20,7 @@ BUDGETS = 0.1, 0.2, 0.5, 1.0
 """ε in nats, under the principled profile."""
 KAPPAS = 0.05, 0.2, 0.25, 0.4
 """κ under the official one, which has no budget in nats: its true divergence is measured."""
+MODES = [f"mode_{m}" for m in range(4)]
 LATE = 0.5
 """Share of the constrained problem's steps, at their end, over which λ is averaged."""
 
@@ -49,52 +52,23 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def page(results: Results) -> Page:
-    """λ and the modes' weights beside λ* and μ*."""
+    """λ and the corners' weights beside λ* and μ*."""
     frame = results.frame.merge(_late(results), on=["key", "member"])
-    modes = [f"mode_{m}" for m in range(4)]
+    corners = bandit("corners")
+    assert corners.mode_weights is not None
+    weights = frame[MODES].to_numpy(np.float64)
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    frame["between"] = rel_entr(corners.mode_weights, np.maximum(shares, 1e-12)).sum(axis=1)
+    # a behaviour loss is not in nats, and what its bound makes of them is measured
+    frame["ε"] = frame["slack"].astype(float).where(frame["profile"] == "principled", frame["between"])
     findings, tables = [], {}
-    figure, axes = drawing.panels(3)
-    curve = np.geomspace(0.03, 1.5, 60)
-    exact = [_optimum(epsilon) for epsilon in curve]
-    axes[0].plot(curve, [one.multiplier for one in exact], color="0.6", label="λ*")
-    for m in range(4):
-        for one in axes[1:]:
-            one.plot(curve, [best.policy[m] for best in exact], color=drawing.COLOURS[m], alpha=0.5)
-    for profile, epsilon, panel in (("principled", "slack", axes[1]), ("official", "kl", axes[2])):
-        own = frame[frame["profile"] == profile].copy()
-        if own.empty:
-            continue
-        own["ε"] = own[epsilon].astype(float)
-        axes[0].plot(own["ε"], own["λ"], "o", color=drawing.COLOURS[profile == "official"], label=profile)
-        for m in range(4):
-            panel.plot(own["ε"], own[modes[m]], "o", color=drawing.COLOURS[m], label=f"corner {m}")
-        panel.set_title(f"{profile}, ε = {'slack' if epsilon == 'slack' else 'measured KL(π_b ‖ μ)'}", fontsize=8)
-        rows = []
-        for row in own.to_dict("records"):
-            if not row["ε"] > 0:
-                continue
-            best = _optimum(row["ε"])
-            away = max(abs(row[name] - float(weight)) for name, weight in zip(modes, best.policy, strict=True))
-            rows.append({
-                **({} if profile == "principled" else {"κ": row["target_kl"]}), "T": row["diffusion_steps"],
-                "ε": row["ε"], "λ": row["λ"], "λ*": best.multiplier, "λ/λ* − 1": row["λ"] / best.multiplier - 1.0,
-                **{f"corner {m} (μ*)": f"{row[modes[m]]:.3f} ({best.policy[m]:.3f})" for m in range(4)}, "farthest": away,
-                "KL(π_b ‖ μ)": row["kl"], "E[Q]": row["expected_value"], "E*[Q]": best.value,
-                "off support": row["off_support"], "C − κ": row["mean_constraint"] - row["mean_target_kl"],
-            })  # fmt: skip
-        table = pd.DataFrame(rows)
-        tables[f"{profile} profile beside the optimum in closed form"] = table
-        if len(table):
+    for profile in ("principled", "official"):
+        own = frame[(frame["profile"] == profile) & (frame["ε"] > 0)]
+        if len(own):
+            table = _table(own, profile)
+            tables[f"{profile} profile beside the optimum in closed form"] = table
             findings.append(_finding(profile, table))
-    for one in axes:
-        one.set_xscale("log")
-        one.set_xlabel("ε, nats")
-        one.spines[["top", "right"]].set_visible(False)
-    axes[0].set(yscale="log", ylabel="λ")
-    axes[1].set_ylabel("weight of a corner")
-    axes[0].legend(fontsize=7)
-    axes[1].legend(fontsize=7)
-    return Page(tuple(findings), tables, {"optimum": figure})
+    return Page(tuple(findings), tables, {"optimum": _figure(frame)})
 
 
 def _optimum(epsilon: float) -> Optimum:
@@ -105,25 +79,75 @@ def _optimum(epsilon: float) -> Optimum:
 
 
 def _late(results: Results) -> pd.DataFrame:
-    """λ of each policy as its loss weighs it against Q itself, not Q over its mean size; mean over the last steps."""
+    """Means over the last steps of the constrained problem: λ as the policy's loss weighs it against Q itself, and C − κ.
+
+    What is divided in the loss is Q over its mean size, so λ × that size is the price of a unit of the constraint.
+    """
     trained = results.trained
     begun = trained["behaviour_steps"].where(trained["profile"] == "principled", 0)
     late = trained[trained["step"] > trained["steps"] - LATE * (trained["steps"] - begun)].copy()
     # the released dual leaves λ itself unclipped, and clips it where the policy's loss uses it
     late["λ"] = late["lambda"].clip(late["lambda_clip"], late["lambda_max"]) * late["q_scale"]
-    return late.groupby(["key", "member"])["λ"].mean().reset_index()
+    late["C − κ"] = late["constraint"] - late["target_kl"]
+    return late.groupby(["key", "member"])[["λ", "C − κ"]].mean().reset_index()
+
+
+def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """A row a policy. λ* is the price of a nat: only a constraint in nats has a λ to hold against it."""
+    rows = []
+    for row in own.to_dict("records"):
+        best = _optimum(row["ε"])
+        away = max(abs(row[name] - float(weight)) for name, weight in zip(MODES, best.policy, strict=True))
+        nats = {"λ": row["λ"], "λ*": best.multiplier, "λ/λ* − 1": row["λ"] / best.multiplier - 1.0}
+        rows.append({
+            **({} if profile == "principled" else {"κ": row["target_kl"]}), "T": row["diffusion_steps"], "ε": row["ε"],
+            **(nats if profile == "principled" else {}),
+            **{f"corner {m} (μ*)": f"{row[MODES[m]]:.3f} ({best.policy[m]:.3f})" for m in range(4)}, "farthest": away,
+            "KL of the corners": row["between"], "KL(π_b ‖ μ)": row["kl"], "E[Q]": row["expected_value"],
+            "E*[Q]": best.value, "off support": row["off_support"], "C − κ": row["C − κ"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _finding(profile: str, table: pd.DataFrame) -> str:
     """How far a profile ends from the optimum."""
-    worst = table.loc[(table["λ/λ* − 1"]).abs().idxmax()]
-    given = "the ε asked for" if profile == "principled" else "the ε that was measured"
+    epsilons = ", ".join(f"{value:.3g}" for value in table["ε"])
+    weights = f"the corners' weights are within {', '.join(f'{value:.3f}' for value in table['farthest'])} of μ*."
+    if profile == "official":
+        kappas = ", ".join(f"{value:g}" for value in table["κ"])
+        return (
+            f"official, with κ = {kappas}: the corners' weights are {epsilons} nats from the behaviour's; at these ε {weights} "
+            f"With what lies within the corners KL(π_b ‖ μ) is {', '.join(f'{value:.3g}' for value in table['KL(π_b ‖ μ)'])}."
+        )
+    worst = table.loc[table["λ/λ* − 1"].abs().idxmax()]
     return (
-        f"{profile}, at {given} ({', '.join(f'{value:.3g}' for value in table['ε'])} nats): λ differs from λ* by "
-        f"{100 * table['λ/λ* − 1'].abs().min():.0f} to {100 * abs(worst['λ/λ* − 1']):.0f} % (most at ε = {worst['ε']:.3g}: "
-        f"{worst['λ']:.3g} for {worst['λ*']:.3g}); the corners' weights are within "
-        f"{', '.join(f'{value:.3f}' for value in table['farthest'])} of μ*."
+        f"principled, at ε = {epsilons} nats: λ differs from λ* by {100 * table['λ/λ* − 1'].abs().min():.0f} to "
+        f"{100 * abs(worst['λ/λ* − 1']):.0f} % (most at ε = {worst['ε']:.3g}: {worst['λ']:.3g} for {worst['λ*']:.3g}); {weights}"
     )
+
+
+def _figure(frame: pd.DataFrame) -> Figure:
+    """λ over ε, and the corners' weights of either profile, on the curves of the optimum."""
+    figure, axes = drawing.panels(3)
+    curve = np.geomspace(0.03, 1.5, 60)
+    exact = [_optimum(epsilon) for epsilon in curve]
+    principled = frame[frame["profile"] == "principled"]
+    axes[0].plot(curve, [one.multiplier for one in exact], color="0.6", label="λ*")
+    axes[0].plot(principled["ε"], principled["λ"], "o", color=drawing.COLOURS[0], label="principled")
+    for profile, panel in zip(("principled", "official"), axes[1:], strict=True):
+        own = frame[frame["profile"] == profile]
+        for m in range(4):
+            panel.plot(curve, [best.policy[m] for best in exact], color=drawing.COLOURS[m], alpha=0.5)
+            panel.plot(own["ε"], own[MODES[m]], "o", color=drawing.COLOURS[m], label=f"corner {m}")
+        panel.set_title(f"{profile}, ε {'asked for' if profile == 'principled' else 'between the corners'}", fontsize=8)
+    for one in axes:
+        one.set_xscale("log")
+        one.set_xlabel("ε, nats")
+        one.spines[["top", "right"]].set_visible(False)
+        one.legend(fontsize=7)
+    axes[0].set(yscale="log", ylabel="λ")
+    axes[1].set_ylabel("weight of a corner")
+    return figure
 
 
 STUDY = Study(

@@ -31,8 +31,8 @@ PACKAGES = "numpy", "safetensors", "torch"
 """What a model needs beside MLflow, pinned to what is installed where it is made."""
 
 
-def log(client: "MlflowClient", experiment: str, runs: Sequence[str], folder: RunFolder) -> int:
-    """Make a model of every member of a trial that has none yet; returns how many were made.
+def complete(client: "MlflowClient", experiment: str, runs: Sequence[str], folder: RunFolder) -> bool:
+    """Make a model of every member of a trial that has none yet; returns whether each member has one now.
 
     A trial whose newest checkpoint is not that of its end has no finished member, and gets none.
 
@@ -49,15 +49,15 @@ def log(client: "MlflowClient", experiment: str, runs: Sequence[str], folder: Ru
     known = _models(client, experiment, f"tags.config_key = '{key}'")
     lacking = [k for k in range(len(folder.config.members)) if not _ready(client, known.get(str(k), []))]
     if not lacking:
-        return 0
+        return True
     policies = members(folder)
     if policies[0].card.step < folder.config.steps:
-        return 0
+        return False
     with tempfile.TemporaryDirectory(prefix="diffcps-model-") as scratch:
         code = shipping.ship(Path(scratch))
         for k in lacking:
             _log_one(client, experiment, runs[1 + k], policies[k], code, Path(scratch) / str(k))
-    return len(lacking)
+    return True
 
 
 def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[str]:
@@ -68,22 +68,29 @@ def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[s
     """
     best: dict[str, LoggedModel] = {}
     counts: dict[str, int] = {}
-    for models in _models(client, experiment).values():
+    seen: set[tuple[str, str]] = set()
+    for member, models in _models(client, experiment).items():
         for model in models:
             name, score = model.tags.get("registered_name"), model.tags.get("score")
-            if str(model.status) != "READY" or not name or not score:
+            twin = (model.tags.get("config_key", ""), member)
+            if str(model.status) != "READY" or not name or not score or twin in seen:
                 continue
+            seen.add(twin)  # two workers, one of them only thought dead, may both have made it
             counts[name] = counts.get(name, 0) + 1
             if name not in best or _order(model) > _order(best[name]):
                 best[name] = model
     return [name for name, model in sorted(best.items()) if _register(client, sweep, name, model, counts[name])]
 
 
-def registered_name(config: RunConfig) -> str:
-    """``hopper-medium-v2``; ``hopper-medium-v2-collected`` where the data are not the usual ones, ``…-modern`` likewise."""
+def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
+    """``hopper-medium-v2``; ``hopper-medium-v2-collected`` where the data are not the usual ones, ``…-modern`` likewise.
+
+    ``…-other-data`` where a file under D4RL's name is found not to be D4RL's.
+    """
     task = task_of(config)
     parts = [config.task]
     parts += [config.data.source] if config.data.source != task.sources[0] else []
+    parts += ["other-data"] if config.data.source == "d4rl" and provenance == "other" else []
     parts += [config.physics] if config.physics != task.physics else []
     return "-".join(parts)
 
@@ -133,7 +140,7 @@ def tags(policy: SavedPolicy) -> dict[str, str]:
     known = {
         "config_key": card.key, "member": str(card.member), "task": card.run.task, "seed": str(card.config.seed),
         "step": str(card.step), "data_source": card.run.data.source, "physics": card.run.physics,
-        "registered_name": registered_name(card.run), "git_commit": card.git_commit,
+        "registered_name": registered_name(card.run, card.dataset.get("provenance", "unverified")), "git_commit": card.git_commit,
         "dataset_checksum": str(card.dataset.get("checksum", "unknown")),
     }  # fmt: skip
     return known | ({"score": repr(card.score)} if card.score is not None else {})

@@ -58,7 +58,7 @@ class MlflowSink:
         self._runs: list[str] = []
         self._monitor: SystemMetricsMonitor | None = None
         self._last = -1
-        self._warned = self._finished = False
+        self._warned = self._finished = self._watched = False
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -109,6 +109,8 @@ class MlflowSink:
         """Send what is in the queue; a row leaves it only when all of the trial's runs have it."""
         if not self._runs:
             self._runs = self._open()
+        if not self._watched:
+            self._watch()
         count, last = len(self._queue), self._last
         rows = []
         for step, timestamp, metrics in (self._queue[i] for i in range(count)):
@@ -139,5 +141,12 @@ class MlflowSink:
         for run in runs:
             self.tracker.set_status(run, "RUNNING")
         self._last = max(self.tracker.progress(run) for run in runs)
-        self._monitor = self.tracker.monitor(runs[0], SYSTEM_SECONDS)
         return runs
+
+    def _watch(self) -> None:
+        """Have MLflow watch the machine. No row waits for it, and where it cannot be read there is nothing to see."""
+        self._watched = True
+        try:
+            self._monitor = self.tracker.monitor(self._runs[0], SYSTEM_SECONDS)
+        except Exception as error:  # whatever psutil or the store raises
+            logger.info("%s: MLflow does not watch this machine: %s", self.config.key, first_line(error))

@@ -26,6 +26,8 @@ _NOTE = 7900
 _STATUS = {"running": "RUNNING", "complete": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 Found = Mapping[labels.Key, "Run"]
+Finished = tuple["Trial", list[str], "Run | None"]
+"""A complete trial, the runs of it and of its members, and its own as it was found."""
 
 
 class Tracker:
@@ -101,7 +103,7 @@ class Tracker:
         """
         from diffcps.tracking import models  # torch takes a second to import, which a store's look-up need not spend
 
-        if models.log(self.client, self.experiment, runs, folder):
+        if models.complete(self.client, self.experiment, runs, folder):
             self.client.set_tag(runs[0], "models", str(len(runs) - 1))
 
     def reconcile(self, folder: Path, running: bool = False) -> None:
@@ -111,31 +113,39 @@ class Tracker:
         their own rows and are left alone. Without it nothing is being trained any more, and a trial that says so was
         killed.
 
-        Raises ``UserError`` when the store fails; calling it again goes on where it stopped.
+        Raises ``UserError`` when the store fails; calling it again goes on where it stopped. What fails of models fails
+        after everything else is done.
         """
         # imported here: drawing takes a second to import, and a worker has no use for it
         from diffcps.report.collect import collect
 
         sweep = collect(folder)
         try:
-            self._reconcile(sweep, running)
+            complete = self._reconcile(sweep, running)
         except Exception as error:  # the store is a view: its failure must not look like the sweep's
             raise UserError(
                 f"the MLflow store {shown(self.uri)} could not be brought up to date: {first_line(error)} The run "
                 f"folders in {folder} are complete without it; resuming the sweep fills in what the store lacks."
             ) from error
+        if not running and (failures := self._complete_models(complete)):
+            raise UserError(
+                f"the MLflow store {shown(self.uri)} lacks models of policies, and nothing else: {failures[0]}"
+                + (f" So it is with {len(failures)} trials." if len(failures) > 1 else "")
+            )
 
-    def _reconcile(self, sweep: "Sweep", running: bool) -> None:
+    def _reconcile(self, sweep: "Sweep", running: bool) -> list[Finished]:
+        """All but the models, and the complete trials, which may lack some."""
         found = self._find("", tidy=True)
         parent = self._renewed(found.get(labels.SWEEP), labels.sweep_tags(self.sweep, sweep.description), {})
+        complete: list[Finished] = []
         for trial in sweep.trials:
             if trial.state == "pending" or (running and trial.state == "running"):
                 continue
             runs = self._trial_runs(trial.config, trial.environment, found, parent)
             before = [found.get(key) for key in labels.keys(trial.config)]
             self._complete(trial, runs, before)
-            if trial.state == "complete" and not running:
-                self._complete_models(trial, runs, before[0])
+            if trial.state == "complete":
+                complete.append((trial, runs, before[0]))
         for file in ("table.html", "table.md", "table.csv", "table.tex", "sweep.json"):
             if (sweep.folder / file).exists():
                 self.client.log_artifact(parent, str(sweep.folder / file))
@@ -143,9 +153,8 @@ class Tracker:
             self.client.log_artifacts(parent, str(sweep.folder / "figures"), "figures")
         if (sweep.folder / "table.md").exists():
             self.client.set_tag(parent, "mlflow.note.content", _note((sweep.folder / "table.md").read_text("utf-8")))
-        if not running:
-            self._register_best()
         self.set_status(parent, "RUNNING" if running else _sweep_status(sweep))
+        return complete
 
     def _complete(self, trial: "Trial", runs: Sequence[str], before: Sequence["Run | None"]) -> None:
         """Fill in the rows of one trial that the store lacks and set the status of its runs."""
@@ -163,16 +172,28 @@ class Tracker:
                 self.client.delete_tag(run, "error")
             self.set_status(run, status)
 
-    def _complete_models(self, trial: "Trial", runs: Sequence[str], known: "Run | None") -> None:
-        """Make the models that a complete trial lacks, from its run folder where that has a checkpoint here."""
-        made = known is not None and known.data.tags.get("models") == str(trial.seeds)
-        if trial.folder is not None and not made and any((trial.folder / "checkpoint").glob("step_*.pt")):
-            self.log_models(runs, RunFolder(trial.folder))
+    def _complete_models(self, complete: Sequence[Finished]) -> list[str]:
+        """Make the models that complete trials lack and register the best; what failed, a sentence each.
 
-    def _register_best(self) -> None:
+        One trial's checkpoint may be damaged, and a registry may be closed to us: no other trial pays for it.
+        """
         from diffcps.tracking import models
 
-        models.register_best(self.client, self.experiment, self.sweep)
+        failures = []
+        for trial, runs, known in complete:
+            made = known is not None and known.data.tags.get("models") == str(trial.seeds)
+            # without a checkpoint, thrown away or kept on another machine, there is nothing to make them of
+            if made or trial.folder is None or not any((trial.folder / "checkpoint").glob("step_*.pt")):
+                continue
+            try:
+                self.log_models(runs, RunFolder(trial.folder))
+            except Exception as error:  # whatever a store or a disk raises
+                failures.append(str(error) if isinstance(error, UserError) else first_line(error))
+        try:
+            models.register_best(self.client, self.experiment, self.sweep)
+        except Exception as error:  # the registry of a server may be closed to us
+            failures.append(f"the best of each task is not registered: {first_line(error)}")
+        return failures
 
     def _trial_runs(self, config: RunConfig, environment: Mapping[str, Any], found: Found, parent: str) -> list[str]:
         runs: list[str] = []
