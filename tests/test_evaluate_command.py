@@ -1,6 +1,7 @@
 """``diffcps evaluate`` and ``diffcps export`` as a person uses them."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from diffcps.cli.evaluate import Evaluate
 from diffcps.cli.export import Export
 from diffcps.errors import UserError
 from diffcps.evaluation import Evaluator
-from diffcps.judging import graphics, judge
+from diffcps.judging import Judged, graphics, judge
+from diffcps.judging.playing import AT_ONCE
 from diffcps.tasks import task_of
 
 
@@ -71,6 +73,51 @@ def test_an_exported_policy_is_judged_as_the_run_folders(tmp_path: Path, capsys:
     assert lines[0] == lines[1]
 
 
+def test_a_folder_of_one_policy_is_exported_and_has_no_members(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained.write(tmp_path, trained.config("bandit-ring", seeds=2)).path
+    model = tmp_path / "model"  # as MLflow lays one out
+    diffcps.load_policy(run, 1).save(model / "data" / "policy")
+    monkeypatch.setattr("diffcps.tracking.download", lambda *_: model)
+    assert command("export", run, tmp_path / "first", "--no-onnx") == 0
+    assert diffcps.load_policy(tmp_path / "first").card.member == 0, "the first, where none is named"
+    for number, policy in enumerate((model, "models:/bandit-ring@best", model / "data" / "policy")):
+        out = tmp_path / f"out-{number}"
+        assert command("export", policy, out, "--no-onnx") == 0
+        assert diffcps.load_policy(out).card.member == 1
+        capsys.readouterr()
+        assert command("export", policy, out, "--no-onnx", "--member", 3) == 2
+        assert "leave out the member (3)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_json_has_null_for_what_is_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    run = trained.write(tmp_path, trained.config("bandit-ring", seeds=1)).path
+    assert command("evaluate", run, "--json", "--episodes", 1) == 0
+    (values,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert values["return"] == {"mean": values["returns"][0], "std": None, "low": None, "high": None}
+    nothing = np.full(3, np.nan)
+    monkeypatch.setattr("diffcps.judging.judge", lambda *_, **__: Judged(nothing, np.zeros(3, np.int64), nothing))
+    assert command("evaluate", run, "--json", "--episodes", 3) == 0
+    (values,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert values["returns"] == [None] * 3
+    assert set(values["score"].values()) == {None}
+
+
+def test_a_diverged_policy_has_no_episode_to_film() -> None:
+    returns = np.full(AT_ONCE + 1, np.nan)
+    returns[-1] = 5.0  # of the second round, whose positions are not kept
+    with pytest.raises(UserError, match="its actions are no numbers"):
+        _ = Judged(returns, np.zeros(AT_ONCE + 1, np.int64), returns).typical
+    returns[7] = 4.0
+    assert Judged(returns, np.zeros(AT_ONCE + 1, np.int64), returns).typical == 7
+
+
 @pytest.mark.parametrize("task", ["hopper-medium-v2", "antmaze-umaze-v2"])
 def test_a_film_shows_an_episode(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import imageio_ffmpeg
@@ -106,6 +153,20 @@ def test_without_a_renderer_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     graphics.prepare.cache_clear()
     try:
         with pytest.raises(UserError, match=r"cannot draw here \(nonsense: .*apt-get install libegl1"):
+            graphics.prepare()
+    finally:
+        graphics.prepare.cache_clear()
+
+
+def test_a_renderer_that_hangs_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(subprocess, "run", hang)
+    graphics.prepare.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"cannot draw here \(egl: no picture within 120 s\)"):
             graphics.prepare()
     finally:
         graphics.prepare.cache_clear()

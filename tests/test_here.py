@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sweeps
@@ -49,6 +50,23 @@ def test_trials_are_trained_once_and_reported(tmp_path: Path) -> None:
         built.text("Made of")
     with pytest.raises(UserError, match="holds another sweep"):
         train(trials[:1], folder)
+
+
+def test_an_interrupted_trial_is_stopped_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = bandit_grid("ring", Scale(steps=4, seeds=1), (2,), (0.0, 0.5), steps=(4, 4), measures=(), algorithm="bc")
+
+    def interrupt(status: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        train(trials, "~/mine", progress=interrupt)
+    first, second = (RunFolder(tmp_path / "mine" / "runs" / trial.key) for trial in trials)
+    assert first.status["state"] == "stopped"
+    assert not second.path.exists(), "the second never began, and did not fail"
+    assert train(trials, "~/mine") == tmp_path / "mine"
+    assert first.complete
+    assert second.complete
 
 
 def test_clouds_show_what_the_samples_are(tmp_path: Path) -> None:

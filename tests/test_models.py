@@ -34,6 +34,7 @@ def end(tracker: Tracker, trial: RunConfig, folder: RunFolder | None) -> None:
 
 def test_a_finished_member_is_a_model_that_acts(uri: str, tmp_path: Path) -> None:
     from mlflow import pyfunc
+    from mlflow.exceptions import MlflowException
 
     tracker, trial = Tracker(uri, "acts"), trained.config(covariance="calibrated")
     folder = trained.write(tmp_path, trial)
@@ -59,6 +60,11 @@ def test_a_finished_member_is_a_model_that_acts(uri: str, tmp_path: Path) -> Non
     np.testing.assert_array_equal(loaded.predict(states), policy.act(states))
     np.testing.assert_array_equal(diffcps.load_policy(location).act(states, seed=1), policy.act(states, seed=1))
     assert loaded.input_example.shape == (2, 11)
+    with pytest.raises(MlflowException, match="float32"):
+        loaded.predict(states.astype(np.float32))
+    single = states.astype(np.float32)
+    np.testing.assert_array_equal(loaded.predict(single.astype(float), params), policy.act(single, 3, "average", 5))
+    assert "astype(float)" in loaded.metadata.metadata["observations"]
     listed = (Path(location) / "requirements.txt").read_text().split()
     assert [line.partition("==")[0] for line in listed] == ["mlflow", "numpy", "safetensors", "torch"]
     assert not any("+" in line for line in listed)

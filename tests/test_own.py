@@ -1,8 +1,10 @@
 """A person's own log becomes a data set and a task."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -70,3 +72,33 @@ def test_other_episodes_and_impossible_ids_are_refused() -> None:
         own.save("pendulum", "Pendulum-v1", own.record("Pendulum-v1", act, 1))
     with pytest.raises(UserError, match="only vectors of real numbers"):
         own.save("mine/cartpole-v0", "CartPole-v1", own.record("Pendulum-v1", act, 1))
+
+
+def test_an_environment_that_cannot_be_played_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"'Pendulums-v1' cannot be made here \(NameNotFound"):
+        own.record("Pendulums-v1", act, 1)
+    with pytest.raises(UserError, match=r"'Pendulums-v1' cannot be made here \(NameNotFound"):
+        own.save(ID, "Pendulums-v1", [])
+    # without a limit a pendulum swings for ever; the specification that is changed is a registered one's copy
+    endless = gymnasium.spec("Pendulum-v1")
+    endless = replace(endless, id="Endless-v0", max_episode_steps=None)
+    monkeypatch.setitem(gymnasium.registry, "Endless-v0", endless)
+    with pytest.raises(UserError, match=r"Endless-v0 has no limit of steps.*max_episode_steps=1000"):
+        own.record("Endless-v0", forbidden, 1)
+
+
+def forbidden(observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    raise AssertionError("it was played")
+
+
+def test_a_task_is_not_given_other_references(tmp_path: Path) -> None:
+    log = own.record("Pendulum-v1", act, 1)
+    task = own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0))
+    for references, named in (((-1000.0, -150.0), "-1000 and -150"), (None, "none")):
+        with pytest.raises(UserError, match=f"-1200 and -150, and not {named}.*mine/pendulum/test-v1"):
+            own.save(ID, "Pendulum-v1", log, references)
+    assert get_task(task.name) == task
+    (tmp_path / "home" / "tasks" / f"{task.name}.json").unlink()  # the data set has them too
+    with pytest.raises(UserError, match="-1200 and -150, and not -1000 and -150"):
+        own.save(ID, "Pendulum-v1", log, (-1000.0, -150.0))
+    assert own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0)) == task

@@ -1,6 +1,7 @@
 """``diffcps evaluate``: scores of a trained policy over many episodes, and one of them as a film."""
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ class Evaluate:
     seed: int = 0
     """Which episodes; the same seed gives the same ones."""
     json: bool = False
-    """Print the numbers as JSON instead, for scripts."""
+    """Print the numbers as JSON instead, for scripts; what is no number, as an interval of one episode, is null."""
     results: Path = Path("results")
     """Folder that holds the sweeps, and MLflow's store unless another is given."""
     tracking_uri: str | None = None
@@ -69,7 +70,7 @@ class Evaluate:
         judged = [self._judge(policy, console, first=number == 0) for number, policy in enumerate(policies)]
         if self.json:
             values = [_plain(policy, result) for policy, result in zip(policies, judged, strict=True)]
-            print(json.dumps(values, indent=2))
+            print(json.dumps(values, indent=2, allow_nan=False))
         else:
             self._print(policies, judged, console)
         if self.video is not None:
@@ -147,5 +148,12 @@ def _bar(console: Console, title: str, steps: int) -> Iterator[Callable[[], None
 def _plain(policy: "SavedPolicy", judged: "Judged") -> dict[str, object]:
     card = policy.card
     known: dict[str, object] = {"task": card.run.task, "key": card.key, "member": card.member, "step": card.step}
-    known |= {"seed": card.config.seed, "episodes": len(judged.returns), **judged.summary()}
-    return known | {"returns": judged.returns.tolist()}
+    known |= {"seed": card.config.seed, "episodes": len(judged.returns)}
+    for name, values in judged.summary().items():
+        known[name] = {statistic: _finite(value) for statistic, value in values.items()}
+    return known | {"returns": [_finite(value) for value in judged.returns.tolist()]}
+
+
+def _finite(value: float) -> float | None:
+    """The value, or ``None``: JSON has no word for what is not a number."""
+    return value if math.isfinite(value) else None

@@ -22,8 +22,8 @@ class Export:
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     folder: tyro.conf.Positional[Path]
     """Where the files go; made if need be."""
-    member: int = 0
-    """Which policy of a run folder's pack, counted from 0."""
+    member: int | None = None
+    """Which policy of a run folder's pack, counted from 0; by default the first."""
     onnx: bool = True
     """Whether to write policy.onnx (extra: export)."""
     candidates: int | None = None
@@ -45,9 +45,7 @@ class Export:
         if self.onnx:
             onnx.require()
         with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
-            of_pack = self.member if ":/" not in self.policy else None
-            exported = (Path(self.policy).expanduser() / "policy.json").exists()
-            policy = find(self.policy, None if exported else of_pack, self.results, self.tracking_uri, Path(scratch))[0]
+            policy = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))[0]
             policy.save(self.folder)
             console.print(
                 f"{policy.card.run.task}, seed {policy.card.config.seed}, step {policy.card.step:,}", highlight=False

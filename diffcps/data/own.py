@@ -1,6 +1,7 @@
 """A person's own data as a task: steps recorded in a Gymnasium environment become a Minari data set and a task of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,7 @@ from diffcps.data import minari
 from diffcps.data.transitions import Episode
 from diffcps.envs import recorded
 from diffcps.errors import UserError
-from diffcps.tasks import Task, from_definition, get_task
+from diffcps.tasks import Task, from_definition, get_task, read_definition, task_folder
 
 Act = Callable[[NDArray[np.floating[Any]], np.random.Generator], NDArray[np.floating[Any]]]
 """A behaviour: from an observation ``[o]`` to an action ``[a]``."""
@@ -27,12 +28,34 @@ def record(environment: str, act: Act, count: int, seed: int = 0) -> list[Episod
         act: the behaviour, which is also given a generator for what is random about it.
         count: episodes.
         seed: of the environment's starts and of the behaviour.
+
+    Raises:
+        UserError: the environment cannot be made here, or has no limit of steps: an episode might never end.
     """
-    made = recorded.flattened(gymnasium.make(environment))
+    made = recorded.flattened(_make(environment))
+    if made.spec is None or made.spec.max_episode_steps is None:
+        made.close()
+        raise UserError(
+            f"{environment} has no limit of steps, so that an episode of it may never end. Register it with one, as in "
+            f"gymnasium.register('Limited-v0', gymnasium.spec({environment!r}).entry_point, max_episode_steps=1000), and "
+            "record that."
+        )
     rng = np.random.default_rng(seed)
     found = [_episode(made, act, rng) for _ in range(count)]
     made.close()
     return found
+
+
+def _make(environment: str) -> "gymnasium.Env[Any, Any]":
+    """The environment of an id. Raises ``UserError`` when it cannot be made here, with the reason."""
+    try:
+        return gymnasium.make(environment)
+    # an id may stand for a class of any package: what making it raises is for that class to say
+    except Exception as error:
+        raise UserError(
+            f"the environment {environment!r} cannot be made here ({type(error).__name__}: {error}). Give an id that "
+            "gymnasium.pprint_registry() lists, after installing and importing the package that it comes from."
+        ) from error
 
 
 def _episode(environment: "gymnasium.Env[Any, Any]", act: Act, rng: np.random.Generator) -> Episode:
@@ -59,7 +82,7 @@ def save(
     """Store episodes as a Minari data set in Minari's folder and define the task that learns from them and is judged in
     ``environment``; sweeps, ``diffcps train`` and ``diffcps data`` know it by its name from then on.
 
-    A task that is there already is left as it is.
+    A task that is there already is left as it is, with the settings in its file; it is not given other references.
 
     Args:
         dataset_id: Minari's id for it, ``mine/pendulum-v0``.
@@ -69,11 +92,12 @@ def save(
         settings: fields of ``TaskDefinition`` that differ from its defaults, ``steps`` or ``algorithm`` for example.
 
     Raises:
-        UserError: the id is impossible or taken by other episodes, or the environment's spaces cannot be learned from.
+        UserError: the id is impossible or taken by other episodes or a task of other references, or the environment
+            cannot be made here or has spaces that cannot be learned from.
     """
     if not minari.ID.fullmatch(dataset_id):
         raise UserError(f"{dataset_id!r} is no id of a Minari data set: write it like mine/pendulum-v0.")
-    made = gymnasium.make(environment)
+    made = _make(environment)
     assert made.spec is not None
     spec = made.spec.to_json()
     action_size, bound = recorded.action_bounds(made.action_space)
@@ -89,14 +113,36 @@ def save(
     made.close()
     about: dict[str, Any] = {"env_spec": spec, "description": f"Recorded in {environment}."}
     about |= {} if references else {"ref_min_score": None, "ref_max_score": None}
+    file = task_folder() / f"{draft.name}.json"
+    if file.exists():
+        _refuse_other_references(dataset_id, read_definition(file), draft, file)
     path = minari.find(dataset_id, ())
     if path is None:
         path = storage.write(minari.root(), dataset_id, draft, episodes, about, {})
     elif storage.notes(path).get("checksum") != storage.checksum(episodes):
         raise UserError(f"{path} holds other episodes. Delete it, or give these another version: {_next(dataset_id)}.")
     definition = minari.describe(dataset_id).definition
+    _refuse_other_references(dataset_id, definition, draft, path)
     minari.register(definition.replaced(**(settings or {})))
     return get_task(definition.name)
+
+
+def _refuse_other_references(dataset_id: str, there: TaskDefinition, asked: Task, where: Path) -> None:
+    """Raise ``UserError`` when scores of what is there count from other references than those that were asked for."""
+    if there.minari_id != dataset_id or there.score == "success":  # another's file is refused anyway; a maze needs none
+        return
+    known, wanted = ((t.random_return, t.expert_return) for t in (there, asked))
+    if there.score == asked.score and np.allclose(known, wanted, rtol=1e-9, atol=0.0):
+        return
+    shown = [
+        f"{low:g} and {high:g}" if score == "normalised" else "none"
+        for score, (low, high) in ((there.score, known), (asked.score, wanted))
+    ]
+    raise UserError(
+        f"{where} has references already: {shown[0]}, and not {shown[1]}. Give the same, or delete "
+        f"{minari.root() / dataset_id} and {task_folder() / asked.name}.json, or give it another version: "
+        f"{_next(dataset_id)}."
+    )
 
 
 def _next(dataset_id: str) -> str:

@@ -22,6 +22,8 @@ def train(
 ) -> Path:
     """Train trials into a sweep's folder, which it returns; called again it goes on, and skips what is complete.
 
+    A trial that is interrupted says so in its status.
+
     Args:
         trials: what to train; collected data are collected first.
         folder: of the sweep, such as ``results/my-first``.
@@ -41,6 +43,11 @@ def train(
     with folders.held(place, plan):
         folders.begin(place, plan)
         compute.prepare(threads, device)
-        for trial in trials:
-            run_trial(trial, place, device, progress=progress, threads=threads)
-    return Path(folder)
+        interrupted = True
+        try:
+            for trial in trials:
+                run_trial(trial, place, device, progress=progress, threads=threads)
+            interrupted = False
+        finally:
+            folders.settle(place, plan, interrupted)
+    return Path(folder).expanduser()

@@ -21,6 +21,10 @@ assert renderer.render().shape == (32, 32, 3)
 """
 
 
+_PATIENCE = 120.0
+"""Seconds that a way may take for its first picture; one that hangs would hang the film too."""
+
+
 @functools.cache
 def prepare() -> str:
     """Choose how MuJoCo draws in this process, unless ``$MUJOCO_GL`` has; returns the way's name.
@@ -33,9 +37,14 @@ def prepare() -> str:
     reasons = []
     for way in ways:
         environment = os.environ | ({"MUJOCO_GL": way} if way else {})
-        tried = subprocess.run(
-            [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        command = [sys.executable, "-c", _PROBE]
+        try:
+            tried = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            reasons.append(f"{way or 'the system'}: no picture within {_PATIENCE:.0f} s")
+            continue
         if tried.returncode == 0:
             if way and not chosen:
                 os.environ["MUJOCO_GL"] = way

@@ -47,8 +47,16 @@ class Judged:
 
     @property
     def typical(self) -> int:
-        """The first-round episode whose return is nearest to the median of all."""
+        """The first-round episode whose return is nearest to the median of all.
+
+        Raises ``UserError`` when none of them has a return: the policy's networks have diverged.
+        """
         first = self.returns[:AT_ONCE]
+        if np.isnan(first).all():
+            raise UserError(
+                "no episode of this policy can be filmed: its actions are no numbers, for its networks have diverged. "
+                "Leave out --video, or choose another policy of the pack with --member."
+            )
         return int(np.nanargmin(np.abs(first - np.nanmedian(self.returns))))
 
     def summary(self) -> dict[str, dict[str, float]]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ALIAS = "best"
 PACKAGES = "numpy", "safetensors", "torch"
 """What a model needs beside MLflow, pinned to what is installed where it is made."""
+OBSERVATIONS = "float64 [B, o], as MuJoCo environments give them; of float32 ones give observations.astype(float)."
+"""What a model's metadata say beside its tags: MLflow refuses whatever else the signature does not name."""
 
 
 def complete(client: "MlflowClient", experiment: str, runs: Sequence[str], folder: RunFolder) -> bool:
@@ -130,7 +132,7 @@ def write(policy: SavedPolicy, folder: Path, code: Path, run: str | None = None,
     pyfunc.save_model(
         folder, loader_module=f"{code.name}.deploy.pyfunc", data_path=str(data), code_paths=[str(code)],
         mlflow_model=Model(run_id=run, model_id=model), signature=signature(policy),
-        input_example=example, pip_requirements=requirements(), metadata=tags(policy),
+        input_example=example, pip_requirements=requirements(), metadata=tags(policy) | {"observations": OBSERVATIONS},
     )  # fmt: skip
 
 
