@@ -39,6 +39,7 @@ def isolated(home: Path) -> Iterator[None]:
     Ray keeps the address of a cluster that others on the machine may join in its temporary folder. That folder's name
     must be short, for it holds sockets. Starting a cluster leaves settings in the environment (that its token is needed,
     which lies in its home) with which the next test's cluster, in another home, would not start: all of it is put back.
+    What Ray keeps in this process is not: only one file of tests may run trials in it, all others start commands.
     """
     with (
         mock.patch.dict(os.environ),

@@ -1,6 +1,5 @@
 """Every study: its grids are trials that can run, and a handful of steps of its quick grid end in a page."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import sweeps
 import torch
 
 from diffcps import cli, measures, studies
-from diffcps.cli.study import StudyCommand, run_study
+from diffcps.cli.study import StudyCommand
 from diffcps.distributed.folder import begin
 from diffcps.distributed.place import Place
-from diffcps.distributed.plan import Plan, load
+from diffcps.distributed.plan import Plan
 from diffcps.distributed.worker import run_trial
 from diffcps.errors import UserError
 from diffcps.studies import NAMES, toy
@@ -91,20 +90,6 @@ def test_unfinished_trials_are_named_and_left_out(tmp_path: Path) -> None:
     assert results.missing == len(trials) - 2
     write(studies.get("covariance"), results, tmp_path)
     assert f"**{len(trials) - 2} trials are not complete" in (tmp_path / "study.md").read_text(encoding="utf-8")
-
-
-def test_a_study_through_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One trial of it: run folder, table, page, exit status."""
-    whole = studies.get("covariance")
-    study = dataclasses.replace(whole, trials=lambda scale: whole.trials(scale)[:1])
-    command = StudyCommand(
-        name="covariance", quick=True, steps=12, seeds=1, results=str(tmp_path), address="local", quiet=True
-    )
-    assert run_study(study, command) == 0, capsys.readouterr()
-    (folder,) = [path.parent for path in tmp_path.glob("*/study.md")]
-    assert load(folder).count == 1
-    assert {"table.md", "study.csv", "figures"} <= {path.name for path in folder.iterdir()}
-    assert "Findings" in capsys.readouterr().out
 
 
 def test_unknown_studies_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Every preset for a handful of steps through Ray: exit status, run folders, MLflow's tree, the table."""
 
 import csv
+import dataclasses
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import sweeps
 import test_d4rl as d4rl_files
 
+from diffcps import studies
+from diffcps.cli.study import StudyCommand, run_study
 from diffcps.distributed import launch
 from diffcps.distributed.plan import Plan, load
 from diffcps.tasks import get_task
@@ -198,6 +201,20 @@ def test_a_trial_that_fails_takes_no_other_with_it_and_can_be_tried_again(cluste
     assert sweeps.run_here("--resume", "broken", *where) == 0
     assert_complete(folder, 2)
     assert "What went wrong" not in (folder / "table.md").read_text("utf-8")
+
+
+def test_a_study(cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One trial of it: run folder, table, page, exit status."""
+    whole = studies.get("covariance")
+    study = dataclasses.replace(whole, trials=lambda scale: whole.trials(scale)[:1])
+    command = StudyCommand(
+        name="covariance", quick=True, steps=12, seeds=1, results=str(tmp_path), address=cluster, quiet=True
+    )
+    assert run_study(study, command) == 0, capsys.readouterr()
+    (folder,) = [path.parent for path in tmp_path.glob("*/study.md")]
+    assert load(folder).count == 1
+    assert {"table.md", "study.csv", "figures"} <= {path.name for path in folder.iterdir()}
+    assert "Findings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
