@@ -6,14 +6,14 @@ taken out: paths, times of cells, messages on stderr.
 """
 
 import argparse
-import ast
 import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 from nbclient import NotebookClient
@@ -50,9 +50,9 @@ def execute(path: Path, workplace: Path, client: NotebookClient | None = None) -
 
 
 def digest(book: NotebookNode) -> str:
-    """What tells two sources apart: of the cells that are executed, without how they are laid out."""
-    trees = [ast.dump(ast.parse(cell.source)) for cell in book.cells if cell.cell_type == "code"]
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:12]
+    """What tells two sources apart: of the cells that are executed, without spaces, which a formatter may move."""
+    sources = ["".join(cell.source.split()) for cell in book.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:12]
 
 
 def cleaned(book: NotebookNode, workplace: Path) -> NotebookNode:
@@ -101,22 +101,9 @@ def workplace() -> Iterator[Path]:
     """A temporary folder in which notebooks and what they start leave everything: data, tasks, results."""
     with tempfile.TemporaryDirectory(prefix="notebooks-", dir="/tmp") as folder:
         path = Path(folder).resolve()
-        with _environment(DIFFCPS_HOME=path / "home", MINARI_DATASETS_PATH=path / "minari", RAY_TMPDIR=path / "ray"):
+        own = {"DIFFCPS_HOME": "home", "MINARI_DATASETS_PATH": "minari", "RAY_TMPDIR": "ray"}
+        with mock.patch.dict(os.environ, {name: str(path / place) for name, place in own.items()}):
             yield path
-
-
-@contextmanager
-def _environment(**values: Path) -> Iterator[None]:
-    before: Mapping[str, str | None] = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: str(value) for name, value in values.items()})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def main() -> None:

@@ -177,21 +177,22 @@ def test_many_lines_are_told_apart_by_the_first_setting_with_few_values(tmp_path
     for trial in trials:
         synthetic.write(tmp_path, trial)
     figures = report.build(synthetic.describe(tmp_path, *trials)).table.figures
-    (picture,) = drawing.svgs(next(figure for figure in figures if figure.name == "learning_curves"))
+    (picture,) = drawing.draw(next(figure for figure in figures if figure.name == "learning_curves")).svgs
     assert set(re.findall(r">(T=\d+)<", picture)) == {"T=5", "T=15"}
     assert "λ-clip=" not in picture
 
 
-def test_each_panel_is_drawn_once_in_either_format() -> None:
+def test_each_panel_is_drawn_once_for_both_formats() -> None:
     drawn: list[str] = []
     panels = tuple(
         Panel(name, lambda axes, name=name: (axes.plot(np.arange(3)), drawn.append(name))) for name in "abcd"
     )  # type: ignore[misc]
     figure = Figure("test", "Test", "", "x", "y", panels)
-    assert drawing.png(figure).startswith(b"\x89PNG")
-    first = drawing.svgs(figure)
-    assert drawn == [*"abcd", *"abcd"]
-    assert drawing.svgs(figure) == first, "the same sweep gives the same file"
+    first = drawing.draw(figure)
+    assert drawn == [*"abcd"]
+    assert first.png.startswith(b"\x89PNG")
+    assert len(first.svgs) == 4
+    assert drawing.draw(figure) == first, "the same sweep gives the same file"
 
 
 @pytest.mark.slow

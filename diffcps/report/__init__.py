@@ -5,12 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffcps.errors import UserError, nearest
 from diffcps.report.collect import Sweep, Trial, collect
-from diffcps.report.drawing import png
 from diffcps.report.files import save
 from diffcps.report.markdown import section
-from diffcps.report.shown import Picture, Text
+from diffcps.report.shown import Picture, Text, part
 from diffcps.report.table import Table
 from diffcps.report.versus import Versus, versus
 
@@ -46,25 +44,15 @@ class Report:
 
         Raises ``UserError`` naming the sections that there are when it is none of them.
         """
-        found = [part for part in self.table.document.sections if part.title == title]
-        if not found:
-            titles = [part.title for part in self.table.document.sections if part.title]
-            raise UserError(
-                f"the report has no section {title!r}{nearest(title, titles) or '.'} It has: {', '.join(titles)}."
-            )
-        return Text("\n\n".join(section(found[0])))
+        found = part({one.title: one for one in self.table.document.sections}, title, "the report", "section")
+        return Text("\n\n".join(section(found)))
 
     def picture(self, name: str) -> Picture:
         """One figure for a notebook by the name of its file, such as ``learning_curves``.
 
         Raises ``UserError`` naming the figures that there are when it is none of them.
         """
-        figures = {figure.name: figure for figure in self.table.figures}
-        if name not in figures:
-            raise UserError(
-                f"the report has no figure {name!r}{nearest(name, figures) or '.'} It has: {', '.join(figures)}."
-            )
-        return Picture(name, png(figures[name]))
+        return Picture(name, part(self.table.drawn, name, "the report", "figure").png)
 
 
 def build(folder: Path) -> Report:

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.image import imsave
 from numpy.typing import NDArray
-from PIL import Image
 
 from diffcps.report.document import Figure, Panel
 
@@ -72,18 +72,6 @@ def draw(figure: Figure) -> Drawn:
     return Drawn(_together(tiles), tuple(found))
 
 
-def png(figure: Figure) -> bytes:
-    """All panels of a figure, up to three in a row."""
-    with mpl.rc_context(_STYLE):
-        return _together([_pixels(_drawn(panel, figure)) for panel in figure.panels])
-
-
-def svgs(figure: Figure) -> list[str]:
-    """Each panel as an SVG element to stand in a page, without anything that a page may have but once."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
-        return [_svg(_drawn(panel, figure), f"{figure.name}-{i}") for i, panel in enumerate(figure.panels)]
-
-
 def _drawn(panel: Panel, figure: Figure) -> Canvas:
     canvas = Canvas(figsize=_PANEL)
     _fill(canvas.add_axes((0.17, 0.17, 0.8, 0.71)), panel, figure)
@@ -110,15 +98,14 @@ def _together(tiles: Sequence[NDArray[np.uint8]]) -> bytes:
     empty = [np.full_like(tiles[0], 255)] * (-len(tiles) % width)
     rows = [np.hstack([*tiles, *empty][first : first + width]) for first in range(0, len(tiles), width)]
     out = io.BytesIO()
-    Image.fromarray(np.vstack(rows)[:, :, :3]).save(out, "png")
+    imsave(out, np.vstack(rows)[:, :, :3], format="png", metadata={"Software": "DiffCPS"})
     return out.getvalue()
 
 
 def _fill(axes: Axes, panel: Panel, figure: Figure) -> None:
     panel.draw(axes)
-    axes.set_title(
-        panel.title, y=1.0
-    )  # a place that is given need not be searched for, which takes as long as the lines
+    # a place that is given need not be searched for, which takes as long as the lines
+    axes.set_title(panel.title, y=1.0)
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
     handles, labels = axes.get_legend_handles_labels()

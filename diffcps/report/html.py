@@ -5,25 +5,20 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
-from diffcps.report import drawing
 from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
+from diffcps.report.drawing import Drawn
 from diffcps.terminal import STYLES, Column, lifted
 
 _SHORT, _LONG = 12, 25
 """Characters of a heading that stays on one line, and of one that is given more room."""
 
 
-Svgs = Mapping[str, Sequence[str]]
-"""A figure's name -> its panels, where they are drawn already."""
-
-
-def html(document: Document, svgs: Svgs | None = None) -> str:
-    """The whole report as an HTML page; figures that are not in ``svgs`` are drawn now."""
-    known = svgs or {}
+def html(document: Document, drawn: Mapping[str, Drawn]) -> str:
+    """The whole report as an HTML page, with its figures, which are ``drawn`` by name."""
     style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     titled = [section for section in document.sections if section.title]
     contents = "".join(f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>' for section in titled)
-    body = "\n".join(_section(section, known) for section in document.sections)
+    body = "\n".join(_section(section, drawn) for section in document.sections)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -45,8 +40,8 @@ def html(document: Document, svgs: Svgs | None = None) -> str:
 """
 
 
-def _section(section: Section, svgs: Svgs) -> str:
-    blocks = "\n".join(_block(block, svgs) for block in section.blocks)
+def _section(section: Section, drawn: Mapping[str, Drawn]) -> str:
+    blocks = "\n".join(_block(block, drawn) for block in section.blocks)
     if not section.title:
         return f"<section>\n{blocks}\n</section>"
     anchor, title = _anchor(section.title), escape(section.title)
@@ -58,19 +53,19 @@ def _section(section: Section, svgs: Svgs) -> str:
     return f'<section id="{anchor}"{kind}>\n<h2>{title}</h2>\n{blocks}\n</section>'
 
 
-def _block(block: Block, svgs: Svgs) -> str:
+def _block(block: Block, drawn: Mapping[str, Drawn]) -> str:
     if isinstance(block, Prose):
         return "\n".join(f"<p>{escape(line)}</p>" for line in block.paragraphs)
     if isinstance(block, Bullets):
         kind = ' class="trouble"' if block.trouble else ""
         return f"<ul{kind}>" + "".join(f"<li>{escape(line)}</li>" for line in block.lines) + "</ul>"
-    return _sheet(block) if isinstance(block, Sheet) else _figure(block, svgs)
+    return _sheet(block) if isinstance(block, Sheet) else _figure(block, drawn[block.name])
 
 
-def _figure(figure: Figure, svgs: Svgs) -> str:
+def _figure(figure: Figure, drawn: Drawn) -> str:
     panels = "\n".join(
         f'<div class="panel" role="img" aria-label="{escape(f"{figure.title}: {panel.title}")}">{picture}</div>'
-        for panel, picture in zip(figure.panels, svgs.get(figure.name) or drawing.svgs(figure), strict=True)
+        for panel, picture in zip(figure.panels, drawn.svgs, strict=True)
     )
     return f'<figure>\n<div class="panels">\n{panels}\n</div>\n<figcaption>{escape(figure.caption)}</figcaption>\n</figure>'
 

@@ -59,7 +59,7 @@ class Table:
 
     def html(self) -> str:
         """The whole report as a page that needs nothing beside it."""
-        return html(self.document, {name: drawn.svgs for name, drawn in self.drawn.items()})
+        return html(self.document, self.drawn)
 
     def latex(self) -> str:
         """The tables for a paper."""

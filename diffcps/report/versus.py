@@ -43,7 +43,7 @@ class Versus:
     def write(self) -> list[Path]:
         """Write ``files`` into the folder of B; returns their paths. Raises ``UserError`` when it cannot be written."""
         found = self.document()
-        texts = markdown(found), self.csv(), latex(found), html(found)
+        texts = markdown(found), self.csv(), latex(found), html(found, {})
         contents = {name: text.encode() for name, text in zip(self.files, texts, strict=True)}
         return save(self.comparison.second.folder, contents)
 

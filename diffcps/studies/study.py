@@ -3,22 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from diffcps.config import RunConfig
-from diffcps.errors import UserError, nearest
 from diffcps.report.files import save
-from diffcps.report.shown import Picture, Text
+from diffcps.report.shown import Picture, Text, part
 from diffcps.studies.scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from diffcps.studies.results import Results
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -52,13 +49,13 @@ class Page:
 
     def table(self, caption: str) -> Text:
         """One table for a notebook. Raises ``UserError`` naming those that there are when it is none of them."""
-        return Text(f"**{caption}**\n\n{markdown(_named(self.tables, caption, 'table'))}")
+        return Text(f"**{caption}**\n\n{markdown(part(self.tables, caption, 'the page', 'table'))}")
 
     def picture(self, name: str) -> Picture:
         """One figure for a notebook. Raises ``UserError`` naming those that there are when it is none of them."""
         from diffcps.studies import drawing  # it takes a second to import
 
-        return drawing.picture(name, _named(self.figures, name, "figure"))
+        return drawing.picture(name, part(self.figures, name, "the page", "figure"))
 
 
 def write(study: Study, results: "Results", folder: Path) -> list[Path]:
@@ -89,12 +86,6 @@ def markdown(table: pd.DataFrame) -> str:
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
     rule = ["--:" if number else ":--" for number in numeric]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
-
-
-def _named(found: Mapping[str, Found], name: str, what: str) -> Found:
-    if name not in found:
-        raise UserError(f"the page has no {what} {name!r}{nearest(name, found) or '.'} It has: {', '.join(found)}.")
-    return found[name]
 
 
 def _cell(value: object) -> str:
