@@ -75,3 +75,8 @@ class Document:
 
     title: str
     sections: tuple[Section, ...]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Every figure, in order."""
+        return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]

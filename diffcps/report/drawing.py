@@ -5,7 +5,7 @@ The SVG takes its ink from the text around it (``currentColor``), so it is reada
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -66,13 +66,18 @@ def draw(figure: Figure) -> Drawn:
     tiles, found = [], []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
         for index, panel in enumerate(figure.panels):
-            canvas = _drawn(panel, figure)
+            canvas = _canvas(panel, figure)
             found.append(_svg(canvas, f"{figure.name}-{index}"))
             tiles.append(_pixels(canvas))
     return Drawn(_together(tiles), tuple(found))
 
 
-def _drawn(panel: Panel, figure: Figure) -> Canvas:
+def drawn(figures: Iterable[Figure]) -> dict[str, Drawn]:
+    """Figures by their names."""
+    return {figure.name: draw(figure) for figure in figures}
+
+
+def _canvas(panel: Panel, figure: Figure) -> Canvas:
     canvas = Canvas(figsize=_PANEL)
     _fill(canvas.add_axes((0.17, 0.17, 0.8, 0.71)), panel, figure)
     return canvas

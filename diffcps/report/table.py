@@ -50,8 +50,7 @@ class Table:
     @property
     def figures(self) -> Sequence[Figure]:
         """Every figure of the report."""
-        blocks = [block for section in self.document.sections for block in section.blocks]
-        return [block for block in blocks if isinstance(block, Figure)]
+        return self.document.figures
 
     def markdown(self) -> str:
         """The whole report as Markdown."""
@@ -80,7 +79,7 @@ class Table:
     @cached_property
     def drawn(self) -> dict[str, drawing.Drawn]:
         """Every figure by its name, drawn once for the page and for the folder."""
-        return {figure.name: drawing.draw(figure) for figure in self.figures}
+        return drawing.drawn(self.figures)
 
     def _contents(self, narrow: bool) -> Document:
         return contents(self.sweep, self.rows, self.groups, self.averages, self.grids, self.budgets, narrow)

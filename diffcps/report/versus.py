@@ -12,7 +12,7 @@ from diffcps.report import numbers
 from diffcps.report.collect import collect
 from diffcps.report.comparison import Comparison, Pair, compare, difference, improvement
 from diffcps.report.document import Bullets, Document, Figure, Panel, Prose, Section, Sheet
-from diffcps.report.drawing import colours
+from diffcps.report.drawing import colours, drawn
 from diffcps.report.figures import band
 from diffcps.report.files import save
 from diffcps.report.html import html
@@ -43,7 +43,7 @@ class Versus:
     def write(self) -> list[Path]:
         """Write ``files`` into the folder of B; returns their paths. Raises ``UserError`` when it cannot be written."""
         found = self.document()
-        texts = markdown(found), self.csv(), latex(found), html(found, {})
+        texts = markdown(found), self.csv(), latex(found), html(found, drawn(found.figures))
         contents = {name: text.encode() for name, text in zip(self.files, texts, strict=True)}
         return save(self.comparison.second.folder, contents)
 
