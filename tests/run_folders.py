@@ -17,6 +17,7 @@ STEPS, EVERY, ROW, EPISODES = 400, 100, 50, 3
 def config(task: str = "hopper-medium-v2", *, seeds: int = 3, **changes: Any) -> RunConfig:
     """A trial of 400 steps with 4 evaluations; ``changes`` are fields of the run, of its algorithm or of its members."""
     entry = get_task(task)
+    judged = changes.pop("evaluation", EvaluationConfig(every=EVERY, episodes=EPISODES))
     algorithm = {"diffusion_steps": changes.pop("diffusion_steps")} if "diffusion_steps" in changes else {}
     member = {name: changes.pop(name) for name in ("lambda_clip", "target_kl") if name in changes}
     source = changes.pop("source", "d4rl" if entry.d4rl_file else "collected")
@@ -24,7 +25,7 @@ def config(task: str = "hopper-medium-v2", *, seeds: int = 3, **changes: Any) ->
         task=task,
         members=tuple(entry.member.replaced(seed=seed, **member) for seed in range(seeds)),
         algorithm=entry.algorithm.replaced(**algorithm),
-        evaluation=EvaluationConfig(every=EVERY, episodes=EPISODES),
+        evaluation=judged,
         data=DataConfig(source=source),
         **{"steps": STEPS, "log_every": ROW, "physics": entry.physics} | changes,
     )

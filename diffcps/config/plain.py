@@ -1,7 +1,7 @@
 """Settings as checked, frozen dataclasses that turn into plain dictionaries and back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -27,18 +27,26 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
         raise UserError(f"{name} = {value!r}: it must be {rule}.")
 
 
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "a positive whole number": lambda v: v >= 1,
+    "a whole number, zero or more": lambda v: v >= 0,
+    "a positive number": lambda v: v > 0 and math.isfinite(v),
+    "a finite number": math.isfinite,
+    "zero or more": lambda v: v >= 0 and math.isfinite(v),
+    "between 0 and 1": lambda v: 0 <= v <= 1,
+}
+_KINDS: dict[Any, tuple[str, Any]] = {
+    int: ("a whole number", int),
+    float: ("a number", (int, float)),
+    bool: ("true or false", bool),
+    str: ("text", str),
+}
+
+
 def require_number(owner: object, rule: str, *names: str) -> None:
-    """Check numeric fields of ``owner`` by a rule written as one of the phrases below (NaN satisfies none of them)."""
-    checks = {
-        "a positive whole number": lambda v: v >= 1,
-        "a whole number, zero or more": lambda v: v >= 0,
-        "a positive number": lambda v: v > 0 and math.isfinite(v),
-        "a finite number": math.isfinite,
-        "zero or more": lambda v: v >= 0 and math.isfinite(v),
-        "between 0 and 1": lambda v: 0 <= v <= 1,
-    }
+    """Check numeric fields of ``owner`` by a rule written as one of the phrases above (NaN satisfies none of them)."""
     for name in names:
-        require(checks[rule](getattr(owner, name)), name, getattr(owner, name), rule)
+        require(_RULES[rule](getattr(owner, name)), name, getattr(owner, name), rule)
 
 
 class Plain:
@@ -87,14 +95,8 @@ def _plain(value: Any) -> Any:
 
 def _require_type(name: str, hint: Any, value: Any) -> None:
     """Refuse a value that is not of the annotated type; a whole number will do for a real one, a boolean for neither."""
-    plain: dict[type, tuple[str, Any]] = {
-        int: ("a whole number", int),
-        float: ("a number", (int, float)),
-        bool: ("true or false", bool),
-        str: ("text", str),
-    }
-    if hint in plain:
-        rule, kind = plain[hint]
+    if hint in _KINDS:
+        rule, kind = _KINDS[hint]
         require(isinstance(value, kind) and (hint is bool or not isinstance(value, bool)), name, value, rule)
     elif get_origin(hint) is UnionType:  # of one type and None
         if value is not None:
@@ -111,6 +113,8 @@ def _require_type(name: str, hint: Any, value: Any) -> None:
 
 def _revive(hint: Any, value: Any) -> Any:
     """A value of JSON as the annotated type; one that does not fit is left for the check of types to refuse."""
+    if hint in _KINDS:
+        return value
     if get_origin(hint) is UnionType and value is not None:
         return _revive(get_args(hint)[0], value)
     if is_dataclass(hint) and isinstance(value, Mapping):

@@ -112,7 +112,7 @@ class Trial:
         """Steps ``[n]`` and values ``[n, K]`` of one training metric; nan where a member's row was cut short."""
         if name in SHOWN:
             return self._shown[name]
-        return _by_member(self.metrics, name, self.seeds)
+        return _by_member(self.metrics, (name,), self.seeds)[name]
 
     def newest(self, name: str) -> float:
         """Mean over members of a training metric in the last row that has it for all of them; nan without one."""
@@ -124,7 +124,7 @@ class Trial:
     def _shown(self) -> Mapping[str, tuple[NDArray[np.int64], FloatArray]]:
         """What a report shows, without the rest: a thousand trials of full length would fill the memory."""
         frame = read_rows(self.folder / "metrics.csv", ("step", "member", *SHOWN)) if self.folder else pd.DataFrame()
-        return {name: _by_member(frame, name, self.seeds) for name in SHOWN}
+        return _by_member(frame, SHOWN, self.seeds)
 
     @cached_property
     def changes(self) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ class Trial:
 
     def measure(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
         """Steps ``[n]`` and values ``[n, K]`` of one column of the measures."""
-        return _by_member(self.measures, name, self.seeds)
+        return _by_member(self.measures, (name,), self.seeds)[name]
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -287,14 +287,18 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(content), usecols=None if columns is None else lambda name: name in columns)
 
 
-def _by_member(frame: pd.DataFrame, name: str, members: int) -> tuple[NDArray[np.int64], FloatArray]:
-    """Steps ``[n]`` and values ``[n, K]`` of a column of ``metrics.csv``."""
-    if frame.empty or name not in frame:
-        return np.zeros(0, dtype=np.int64), np.zeros((0, members))
-    steps, index = np.unique(frame["step"].to_numpy(np.int64), return_inverse=True)
-    values = np.full((len(steps), members), np.nan)
-    values[index, frame["member"].to_numpy(np.int64)] = frame[name].to_numpy(np.float64)
-    return steps, values
+def _by_member(
+    frame: pd.DataFrame, names: Sequence[str], members: int
+) -> dict[str, tuple[NDArray[np.int64], FloatArray]]:
+    """Steps ``[n]`` and values ``[n, K]`` of columns of ``metrics.csv``; without rows where it does not have one."""
+    found = {name: (np.zeros(0, dtype=np.int64), np.zeros((0, members))) for name in names}
+    present = [name for name in names if name in frame]
+    if not frame.empty and present:
+        steps, index = np.unique(frame["step"].to_numpy(np.int64), return_inverse=True)
+        values = np.full((len(present), len(steps), members), np.nan)
+        values[:, index, frame["member"].to_numpy(np.int64)] = frame[present].to_numpy(np.float64).T
+        found |= {name: (steps, values[i]) for i, name in enumerate(present)}
+    return found
 
 
 def _plain(values: tuple[Any, ...]) -> Any:
