@@ -240,21 +240,20 @@ def collect(folder: Path) -> Sweep:
     else:
         root = folder / "runs" if (folder / "runs").is_dir() else folder
         candidates = [path.parent for path in root.glob("*/config.json")]
+    listed = [(values, RunConfig.from_dict(values)) for values in description.get("trials", ())]
+    known = {config.key: (values, config) for values, config in listed}
     found: dict[str, Trial] = {}
     unreadable = []
     for path in sorted(candidates, key=lambda path: ((path / "config.json").stat().st_mtime, path.name)):
         try:
-            trial = read_trial(path)
+            trial = read_trial(path, known)
             found[trial.key] = trial
         except UserError as error:
             unreadable.append(str(error))
 
     search = description.get("search")
-    listed = [RunConfig.from_dict(values) for values in description.get("trials", ())]
-    planned = [] if search else listed
     trials = []
-    for config in planned:
-        key = config.key
+    for key, (_, config) in ({} if search else known).items():
         trials.append(found.pop(key) if key in found else Trial(key, config, task_of(config)))
     trials += found.values()
     expected = len(listed) * int(search["trials"]) if search else len(trials)
@@ -263,10 +262,15 @@ def collect(folder: Path) -> Sweep:
     return Sweep(folder, description, tuple(trials), expected, tuple(unreadable))
 
 
-def read_trial(path: Path) -> Trial:
-    """Read one run folder. Raises ``UserError`` naming the file that is damaged."""
+def read_trial(path: Path, known: Mapping[str, tuple[Mapping[str, Any], RunConfig]] | None = None) -> Trial:
+    """Read one run folder. Raises ``UserError`` naming the file that is damaged.
+
+    ``known``: by their keys trials that have been read already, as values and checked, which need not be checked again.
+    """
     folder = RunFolder(path)
-    config = folder.config
+    values, config = (known or {}).get(path.name, (None, None))
+    if config is None or read_json(path / "config.json") != values:
+        config = folder.config
     return Trial(config.key, config, task_of(config), folder.status, folder.environment, path)
 
 

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imsave
+from matplotlib.ticker import AutoLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from diffcps.report.document import Figure, Panel
@@ -113,6 +114,9 @@ def _fill(axes: Axes, panel: Panel, figure: Figure) -> None:
     axes.set_title(panel.title, y=1.0)
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
+    for axis in (axes.xaxis, axes.yaxis):
+        if isinstance(axis.get_major_locator(), AutoLocator):  # most of a panel's time goes into its ticks
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     handles, labels = axes.get_legend_handles_labels()
     unique = {str(label): handle for label, handle in zip(labels, handles, strict=True)}
     if 0 < len(unique) <= _MOST_LABELS + 1:
