@@ -208,15 +208,31 @@ def test_causes_are_told_in_a_sentence(error: Exception, outside: bool, words: s
 
 
 def test_what_a_dead_driver_has_reserved_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["launch-1:ring:a1", "launch-1:ring:b2", "launch-1:ring2:c3", "launch-2:ring:d4", ""]
-    states = ["CREATED", "REMOVED", "CREATED", "PENDING", "CREATED"]
-    groups = {f"{number:036x}": (name, state) for number, (name, state) in enumerate(zip(names, states, strict=True))}
-    table = {identity: {"name": name, "state": state} for identity, (name, state) in groups.items()}
+    """What its trial's predecessors reserved, and whatever a sweep whose process is dead left; nobody else's."""
+    alive, dead = "01000000", "02000000"
+    table = {
+        f"{number:028x}{job}": {"name": name, "state": state}
+        for number, (name, state, job) in enumerate(
+            [
+                ("diffcps:launch-1:ring:a1", "CREATED", alive),
+                ("diffcps:launch-1:ring:b2", "REMOVED", alive),
+                ("diffcps:launch-1:ring2:c3", "CREATED", alive),
+                ("diffcps:launch-2:ring:d4", "PENDING", alive),
+                ("diffcps:launch-0:corners:e5", "CREATED", dead),
+                ("diffcps:launch-0:corners:f6", "REMOVED", dead),
+                ("another program's", "CREATED", dead),
+                ("", "CREATED", alive),
+            ]
+        )
+    }
     removed: list[str] = []
+    monkeypatch.setattr(
+        reservations, "jobs", lambda: [{"JobID": alive, "IsDead": False}, {"JobID": dead, "IsDead": True}]
+    )
     monkeypatch.setattr(reservations, "placement_group_table", lambda: table)
     monkeypatch.setattr(reservations, "remove_placement_group", lambda group: removed.append(group.id.hex()))
-    assert Reservations("launch-1:ring").release() == 1
-    assert [groups[identity][0] for identity in removed] == ["launch-1:ring:a1"]
+    assert Reservations("launch-1:ring").release() == 2
+    assert [table[identity]["name"][-2:] for identity in removed] == ["a1", "e5"]
 
 
 # Who may write --------------------------------------------------------------------------------------------------------
