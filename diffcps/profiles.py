@@ -10,6 +10,8 @@ from diffcps.tasks import task_of
 
 SLACK = 0.1
 """δ of the principled profile: the behaviour loss may be a tenth above what behaviour cloning reaches, on every task."""
+CLONING = 100_000
+"""Gradient steps of behaviour cloning, after which its loss hardly falls any more; half of a trial too short for them."""
 FINAL_EPISODES = 100
 """Least number of episodes by which the last checkpoint is judged."""
 
@@ -29,9 +31,9 @@ def profiled(
     """A task's own settings (the official ones) under a profile.
 
     ``principled``: the reverse variance is calibrated, and the last step takes its noise, so that the policy that acts is
-    the one whose likelihood is bounded; the first tenth of the steps clones the behaviour, and κ is (1 + δ)·L_BC; λ starts
-    at 1, moves a hundred times faster than released and is projected on [0, λ_max]; and the last checkpoint is judged by
-    at least 100 episodes.
+    the one whose likelihood is bounded; the first tenth of the steps, but ``CLONING`` of them or half where a tenth is
+    less, clones the behaviour, and κ is (1 + δ)·L_BC; λ starts at 1, moves a hundred times faster than released and is
+    projected on [0, λ_max]; and the last checkpoint is judged by at least 100 episodes.
     """
     if profile == "official":
         return algorithm, member, evaluation
@@ -40,7 +42,8 @@ def profiled(
         **chain,
         dual="projected",
         lambda_learning_rate=3e-3,
-        behaviour_steps=max(4 * algorithm.policy_freq, steps // 10),
+        # an L_BC read too early lies far above what can be reached: κ would hold nothing
+        behaviour_steps=max(4 * algorithm.policy_freq, steps // 10, min(CLONING, steps // 2)),
     )
     member = member.replaced(slack=SLACK, lambda_init=1.0, lambda_clip=0.0)
     return algorithm, member, evaluation.replaced(final_episodes=max(FINAL_EPISODES, evaluation.episodes))

@@ -36,7 +36,8 @@ def words(key: Tensor, step: Tensor, count: int) -> Tensor:
         ``[K, count]``, int64 in 0 … 2³² − 1.
     """
     blocks = -(-count // 4)
-    first = torch.arange(blocks, device=key.device).expand(len(key), blocks)
+    # nothing is added, but something that is read: of a bare index a compiler for GPUs computes the first product in 32 bits
+    first = (torch.arange(blocks, device=key.device) + (step >> 63)).expand(len(key), blocks)
     zero = torch.zeros_like(first)
     block = philox((first, zero + (step & _MASK), zero + (step >> 32), zero), (key[:, :1], key[:, 1:]))
     return torch.stack(block, dim=1).flatten(1)[:, :count]
