@@ -126,6 +126,10 @@ class Disturbed:
                 self.strike(plan.pop(0)[1])
             time.sleep(0.1)
         self.look()
+        if victim.mlflow_back:
+            # the server was away when the sweep ended, which said so: going on with the sweep sends what is missing
+            victim.driver = victim.resume()
+            wait_until(lambda: not victim.driver.running, "MLflow to be brought up to date", 600)
         if plan:
             victim.faults.append(f"the sweep ended before {len(plan)} of its {len(moments)} disturbances")
         if code := victim.driver.process.returncode:
