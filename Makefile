@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/python tune/sweep_d4rl.py --preset demo --results $(RESULTS)
 
 test: install check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
