@@ -68,7 +68,7 @@ def optimum(bound: Bound, values: np.ndarray, epsilon: float) -> tuple[float, np
         lambda w: -float(w @ values), uniform.numpy(), jac=lambda _: -values, method="SLSQP",
         bounds=[(1e-4, 1.0)] * len(values), options={"ftol": 1e-9, "maxiter": 200},
         constraints=[
-            {"type": "eq", "fun": lambda w: w.sum() - 1.0, "jac": lambda w: np.ones_like(w)},
+            {"type": "eq", "fun": lambda w: w.sum() - 1.0, "jac": np.ones_like},
             {"type": "ineq", "fun": lambda w: left(w)[0], "jac": lambda w: left(w)[1]},
         ],
     )  # fmt: skip
