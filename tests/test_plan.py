@@ -17,9 +17,9 @@ import torch
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from diffcps import paper
+from diffcps import paper, profiles
 from diffcps.config import DataConfig, EvaluationConfig, MemberConfig, RunConfig
-from diffcps.distributed.display import MOST_ROWS, Board, duration
+from diffcps.distributed.display import MOST_ROWS, Board, duration, names
 from diffcps.distributed.estimate import Estimator
 from diffcps.distributed.options import SweepOptions
 from diffcps.distributed.place import Place
@@ -594,6 +594,27 @@ def test_table_of_many_trials_is_cut(tmp_path: Path) -> None:
     assert text.count("bandit-ring") == MOST_ROWS
     assert "and 5 more" in text
     assert f"{MOST_ROWS + 5} pending" in text
+
+
+def test_trials_of_one_name_are_told_apart() -> None:
+    """A study has many trials of one T, λ-clip and κ."""
+    base = varied(BASES[0], 5, 0.0, 0.05)
+    several = [
+        base,
+        profiles.under(base, "principled"),
+        base.replaced(algorithm=base.algorithm.replaced(algorithm="bc")),
+    ]
+    wider = base.replaced(algorithm=base.algorithm.replaced(algorithm="bc", hidden_size=31))
+    alone = varied(base, 10, 0.123, 0.05)
+    found = names([*several, wider, alone])
+    assert set(found) == {trial.key for trial in (*several, wider, alone)}
+    assert len(set(found.values())) == len(found)
+    own = f"bandit-ring T{base.algorithm.diffusion_steps} "
+    assert all(name.startswith(own) for key, name in found.items() if key != alone.key)
+    assert [found[trial.key].split()[4] for trial in several] == ["official", "principled", "official"]
+    assert found[several[2].key].endswith(f"bc hidden_size {base.algorithm.hidden_size}")
+    assert found[wider.key].endswith("bc hidden_size 31")
+    assert found[alone.key] == "bandit-ring T10 clip0.123 kl0.05"
 
 
 def test_search_counts_what_it_will_run(tmp_path: Path) -> None:

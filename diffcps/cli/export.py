@@ -47,8 +47,10 @@ class Export:
         with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
             policy = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))[0]
             policy.save(self.folder)
+            step, steps = policy.card.step, policy.card.run.steps
+            unfinished = f" of {steps:,}: its trial is not complete" if step < steps else ""
             console.print(
-                f"{policy.card.run.task}, seed {policy.card.config.seed}, step {policy.card.step:,}", highlight=False
+                f"{policy.card.run.task}, seed {policy.card.config.seed}, step {step:,}{unfinished}", highlight=False
             )
             files = ["policy.safetensors", "policy.json"]
             if self.onnx:
@@ -57,4 +59,4 @@ class Export:
                 files.append(onnx.FILE)
         for name in files:
             size = (self.folder / name).stat().st_size
-            console.print(f"{self.folder / name}: {size / 1e6:.2f} MB", highlight=False, soft_wrap=True)
+            console.print(f"{self.folder / name}: {size / 1e3:,.0f} kB", highlight=False, soft_wrap=True)

@@ -95,7 +95,11 @@ def run_study(study: "Study", where: _Where) -> int:
         made = write(study, results, folder)
         text = (folder / "study.md").read_text(encoding="utf-8")
         console.print(Markdown("\n".join(line for line in text.splitlines() if not line.startswith("!["))))
-        console.print(f"study: {folder / 'study.md'}", highlight=False, soft_wrap=True)
+        pages.append(folder / "study.md")
         return made
 
-    return launch(options, console, plan, finish)
+    pages: list[Path] = []
+    status = launch(options, console, plan, finish)
+    for page in pages:
+        console.print(f"study: {page}", highlight=False, soft_wrap=True)
+    return status

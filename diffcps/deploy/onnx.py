@@ -3,6 +3,10 @@
 ONNX rather than TorchScript, which torch has given up and which only torch can run; ONNX files run in any language.
 """
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +82,7 @@ def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor
     given = (observations, noise, uniform) if candidates > 1 else (observations, noise)
     names = ["observations", "noise", "uniform"][: len(given)]
     batch = torch.export.Dim("B", min=1)
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             function, given, input_names=names, output_names=["actions"], dynamo=True, verbose=False,
             dynamic_shapes=tuple({0: batch} for _ in given), opset_version=18,
@@ -92,6 +96,20 @@ def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}. Choose another folder.") from error
     return file
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch's exporter has to say of itself (another package is not there, a function of its own is old) is not ours."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
 
 
 def require() -> None:

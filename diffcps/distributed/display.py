@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from diffcps.config import RunConfig
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan
 from diffcps.errors import UserError
@@ -21,6 +22,8 @@ TERMINAL_SECONDS, LOG_SECONDS, REMOTE_SECONDS = 1.0, 30.0, 10.0
 SHARE = 20
 """Seconds between two looks for each second that a look takes."""
 MOST_ROWS = 20
+BARE = "profile", "algorithm", "policy"
+"""Settings whose values need no name to be understood."""
 STATES = "running", "failed", "damaged", "stopped", "complete", "pending"
 """In the order in which trials are shown."""
 
@@ -32,6 +35,7 @@ class Board:
         self.plan, self.place, self.console, self.quiet = plan, place, console, quiet
         self.started = time.monotonic()
         self._refreshed = -REMOTE_SECONDS
+        self._names = names(plan.trials)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
@@ -84,6 +88,10 @@ class Board:
                 # reading a thousand statuses takes a second: looking must not take a core from what is looked at
                 pause = max(TERMINAL_SECONDS, SHARE * (time.monotonic() - begun))
 
+    def name(self, key: str) -> str:
+        """What a trial is called here; of a search it may be one that was not planned."""
+        return self._names.get(key, _trial(key))
+
     def heading(self, statuses: dict[str, dict[str, Any]]) -> str:
         """Trials by state, the time so far, and what all of them together still need, in one line."""
         count = Counter(status["state"] for status in statuses.values())
@@ -110,9 +118,9 @@ class Board:
         for name in ended:
             status = now[name]
             if status["state"] in ("failed", "damaged"):
-                found.append(f"  {_trial(name)}  {status['state']}: {_reason(status)}")
+                found.append(f"  {self.name(name)}  {status['state']}: {_reason(status)}")
             elif status["state"] == "complete" and "last" in status:
-                found.append(f"  {_trial(name)}  complete  last {status['last']:.1f}  best {status['best']:.1f}")
+                found.append(f"  {self.name(name)}  complete  last {status['last']:.1f}  best {status['best']:.1f}")
         return found
 
     def lines(self, statuses: Mapping[str, dict[str, Any]] | None = None) -> list[str]:
@@ -149,7 +157,7 @@ class Board:
         speed = status.get("steps_per_second") if running else None
         left = status.get("seconds_left") if running else None
         return [
-            _trial(name),
+            self.name(name),
             status["state"],
             progress(step, steps),
             f"{speed:.1f}/s" if speed else "",
@@ -157,6 +165,24 @@ class Board:
             f"{status['last']:.1f}" if "last" in status else "",
             f"{status['best']:.1f}" if "best" in status else "",
         ]
+
+
+def names(trials: Sequence[RunConfig]) -> dict[str, str]:
+    """Key -> a trial's key without its hash and, where several share that, the settings that tell them apart."""
+    alike: dict[str, list[RunConfig]] = {}
+    for trial in trials:
+        alike.setdefault(_trial(trial.key), []).append(trial)
+    found: dict[str, str] = {}
+    for name, group in alike.items():
+        settings = [{"profile": one.profile} | vars(one.algorithm) | vars(one.members[0]) for one in group]
+        told: list[list[str]] = [[] for _ in group]
+        for key in (*BARE, *(key for key in settings[0] if key not in (*BARE, "seed"))):
+            words = [f"{own[key]}" if key in BARE else f"{key} {own[key]}" for own in settings]
+            more = [[*before, word] for before, word in zip(told, words, strict=True)]
+            if len(set(map(tuple, more))) > len(set(map(tuple, told))):
+                told = more
+        found |= {one.key: " ".join([name, *words]) for one, words in zip(group, told, strict=True)}
+    return found
 
 
 def _trial(name: str) -> str:

@@ -112,6 +112,12 @@ def holder(folder: Path) -> Holder | None:
     return None
 
 
+def python() -> str:
+    """This process's Python, as a command from where it is."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def resume_command(name: str, results: object, script: str, flags: Mapping[str, object]) -> str:
     """The command that goes on with the sweep ``name``, from where this process is and with its Python.
 
@@ -121,13 +127,10 @@ def resume_command(name: str, results: object, script: str, flags: Mapping[str, 
         script: what it was started with; where that is no script that can be found from here, the project's own.
         flags: of ``REPEATED``, those that are not at their default.
     """
-    python = Path(sys.executable)
-    here = python.is_relative_to(Path.cwd())
     if not script.endswith(".py") or not Path(script).exists():
         own = Path(__file__).parents[2] / _SCRIPT
         script = _SCRIPT if Path(_SCRIPT).exists() or not own.exists() else str(own)
-    words = [python.relative_to(Path.cwd()) if here else python, script, "--resume", name]
-    words += ["--results", results]
+    words = [python(), script, "--resume", name, "--results", results]
     for flag, value in flags.items():
         words += [f"--{flag.replace('_', '-')}", value]
     return shlex.join(map(str, words))

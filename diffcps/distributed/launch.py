@@ -83,18 +83,25 @@ def launch(
         if finish is not None:
             made += [path.name for path in finish(place.folder) if path.parent == place.folder]
         place.publish(*made)
-        built.print(console)
+        if finish is None or folder.unfinished(place, plan):  # what else was made says more, but not what has failed
+            built.print(console)
         try:
             Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder)
         except UserError as error:  # the table is there; a view that cannot be updated does not undo it
             console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
     console.print(f"table: {place.shown}/table.html, table.md", highlight=False, soft_wrap=True)
     uri = str(place.tracking_uri)
-    view = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else store.shown(uri)
+    command = shlex.join([folder.python(), "-m", "mlflow", "ui", "--backend-store-uri", uri])
+    view = command if uri.startswith("sqlite:") else store.shown(uri)
     console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)
     if interrupted:
         command = escape(_resume_command(place, options, own=plan_given))
-        console.print(f"[yellow]interrupted[/]; nothing done is lost. To go on:\n  {command}", soft_wrap=True)
+        minutes = max(trial.checkpoint_minutes for trial in plan.trials)
+        console.print(
+            "[yellow]interrupted[/]. Complete trials stay as they are, the others go on from their newest checkpoints: at most "
+            f"{minutes:g} min and a row of each will be done again. To go on:\n  {command}",
+            soft_wrap=True,
+        )
         return INTERRUPTED
     if failed := folder.unfinished(place, plan):
         command = escape(_resume_command(place, options, own=plan_given))
@@ -254,6 +261,7 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     )
     other = [[c for c in changed_settings(trial) if c.split()[0] not in shown] for trial in plan.trials]
     columns = ["task", "data", "T", "λ-clip", "κ", "seeds", "steps", "lr", "norm", "max-Q", "learn", "evaluate"]
+    other = [[f"profile {trial.profile}", *said] for trial, said in zip(plan.trials, other, strict=True)]
     # a setting that every trial has tells none of them apart
     common = set.intersection(*map(set, other))
     differs = [", ".join(c for c in settings if c not in common) for settings in other]

@@ -1,5 +1,6 @@
 """The MLflow store: where it is, whether it works, how to connect to it."""
 
+import contextlib
 import logging
 import os
 import re
@@ -100,7 +101,18 @@ def download(address: str, uri: str | None, results: Path, folder: Path) -> Path
     try:
         return Path(download_artifacts(_location(address, uri), dst_path=str(folder), tracking_uri=uri))
     except Exception as error:  # whatever the store or its driver raises, a person must learn what was asked of it
-        raise UserError(f"MLflow at {shown(uri)} does not give {address}: {first_line(error)}") from error
+        there = _registered(uri) if address.startswith("models:/") else ""
+        raise UserError(f"MLflow at {shown(uri)} does not give {address}: {first_line(error)}{there}") from error
+
+
+def _registered(uri: str) -> str:
+    """A sentence about the models in the registry, or nothing where it cannot be asked."""
+    from mlflow import MlflowClient
+
+    with contextlib.suppress(Exception):  # the question that failed before this one is what matters
+        names = [model.name for model in MlflowClient(uri, uri).search_registered_models(max_results=50)]
+        return f" Registered are: {', '.join(names)}." if names else " No model is registered there."
+    return ""
 
 
 def _location(address: str, uri: str) -> str:
