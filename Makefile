@@ -11,10 +11,11 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 install: $(VENV)/installed
 
+# editable_mode: with the default, a folder named diffcps beside a script would hide the package
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("DiffCPS needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@
 
 demo: install

@@ -100,6 +100,8 @@ def run_study(study: "Study", where: _Where) -> int:
 
     pages: list[Path] = []
     status = launch(options, console, plan, finish)
+    if pages and where.quick:
+        console.print("A quick run shows that the study works; it is too short to conclude anything from its numbers.")
     for page in pages:
         console.print(f"study: {page}", highlight=False, soft_wrap=True)
     return status
