@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/python tune/sweep_d4rl.py --preset demo --results $(RESULTS)
 
 test: install check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .
