@@ -102,7 +102,9 @@ def download(address: str, uri: str | None, results: Path, folder: Path) -> Path
         return Path(download_artifacts(_location(address, uri), dst_path=str(folder), tracking_uri=uri))
     except Exception as error:  # whatever the store or its driver raises, a person must learn what was asked of it
         there = _registered(uri) if address.startswith("models:/") else ""
-        raise UserError(f"MLflow at {shown(uri)} does not give {address}: {first_line(error).rstrip('.')}.{there}") from error
+        raise UserError(
+            f"MLflow at {shown(uri)} does not give {address}: {first_line(error).rstrip('.')}.{there}"
+        ) from error
 
 
 def _registered(uri: str) -> str:
