@@ -101,7 +101,8 @@ def test_demo(cluster, tmp_path, capsys):
         assert row["behaviour"], "the behaviour's own score stands beside the policy's"
         assert row["task"] in said
     assert str(folder / "table.html") in said
-    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path / 'mlflow.db'}" in said
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path / 'mlflow.db'}\n" in said
+    assert "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning" in said
 
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
     assert sweeps.run_here(*arguments) == 0, "the same command again finds everything done"

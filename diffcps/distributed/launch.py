@@ -32,6 +32,8 @@ from diffcps.tasks import task_of
 from diffcps.tracking import Tracker, check, default_uri, store
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
+_SERVED = "http://127.0.0.1:5000"
+"""Where ``mlflow ui`` serves a store unless told otherwise."""
 
 
 def launch(
@@ -85,15 +87,16 @@ def launch(
         place.publish(*made)
         if finish is None or folder.unfinished(place, plan):  # what else was made says more, but not what has failed
             built.print(console)
+        page = ""
         try:
-            Tracker(str(place.tracking_uri), plan.name).reconcile(place.folder)
+            tracker = Tracker(str(place.tracking_uri), plan.name)
+            tracker.reconcile(place.folder)
+            # without this MLflow shows what it has for language models, and of training nothing
+            page = f"/#/experiments/{tracker.experiment}/runs?workflowType=machine_learning"
         except UserError as error:  # the table is there; a view that cannot be updated does not undo it
             console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
     console.print(f"table: {place.shown}/table.html, table.md", highlight=False, soft_wrap=True)
-    uri = str(place.tracking_uri)
-    command = shlex.join([folder.python(), "-m", "mlflow", "ui", "--backend-store-uri", uri])
-    view = command if uri.startswith("sqlite:") else store.shown(uri)
-    console.print(f"MLflow: {view}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow: {_view(str(place.tracking_uri), page)}", highlight=False, soft_wrap=True)
     if interrupted:
         command = escape(_resume_command(place, options, own=plan_given))
         minutes = max(trial.checkpoint_minutes for trial in plan.trials)
@@ -110,6 +113,14 @@ def launch(
         )
         return SOME_FAILED
     return COMPLETE
+
+
+def _view(uri: str, page: str) -> str:
+    """How to look at an MLflow store: where it is a file, the command that serves it and then the address."""
+    if not uri.startswith("sqlite:"):
+        return f"{store.shown(uri)}{page}"
+    command = shlex.join([folder.python(), "-m", "mlflow", "ui", "--backend-store-uri", uri])
+    return f"{command}\n        {_SERVED}{page}" if page else command
 
 
 def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Place]:
