@@ -174,6 +174,8 @@ class RunConfig(Plain):
             least = 4 * self.algorithm.policy_freq
             behaviour = self.algorithm.behaviour_steps
             require(behaviour >= least, "behaviour_steps", behaviour, f"at least {least}, from which slack can set κ")
+            fewer = f"fewer than the {self.steps} steps, or κ would hold nothing"
+            require(behaviour < self.steps, "behaviour_steps", behaviour, fewer)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Self":

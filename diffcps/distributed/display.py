@@ -174,7 +174,11 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
         alike.setdefault(_trial(trial.key), []).append(trial)
     found: dict[str, str] = {}
     for name, group in alike.items():
-        settings = [{"profile": one.profile} | vars(one.algorithm) | vars(one.members[0]) for one in group]
+        settings = [
+            {"profile": one.profile, **vars(one.algorithm), **vars(one.members[0])}
+            | {"steps": one.steps, "rows": one.data.rows, "physics": one.physics}
+            for one in group
+        ]
         told: list[list[str]] = [[] for _ in group]
         for key in (*BARE, *(key for key in settings[0] if key not in (*BARE, "seed"))):
             words = [f"{own[key]}" if key in BARE else f"{key} {own[key]}" for own in settings]

@@ -118,7 +118,7 @@ def launch(
 def _view(uri: str, page: str) -> str:
     """How to look at an MLflow store: where it is a file, the command that serves it and then the address."""
     if not uri.startswith("sqlite:"):
-        return f"{store.shown(uri)}{page}"
+        return f"{store.shown(uri).rstrip('/')}{page}"
     command = shlex.join([folder.python(), "-m", "mlflow", "ui", "--backend-store-uri", uri])
     return f"{command}\n        {_SERVED}{page}" if page else command
 

@@ -73,7 +73,7 @@ def _figure(figure: Figure, drawn: Drawn) -> str:
 def _sheet(sheet: Sheet) -> str:
     columns, agreed = lifted(sheet.columns, "trial" if sheet.states else "row")
     # a phone shows the first columns: scores, and the circumstances behind them
-    columns = sorted(columns, key=lambda column: column.liftable)
+    columns = [*columns[:1], *sorted(columns[1:], key=lambda column: column.liftable)]
     title = f"<h3>{escape(sheet.title)}</h3>" if sheet.title else ""
     above = f'<p class="agreed">{escape(agreed)}</p>' if agreed else ""
     head = "".join(f"<th{_side(column)}>{_heading(column.title)}</th>" for column in columns)

@@ -72,6 +72,8 @@ def optimum(bound: Bound, values: np.ndarray, epsilon: float) -> tuple[float, np
             {"type": "ineq", "fun": lambda w: left(w)[0], "jac": lambda w: left(w)[1]},
         ],
     )  # fmt: skip
+    if not found.success:
+        raise SystemExit(f"no optimum was found at T = {bound.schedule.steps}, ε = {epsilon:g}: {found.message}")
     # Q = λ ∇C + ν at the optimum
     design = np.stack([-left(found.x)[1], np.ones(len(values))], axis=1)
     return float(np.linalg.lstsq(design, values, rcond=None)[0][0]), found.x

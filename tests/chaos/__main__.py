@@ -126,14 +126,19 @@ class Disturbed:
                 self.strike(plan.pop(0)[1])
             time.sleep(0.1)
         self.look()
-        if victim.mlflow_back:
-            # the server was away when the sweep ended, which said so: going on with the sweep sends what is missing
-            victim.driver = victim.resume()
-            wait_until(lambda: not victim.driver.running, "MLflow to be brought up to date", 600)
         if plan:
             victim.faults.append(f"the sweep ended before {len(plan)} of its {len(moments)} disturbances")
-        if code := victim.driver.process.returncode:
-            victim.faults.append(f"the last driver ended with {code}: {victim.driver.output[-2000:]}")
+        self.ended()
+        if "could not be brought up to date" in victim.driver.output:
+            # the MLflow server was away at the end, and the sweep said so: going on with it sends what is missing
+            victim.driver = victim.resume()
+            wait_until(lambda: not victim.driver.running, "MLflow to be brought up to date", 600)
+            self.ended()
+
+    def ended(self) -> None:
+        """Take note of a driver that has not ended well."""
+        if code := self.victim.driver.process.returncode:
+            self.victim.faults.append(f"the last driver ended with {code}: {self.victim.driver.output[-2000:]}")
 
     def progress(self) -> float:
         """How much of all steps has been done, 0 to 1."""
