@@ -215,7 +215,11 @@ def test_a_study(cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     (folder,) = [path.parent for path in tmp_path.glob("*/study.md")]
     assert load(folder).count == 1
     assert {"table.md", "study.csv", "figures"} <= {path.name for path in folder.iterdir()}
-    assert "Findings" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Findings" in said
+    assert "too short to conclude" in said
+    assert said.rstrip().endswith(f"study: {folder / 'study.md'}"), "the page, not tables that do not fit a study"
+    assert "Expected online performance" not in said
 
 
 @pytest.mark.parametrize(
