@@ -61,7 +61,7 @@ def test_killed_and_gone_on_with_on_another_machine(server: stores.Store, tmp_pa
         finally:
             goes_on.end()
         view = results_folder(remote.url)[0] / "stored"
-        assert "s3://bucket/results/stored/table.md" in goes_on.output
+        assert "s3://bucket/results/stored/table.html" in goes_on.output
     names = remote.names("stored")
     assert {"stored/sweep.json", "stored/table.md", "stored/table.csv"} <= names.keys()
     assert "stored/lease.json" not in names
