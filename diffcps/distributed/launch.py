@@ -312,7 +312,7 @@ def _resume_command(place: Place, options: SweepOptions, own: bool) -> str:
     Where the plan is not of the flags (``own``), that is the command that was given.
     """
     if own:
-        return shlex.join([sys.executable, *sys.argv] if sys.argv[0].endswith(".py") else sys.argv)
+        return shlex.join([folder.python(), *sys.argv] if sys.argv[0].endswith(".py") else sys.argv)
     given = {name: getattr(options, name) for name in folder.REPEATED}
     changed = {name: value for name, value in given.items() if value != getattr(SweepOptions, name)}
     results = place.results.url if place.remote else place.folder.parent

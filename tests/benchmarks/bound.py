@@ -3,7 +3,8 @@
 The dual of the study ``optimum`` holds a bound on the cross-entropy, not the cross-entropy. A chain with a calibrated isotropic
 variance and the exact noise net for corners of weights w has the bound C(w) = const + Σ_t ½ d log(β̃_t + c_t L_t(w)), L_t its
 mean squared error on the behaviour's actions. Here max Σ w Q subject to C(w) − C(behaviour) ≤ ε is solved for each T: the λ
-and the weights that a perfect learner would find among such chains, beside those of the exact problem.
+and the weights that a perfect learner would find among such chains, taken to act by the weights w, beside those of the exact
+problem.
 """
 
 import argparse
@@ -16,11 +17,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from diffcps.bandits import bandit, forward_kl_optimum
+from diffcps.bandits.blurred import Blurred
 from diffcps.diffusion import variance_preserving
 from diffcps.studies.optimum import BUDGETS
 
-STD = 0.05
-"""Of each corner."""
 DRAWS = 4000
 """Actions of the behaviour, each with one noise at every step; the same for all weights."""
 
@@ -30,17 +30,18 @@ class Bound:
 
     def __init__(self, steps: int) -> None:
         corners = bandit("corners")
+        assert isinstance(corners, Blurred)
         assert corners.modes is not None
         self.schedule = variance_preserving(steps, 0.1, 10.0, torch.float64)
         self.modes = torch.as_tensor(np.asarray(corners.modes), dtype=torch.float64)
         rng = torch.Generator().manual_seed(0)
         which = torch.arange(DRAWS) % len(self.modes)
-        starts = self.modes[which] + STD * torch.randn(DRAWS, 2, generator=rng, dtype=torch.float64)
+        starts = self.modes[which] + corners.std * torch.randn(DRAWS, 2, generator=rng, dtype=torch.float64)
         signal = self.schedule.alpha_bar[:, None, None]
         self.noise = torch.randn(steps, DRAWS, 2, generator=rng, dtype=torch.float64)
         noisy = signal.sqrt() * starts + (1.0 - signal).sqrt() * self.noise
         # the exact noise net: posterior means of the noise in each corner, weighed by how likely the corner is
-        spread = signal * STD**2 + 1.0 - signal
+        spread = signal * corners.std**2 + 1.0 - signal
         away = noisy[:, :, None, :] - signal[..., None].sqrt() * self.modes
         self.log_likelihood = -0.5 * away.square().sum(dim=-1) / spread
         self.guesses = (1.0 - signal[..., None]).sqrt() * away / spread[..., None]
