@@ -52,9 +52,14 @@ def metrics(config: AlgorithmConfig) -> tuple[str, ...]:
 
 
 def average_policy(config: AlgorithmConfig, pack: Pack, step: int) -> None:
-    """Move the averaged policies towards the online ones after ``step``, at the steps where they move at all."""
+    """Move the averaged policies towards the online ones after ``step``, at the steps where they move at all.
+
+    Those that the last step of behaviour cloning leaves are kept.
+    """
     if step >= config.ema_start and step % config.ema_every == 0:
         pack.average.lerp_(pack.actor, 1.0 - config.ema_decay)
+    if step == config.behaviour_steps - 1:
+        pack.keep_cloned()
 
 
 def draw(model: Model, work: Work, part: Part) -> Draws:

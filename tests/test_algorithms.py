@@ -23,6 +23,9 @@ NOISY: dict[str, Any] = {"covariance": "calibrated", "last_step_noise": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "principled": NOISY | {"dual": "projected", "behaviour_steps": 20},
     "elbo": NOISY | {"constraint": "elbo", "dual": "augmented"},
+    "elbo of the average": NOISY | {
+        "constraint": "elbo", "dual": "projected", "behaviour_steps": 10, "held_policy": "average", "ema_start": 2,
+    },
     "iwae": NOISY | {"constraint": "iwae", "constraint_samples": 2, "dual": "pi"},
     "renyi, learned": {
         "covariance": "learned",
@@ -38,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "awr": {"algorithm": "awr", "policy": "gaussian", "max_q_candidates": 3},
     "awr, diffusion": {"algorithm": "awr", "max_q_candidates": 2, "behaviour_steps": 10},
     "bc": {"algorithm": "bc", **NOISY},
-}
+}  # fmt: skip
 OF_TWO = tuple(member.replaced(slack=slack) for member, slack in zip(MEMBERS[:2], (0.1, None), strict=True))
 
 
@@ -94,6 +97,43 @@ def test_slack_sets_the_bound_from_the_end_of_cloning() -> None:
     bound = learner.update(2)["target_kl"]
     torch.testing.assert_close(bound[0], 1.1 * reached[0])
     assert bound[1] == OF_TWO[1].target_kl
+
+
+def test_an_average_that_is_the_online_policy_is_held_as_it() -> None:
+    settings = {"dual": "projected", "ema_start": 0, "ema_every": 1, "ema_decay": 0.0}
+    online, average = (
+        make_learner(OF_TWO, SMALL.replaced(held_policy=who, **settings)) for who in ("online", "average")
+    )
+    ours, theirs = (learner.update(30) for learner in (average, online))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(average.pack.actor, online.pack.actor, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, NOISY | {"constraint": "elbo"}])
+def test_slack_of_the_average_is_measured_from_the_cloned_one_on_the_same_draws(settings: dict[str, Any]) -> None:
+    """In the first step after cloning the held average is the cloned one: its slack is exactly what there is."""
+    config = SMALL.replaced(
+        behaviour_steps=40,
+        held_policy="average",
+        ema_start=5,
+        ema_decay=0.5,
+        dual="projected",
+        policy_freq=1,
+        **settings,
+    )
+    learner = make_learner(OF_TWO, config)
+    learner.update(40)
+    torch.testing.assert_close(learner.pack.cloned, learner.pack.average, rtol=0, atol=0)
+    first = learner.update(1)
+    reached = first["constraint"][0]
+    bound = reached + 0.1 if config.constraint == "elbo" else 1.1 * reached
+    torch.testing.assert_close(first["target_kl"][0], bound)
+    assert first["target_kl"][1] == OF_TWO[1].target_kl
+    learner.update(30)
+    assert not torch.equal(learner.pack.cloned, learner.pack.average)
+    later = learner.update(1)
+    assert later["target_kl"][0] != pytest.approx(float(bound), abs=1e-6), "another batch, another κ"
 
 
 def test_lambda_rests_while_the_behaviour_is_cloned() -> None:

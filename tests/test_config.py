@@ -352,6 +352,7 @@ def test_settings_that_came_later_are_written_only_where_they_say_something() ->
         ({"policy": "gaussian", "covariance": "calibrated"}, "belong to a diffusion policy"),
         ({"policy": "mixture", "constraint": "iwae"}, "has 'elbo', exactly"),
         ({"policy": "deterministic", "constraint": "elbo"}, "has no density"),
+        ({"algorithm": "bc", "held_policy": "average"}, "'bc' has none"),
     ],
 )
 def test_settings_that_make_no_sense_together_are_refused(settings: dict[str, Any], said: str) -> None:
@@ -362,6 +363,9 @@ def test_settings_that_make_no_sense_together_are_refused(settings: dict[str, An
 def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
     with pytest.raises(UserError, match="behaviour_steps = 0"):
         BASE.replaced(members=(MemberConfig(slack=0.1),))
+    cloned = AlgorithmConfig(behaviour_steps=400, held_policy="average")
+    with pytest.raises(UserError, match="ema_start = 1000: it must be at most 200"):
+        BASE.replaced(algorithm=cloned, members=(MemberConfig(slack=0.1),))
     with pytest.raises(UserError, match="candidates must be 1"):
         BASE.replaced(algorithm=AlgorithmConfig(algorithm="bc"))
 

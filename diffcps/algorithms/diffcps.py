@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import bc, duals
+from diffcps.algorithms.holding import held
 from diffcps.algorithms.metrics import Metrics
 from diffcps.algorithms.model import Batch, Draws, Model, Part
 from diffcps.algorithms.optimiser import clip_by_norm
@@ -84,8 +85,8 @@ def actor_loss(
     scale = torch.where(swap, scales[:, 0], scales[:, 1])
     improvement = -torch.where(swap, means[:, 1], means[:, 0]) / scale
 
-    bound = pack.bound(model)
-    violation = (constraint - bound).detach()
+    limited, bound = held(model, pack, batch, draws, constraint)
+    violation = limited - bound
     weight = duals.weight(model.config, pack.multiplier[:, 0], pack.lambda_clip, violation, pack.smoothed)
     loss = weight * constraint + improvement
     metrics = {
@@ -94,7 +95,7 @@ def actor_loss(
         "q_loss": improvement,
         "policy_q": means.mean(dim=1),
         "q_scale": scale,
-        "constraint": constraint,
+        "constraint": limited,
         "target_kl": bound,
         "violation": (violation > 0).to(constraint.dtype),
         "lambda": weight,

@@ -51,7 +51,12 @@ class Pack:
     step_losses: Tensor | None = None
     """Running mean of the behaviour loss at each diffusion step, ``[K, T]``; a calibrated covariance needs it."""
     behaviour: Tensor | None = None
-    """Sum and number of the constraint's values that behaviour cloning has reached, ``[K, 2]``."""
+    """Sum and number of the constraint's values that behaviour cloning has reached, ``[K, 2]``; where the online policy is
+    held."""
+    cloned: Tensor | None = None
+    """The averaged policies as behaviour cloning left them, ``[K, P]``; where the average is held."""
+    cloned_losses: Tensor | None = None
+    """``step_losses`` of then."""
     smoothed: Tensor | None = None
     """Running mean of the violation, ``[K]``; the ``pi`` controller needs it."""
 
@@ -68,6 +73,9 @@ class Pack:
         critic = model.critic.initial(generators).to(device)
         multiplier = duals.initial(config, column("lambda_init")[:, None])
         same = torch.ones(count, device=device)
+        # an untrained net explains nothing: its error is 1, the variance of the noise
+        step_losses = same[:, None].repeat(1, config.diffusion_steps) if config.covariance == "calibrated" else None
+        averages = config.held_policy == "average" and config.behaviour_steps > 0
         return cls(
             actor=actor,
             average=actor.clone(),
@@ -81,15 +89,19 @@ class Pack:
             target_kl=column("target_kl"),
             slack=column("slack"),
             grad_norm=column("grad_norm"),
-            # an untrained net explains nothing: its error is 1, the variance of the noise
-            step_losses=same[:, None].repeat(1, config.diffusion_steps) if config.covariance == "calibrated" else None,
-            behaviour=torch.zeros(count, 2, device=device) if config.behaviour_steps else None,
+            step_losses=step_losses,
+            behaviour=torch.zeros(count, 2, device=device) if config.behaviour_steps and not averages else None,
+            cloned=actor.clone() if averages else None,
+            cloned_losses=step_losses.clone() if averages and step_losses is not None else None,
             smoothed=torch.zeros(count, device=device) if config.dual == "pi" else None,
         )
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes, by name; the very tensors, not copies."""
-        names = "actor", "average", "critic", "target", "multiplier", "step_losses", "behaviour", "smoothed"
+        names = (
+            "actor", "average", "critic", "target", "multiplier", "step_losses", "behaviour", "cloned", "cloned_losses",
+            "smoothed",
+        )  # fmt: skip
         state = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         for name in ("actor", "critic", "multiplier"):
             adam: Adam = getattr(self, f"{name}_adam")
@@ -100,11 +112,22 @@ class Pack:
         """Those of them that are in ``ACTING``."""
         return {name: value for name, value in self.state().items() if name in ACTING}
 
-    def bound(self, model: Model) -> Tensor:
-        """κ, ``[K]``: the member's own, or set by what behaviour cloning has reached and the member's slack."""
-        if self.behaviour is None:
-            return self.target_kl
-        reached = self.behaviour[:, 0] / self.behaviour[:, 1].clamp(min=1.0)
+    def keep_cloned(self) -> None:
+        """Behaviour cloning has ended: from now on its policies are what slack is measured from."""
+        if self.cloned is not None:
+            self.cloned.copy_(self.average)
+        if self.cloned_losses is not None and self.step_losses is not None:
+            self.cloned_losses.copy_(self.step_losses)
+
+    def bound(self, model: Model, reached: Tensor | None = None) -> Tensor:
+        """κ, ``[K]``: the member's own, or set by what behaviour cloning has reached and the member's slack.
+
+        ``reached`` is that, ``[K]``; by default the mean over the end of cloning.
+        """
+        if reached is None:
+            if self.behaviour is None:
+                return self.target_kl
+            reached = self.behaviour[:, 0] / self.behaviour[:, 1].clamp(min=1.0)
         relaxed = reached + self.slack if model.in_nats else reached * (1.0 + self.slack)
         return torch.where(self.slack.isnan(), self.target_kl, relaxed)
 

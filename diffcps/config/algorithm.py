@@ -12,6 +12,7 @@ PolicyClass = Literal["diffusion", "gaussian", "mixture", "deterministic"]
 Covariance = Literal["posterior", "forward", "calibrated", "interpolated", "learned"]
 Constraint = Literal["behaviour_loss", "elbo", "iwae", "renyi"]
 Dual = Literal["released", "projected", "softplus", "pi", "augmented"]
+Held = Literal["online", "average"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class AlgorithmConfig(Plain):
 
     later: ClassVar[frozenset[str]] = frozenset({
         "algorithm", "policy", "mixture_components", "covariance", "last_step_noise", "constraint", "constraint_samples",
-        "renyi_order", "dual", "dual_gain", "behaviour_steps", "temperature", "hidden_layers",
+        "renyi_order", "dual", "dual_gain", "behaviour_steps", "temperature", "hidden_layers", "held_policy",
     })  # fmt: skip
 
     diffusion_steps: int = 5
@@ -88,6 +89,9 @@ class AlgorithmConfig(Plain):
     """Of the weights exp(A / temperature) in ``awr``, with advantages A in units of the mean value's size."""
     hidden_layers: int = 3
     """Hidden layers of the policy's network and of each critic."""
+    held_policy: Held = "online"
+    """Whose explanation of the data λ holds at κ: the ``online`` policy's, as released, or that of its ``average``, which is
+    without the noise of the optimiser; slack is then measured batch by batch from the average that cloning has left."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,6 +131,10 @@ class AlgorithmConfig(Plain):
             )
         if self.policy == "deterministic" and self.constraint != "behaviour_loss":
             raise UserError("a deterministic policy has no density: take constraint 'behaviour_loss'.")
+        if self.held_policy == "average" and self.algorithm != "diffcps":
+            raise UserError(
+                f"held_policy is of the constraint that λ holds, and algorithm {self.algorithm!r} has none."
+            )
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,15 @@ class RunConfig(Plain):
             require(behaviour >= least, "behaviour_steps", behaviour, f"at least {least}, from which slack can set κ")
             fewer = f"fewer than the {self.steps} steps, or κ would hold nothing"
             require(behaviour < self.steps, "behaviour_steps", behaviour, fewer)
+            if self.algorithm.held_policy == "average":
+                # κ is read over the last fifth of cloning: an averaged policy that has not begun to move explains nothing
+                start, latest = self.algorithm.ema_start, behaviour // 2
+                require(
+                    start <= latest,
+                    "ema_start",
+                    start,
+                    f"at most {latest}, half of behaviour_steps, to hold the average",
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Self":
