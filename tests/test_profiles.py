@@ -42,12 +42,19 @@ def test_profile_follows_the_length_of_a_run() -> None:
 
 def test_each_part_is_a_flag_of_its_own() -> None:
     trial = plan(
-        covariance="learned", last_step_noise=True, dual="pi", constraint="elbo", behaviour_steps=1000, slack=0.5
+        covariance="learned",
+        last_step_noise=True,
+        dual="pi",
+        constraint="elbo",
+        behaviour_steps=2000,
+        slack=0.5,
+        held_policy="average",
     )
     assert trial.profile == "official"
     changed = profiles.changed_settings(trial)
     expected = {
-        "covariance learned", "last_step_noise 1", "dual pi", "constraint elbo", "behaviour_steps 1000", "slack 0.5"
+        "covariance learned", "last_step_noise 1", "dual pi", "constraint elbo", "behaviour_steps 2000", "slack 0.5",
+        "held_policy average",
     }  # fmt: skip
     assert set(changed) == expected
     other = plan(profile="principled", dual="softplus")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from diffcps.config.algorithm import (
+    Actor,
     Algorithm,
     AlgorithmConfig,
     Constraint,
@@ -18,7 +19,6 @@ from diffcps.config.algorithm import (
     Precision,
 )
 from diffcps.config.run import (
-    Actor,
     DataConfig,
     DataSource,
     EvaluationConfig,

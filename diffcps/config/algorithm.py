@@ -12,7 +12,7 @@ PolicyClass = Literal["diffusion", "gaussian", "mixture", "deterministic"]
 Covariance = Literal["posterior", "forward", "calibrated", "interpolated", "learned"]
 Constraint = Literal["behaviour_loss", "elbo", "iwae", "renyi"]
 Dual = Literal["released", "projected", "softplus", "pi", "augmented"]
-Held = Literal["online", "average"]
+Actor = Literal["online", "average"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class AlgorithmConfig(Plain):
     """Of the weights exp(A / temperature) in ``awr``, with advantages A in units of the mean value's size."""
     hidden_layers: int = 3
     """Hidden layers of the policy's network and of each critic."""
-    held_policy: Held = "online"
+    held_policy: Actor = "online"
     """Whose explanation of the data λ holds at κ: the ``online`` policy's, as released, or that of its ``average``, which is
     without the noise of the optimiser; slack is then measured batch by batch from the average that cloning has left."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from diffcps.config.algorithm import AlgorithmConfig, MemberConfig
+from diffcps.config.algorithm import Actor, AlgorithmConfig, MemberConfig
 from diffcps.config.plain import Plain, require, require_number
 from diffcps.errors import UserError
 
@@ -20,7 +20,6 @@ DataSource = Literal["d4rl", "minari", "collected"]
 RewardTransform = Literal["none", "antmaze"]
 ScoreKind = Literal["normalised", "success", "return"]
 Profile = Literal["official", "principled"]
-Actor = Literal["online", "average"]
 
 
 @dataclass(frozen=True)

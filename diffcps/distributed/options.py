@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffcps.config import Algorithm, Constraint, Covariance, DataSource, Dual, Physics, PolicyClass, Precision, Profile
+from diffcps.config import (
+    Actor,
+    Algorithm,
+    Constraint,
+    Covariance,
+    DataSource,
+    Dual,
+    Physics,
+    PolicyClass,
+    Precision,
+    Profile,
+)
 
 Preset = Literal["paper", "demo", "search", "ablation"]
 
@@ -63,6 +74,8 @@ class SweepOptions:
     """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy."""
     behaviour_steps: int | None = None
     """Gradient steps of behaviour cloning first."""
+    held_policy: Actor | None = None
+    """Whose explanation of the data λ holds at κ: the online policy's, or its average's."""
     evaluate_every: int | None = None
     """Gradient steps between evaluations."""
     episodes: int | None = None

@@ -190,7 +190,7 @@ def _seeded(member: Any, seeds: int) -> tuple[Any, ...]:
 
 _SHARED = (
     "batch_size", "precision", "algorithm", "policy", "covariance", "last_step_noise", "constraint", "dual",
-    "behaviour_steps",
+    "behaviour_steps", "held_policy",
 )  # fmt: skip
 """Flags that are settings of the pack under the same name."""
 
