@@ -65,7 +65,8 @@ def flops_per_member_step(config: AlgorithmConfig, observation_size: int, action
     policy_step += runs * backward(time, batch, inputs=False, weights=True)
     policy_step += runs * backward(policy, batch, inputs=True, weights=True)
     if config.held_policy == "average":
-        policy_step += 2 * explained * (forward(time, batch) + forward(policy, batch))
+        policies = 2 if config.behaviour_steps else 1
+        policy_step += policies * explained * (forward(time, batch) + forward(policy, batch))
     if config.algorithm == "diffcps":
         own = batch * components(config)
         policy_step += 2 * forward(head, own) + backward(head, own, inputs=True, weights=False)

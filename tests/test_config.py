@@ -364,7 +364,7 @@ def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
     with pytest.raises(UserError, match="behaviour_steps = 0"):
         BASE.replaced(members=(MemberConfig(slack=0.1),))
     cloned = AlgorithmConfig(behaviour_steps=400, held_policy="average")
-    with pytest.raises(UserError, match="ema_start = 1000: it must be at most 200"):
+    with pytest.raises(UserError, match="behaviour_steps = 400: it must be at least 6000"):
         BASE.replaced(algorithm=cloned, members=(MemberConfig(slack=0.1),))
     with pytest.raises(UserError, match="candidates must be 1"):
         BASE.replaced(algorithm=AlgorithmConfig(algorithm="bc"))

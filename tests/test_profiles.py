@@ -46,14 +46,14 @@ def test_each_part_is_a_flag_of_its_own() -> None:
         last_step_noise=True,
         dual="pi",
         constraint="elbo",
-        behaviour_steps=2000,
+        behaviour_steps=6000,
         slack=0.5,
         held_policy="average",
     )
     assert trial.profile == "official"
     changed = profiles.changed_settings(trial)
     expected = {
-        "covariance learned", "last_step_noise 1", "dual pi", "constraint elbo", "behaviour_steps 2000", "slack 0.5",
+        "covariance learned", "last_step_noise 1", "dual pi", "constraint elbo", "behaviour_steps 6000", "slack 0.5",
         "held_policy average",
     }  # fmt: skip
     assert set(changed) == expected

@@ -1,5 +1,6 @@
 """How a pack learns: what its members share, and what each has of its own."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -90,8 +91,8 @@ class AlgorithmConfig(Plain):
     hidden_layers: int = 3
     """Hidden layers of the policy's network and of each critic."""
     held_policy: Actor = "online"
-    """Whose explanation of the data λ holds at κ: the ``online`` policy's, as released, or that of its ``average``, which is
-    without the noise of the optimiser; slack is then measured batch by batch from the average that cloning has left."""
+    """Whose explanation of the data λ holds at κ: the ``online`` policy's, as released, or that of its ``average``, which has
+    less of the optimiser's noise; slack is then measured, batch by batch, from the average that cloning has left."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +113,12 @@ class AlgorithmConfig(Plain):
         require_number(self, "between 0 and 1", "discount", "target_rate", "ema_decay", "renyi_order")
         require(self.beta_max >= self.beta_min, "beta_max", self.beta_max, f"at least beta_min ({self.beta_min})")
         self._check_company()
+
+    @property
+    def average_settles(self) -> float:
+        """Gradient steps after which less than a hundredth of the averaged policy is its initial copy."""
+        forgotten = 1.0 - self.ema_decay
+        return self.ema_start + 5.0 * self.ema_every / forgotten if forgotten else math.inf
 
     def _check_company(self) -> None:
         """Refuse settings that make no sense together."""

@@ -176,14 +176,11 @@ class RunConfig(Plain):
             fewer = f"fewer than the {self.steps} steps, or κ would hold nothing"
             require(behaviour < self.steps, "behaviour_steps", behaviour, fewer)
             if self.algorithm.held_policy == "average":
-                # κ is read over the last fifth of cloning: an averaged policy that has not begun to move explains nothing
-                start, latest = self.algorithm.ema_start, behaviour // 2
-                require(
-                    start <= latest,
-                    "ema_start",
-                    start,
-                    f"at most {latest}, half of behaviour_steps, to hold the average",
+                settled = self.algorithm.average_settles
+                enough = (
+                    f"at least {settled:.0f}, five memories of the averaged policy after ema_start, to hold the average"
                 )
+                require(behaviour >= settled, "behaviour_steps", behaviour, enough)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Self":

@@ -32,7 +32,7 @@ def resident_bytes(config: RunConfig, task: Task) -> int:
     """What a member always takes: networks, averages, targets, Adam's moments, each also in a copy for a checkpoint."""
     time, policy, head = networks(config.algorithm, task.observation_size, task.action_size)
     actor, critic = (sum((fan_in + 1) * fan_out for fan_in, fan_out in sizes) for sizes in ((*time, *policy), head))
-    cloned = actor if config.algorithm.held_policy == "average" else 0
+    cloned = actor if config.algorithm.held_policy == "average" and config.algorithm.behaviour_steps else 0
     return 2 * 4 * (4 * (actor + 2 * critic) + cloned)
 
 

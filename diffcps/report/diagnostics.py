@@ -69,8 +69,9 @@ def bounded(trial: Trial) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArr
 
 
 def bounds_loss(trial: Trial) -> bool:
-    """Whether κ is the bound of the behaviour loss, not of another quantity."""
-    return trial.config.algorithm.constraint == "behaviour_loss"
+    """Whether κ is the bound of the behaviour loss on record, the online policy's, not of another quantity."""
+    algorithm = trial.config.algorithm
+    return algorithm.constraint == "behaviour_loss" and algorithm.held_policy == "online"
 
 
 def discounted(trial: Trial) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ def over_time(table: Sequence[Row]) -> list[Figure]:
         ("lambda", "λ", "Mean over seeds with its 95 % interval; dashed: λ-clip.", "λ", _multiplier, _clips, logged),
         ("behaviour_loss", "Behaviour loss", "Mean over seeds with its 95 % interval; dashed: κ, where it is what κ bounds.",
          "behaviour loss", _behaviour_loss, _bounds, logged),
-        ("constraint", "Constraint", "The bounded quantity where it is not the behaviour loss, in nats; dashed: κ.",
+        ("constraint", "Constraint", "What κ bounds, where it is not the online policy's behaviour loss; dashed: κ.",
          "constraint", _held, _limits, [row for row in logged if not bounds_loss(row.trial)]),
         ("q_value", "Q estimate against return", "Line: the critic's mean estimate of the policy's own actions in states of "
          "the data. Points: the return of each evaluation on the critic's scale, as if its reward came evenly over the "
