@@ -94,8 +94,9 @@ def _late(results: Results) -> pd.DataFrame:
     late = trained[trained["step"] > trained["steps"] - LATE * (trained["steps"] - begun)].copy()
     # the released dual leaves λ itself unclipped, and clips it where the policy's loss uses it
     late["λ"] = late["lambda"].clip(late["lambda_clip"], late["lambda_max"]) * late["q_scale"]
+    late["λ at first"] = late["lambda_init"] * late["q_scale"]
     late["C − κ"] = late["constraint"] - late["target_kl"]
-    return late.groupby(["key", "member"])[["λ", "C − κ"]].mean().reset_index()
+    return late.groupby(["key", "member"])[["λ", "λ at first", "C − κ"]].mean().reset_index()
 
 
 def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
@@ -104,7 +105,10 @@ def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
     for row in own.to_dict("records"):
         best = _optimum(row["ε"])
         away = max(abs(row[name] - float(weight)) for name, weight in zip(MODES, best.policy, strict=True))
-        nats = {"λ": row["λ"], "λ*": best.multiplier, "λ/λ* − 1": row["λ"] / best.multiplier - 1.0}
+        nats = {
+            "λ at first": row["λ at first"], "λ": row["λ"], "λ*": best.multiplier,
+            "λ/λ* − 1": row["λ"] / best.multiplier - 1.0,
+        }  # fmt: skip
         rows.append({
             **({} if profile == "principled" else {"κ": row["target_kl"]}), "T": row["diffusion_steps"], "ε": row["ε"],
             **(nats if profile == "principled" else {}),
