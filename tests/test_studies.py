@@ -105,3 +105,11 @@ def test_tables_of_a_page() -> None:
     frame = pd.DataFrame({"a": ["x", "y"], "b": [1.23456, float("nan")], "n": [1, 2]})
     expected = ["| a | b | n |", "| :-- | --: | --: |", "| x | 1.235 | 1 |", "| y | – | 2 |"]
     assert markdown(frame).splitlines() == expected
+
+
+def test_a_wide_table_of_few_rows_lies_on_its_side() -> None:
+    wide = pd.DataFrame([{f"c{i}": 10.0 * row + i for i in range(11)} for row in range(2)])
+    lines = markdown(wide).splitlines()
+    assert lines[:3] == ["| c0 | 0 | 10 |", "| :-- | --: | --: |", "| c1 | 1 | 11 |"]
+    assert len(lines) == 12
+    assert markdown(wide.iloc[:, :10]).startswith("| c0 | c1 |")

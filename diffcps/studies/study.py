@@ -79,11 +79,18 @@ def write(study: Study, results: "Results", folder: Path) -> list[Path]:
     return save(folder, files)
 
 
+_WIDEST, _MOST_ACROSS = 10, 5
+"""A table of more columns than the one is laid on its side when it has no more rows than the other."""
+
+
 def markdown(table: pd.DataFrame) -> str:
-    """A data frame as a Markdown table, numbers to four digits."""
+    """A data frame as a Markdown table, numbers to four digits; a wide one of few rows lies on its side."""
     head = [*(str(name) for name in table.columns)]
     rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    if len(head) > _WIDEST and len(rows) <= _MOST_ACROSS:  # a terminal would cut every cell of it
+        head, *rows = [[*cells] for cells in zip(head, *rows, strict=True)]
+        numeric = [False, *(True for _ in head[1:])]
     rule = ["--:" if number else ":--" for number in numeric]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
