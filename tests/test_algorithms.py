@@ -148,6 +148,18 @@ def test_lambda_rests_while_the_behaviour_is_cloned() -> None:
     assert not torch.equal(learner.pack.multiplier, before)
 
 
+@pytest.mark.parametrize("kind", ["projected", "pi"])
+def test_each_member_moves_lambda_at_its_own_speed(kind: str) -> None:
+    """Adam's first step is its learning rate, and a pi controller's a multiple of it: .1 of the pack's is a tenth of the way."""
+    members = OF_TWO[0], OF_TWO[0].replaced(lambda_speed=0.1), OF_TWO[0].replaced(lambda_speed=0.0)
+    learner = make_learner(members, SMALL.replaced(dual=kind, lambda_learning_rate=0.01))  # type: ignore[arg-type]
+    before = learner.pack.multiplier.clone()
+    learner.update(SMALL.policy_freq)
+    moved = (learner.pack.multiplier - before)[:, 0]
+    torch.testing.assert_close(moved[1] / moved[0], torch.tensor(0.1), rtol=1e-4, atol=0)
+    assert moved[2] == 0
+
+
 def dual_config(kind: str) -> AlgorithmConfig:
     return AlgorithmConfig(dual=kind, dual_gain=2.0, lambda_learning_rate=0.1, lambda_max=3.0)  # type: ignore[arg-type]
 

@@ -54,6 +54,7 @@ WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is 
         (MemberConfig, "seed", 2**32),
         (MemberConfig, "learning_rate", 0.0),
         (MemberConfig, "lambda_init", -0.1),
+        (MemberConfig, "lambda_speed", -0.1),
         (MemberConfig, "lambda_clip", -0.1),
         (MemberConfig, "target_kl", -0.1),
         (MemberConfig, "grad_norm", 0.0),

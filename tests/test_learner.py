@@ -99,7 +99,7 @@ def test_every_setting_of_a_member_reaches_its_training() -> None:
     base = MemberConfig(seed=3, lambda_clip=0.5, grad_norm=2.0)
     changes: dict[str, Any] = {
         "seed": 4, "learning_rate": 1e-3, "lambda_init": 2.0, "lambda_clip": 3.0, "target_kl": 5.0, "grad_norm": 0.01,
-        "slack": 0.1,
+        "slack": 0.1, "lambda_speed": 0.5,
     }  # fmt: skip
     assert set(changes) == set(vars(base))
     members = (base, *(base.replaced(**{name: value}) for name, value in changes.items()))

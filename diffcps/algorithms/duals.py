@@ -56,7 +56,7 @@ def step(
     if config.dual == "pi":
         assert smoothed is not None
         smoothed.lerp_(-slope[:, 0], SMOOTHING)
-        multiplier.sub_(config.lambda_learning_rate * slope)
+        multiplier.sub_(adam.learning_rate * slope)
     else:
         clipped, _ = clip_by_norm(slope, grad_norm)
         adam.step(multiplier, clipped)

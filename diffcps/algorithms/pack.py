@@ -84,7 +84,7 @@ class Pack:
             multiplier=multiplier,
             actor_adam=Adam.create(actor, column("learning_rate")),
             critic_adam=Adam.create(critic, config.critic_learning_rate * same),
-            multiplier_adam=Adam.create(multiplier, config.lambda_learning_rate * same),
+            multiplier_adam=Adam.create(multiplier, config.lambda_learning_rate * column("lambda_speed")),
             lambda_clip=column("lambda_clip"),
             target_kl=column("target_kl"),
             slack=column("slack"),

@@ -163,8 +163,10 @@ class MemberConfig(Plain):
     slack: float | None = None
     """Sets κ from what behaviour cloning reaches in ``behaviour_steps``: (1 + slack)·L_BC for the behaviour loss, and
     slack nats above it for the cross-entropies; ``None`` keeps ``target_kl``."""
+    lambda_speed: float = 1.0
+    """This member's learning rate for λ as a multiple of the pack's: a small price wants smaller steps."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"slack"})
+    later: ClassVar[frozenset[str]] = frozenset({"slack", "lambda_speed"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +174,6 @@ class MemberConfig(Plain):
         # one 32-bit word: the random streams of longer seeds could run into another seed's
         require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
         require_number(self, "a positive number", "learning_rate", "grad_norm")
-        require_number(self, "zero or more", "lambda_init", "lambda_clip", "target_kl")
+        require_number(self, "zero or more", "lambda_init", "lambda_clip", "target_kl", "lambda_speed")
         if self.slack is not None:
             require_number(self, "zero or more", "slack")
