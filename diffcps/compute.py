@@ -10,12 +10,12 @@ import torch
 
 from diffcps.config import RunConfig
 from diffcps.engine import Kind
-from diffcps.flops import flops_per_member_step
+from diffcps.flops import flops_per_member_step, network_runs
 from diffcps.tasks import task_of
 
-COMPILE_FROM_FLOPS = 1.4e13
-"""For each diffusion step that the compiler unrolls. On a CPU compiling T = 5 takes a minute and then saves a quarter of
-the time, so it has paid twice after ten minutes of eager steps, at the 120 GFLOP/s that they reach on a core."""
+COMPILE_FROM_SECONDS = 100.0
+"""For each diffusion step that the compiler unrolls, of eager steps on one core. On a CPU compiling T = 5 takes a minute and
+saves a quarter of the time of wide networks, and half of narrow ones', so it has paid twice after some ten minutes."""
 COMPILE_FROM_STEPS = 100_000
 """On a GPU a captured step's time goes to reading and writing activations; compiling, a minute or two, saves about a
 millisecond of it a step."""
@@ -84,13 +84,28 @@ def _product_error() -> float:
 
 def choose(trial: RunConfig, device: torch.device) -> Choice:
     """The engine for a trial: a function of its settings and the kind of device alone, so a resumed trial's is the same."""
-    task = task_of(trial)
     if device.type == "cuda":
         if trial.steps >= COMPILE_FROM_STEPS:
             return Choice("compiled", "compiled and captured as a CUDA graph")
         return Choice("graph", "captured as a CUDA graph, for the trial is too short to repay compiling")
-    step = flops_per_member_step(trial.algorithm, task.observation_size, task.action_size)
-    total = step * len(trial.members) * trial.steps
-    if total >= COMPILE_FROM_FLOPS * trial.algorithm.diffusion_steps:
+    if eager_seconds(trial) >= COMPILE_FROM_SECONDS * trial.algorithm.diffusion_steps:
         return Choice("compiled", "compiled")
     return Choice("eager", "one operation after the other, for the trial is too short to repay compiling")
+
+
+def eager_seconds(trial: RunConfig) -> float:
+    """What a trial's steps take about on one core, one operation after the other; on another machine in proportion.
+
+    Matrix products at 119 GFLOP/s; elementwise work, which grows with a network's width where products grow with its square;
+    and what each run of a network takes however small it is. Within a third of what was measured for T = 5 and 40, widths 64
+    to 256, one to eight members (2-core AMD EPYC).
+    """
+    config, task = trial.algorithm, task_of(trial)
+
+    def step(cloning: bool) -> float:
+        flops = flops_per_member_step(config, task.observation_size, task.action_size, cloning=cloning)
+        products = len(trial.members) * flops / 119e9
+        return 5e-3 + 0.8e-3 * network_runs(config, cloning=cloning) + products * (1.0 + 160.0 / config.hidden_size)
+
+    cloned = min(trial.steps, config.behaviour_steps)
+    return cloned * step(cloning=True) + (trial.steps - cloned) * step(cloning=False)

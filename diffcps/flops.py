@@ -42,38 +42,55 @@ def networks(config: AlgorithmConfig, observation_size: int, action_size: int) -
     return time, mlp(action_size + size + observation_size, hidden, outputs, layers), head
 
 
-def flops_per_member_step(config: AlgorithmConfig, observation_size: int, action_size: int) -> float:
+def flops_per_member_step(
+    config: AlgorithmConfig, observation_size: int, action_size: int, *, cloning: bool | None = None
+) -> float:
     """One gradient step of one member: a critic step, and a policy step every ``policy_freq`` of them.
 
     Where a gradient is not needed it is not counted: of the critic's weights in the policy's loss, of the head there
-    that is only a divisor, of what the network is fed. Steps of behaviour cloning count as policy steps, and so are counted
-    for more than they take.
+    that is only a divisor, of what the network is fed. ``cloning``: in a step of behaviour cloning no action is drawn for
+    the policy's loss; by default so where nothing but cloning is done.
     """
     time, policy, head = networks(config, observation_size, action_size)
-    batch, cloning = config.batch_size, config.algorithm == "bc"
+    batch, critics = config.batch_size, config.algorithm != "bc"
+    improving = critics and not cloning
     chain = config.diffusion_steps if config.policy == "diffusion" else 1
-    ahead = 0 if cloning or config.discount == 0.0 else config.max_q_candidates if config.max_q_backup else 1
-    targets = batch * ahead
+    targets = batch * _next_actions(config)
 
     critic_step = chain * (forward(time, targets) + forward(policy, targets)) + 2 * forward(head, targets)
-    if not cloning:
+    if critics:
         critic_step += 2 * forward(head, batch) + 2 * backward(head, batch, inputs=False, weights=True)
     # the network runs T times in the chain, and once to explain an action, or once for each step of every path
     explained = config.constraint_samples * chain if config.constraint in ("iwae", "renyi") else 1
-    runs = explained + (chain if config.algorithm == "diffcps" else 0)
+    runs = explained + (chain if improving and config.algorithm == "diffcps" else 0)
     policy_step = runs * (forward(time, batch) + forward(policy, batch))
     policy_step += runs * backward(time, batch, inputs=False, weights=True)
     policy_step += runs * backward(policy, batch, inputs=True, weights=True)
-    if config.held_policy == "average":
+    if config.held_policy == "average" and improving:
         policies = 2 if config.behaviour_steps else 1
         policy_step += policies * explained * (forward(time, batch) + forward(policy, batch))
-    if config.algorithm == "diffcps":
+    if config.algorithm == "diffcps" and improving:
         own = batch * components(config)
         policy_step += 2 * forward(head, own) + backward(head, own, inputs=True, weights=False)
-    elif config.algorithm == "awr":
+    elif config.algorithm == "awr" and improving:
         own = batch * config.max_q_candidates
         policy_step += chain * (forward(time, own) + forward(policy, own)) + 2 * forward(head, own + batch)
     return critic_step + policy_step / config.policy_freq
+
+
+def network_runs(config: AlgorithmConfig, *, cloning: bool = False) -> float:
+    """How often one after the other the policy's network is run in a gradient step, forwards, on average."""
+    chain = config.diffusion_steps if config.policy == "diffusion" else 1
+    explained = chain if config.constraint in ("iwae", "renyi") else 1
+    proposed = 0 if cloning or config.algorithm == "bc" else chain
+    return (chain if _next_actions(config) else 0) + (explained + proposed) / config.policy_freq
+
+
+def _next_actions(config: AlgorithmConfig) -> int:
+    """Actions that are drawn for each next state in a critic step."""
+    if config.algorithm == "bc" or config.discount == 0.0:
+        return 0
+    return config.max_q_candidates if config.max_q_backup else 1
 
 
 def flops_per_action(config: AlgorithmConfig, observation_size: int, action_size: int, candidates: int) -> float:
