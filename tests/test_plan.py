@@ -714,6 +714,17 @@ def test_estimate_scales_and_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert twice[1] == pytest.approx(evaluating * 7 / 4), "4 evaluations of 100 steps, 7 of 200"
 
 
+def test_estimate_tells_cloning_from_the_problem_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = only(plan_of(preset="demo", tasks=("bandit-ring",), steps=100, profile="principled"))
+    cloned = trial.algorithm.behaviour_steps
+    assert 0 < cloned < 100
+    estimator = Estimator(torch.device("cpu"))
+    monkeypatch.setattr(estimator, "_time", lambda *_: (1.0, 10.0, 0.0))
+    assert estimator.seconds(trial)[0] == cloned + 10 * (100 - cloned)
+    monkeypatch.undo()
+    assert min(estimator._time(trial, get_task(trial.task))) > 0
+
+
 def test_run_folder_of_a_trial_bears_its_key(tmp_path: Path) -> None:
     trial = GRID.trials[0]
     assert Place(tmp_path).run_folder(trial).path == tmp_path / "runs" / trial.key

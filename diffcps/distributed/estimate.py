@@ -1,6 +1,8 @@
 """How long a trial would take, from a few steps of its own computation timed on this machine."""
 
+import statistics
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +20,7 @@ class Estimator:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._steps: dict[str, float] = {}
-        self._known: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._known: dict[tuple[object, ...], tuple[float, float, float]] = {}
 
     def seconds(self, trial: RunConfig) -> tuple[float, float]:
         """(learning, evaluation) in seconds; the second supposes that every episode lasts to its limit."""
@@ -27,15 +29,16 @@ class Estimator:
         key = (trial.algorithm, count, task.observation_size, task.action_size, trial.evaluation)
         if key not in self._known:
             self._known[key] = self._time(trial, task)
-        step, act = self._known[key]
+        cloning, step, act = self._known[key]
         if task.environment not in self._steps:
             self._steps[task.environment] = _environment_step(trial, task)
         act += self._steps[task.environment] * count * trial.evaluation.episodes
         evaluations = -(-trial.steps // trial.evaluation.every)
-        return step * trial.steps, act * task.episode_limit * evaluations
+        cloned = min(trial.steps, trial.algorithm.behaviour_steps)
+        return cloning * cloned + step * (trial.steps - cloned), act * task.episode_limit * evaluations
 
-    def _time(self, trial: RunConfig, task: Task) -> tuple[float, float]:
-        """(seconds per gradient step, seconds per action of all episodes at once)."""
+    def _time(self, trial: RunConfig, task: Task) -> tuple[float, float, float]:
+        """Seconds of a gradient step of behaviour cloning, of one of the problem itself, and of an action of all episodes."""
         rng = np.random.default_rng(0)
         rows = 1000
         data = SimpleNamespace(
@@ -46,24 +49,30 @@ class Estimator:
             terminals=np.zeros(rows, np.float32),
         )
         learner = Learner(trial.algorithm, trial.members, data, task.max_action, self.device)
-        learner.update(trial.algorithm.policy_freq)
-        steps, start = 0, time.perf_counter()
-        while time.perf_counter() - start < 0.5:
-            learner.update(trial.algorithm.policy_freq)
-            steps += trial.algorithm.policy_freq
-            self._wait()
-        step = (time.perf_counter() - start) / steps
 
+        def step() -> float:
+            return self._median(lambda: learner.update(trial.algorithm.policy_freq)) / trial.algorithm.policy_freq
+
+        cloning = step() if trial.algorithm.behaviour_steps else 0.0
+        learner.step = trial.algorithm.behaviour_steps
+        own = step()
         policy, count = learner.policy(), len(trial.members)
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
         states = [data.observations[: trial.evaluation.episodes]] * count
-        start = time.perf_counter()
-        policy.act(states, generators, trial.evaluation.candidates)
-        return step, time.perf_counter() - start
+        return cloning, own, self._median(lambda: policy.act(states, generators, trial.evaluation.candidates))
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _median(self, work: Callable[[], object]) -> float:
+        """Seconds that ``work`` takes: of half a second of runs the middle one, for a busy machine stalls some of them."""
+        work()
+        seconds: list[float] = []
+        begun = time.perf_counter()
+        while not seconds or time.perf_counter() - begun < 0.5:
+            start = time.perf_counter()
+            work()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
 
 
 def _environment_step(trial: RunConfig, task: Task) -> float:

@@ -257,9 +257,12 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     """Print every trial with what it would take."""
     import torch
 
+    from diffcps import compute
     from diffcps.distributed.estimate import Estimator
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # as many threads as a trial will have: with more, on cores that others use too, steps wait for each other's turn
+    compute.prepare(max(1, int(options.cpus_per_trial or 1)), device)
     estimator = Estimator(device)
     shown = (
         "diffusion_steps",
