@@ -83,6 +83,8 @@ def network_runs(config: AlgorithmConfig, *, cloning: bool = False) -> float:
     chain = config.diffusion_steps if config.policy == "diffusion" else 1
     explained = chain if config.constraint in ("iwae", "renyi") else 1
     proposed = 0 if cloning or config.algorithm == "bc" else chain
+    if config.held_policy == "average" and not cloning:
+        explained *= 3 if config.behaviour_steps else 2
     return (chain if _next_actions(config) else 0) + (explained + proposed) / config.policy_freq
 
 

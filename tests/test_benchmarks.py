@@ -197,6 +197,17 @@ def test_operations_are_those_of_a_real_step(task: str, about: float) -> None:
     np.testing.assert_allclose(per_step, about, rtol=0.03)
 
 
+def test_operations_of_cloning_are_those_of_the_critic_and_of_explaining() -> None:
+    config, sizes = AlgorithmConfig(discount=0.0, policy_freq=2, held_policy="average"), (11, 3)
+    *_, head = flops.networks(config, *sizes)
+    rows = config.batch_size
+    critic = 2 * flops.forward(head, rows) + 2 * flops.backward(head, rows, inputs=False, weights=True)
+    alone = flops.flops_per_member_step(config.replaced(algorithm="bc", held_policy="online"), *sizes)
+    assert flops.flops_per_member_step(config, *sizes, cloning=True) == critic + alone
+    assert flops.network_runs(config, cloning=True) == 1 / 2
+    assert flops.network_runs(config) == (2 + 5) / 2
+
+
 def test_operations_of_an_action_are_those_of_a_real_one() -> None:
     task = get_task("hopper-medium-v2")
     agent = measure.build_agent(task, measure.made_up_data(task, rows=10), DEVICE)

@@ -55,3 +55,21 @@ def test_long_trials_are_compiled_and_short_ones_are_not() -> None:
     longer = full.algorithm.replaced(diffusion_steps=50, batch_size=32)
     assert compute.choose(full.replaced(steps=9000, algorithm=longer), CPU).engine == "eager"
     assert "too short" in compute.choose(between, CUDA).reason
+    # narrow networks take longer than their products
+    narrow = full.replaced(steps=25_000, algorithm=full.algorithm.replaced(hidden_size=64))
+    assert compute.choose(narrow, CPU).engine == "compiled"
+
+
+def test_time_of_eager_steps_goes_with_steps_and_members() -> None:
+    """A step of cloning draws no action, so it takes less; 5 ms and .8 ms a run of the network whatever their size."""
+    trial = RunConfig("hopper-medium-v2", (MemberConfig(),), steps=1000)
+    seconds = compute.eager_seconds(trial)
+    assert compute.eager_seconds(trial.replaced(steps=3000)) == pytest.approx(3 * seconds)
+    cloning = trial.replaced(algorithm=trial.algorithm.replaced(behaviour_steps=600))
+    cloned = compute.eager_seconds(cloning.replaced(steps=600))
+    assert compute.eager_seconds(cloning) == pytest.approx(cloned + 0.4 * seconds)
+    assert cloned < 0.5 * seconds
+    # T = 5 for the next action, and every second step one to explain and 5 for the policy's own
+    fixed = 1000 * (5e-3 + 0.8e-3 * (5 + 6 / 2))
+    two = compute.eager_seconds(trial.replaced(members=(MemberConfig(), MemberConfig(seed=1))))
+    assert two - fixed == pytest.approx(2 * (seconds - fixed))

@@ -26,6 +26,7 @@ from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan, SearchSpace, build, load, trial_of, varied
 from diffcps.distributed.search import StudyPerTask, grid_searcher, point_of
 from diffcps.errors import UserError
+from diffcps.learner import Learner
 from diffcps.runs import RunFolder, write_json
 from diffcps.tasks import TASKS, get_task
 
@@ -722,7 +723,18 @@ def test_estimate_tells_cloning_from_the_problem_itself(monkeypatch: pytest.Monk
     monkeypatch.setattr(estimator, "_time", lambda *_: (1.0, 10.0, 0.0))
     assert estimator.seconds(trial)[0] == cloned + 10 * (100 - cloned)
     monkeypatch.undo()
+    begun: list[int] = []
+    update = Learner.update
+
+    def watched(learner: Learner, steps: int) -> Any:
+        begun.append(learner.step)
+        return update(learner, steps)
+
+    monkeypatch.setattr(Learner, "update", watched)
     assert min(estimator._time(trial, get_task(trial.task))) > 0
+    half = begun.index(cloned)
+    assert half > 1
+    assert begun == [0] * half + [cloned] * (len(begun) - half)
 
 
 def test_run_folder_of_a_trial_bears_its_key(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from diffcps import report, tracking
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.tracking import MlflowSink, Tracker, sink
+from diffcps.tracking import MlflowSink, Tracker, labels, sink
 from diffcps.tracking.rows import Row
 
 
@@ -111,6 +111,15 @@ def test_parameters_are_flat_numbers_and_the_data_set_is_an_input(tracker: Track
     (entry,) = runs["trial"].inputs.dataset_inputs
     assert entry.dataset.digest == ("c0ffee" * 10)[:36]
     assert entry.dataset.name == "hopper-medium-v2"
+
+
+def test_a_later_setting_of_some_members_is_told_of_each() -> None:
+    """The first member's is as it always was, and so is not in its dictionary."""
+    trial = synthetic.config(seeds=2)
+    own = trial.members[0], trial.members[1].replaced(lambda_speed=0.5)
+    told = [labels.parameters(trial.replaced(members=own), [member]) for member in own]
+    assert [params["lambda_speed"] for params in told] == ["1.0", "0.5"]
+    assert "lambda_speed" not in labels.parameters(trial.replaced(members=own), own)
 
 
 def test_rows_are_each_members_own_and_their_mean_on_the_trial(tracker: Tracker) -> None:

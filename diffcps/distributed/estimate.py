@@ -50,12 +50,15 @@ class Estimator:
         )
         learner = Learner(trial.algorithm, trial.members, data, task.max_action, self.device)
 
-        def step() -> float:
-            return self._median(lambda: learner.update(trial.algorithm.policy_freq)) / trial.algorithm.policy_freq
+        def step(begin: int) -> float:
+            def run() -> None:
+                learner.step = begin
+                learner.update(trial.algorithm.policy_freq)
 
-        cloning = step() if trial.algorithm.behaviour_steps else 0.0
-        learner.step = trial.algorithm.behaviour_steps
-        own = step()
+            return self._median(run) / trial.algorithm.policy_freq
+
+        cloning = step(0) if trial.algorithm.behaviour_steps else 0.0
+        own = step(trial.algorithm.behaviour_steps)
         policy, count = learner.policy(), len(trial.members)
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
         states = [data.observations[: trial.evaluation.episodes]] * count

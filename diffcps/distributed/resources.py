@@ -32,7 +32,7 @@ class Resources:
     @property
     def threads(self) -> int:
         """Threads of a worker; together they never exceed the cores that Ray counts."""
-        return max(1, math.floor(self.cpus + 0.5))
+        return threads_of(self.cpus)
 
     @classmethod
     def fitting(
@@ -99,3 +99,8 @@ def _fair_share(cluster: "Cluster", gpus: float) -> float:
         return max(0.1, math.floor(10 * min(shares)) / 10)
     # the slivers of the drivers must fit beside the workers
     return 0.9 if cluster.cpus <= 4 else 1.0
+
+
+def threads_of(cpus: float) -> int:
+    """Threads of a worker with so many CPUs."""
+    return max(1, math.floor(cpus + 0.5))

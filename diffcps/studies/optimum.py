@@ -80,7 +80,10 @@ def page(results: Results) -> Page:
         own = frame[(frame["profile"] == profile) & (frame["ε"] > 0)]
         if len(own):
             table = _table(own, profile)
-            tables[f"{profile} profile beside the optimum in closed form"] = table
+            said = [f"corner {m} (μ*)" for m in range(4)] + ["farthest", "E[Q]", "E*[Q]", "off support"]
+            setting = "λ at first" if profile == "principled" else "κ"
+            tables[f"{profile} profile: the constraint and its price"] = table.drop(columns=said)
+            tables[f"{profile} profile: the policy beside the optimum in closed form"] = table[["ε", setting, *said]]
             findings.append(_finding(profile, table))
     return Page(tuple(findings), tables, {"optimum": _figure(frame)})
 
@@ -110,7 +113,7 @@ def _late(results: Results) -> pd.DataFrame:
 def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
     """A row a policy. λ* is the price of a nat: only a constraint in nats has a λ to hold against it."""
     rows = []
-    for row in own.sort_values(["ε", "λ at first"]).to_dict("records"):
+    for row in own.sort_values(["ε", "λ at first"] if profile == "principled" else "target_kl").to_dict("records"):
         best = _optimum(row["ε"])
         away = max(abs(row[name] - float(weight)) for name, weight in zip(MODES, best.policy, strict=True))
         nats = {
@@ -129,21 +132,28 @@ def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
 
 def _finding(profile: str, table: pd.DataFrame) -> str:
     """How far a profile ends from the optimum."""
-    farthest = table.groupby("ε")["farthest"].max()
-    epsilons = ", ".join(f"{value:.3g}" for value in farthest.index)
-    weights = f"the corners' weights are within {', '.join(f'{value:.3f}' for value in farthest)} of μ*."
     if profile == "official":
-        kappas = ", ".join(f"{value:g}" for value in table["κ"])
+        kappas, epsilons = (", ".join(f"{value:.3g}" for value in table[name]) for name in ("κ", "ε"))
         return (
-            f"official, with κ = {kappas}: the corners' weights are {epsilons} nats from the behaviour's; at these ε {weights} "
+            f"official, with κ = {kappas}: the corners' weights are {epsilons} nats from the behaviour's; at these ε "
+            f"{_weights(table['farthest'])} "
             f"With what lies within the corners KL(π_b ‖ μ) is {', '.join(f'{value:.3g}' for value in table['KL(π_b ‖ μ)'])}."
         )
+    groups = table.groupby("ε")
+    first = groups["λ at first"]
+    sides = ((first.min() < groups["λ*"].first()) & (groups["λ*"].first() < first.max())).sum()
     worst = table.loc[table["λ/λ* − 1"].abs().idxmax()]
     return (
-        f"principled, at ε = {epsilons} nats, {len(table) // len(farthest)} policies each, λ from either side: "
+        f"principled, at ε = {', '.join(f'{value:.3g}' for value in groups.groups)} nats, {len(table)} policies, λ started on "
+        f"either side of λ* at {sides} of {len(groups)} budgets: in the end "
         f"it differs from λ* by {100 * table['λ/λ* − 1'].abs().min():.0f} to "
-        f"{100 * abs(worst['λ/λ* − 1']):.0f} % (most at ε = {worst['ε']:.3g}: {worst['λ']:.3g} for {worst['λ*']:.3g}); {weights}"
+        f"{100 * abs(worst['λ/λ* − 1']):.0f} % (most at ε = {worst['ε']:.3g}: {worst['λ']:.3g} for {worst['λ*']:.3g}); "
+        + _weights(groups["farthest"].max())
     )
+
+
+def _weights(farthest: pd.Series) -> str:
+    return f"the corners' weights are within {', '.join(f'{value:.3f}' for value in farthest)} of μ*."
 
 
 def _figure(frame: pd.DataFrame) -> Figure:

@@ -71,7 +71,7 @@ def parameters(config: RunConfig, members: Sequence[MemberConfig]) -> dict[str, 
     flat |= values["algorithm"]
     flat |= {f"data_{setting}": value for setting, value in values["data"].items()}
     flat |= {f"evaluation_{setting}": value for setting, value in values["evaluation"].items()}
-    for setting in values["members"][0]:
+    for setting in dict.fromkeys(name for member in values["members"] for name in member):
         if len({getattr(member, setting) for member in members}) == 1:
             flat[setting] = getattr(members[0], setting)
     return {setting: str(value) for setting, value in flat.items()}
