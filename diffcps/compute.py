@@ -93,8 +93,8 @@ def choose(trial: RunConfig, device: torch.device) -> Choice:
     return Choice("eager", "one operation after the other, for the trial is too short to repay compiling")
 
 
-def eager_seconds(trial: RunConfig) -> float:
-    """What a trial's steps take about on one core, one operation after the other; on another machine in proportion.
+def eager_seconds(trial: RunConfig, step: int | None = None) -> float:
+    """What a trial's first ``step`` steps, or all, take about, eagerly on one core; elsewhere in proportion.
 
     Matrix products at 119 GFLOP/s; elementwise work, which grows with a network's width where products grow with its square;
     and what each run of a network takes however small it is. Within a third of what was measured for T = 5 and 40, widths 64
@@ -102,10 +102,11 @@ def eager_seconds(trial: RunConfig) -> float:
     """
     config, task = trial.algorithm, task_of(trial)
 
-    def step(cloning: bool) -> float:
+    def seconds(cloning: bool) -> float:
         flops = flops_per_member_step(config, task.observation_size, task.action_size, cloning=cloning)
         products = len(trial.members) * flops / 119e9
         return 5e-3 + 0.8e-3 * network_runs(config, cloning=cloning) + products * (1.0 + 160.0 / config.hidden_size)
 
-    cloned = min(trial.steps, config.behaviour_steps)
-    return cloned * step(cloning=True) + (trial.steps - cloned) * step(cloning=False)
+    steps = trial.steps if step is None else step
+    cloned = min(steps, config.behaviour_steps)
+    return cloned * seconds(cloning=True) + (steps - cloned) * seconds(cloning=False)

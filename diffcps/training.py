@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps import compute
 from diffcps.algorithms.metrics import METRICS
 from diffcps.config import RunConfig
 from diffcps.evaluation import Rollouts
@@ -140,7 +141,7 @@ class _Status:
     def __init__(
         self,
         learner: Trainee[Any],
-        steps: int,
+        config: RunConfig,
         folder: RunFolder,
         clock: _Clock,
         progress: Callable[[dict[str, Any]], None] | None,
@@ -148,8 +149,10 @@ class _Status:
         silent: bool,
     ) -> None:
         self.learner, self.folder, self.clock, self.progress, self.silent = learner, folder, clock, progress, silent
-        self.values: dict[str, Any] = {"state": "running", "steps": steps, "notes": list(notes)}
+        self.config = config
+        self.values: dict[str, Any] = {"state": "running", "steps": config.steps, "notes": list(notes)}
         self.start_step, self.start_time, self.shown = learner.step, time.monotonic(), 0.0
+        self.rate = self.pace = 0.0
 
     def warn_of_long_row(self, minutes: float, interval: float) -> None:
         """Say, once, that checkpoints are further apart than was asked for."""
@@ -165,12 +168,14 @@ class _Status:
     def show(self, **changes: Any) -> None:
         """Show the progress now."""
         self.shown = time.monotonic()
-        step, steps = self.learner.step, self.values["steps"]
-        rate = (step - self.start_step) / max(self.shown - self.start_time, 1e-9)
+        step = self.learner.step
+        self._measure(step)
+        whole = compute.eager_seconds(self.config)
         self.values.update(
             step=step,
-            steps_per_second=rate,
-            seconds_left=(steps - step) / rate if rate > 0 else None,
+            steps_per_second=self.rate,
+            seconds_left=self.pace * (whole - compute.eager_seconds(self.config, step)) if self.pace else None,
+            seconds_whole=self.pace * whole if self.pace else None,
             seconds=self.clock.spent,
             updated=time.time(),
             **changes,
@@ -180,6 +185,18 @@ class _Status:
         self.folder.write_status(self.values)
         if self.progress is not None:
             self.progress(self.values)
+
+    def _measure(self, step: int) -> None:
+        """How fast it goes: steps a second, and seconds for a second of the estimate, in which steps of cloning count for less.
+
+        Both since this attempt began or, after that, since cloning ended.
+        """
+        if step > self.start_step:
+            passed = max(self.shown - self.start_time, 1e-9)
+            done = compute.eager_seconds(self.config, step) - compute.eager_seconds(self.config, self.start_step)
+            self.rate, self.pace = (step - self.start_step) / passed, passed / done
+        if self.start_step < self.config.algorithm.behaviour_steps <= step:
+            self.start_step, self.start_time = step, self.shown
 
 
 class _Saver:
@@ -280,7 +297,7 @@ def run(
     company = company or Alone()
     try:
         clock, scores, complaints = _begin(learner, folder, company, time.time() if asked is None else asked)
-        status = _Status(learner, config.steps, folder, clock, progress, [*notes, *complaints], not company.first)
+        status = _Status(learner, config, folder, clock, progress, [*notes, *complaints], not company.first)
         status.show(saved=learner.step, **_summary(scores))
         judging = _Judging(config, evaluate, measure, folder, company, clock)
         saver = _Saver(config, folder, company)

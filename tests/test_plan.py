@@ -556,8 +556,8 @@ def test_lines_show_what_runs(tmp_path: Path) -> None:
     assert sorted(states.split(", ")) == ["1 complete", "1 failed", "1 stopped", "2 pending", "2 running"]
     assert elapsed == "0 s"
     assert speed == "40.2 steps/s"
-    # 500 and 2000 of those that run, 2000 of each that is pending
-    assert left == f"about {duration(6500 / 40.25)} left"
+    # what the one that moves says itself, 2000 steps of the one that does not yet and of each that is pending
+    assert left == f"about {duration(125 + 6000 / 40.25)} left"
     assert len(lines) == 2
     ahead = next(line for line in lines if "T3" in line)
     for cell in "bandit-ring T3", "running", "1,500/2,000  75%", "40.2/s", "2 min left", "last 12.3", "best 56.8":

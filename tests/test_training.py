@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -422,6 +423,29 @@ def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
     assert best == np.maximum.accumulate(shown).tolist(), "also after a resume: a sink need not remember"
     returns = done.sink[6]["evaluation/return"]
     assert done.sink[6]["evaluation/score"] == pytest.approx([100 * value for value in returns])
+
+
+def test_time_left_tells_cloning_from_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 steps of cloning that take 2 s each, then 40 that take 20: known from the first of them, and measured afterwards."""
+    config = CONFIG.replaced(steps=100, algorithm=CONFIG.algorithm.replaced(behaviour_steps=60))
+    now = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(training.compute, "eager_seconds", lambda _, step=100: min(step, 60) + 10.0 * max(0, step - 60))
+    learner = SimpleNamespace(step=0)
+    status = training._Status(learner, config, RunFolder(tmp_path), SimpleNamespace(spent={}), None, [], silent=True)  # type: ignore[arg-type]
+    expected = (
+        (0, 0, 0, None),
+        (30, 60, 0.5, 860),
+        (60, 120, 0.5, 800),
+        (80, 520, 0.05, 400),
+        (90, 920, 0.0375, 800 / 3),
+    )
+    for step, seconds, rate, left in expected:
+        learner.step, now[0] = step, float(seconds)
+        status.show()
+        assert status.values["steps_per_second"] == pytest.approx(rate)
+        assert status.values["seconds_left"] == (None if left is None else pytest.approx(left))
+    assert status.values["seconds_whole"] == pytest.approx(460 * 800 / 300)
 
 
 def test_progress_tells_the_truth(tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ class TrialEntry:
     def seconds_left(self) -> float | None:
         """Until its end, if it is running and has got anywhere yet."""
         speed = self.number("steps_per_second")
-        return (self.steps - self.step) / speed if self.state == "running" and speed else None
+        if self.state != "running" or not speed:
+            return None
+        told = self.number("seconds_left")
+        return (self.steps - self.step) / speed if told is None else told
 
     def number(self, name: str) -> float | None:
         """A number of the status (``steps_per_second``, ``last``, ``best``); ``None`` where there is none."""
@@ -208,8 +211,10 @@ class _SecondsPerStep:
         self.known: dict[object, list[float]] = defaultdict(list)
         for trial in trials:
             if trial.config and (speed := trial.number("steps_per_second")):
+                # over all of a trial: while the behaviour is cloned, and at the end, steps are of one kind
+                whole = trial.number("seconds_whole")
                 for kind in self._kinds(trial.config):
-                    self.known[kind].append(1 / speed)
+                    self.known[kind].append(whole / trial.steps if whole else 1 / speed)
 
     @staticmethod
     def _kinds(config: RunConfig) -> tuple[object, ...]:

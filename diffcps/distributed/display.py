@@ -1,6 +1,7 @@
 """A live view of a sweep, read from its run folders: a table on a terminal, plain lines in a log."""
 
 import contextlib
+import statistics
 import threading
 import time
 from collections import Counter
@@ -98,18 +99,25 @@ class Board:
         count["pending"] += self.plan.count - sum(count.values())
         said = [f"{self.plan.name}: {tally(count)}", duration(time.monotonic() - self.started)]
         if speed := sum(_speed(status) for status in statuses.values()):
-            said += [f"{speed:.1f} steps/s", f"about {duration(self._steps_left(statuses) / speed)} left"]
+            said += [f"{speed:.1f} steps/s", f"about {duration(self._seconds_left(statuses))} left"]
         return " · ".join(said)
 
-    def _steps_left(self, statuses: Mapping[str, Mapping[str, Any]]) -> int:
-        """Gradient steps of all trials that are running or pending; those of a search that has not chosen them too."""
+    def _seconds_left(self, statuses: Mapping[str, Mapping[str, Any]]) -> float:
+        """Of all trials that are running or pending, those of a search that has not chosen them too, as many at once as now."""
         planned = {trial.key: trial.steps for trial in self.plan.trials}
-        left = sum(
-            max(0, (status.get("steps") or planned.get(name, self.plan.trials[0].steps)) - status.get("step", 0))
-            for name, status in statuses.items()
-            if status["state"] in ("running", "pending")
+        usual = self.plan.trials[0].steps
+        moving = [status for status in statuses.values() if _speed(status)]
+        step = statistics.fmean(
+            status["seconds_whole"] / status["steps"] if status.get("seconds_whole") else 1.0 / _speed(status)
+            for status in moving
         )
-        return left + (self.plan.count - len(statuses)) * self.plan.trials[0].steps
+        left = step * usual * (self.plan.count - len(statuses))
+        for name, status in statuses.items():
+            if _speed(status) and status.get("seconds_left") is not None:
+                left += status["seconds_left"]
+            elif status["state"] in ("running", "pending"):
+                left += step * max(0, (status.get("steps") or planned.get(name, usual)) - status.get("step", 0))
+        return left / len(moving)
 
     def news(self, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """A line for each trial that has come to an end between two looks: its scores, or why it has failed."""
