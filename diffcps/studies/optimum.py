@@ -80,10 +80,11 @@ def page(results: Results) -> Page:
         own = frame[(frame["profile"] == profile) & (frame["ε"] > 0)]
         if len(own):
             table = _table(own, profile)
-            said = [f"corner {m} (μ*)" for m in range(4)] + ["farthest", "E[Q]", "E*[Q]", "off support"]
+            shown = table.round({"λ/λ* − 1": 3, "C − κ": 4, "most off": 3, "off support": 3})
+            said = [f"corner {m} (μ*)" for m in range(4)] + ["most off", "E[Q]", "E*[Q]", "off support"]
             setting = "λ at first" if profile == "principled" else "κ"
-            tables[f"{profile} profile: the constraint and its price"] = table.drop(columns=said)
-            tables[f"{profile} profile: the policy beside the optimum in closed form"] = table[["ε", setting, *said]]
+            tables[f"{profile} profile: the constraint and its price"] = shown.drop(columns=said)
+            tables[f"{profile} profile: the policy beside the optimum in closed form"] = shown[["ε", setting, *said]]
             findings.append(_finding(profile, table))
     return Page(tuple(findings), tables, {"optimum": _figure(frame)})
 
@@ -123,11 +124,16 @@ def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
         rows.append({
             **({} if profile == "principled" else {"κ": row["target_kl"]}), "T": row["diffusion_steps"], "ε": row["ε"],
             **(nats if profile == "principled" else {}),
-            **{f"corner {m} (μ*)": f"{row[MODES[m]]:.3f} ({best.policy[m]:.3f})" for m in range(4)}, "farthest": away,
+            **{f"corner {m} (μ*)": f"{_short(row[MODES[m]])} ({_short(best.policy[m])})" for m in range(4)}, "most off": away,
             "KL of the corners": row["between"], "KL(π_b ‖ μ)": row["kl"], "E[Q]": row["expected_value"],
             "E*[Q]": best.value, "off support": row["off_support"], "C − κ": row["C − κ"],
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _short(weight: float) -> str:
+    """Without the zero in front: ten columns have to fit a terminal."""
+    return f"{weight:.3f}".removeprefix("0")
 
 
 def _finding(profile: str, table: pd.DataFrame) -> str:
@@ -136,7 +142,7 @@ def _finding(profile: str, table: pd.DataFrame) -> str:
         kappas, epsilons = (", ".join(f"{value:.3g}" for value in table[name]) for name in ("κ", "ε"))
         return (
             f"official, with κ = {kappas}: the corners' weights are {epsilons} nats from the behaviour's; at these ε "
-            f"{_weights(table['farthest'])} "
+            f"{_weights(table['most off'])} "
             f"With what lies within the corners KL(π_b ‖ μ) is {', '.join(f'{value:.3g}' for value in table['KL(π_b ‖ μ)'])}."
         )
     groups = table.groupby("ε")
@@ -148,7 +154,7 @@ def _finding(profile: str, table: pd.DataFrame) -> str:
         f"either side of λ* at {sides} of {len(groups)} budgets: in the end "
         f"it differs from λ* by {100 * table['λ/λ* − 1'].abs().min():.0f} to "
         f"{100 * abs(worst['λ/λ* − 1']):.0f} % (most at ε = {worst['ε']:.3g}: {worst['λ']:.3g} for {worst['λ*']:.3g}); "
-        + _weights(groups["farthest"].max())
+        + _weights(groups["most off"].max())
     )
 
 
