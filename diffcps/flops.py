@@ -43,13 +43,13 @@ def networks(config: AlgorithmConfig, observation_size: int, action_size: int) -
 
 
 def flops_per_member_step(
-    config: AlgorithmConfig, observation_size: int, action_size: int, *, cloning: bool | None = None
+    config: AlgorithmConfig, observation_size: int, action_size: int, *, cloning: bool = False
 ) -> float:
     """One gradient step of one member: a critic step, and a policy step every ``policy_freq`` of them.
 
     Where a gradient is not needed it is not counted: of the critic's weights in the policy's loss, of the head there
     that is only a divisor, of what the network is fed. ``cloning``: in a step of behaviour cloning no action is drawn for
-    the policy's loss; by default so where nothing but cloning is done.
+    the policy's loss.
     """
     time, policy, head = networks(config, observation_size, action_size)
     batch, critics = config.batch_size, config.algorithm != "bc"

@@ -25,6 +25,7 @@ from diffcps.distributed.options import SweepOptions
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan, SearchSpace, build, load, trial_of, varied
 from diffcps.distributed.search import StudyPerTask, grid_searcher, point_of
+from diffcps.distributed.time_left import seconds_per_step, until_the_end
 from diffcps.errors import UserError
 from diffcps.learner import Learner
 from diffcps.runs import RunFolder, write_json
@@ -556,8 +557,8 @@ def test_lines_show_what_runs(tmp_path: Path) -> None:
     assert sorted(states.split(", ")) == ["1 complete", "1 failed", "1 stopped", "2 pending", "2 running"]
     assert elapsed == "0 s"
     assert speed == "40.2 steps/s"
-    # what the one that moves says itself, 2000 steps of the one that does not yet and of each that is pending
-    assert left == f"about {duration(125 + 6000 / 40.25)} left"
+    # the one that moves says so itself, the one that does not yet has 2000 steps; whichever ends first goes on with the next
+    assert left == f"about {duration(max(125, 6000 / 40.25))} left"
     assert len(lines) == 2
     ahead = next(line for line in lines if "T3" in line)
     for cell in "bandit-ring T3", "running", "1,500/2,000  75%", "40.2/s", "2 min left", "last 12.3", "best 56.8":
@@ -735,6 +736,14 @@ def test_estimate_tells_cloning_from_the_problem_itself(monkeypatch: pytest.Monk
     half = begun.index(cloned)
     assert half > 1
     assert begun == [0] * half + [cloned] * (len(begun) - half)
+
+
+def test_the_next_trial_begins_when_the_first_has_ended() -> None:
+    assert until_the_end([10.0, 100.0], [30.0, 30.0, 50.0]) == 120.0
+    assert until_the_end([10.0], []) == 10.0
+    assert seconds_per_step(None, 5.0, 10) is None
+    assert seconds_per_step(4.0, None, 10) == 0.25
+    assert seconds_per_step(4.0, 50.0, 10) == 5.0
 
 
 def test_run_folder_of_a_trial_bears_its_key(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ it is, and hides nothing else. Whether a trial is being worked on follows from w
 the status alone, which a killed worker leaves at ``running``.
 """
 
-import heapq
 import math
 import os
 import re
@@ -27,6 +26,7 @@ from diffcps.distributed.folder import REPEATED, holder, resume_command
 from diffcps.distributed.lease import Holder
 from diffcps.distributed.place import results_folder
 from diffcps.distributed.plan import Plan, parsed
+from diffcps.distributed.time_left import seconds_per_step, until_the_end
 from diffcps.errors import UserError, nearest
 from diffcps.remote import Remote
 from diffcps.runs import RunFolder, read_json
@@ -178,10 +178,7 @@ class SweepEntry:
         ]
         if not running:
             return None
-        heapq.heapify(running)
-        for config, steps in self._to_come():
-            heapq.heappush(running, heapq.heappop(running) + steps * speeds.of(config))
-        return max(running)
+        return until_the_end(running, (steps * speeds.of(config) for config, steps in self._to_come()))
 
     def _to_come(self) -> Iterator[tuple[RunConfig, int]]:
         """(configuration, gradient steps to go) of each trial whose turn is still to come in this launch."""
@@ -210,11 +207,10 @@ class _SecondsPerStep:
     def __init__(self, trials: Sequence[TrialEntry]) -> None:
         self.known: dict[object, list[float]] = defaultdict(list)
         for trial in trials:
-            if trial.config and (speed := trial.number("steps_per_second")):
-                # over all of a trial: while the behaviour is cloned, and at the end, steps are of one kind
-                whole = trial.number("seconds_whole")
+            pace = seconds_per_step(trial.number("steps_per_second"), trial.number("seconds_whole"), trial.steps)
+            if trial.config and pace:
                 for kind in self._kinds(trial.config):
-                    self.known[kind].append(whole / trial.steps if whole else 1 / speed)
+                    self.known[kind].append(pace)
 
     @staticmethod
     def _kinds(config: RunConfig) -> tuple[object, ...]:

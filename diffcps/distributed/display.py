@@ -16,6 +16,7 @@ from rich.table import Table
 from diffcps.config import RunConfig
 from diffcps.distributed.place import Place
 from diffcps.distributed.plan import Plan
+from diffcps.distributed.time_left import seconds_per_step, until_the_end
 from diffcps.errors import UserError
 from diffcps.runs import RunFolder
 
@@ -107,17 +108,16 @@ class Board:
         planned = {trial.key: trial.steps for trial in self.plan.trials}
         usual = self.plan.trials[0].steps
         moving = [status for status in statuses.values() if _speed(status)]
-        step = statistics.fmean(
-            status["seconds_whole"] / status["steps"] if status.get("seconds_whole") else 1.0 / _speed(status)
-            for status in moving
-        )
-        left = step * usual * (self.plan.count - len(statuses))
+        paces = [seconds_per_step(_speed(one), one.get("seconds_whole"), one["steps"]) for one in moving]
+        step = statistics.fmean(pace for pace in paces if pace)
+        running: list[float] = []
+        to_come = [step * usual] * (self.plan.count - len(statuses))
         for name, status in statuses.items():
-            if _speed(status) and status.get("seconds_left") is not None:
-                left += status["seconds_left"]
-            elif status["state"] in ("running", "pending"):
-                left += step * max(0, (status.get("steps") or planned.get(name, usual)) - status.get("step", 0))
-        return left / len(moving)
+            if status["state"] in ("running", "pending"):
+                steps = max(0, (status.get("steps") or planned.get(name, usual)) - status.get("step", 0))
+                left = status.get("seconds_left") if _speed(status) else None
+                (running if status["state"] == "running" else to_come).append(step * steps if left is None else left)
+        return until_the_end(running, to_come)
 
     def news(self, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """A line for each trial that has come to an end between two looks: its scores, or why it has failed."""
