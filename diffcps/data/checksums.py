@@ -1,49 +1,50 @@
-"""The sha256 of D4RL files, remembered by path, size and time of change: files of gigabytes are read once.
+"""The sha256 of D4RL files, remembered by path, size and time of change, so that gigabytes are read once.
 
-The memory is ``$DIFFCPS_HOME/checksums.json``. It is a convenience and never evidence: a training run hashes what it
-reads. A file of it that is damaged, or that cannot be written, costs the time of hashing again and nothing else.
+They are remembered in ``$DIFFCPS_HOME/checksums.json``. That file saves time and proves nothing: a training run computes
+the sha256 of the file it reads. When it is damaged or cannot be written, the sums are computed again.
 """
 
 import json
 import os
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from diffcps.config import home
 from diffcps.data import d4rl, provenance
 
-State = Literal["verified", "differs", "none published", "not computed"]
-"""Against the published sha256: the same, another one, there is none to compare with, not compared yet."""
+ChecksumState = Literal["verified", "differs", "none published", "not computed"]
+"""A file's sha256 against the published one: the same, another, nothing to compare with, not compared yet."""
 
-_ONE_AT_A_TIME = threading.Lock()
+_LOCK = threading.Lock()
 
 
-def known(path: Path) -> str | None:
-    """The file's sha256 if it was computed since the file last changed, without reading the file."""
+def known_sha256(path: Path) -> str | None:
+    """The file's sha256 if it was computed since the file last changed. Does not read the file."""
     entry = _read().get(str(path.absolute()))
     if not isinstance(entry, dict) or {key: entry.get(key) for key in ("size", "mtime_ns")} != _stamp(path):
         return None
     return str(entry.get("sha256"))
 
 
-def of(path: Path) -> str:
-    """The file's sha256, computed now if need be, and remembered. Raises ``UserError`` when it cannot be read."""
-    digest = known(path)
+def sha256_of(path: Path) -> str:
+    """The file's sha256, computed unless it is known, and remembered. Raises ``UserError`` when it cannot be read."""
+    digest = known_sha256(path)
     if digest is None:
         stamp = _stamp(path)
         digest = d4rl.sha256(path)
         if stamp == _stamp(path):  # else it changed while it was read
-            remember(path, digest)
+            remember_sha256(path, digest)
     return digest
 
 
-def remember(path: Path, digest: str) -> None:
-    """Note the sha256 of the file as it is now."""
+def remember_sha256(path: Path, digest: str) -> None:
+    """Record the sha256 of the file as it is now."""
     file = home() / "checksums.json"
-    with _ONE_AT_A_TIME:
-        # Of two processes that write at once one may lose its entry, which then is computed again.
+    with _LOCK:
+        # when two processes write at once, one may lose its entry, which is then computed again
         entries = {key: entry for key, entry in _read().items() if os.path.exists(key)}
         entries[str(path.absolute())] = {**_stamp(path), "sha256": digest}
         try:
@@ -56,15 +57,15 @@ def remember(path: Path, digest: str) -> None:
             return  # a home that cannot be written must not fail a download to another folder
 
 
-def state(path: Path) -> State:
-    """How the file stands to the sha256 published for a file of its name, from memory alone."""
-    published = provenance.KNOWN_SHA256.get(path.name)
-    if published is None:
+def checksum_state(path: Path, published: Mapping[str, str] = provenance.KNOWN_SHA256) -> ChecksumState:
+    """Compare the remembered sha256 with the one in ``published`` for a file of this name. Does not read the file."""
+    expected = published.get(path.name)
+    if expected is None:
         return "none published"
-    digest = known(path)
+    digest = known_sha256(path)
     if digest is None:
         return "not computed"
-    return "verified" if digest == published else "differs"
+    return "verified" if digest == expected else "differs"
 
 
 def _stamp(path: Path) -> dict[str, int]:

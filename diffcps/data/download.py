@@ -1,127 +1,146 @@
-"""Fetches D4RL's files from mirrors and the public home; a file has its name only when it is whole.
+"""Downloads of D4RL's files: from several mirrors, resumed after an interruption, checked before they get their name.
 
-The next attempt, in this run or a later one, asks only for what has not come yet (``partial``), and only where the
-address vouches that its file is still the same (a strong ETag or the time of its last change). One process at a time
-works on a file; others wait for it.
+Bytes from one URL are kept in ``NAME.KEY.partial``, where KEY stands for the URL, so that one mirror never overwrites
+what another has given. ``NAME.KEY.partial.json`` records the URL, the file's length and its version on the server
+(``mirrors.Received``). A complete file is checked, then renamed to ``NAME``, and all its partial files are deleted. One
+process at a time downloads a file; others wait for it.
 """
 
+import errno
+import glob
+import hashlib
+import itertools
+import json
 import os
-import queue
+import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import filelock
 
 from diffcps.data import checksums, d4rl, provenance, store
 from diffcps.data.mirrors import (
+    PATIENCE,
     Answer,
-    BrokenError,
     ChangedError,
-    Mirror,
+    Patience,
+    Received,
     RefusedError,
+    TransferError,
     UnreachableError,
     ask,
     is_web,
+    urls,
 )
-from diffcps.data.partial import CannotWriteError, Partial, WrongFileError, how_far
 from diffcps.errors import UserError
+from diffcps.retry import patiently
 from diffcps.tasks import Task
 
 _POLL = 0.2
-_FAREWELL = 2.0
-"""Seconds that threads get to end after an interrupt; one that waits for a server is left behind."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """When an address is given up."""
-
-    connect: float = 10.0
-    """Seconds without an answer to a connection."""
-    stall: float = 30.0
-    """Seconds without a byte."""
-    attempts: int = 4
-    """Attempts in a row that bring the file no further."""
-    pause: float = 1.0
-    """Seconds before the second attempt, doubled each time."""
+_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file."""
+    """The result for one file."""
 
     tasks: tuple[str, ...]
     """Names of the tasks that read it."""
     path: Path
-    """Where it is, or should have been."""
+    """Where it is, or should be."""
     state: Literal["downloaded", "already here", "failed"]
     tried: tuple[tuple[str, str], ...] = ()
-    """Addresses that did not give it, each with the reason."""
+    """URLs that did not give it, each with the reason."""
     reason: str | None = None
-    """Why it failed, where that is no fault of an address."""
+    """Why it failed, when the cause is on this machine."""
 
 
 class Watcher(Protocol):
-    """Is told how it goes, from several threads; ``task`` is the first task that reads the file."""
+    """Is called from several threads; ``task`` is the first task that reads the file."""
 
     def progress(self, task: str, have: int, total: int | None) -> None:
-        """So many bytes of the file are here."""
+        """``have`` bytes of the file are on the disk."""
 
     def say(self, task: str, text: str) -> None:
-        """Something worth a line happened."""
+        """Something happened that is worth a line."""
 
     def ended(self, task: str, outcome: Outcome) -> None:
-        """The file is done with."""
+        """The file has its outcome."""
 
 
 def download(
     tasks: Sequence[Task],
     folder: Path,
-    mirrors: Sequence[Mirror],
+    mirrors: Sequence[str],
     watcher: Watcher,
     *,
     jobs: int = 3,
     elsewhere: Sequence[Path] = (),
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
+    published: Mapping[str, str] = provenance.KNOWN_SHA256,
 ) -> list[Outcome]:
-    """Fetch each file that the tasks read into ``folder``, ``jobs`` at a time; outcomes in the order of the tasks.
+    """Download the tasks' files into ``folder``, ``jobs`` at a time; one outcome a file, in the order of the tasks.
 
-    A file that is in ``folder``, or in one of the folders ``elsewhere``, is left alone. A file that cannot be had does
-    not keep the others from coming. An interrupt leaves what has come for the next run.
+    Files that exist in ``folder``, or in one of the folders ``elsewhere``, are not downloaded. A file that fails does
+    not stop the others. After an interrupt the next call resumes. ``published`` has the sha256 of files by name.
 
     Raises ``UserError`` when a task has no D4RL file or the folder cannot be written.
     """
-    groups: dict[str, list[Task]] = {}
+    readers: dict[str, list[Task]] = {}
     for task in tasks:
-        groups.setdefault(store.public_path(task), []).append(task)
-    errand = _Errand(folder.expanduser().absolute(), mirrors, watcher, tuple(elsewhere), patience)
-    if not all(errand.copies(sub_path) for sub_path in groups):
-        _make(errand.folder)
-    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for sub_path in groups:
-        waiting.put(sub_path)
-    ended: dict[str, Outcome | BaseException] = {}
+        readers.setdefault(store.public_path(task), []).append(task)
+    shared = _Shared(folder.expanduser().absolute(), mirrors, watcher, tuple(elsewhere), patience, published)
+    files = [_File(shared, sub_path, tasks) for sub_path, tasks in readers.items()]
+    if not all(file.copies() for file in files):
+        _make_folder(shared.folder)
+    outcomes = _in_threads(files, jobs, shared)
+    return [outcomes[file.path] for file in files]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the files of one call have in common."""
+
+    folder: Path
+    mirrors: Sequence[str]
+    watcher: Watcher
+    elsewhere: tuple[Path, ...]
+    patience: Patience
+    published: Mapping[str, str]
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when no download shall continue: after an interrupt, or after a defect of this program."""
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """Hosts that are not asked again, with the reason."""
+
+
+class _StoppedError(Exception):
+    """The call ends; partial files are kept."""
+
+
+def _in_threads(files: "Sequence[_File]", jobs: int, shared: _Shared) -> dict[Path, Outcome]:
+    """The outcome of every file. Passes on an interrupt, and any error that is a defect of this program."""
+    waiting, outcomes, defects = deque(files), dict[Path, Outcome](), list[BaseException]()
 
     def work() -> None:
-        while not errand.stop.is_set():
+        while waiting and not shared.stop.is_set():
             try:
-                sub_path = waiting.get_nowait()
-            except queue.Empty:
+                file = waiting.popleft()
+                outcomes[file.path] = file.fetch()
+            except (IndexError, _StoppedError):
                 return
-            try:
-                ended[sub_path] = _File(errand, sub_path, groups[sub_path]).fetch()
             except BaseException as error:
-                ended[sub_path] = error  # raised again by the thread that waits
-                errand.stop.set()
+                defects.append(error)
+                shared.stop.set()
 
-    # Daemons, because a thread that waits for a server cannot be interrupted, and an interrupt must not wait for it.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(groups)))]
+    # Daemons: a thread that waits for a server cannot be interrupted, and must not keep the program from ending.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(files)))]
     for thread in threads:
         thread.start()
     try:
@@ -129,205 +148,319 @@ def download(
             while thread.is_alive():
                 thread.join(_POLL)
     except KeyboardInterrupt:
-        errand.stop.set()
-        until = time.monotonic() + _FAREWELL
+        shared.stop.set()
+        until = time.monotonic() + shared.patience.farewell
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
         raise
-    for result in ended.values():
-        if isinstance(result, BaseException) and not isinstance(result, _StoppedError):
-            raise result
-    return [outcome for sub_path in groups if isinstance(outcome := ended[sub_path], Outcome)]
-
-
-class _StoppedError(Exception):
-    """The run ends; what has come is kept."""
-
-
-class _Errand:
-    """What the files of one run share."""
-
-    def __init__(
-        self, folder: Path, mirrors: Sequence[Mirror], watcher: Watcher, elsewhere: tuple[Path, ...], patience: Patience
-    ) -> None:
-        self.folder, self.mirrors, self.watcher, self.elsewhere = folder, mirrors, watcher, elsewhere
-        self.patience = patience
-        self.stop = threading.Event()
-        self.unreachable: dict[str, str] = {}
-
-    def copies(self, sub_path: str) -> list[Path]:
-        name = sub_path.rpartition("/")[2]
-        return [path for folder in (self.folder, *self.elsewhere) if os.path.lexists(path := folder / name)]
+    if defects:
+        raise defects[0]
+    return outcomes
 
 
 class _File:
-    """One file on its way."""
+    """The download of one file."""
 
-    def __init__(self, errand: _Errand, sub_path: str, readers: Sequence[Task]) -> None:
-        self.errand, self.sub_path, self.readers = errand, sub_path, readers
+    def __init__(self, shared: _Shared, sub_path: str, readers: Sequence[Task]) -> None:
+        self.shared, self.sub_path, self.readers = shared, sub_path, readers
         self.tasks = tuple(task.name for task in readers)
-        self.path = errand.folder / sub_path.rpartition("/")[2]
+        self.path = shared.folder / sub_path.rpartition("/")[2]
         self.tried: list[tuple[str, str]] = []
 
     def fetch(self) -> Outcome:
-        outcome = self._found()
+        """Find the file on this machine or download it."""
+        outcome = self._existing()
         if outcome is None:
             try:
-                with self._alone():
-                    outcome = self._found() or self._from_somewhere()
-            except CannotWriteError as error:
-                outcome = Outcome(self.tasks, self.path, "failed", tuple(self.tried), str(error))
+                with self._locked():
+                    outcome = self._existing() or self._downloaded()
+            except DiskError as error:
+                outcome = self._failed(str(error))
             except OSError as error:
-                reason = f"{error.filename or self.path}: {error.strerror or error}"
-                outcome = Outcome(self.tasks, self.path, "failed", tuple(self.tried), reason)
-        self.errand.watcher.ended(self.tasks[0], outcome)
+                outcome = self._failed(f"{error.filename or self.path}: {error.strerror or error}")
+        self.shared.watcher.ended(self.tasks[0], outcome)
         return outcome
 
-    def _found(self) -> Outcome | None:
-        """The outcome when a copy is here already, which nothing here touches."""
-        found = self.errand.copies(self.sub_path)
-        if not found:
+    def copies(self) -> list[Path]:
+        """Files of this name on this machine."""
+        folders = (self.shared.folder, *self.shared.elsewhere)
+        return [path for folder in folders if os.path.lexists(path := folder / self.path.name)]
+
+    def _existing(self) -> Outcome | None:
+        """The outcome when there is a copy, which is never changed or replaced."""
+        found = next(iter(self.copies()), None)
+        if found is None:
             return None
         try:
             for task in self.readers:
-                d4rl.check_layout(task, found[0])
+                d4rl.check_layout(task, found)
         except UserError as error:
-            reason = f"{error} It was left as it is: move or delete it, and start the same command again."
-            return Outcome(self.tasks, found[0], "failed", reason=reason)
-        if provenance.KNOWN_SHA256.get(found[0].name) is not None:
-            checksums.of(found[0])
-        return Outcome(self.tasks, found[0], "already here")
+            reason = f"{error} It was not changed: move or delete it, and run the same command again."
+            return Outcome(self.tasks, found, "failed", reason=reason)
+        if found.name in self.shared.published:
+            checksums.sha256_of(found)
+        return Outcome(self.tasks, found, "already here")
 
-    def _from_somewhere(self) -> Outcome:
-        for mirror in self.errand.mirrors:
-            for address in mirror.addresses(self.sub_path):
+    def _failed(self, reason: str | None) -> Outcome:
+        return Outcome(self.tasks, self.path, "failed", tuple(self.tried), reason)
+
+    def _downloaded(self) -> Outcome:
+        for mirror in self.shared.mirrors:
+            for url in urls(mirror, self.sub_path):
                 try:
-                    self._have(address)
-                except (BrokenError, WrongFileError) as error:
-                    self._note(address, str(error))
-                    break  # the mirror's other address is on the same host, or has the same file
-                except RefusedError as error:
-                    self._note(address, str(error))
+                    self._download(Partial(self.path, url))
+                except (RefusedError, TransferError) as error:
+                    self.tried.append((url, str(error)))
+                    self._say(url, str(error))
+                    if isinstance(error, TransferError | WrongFileError):
+                        break  # the mirror's other URL is on the same host, or gives the same file
                 else:
                     return Outcome(self.tasks, self.path, "downloaded", tuple(self.tried))
-        return Outcome(self.tasks, self.path, "failed", tuple(self.tried))
+        return self._failed(None)
 
-    def _note(self, address: str, reason: str) -> None:
-        self.tried.append((address, reason))
-        self.errand.watcher.say(self.tasks[0], f"{address}: {reason}")
-
-    def _have(self, address: str) -> None:
-        """The whole of the file from ``address``, under its name."""
-        partial = Partial(self.path, address)
-        continued = partial.beginning() is not None
-        self._insist(partial)
+    def _download(self, partial: "Partial") -> None:
+        """Download all of a partial file, check it and give it its name."""
+        resumed = partial.received() is not None
+        self._complete(partial)
         try:
-            partial.finish(self.readers)
+            partial.finish(self.readers, self.shared.published)
         except WrongFileError as error:
-            if not continued:
+            if not resumed:
                 raise
-            self.errand.watcher.say(self.tasks[0], f"{address}: {error}; it was continued from before, so once anew")
-            self._insist(partial)
-            partial.finish(self.readers)
+            self._say(partial.url, f"{error}; its first part is from an earlier run, so it is downloaded again")
+            self._complete(partial)
+            partial.finish(self.readers, self.shared.published)
 
-    def _insist(self, partial: Partial) -> None:
-        """Have the whole of the file in ``partial``, trying again while that may help."""
-        errand, patience, address = self.errand, self.errand.patience, partial.address
-        host = urlsplit(address).netloc if is_web(address) else ""
-        if host in errand.unreachable:
-            raise UnreachableError(f"not asked again: {errand.unreachable[host]}")
-        farthest, failures = _come(partial), 0
-        while True:
-            try:
-                return self._attempt(partial)
-            except ChangedError:
-                partial.discard()
-                failures += 1
-                if failures >= patience.attempts:
-                    raise BrokenError("its file changes while it is fetched") from None
-            except BrokenError as error:
-                have = _come(partial)
-                failures = 1 if have > farthest else failures + 1
-                farthest = max(farthest, have)
-                if failures >= patience.attempts:
-                    if isinstance(error, UnreachableError):
-                        errand.unreachable[host] = str(error)
-                    raise
-                pause = patience.pause * 2 ** (failures - 1)
-                errand.watcher.say(self.tasks[0], f"{address}: {error}; trying again in {pause:g} s")
-                if errand.stop.wait(pause):
-                    raise _StoppedError from error
+    def _complete(self, partial: "Partial") -> None:
+        """Have the whole of a partial file, with repeated attempts for as long as they bring new bytes."""
+        shared = self.shared
+        host = urlsplit(partial.url).netloc if is_web(partial.url) else ""
+        if host in shared.unreachable:
+            raise UnreachableError(f"not asked again: {shared.unreachable[host]}")
 
-    def _attempt(self, partial: Partial) -> None:
-        beginning = partial.beginning()
-        if beginning is not None and beginning.size == beginning.total:
+        def waits() -> Iterator[float]:
+            most, failures = 0, 0
+            while True:
+                received = partial.received()
+                have = 0 if received is None else received.size
+                failures, most = (1 if have > most else failures + 1), max(have, most)
+                if failures >= shared.patience.attempts:
+                    return
+                yield shared.patience.pause * 2 ** (failures - 1)
+
+        def wait(seconds: float, error: Exception) -> None:
+            self._say(partial.url, f"{error}; trying again in {seconds:g} s")
+            if shared.stop.wait(seconds):
+                raise _StoppedError from error
+
+        try:
+            patiently(lambda: self._attempt(partial), waits(), lambda e: not isinstance(e, TransferError), wait)
+        except UnreachableError as error:
+            shared.unreachable[host] = str(error)
+            raise
+
+    def _attempt(self, partial: "Partial") -> None:
+        received = partial.received()
+        if received is not None and received.size == received.total:
             return
-        with ask(partial.address, beginning, self.errand.patience.connect, self.errand.patience.stall) as answer:
-            self._take(partial, answer)
-        have = partial.size()
-        if answer.total is not None and have < answer.total:
-            raise BrokenError(f"it ended after {have} of the {answer.total} bytes that it announced")
+        try:
+            with ask(partial.url, received, self.shared.patience) as answer:
+                self._append(partial, answer)
+        except ChangedError:
+            partial.discard()
+            raise
+        if answer.total is not None and (have := partial.size()) < answer.total:
+            raise TransferError(f"it ended after {have} of {answer.total} bytes")
 
-    def _take(self, partial: Partial, answer: Answer) -> None:
-        """Append the answer to the partial file, or begin that anew with it."""
-        blocks = answer.blocks
-        if answer.start == 0:
-            # Looked at before anything is overwritten: an error page must not cost what the address has given before.
+    def _append(self, partial: "Partial", answer: Answer) -> None:
+        """Append the answer to the partial file, or replace that by it when the answer starts at the first byte."""
+        blocks, have = answer.blocks, answer.start
+        if have == 0:
+            # Looked at before the partial file is replaced: an error page must not cost bytes that were good.
             first = next(blocks, b"")
             if (what := d4rl.recognised(first)) is not None:
-                raise RefusedError(f"what it sends is no HDF5 file: {what}")
+                raise RefusedError(f"it does not send an HDF5 file: {what}")
             partial.begin(answer.total, answer.validator)
-            blocks = _chained(first, blocks)
+            blocks = itertools.chain([first], blocks)
         else:
-            partial.check_space(answer.total, answer.start)
-        have = answer.start
+            partial.check_space(answer.total, have)
         for block in blocks:
             partial.append(block)
             have += len(block)
-            self.errand.watcher.progress(self.tasks[0], have, answer.total)
-            if self.errand.stop.is_set():
+            self.shared.watcher.progress(self.tasks[0], have, answer.total)
+            if self.shared.stop.is_set():
                 raise _StoppedError
 
+    def _say(self, url: str, text: str) -> None:
+        self.shared.watcher.say(self.tasks[0], f"{url}: {text}")
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait until no other process is at this file, then keep others from it."""
-        watcher, task = self.errand.watcher, self.tasks[0]
+    def _locked(self) -> Iterator[None]:
+        """Wait until no other process downloads this file, then keep others from it."""
+        watcher, task = self.shared.watcher, self.tasks[0]
         file = self.path.with_name(f".{self.path.name}.lock")
         lock = filelock.FileLock(file)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            watcher.say(task, "another process is downloading it; waiting for that")
+            watcher.say(task, "another process downloads it; waiting")
             while not lock.is_locked:
-                if self.errand.stop.is_set():
+                if self.shared.stop.is_set():
                     raise _StoppedError from None
                 try:
                     lock.acquire(timeout=_POLL)
                 except filelock.Timeout:
-                    watcher.progress(task, *how_far(self.path))
+                    watcher.progress(task, *_progress_of(self.path))
         try:
             yield
         finally:
-            # Removed while it is held: who waits for it sees that and takes the next one.
+            # Removed while it is held: who waits for it sees that, and makes a new one.
             file.unlink(missing_ok=True)
             lock.release()
 
 
-def _come(partial: Partial) -> int:
-    """Bytes that the address need not send again."""
-    beginning = partial.beginning()
-    return 0 if beginning is None else beginning.size
+class WrongFileError(RefusedError):
+    """The whole file came, and it is not the one that was asked for."""
 
 
-def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
+class DiskError(Exception):
+    """This machine cannot store the file; another mirror would not help."""
 
 
-def _make(folder: Path) -> None:
+class Partial:
+    """The bytes of the file ``target`` that came from ``url``. Making the object touches nothing on disk."""
+
+    def __init__(self, target: Path, url: str) -> None:
+        self.target, self.url = target, url
+        key = hashlib.sha256(url.encode()).hexdigest()[:8]
+        self.path = target.with_name(f"{target.name}.{key}.partial")
+
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return _size(self.path)
+
+    def received(self) -> Received | None:
+        """The bytes on the disk with what is needed to resume, or ``None`` when it is not known which file they are of."""
+        record, size = _record(self.path), self.size()
+        total, validator = record.get("total"), record.get("validator")
+        if record.get("url") != self.url or not isinstance(validator, str) or not 0 < size <= (total or size):
+            return None
+        return Received(size, total, validator)
+
+    def begin(self, total: int | None, validator: str | None) -> None:
+        """Delete what there is and record the file that comes. Raises ``DiskError`` when there is too little space."""
+        self.check_space(total, 0)
+        self.discard()
+        record = {"url": self.url, "total": total, "validator": validator}
+        _record_path(self.path).write_text(json.dumps(record), encoding="utf-8")
+
+    def append(self, block: bytes) -> None:
+        """Append bytes; they are in the file when this returns. Raises ``DiskError``."""
+        try:
+            with self.path.open("ab") as file:
+                file.write(block)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise DiskError(f"{self.path} cannot be written ({error.strerror}).") from error
+            raise DiskError(
+                f"there is no space for more ({error.strerror}). {self.size()} of {_record(self.path).get('total') or 'unknown'} "
+                f"bytes are kept in {self.path}. Free some space and run the same command again to resume."
+            ) from error
+
+    def check_space(self, total: int | None, have: int) -> None:
+        """Raise ``DiskError`` when the rest of ``total`` bytes, after ``have``, does not fit on the disk.
+
+        Partial files of other URLs are deleted when the rest fits only without them.
+        """
+        if total is None:
+            return
+        overwritten = self.size() if have == 0 else 0
+        free, needed = shutil.disk_usage(self.path.parent).free + overwritten, total - have
+        others = [path for path in _partials(self.target) if path != self.path]
+        if needed > free + sum(map(_size, others)):
+            raise DiskError(
+                f"{self.path.parent} has {free} bytes free, and {needed} are needed. Free some space, or name another "
+                f"folder with --to."
+            )
+        if needed > free:
+            _remove(others)
+
+    def finish(self, tasks: Sequence[Task], published: Mapping[str, str]) -> None:
+        """Give the file its name when the tasks can read it; else delete it and raise ``WrongFileError``."""
+        try:
+            for task in tasks:
+                d4rl.check_layout(task, self.path)
+        except UserError as error:
+            self.discard()
+            raise WrongFileError(str(error).removeprefix(f"{self.path}: ")) from error
+        digest = d4rl.sha256(self.path)
+        expected = published.get(self.target.name, digest)
+        if digest != expected:
+            self.discard()
+            raise WrongFileError(f"it is not D4RL's file: its sha256 is {digest}, the published one is {expected}")
+        _sync(self.path)  # the rename must not reach the disk before the bytes do
+        os.replace(self.path, self.target)
+        _sync(self.target.parent)
+        _remove([self.path, *_partials(self.target)])
+        checksums.remember_sha256(self.target, digest)
+
+    def discard(self) -> None:
+        """Delete the bytes and their record."""
+        _remove([self.path])
+
+
+def _progress_of(target: Path) -> tuple[int, int | None]:
+    """Bytes in the largest partial file of ``target``, and of the whole file."""
+    path = max(_partials(target), key=_size, default=None)
+    return (0, None) if path is None else (_size(path), _record(path).get("total"))
+
+
+def _partials(target: Path) -> list[Path]:
+    """The partial files of ``target``, of all URLs."""
+    return sorted(target.parent.glob(f"{glob.escape(target.name)}.*partial"))
+
+
+def _record_path(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.json")
+
+
+def _record(partial: Path) -> dict[str, Any]:
+    """``url``, ``total``, ``validator``; empty when there is no record, or a damaged one."""
+    try:
+        record = json.loads(_record_path(partial).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("total"), int | None) else {}
+
+
+def _size(partial: Path) -> int:
+    try:
+        return partial.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _remove(partials: Sequence[Path]) -> None:
+    for partial in partials:
+        _record_path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the file, or the names in the folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be made ({error.strerror}). Name another with --to.") from error
+        raise UserError(
+            f"{folder}: the folder cannot be created ({error.strerror}). Name another with --to."
+        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: nothing may be written there. Name another folder with --to.")
+        raise UserError(f"{folder}: the folder is not writable. Name another with --to.")

@@ -22,7 +22,7 @@ class Holding:
     """Bytes."""
     rows: int | None = None
     """``None`` when its head does not tell."""
-    checksum: checksums.State | None = None
+    checksum: checksums.ChecksumState | None = None
     """How a D4RL file stands to the published sha256."""
     sha256: str | None = None
     """Of a D4RL file, where it is known."""
@@ -31,11 +31,11 @@ class Holding:
 
 
 def holdings(
-    task: Task, directories: Sequence[Path], sha256: Callable[[Path], str | None] = checksums.known
+    task: Task, directories: Sequence[Path], sha256: Callable[[Path], str | None] = checksums.known_sha256
 ) -> list[Holding]:
     """The task's data sets in ``directories`` and the standard folders, in the order of its sources.
 
-    ``sha256`` gives the sum of a file or ``None``: ``checksums.known`` reads no file, ``checksums.of`` reads new ones.
+    ``sha256`` gives the sum of a file, or ``None``: ``known_sha256`` reads no file, ``sha256_of`` reads those not yet known.
     Several D4RL files of one name are all listed; those that differ from the first have that as their fault.
     Raises ``UserError`` when one of ``directories`` is not there.
     """
@@ -66,7 +66,7 @@ def _d4rl(task: Task, directories: Sequence[Path], sha256: Callable[[Path], str 
             differs = size != first.size or (None not in (digest, first.sha256) and digest != first.sha256)
             if differs:
                 fault = f"it is another file than {first.path}. Rename or remove the one that is not meant."
-        found.append(Holding("d4rl", path, size, rows, checksums.state(path), digest, fault))
+        found.append(Holding("d4rl", path, size, rows, checksums.checksum_state(path), digest, fault))
     return found
 
 

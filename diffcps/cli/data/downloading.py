@@ -1,9 +1,12 @@
-"""``diffcps data download``."""
+"""``diffcps data download``: the command, and its progress on a terminal or in a log."""
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import tyro
 from rich.console import Console
@@ -11,90 +14,159 @@ from rich.console import Console
 from diffcps.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from diffcps.data.download import Outcome
     from diffcps.tasks import Task
 
-SOME_FAILED = 1
+_SOME_FAILED = 1
+_CHECKS = {
+    "verified": "sha256 as published",
+    "differs": "sha256 is NOT the published one",
+    "none published": "no sha256 published",
+    "not computed": "sha256 not computed",
+}
 
 
 @dataclass(frozen=True)
 class DownloadData:
-    """Fetch D4RL's files from mirrors or the public home; interrupted downloads go on where they stopped.
+    """Download D4RL's files. Run it again after an interruption: it resumes.
 
-    The exit status is 1 when some file could not be had, 2 for a mistake in the command.
+    Exit status: 1 when a download failed, 2 for a mistake in the command.
     """
 
     tasks: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names of tasks."""
     all: bool = False
-    """Every task of the paper."""
+    """Download the files of all tasks in the paper."""
     to: Path | None = None
-    """Folder for the files; without it ~/.diffcps/datasets."""
+    """Folder for the files. Default: ~/.diffcps/datasets."""
     mirror: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """An http, https or file address, or a folder, tried before D4RL's public home; may be repeated. Those in the variable
-    DIFFCPS_MIRRORS, separated by spaces, come after. Files lie right in it, or in the public home's sub-folders."""
+    """A folder or a URL (http, https, file, s3, gs, az) to try before D4RL's public server. May be repeated. The mirrors in
+    the variable DIFFCPS_MIRRORS (separated by spaces) are tried next. The files may be directly in a mirror or in the
+    sub-folders of the public server."""
     jobs: int = 3
-    """Files at a time."""
+    """How many files to download at a time."""
 
     def __call__(self) -> int:
         """Run it."""
-        from diffcps.cli.data.bars import Bars
-        from diffcps.data import download, mirrors, store
+        from diffcps.data import store
+        from diffcps.data.download import download
+        from diffcps.data.mirrors import mirrors
 
         if self.jobs < 1:
-            raise UserError(f"--jobs {self.jobs}: at least one file at a time.")
-        tasks, homes = self._chosen(), mirrors.homes(self.mirror)
+            raise UserError(f"--jobs {self.jobs}: it must be at least 1.")
+        tasks, sources = self._chosen(), mirrors(self.mirror)
         folder = self.to or store.datasets_root()
-        # Where no folder is named, a copy that a run would find is as good as one in the standard folder.
+        # without --to, a copy in any folder that a training run searches is enough
         elsewhere = () if self.to else store.search_path(())
-        console = Console(stderr=True)
-        with Bars(console) as bars:
-            outcomes = download.download(tasks, folder, homes, bars, jobs=self.jobs, elsewhere=elsewhere)
-        _print(outcomes)
-        return SOME_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
+        with ProgressDisplay(Console(stderr=True)) as display:
+            outcomes = download(tasks, folder, sources, display, jobs=self.jobs, elsewhere=elsewhere)
+        console = Console()
+        for line in _summary(outcomes):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return _SOME_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
 
     def _chosen(self) -> "list[Task]":
         from diffcps.tasks import TASKS, get_task
 
         if self.all == bool(self.tasks):
-            wrong = "--all and names of tasks: give one or the other" if self.all else "no task is named"
-            raise UserError(f"{wrong}: diffcps data download TASK…, or --all for every task of the paper.")
+            wrong = "both --all and names of tasks are given" if self.all else "no task is named"
+            raise UserError(f"{wrong}. Use diffcps data download TASK…, or --all for the tasks in the paper.")
         if self.all:
             return [task for task in TASKS.values() if task.in_paper]
         return [get_task(name) for name in dict.fromkeys(self.tasks)]
 
 
-def _print(outcomes: "Sequence[Outcome]") -> None:
-    """What became of each file, and what to do about those that did not come."""
-    from diffcps.cli.data.bars import size
+def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
+    """The result of each file, and what to do about those that failed."""
     from diffcps.data import checksums
 
-    console = Console()
-
-    def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    checks = {
-        "verified": "sha256 as published",
-        "differs": "sha256 is NOT the published one",
-        "none published": "no sha256 published",
-        "not computed": "sha256 not computed",
-    }
     width = max(len(", ".join(outcome.tasks)) for outcome in outcomes)
     for outcome in outcomes:
         name = f"{', '.join(outcome.tasks):{width}}"
         if outcome.state == "failed":
-            line(f"{name}  FAILED")
-            for reason in filter(None, [outcome.reason, *(f"{address}: {why}" for address, why in outcome.tried)]):
-                line(f"    {reason}")
+            yield f"{name}  FAILED"
+            yield from (f"    {outcome.reason}",) if outcome.reason else ()
+            yield from (f"    {url}: {reason}" for url, reason in outcome.tried)
         else:
-            check = checks[checksums.state(outcome.path)]
-            line(f"{name}  {outcome.state:12}  {size(outcome.path.stat().st_size):>8}  {check}")
-            line(f"    {outcome.path}")
+            check = _CHECKS[checksums.checksum_state(outcome.path)]
+            yield f"{name}  {outcome.state:12}  {size(outcome.path.stat().st_size):>8}  {check}"
+            yield f"    {outcome.path}"
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     if failed:
-        line(
-            f"\n{failed} of {len(outcomes)} files could not be had. Start the same command again to go on (what has come "
-            f"is kept),\nname another home with --mirror ADDRESS or FOLDER, or use --data collected: data made on the "
-            f"spot."
+        yield (
+            f"\n{failed} of {len(outcomes)} downloads failed. Run the same command again to resume, try another source "
+            f"with\n--mirror URL_OR_FOLDER, or use --data collected to generate data locally."
         )
+
+
+def size(count: float) -> str:
+    """A number of bytes with three digits and a unit: ``7.39 MB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 99.95 else f"{count:.3g} {unit}"
+
+
+class ProgressDisplay:
+    """Shows several downloads: bars on a terminal, else a line every ``log_seconds``. A ``download.Watcher``."""
+
+    def __init__(self, console: Console, log_seconds: float = 10.0) -> None:
+        from rich import progress
+
+        self.console, self.log_seconds = console, log_seconds
+        self._lock = threading.Lock()
+        self._logs: dict[str, tuple[float, int, float]] = {}
+        self._bars: dict[str, TaskID] = {}
+        columns = (
+            progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None), progress.DownloadColumn(),
+            progress.TransferSpeedColumn(), progress.TimeRemainingColumn(compact=True),
+        )  # fmt: skip
+        self.live = progress.Progress(*columns, console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def progress(self, task: str, have: int, total: int | None) -> None:
+        """``have`` bytes of the task's file are on the disk."""
+        with self._lock:
+            if self.live is None:
+                self._log(task, have, total)
+            elif task not in self._bars:
+                self._bars[task] = self.live.add_task(task, completed=have, total=total)
+            else:
+                self.live.update(self._bars[task], completed=have, total=total)
+
+    def say(self, task: str, text: str) -> None:
+        """Print one line, above the bars."""
+        self.console.print(f"{task}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def ended(self, task: str, outcome: "Outcome") -> None:
+        """Remove the bar and print the outcome."""
+        with self._lock:
+            if self.live is not None and task in self._bars:
+                self.live.remove_task(self._bars.pop(task))
+        self.say(task, outcome.state)
+
+    def _log(self, task: str, have: int, total: int | None) -> None:
+        now = time.monotonic()
+        first, before, last = self._logs.setdefault(task, (now, have, now))
+        if now - last < self.log_seconds or now == first:
+            return
+        self._logs[task] = first, before, now
+        speed = (have - before) / (now - first)
+        text = f"{size(have)}, {size(max(speed, 0))}/s"
+        if total:
+            left = f", {(total - have) / speed:.0f} s left" if speed > 0 else ""
+            text = f"{have / total:.0%} of {size(total)}, {size(max(speed, 0))}/s{left}"
+        self.say(task, text)

@@ -45,7 +45,9 @@ class ListData:
             except UserError as error:
                 _line(console, f"{name}\n    {error}", "red")
                 continue
-            found = inventory.holdings(task, self.data_dir, checksums.of if self.verify else checksums.known)
+            found = inventory.holdings(
+                task, self.data_dir, checksums.sha256_of if self.verify else checksums.known_sha256
+            )
             seen |= {holding.checksum for holding in found if holding.checksum}
             for text, style in self._lines(task, found):
                 _line(console, text, style)
@@ -59,7 +61,7 @@ class ListData:
 
     def _lines(self, task: "Task", found: "list[Holding]") -> Iterator[tuple[str, str]]:
         """The task's lines with their styles: one or two for each data set that is here, one for what is not."""
-        from diffcps.cli.data.bars import size
+        from diffcps.cli.data.downloading import size
 
         label = task.name
         for holding in found:
