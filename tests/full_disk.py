@@ -20,11 +20,11 @@ import test_training as trials
 import torch
 
 from diffcps import report, tracking
-from diffcps.distributed import worker
-from diffcps.distributed.place import Place
-from diffcps.distributed.worker import run_trial
 from diffcps.errors import UserError
-from diffcps.runs import NoRoomError
+from diffcps.files import NoRoomError
+from diffcps.storage.place import Place
+from diffcps.sweep import worker
+from diffcps.sweep.worker import run_trial
 
 PAGE = 4096
 BALLAST = "ballast"

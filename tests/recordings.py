@@ -5,7 +5,7 @@ import mujoco
 import numpy as np
 
 from diffcps import envs
-from diffcps.tasks import get_task
+from diffcps.tasks.registry import get_task
 
 
 def record(name, physics, rows=300, *, limit=60, seed=0, dtype=np.float32, heavier=1.0):

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from diffcps.algorithms.metrics import METRICS
+from diffcps.algorithms.model import METRICS
 from diffcps.config import DataConfig, EvaluationConfig, RunConfig
-from diffcps.runs import RunFolder, write_json
-from diffcps.tasks import get_task
+from diffcps.files import write_json
+from diffcps.runs.folder import RunFolder
+from diffcps.tasks.registry import get_task
 
 COLUMNS = (*METRICS, "steps_per_second")
 STEPS, EVERY, ROW, EPISODES = 400, 100, 50, 3

@@ -21,13 +21,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from diffcps import cli
-from diffcps.algorithms.metrics import METRICS
+from diffcps.algorithms.model import METRICS
 from diffcps.config import RunConfig
-from diffcps.distributed.launch import launch
-from diffcps.distributed.options import SweepOptions
-from diffcps.distributed.plan import load
-from diffcps.runs import RunFolder
-from diffcps.tasks import get_task
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import load
+from diffcps.sweep.launch import launch
+from diffcps.sweep.options import SweepOptions
+from diffcps.tasks.registry import get_task
 
 SCRIPT = Path(__file__).parents[1] / "tune" / "sweep_d4rl.py"
 

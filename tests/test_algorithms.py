@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy import stats
 
-from diffcps import engine
 from diffcps.algorithms import duals
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.algorithms.gaussians import GaussianPolicy
+from diffcps.algorithms.diffusion import gaussian_step_losses
+from diffcps.algorithms.likelihood import prior_divergence, step_divergence
 from diffcps.algorithms.model import part_at, parts
+from diffcps.algorithms.policies import GaussianPolicy
 from diffcps.config import AlgorithmConfig, MemberConfig
-from diffcps.diffusion import gaussian_step_losses
-from diffcps.likelihood import prior_divergence, step_divergence
+from diffcps.training import engine
 from tests.test_learner import MEMBERS, SMALL, make_learner
 
 CPU = torch.device("cpu")

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from diffcps import data
-from diffcps.bandits import NAMED, bandit, forward_kl_optimum, shapes
-from diffcps.bandits.blurred import Blurred
-from diffcps.bandits.ring import SMEAR, distance_to_ring
 from diffcps.config import DataConfig, RunConfig
-from diffcps.distributed.options import SweepOptions
-from diffcps.distributed.plan import build
 from diffcps.envs import make, make_vector
 from diffcps.errors import UserError
-from diffcps.tasks import get_task
+from diffcps.sweep.options import SweepOptions
+from diffcps.sweep.plan import build
+from diffcps.tasks.bandits import NAMED, bandit, forward_kl_optimum, shapes
+from diffcps.tasks.bandits.blurred import Blurred
+from diffcps.tasks.bandits.ring import SMEAR, distance_to_ring
+from diffcps.tasks.registry import get_task
 
 PLANE = [*NAMED, "mixture-5x2"]
 EVERY = [*PLANE, "normal-0.1", "normal-1", "mixture-3x1", "mixture-16x6"]

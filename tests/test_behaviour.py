@@ -10,11 +10,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from diffcps import envs
-from diffcps.data import behaviour
-from diffcps.data.behaviour import policies, training
-from diffcps.data.behaviour.practice import FEATURES, TOP_SPEED, Walks, features
+from diffcps.data.collecting import behaviour
+from diffcps.data.collecting.behaviour import policies, training
+from diffcps.data.collecting.behaviour.practice import FEATURES, TOP_SPEED, Walks, features
 from diffcps.errors import UserError
-from diffcps.tasks import Robot, get_task
+from diffcps.tasks.registry import Robot, get_task
 
 ROBOTS = get_args(Robot)
 

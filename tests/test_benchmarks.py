@@ -14,11 +14,11 @@ from benchmarks.projection import PAPER, distinct_sizes, hours, operations, proj
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffcps import engine, flops
 from diffcps.algorithms import diffcps
 from diffcps.algorithms.model import part_at
 from diffcps.config import AlgorithmConfig, MemberConfig
-from diffcps.tasks import get_task
+from diffcps.tasks.registry import get_task
+from diffcps.training import cost, engine
 
 OBSERVATION, ACTION, BATCH, MAX_ACTION, ROWS = 5, 3, 16, 0.8, 64
 DEVICE = torch.device("cpu")
@@ -190,22 +190,22 @@ def test_operations_are_those_of_a_real_step(task: str, about: float) -> None:
             agent.update()
 
     # `backward` also gives the critic gradients of its weights, which the policy's step has no use for
-    *_, head = flops.networks(config, *sizes)
-    unused = flops.forward(head, config.batch_size)
-    per_step = flops.flops_per_member_step(config, *sizes)
+    *_, head = cost.networks(config, *sizes)
+    unused = cost.forward(head, config.batch_size)
+    per_step = cost.flops_per_member_step(config, *sizes)
     assert counter.get_total_flops() == config.policy_freq * per_step + unused
     np.testing.assert_allclose(per_step, about, rtol=0.03)
 
 
 def test_operations_of_cloning_are_those_of_the_critic_and_of_explaining() -> None:
     config, sizes = AlgorithmConfig(discount=0.0, policy_freq=2, held_policy="average"), (11, 3)
-    *_, head = flops.networks(config, *sizes)
+    *_, head = cost.networks(config, *sizes)
     rows = config.batch_size
-    critic = 2 * flops.forward(head, rows) + 2 * flops.backward(head, rows, inputs=False, weights=True)
-    alone = flops.flops_per_member_step(config.replaced(algorithm="bc", held_policy="online"), *sizes)
-    assert flops.flops_per_member_step(config, *sizes, cloning=True) == critic + alone
-    assert flops.network_runs(config, cloning=True) == 1 / 2
-    assert flops.network_runs(config) == (2 + 5) / 2
+    critic = 2 * cost.forward(head, rows) + 2 * cost.backward(head, rows, inputs=False, weights=True)
+    alone = cost.flops_per_member_step(config.replaced(algorithm="bc", held_policy="online"), *sizes)
+    assert cost.flops_per_member_step(config, *sizes, cloning=True) == critic + alone
+    assert cost.network_runs(config, cloning=True) == 1 / 2
+    assert cost.network_runs(config) == (2 + 5) / 2
 
 
 def test_operations_of_an_action_are_those_of_a_real_one() -> None:
@@ -214,7 +214,7 @@ def test_operations_of_an_action_are_those_of_a_real_one() -> None:
     with FlopCounterMode(display=False) as counter:
         action = agent.act(np.zeros(11), candidates=7)
     assert action.shape == (3,)
-    assert counter.get_total_flops() == flops.flops_per_action(measure.settings(task), 11, 3, 7)
+    assert counter.get_total_flops() == cost.flops_per_action(measure.settings(task), 11, 3, 7)
 
 
 # The whole Table 1 ----------------------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from recordings import record, write
 
-from diffcps import cli, paper
+from diffcps import cli
 from diffcps.config import DataConfig
-from diffcps.data import check, collected, d4rl, imports, layouts, measures, minari, pictures, recording, sources, store
-from diffcps.data.recording import Recording
+from diffcps.data import collected, d4rl, imports, library, minari
+from diffcps.data.checking import check, layouts, pictures, recording, statistics
+from diffcps.data.checking.recording import Recording
 from diffcps.errors import UserError
-from diffcps.tasks import get_task
+from diffcps.tasks import paper
+from diffcps.tasks.registry import get_task
 
 HOPPER, ANT = get_task("hopper-medium-v2"), get_task("antmaze-umaze-v0")
 FUZZ_EXAMPLES = int(os.environ.get("DIFFCPS_FUZZ_EXAMPLES", "60"))
@@ -46,7 +48,7 @@ def copy(content):
 
 
 def look(tmp_path, content, rows=0, name="hopper_medium-v2.hdf5") -> check.Check:
-    return check.examine(sources.find(str(write(tmp_path / name, content)), None, ()), ("modern",), rows).check
+    return check.examine(library.find_sources(str(write(tmp_path / name, content)), None, ()), ("modern",), rows).check
 
 
 def said(found: check.Check) -> str:
@@ -114,7 +116,7 @@ def test_duplicates(tmp_path, hopper):
     assert found.duplicates == 50
     assert "50 (14.3%)" in said(found)
     negative_zero = np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0]])
-    assert measures.duplicates(negative_zero, np.zeros((3, 1))) == 1
+    assert statistics.duplicates(negative_zero, np.zeros((3, 1))) == 1
 
 
 def test_columns_and_actions(tmp_path, hopper):
@@ -286,9 +288,9 @@ def test_a_top_view_of_nothing():
 def test_a_file_a_task_and_a_folder(tmp_path, hopper):
     path = write(tmp_path / "hopper_medium-v2.hdf5", hopper)
     other = write(tmp_path / "mine.hdf5", hopper)
-    assert sources.find(str(path), None, ()).task is HOPPER
-    assert sources.find(str(other), "hopper-medium-v2", ()).path == other
-    assert sources.find("hopper-medium-v2", None, [tmp_path]).path == path
+    assert library.find_sources(str(path), None, ()).task is HOPPER
+    assert library.find_sources(str(other), "hopper-medium-v2", ()).path == other
+    assert library.find_sources("hopper-medium-v2", None, [tmp_path]).path == path
     for named, task, words in (
         (str(other), None, "--task NAME"),
         ("hoper-medium-v2", None, "did you mean 'hopper-medium-v2'"),
@@ -299,25 +301,25 @@ def test_a_file_a_task_and_a_folder(tmp_path, hopper):
         ("hopper-medium-v2", "walker2d-medium-v2", "leave out"),
     ):
         with pytest.raises(UserError, match=words):
-            sources.find(named, task, ())
+            library.find_sources(named, task, ())
 
 
 def test_collected_sets(capsys):
     point, ring = get_task("pointmaze-umaze"), get_task("bandit-ring")
-    path, _ = collected.collected(point, DataConfig("collected", 700, 0), store.collected_root())
-    assert sources.find("pointmaze-umaze", None, ()).path == path
-    found = check.examine(sources.find(str(path), None, ()), ("d4rl", "modern"), 300).check
+    path, _ = collected.collected(point, DataConfig("collected", 700, 0), library.collected_root())
+    assert library.find_sources("pointmaze-umaze", None, ()).path == path
+    found = check.examine(library.find_sources(str(path), None, ()), ("d4rl", "modern"), 300).check
     assert (found.source, found.rows, found.transitions, found.refusal) == ("collected", 700, 700, None)
     assert found.parity.came_from == "modern"
     assert found.visits.free_cells == 7
-    collected.collected(ring, DataConfig("collected", 100, 0), store.collected_root())
-    found = check.examine(sources.find("bandit-ring", None, ()), ("modern",), 300).check
+    collected.collected(ring, DataConfig("collected", 100, 0), library.collected_root())
+    found = check.examine(library.find_sources("bandit-ring", None, ()), ("modern",), 300).check
     assert found.parity is None
     assert "not stepped" in found.no_parity
     assert found.remarks == ()
-    collected.collected(ring, DataConfig("collected", 100, 1), store.collected_root())
+    collected.collected(ring, DataConfig("collected", 100, 1), library.collected_root())
     with pytest.raises(UserError, match="2 collected sets"):
-        sources.find("bandit-ring", None, ())
+        library.find_sources("bandit-ring", None, ())
     assert command("pointmaze-umaze", "--rows", "200") == 0
     assert Path("checks/check-pointmaze-umaze-collected.png").read_bytes().startswith(PNG)
 
@@ -326,16 +328,16 @@ def test_an_imported_file(tmp_path, hopper):
     root = tmp_path / "home"  # where MINARI_DATASETS_PATH points
     path = write(tmp_path / "hopper_medium-v2.hdf5", hopper)
     imported = imports.import_file(HOPPER, path, root)
-    of_file = check.examine(sources.find(str(path), None, ()), ("modern",), 1000).check
+    of_file = check.examine(library.find_sources(str(path), None, ()), ("modern",), 1000).check
     for named in ("hopper-medium-v2", str(imported.path)):
-        found = check.examine(sources.find(named, None, ()), ("modern",), 1000).check
+        found = check.examine(library.find_sources(named, None, ()), ("modern",), 1000).check
         assert found.source == "minari"
         assert found.checksum == of_file.checksum
         assert (found.rows, found.transitions, found.trajectories) == (300, of_file.transitions, of_file.trajectories)
         assert found.parity.states == "the observations"
         assert found.parity.came_from == "modern"
     with pytest.raises(UserError, match="leave out"):
-        sources.find(str(imported.path), "walker2d-medium-v2", ())
+        library.find_sources(str(imported.path), "walker2d-medium-v2", ())
 
 
 def test_a_minari_set_that_is_a_task(tmp_path):
@@ -343,13 +345,13 @@ def test_a_minari_set_that_is_a_task(tmp_path):
     definition = minari.describe("mujoco/hopper/medium-v0").definition
     minari.register(definition)
     for named, task in ((definition.name, None), (str(folder), definition.name)):
-        found = check.examine(sources.find(named, task, ()), ("modern",), 1000)
+        found = check.examine(library.find_sources(named, task, ()), ("modern",), 1000)
         assert (found.check.source, found.check.task) == ("minari", definition.name)
         assert found.check.rows == found.check.transitions
         assert "not stepped" in found.check.no_parity
         assert pictures.draw(found).startswith(PNG)
     with pytest.raises(UserError, match="--task NAME"):
-        sources.find(str(folder), None, ())
+        library.find_sources(str(folder), None, ())
 
 
 def test_a_maze_of_minari_is_measured_as_it_is_learned(tmp_path):
@@ -357,7 +359,7 @@ def test_a_maze_of_minari_is_measured_as_it_is_learned(tmp_path):
     minari_sets.antmaze(tmp_path / "home")
     definition = minari.describe("D4RL/antmaze/umaze-v1").definition
     minari.register(definition)
-    source = sources.find(definition.name, None, ())
+    source = library.find_sources(definition.name, None, ())
     found, learned = check.examine(source, ("modern",), 0).check, source.load()
     assert learned.info.returns.tolist() == [0.0, 1.0, 0.0]
     assert found.trajectories.returns.maximum == 1.0
@@ -486,7 +488,7 @@ def test_fuzz_a_check_never_stumbles_and_refuses_what_the_reader_refuses(tmp_pat
     with np.errstate(all="ignore"):
         content = data.draw(mutated({key: value[:60] for key, value in hopper.items()}))
         path = write(tmp_path / "hopper_medium-v2.hdf5", content)
-    source = sources.find(str(path), None, ())
+    source = library.find_sources(str(path), None, ())
     examined = check.examine(source, ("modern",), 40)
     refusal, expected = outcome(path)
     assert examined.check.refusal == refusal
@@ -540,7 +542,7 @@ def test_links_that_lead_nowhere(tmp_path, hopper, link):
     with h5py.File(path, "a") as file:
         file["rewards"] = link
     refused(path)
-    found = check.examine(sources.find(str(path), "hopper-medium-v2", ()), ("modern",), 10).check
+    found = check.examine(library.find_sources(str(path), "hopper-medium-v2", ()), ("modern",), 10).check
     assert found.refusal is not None
     assert found.rows is None
 
@@ -563,7 +565,7 @@ def test_fuzz_flipped_and_lost_bytes(tmp_path, hopper, data):
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
     path.write_bytes(content)
-    found = check.examine(sources.find(str(path), None, ()), ("modern",), 0).check
+    found = check.examine(library.find_sources(str(path), None, ()), ("modern",), 0).check
     refusal, expected = outcome(path)
     assert found.refusal == refusal
     assert found.transitions == expected

@@ -135,7 +135,7 @@ def test_runtime_env_ships_the_project_and_nothing_else(tmp_path):
     RuntimeEnv(env_vars=environment["env_vars"], excludes=environment["excludes"])  # refuses what Ray does not know
     assert environment.keys() == {"working_dir", "excludes", "env_vars"}
     # what the sweep hands to its workers must not be handed by the job too: Ray refuses the second
-    from diffcps.distributed.cluster import _worker_environment
+    from diffcps.sweep.cluster import _worker_environment
 
     assert not environment["env_vars"].keys() & (_worker_environment().keys() | {"DIFFCPS_HOME", "DIFFCPS_DATA"})
     junk = (
@@ -147,7 +147,7 @@ def test_runtime_env_ships_the_project_and_nothing_else(tmp_path):
         ".mypy_cache/x",
         "build/x",
     )
-    kept = "diffcps/data/store.py", "diffcps/cli/data/listing.py", "tune/sweep_d4rl.py", "pyproject.toml"
+    kept = "diffcps/data/library.py", "diffcps/cli/data/listing.py", "tune/sweep_d4rl.py", "pyproject.toml"
     for part in (*junk, *kept):
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / part).write_text("x", "utf-8")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from diffcps import envs
-from diffcps.bandits.ring import distance_to_ring
 from diffcps.config import DataConfig
-from diffcps.data import behaviour
-from diffcps.data import collect as room
-from diffcps.data.collect import collect
+from diffcps.data.collecting import behaviour
+from diffcps.data.collecting import collect as room
+from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Episode, Origin, checksum, from_episodes
 from diffcps.errors import UserError
-from diffcps.tasks import TASKS, get_task
+from diffcps.tasks.bandits.ring import distance_to_ring
+from diffcps.tasks.registry import TASKS, get_task
 
 LOCOMOTION = ["hopper", "halfcheetah", "walker2d"]
 COLLECTED = [name for name, task in TASKS.items() if "collected" in task.sources]

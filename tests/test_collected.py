@@ -13,10 +13,10 @@ import pytest
 from diffcps.config import DataConfig
 from diffcps.data import collected
 from diffcps.data import episodes as storage
-from diffcps.data.collect import collect
+from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Episode, checksum
 from diffcps.errors import UserError
-from diffcps.tasks import Task, get_task
+from diffcps.tasks.registry import Task, get_task
 
 RING = DataConfig(source="collected", rows=300)
 HOPPER = DataConfig(source="collected", rows=600, seed=3)

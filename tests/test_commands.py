@@ -10,9 +10,9 @@ import sweeps
 import test_d4rl as d4rl_files
 
 from diffcps import cli
-from diffcps.distributed.display import duration
-from diffcps.distributed.estimate import Estimator
-from diffcps.tasks import TASKS, get_task
+from diffcps.sweep.dry_run import Estimator
+from diffcps.tasks.registry import TASKS, get_task
+from diffcps.text import duration
 
 HOPPER = get_task("hopper-medium-v2")
 RING = "--preset", "demo", "--tasks", "bandit-ring"
@@ -172,10 +172,10 @@ def test_a_folder_that_holds_something_else(capsys, place, tmp_path):
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The folder of a sweep of 20 steps that was stopped before its first trial."""
-    from diffcps.distributed import folder
-    from diffcps.distributed.options import SweepOptions
-    from diffcps.distributed.place import Place
-    from diffcps.distributed.plan import build
+    from diffcps.storage.place import Place
+    from diffcps.sweep import folder
+    from diffcps.sweep.options import SweepOptions
+    from diffcps.sweep.plan import build
 
     plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), steps=20, name="begun"))
     here = Place(tmp_path / "results" / "begun", tracking_uri=f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")
@@ -203,9 +203,9 @@ def test_resuming_what_is_not_there_or_with_a_change(capsys, place, begun):
 
 
 def test_a_sweep_in_use(capsys, place, begun):
-    from diffcps.distributed import folder
-    from diffcps.distributed.place import Place
-    from diffcps.distributed.plan import load
+    from diffcps.runs.plan import load
+    from diffcps.storage.place import Place
+    from diffcps.sweep import folder
 
     with folder.held(Place(begun), load(begun)):
         said = refused(capsys, place, "--resume", "begun", "--results", begun.parent)

@@ -3,73 +3,73 @@
 import pytest
 import torch
 
-from diffcps import compute
 from diffcps.config import MemberConfig, RunConfig
+from diffcps.training import cost
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
 def fresh() -> None:
-    compute.product_route.cache_clear()
+    cost.product_route.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
 def test_the_route_of_products_keeps_fp32() -> None:
     """Whatever was chosen on this machine: errors are those of float32, 1.2e-7, not bfloat16's 8e-3."""
-    compute.prepare(torch.get_num_threads())
-    assert compute._product_error() < 1e-6
-    assert compute.product_route() in ("oneDNN", "default")
+    cost.prepare(torch.get_num_threads())
+    assert cost._product_error() < 1e-6
+    assert cost.product_route() in ("oneDNN", "default")
 
 
 def test_threads() -> None:
     before = torch.get_num_threads()
-    compute.prepare(before + 1)
+    cost.prepare(before + 1)
     assert torch.get_num_threads() == before + 1
-    compute.prepare(before, torch.device("cpu"))
+    cost.prepare(before, torch.device("cpu"))
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.usefixtures("fresh")
 def test_a_route_that_costs_accuracy_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.backends.mkldnn.matmul.fp32_precision
-    monkeypatch.setattr(compute, "_product_error", lambda: 4e-3)
-    assert compute.product_route() == "default"
+    monkeypatch.setattr(cost, "_product_error", lambda: 4e-3)
+    assert cost.product_route() == "default"
     assert torch.backends.mkldnn.matmul.fp32_precision == before
-    compute.product_route.cache_clear()
+    cost.product_route.cache_clear()
 
 
 def test_long_trials_are_compiled_and_short_ones_are_not() -> None:
     full = RunConfig("hopper-medium-v2", tuple(MemberConfig(seed=seed) for seed in range(5)))
     short = full.replaced(steps=1000)
-    assert compute.choose(full, CPU).engine == "compiled"
-    assert compute.choose(short, CPU).engine == "eager"
-    assert compute.choose(full, CUDA).engine == "compiled"
-    assert compute.choose(short, CUDA).engine == "graph"
+    assert cost.choose(full, CPU).engine == "compiled"
+    assert cost.choose(short, CPU).engine == "eager"
+    assert cost.choose(full, CUDA).engine == "compiled"
+    assert cost.choose(short, CUDA).engine == "graph"
     # on a CPU work counts, not steps alone: more members, or more of a batch, repay it sooner
     between = full.replaced(steps=10_000)
-    assert compute.choose(between, CPU).engine == "compiled"
-    assert compute.choose(between.replaced(members=between.members[:1]), CPU).engine == "eager"
+    assert cost.choose(between, CPU).engine == "compiled"
+    assert cost.choose(between.replaced(members=between.members[:1]), CPU).engine == "eager"
     # more diffusion steps take longer to compile
-    assert compute.choose(full.replaced(steps=9000), CPU).engine == "compiled"
+    assert cost.choose(full.replaced(steps=9000), CPU).engine == "compiled"
     longer = full.algorithm.replaced(diffusion_steps=50, batch_size=32)
-    assert compute.choose(full.replaced(steps=9000, algorithm=longer), CPU).engine == "eager"
-    assert "too short" in compute.choose(between, CUDA).reason
+    assert cost.choose(full.replaced(steps=9000, algorithm=longer), CPU).engine == "eager"
+    assert "too short" in cost.choose(between, CUDA).reason
     # narrow networks take longer than their products
     narrow = full.replaced(steps=25_000, algorithm=full.algorithm.replaced(hidden_size=64))
-    assert compute.choose(narrow, CPU).engine == "compiled"
+    assert cost.choose(narrow, CPU).engine == "compiled"
 
 
 def test_time_of_eager_steps_goes_with_steps_and_members() -> None:
     """A step of cloning draws no action, so it takes less; 5 ms and .8 ms a run of the network whatever their size."""
     trial = RunConfig("hopper-medium-v2", (MemberConfig(),), steps=1000)
-    seconds = compute.eager_seconds(trial)
-    assert compute.eager_seconds(trial.replaced(steps=3000)) == pytest.approx(3 * seconds)
+    seconds = cost.eager_seconds(trial)
+    assert cost.eager_seconds(trial.replaced(steps=3000)) == pytest.approx(3 * seconds)
     cloning = trial.replaced(algorithm=trial.algorithm.replaced(behaviour_steps=600))
-    cloned = compute.eager_seconds(cloning.replaced(steps=600))
-    assert compute.eager_seconds(cloning) == pytest.approx(cloned + 0.4 * seconds)
+    cloned = cost.eager_seconds(cloning.replaced(steps=600))
+    assert cost.eager_seconds(cloning) == pytest.approx(cloned + 0.4 * seconds)
     assert cloned < 0.5 * seconds
     # T = 5 for the next action, and every second step one to explain and 5 for the policy's own
     fixed = 1000 * (5e-3 + 0.8e-3 * (5 + 6 / 2))
-    two = compute.eager_seconds(trial.replaced(members=(MemberConfig(), MemberConfig(seed=1))))
+    two = cost.eager_seconds(trial.replaced(members=(MemberConfig(), MemberConfig(seed=1))))
     assert two - fixed == pytest.approx(2 * (seconds - fixed))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from diffcps.config import AlgorithmConfig, DataConfig, EvaluationConfig, MemberConfig, RunConfig, TaskDefinition
 from diffcps.errors import UserError, nearest
-from diffcps.tasks import TASKS
+from diffcps.tasks.registry import TASKS
 
 CONFIGS = AlgorithmConfig, MemberConfig, EvaluationConfig, DataConfig
 SETTINGS = [(cls, field) for cls in CONFIGS for field in dataclasses.fields(cls)]

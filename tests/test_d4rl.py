@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffcps import paper
+from diffcps import files
 from diffcps.data import d4rl, provenance
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
-from diffcps.tasks import get_task
+from diffcps.tasks import paper, registry
+from diffcps.tasks.registry import get_task
 
 HOPPER = get_task("hopper-medium-v2")
 ANT = get_task("antmaze-umaze-v0")
@@ -70,7 +71,7 @@ def test_a_plain_file(tmp_path):
     assert_as_plain(built, arrays())
     info = built.info
     assert (info.source, info.path, info.rows, info.trajectories, len(built)) == ("d4rl", path, N, 3, N - 2)
-    assert info.checksum == d4rl.sha256(path)
+    assert info.checksum == files.sha256(path)
     assert len(info.checksum) == 64
     ends = [slice(0, 10), slice(10, 20), slice(20, 30)]
     np.testing.assert_allclose(info.returns, [arrays()["rewards"][rows].sum() for rows in ends], rtol=1e-6)
@@ -405,9 +406,9 @@ def test_the_tolerance_covers_how_the_published_statistics_were_rounded():
 
 
 def test_row_counts():
-    assert provenance.d4rl_rows(HOPPER) == provenance.d4rl_rows(ANT) == 1_000_000
-    assert provenance.d4rl_rows(get_task("walker2d-medium-replay-v2")) == 302_000
-    assert provenance.d4rl_rows(get_task("halfcheetah-medium-expert-v2")) == 2_000_000
+    assert registry.d4rl_rows(HOPPER) == registry.d4rl_rows(ANT) == 1_000_000
+    assert registry.d4rl_rows(get_task("walker2d-medium-replay-v2")) == 302_000
+    assert registry.d4rl_rows(get_task("halfcheetah-medium-expert-v2")) == 2_000_000
 
 
 # Fuzz: only a UserError or valid transitions may come out

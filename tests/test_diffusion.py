@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcps.diffusion import (
+from diffcps.algorithms.diffusion import (
     Schedule,
     add_noise,
     calibrated_variance,

@@ -24,11 +24,11 @@ from rich.console import Console
 
 from diffcps.cli.data.downloading import DownloadData, ProgressDisplay, size
 from diffcps.cli.data.listing import ListData
-from diffcps.data import checksums, download, mirrors, provenance, store
-from diffcps.data.mirrors import Patience
+from diffcps.data import download, library, provenance
+from diffcps.data.download import Patience
 from diffcps.errors import UserError
-from diffcps.remote import Remote
-from diffcps.tasks import TASKS, get_task
+from diffcps.storage.remote import Remote
+from diffcps.tasks.registry import TASKS, get_task
 
 # tasks whose files have no published sha256
 HOPPER, REPLAY = get_task("hopper-medium-expert-v2"), get_task("hopper-medium-replay-v2")
@@ -45,9 +45,9 @@ def quiet_machine(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("DIFFCPS_HOME", str(home / "diffcps"))
     monkeypatch.setenv("NO_PROXY", "*")
-    for name in ("DIFFCPS_DATA", mirrors.VARIABLE):
+    for name in ("DIFFCPS_DATA", download.VARIABLE):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(mirrors, "PUBLIC_HOME", "http://127.0.0.1:9/closed")
+    monkeypatch.setattr(download, "PUBLIC_HOME", "http://127.0.0.1:9/closed")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def contents(tmp_path_factory):
 
 def half(length: int) -> int:
     """About half, in whole blocks: of a block that is cut nothing is kept."""
-    return length // 2 // mirrors.BLOCK * mirrors.BLOCK
+    return length // 2 // download.BLOCK * download.BLOCK
 
 
 def hdf5(path: Path, seed: int, task=HOPPER) -> bytes:
@@ -193,7 +193,7 @@ def test_a_plain_download_leaves_the_file_alone_and_its_sum_remembered(tmp_path,
         assert [path for path, _, _ in server.asked] == ["/gym_mujoco_v2/hopper_medium_expert-v2.hdf5"]
         assert notes.most == {HOPPER.name: len(content)}
         assert os.listdir(tmp_path / "new/to") == [HOPPER.d4rl_file]
-        assert checksums.known_sha256(outcome.path) == hashlib.sha256(content).hexdigest()
+        assert provenance.known_sha256(outcome.path) == hashlib.sha256(content).hexdigest()
         [again] = fetch(tmp_path / "new/to", server.url)
         assert again.state == "already here"
         assert len(server.asked) == 1
@@ -393,7 +393,7 @@ def test_the_published_sum_decides(tmp_path, content):
         assert os.listdir(tmp_path / "only") == []
         [outcome] = fetch(tmp_path / "both", bad.url, good.url, published=published)
     assert outcome.path.read_bytes() == content
-    assert checksums.checksum_state(outcome.path, published) == "verified"
+    assert provenance.checksum_state(outcome.path, published) == "verified"
 
 
 def test_a_damaged_partial_file_is_downloaded_again_when_the_published_sum_tells(tmp_path, content):
@@ -528,7 +528,7 @@ def test_folders_are_mirrors(tmp_path, content, below, form):
     mirror = tmp_path / "a mirror"
     (mirror / below).mkdir(parents=True)
     (mirror / below / HOPPER.d4rl_file).write_bytes(content)
-    [outcome] = fetch(tmp_path / "to", *mirrors.mirrors([form(mirror)])[:1])
+    [outcome] = fetch(tmp_path / "to", *download.mirrors([form(mirror)])[:1])
     assert outcome.path.read_bytes() == content
     assert leftovers(tmp_path / "to") == []
 
@@ -548,18 +548,18 @@ def test_a_folder_refuses_what_is_no_data(tmp_path, content):
 
 def check_resuming(url: str, content: bytes, replace) -> None:
     """A download from a folder or object store continues, and notices when ``replace`` gives it another file."""
-    with mirrors.ask(url, None, QUICK) as answer:
+    with download.ask(url, None, QUICK) as answer:
         assert b"".join(answer.blocks) == content
         assert (answer.start, answer.total) == (0, len(content))
-    received = mirrors.Received(1000, answer.total, answer.validator)
-    with mirrors.ask(url, received, QUICK) as answer:
+    received = download.Received(1000, answer.total, answer.validator)
+    with download.ask(url, received, QUICK) as answer:
         assert answer.start == 1000
         assert b"".join(answer.blocks) == content[1000:]
-    with mirrors.ask(url, received, QUICK) as answer:
+    with download.ask(url, received, QUICK) as answer:
         replace(content[::-1])
-        with pytest.raises(mirrors.ChangedError):
+        with pytest.raises(download.ChangedError):
             next(answer.blocks)
-    with mirrors.ask(url, received, QUICK) as answer:
+    with download.ask(url, received, QUICK) as answer:
         assert answer.start == 0
 
 
@@ -570,16 +570,16 @@ def test_a_download_from_a_folder_resumes(tmp_path, content):
 
 
 def test_a_download_from_s3(tmp_path, content, monkeypatch):
-    with stores.serving(monkeypatch) as store:
+    with stores.serving(monkeypatch) as library:
         bucket = Remote("s3://bucket", patience=20)
         bucket.write(f"d4rl/{HOPPER.d4rl_file}", content)
         check_resuming(
             f"s3://bucket/d4rl/{HOPPER.d4rl_file}", content, partial(bucket.write, f"d4rl/{HOPPER.d4rl_file}")
         )
         bucket.write(f"d4rl/{HOPPER.d4rl_file}", content)
-        [mirror, _] = mirrors.mirrors(["s3://bucket/d4rl/"])
+        [mirror, _] = download.mirrors(["s3://bucket/d4rl/"])
         here, missing = fetch(tmp_path, mirror, tasks=[HOPPER, WALKER])
-        store.failing = 10**6
+        library.failing = 10**6
         [failed] = fetch(tmp_path, mirror, tasks=[ANT], patience=ONCE)
     assert here.path.read_bytes() == content
     assert [reason for _, reason in missing.tried] == ["no such file"] * 2
@@ -588,11 +588,11 @@ def test_a_download_from_s3(tmp_path, content, monkeypatch):
 
 
 def test_mirrors_are_tried_in_order(tmp_path, monkeypatch):
-    monkeypatch.setenv(mirrors.VARIABLE, f" https://b.org/x/  {tmp_path} s3://bucket/d4rl")
-    assert mirrors.mirrors(["HTTP://a.org", "https://b.org/x"]) == [
+    monkeypatch.setenv(download.VARIABLE, f" https://b.org/x/  {tmp_path} s3://bucket/d4rl")
+    assert download.mirrors(["HTTP://a.org", "https://b.org/x"]) == [
         "http://a.org", "https://b.org/x", str(tmp_path), "s3://bucket/d4rl", "http://127.0.0.1:9/closed",
     ]  # fmt: skip
-    assert mirrors.urls("http://a.org/d", "s/n m.hdf5") == ["http://a.org/d/s/n%20m.hdf5", "http://a.org/d/n%20m.hdf5"]
+    assert download.urls("http://a.org/d", "s/n m.hdf5") == ["http://a.org/d/s/n%20m.hdf5", "http://a.org/d/n%20m.hdf5"]
 
 
 @pytest.mark.parametrize(
@@ -600,7 +600,7 @@ def test_mirrors_are_tried_in_order(tmp_path, monkeypatch):
 )
 def test_mirrors_that_are_none(text):
     with pytest.raises(UserError, match=re.escape(text)):
-        mirrors.mirrors([text])
+        download.mirrors([text])
 
 
 def test_a_folder_that_cannot_be_made_or_written(tmp_path):
@@ -619,14 +619,14 @@ def test_a_defect_of_ours_is_not_swallowed(tmp_path, content):
 
 
 def test_the_command(tmp_path, content, capsys, monkeypatch):
-    monkeypatch.setattr(mirrors, "PUBLIC_HOME", str(tmp_path / "public"))
+    monkeypatch.setattr(download, "PUBLIC_HOME", str(tmp_path / "public"))
     with Server({HOPPER.d4rl_file: content}) as server:
         assert DownloadData(tasks=(HOPPER.name,), mirror=(server.url,))() == 0
         assert DownloadData(tasks=(HOPPER.name, HOPPER.name), mirror=(server.url,))() == 0
         assert len(server.asked) == 1
         output = capsys.readouterr().out
         assert "no sha256 published" in output
-        assert str(store.datasets_root() / HOPPER.d4rl_file) in output
+        assert str(library.datasets_root() / HOPPER.d4rl_file) in output
         assert DownloadData(tasks=(WALKER.name, HOPPER.name), mirror=(server.url,), jobs=2)() == 1
     output = capsys.readouterr().out
     assert re.search(rf"{WALKER.name} +FAILED", output)
@@ -690,22 +690,22 @@ def test_sizes():
 def test_sums_are_remembered_until_the_file_changes(tmp_path):
     path = tmp_path / HOPPER.d4rl_file
     path.write_bytes(b"one")
-    assert checksums.known_sha256(path) is None
-    assert checksums.checksum_state(path) == "none published"
+    assert provenance.known_sha256(path) is None
+    assert provenance.checksum_state(path) == "none published"
     published = {HOPPER.d4rl_file: hashlib.sha256(b"one").hexdigest()}
-    assert checksums.checksum_state(path, published) == "not computed"
-    assert checksums.sha256_of(path) == hashlib.sha256(b"one").hexdigest()
-    assert checksums.checksum_state(path, published) == "verified"
+    assert provenance.checksum_state(path, published) == "not computed"
+    assert provenance.sha256_of(path) == hashlib.sha256(b"one").hexdigest()
+    assert provenance.checksum_state(path, published) == "verified"
     path.write_bytes(b"two!")
-    assert checksums.checksum_state(path, published) == "not computed"
-    checksums.sha256_of(path)
-    assert checksums.checksum_state(path, published) == "differs"
+    assert provenance.checksum_state(path, published) == "not computed"
+    provenance.sha256_of(path)
+    assert provenance.checksum_state(path, published) == "differs"
     for text in ("{", "[]", f'{{"{path}": 3}}'):
-        (store.home() / "checksums.json").write_text(text)
-        assert checksums.known_sha256(path) is None
-    (store.home() / "checksums.json").unlink()
-    (store.home() / "checksums.json").mkdir()
-    assert checksums.sha256_of(path) == hashlib.sha256(b"two!").hexdigest()
+        (library.home() / "checksums.json").write_text(text)
+        assert provenance.known_sha256(path) is None
+    (library.home() / "checksums.json").unlink()
+    (library.home() / "checksums.json").mkdir()
+    assert provenance.sha256_of(path) == hashlib.sha256(b"two!").hexdigest()
 
 
 def listed(capsys, **options) -> list[str]:
@@ -720,7 +720,7 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
         file["obs"] = np.zeros(3)
     (tmp_path / ANT.d4rl_file).symlink_to(tmp_path / "gone")
     monkeypatch.setitem(provenance.KNOWN_SHA256, HOPPER.d4rl_file, hashlib.sha256(content).hexdigest())
-    made = store.collected_root() / "diffcps/bandit-ring-collected-s0-5000-v0/data"
+    made = library.collected_root() / "diffcps/bandit-ring-collected-s0-5000-v0/data"
     made.mkdir(parents=True)
     (made / "metadata.json").write_text('{"total_steps": 5000}')
     lines = listed(capsys, data_dir=(tmp_path,))
@@ -732,7 +732,7 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
         assert words in text
     assert re.search(r"bandit-ring +collected +21 bytes +5 000\n", text)
     assert all(name in text for name in TASKS)
-    here = [line for line in lines if str(tmp_path) not in line and str(store.home()) not in line]
+    here = [line for line in lines if str(tmp_path) not in line and str(library.home()) not in line]
     assert max(len(line) for line in here if not line.startswith("    ")) <= 80
     (made / "metadata.json").write_text("{")
     text = "\n".join(listed(capsys, data_dir=(tmp_path,), verify=True))
@@ -755,7 +755,7 @@ def test_the_list_shows_files_of_one_name_that_differ(tmp_path, content, capsys)
 
 
 def test_the_list_goes_on_after_a_task_that_is_broken(capsys):
-    folder = store.home() / "tasks"
+    folder = library.home() / "tasks"
     folder.mkdir(parents=True)
     (folder / "minari-x.json").write_text("{")
     lines = listed(capsys)

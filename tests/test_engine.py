@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcps import engine
 from diffcps.algorithms import diffcps
 from diffcps.algorithms.model import Part
 from diffcps.config import AlgorithmConfig, MemberConfig
-from diffcps.engine import Kind
-from diffcps.learner import Learner
+from diffcps.training import engine
+from diffcps.training.engine import Kind
+from diffcps.training.learner import Learner
 
 CONFIG = AlgorithmConfig(diffusion_steps=2, hidden_size=32, batch_size=32, time_embedding=8, ema_start=20)
 BACKUP = CONFIG.replaced(max_q_backup=True, max_q_candidates=3)

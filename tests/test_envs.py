@@ -11,11 +11,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from diffcps import envs
-from diffcps.bandits import ring as bandits
 from diffcps.envs import pointmaze
 from diffcps.envs.antmaze import CELL, MAZES, AntMaze
 from diffcps.errors import UserError
-from diffcps.tasks import TASKS, get_task
+from diffcps.tasks.bandits import ring as bandits
+from diffcps.tasks.registry import TASKS, get_task
 
 NAMES = sorted({task.environment: name for name, task in TASKS.items()}.values())
 """One task of each environment."""

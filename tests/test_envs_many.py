@@ -9,7 +9,7 @@ import pytest
 from diffcps import envs
 from diffcps.envs.pointmaze import MAX_SPEED
 from diffcps.envs.simulations import Simulations
-from diffcps.tasks import TASKS, Task, get_task
+from diffcps.tasks.registry import TASKS, Task, get_task
 
 NAMES = sorted({task.environment: name for name, task in TASKS.items() if task.domain != "bandit"}.values())
 """One task of each environment that MuJoCo simulates."""

@@ -13,11 +13,11 @@ import diffcps
 from diffcps import cli
 from diffcps.cli.evaluate import Evaluate
 from diffcps.cli.export import Export
+from diffcps.deploy import film
+from diffcps.deploy.judge import AT_ONCE, Judged, judge
 from diffcps.errors import UserError
-from diffcps.evaluation import Evaluator
-from diffcps.judging import Judged, graphics, judge
-from diffcps.judging.playing import AT_ONCE
-from diffcps.tasks import task_of
+from diffcps.tasks.registry import task_of
+from diffcps.training.evaluation import Evaluator
 
 
 def command(*arguments: object) -> int:
@@ -102,7 +102,7 @@ def test_json_has_null_for_what_is_no_number(
     (values,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert values["return"] == {"mean": values["returns"][0], "std": None, "low": None, "high": None}
     nothing = np.full(3, np.nan)
-    monkeypatch.setattr("diffcps.judging.judge", lambda *_, **__: Judged(nothing, np.zeros(3, np.int64), nothing))
+    monkeypatch.setattr("diffcps.deploy.judge.judge", lambda *_, **__: Judged(nothing, np.zeros(3, np.int64), nothing))
     assert command("evaluate", run, "--json", "--episodes", 3) == 0
     (values,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert values["returns"] == [None] * 3
@@ -122,13 +122,12 @@ def test_a_diverged_policy_has_no_episode_to_film() -> None:
 def test_a_film_shows_an_episode(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import imageio_ffmpeg
 
-    monkeypatch.setattr("diffcps.judging.playing.task_of", lambda run: replace(task_of(run), episode_limit=20))
+    monkeypatch.setattr("diffcps.deploy.judge.task_of", lambda run: replace(task_of(run), episode_limit=20))
 
     try:
-        graphics.prepare()
+        film.prepare()
     except UserError as error:
         pytest.skip(str(error))
-    from diffcps.judging import film
 
     policy = diffcps.load_policy(trained.write(tmp_path, trained.config(task)).path)
     judged = judge(policy, 2, candidates=1, record=True)
@@ -150,12 +149,12 @@ def test_what_cannot_be_filmed_is_refused(tmp_path: Path, capsys: pytest.Capture
 
 def test_without_a_renderer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
-    graphics.prepare.cache_clear()
+    film.prepare.cache_clear()
     try:
         with pytest.raises(UserError, match=r"cannot draw here \(nonsense: .*apt-get install libegl1"):
-            graphics.prepare()
+            film.prepare()
     finally:
-        graphics.prepare.cache_clear()
+        film.prepare.cache_clear()
 
 
 def test_a_renderer_that_hangs_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,12 +163,12 @@ def test_a_renderer_that_hangs_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setattr(subprocess, "run", hang)
-    graphics.prepare.cache_clear()
+    film.prepare.cache_clear()
     try:
         with pytest.raises(UserError, match=r"cannot draw here \(egl: no picture within 120 s\)"):
-            graphics.prepare()
+            film.prepare()
     finally:
-        graphics.prepare.cache_clear()
+        film.prepare.cache_clear()
 
 
 def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

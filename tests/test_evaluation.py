@@ -11,13 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from diffcps import evaluation
-from diffcps import policy as policies
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig
-from diffcps.evaluation import Evaluator, Rollouts
-from diffcps.learner import Learner
-from diffcps.policy import Policy
-from diffcps.tasks import Task, get_task
+from diffcps.tasks.registry import Task, get_task
+from diffcps.training import evaluation
+from diffcps.training import policy as policies
+from diffcps.training.evaluation import Evaluator, Rollouts
+from diffcps.training.learner import Learner
+from diffcps.training.policy import Policy
 
 RING = get_task("bandit-ring")
 HOPPER = replace(get_task("hopper-medium-v2"), episode_limit=20)

@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffcps import engine, streams
+from diffcps.algorithms import streams
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig
-from diffcps.evaluation import Evaluator
-from diffcps.learner import Learner
-from diffcps.tasks import get_task
+from diffcps.tasks.registry import get_task
+from diffcps.training import engine
+from diffcps.training.evaluation import Evaluator
+from diffcps.training.learner import Learner
 
 FOLDER = Path(__file__).parent / "golden"
 CASES: dict[str, Any] = json.loads((FOLDER / "cases.json").read_text())

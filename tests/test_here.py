@@ -8,14 +8,13 @@ import pytest
 import sweeps
 
 from diffcps import report
-from diffcps.distributed.here import train
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
 from diffcps.studies import drawing
 from diffcps.studies.results import Results
-from diffcps.studies.scale import Scale
-from diffcps.studies.study import Page
+from diffcps.studies.study import Page, Scale
 from diffcps.studies.trials import bandit_grid, bandit_trial
+from diffcps.sweep.local import train
 
 
 @pytest.fixture(scope="module", autouse=True)

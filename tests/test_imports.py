@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffcps import cli, data
+from diffcps import files as file_tools
 from diffcps.config import DataConfig
 from diffcps.data import d4rl, imports
 from diffcps.data.episodes import notes
 from diffcps.data.provenance import KNOWN_SHA256
 from diffcps.data.transitions import Rows, Transitions, limit_timeouts
 from diffcps.errors import UserError
-from diffcps.tasks import Task, get_task
+from diffcps.tasks.registry import Task, get_task
 
 # Small enough for many examples. Nothing is published of the first; an environment exists for both.
 ROBOT = replace(get_task("hopper-medium-v2"), name="small-v2", observation_size=2, action_size=1, episode_limit=4)
@@ -208,7 +209,7 @@ def test_what_minari_shows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     own = notes(tmp_path / "sets" / "d4rl-import/hopper-medium-v2-v0")
     assert own["task"] == task.name
     assert own["file"]["name"] == file.name
-    assert own["file"]["sha256"] == d4rl.sha256(file)
+    assert own["file"]["sha256"] == file_tools.sha256(file)
     assert own["file"]["columns"]["observations"] == "float32 (12, 11)"
     assert own["provenance"] == "other"
     assert "Not D4RL's data" in metadata["description"]
@@ -266,7 +267,7 @@ def test_links_that_lead_nowhere_are_left_out_and_noted(tmp_path: Path) -> None:
 
 FULL = """
 import resource, sys
-from diffcps import cli, envs
+from diffcps import cli; from diffcps import envs
 size, *words = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), resource.RLIM_INFINITY))
 sys.argv[1:] = words
@@ -379,7 +380,7 @@ def test_a_task_learns_from_its_imported_set(tmp_path: Path, monkeypatch: pytest
     imports.import_file(task, file, tmp_path / "other")
     assert data.missing([(task, MINARI)], []) is not None
     assert data.missing([(task, MINARI)], [tmp_path / "other"]) is None
-    monkeypatch.setitem(KNOWN_SHA256, "hopper_medium-v2.hdf5", d4rl.sha256(file))
+    monkeypatch.setitem(KNOWN_SHA256, "hopper_medium-v2.hdf5", file_tools.sha256(file))
     loaded = data.load(task, MINARI, [tmp_path / "other"])
     assert loaded.info.source == "minari"
     assert loaded.info.provenance == "verified"

@@ -15,11 +15,11 @@ import sweeps
 import torch
 from sweeps import Session
 
-from diffcps import compute
-from diffcps.distributed.place import Place
-from diffcps.distributed.plan import load
-from diffcps.distributed.worker import run_trial
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import load
+from diffcps.storage.place import Place
+from diffcps.sweep.worker import run_trial
+from diffcps.training import cost
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc"),
@@ -66,7 +66,7 @@ def uninterrupted(home: None, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def train(folder: RunFolder) -> RunFolder:
         config = folder.config
-        compute.prepare(1)  # as a worker does
+        cost.prepare(1)  # as a worker does
         if config.key not in done:
             run_trial(config, place, torch.device("cpu"))
         done.add(config.key)

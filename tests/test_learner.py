@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from diffcps import engine
 from diffcps.algorithms import diffcps
 from diffcps.algorithms.model import Part
 from diffcps.config import AlgorithmConfig, MemberConfig
 from diffcps.errors import UserError
-from diffcps.learner import Learner
-from diffcps.policy import Policy
+from diffcps.training import engine
+from diffcps.training.learner import Learner
+from diffcps.training.policy import Policy
 
 OBSERVATION, ACTION, MAX_ACTION = 4, 2, 0.7
 SMALL = AlgorithmConfig(hidden_size=16, batch_size=16, time_embedding=8, ema_start=20)

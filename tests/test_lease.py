@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import stores
 
-from diffcps.distributed import folder
-from diffcps.distributed.lease import leased
-from diffcps.distributed.place import Place
-from diffcps.distributed.plan import Plan
 from diffcps.errors import UserError
-from diffcps.remote import Remote
+from diffcps.runs.plan import Plan
+from diffcps.storage.lease import leased
+from diffcps.storage.place import Place
+from diffcps.storage.remote import Remote
+from diffcps.sweep import folder
 
 BEAT = 0.25
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcps.bandits import bandit
-from diffcps.bandits.blurred import Blurred
-from diffcps.diffusion import Schedule, variance_preserving
-from diffcps.likelihood import prior_divergence, step_divergence
+from diffcps.algorithms.diffusion import Schedule, variance_preserving
+from diffcps.algorithms.likelihood import prior_divergence, step_divergence
+from diffcps.tasks.bandits import bandit
+from diffcps.tasks.bandits.blurred import Blurred
 
 
 def exact_noise(known: Blurred, schedule: Schedule, noisy: Tensor, step: int) -> Tensor:

@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from diffcps.data import behaviour
-from diffcps.data.mazes import PLAY_GOALS, AntErrands, Errands, shortest_ways
+from diffcps.data.collecting import behaviour
+from diffcps.data.collecting.mazes import PLAY_GOALS, AntErrands, Errands, shortest_ways
 from diffcps.envs import antmaze, simulations
 from diffcps.envs.pointmaze import FREE_CELLS, GOAL_CELL, START_CELL
-from diffcps.tasks import get_task
+from diffcps.tasks.registry import get_task
 
 
 @pytest.mark.parametrize("maze", ["umaze", "medium", "large"])

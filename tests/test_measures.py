@@ -11,26 +11,26 @@ import pandas as pd
 import pytest
 import torch
 
-from diffcps import measures
 from diffcps.algorithms.chain import ChainPolicy
+from diffcps.algorithms.diffusion import gaussian_noise_net, gaussian_step_losses, with_variance
 from diffcps.algorithms.model import Model
-from diffcps.bandits import bandit
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
-from diffcps.diffusion import gaussian_noise_net, gaussian_step_losses, with_variance
-from diffcps.distributed import packs, shares, worker
-from diffcps.distributed.place import Place
 from diffcps.errors import UserError
-from diffcps.evaluation import Evaluator
-from diffcps.learner import Learner
-from diffcps.measures import acting, density, likelihood, modes, samples
-from diffcps.measures.subject import Subject
-from diffcps.measures.taking import Measurer
-from diffcps.policy import Policy
-from diffcps.report.collect import read_trial
-from diffcps.runs import RunFolder
-from diffcps.tasks import get_task
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.frames import read_trial
+from diffcps.storage.place import Place
+from diffcps.sweep import worker
+from diffcps.tasks.bandits import bandit
+from diffcps.tasks.registry import get_task
 from diffcps.tracking.rows import rows_of
+from diffcps.training import measures, members
+from diffcps.training.evaluation import Evaluator
+from diffcps.training.learner import Learner
+from diffcps.training.measures import acting, density, likelihood, modes, samples
+from diffcps.training.measures.subject import Subject
+from diffcps.training.measures.taking import Measurer
+from diffcps.training.policy import Policy
 
 TINY = {"hidden_size": 8, "time_embedding": 4, "batch_size": 4, "ema_start": 5, "ema_every": 2, "hidden_layers": 1}
 
@@ -408,7 +408,7 @@ def test_measures_do_not_depend_on_company_and_leave_training_alone(
     bare = trained(here / "bare", MEASURED.replaced(measures=()))
     assert not (bare.path / "measures.csv").exists()
     assert (bare.path / "returns.csv").read_text() == (whole.path / "returns.csv").read_text()
-    monkeypatch.setattr(packs, "fitting", lambda *arguments: shares.shares(3, 2))
+    monkeypatch.setattr(members, "fitting", lambda *arguments: members.shares(3, 2))
     parts = trained(here / "parts")
     assert parts.environment["pack_sizes"] == [1, 2]
     first, second = (pd.read_csv(folder.path / "measures.csv") for folder in (whole, parts))

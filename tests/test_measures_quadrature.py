@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from diffcps.diffusion import (
+from diffcps.algorithms.diffusion import (
     Denoiser,
     Schedule,
     add_noise,
@@ -19,10 +19,10 @@ from diffcps.diffusion import (
     variance_preserving,
     with_variance,
 )
-from diffcps.likelihood import path_log_weights, renyi_bound
-from diffcps.measures.cells import Nodes, cell_masses, density_at, middles, mixture_masses
-from diffcps.measures.density import divergence
-from diffcps.measures.quadrature import NotFiniteError, chain_masses
+from diffcps.algorithms.likelihood import path_log_weights, renyi_bound
+from diffcps.training.measures.cells import Nodes, cell_masses, density_at, middles, mixture_masses
+from diffcps.training.measures.density import divergence
+from diffcps.training.measures.quadrature import NotFiniteError, chain_masses
 
 FREE = 1e9
 STDS = (0.1, 0.2, 0.3, 0.5)

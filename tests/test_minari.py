@@ -16,11 +16,11 @@ from minari.data_collector import EpisodeBuffer
 from diffcps import cli, data, report
 from diffcps.config import DataConfig, EvaluationConfig
 from diffcps.data import minari
-from diffcps.distributed.options import SweepOptions
-from diffcps.distributed.plan import build
 from diffcps.errors import UserError
-from diffcps.report.table import Table
-from diffcps.tasks import from_definition, get_task, task_folder
+from diffcps.report.contents import Table
+from diffcps.sweep.options import SweepOptions
+from diffcps.sweep.plan import build
+from diffcps.tasks.registry import from_definition, get_task, task_folder
 from diffcps.tracking.labels import tags
 from tests import minari_sets, run_folders
 

@@ -11,7 +11,7 @@ import diffcps
 from diffcps import tracking
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
 from diffcps.tracking import MlflowSink, Tracker, models
 
 

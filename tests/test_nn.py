@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffcps.nn import Layout, NoiseNet, TwinCritic, first_layer, gradient, linear, mish, sinusoidal_embedding, tail
+from diffcps.algorithms.nn import (
+    Layout,
+    NoiseNet,
+    TwinCritic,
+    first_layer,
+    gradient,
+    linear,
+    mish,
+    sinusoidal_embedding,
+    tail,
+)
 
 LAYOUT = Layout(((3, 8), (8, 5), (5, 2)))
 SMALL_SIZES = st.integers(min_value=1, max_value=6)

@@ -9,9 +9,9 @@ import pytest
 import stores
 import sweeps
 
-from diffcps.distributed.place import results_folder
-from diffcps.remote import Remote
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
+from diffcps.storage.place import results_folder
+from diffcps.storage.remote import Remote
 
 FLAGS = (
     "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--seeds", 2, "--steps", 600, "--evaluate-every", 300,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from recordings import record, write
 
-from diffcps.data import layouts, parity, recording, states
-from diffcps.tasks import get_task
+from diffcps.data.checking import layouts, parity, recording, states
+from diffcps.tasks.registry import get_task
 
 BOTH = ("d4rl", "modern")
 TASKS = ("hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2", "antmaze-umaze-v0")

@@ -17,19 +17,22 @@ import torch
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from diffcps import paper, profiles
 from diffcps.config import DataConfig, EvaluationConfig, MemberConfig, RunConfig
-from diffcps.distributed.display import MOST_ROWS, Board, duration, names
-from diffcps.distributed.estimate import Estimator
-from diffcps.distributed.options import SweepOptions
-from diffcps.distributed.place import Place
-from diffcps.distributed.plan import Plan, SearchSpace, build, load, trial_of, varied
-from diffcps.distributed.search import StudyPerTask, grid_searcher, point_of
-from diffcps.distributed.time_left import seconds_per_step, until_the_end
 from diffcps.errors import UserError
-from diffcps.learner import Learner
-from diffcps.runs import RunFolder, write_json
-from diffcps.tasks import TASKS, get_task
+from diffcps.files import write_json
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import Plan, SearchSpace, load
+from diffcps.runs.read import seconds_per_step, until_the_end
+from diffcps.storage.place import Place
+from diffcps.sweep.display import MOST_ROWS, Board, names
+from diffcps.sweep.dry_run import Estimator
+from diffcps.sweep.options import SweepOptions
+from diffcps.sweep.plan import build, trial_of, varied
+from diffcps.sweep.search import StudyPerTask, grid_searcher, point_of
+from diffcps.tasks import paper, profiles
+from diffcps.tasks.registry import TASKS, get_task
+from diffcps.text import duration
+from diffcps.training.learner import Learner
 
 TWO = "bandit-ring", "pointmaze-umaze"
 
@@ -267,7 +270,7 @@ def test_name_says_what_runs() -> None:
     assert len(set(names)) == len(names)
     assert plan_of(tasks=TWO, name="Mine-1.2_x").name == "Mine-1.2_x"
     code = (
-        "from diffcps.distributed.options import SweepOptions; from diffcps.distributed.plan import build; "
+        "from diffcps.sweep.options import SweepOptions; from diffcps.sweep.plan import build; "
         f"print(build(SweepOptions(tasks={TWO})).name)"
     )
     environment = os.environ | {"PYTHONHASHSEED": "5"}
@@ -642,7 +645,7 @@ def test_empty_folder_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"state": "elsewhere"}', "{}"])
 def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr("diffcps.distributed.display.TERMINAL_SECONDS", 0.05)
+    monkeypatch.setattr("diffcps.sweep.display.TERMINAL_SECONDS", 0.05)
     board = sweep_folder(tmp_path)
     (board.place.run_folder(GRID.trials[3]).path / "status.json").write_text(text)
     assert [status["state"] for status in board.statuses().values()].count("damaged") == 1
@@ -663,7 +666,7 @@ def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("pause", [0.05, 1000.0])
 def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float) -> None:
     """Also of one that ends after the last look."""
-    monkeypatch.setattr("diffcps.distributed.display.LOG_SECONDS", pause)
+    monkeypatch.setattr("diffcps.sweep.display.LOG_SECONDS", pause)
     board = sweep_folder(tmp_path)
     now = board.statuses()
     pending = {name: {"state": "pending", "step": 0} for name in now}
@@ -685,8 +688,8 @@ def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_board_watches_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    monkeypatch.setattr("diffcps.distributed.display.LOG_SECONDS", 0.05)
-    monkeypatch.setattr("diffcps.distributed.display.TERMINAL_SECONDS", 0.05)
+    monkeypatch.setattr("diffcps.sweep.display.LOG_SECONDS", 0.05)
+    monkeypatch.setattr("diffcps.sweep.display.TERMINAL_SECONDS", 0.05)
     sweep_folder(tmp_path)
     out = io.StringIO()
     board = Board(GRID, Place(tmp_path), Console(file=out, force_terminal=terminal, width=150))

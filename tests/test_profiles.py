@@ -2,11 +2,11 @@
 
 import pytest
 
-from diffcps import profiles
 from diffcps.config import RunConfig
-from diffcps.distributed.options import SweepOptions
-from diffcps.distributed.plan import build
 from diffcps.errors import UserError
+from diffcps.sweep.options import SweepOptions
+from diffcps.sweep.plan import build
+from diffcps.tasks import profiles
 
 
 def plan(**flags: object) -> RunConfig:

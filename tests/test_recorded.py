@@ -12,7 +12,7 @@ from diffcps import envs
 from diffcps.config import TaskDefinition
 from diffcps.envs import recorded
 from diffcps.errors import UserError
-from diffcps.tasks import from_definition
+from diffcps.tasks.registry import from_definition
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 

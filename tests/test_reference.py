@@ -10,12 +10,12 @@ import reference
 import torch
 from torch import Tensor
 
-from diffcps import engine
 from diffcps.algorithms import diffcps
+from diffcps.algorithms.diffusion import variance_preserving
 from diffcps.algorithms.model import part_at
 from diffcps.config import AlgorithmConfig, MemberConfig
-from diffcps.diffusion import variance_preserving
-from diffcps.learner import Learner
+from diffcps.training import engine
+from diffcps.training.learner import Learner
 
 OBSERVATION, ACTION, BATCH, MAX_ACTION = 4, 2, 8, 0.7
 SMALL: dict[str, Any] = {"hidden_size": 16, "batch_size": BATCH, "time_embedding": 8}

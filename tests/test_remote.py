@@ -12,10 +12,10 @@ import stores
 import torch
 
 from diffcps.config import MemberConfig, RunConfig
-from diffcps.distributed.mirror import MirroredFolder, View
 from diffcps.errors import UserError
-from diffcps.remote import Remote, is_url
-from diffcps.runs import TakenOverError
+from diffcps.runs.folder import TakenOverError
+from diffcps.storage.mirror import MirroredFolder, View
+from diffcps.storage.remote import Remote, is_url
 
 
 @pytest.fixture(scope="module")

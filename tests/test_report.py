@@ -11,9 +11,10 @@ from rich.console import Console
 
 from diffcps import report
 from diffcps.errors import UserError
-from diffcps.report import Report, collect
-from diffcps.report.collect import read_rows
-from diffcps.tasks import get_task
+from diffcps.report import Report
+from diffcps.runs import frames
+from diffcps.runs.frames import read_rows
+from diffcps.tasks.registry import get_task
 
 OTHER = {"provenance": "other", "provenance_note": "Not D4RL's data, whatever the file's name.", "rows": 60_000}
 UNVERIFIED = {"provenance": "unverified", "provenance_note": "Cannot be checked: 60 000 rows, not 1 000 000."}
@@ -251,7 +252,7 @@ def test_rows_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
     metrics, returns = folder.path / "metrics.csv", folder.path / "returns.csv"
     metrics.write_text(metrics.read_text()[:-9])
     returns.write_text(returns.read_text()[:-3])
-    (found,) = collect(tmp_path).trials
+    (found,) = frames(tmp_path).trials
     assert len(read_rows(metrics)) == 11
     assert found.evaluations.steps.tolist() == [100]  # the second evaluation lacks an episode, so it is none yet
     steps, values = found.metric("behaviour_loss")
@@ -273,7 +274,7 @@ def test_a_damaged_folder_is_named_and_the_rest_reported(tmp_path: Path) -> None
 def test_any_folder_of_run_folders_can_be_reported_on(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path, synthetic.config())
     for path in (tmp_path, tmp_path / "runs", folder.path):
-        assert [trial.key for trial in collect(path).trials] == [folder.path.name]
+        assert [trial.key for trial in frames(path).trials] == [folder.path.name]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no sweep and no run folder"):
         report.build(tmp_path / "empty")
@@ -286,7 +287,7 @@ def test_a_sweep_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
 
 
 def test_frames_hold_every_trial_and_evaluation(mixed: Path) -> None:
-    sweep = collect(mixed)
+    sweep = frames(mixed)
     assert len(sweep.trial_frame()) == 7
     evaluations = sweep.evaluation_frame()
     assert len(evaluations) == 3 * (4 * 4 + 2 + 1)

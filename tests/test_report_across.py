@@ -8,12 +8,11 @@ import run_folders as synthetic
 
 from diffcps import report
 from diffcps.config import RunConfig
-from diffcps.report.collect import Trial, read_trial
+from diffcps.report.analysis import Group, beside_paper, comparable, improvement, improvements, lines
+from diffcps.report.contents import Table
 from diffcps.report.diagnostics import diagnose, discounted
-from diffcps.report.groups import Group, comparable, improvement, improvements
-from diffcps.report.sensitivity import beside_paper, lines
-from diffcps.report.table import Table
-from diffcps.tasks import get_task
+from diffcps.runs.frames import Trial, read_trial
+from diffcps.tasks.registry import get_task
 
 LOCOMOTION = "halfcheetah-medium-v2", "hopper-medium-v2", "walker2d-medium-v2"
 

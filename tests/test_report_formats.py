@@ -12,9 +12,9 @@ import run_folders as synthetic
 from rich.console import Console
 
 from diffcps import report
-from diffcps.report import drawing, latex
+from diffcps.report import drawing, writers
+from diffcps.report.contents import Table
 from diffcps.report.document import Figure, Panel
-from diffcps.report.table import Table
 
 EMPTY = {"meta", "br", "link", "img", "path", "use", "rect", "circle", "line"}
 
@@ -121,7 +121,7 @@ def test_latex_has_tables_of_equal_rows_and_no_bare_marks(table: Table) -> None:
 
 
 def test_latex_escapes_what_it_would_read() -> None:
-    assert latex.escaped("5 % a_b & {c} $x^2$ #\\~") == (
+    assert writers.escaped_latex("5 % a_b & {c} $x^2$ #\\~") == (
         r"5 \% a\_b \& \{c\} \$x\textasciicircum{}2\$ \#\textbackslash{}\textasciitilde{}"
     )
 

@@ -15,7 +15,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.report import Versus
 from diffcps.report.comparison import difference, improvement
-from diffcps.tasks import get_task
+from diffcps.tasks.registry import get_task
 
 TASKS = "hopper-medium-v2", "walker2d-medium-v2"
 

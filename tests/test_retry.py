@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffcps.retry import patiently
+from diffcps.files import patiently
 
 
 class Flaky:

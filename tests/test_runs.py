@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffcps import runs
 from diffcps.config import MemberConfig, RunConfig
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder, read_json, scores_by_evaluation, write_atomically, write_json
+from diffcps.files import read_json, write_atomically, write_json
+from diffcps.runs import folder as folders
+from diffcps.runs.folder import RunFolder, scores_by_evaluation
 
 CONFIG = RunConfig("bandit-ring", members=(MemberConfig(seed=7), MemberConfig(seed=3)), steps=40)
 COLUMNS = "behaviour_loss", "lambda"
@@ -364,7 +365,7 @@ def test_killed_in_the_middle_of_saving(tmp_path: Path, monkeypatch: pytest.Monk
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_atomically", dying)
+        patch.setattr(folders, "write_atomically", dying)
         if after < 2:
             with pytest.raises(KeyboardInterrupt):
                 folder.save_checkpoint(state(20), 20)

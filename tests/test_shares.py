@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from sweeps import assert_equal, assert_same_result
 from test_training import CONFIG, DATA, RING, clock
 
-from diffcps import training
 from diffcps.config import MemberConfig, RunConfig
-from diffcps.distributed import packs, shares, worker
-from diffcps.distributed.cluster import Cluster, Node
-from diffcps.distributed.place import Place
-from diffcps.distributed.resources import Resources
-from diffcps.distributed.shares import WorkerLostError, Workers
 from diffcps.errors import UserError
-from diffcps.learner import Learner
-from diffcps.runs import RunFolder
-from diffcps.tasks import get_task
+from diffcps.runs.folder import RunFolder
+from diffcps.storage.place import Place
+from diffcps.sweep import worker
+from diffcps.sweep.cluster import Cluster, Node, Resources
+from diffcps.tasks.registry import get_task
+from diffcps.training import loop
+from diffcps.training import members as member_tools
+from diffcps.training.learner import Learner
+from diffcps.training.members import WorkerLostError, Workers
 
 FIVE = CONFIG.replaced(members=tuple(MemberConfig(seed=seed, target_kl=0.1 * (seed + 1)) for seed in range(5)))
 GIB = 2**30
@@ -35,7 +35,7 @@ GIB = 2**30
 
 @given(members=st.integers(1, 200), parts=st.integers(1, 50))
 def test_shares_are_whole_and_as_equal_as_can_be(members: int, parts: int) -> None:
-    found = shares.shares(members, parts)
+    found = member_tools.shares(members, parts)
     assert [k for part in found for k in range(members)[part]] == list(range(members))
     sizes = [part.stop - part.start for part in found]
     assert len(sizes) == parts
@@ -53,9 +53,9 @@ def test_state_is_cut_and_joined(parts: int) -> None:
     whole = learner_of(FIVE)
     whole.update(7)
     state = whole.state_dict()
-    cut = [shares.share_of_state(state, own) for own in shares.shares(5, parts)]
-    assert_equal(shares.joined_state(cut), state)
-    for own, part in zip(shares.shares(5, parts), cut, strict=True):
+    cut = [member_tools.share_of_state(state, own) for own in member_tools.shares(5, parts)]
+    assert_equal(member_tools.joined_state(cut), state)
+    for own, part in zip(member_tools.shares(5, parts), cut, strict=True):
         alone = learner_of(FIVE.replaced(members=FIVE.members[own]))
         alone.load_state_dict(part)
         assert alone.step == 7
@@ -68,7 +68,7 @@ def test_shares_that_have_come_apart_are_not_joined() -> None:
     first, second = learner_of(CONFIG), learner_of(CONFIG)
     second.update(1)
     with pytest.raises(ValueError, match="come apart"):
-        shares.joined_state([first.state_dict(), second.state_dict()])
+        member_tools.joined_state([first.state_dict(), second.state_dict()])
 
 
 # Several packs in one worker ------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def trained(config: RunConfig, path: Path, **arguments: Any) -> RunFolder:
 def split(config: RunConfig, path: Path, monkeypatch: pytest.MonkeyPatch, parts: int) -> RunFolder:
     """The run folder of the trial trained in so many packs."""
     count = len(config.members)
-    monkeypatch.setattr(packs, "fitting", lambda *arguments: shares.shares(count, parts))
+    monkeypatch.setattr(member_tools, "fitting", lambda *arguments: member_tools.shares(count, parts))
     return trained(config, path)
 
 
@@ -115,19 +115,19 @@ def test_the_largest_packs_that_fit() -> None:
     """Never more than the memory holds by the estimate, never more packs than needed; no limit, one pack."""
     task = get_task("hopper-medium-v2")
     config = FIVE.replaced(task=task.name, algorithm=task.algorithm, evaluation=task.evaluation)
-    assert packs.fitting(config, 1000, task, 1_000_000, None) == [slice(0, 1000)]
-    resident, working = packs.resident_bytes(config, task), packs.working_bytes(config, task)
+    assert member_tools.fitting(config, 1000, task, 1_000_000, None) == [slice(0, 1000)]
+    resident, working = member_tools.resident_bytes(config, task), member_tools.working_bytes(config, task)
     for members, memory in ((5, 4 * GIB), (1000, 24 * GIB), (1000, 80 * GIB), (3000, 80 * GIB)):
-        found = packs.fitting(config, members, task, 1_000_000, memory)
+        found = member_tools.fitting(config, members, task, 1_000_000, memory)
         largest = max(part.stop - part.start for part in found)
         data = 4 * 1_000_000 * (2 * 11 + 3 + 2)
         assert GIB + data + members * resident + largest * working <= 0.8 * memory
         if len(found) > 1:
             fewer = -(-members // (len(found) - 1))
             assert GIB + data + members * resident + fewer * working > 0.8 * memory
-    assert len(packs.fitting(config, 5, task, 1_000_000, 4 * GIB)) == 1
+    assert len(member_tools.fitting(config, 5, task, 1_000_000, 4 * GIB)) == 1
     with pytest.raises(UserError, match=r"4000 seeds .* need at least .* GiB .* has 24.0.*--workers-per-trial"):
-        packs.fitting(config, 4000, task, 1_000_000, 24 * GIB)
+        member_tools.fitting(config, 4000, task, 1_000_000, 24 * GIB)
 
 
 @pytest.mark.parametrize("name", ["hopper-medium-v2", "antmaze-umaze-v0"])
@@ -143,7 +143,7 @@ def test_estimated_size_of_a_member_is_that_of_its_state(name: str) -> None:
     learner = Learner(config.algorithm, config.members, data, task.max_action)
     tensors = learner.state_dict()["pack"].values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / len(config.members)
-    assert 2 * size == pytest.approx(packs.resident_bytes(config, task), rel=1e-3)
+    assert 2 * size == pytest.approx(member_tools.resident_bytes(config, task), rel=1e-3)
 
 
 # Several workers ------------------------------------------------------------------------------------------------------
@@ -154,16 +154,16 @@ def _worker(rank: int, count: int, address: str, path: Path, fault: str, outcome
     torch.set_num_threads(1)
     worker.data.load = lambda task, data, directories: DATA
     # clocks differ between machines: the first worker's says when there is a checkpoint
-    training._minutes = clock([1 if rank == 0 else 0.3])
-    shares.connect(rank, count, address)
-    company = Workers(rank, count, shares.shares(len(FIVE.members), count)[rank])
+    loop._minutes = clock([1 if rank == 0 else 0.3])
+    member_tools.connect(rank, count, address)
+    company = Workers(rank, count, member_tools.shares(len(FIVE.members), count)[rank])
     guilty = rank == count - 1
     if fault == "data" and guilty:
         worker.data.load = mock.Mock(side_effect=UserError("no such file here"))
     if fault == "evaluator" and guilty:
         judge = worker.packs.Judges.__call__
 
-        def falling_over(self: packs.Judges, policies: Any, index: int, episodes: int) -> Any:
+        def falling_over(self: member_tools.Judges, policies: Any, index: int, episodes: int) -> Any:
             if index == 2:
                 raise RuntimeError("the simulator fell over")
             return judge(self, policies, index, episodes)
@@ -175,7 +175,7 @@ def _worker(rank: int, count: int, address: str, path: Path, fault: str, outcome
         outcome.put((rank, "done", reports))
     except Exception as error:
         outcome.put((rank, type(error).__name__, str(error) + traceback.format_exc()))
-    shares.disconnect()
+    member_tools.disconnect()
 
 
 def workers(count: int, path: Path, fault: str = "") -> dict[int, tuple[str, Any]]:

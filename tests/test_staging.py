@@ -11,13 +11,13 @@ import test_d4rl as d4rl_files
 
 from diffcps import data
 from diffcps.config import DataConfig, RunConfig
-from diffcps.data import collected, imports, store
-from diffcps.data.collect import collect
-from diffcps.distributed import staging
-from diffcps.distributed.place import Place
+from diffcps.data import collected, imports, library
+from diffcps.data.collecting.collect import collect
 from diffcps.errors import UserError
-from diffcps.remote import Remote
-from diffcps.tasks import get_task
+from diffcps.storage import place as places
+from diffcps.storage.place import Place
+from diffcps.storage.remote import Remote
+from diffcps.tasks.registry import get_task
 
 HOPPER = get_task("hopper-medium-v2")
 RING = RunConfig("bandit-ring", data=DataConfig("collected", 200))
@@ -43,8 +43,8 @@ def place(
 def _staged(place: Place, config: RunConfig, directories: tuple[Path, ...] = ()) -> tuple[Place, data.DatasetInfo]:
     """What the process that starts a sweep does."""
     info = data.load(get_task(config.task), config.data, directories).info
-    found = staging.Staged(info.checksum, staging.publish(place.results, info))
-    return replace(place, staged={**place.staged, staging.label(config): found}), info
+    found = places.Staged(info.checksum, places.publish(place.results, info))
+    return replace(place, staged={**place.staged, places.label(config): found}), info
 
 
 def _node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def _node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def _load(place: Place, config: RunConfig) -> data.DatasetInfo:
     """What a worker does."""
-    info = data.load(get_task(config.task), config.data, staging.fetched(place, config).data_directories).info
-    staging.check(place, config, info)
+    info = data.load(get_task(config.task), config.data, places.fetched(place, config).data_directories).info
+    places.check(place, config, info)
     return info
 
 
@@ -85,7 +85,7 @@ def test_a_nodes_own_copy_is_not_learned_from(place: Place, tmp_path: Path, monk
     _node(monkeypatch, tmp_path)
     task = get_task("bandit-ring")
     other = collect(task, DataConfig("collected", 200, seed=9))  # as a machine that rounds otherwise would have it
-    collected.write(task, RING.data, other, store.collected_root())
+    collected.write(task, RING.data, other, library.collected_root())
     assert _load(place, RING).checksum == info.checksum
 
 
@@ -109,16 +109,16 @@ def test_the_same_data_as_a_file_and_as_a_minari_set(
 def test_it_is_put_there_once(place: Place, server: stores.Store) -> None:
     place, info = _staged(place, RING)
     before = server.requests
-    staging.publish(place.results, info)
+    places.publish(place.results, info)
     assert server.requests - before == 1, "one look"
 
 
 def test_other_data_than_were_checked_are_refused(place: Place, tmp_path: Path) -> None:
     info = data.load(get_task("bandit-ring"), RING.data, ()).info
-    local = Place(tmp_path, staged={staging.label(RING): staging.Staged("0" * 64)})
+    local = Place(tmp_path, staged={places.label(RING): places.Staged("0" * 64)})
     with pytest.raises(UserError, match="was checked when the sweep started has 000000000000"):
-        staging.check(local, RING, info)
-    staging.check(replace(local, staged={}), RING, info)
+        places.check(local, RING, info)
+    places.check(replace(local, staged={}), RING, info)
 
 
 def test_data_that_are_gone_from_the_store(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,16 +127,16 @@ def test_data_that_are_gone_from_the_store(place: Place, tmp_path: Path, monkeyp
         place.results.delete(name)
     _node(monkeypatch, tmp_path)
     with pytest.raises(UserError, match="holds no data any more"):
-        staging.fetched(place, RING)
+        places.fetched(place, RING)
 
 
 def test_half_a_set_is_completed(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, info = _staged(place, RING)
-    folder = place.staged[staging.label(RING)].folder
+    folder = place.staged[places.label(RING)].folder
     place.results.delete(f"{folder}/complete")
     (name,) = (n for n in place.results.names(str(folder)) if n.endswith(".hdf5"))
     place.results.write(name, b"cut off")
-    staging.publish(place.results, info)
+    places.publish(place.results, info)
     _node(monkeypatch, tmp_path)
     shutil.rmtree(tmp_path / "node", ignore_errors=True)
     assert _load(place, RING).checksum == info.checksum

@@ -9,9 +9,9 @@ import pytest
 
 from diffcps import data
 from diffcps.config import DataConfig
-from diffcps.data import Episode, store
+from diffcps.data import Episode, library
 from diffcps.errors import UserError
-from diffcps.tasks import get_task
+from diffcps.tasks.registry import get_task
 
 HOPPER = get_task("hopper-medium-v2")
 ANT = get_task("antmaze-umaze-v0")
@@ -55,64 +55,64 @@ def test_each_place_is_found_and_they_are_searched_in_order(tmp_path, empty_home
     for folder in (first, second):
         folder.mkdir()
     monkeypatch.setenv("DIFFCPS_DATA", f"{by_variable}:{by_variable_too}")
-    assert store.search_path([first, second, first]) == places
-    assert store.find(HOPPER, [first, second]) is None
+    assert library.search_path([first, second, first]) == places
+    assert library.find(HOPPER, [first, second]) is None
     for folder in reversed(places):
         expected = put(folder)
-        assert store.find(HOPPER, [first, second]) == expected
+        assert library.find(HOPPER, [first, second]) == expected
 
 
 def test_home_and_collected_root(tmp_path, empty_home, monkeypatch):
-    assert store.collected_root() == empty_home / ".diffcps/collected"
+    assert library.collected_root() == empty_home / ".diffcps/collected"
     monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "elsewhere"))
-    assert store.collected_root() == tmp_path / "elsewhere/collected"
-    assert tmp_path / "elsewhere/datasets" in store.search_path([])
+    assert library.collected_root() == tmp_path / "elsewhere/collected"
+    assert tmp_path / "elsewhere/datasets" in library.search_path([])
 
 
 def test_relative_folders_become_absolute(tmp_path, monkeypatch):
     put(tmp_path / "here")
     monkeypatch.chdir(tmp_path)
-    found = store.find(HOPPER, [Path("here")])
+    found = library.find(HOPPER, [Path("here")])
     assert found is not None
     assert found.is_absolute()
 
 
 def test_a_given_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere: there is no such folder"):
-        store.find(HOPPER, [tmp_path / "nowhere"])
+        library.find(HOPPER, [tmp_path / "nowhere"])
     file = put(tmp_path / "a")
     with pytest.raises(UserError, match="it is a file; give the folder"):
-        store.find(HOPPER, [file])
+        library.find(HOPPER, [file])
 
 
 def test_two_files_of_one_name(tmp_path):
     first = put(tmp_path / "a", b"one")
     second = put(tmp_path / "b", b"one")
     folders = [tmp_path / "a", tmp_path / "b"]
-    assert store.find(HOPPER, folders) == first
+    assert library.find(HOPPER, folders) == first
     for content in (b"two", b"longer"):
         second.write_bytes(content)
         with pytest.raises(UserError) as caught:
-            store.find(HOPPER, folders)
+            library.find(HOPPER, folders)
         assert str(first) in str(caught.value)
         assert str(second) in str(caught.value)
     second.unlink()
     second.symlink_to(first)
-    assert store.find(HOPPER, folders) == first
+    assert library.find(HOPPER, folders) == first
 
 
 def test_tasks_without_a_file():
-    assert store.find(RING, []) is None
+    assert library.find(RING, []) is None
     with pytest.raises(UserError, match="no D4RL file"):
-        store.public_path(RING)
+        library.public_path(RING)
 
 
 def test_public_addresses():
-    assert store.PUBLIC_HOME == "http://rail.eecs.berkeley.edu/datasets/offline_rl"
-    assert store.public_path(HOPPER) == "gym_mujoco_v2/hopper_medium-v2.hdf5"
-    assert store.public_path(ANT) == f"ant_maze_new/{ANT.d4rl_file}"
+    assert library.PUBLIC_HOME == "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+    assert library.public_path(HOPPER) == "gym_mujoco_v2/hopper_medium-v2.hdf5"
+    assert library.public_path(ANT) == f"ant_maze_new/{ANT.d4rl_file}"
     fixed = SimpleNamespace(name="v2", domain="antmaze", d4rl_file="Ant_maze_x_sparse_fixed.hdf5")
-    assert store.public_path(fixed) == "ant_maze_v2/Ant_maze_x_sparse_fixed.hdf5"
+    assert library.public_path(fixed) == "ant_maze_v2/Ant_maze_x_sparse_fixed.hdf5"
 
 
 def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
@@ -126,7 +126,7 @@ def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
         str(given),
         f"{empty_home}/.d4rl/datasets (no such folder)",
         "diffcps data download hopper-medium-v2",
-        f"{store.PUBLIC_HOME}/gym_mujoco_v2/",
+        f"{library.PUBLIC_HOME}/gym_mujoco_v2/",
         f"into {empty_home}/.diffcps/datasets",
         "--data-dir",
         "DIFFCPS_DATA",
@@ -140,7 +140,7 @@ def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
 def test_several_files_are_fetched_by_one_command():
     text = str(data.missing([(HOPPER, D4RL), (ANT, D4RL), (HOPPER, D4RL)], []))
     assert "diffcps data download hopper-medium-v2 antmaze-umaze-v0\n" in text
-    assert f"{store.PUBLIC_HOME}/ant_maze_new/ and {store.PUBLIC_HOME}/gym_mujoco_v2/" in text
+    assert f"{library.PUBLIC_HOME}/ant_maze_new/ and {library.PUBLIC_HOME}/gym_mujoco_v2/" in text
 
 
 def test_collected_data_are_never_missing():
@@ -194,7 +194,7 @@ def test_load_collected_data(monkeypatch):
 
     monkeypatch.setattr(room, "collected", collected)
     loaded = data.load(RING, COLLECTED, [])
-    assert asked == [("bandit-ring", 3, store.collected_root())]
+    assert asked == [("bandit-ring", 3, library.collected_root())]
     assert len(loaded) == 3
     assert loaded.terminals.tolist() == [1, 1, 1]
     assert loaded.info.returns.tolist() == [1, 1, 1]
@@ -202,4 +202,4 @@ def test_load_collected_data(monkeypatch):
     assert loaded.info.provenance == "other"
     assert "not D4RL's data" in loaded.info.provenance_note
     assert len(loaded.info.checksum) == 64
-    assert loaded.info.path == store.collected_root() / "set"
+    assert loaded.info.path == library.collected_root() / "set"

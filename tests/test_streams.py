@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from diffcps import streams
+from diffcps.algorithms import streams
 
 KNOWN = [
     # counter, key, answer: the vectors that the generator's authors publish with it (10 rounds)

@@ -8,17 +8,17 @@ import pytest
 import sweeps
 import torch
 
-from diffcps import cli, measures, studies
+from diffcps import cli, studies
 from diffcps.cli.study import StudyCommand
-from diffcps.distributed.folder import begin
-from diffcps.distributed.place import Place
-from diffcps.distributed.plan import Plan
-from diffcps.distributed.worker import run_trial
 from diffcps.errors import UserError
+from diffcps.runs.plan import Plan
+from diffcps.storage.place import Place
 from diffcps.studies import NAMES, toy
 from diffcps.studies.results import Results
-from diffcps.studies.scale import Scale
-from diffcps.studies.study import markdown, write
+from diffcps.studies.study import Scale, markdown, write
+from diffcps.sweep.folder import begin
+from diffcps.sweep.worker import run_trial
+from diffcps.training import measures
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -31,19 +31,19 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from sweeps import Session
 
-from diffcps import runs
-from diffcps.distributed import attempts, reservations, worker
-from diffcps.distributed.attempts import FROM_OUTSIDE, ITS_OWN, Attempts, cause_of
-from diffcps.distributed.mirror import MirroredFolder
-from diffcps.distributed.place import Place
-from diffcps.distributed.plan import load
-from diffcps.distributed.reservations import Reservations
-from diffcps.distributed.resources import Resources
-from diffcps.distributed.watchdog import EXIT, Watchdog
-from diffcps.distributed.worker import run_trial, train_worker
+from diffcps import files
 from diffcps.errors import UserError
-from diffcps.remote import Remote
-from diffcps.runs import RunFolder, TakenOverError
+from diffcps.runs import folder as folders
+from diffcps.runs.folder import RunFolder, TakenOverError
+from diffcps.runs.plan import load
+from diffcps.storage.mirror import MirroredFolder
+from diffcps.storage.place import Place
+from diffcps.storage.remote import Remote
+from diffcps.sweep import ray_train, worker
+from diffcps.sweep.cluster import Resources
+from diffcps.sweep.ray_train import FROM_OUTSIDE, ITS_OWN, Attempts, Reservations, cause_of
+from diffcps.sweep.worker import run_trial, train_worker
+from diffcps.training.watchdog import EXIT, Watchdog
 
 CONFIG = trials.CONFIG
 CPU = torch.device("cpu")
@@ -165,7 +165,7 @@ def test_what_the_worker_says_itself_is_the_reason(tmp_path: Path) -> None:
 
 def test_waiting_for_machines_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, slept = Place(tmp_path), []
-    monkeypatch.setattr(attempts.time, "sleep", slept.append)
+    monkeypatch.setattr(ray_train.time, "sleep", slept.append)
     trial = begun(place)
     for _ in range(100):
         error = ControllerError(InsufficientClusterResourcesError("no node has a CPU"))
@@ -226,11 +226,9 @@ def test_what_a_dead_driver_has_reserved_is_given_back(monkeypatch: pytest.Monke
         )
     }
     removed: list[str] = []
-    monkeypatch.setattr(
-        reservations, "jobs", lambda: [{"JobID": alive, "IsDead": False}, {"JobID": dead, "IsDead": True}]
-    )
-    monkeypatch.setattr(reservations, "placement_group_table", lambda: table)
-    monkeypatch.setattr(reservations, "remove_placement_group", lambda group: removed.append(group.id.hex()))
+    monkeypatch.setattr(ray_train, "jobs", lambda: [{"JobID": alive, "IsDead": False}, {"JobID": dead, "IsDead": True}])
+    monkeypatch.setattr(ray_train, "placement_group_table", lambda: table)
+    monkeypatch.setattr(ray_train, "remove_placement_group", lambda group: removed.append(group.id.hex()))
     assert Reservations("launch-1:ring").release() == 2
     assert [table[identity]["name"][-2:] for identity in removed] == ["a1", "e5"]
 
@@ -315,7 +313,7 @@ def test_a_worker_that_was_only_thought_dead_stops(place: Place, undisturbed: Ru
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_no_room_for_a_checkpoint(place: Place, undisturbed: RunFolder, number: int) -> None:
     """The one before it stays whole, the reason is told and not tried again, and the trial goes on exactly."""
-    write, seen = runs.write_atomically, []
+    write, seen = files.write_atomically, []
 
     def full(path: Path, content: bytes) -> None:
         if path.suffix == ".pt":
@@ -324,7 +322,7 @@ def test_no_room_for_a_checkpoint(place: Place, undisturbed: RunFolder, number: 
                 raise OSError(number, os.strerror(number), str(path))
         write(path, content)
 
-    with mock.patch.object(runs, "write_atomically", full), pytest.raises(UserError, match=os.strerror(number)):
+    with mock.patch.object(folders, "write_atomically", full), pytest.raises(UserError, match=os.strerror(number)):
         run_trial(CONFIG, place, CPU)
     folder = place.run_folder(CONFIG)
     assert folder.status["state"] == "failed"
@@ -340,28 +338,28 @@ def test_no_room_for_a_checkpoint(place: Place, undisturbed: RunFolder, number: 
 
 def test_other_errors_of_a_disk_are_tried_again(place: Place) -> None:
     """A network's file system may fail for a moment: that is no mistake of a person."""
-    write = runs.write_atomically
+    write = files.write_atomically
 
     def failing(path: Path, content: bytes) -> None:
         if path.suffix == ".pt":
             raise OSError(errno.EIO, "Input/output error")
         write(path, content)
 
-    with mock.patch.object(runs, "write_atomically", failing), pytest.raises(OSError, match="Input/output error"):
+    with mock.patch.object(folders, "write_atomically", failing), pytest.raises(OSError, match="Input/output error"):
         run_trial(CONFIG, place, CPU)
     assert place.run_folder(CONFIG).status["error"] == "OSError: [Errno 5] Input/output error"
 
 
 def test_no_room_for_anything(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Not even for the status: the reason is in the log, and is not hidden by a second error."""
-    write = runs.write_atomically
+    write = files.write_atomically
 
     def full(path: Path, content: bytes) -> None:
         if list(place.folder.rglob("*.pt")):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, content)
 
-    with mock.patch.object(runs, "write_atomically", full), pytest.raises(UserError, match="No space left"):
+    with mock.patch.object(folders, "write_atomically", full), pytest.raises(UserError, match="No space left"):
         run_trial(CONFIG, place, CPU)
     assert "its status cannot be written" in caplog.text
     run_trial(CONFIG, place, CPU)
@@ -422,8 +420,8 @@ def test_watchdog_ends_what_is_stuck(tmp_path: Path) -> None:
     script = f"""
 import time, threading
 from pathlib import Path
-from diffcps.distributed.watchdog import Watchdog
-from diffcps.runs import RunFolder
+from diffcps.training.watchdog import Watchdog
+from diffcps.runs.folder import RunFolder
 folder = RunFolder(Path({str(tmp_path)!r}))
 with Watchdog(1.0, folder.fail) as watchdog:
     for _ in range(15):

@@ -12,9 +12,9 @@ import test_d4rl as d4rl_files
 
 from diffcps import studies
 from diffcps.cli.study import StudyCommand, run_study
-from diffcps.distributed import launch
-from diffcps.distributed.plan import Plan, load
-from diffcps.tasks import get_task
+from diffcps.runs.plan import Plan, load
+from diffcps.sweep import launch
+from diffcps.tasks.registry import get_task
 
 TINY = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 10, "--episodes", 2, "--candidates", 2
 PAPER = "hopper-medium-v2", "halfcheetah-medium-v2", "antmaze-umaze-v0"

@@ -17,14 +17,15 @@ import run_folders as synthetic
 
 from diffcps import cli
 from diffcps.config import RunConfig
-from diffcps.distributed import catalogue
-from diffcps.distributed.catalogue import QUIET_SECONDS, SweepEntry, opened
-from diffcps.distributed.folder import held, holder
-from diffcps.distributed.lease import NAME, leased
-from diffcps.distributed.place import Place
-from diffcps.distributed.plan import load
-from diffcps.remote import Remote
-from diffcps.runs import RunFolder, read_json, write_json
+from diffcps.files import read_json, write_json
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.lock import NAME, holder
+from diffcps.runs.plan import load
+from diffcps.runs.read import QUIET_SECONDS, SweepEntry
+from diffcps.storage.lease import leased
+from diffcps.storage.place import Place, opened
+from diffcps.storage.remote import Remote
+from diffcps.sweep.folder import held
 
 CLIPS = 0.1, 0.2, 0.3, 0.4
 TRIALS = tuple(synthetic.config("bandit-ring", seeds=2, lambda_clip=clip) for clip in CLIPS)
@@ -288,7 +289,7 @@ def test_a_folder_that_may_not_be_read_hides_no_other(
         if folder.name == "killed":
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(catalogue, "holder", refuse)
+    monkeypatch.setattr("diffcps.runs.read.holder", refuse)
     text = said(capsys, "--results", results)
     assert f"{results / 'killed'} cannot be read: Permission denied" in text
     assert row(text, "done")[1] == "complete"

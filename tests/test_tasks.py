@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcps import paper
 from diffcps.config import RunConfig, TaskDefinition
 from diffcps.errors import UserError
-from diffcps.profiles import changed_settings
-from diffcps.tasks import TASKS, defined, from_definition, get_task, task_folder, task_of
+from diffcps.tasks import paper
+from diffcps.tasks.profiles import changed_settings
+from diffcps.tasks.registry import TASKS, defined, from_definition, get_task, task_folder, task_of
 
 ROWS = paper.rows("hyperparameters")
 FILES = {

@@ -19,19 +19,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from diffcps import environment, runs, training
-from diffcps.algorithms.metrics import METRICS
+from diffcps import files
+from diffcps.algorithms.model import METRICS
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
-from diffcps.distributed import worker
-from diffcps.distributed.place import Place
-from diffcps.distributed.worker import run_trial
 from diffcps.errors import UserError
-from diffcps.evaluation import Evaluator, Rollouts
-from diffcps.learner import Learner
-from diffcps.policy import Policy
-from diffcps.runs import RunFolder
-from diffcps.tasks import get_task
+from diffcps.runs import folder as folders
+from diffcps.runs.folder import RunFolder
+from diffcps.storage.place import Place
+from diffcps.sweep import worker
+from diffcps.sweep.worker import run_trial
+from diffcps.tasks.registry import get_task
+from diffcps.training import environment, loop
+from diffcps.training.evaluation import Evaluator, Rollouts
+from diffcps.training.learner import Learner
+from diffcps.training.policy import Policy
 
 RING = get_task("bandit-ring")
 CONFIG = RunConfig(
@@ -56,7 +58,7 @@ def clock(minutes: Sequence[float]) -> Callable[[], float]:
 @pytest.fixture(scope="module", autouse=True)
 def a_minute_a_row() -> Iterator[None]:
     """So that checkpoints come with every so many rows."""
-    with mock.patch.object(training, "_minutes", clock([1])):
+    with mock.patch.object(loop, "_minutes", clock([1])):
         yield
 
 
@@ -149,7 +151,7 @@ def straight(config: RunConfig, path: Path, **arguments: Any) -> tuple[Outcome, 
     folder, learner, sink = RunFolder(path / config.key), make_learner(config), Memory()
     folder.create(config)
     judge = arguments.pop("evaluate", evaluate)
-    result = training.run(config, learner, judge, folder, [sink], **arguments)
+    result = loop.run(config, learner, judge, folder, [sink], **arguments)
     return outcome(folder, learner, result, sink), folder
 
 
@@ -179,7 +181,7 @@ class Reaper:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        append, write = RunFolder._append, runs.write_atomically
+        append, write = RunFolder._append, files.write_atomically
 
         def dying_append(folder: RunFolder, name: str, *arguments: Any) -> None:
             file = folder.path / name
@@ -199,7 +201,7 @@ class Reaper:
 
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(RunFolder, "_append", dying_append))
-            stack.enter_context(mock.patch.object(runs, "write_atomically", dying_write))
+            stack.enter_context(mock.patch.object(folders, "write_atomically", dying_write))
             yield
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -215,7 +217,7 @@ class Reaper:
 @contextmanager
 def restless() -> Iterator[None]:
     """Show the status at every step, and do not wait for the disk."""
-    with mock.patch.object(training, "STATUS_SECONDS", 0.0), mock.patch("os.fsync", return_value=None):
+    with mock.patch.object(loop, "STATUS_SECONDS", 0.0), mock.patch("os.fsync", return_value=None):
         yield
 
 
@@ -228,7 +230,7 @@ def killed_and_resumed(config: RunConfig, path: Path, kills: list[tuple[int, flo
         try:
             with reaper.watching():
                 folder.create(config)
-                result = training.run(
+                result = loop.run(
                     config,
                     learner,
                     reaper.wrap(evaluate),
@@ -284,7 +286,7 @@ def test_killed_anywhere_and_resumed(
         log_every=log_every,
         evaluation=CONFIG.evaluation.replaced(every=evaluate_every),
     )
-    ticking = mock.patch.object(training, "_minutes", clock(minutes))
+    ticking = mock.patch.object(loop, "_minutes", clock(minutes))
     with restless(), ticking, tempfile.TemporaryDirectory() as path:
         resumed, _ = killed_and_resumed(config, Path(path), kills)
         resumed.assert_equal(reference(config))
@@ -380,7 +382,7 @@ def test_checkpoints_come_with_a_row(tmp_path: Path, minutes: float, expected: l
 
 
 def test_rows_further_apart_than_checkpoints_are_mentioned(tmp_path: Path) -> None:
-    with mock.patch.object(training.time, "monotonic", clock([40])):
+    with mock.patch.object(loop.time, "monotonic", clock([40])):
         _, folder = straight(CONFIG.replaced(checkpoint_minutes=0.5), tmp_path)
     (note,) = folder.status["notes"]
     assert "0.5 min between checkpoints" in note
@@ -429,10 +431,10 @@ def test_time_left_tells_cloning_from_what_follows(tmp_path: Path, monkeypatch: 
     """60 steps of cloning that take 2 s each, then 40 that take 20: known from the first of them, and measured afterwards."""
     config = CONFIG.replaced(steps=100, algorithm=CONFIG.algorithm.replaced(behaviour_steps=60))
     now = [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(training.compute, "eager_seconds", lambda _, step=100: min(step, 60) + 10.0 * max(0, step - 60))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop.compute, "eager_seconds", lambda _, step=100: min(step, 60) + 10.0 * max(0, step - 60))
     learner = SimpleNamespace(step=0)
-    status = training._Status(learner, config, RunFolder(tmp_path), SimpleNamespace(spent={}), None, [], silent=True)  # type: ignore[arg-type]
+    status = loop._Status(learner, config, RunFolder(tmp_path), SimpleNamespace(spent={}), None, [], silent=True)  # type: ignore[arg-type]
     expected = (
         (0, 0, 0, None),
         (30, 60, 0.5, 860),
@@ -465,7 +467,7 @@ def test_progress_tells_the_truth(tmp_path: Path) -> None:
     assert folder.status == json.loads(json.dumps(seen[-1]))
     assert folder.complete
     assert folder.status["notes"] == []
-    assert set(folder.status["seconds"]) == set(training.PURPOSES)
+    assert set(folder.status["seconds"]) == set(loop.PURPOSES)
     assert all(spent >= 0 for spent in folder.status["seconds"].values())
 
 
@@ -481,12 +483,12 @@ def test_time_spent_survives_a_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        training.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder)
+        loop.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder)
     state, _ = folder.load_checkpoint()
     assert state is not None
     state["seconds"]["learning"] = 1000.0
     folder.save_checkpoint(state, state["learner"]["step"])
-    training.run(CONFIG, make_learner(), evaluate, folder)
+    loop.run(CONFIG, make_learner(), evaluate, folder)
     assert 1000 < folder.status["seconds"]["learning"] < 1100
 
 
@@ -496,7 +498,7 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     folder.create(CONFIG)
     asked = time.time() - 100
     with pytest.raises(Killed):
-        training.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, asked=asked)
+        loop.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, asked=asked)
     first = folder.status["seconds"]
     assert 100 <= first["start"] < 110
     state, _ = folder.load_checkpoint()
@@ -505,7 +507,7 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     # long after the newest checkpoint, and thirty seconds ago, it was killed
     lost = {**first, "learning": first["learning"] + 50}
     folder.write_status({**folder.status, "seconds": lost, "updated": time.time() - 30})
-    training.run(CONFIG, make_learner(), evaluate, folder, asked=asked)
+    loop.run(CONFIG, make_learner(), evaluate, folder, asked=asked)
     spent = folder.status["seconds"]
     assert 130 <= spent["start"] < 140
     assert 50 <= spent["repeated"] < 60
@@ -516,7 +518,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
     sink, folder = Memory(), RunFolder(tmp_path / "failing")
     folder.create(CONFIG)
     with pytest.raises(ZeroDivisionError):
-        training.run(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, [sink])
+        loop.run(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, [sink])
     assert sink.closed == 1
 
     class Slow(Memory):
@@ -527,7 +529,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
 
     sink, folder = Slow(), RunFolder(tmp_path / "whole")
     folder.create(CONFIG)
-    training.run(CONFIG, make_learner(), evaluate, folder, [sink])
+    loop.run(CONFIG, make_learner(), evaluate, folder, [sink])
     assert sink.closed == 1
     assert 0.2 <= folder.status["seconds"]["tracking"] < 5
 
@@ -536,10 +538,10 @@ def test_damaged_checkpoint_is_mentioned(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        training.run(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder)
+        loop.run(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder)
     newest = max((tmp_path / "checkpoint").glob("*.pt"))
     newest.write_bytes(b"")
-    training.run(CONFIG, make_learner(), evaluate, folder)
+    loop.run(CONFIG, make_learner(), evaluate, folder)
     (note,) = folder.status["notes"]
     assert newest.name in note
 
@@ -551,7 +553,7 @@ def test_complete_trial_is_left_alone(tmp_path: Path) -> None:
         file.unlink()
     before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
     refuse = mock.Mock(side_effect=AssertionError)
-    again = training.run(CONFIG, make_learner(), refuse, folder, [mock.Mock(log=refuse)], refuse, refuse)
+    again = loop.run(CONFIG, make_learner(), refuse, folder, [mock.Mock(log=refuse)], refuse, refuse)
     assert again == done.result
     assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
 
@@ -563,7 +565,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     before = (folder.path / "metrics.csv").read_bytes()
     wider = CONFIG.replaced(algorithm=CONFIG.algorithm.replaced(hidden_size=12))
     with pytest.raises(UserError, match="another pack or network"):
-        training.run(CONFIG, make_learner(wider), evaluate, folder)
+        loop.run(CONFIG, make_learner(wider), evaluate, folder)
     assert (folder.path / "metrics.csv").read_bytes() == before
 
 

@@ -9,9 +9,9 @@ import run_folders as synthetic
 import torch
 
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
-from diffcps.learner import Learner
-from diffcps.runs import RunFolder
-from diffcps.tasks import task_of
+from diffcps.runs.folder import RunFolder
+from diffcps.tasks.registry import task_of
+from diffcps.training.learner import Learner
 
 
 def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **algorithm: Any) -> RunConfig:

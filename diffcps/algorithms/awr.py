@@ -11,12 +11,10 @@ from torch import Tensor
 
 from diffcps.algorithms import bc, diffcps
 from diffcps.algorithms.diffcps import CRITIC_METRICS, update_critic
-from diffcps.algorithms.metrics import Metrics
-from diffcps.algorithms.model import Batch, Draws, Model, Part
+from diffcps.algorithms.model import Batch, Draws, Metrics, Model, Part, sample_actions
+from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
-from diffcps.algorithms.sampling import sample_actions
-from diffcps.nn import Layers
 
 __all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
 

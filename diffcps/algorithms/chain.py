@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from diffcps.algorithms.diffusion import Denoiser, Schedule, add_noise, reverse_chain, variance_preserving
+from diffcps.algorithms.likelihood import path_log_weights, prior_divergence, renyi_bound, step_divergence
+from diffcps.algorithms.nn import Layers, NoiseNet
 from diffcps.algorithms.policies import Explained
 from diffcps.config import AlgorithmConfig
-from diffcps.diffusion import Denoiser, Schedule, add_noise, reverse_chain, variance_preserving
-from diffcps.likelihood import path_log_weights, prior_divergence, renyi_bound, step_divergence
-from diffcps.nn import Layers, NoiseNet
 
 
 class ChainPolicy:

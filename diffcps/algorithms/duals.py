@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffcps.algorithms.optimiser import Adam, clip_by_norm
+from diffcps.algorithms.nn import Adam, clip_by_norm
 from diffcps.config import AlgorithmConfig
 
 SMOOTHING = 0.01

@@ -1,17 +1,17 @@
 """What a gradient step reads: a batch, its random draws, and the networks of a pack without their parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diffcps import streams
+from diffcps.algorithms import streams
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.algorithms.gaussians import GaussianPolicy
-from diffcps.algorithms.policies import Policy
+from diffcps.algorithms.nn import Layers, TwinCritic
+from diffcps.algorithms.policies import GaussianPolicy, Policy
 from diffcps.config import AlgorithmConfig
-from diffcps.nn import Layers, TwinCritic
 
 Part = Literal["critic", "behaviour", "policy"]
 """What a gradient step moves: the critic alone, also the policy towards the behaviour, or also policy and λ."""
@@ -132,3 +132,46 @@ class Model:
             step_losses: ``[K, T]`` running behaviour loss of each step, which a calibrated covariance needs.
         """
         return self.policy.sample(actor, observations, noise, step_losses)
+
+
+# The metrics that a gradient step may give, by name.
+
+Metrics = dict[str, Tensor]
+"""Each ``[K]`` and detached."""
+
+METRICS = (
+    "behaviour_loss", "lambda", "critic_loss", "q_value", "actor_loss", "q_loss", "policy_q", "dual_loss",
+    "critic_grad_norm", "actor_grad_norm", "constraint", "target_kl", "violation", "q_scale",
+)  # fmt: skip
+"""Every one of them, in the order in which a person wants to read them; an algorithm gives those that it has."""
+
+
+# Acting, the same for all algorithms: candidates from the policy, and a choice among them by value.
+
+
+def sample_actions(
+    model: Model, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor
+) -> Tensor:
+    """Act: draw N candidates per state from the policy and choose one by softmax over the target critic.
+
+    Args:
+        model: the networks.
+        parameters: ``actor`` ``[K, P]``, ``target`` ``[K, 2 P]``, and ``step_losses`` ``[K, T]`` where the covariance is
+            calibrated.
+        observations: ``[K, B, o]``.
+        noise: ``[D, K, B·N, a]`` standard normal.
+        uniform: ``[K, B, N]`` on (0, 1); the choice is a Gumbel maximum, softmax at temperature 1 on min(Q1', Q2').
+
+    Returns:
+        ``[K, B, a]``.
+    """
+    candidates = uniform.shape[-1]
+    actor = model.policy.layout.layers(parameters["actor"])
+    actions = model.actions(actor, observations, noise, parameters.get("step_losses"))
+    if candidates == 1:
+        return actions
+    values = model.critic(model.critic.layers(parameters["target"]), observations, actions).amin(dim=1)
+    gumbel = -torch.log(-torch.log(uniform))
+    chosen = (values.unflatten(-1, (-1, candidates)) + gumbel).argmax(dim=-1)
+    choice = chosen[..., None, None].expand(-1, -1, 1, actions.shape[-1])
+    return actions.unflatten(1, (-1, candidates)).gather(2, choice).squeeze(2)

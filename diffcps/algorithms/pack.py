@@ -8,10 +8,9 @@ from torch import Tensor
 
 from diffcps.algorithms import duals
 from diffcps.algorithms.model import Model
-from diffcps.algorithms.optimiser import Adam, clip_by_norm
+from diffcps.algorithms.nn import Adam, Layers, clip_by_norm, gradient
 from diffcps.algorithms.policies import Explained
 from diffcps.config import MemberConfig
-from diffcps.nn import Layers, gradient
 
 STEP_LOSS_MEMORY = 5000.0
 """Actions over which a calibrated covariance averages the error of each diffusion step."""

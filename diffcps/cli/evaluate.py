@@ -18,7 +18,7 @@ from diffcps.errors import UserError
 
 if TYPE_CHECKING:
     from diffcps.deploy import SavedPolicy
-    from diffcps.judging import Judged
+    from diffcps.deploy.judge import Judged
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Evaluate:
         with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
             policies = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))
         if self.video is not None:
-            from diffcps.judging import film
-            from diffcps.judging.playing import check_film
-            from diffcps.tasks import task_of
+            from diffcps.deploy import film
+            from diffcps.deploy.judge import check_film
+            from diffcps.tasks.registry import task_of
 
             check_film(task_of(policies[0].card.run))
             film.require()
@@ -79,9 +79,8 @@ class Evaluate:
     def _judge(self, policy: "SavedPolicy", console: Console, first: bool) -> "Judged":
         import torch
 
-        from diffcps.judging import judge
-        from diffcps.judging.playing import AT_ONCE
-        from diffcps.tasks import task_of
+        from diffcps.deploy.judge import AT_ONCE, judge
+        from diffcps.tasks.registry import task_of
 
         steps = task_of(policy.card.run).episode_limit * -(-self.episodes // AT_ONCE)
         with _bar(console, f"seed {policy.card.config.seed}", steps) as tick:
@@ -92,8 +91,7 @@ class Evaluate:
 
     def _print(self, policies: "list[SavedPolicy]", judged: "list[Judged]", console: Console) -> None:
         from diffcps import stats
-        from diffcps.report.numbers import interval, number
-        from diffcps.terminal import Column, table
+        from diffcps.text import Column, interval, number, table
 
         card = policies[0].card
         candidates, actor = policies[0].options(self.candidates, self.actor)
@@ -119,7 +117,7 @@ class Evaluate:
             console.print(f"over {len(found)} seeds: {number(mean)} ± {number(std)}", highlight=False)
 
     def _film(self, judged: "Judged", console: Console) -> None:
-        from diffcps.judging import film
+        from diffcps.deploy import film
 
         assert self.video is not None
         episode = judged.typical

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffcps.deploy import SavedPolicy, load_policy
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
 
 
 def find(target: str, member: int | None, results: Path, tracking_uri: str | None, scratch: Path) -> list[SavedPolicy]:

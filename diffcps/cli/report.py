@@ -10,7 +10,7 @@ from rich.console import Console
 from diffcps.errors import UserError
 
 if TYPE_CHECKING:
-    from diffcps.distributed.place import Place
+    from diffcps.storage.place import Place
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Report:
 
     def _place(self, sweep: str) -> "Place":
         """Where a sweep is, brought up to date. Raises ``UserError`` naming those that there are when it is not one."""
-        from diffcps.distributed.place import Place, results_folder
+        from diffcps.storage.place import Place, results_folder
 
         results, remote = results_folder(self.results)
         folder = Path(sweep) if (Path(sweep) / "runs").is_dir() else results / sweep

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from diffcps import studies
-from diffcps.studies.scale import Scale
+from diffcps.studies.study import Scale
 
 if TYPE_CHECKING:
     from diffcps.studies.study import Study
@@ -72,11 +72,11 @@ class Toy(_Where):
 
 def run_study(study: "Study", where: _Where) -> int:
     """Run a study through Ray, Optuna and MLflow, and show its page. Returns the exit status of its sweep."""
-    from diffcps.distributed.launch import launch
-    from diffcps.distributed.options import SweepOptions
-    from diffcps.distributed.plan import Plan
+    from diffcps.runs.plan import Plan
     from diffcps.studies.results import Results
     from diffcps.studies.study import write
+    from diffcps.sweep.launch import launch
+    from diffcps.sweep.options import SweepOptions
 
     console = Console()
     trials = study.trials(where)

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from diffcps.config import DataSource, Precision, Profile, RunConfig
 from diffcps.errors import UserError
-from diffcps.remote import is_url
+from diffcps.storage.remote import is_url
 
 if TYPE_CHECKING:
-    from diffcps.distributed.place import Place
+    from diffcps.storage.place import Place
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,13 @@ class Train:
             )
         import torch
 
-        from diffcps import compute, data
-        from diffcps.distributed.options import SweepOptions
-        from diffcps.distributed.place import Place
-        from diffcps.distributed.plan import build
-        from diffcps.distributed.worker import run_trial
-        from diffcps.tasks import task_of
+        from diffcps import data
+        from diffcps.storage.place import Place
+        from diffcps.sweep.options import SweepOptions
+        from diffcps.sweep.plan import build
+        from diffcps.sweep.worker import run_trial
+        from diffcps.tasks.registry import task_of
+        from diffcps.training import cost
 
         options = SweepOptions(
             preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
@@ -83,7 +84,7 @@ class Train:
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             threads = torch.get_num_threads()
-            compute.prepare(threads, device)
+            cost.prepare(threads, device)
             run_trial(config, place, device, report, show, threads=threads)
         console.print(f"run folder: {place.run_folder(config).path}", soft_wrap=True, highlight=False)
 
@@ -91,7 +92,7 @@ class Train:
 def _check_data(config: RunConfig, place: "Place", console: Console) -> None:
     """Read, or collect, the data and say what they are; refuses other data than the trial was started on."""
     from diffcps import data
-    from diffcps.tasks import task_of
+    from diffcps.tasks.registry import task_of
 
     with console.status("reading the data") as status:
 

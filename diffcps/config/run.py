@@ -150,7 +150,7 @@ class RunConfig(Plain):
     definition: TaskDefinition | None = None
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
-    """What is measured of each policy besides its score, at every evaluation; names of ``diffcps.measures``."""
+    """What is measured of each policy besides its score, at every evaluation; names of ``diffcps.training.measures``."""
 
     later: ClassVar[frozenset[str]] = frozenset({"definition", "measures"})
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffcps.config import DataConfig
-from diffcps.data import d4rl, imports, minari, store
+from diffcps.data import d4rl, imports, library, minari
 from diffcps.data.transitions import DatasetInfo, Episode, Transitions
 from diffcps.errors import UserError
-from diffcps.tasks import Task
+from diffcps.tasks.registry import Task
 
 __all__ = ["DatasetInfo", "Episode", "Transitions", "load", "missing"]
 
@@ -23,7 +23,7 @@ def load(
 
     Raises ``UserError`` when the task does not offer the source, the data are missing, or they cannot be learned from.
     """
-    refused = store.not_offered(task, data)
+    refused = library.not_offered(task, data)
     if refused is not None:
         raise UserError(refused)
     match data.source:
@@ -43,7 +43,7 @@ def missing(wanted: Sequence[tuple[Task, DataConfig]], directories: Sequence[Pat
     """
     read = {task.name: task for task, data in wanted if data.source == "minari" in task.sources}
     absent = {name: task for name, task in read.items() if _find_minari(task, directories) is None}
-    said = [store.missing(wanted, directories), _how_to_get(list(absent.values()), directories) if absent else None]
+    said = [library.missing(wanted, directories), _how_to_get(list(absent.values()), directories) if absent else None]
     return "\n".join(filter(None, said)) or None
 
 
@@ -69,9 +69,9 @@ def _minari(task: Task, directories: Sequence[Path]) -> Transitions:
 
 
 def _d4rl(task: Task, directories: Sequence[Path]) -> Transitions:
-    path = store.find(task, directories)
+    path = library.find(task, directories)
     if path is None:
-        raise UserError(store.how_to_get([task], directories))
+        raise UserError(library.how_to_get([task], directories))
     return d4rl.load(task, path)
 
 
@@ -81,6 +81,6 @@ def _collected(
     # Imported here: Minari and the simulator take seconds to import, and only collected data need them.
     from diffcps.data import collected
 
-    roots = [*(folder for folder in directories if collected.find(task, data, folder)), store.collected_root()]
+    roots = [*(folder for folder in directories if collected.find(task, data, folder)), library.collected_root()]
     path, episodes = collected.collected(task, data, roots[0], progress)
     return collected.transitions(task, path, episodes)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from diffcps.config import DataConfig
-from diffcps.data import behaviour
 from diffcps.data import episodes as storage
-from diffcps.data.collect import Progress, collect
+from diffcps.data.collecting import behaviour
+from diffcps.data.collecting.collect import Progress, collect
 from diffcps.data.transitions import Episode, Origin, Transitions, checksum, from_episodes
 from diffcps.errors import UserError
-from diffcps.tasks import Task
+from diffcps.tasks.registry import Task
 
 COLLECTION = 1
 """Version of the collecting code and of the shipped policies; raise it when either changes what is collected."""

@@ -5,7 +5,6 @@ numbers) and, where there is one, ``timeouts`` [N]. The rest (``infos/…``, sca
 opened. Shapes and types are checked for the whole file before any data are read.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from diffcps.data import provenance
 from diffcps.data.transitions import FloatArray, Origin, Rows, Transitions, from_rows
 from diffcps.errors import UserError
-from diffcps.tasks import Task
+from diffcps.files import sha256
+from diffcps.tasks.registry import Task
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "next_observations")
@@ -44,18 +44,6 @@ def load(task: Task, path: Path) -> Transitions:
     verdict, note = provenance.judge(task, digest, rows.observations)
     origin = Origin(source="d4rl", path=path, checksum=digest, provenance=verdict, provenance_note=note)
     return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.domain != "antmaze")
-
-
-def sha256(path: Path) -> str:
-    """Of the file's bytes, in hexadecimal. Raises ``UserError`` when it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path}: it cannot be read ({error.strerror}).") from error
-    return digest.hexdigest()
 
 
 def read(task: Task, path: Path) -> Rows:

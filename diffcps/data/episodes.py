@@ -23,7 +23,7 @@ from minari.dataset.minari_storage import MinariStorage
 from diffcps import __version__
 from diffcps.data.transitions import Episode, checksum
 from diffcps.errors import UserError
-from diffcps.tasks import Task
+from diffcps.tasks.registry import Task
 
 _EPISODE_BYTES = 40_000
 """What HDF5 needs at most for an episode beside its arrays."""

@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps import files as file_tools
 from diffcps.data import d4rl, minari, provenance
 from diffcps.data.transitions import DatasetInfo, Episode, Origin, Rows, Transitions, from_rows, limit_timeouts
 from diffcps.errors import UserError, nearest
-from diffcps.tasks import TASKS, Task
+from diffcps.tasks.registry import TASKS, Task
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -224,7 +225,7 @@ def join(episodes: Sequence[Episode], kept: Rows, index: NDArray[np.int64]) -> R
 
 def _again(task: Task, path: Path, target: Path) -> Imported:
     """The data set that is there already. Raises ``UserError`` when it is another file's."""
-    digest = d4rl.sha256(path)
+    digest = file_tools.sha256(path)
     info = load(task, target).info
     if info.checksum != digest:
         raise UserError(

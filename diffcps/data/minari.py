@@ -27,8 +27,8 @@ from diffcps.config import RewardTransform, ScoreKind, TaskDefinition
 from diffcps.data.d4rl import ACTION_TOLERANCE
 from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, checksum, from_episodes
 from diffcps.errors import UserError
-from diffcps.runs import write_json
-from diffcps.tasks import TASKS, Task, from_definition, read_definition, task_folder
+from diffcps.files import write_json
+from diffcps.tasks.registry import TASKS, Task, from_definition, read_definition, task_folder
 
 if TYPE_CHECKING:
     import gymnasium

@@ -14,7 +14,7 @@ from diffcps.data import minari
 from diffcps.data.transitions import Episode
 from diffcps.envs import recorded
 from diffcps.errors import UserError
-from diffcps.tasks import Task, from_definition, get_task, read_definition, task_folder
+from diffcps.tasks.registry import Task, from_definition, get_task, read_definition, task_folder
 
 Act = Callable[[NDArray[np.floating[Any]], np.random.Generator], NDArray[np.floating[Any]]]
 """A behaviour: from an observation ``[o]`` to an action ``[a]``."""

@@ -5,14 +5,22 @@ sha256, the published mean and standard deviation of every observation dimension
 tell another policy's data or a part of the data from D4RL's; they cannot see altered rewards or a changed order.
 """
 
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps import paper
-from diffcps.bandits import bandit
-from diffcps.config import DataConfig
+from diffcps import files
+from diffcps.config import home
 from diffcps.data.transitions import FloatArray, Provenance
-from diffcps.tasks import Task
+from diffcps.tasks import paper
+from diffcps.tasks.registry import ROW_TOLERANCE, Task, d4rl_rows
 
 KNOWN_SHA256 = {
     "hopper_medium-v2.hdf5": "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0",
@@ -24,30 +32,7 @@ TOLERANCE = 0.02
 relative. The published numbers were summed in float32 and without the last, unfinished trajectory: those of
 medium-expert, which is medium and expert joined, are up to 0.007 away from what medium and expert give together. Data
 of another policy differ by 0.1 and more in several dimensions."""
-
-ROW_TOLERANCE = 0.01
-"""Relative; a smaller part of D4RL's data has nearly the same statistics but is another data set."""
-
-_ANTMAZE_ROWS = 1_000_000
-_REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
 _CHUNK = 65_536
-
-
-def d4rl_rows(task: Task) -> int:
-    """Rows of D4RL's own file for the task, up to ``ROW_TOLERANCE``."""
-    if task.domain == "antmaze":
-        return _ANTMAZE_ROWS
-    if "medium-replay" in task.name:
-        return _REPLAY_ROWS[task.environment]
-    return 2_000_000 if "medium-expert" in task.name else 1_000_000
-
-
-def usual_rows(task: Task) -> int:
-    """Rows to collect where nobody says how many: D4RL's own number, a bandit's own, or some."""
-    # trials of the ring are known by keys with the general number
-    if task.domain == "bandit" and task.environment != "ring":
-        return bandit(task.environment).rows
-    return d4rl_rows(task) if task.d4rl_file else DataConfig().rows
 
 
 def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance, str]:
@@ -102,3 +87,71 @@ def _moments(observations: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.
     for start in range(0, len(observations), _CHUNK):
         squares += np.square(observations[start : start + _CHUNK] - mean).sum(axis=0)
     return mean, np.sqrt(squares / len(observations))
+
+
+# The sha256 of D4RL files, remembered by path, size and time of change, so that gigabytes are read once.
+
+ChecksumState = Literal["verified", "differs", "none published", "not computed"]
+"""A file's sha256 against the published one: the same, another, nothing to compare with, not compared yet."""
+
+_LOCK = threading.Lock()
+
+
+def known_sha256(path: Path) -> str | None:
+    """The file's sha256 if it was computed since the file last changed. Does not read the file."""
+    entry = _read().get(str(path.absolute()))
+    if not isinstance(entry, dict) or {key: entry.get(key) for key in ("size", "mtime_ns")} != _stamp(path):
+        return None
+    return str(entry.get("sha256"))
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256, computed unless it is known, and remembered. Raises ``UserError`` when it cannot be read."""
+    digest = known_sha256(path)
+    if digest is None:
+        stamp = _stamp(path)
+        digest = files.sha256(path)
+        if stamp == _stamp(path):  # else it changed while it was read
+            remember_sha256(path, digest)
+    return digest
+
+
+def remember_sha256(path: Path, digest: str) -> None:
+    """Record the sha256 of the file as it is now."""
+    file = home() / "checksums.json"
+    with _LOCK:
+        # when two processes write at once, one may lose its entry, which is then computed again
+        entries = {key: entry for key, entry in _read().items() if os.path.exists(key)}
+        entries[str(path.absolute())] = {**_stamp(path), "sha256": digest}
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle, beside = tempfile.mkstemp(prefix=".checksums-", dir=file.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                json.dump(entries, out, indent=1)
+            os.replace(beside, file)
+        except OSError:
+            return  # a home that cannot be written must not fail a download to another folder
+
+
+def checksum_state(path: Path, published: Mapping[str, str] = KNOWN_SHA256) -> ChecksumState:
+    """Compare the remembered sha256 with the one in ``published`` for a file of this name. Does not read the file."""
+    expected = published.get(path.name)
+    if expected is None:
+        return "none published"
+    digest = known_sha256(path)
+    if digest is None:
+        return "not computed"
+    return "verified" if digest == expected else "differs"
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _read() -> dict[str, Any]:
+    try:
+        entries = json.loads((home() / "checksums.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}

@@ -31,7 +31,7 @@ def load_policy(path: Path | str, member: int | None = None, device: "torch.devi
             return read(place, device)
     if (folder / "config.json").exists():
         from diffcps.deploy.trained import members
-        from diffcps.runs import RunFolder
+        from diffcps.runs.folder import RunFolder
 
         return members(RunFolder(folder), member or 0, device)[0]
     if (folder / "runs").is_dir():

@@ -21,8 +21,8 @@ from torch import Tensor
 from diffcps.algorithms.model import Model
 from diffcps.config import Actor, MemberConfig, RunConfig
 from diffcps.errors import UserError
-from diffcps.policy import Policy
-from diffcps.runs import room, write_atomically
+from diffcps.files import room, write_atomically
+from diffcps.training.policy import Policy
 
 FORMAT = "diffcps policy 1"
 """What the first line of ``policy.json`` says; a change that this reader could not follow gets another number."""

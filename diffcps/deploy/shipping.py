@@ -12,8 +12,8 @@ from pathlib import Path
 import diffcps
 
 SHIPPED = (
-    "__init__.py", "errors.py", "config", "nn.py", "diffusion.py", "likelihood.py", "streams.py", "algorithms", "policy.py",
-    "runs.py", "deploy/__init__.py", "deploy/saved.py", "deploy/pyfunc.py",
+    "__init__.py", "errors.py", "files.py", "config", "algorithms", "training/__init__.py", "training/policy.py",
+    "runs/__init__.py", "runs/folder.py", "deploy/__init__.py", "deploy/saved.py", "deploy/pyfunc.py",
 )  # fmt: skip
 """Files and folders of ``diffcps/``. They import nothing but each other, numpy, torch and safetensors."""
 _IMPORT = re.compile(r"^(\s*(?:from|import) )diffcps\b", re.MULTILINE)

@@ -9,8 +9,8 @@ import torch
 from diffcps.algorithms.pack import ACTING
 from diffcps.deploy.saved import Card, SavedPolicy
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder
-from diffcps.tasks import task_of
+from diffcps.runs.folder import RunFolder
+from diffcps.tasks.registry import task_of
 
 _TOLD = "source", "checksum", "provenance", "provenance_note", "rows"
 

@@ -16,7 +16,7 @@ from diffcps.envs.bandits import BanditEnvironments
 from diffcps.envs.simulations import Simulations
 from diffcps.envs.vector import VectorEnvironment
 from diffcps.errors import UserError, nearest
-from diffcps.tasks import Task
+from diffcps.tasks.registry import Task
 
 __all__ = [
     "ENVIRONMENTS",

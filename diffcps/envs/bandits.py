@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 
-from diffcps.bandits import bandit
 from diffcps.envs.vector import Step, require_finite, require_seeds
+from diffcps.tasks.bandits import bandit
 
 
 class BanditEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):

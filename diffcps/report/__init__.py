@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffcps.report.collect import Sweep, Trial, collect
-from diffcps.report.files import save
-from diffcps.report.markdown import section
-from diffcps.report.shown import Picture, Text, part
-from diffcps.report.table import Table
+from diffcps.files import save
+from diffcps.report.contents import Table
+from diffcps.report.document import Picture, Text, part
 from diffcps.report.versus import Versus, versus
+from diffcps.report.writers import section
+from diffcps.runs.frames import Sweep, Trial, collect
 
 __all__ = ["FILES", "Picture", "Report", "Sweep", "Table", "Text", "Trial", "Versus", "build", "collect", "versus"]
 

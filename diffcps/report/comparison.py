@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from diffcps import stats
 from diffcps.errors import UserError
-from diffcps.report.collect import Sweep, Trial
-from diffcps.report.groups import Estimate
+from diffcps.report.analysis import Estimate, Row, Score, by_task, rows, said, seed_scores, varying
 from diffcps.report.published import version
-from diffcps.report.rows import Row, Score, by_task, rows, said, seed_scores, varying
+from diffcps.runs.frames import Sweep, Trial
 
 FloatArray = NDArray[np.float64]
 _NAMED = 3

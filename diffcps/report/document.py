@@ -1,11 +1,13 @@
 """What a report consists of, whatever it is written as: sections of paragraphs, lists, tables and figures."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from matplotlib.axes import Axes
 
-from diffcps.terminal import Column
+from diffcps.errors import UserError, nearest
+from diffcps.text import Column
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,39 @@ class Document:
     def figures(self) -> list[Figure]:
         """Every figure, in order."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]
+
+
+# Parts of a report as a notebook shows them: an object that is a cell's last line is drawn there.
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text and tables."""
+
+    markdown: str
+
+    def _repr_markdown_(self) -> str:
+        """What Jupyter shows."""
+        return self.markdown
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure."""
+
+    name: str
+    png: bytes = field(repr=False)
+
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows."""
+        return self.png
+
+
+def part(parts: Mapping[str, Part], name: str, whole: str, kind: str) -> Part:
+    """The part of that name. Raises ``UserError`` naming the nearest one, and all, when there is none."""
+    if name not in parts:
+        known = [one for one in parts if one]
+        raise UserError(f"{whole} has no {kind} {name!r}{nearest(name, known) or '.'} It has: {', '.join(known)}.")
+    return parts[name]

@@ -11,13 +11,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 from numpy.typing import NDArray
 
 from diffcps import stats
-from diffcps.report.collect import Trial
+from diffcps.report.analysis import Budget, Group, Line, Row, by_task, said, varying
 from diffcps.report.diagnostics import bounded, bounds_loss, discounted
 from diffcps.report.document import Figure, Panel
 from diffcps.report.drawing import INK, colours, crowded
-from diffcps.report.groups import Budget, Group
-from diffcps.report.rows import Row, by_task, said, varying
-from diffcps.report.sensitivity import Line
+from diffcps.runs.frames import Trial
 
 _MOST_POINTS = 200
 """Points of a line; more are not seen in a panel."""

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from diffcps import paper
-from diffcps.data.provenance import ROW_TOLERANCE, d4rl_rows
-from diffcps.report.collect import Trial
+from diffcps.runs.frames import Trial
+from diffcps.tasks import paper
+from diffcps.tasks.registry import ROW_TOLERANCE, d4rl_rows
 
 PUBLISHED = "DiffCPS", "Diffusion-QL", "QGPO", "IQL"
 """Columns of the paper's Table 1 that are shown."""

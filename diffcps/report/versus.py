@@ -8,20 +8,18 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from rich.console import Console
 
-from diffcps.report import numbers
-from diffcps.report.collect import collect
+from diffcps import text as diffcps_text
+from diffcps.files import save
+from diffcps.report import tables
+from diffcps.report.analysis import said, varying
 from diffcps.report.comparison import Comparison, Pair, compare, difference, improvement
+from diffcps.report.contents import as_csv
 from diffcps.report.document import Bullets, Document, Figure, Panel, Prose, Section, Sheet
 from diffcps.report.drawing import colours, drawn
 from diffcps.report.figures import band
-from diffcps.report.files import save
-from diffcps.report.html import html
-from diffcps.report.latex import latex
-from diffcps.report.markdown import markdown
-from diffcps.report.records import as_csv
-from diffcps.report.rows import said, varying
-from diffcps.report.screen import screen
-from diffcps.terminal import Column
+from diffcps.report.writers import html, latex, markdown, screen
+from diffcps.runs.frames import collect
+from diffcps.text import Column
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +106,14 @@ def _sheet(found: Comparison) -> Sheet:
         Column("task", [pair.task for pair in pairs], right=False),
         *([Column("setting", labels, right=False)] if any(labels) else []),
         Column("seeds", [str(len(pair.seeds)) for pair in pairs], liftable=True),
-        Column("A: last", [numbers.score(first) for first, _ in scores], drop=5),
-        Column("B: last", [numbers.score(second) for _, second in scores], drop=5),
-        Column("B − A", [numbers.signed(item.value) for item in last]),
-        Column("95 % interval", [numbers.interval(item.low, item.high) for item in last]),
-        Column("P(B > A)", [numbers.number(item.value, 2) for item in likely]),
-        Column("its interval", [numbers.interval(item.low, item.high, 2) for item in likely], drop=3),
-        Column("B − A of the mean of the newest", [numbers.signed(item.value) for item in newest], drop=2),
-        Column("B − A of best (oracle)", [numbers.signed(item.value) for item in best], drop=1),
+        Column("A: last", [tables.score(first) for first, _ in scores], drop=5),
+        Column("B: last", [tables.score(second) for _, second in scores], drop=5),
+        Column("B − A", [diffcps_text.signed(item.value) for item in last]),
+        Column("95 % interval", [diffcps_text.interval(item.low, item.high) for item in last]),
+        Column("P(B > A)", [diffcps_text.number(item.value, 2) for item in likely]),
+        Column("its interval", [diffcps_text.interval(item.low, item.high, 2) for item in likely], drop=3),
+        Column("B − A of the mean of the newest", [diffcps_text.signed(item.value) for item in newest], drop=2),
+        Column("B − A of best (oracle)", [diffcps_text.signed(item.value) for item in best], drop=1),
     ]
     return Sheet(tuple(columns), tuple("complete" for _ in pairs))
 
@@ -128,10 +126,10 @@ def _across(found: Comparison) -> list[Section]:
     columns = (
         Column("domain, data, physics", list(groups), right=False),
         Column("pairs", [str(len(pairs)) for pairs in groups.values()]),
-        Column("B − A", [numbers.signed(item.value) for item in differences]),
-        Column("95 % interval", [numbers.interval(item.low, item.high) for item in differences]),
-        Column("P(B > A)", [numbers.number(item.value, 2) for item in likely]),
-        Column("its interval", [numbers.interval(item.low, item.high, 2) for item in likely], drop=1),
+        Column("B − A", [diffcps_text.signed(item.value) for item in differences]),
+        Column("95 % interval", [diffcps_text.interval(item.low, item.high) for item in differences]),
+        Column("P(B > A)", [diffcps_text.number(item.value, 2) for item in likely]),
+        Column("its interval", [diffcps_text.interval(item.low, item.high, 2) for item in likely], drop=1),
     )
     said = "Every pair counts the same; intervals by the bootstrap stratified by pair."
     return [Section("Across tasks", (Prose((said,)), Sheet(columns)))]

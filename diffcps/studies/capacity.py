@@ -7,8 +7,7 @@ import numpy as np
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
 from diffcps.studies.results import Results, summary
-from diffcps.studies.scale import Scale
-from diffcps.studies.study import Page, Study
+from diffcps.studies.study import Page, Scale, Study
 from diffcps.studies.trials import bandit_trial
 
 

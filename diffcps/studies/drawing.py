@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from diffcps.bandits import bandit
-from diffcps.report.shown import Picture
+from diffcps.report.document import Picture
+from diffcps.tasks.bandits import bandit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from diffcps.bandits import Bandit
-    from diffcps.report.collect import Trial
+    from diffcps.runs.frames import Trial
+    from diffcps.tasks.bandits import Bandit
 
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"
 """Okabe and Ito's, which people tell apart whatever their eyes."""

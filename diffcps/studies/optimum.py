@@ -7,14 +7,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import rel_entr
 
-from diffcps.bandits import bandit, forward_kl_optimum
-from diffcps.bandits.optimum import Optimum
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
 from diffcps.studies.results import Results
-from diffcps.studies.scale import Scale
-from diffcps.studies.study import Page, Study
+from diffcps.studies.study import Page, Scale, Study
 from diffcps.studies.trials import bandit_trial
+from diffcps.tasks.bandits import bandit, forward_kl_optimum
+from diffcps.tasks.bandits.optimum import Optimum
 
 BUDGETS = 0.1, 0.2, 0.5, 1.0
 """ε in nats, under the principled profile."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from diffcps import stats
-from diffcps.report.collect import Trial, collect
+from diffcps.runs.frames import Trial, collect
 
 FINAL_PART = 0.2
 """Share of a training, at its end, over which λ, losses and violations are averaged."""

@@ -5,12 +5,11 @@ from typing import Any
 import pandas as pd
 
 from diffcps.config import RunConfig
-from diffcps.profiles import FINAL_EPISODES
 from diffcps.studies import drawing
 from diffcps.studies.results import Results, interval, summary
-from diffcps.studies.scale import Scale
-from diffcps.studies.study import Page, Study
+from diffcps.studies.study import Page, Scale, Study
 from diffcps.studies.trials import locomotion_trial
+from diffcps.tasks.profiles import FINAL_EPISODES
 
 TASKS = "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2"
 ACTING = "score_online_1", "score_online_50", "score_average_1", "score_average_50"

@@ -4,12 +4,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from diffcps import profiles
-from diffcps.bandits import bandit
 from diffcps.config import DataConfig, MemberConfig, Profile, RunConfig
-from diffcps.data import provenance
-from diffcps.studies.scale import Scale
-from diffcps.tasks import get_task
+from diffcps.studies.study import Scale
+from diffcps.tasks import profiles, registry
+from diffcps.tasks.bandits import bandit
+from diffcps.tasks.registry import get_task
 
 
 def bandit_trial(
@@ -107,7 +106,7 @@ def locomotion_trial(
     count = scale.seeds or seeds[not scale.quick]
     data = DataConfig(source=scale.source)
     if scale.source == "collected":
-        data = data.replaced(rows=rows if scale.quick else provenance.usual_rows(task))
+        data = data.replaced(rows=rows if scale.quick else registry.usual_rows(task))
     trial = RunConfig(
         task=name,
         members=tuple(task.member.replaced(seed=seed) for seed in range(count)),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffcps.config import MemberConfig, RunConfig
-from diffcps.tracking.store import shown
+from diffcps.text import shown
 
 Key = tuple[str, str, str]
 """Level (``sweep``, ``trial``, ``member``), the trial's key, the member's place in the pack: what a run is found by."""

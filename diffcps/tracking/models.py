@@ -18,8 +18,8 @@ from diffcps.config import RunConfig
 from diffcps.deploy import shipping
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.deploy.trained import members
-from diffcps.runs import RunFolder
-from diffcps.tasks import task_of
+from diffcps.runs.folder import RunFolder
+from diffcps.tasks.registry import task_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

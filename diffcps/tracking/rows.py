@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from diffcps.report.collect import Trial
+    from diffcps.runs.frames import Trial
 
 
 class Row(NamedTuple):

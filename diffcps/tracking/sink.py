@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
+from diffcps.text import first_line, shown
 from diffcps.tracking.rows import Row, named
-from diffcps.tracking.store import busy, first_line, shown
+from diffcps.tracking.store import busy
 from diffcps.tracking.tracker import Tracker
 
 if TYPE_CHECKING:

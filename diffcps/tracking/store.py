@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -11,6 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffcps.errors import UserError
+from diffcps.text import first_line, shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # MLflow reads these when it is used. It reports usage over the network unless told not to, by default it tries for
 # minutes to reach a server that is gone, and it prints two lines for every run that ends.
@@ -21,9 +24,6 @@ for _name, _value in {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }.items():
     os.environ.setdefault(_name, _value)
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 CHECK_SECONDS = 5.0
 """How long a store may take to answer before a sweep starts."""
@@ -135,16 +135,6 @@ def artifact_location(uri: str, sweep: str) -> str | None:
     if not uri.startswith("sqlite:"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / sweep).as_uri()
-
-
-def shown(text: str) -> str:
-    """A URI, or text with URIs in it, without the passwords that they may hold."""
-    return re.sub(r"://[^/\s]+@", "://", text)
-
-
-def first_line(error: Exception) -> str:
-    """An exception in one line of bounded length, without passwords."""
-    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def busy(error: BaseException) -> bool:

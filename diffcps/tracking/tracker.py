@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
+from diffcps.text import first_line, shown
 from diffcps.tracking import labels
 from diffcps.tracking.rows import Row, rows_of
-from diffcps.tracking.store import artifact_location, connect, first_line, shown
+from diffcps.tracking.store import artifact_location, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -117,7 +118,7 @@ class Tracker:
         after everything else is done.
         """
         # imported here: drawing takes a second to import, and a worker has no use for it
-        from diffcps.report.collect import collect
+        from diffcps.runs.frames import collect
 
         sweep = collect(folder)
         try:

@@ -21,10 +21,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from diffcps import flops
 from diffcps.config import Precision
-from diffcps.engine import Kind
-from diffcps.tasks import get_task
+from diffcps.tasks.registry import get_task
+from diffcps.training import cost
+from diffcps.training.engine import Kind
 
 from . import measure, tables
 from .measure import Variant
@@ -217,7 +217,7 @@ class Bench:
         plain, pack = measure.alternate(
             contenders, options.seconds, options.rounds, self.device, least=task.algorithm.policy_freq
         )
-        work = flops.flops_per_member_step(measure.settings(task), task.observation_size, task.action_size)
+        work = cost.flops_per_member_step(measure.settings(task), task.observation_size, task.action_size)
         self.add("steps", measure.as_row(
             variant, ran_as=learner.steps.kind, notes=list(learner.steps.notes),
             rate=pack.best, median=pack.median, turns=pack.turns,
@@ -243,7 +243,7 @@ class Bench:
                     plain, pack = measure.evaluation_rates(
                         task, variant, threads, self.routes, self.device, self.options.seconds, self.options.rounds
                     )
-                    work = flops.flops_per_action(
+                    work = cost.flops_per_action(
                         measure.settings(task), task.observation_size, task.action_size, task.evaluation.candidates
                     )
                     self.add("evaluation", measure.as_row(

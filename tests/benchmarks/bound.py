@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from diffcps.bandits import bandit, forward_kl_optimum
-from diffcps.bandits.blurred import Blurred
-from diffcps.diffusion import reverse_mean, variance_preserving
+from diffcps.algorithms.diffusion import reverse_mean, variance_preserving
 from diffcps.studies.optimum import BUDGETS
+from diffcps.tasks.bandits import bandit, forward_kl_optimum
+from diffcps.tasks.bandits.blurred import Blurred
 
 DRAWS = 200_000
 """Actions of the behaviour, with one noise each at every step; the same for all weights."""

@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from diffcps import compute
-from diffcps.distributed.place import Place
-from diffcps.distributed.worker import run_trial
-from diffcps.report.collect import read_trial
+from diffcps.runs.frames import read_trial
+from diffcps.storage.place import Place
 from diffcps.studies.results import Results
-from diffcps.studies.scale import Scale
+from diffcps.studies.study import Scale
 from diffcps.studies.trials import bandit_trial
+from diffcps.sweep.worker import run_trial
+from diffcps.training import cost
 
 STDS = 0.1, 0.2, 0.3, 0.5
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12_000, help="gradient steps")
     length = parser.parse_args().steps
-    compute.prepare(1)
+    cost.prepare(1)
     table = Table("s", "covariance", "sampled std / s, by seed", "KL(π_b ‖ μ), nats", "behaviour loss")
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))

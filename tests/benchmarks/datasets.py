@@ -13,11 +13,11 @@ import numpy as np
 import tyro
 
 from diffcps.config import DataConfig, Physics
-from diffcps.data import behaviour
-from diffcps.data.behaviour import training
-from diffcps.data.collect import collect
+from diffcps.data.collecting import behaviour
+from diffcps.data.collecting.behaviour import training
+from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Origin, from_episodes
-from diffcps.tasks import TASKS, get_task
+from diffcps.tasks.registry import TASKS, get_task
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import gymnasium
 import numpy as np
 import torch
 
-from diffcps import compute
 from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig
-from diffcps.engine import Kind
 from diffcps.envs import make
-from diffcps.evaluation import Evaluator
-from diffcps.learner import Learner
-from diffcps.tasks import Task, get_task
+from diffcps.tasks.registry import Task, get_task
+from diffcps.training import cost
+from diffcps.training.engine import Kind
+from diffcps.training.evaluation import Evaluator
+from diffcps.training.learner import Learner
 
 from . import reference
 
@@ -132,7 +132,7 @@ class Routes:
     """Switches torch between what the yardstick runs under, torch as it comes, and what the pack runs under."""
 
     def __init__(self, threads: int, device: torch.device) -> None:
-        compute.prepare(threads, device)
+        cost.prepare(threads, device)
         self._prepared = _fp32_route()
 
     def plain(self) -> None:
@@ -282,7 +282,7 @@ def _resident_bytes(field: str) -> int:
 
 def memory_growth(variant: Variant, threads: int) -> dict[str, float]:
     """Bytes by which this process's resident memory grew, at its highest, from building a pack and stepping it (CPU)."""
-    compute.prepare(threads)
+    cost.prepare(threads)
     task = get_task(variant.task)
     data = made_up_data(task)
     before = _resident_bytes("VmRSS")
@@ -297,7 +297,7 @@ def time_to_steps(variant: Variant, device: str, threads: int, launched: float) 
     """
     imports = time.time() - launched
     on = torch.device(device)
-    compute.prepare(threads, on)
+    cost.prepare(threads, on)
     data = made_up_data(get_task(variant.task))
     start = time.perf_counter()
     learner = build_learner(variant, data, on)

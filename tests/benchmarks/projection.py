@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from diffcps.flops import flops_per_member_step
-from diffcps.tasks import TASKS, Task, get_task
+from diffcps.tasks.registry import TASKS, Task, get_task
+from diffcps.training.cost import flops_per_member_step
 
 SEEDS = 5
 PAPER = [task for task in TASKS.values() if task.in_paper]

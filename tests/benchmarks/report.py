@@ -22,7 +22,7 @@ import run_folders
 
 from diffcps import report
 from diffcps.config import EvaluationConfig
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
 
 ROBOTS, DATA = ("hopper", "halfcheetah", "walker2d"), ("medium", "medium-replay", "medium-expert")
 TASKS = (*(f"{robot}-{data}-v2" for robot in ROBOTS for data in DATA), "antmaze-umaze-v0")

@@ -27,15 +27,17 @@ import tyro
 from rich.console import Console
 
 from diffcps.config import RunConfig
-from diffcps.distributed import catalogue, sweep
-from diffcps.distributed import cluster as clusters
-from diffcps.distributed.display import Board
-from diffcps.distributed.interrupts import Interrupts
-from diffcps.distributed.place import Place
-from diffcps.distributed.plan import OBJECTIVE, Plan, trial_of
-from diffcps.distributed.resources import Resources
-from diffcps.distributed.trial import Job, drive
-from diffcps.runs import RunFolder, read_json, write_json
+from diffcps.files import read_json, write_json
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import OBJECTIVE, Plan
+from diffcps.storage import place as places
+from diffcps.storage.place import Place
+from diffcps.sweep import cluster as clusters
+from diffcps.sweep import search
+from diffcps.sweep.cluster import Resources
+from diffcps.sweep.display import Board
+from diffcps.sweep.driver import Interrupts, Job, drive
+from diffcps.sweep.plan import trial_of
 
 SCORE = 42.0
 SIGN = "work.json"
@@ -98,7 +100,7 @@ class Figures:
 def sleep_in_worker(loop: dict[str, Any], seconds: float) -> None:
     """In place of a trial's work: import what it needs, as it does, then sleep."""
     entered = time.time()
-    from diffcps.distributed import worker  # noqa: F401
+    from diffcps.sweep import worker  # noqa: F401
 
     config = RunConfig.from_dict(loop["config"])
     _sleep(loop["place"].run_folder(config), config, seconds, entered)
@@ -150,7 +152,7 @@ def measure(options: Options, root: Path) -> tuple[Figures, Plan]:
             begun = time.time()
             console = Console(file=io.StringIO(), width=120)
             with Board(plan, place, console):
-                sweep.execute(Job(plan, place, resources), interrupts, run)
+                search.execute(Job(plan, place, resources), interrupts, run)
             ended = time.time()
             cpu, everything = time.process_time() - cpu, _machine_cpu() - everything
             after = _memory()
@@ -181,7 +183,7 @@ def look(plan: Plan, root: Path) -> dict[str, float]:
     for trial in plan.trials:
         run_folders.write(root / plan.name, trial)
     begun = time.perf_counter()
-    with catalogue.opened(str(root)) as results:
+    with places.opened(str(root)) as results:
         results.find(plan.name)
     seconds["read the sweep's state"] = time.perf_counter() - begun
     begun = time.perf_counter()

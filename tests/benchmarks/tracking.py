@@ -31,7 +31,7 @@ import numpy as np
 import tyro
 
 from diffcps.config import RunConfig
-from diffcps.runs import write_json
+from diffcps.files import write_json
 from diffcps.tracking import MlflowSink, Tracker, check, default_uri, sink
 from diffcps.tracking.rows import Row
 from tests import run_folders

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffcps.runs import RunFolder
+from diffcps.runs.folder import RunFolder
 
 from .machines import Group, Laboratory, send, wait_until
 

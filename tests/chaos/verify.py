@@ -11,9 +11,9 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from diffcps.algorithms.metrics import METRICS
-from diffcps.distributed.plan import load
-from diffcps.runs import RunFolder
+from diffcps.algorithms.model import METRICS
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import load
 
 Snapshot = dict[Path, tuple[int, int]]
 

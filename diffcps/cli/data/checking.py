@@ -15,10 +15,10 @@ from diffcps.config import Physics
 from diffcps.errors import UserError
 
 if TYPE_CHECKING:
-    from diffcps.data.check import Check
-    from diffcps.data.layouts import Visits
-    from diffcps.data.measures import Actions, Dimension, Ends, Spread, Trajectories
-    from diffcps.data.parity import Parity, ParityReport
+    from diffcps.data.checking.check import Check
+    from diffcps.data.checking.layouts import Visits
+    from diffcps.data.checking.parity import Parity, ParityReport
+    from diffcps.data.checking.statistics import Actions, Dimension, Ends, Spread, Trajectories
 
 CANNOT_BE_LEARNED_FROM = 1
 _WORST = 5
@@ -46,12 +46,13 @@ class CheckData:
 
     def __call__(self) -> int:
         """Run it."""
-        from diffcps.data import check, pictures, sources
-        from diffcps.runs import write_atomically, write_json
+        from diffcps.data import library
+        from diffcps.data.checking import check, pictures
+        from diffcps.files import write_atomically, write_json
 
         if self.rows < 0:
             raise UserError(f"--rows {self.rows}: it must be zero or more.")
-        source = sources.find(self.data, self.task, self.data_dir)
+        source = library.find_sources(self.data, self.task, self.data_dir)
         console = Console()
         with console.status(f"looking at {source.path.name}"):
             examined = check.examine(
@@ -263,7 +264,7 @@ def _errors(result: "Parity") -> list[tuple[str, Any]]:
 
 def _about_edges(result: "Parity") -> str:
     explained = len(result.edges) - result.unexplained
-    from diffcps.data.parity import EDGE_POSITION, EDGE_VELOCITY
+    from diffcps.data.checking.parity import EDGE_POSITION, EDGE_VELOCITY
 
     return (
         f"Rows off by more than {EDGE_POSITION:g} in a position or {EDGE_VELOCITY:g} in a velocity: {result.beyond:,} of "

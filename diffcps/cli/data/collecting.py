@@ -10,14 +10,14 @@ import tyro
 from rich.console import Console
 
 from diffcps.errors import UserError
-from diffcps.tasks import Robot
+from diffcps.tasks.registry import Robot
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from rich.progress import Progress, TaskID
 
-    from diffcps.tasks import Task
+    from diffcps.tasks.registry import Task
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,17 @@ class CollectData:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from diffcps.config import DataConfig
-        from diffcps.data import collected, provenance, store
-        from diffcps.tasks import TASKS, get_task
+        from diffcps.data import collected, library
+        from diffcps.tasks import registry
+        from diffcps.tasks.registry import TASKS, get_task
 
         names = [name for name, task in TASKS.items() if task.in_paper] if self.all else list(self.tasks)
         if not names:
             raise UserError("which data? Name tasks, or all of the paper's with --all.")
         tasks = [get_task(name) for name in dict.fromkeys(names)]
-        rows = [provenance.usual_rows(task) if self.rows is None else self.rows for task in tasks]
+        rows = [registry.usual_rows(task) if self.rows is None else self.rows for task in tasks]
         wanted = [(task, DataConfig("collected", n, self.seed)) for task, n in zip(tasks, rows, strict=True)]
-        if reason := "\n".join(text for pair in wanted if (text := store.not_offered(*pair))):
+        if reason := "\n".join(text for pair in wanted if (text := library.not_offered(*pair))):
             raise UserError(reason)
         console = Console()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -55,8 +56,8 @@ class CollectData:
             for task, data in wanted:
                 bar = bars.add_task(task.name, total=data.rows)
                 start = time.monotonic()
-                found = collected.find(task, data, store.collected_root()) is not None
-                path, episodes = collected.collected(task, data, store.collected_root(), partial(_show, bars, bar))
+                found = collected.find(task, data, library.collected_root()) is not None
+                path, episodes = collected.collected(task, data, library.collected_root(), partial(_show, bars, bar))
                 bars.remove_task(bar)
                 info = collected.transitions(task, path, episodes).info
                 took = "already here" if found else f"{time.monotonic() - start:.0f} s"
@@ -100,7 +101,7 @@ class TrainPolicy:
         """Run it."""
         import torch
 
-        from diffcps.data.behaviour import training
+        from diffcps.data.collecting.behaviour import training
 
         torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
         facts = training.train(self.robot, self.output, self.steps, self.seed, self.target_score, threads=self.threads)

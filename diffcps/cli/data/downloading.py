@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from diffcps.data.download import Outcome
-    from diffcps.tasks import Task
+    from diffcps.tasks.registry import Task
 
 _SOME_FAILED = 1
 _CHECKS = {
@@ -50,16 +50,15 @@ class DownloadData:
 
     def __call__(self) -> int:
         """Run it."""
-        from diffcps.data import store
-        from diffcps.data.download import download
-        from diffcps.data.mirrors import mirrors
+        from diffcps.data import library
+        from diffcps.data.download import download, mirrors
 
         if self.jobs < 1:
             raise UserError(f"--jobs {self.jobs}: it must be at least 1.")
         tasks, sources = self._chosen(), mirrors(self.mirror)
-        folder = self.to or store.datasets_root()
+        folder = self.to or library.datasets_root()
         # without --to, a copy in any folder that a training run searches is enough
-        elsewhere = () if self.to else store.search_path(())
+        elsewhere = () if self.to else library.search_path(())
         with ProgressDisplay(Console(stderr=True)) as display:
             outcomes = download(tasks, folder, sources, display, jobs=self.jobs, elsewhere=elsewhere)
         console = Console()
@@ -68,7 +67,7 @@ class DownloadData:
         return _SOME_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
 
     def _chosen(self) -> "list[Task]":
-        from diffcps.tasks import TASKS, get_task
+        from diffcps.tasks.registry import TASKS, get_task
 
         if self.all == bool(self.tasks):
             wrong = "both --all and names of tasks are given" if self.all else "no task is named"
@@ -80,7 +79,7 @@ class DownloadData:
 
 def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
     """The result of each file, and what to do about those that failed."""
-    from diffcps.data import checksums
+    from diffcps.data import provenance
 
     width = max(len(", ".join(outcome.tasks)) for outcome in outcomes)
     for outcome in outcomes:
@@ -90,7 +89,7 @@ def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
             yield from (f"    {outcome.reason}",) if outcome.reason else ()
             yield from (f"    {url}: {reason}" for url, reason in outcome.tried)
         else:
-            check = _CHECKS[checksums.checksum_state(outcome.path)]
+            check = _CHECKS[provenance.checksum_state(outcome.path)]
             yield f"{name}  {outcome.state:12}  {size(outcome.path.stat().st_size):>8}  {check}"
             yield f"    {outcome.path}"
     failed = sum(outcome.state == "failed" for outcome in outcomes)

@@ -11,7 +11,7 @@ from diffcps.errors import UserError
 
 if TYPE_CHECKING:
     from diffcps.data import DatasetInfo
-    from diffcps.tasks import Task
+    from diffcps.tasks.registry import Task
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MinariData:
     def __call__(self) -> None:
         """Run it."""
         from diffcps.data import minari
-        from diffcps.tasks import from_definition
+        from diffcps.tasks.registry import from_definition
 
         console = Console()
         with console.status(f"reading {self.id}"):

@@ -10,8 +10,8 @@ from rich.console import Console
 from diffcps.errors import UserError
 
 if TYPE_CHECKING:
-    from diffcps.data.inventory import Holding
-    from diffcps.tasks import Task
+    from diffcps.data.library import Holding
+    from diffcps.tasks.registry import Task
 
 _MEANING = {
     "verified": "D4RL's own file, its sha256 is the published one",
@@ -32,9 +32,9 @@ class ListData:
 
     def __call__(self) -> None:
         """Run it."""
-        from diffcps.bandits import PATTERNS
-        from diffcps.data import checksums, inventory
-        from diffcps.tasks import TASKS, defined, get_task
+        from diffcps.data import library, provenance
+        from diffcps.tasks.bandits import PATTERNS
+        from diffcps.tasks.registry import TASKS, defined, get_task
 
         console = Console()
         seen: set[str] = set()
@@ -45,8 +45,8 @@ class ListData:
             except UserError as error:
                 _line(console, f"{name}\n    {error}", "red")
                 continue
-            found = inventory.holdings(
-                task, self.data_dir, checksums.sha256_of if self.verify else checksums.known_sha256
+            found = library.holdings(
+                task, self.data_dir, provenance.sha256_of if self.verify else provenance.known_sha256
             )
             seen |= {holding.checksum for holding in found if holding.checksum}
             for text, style in self._lines(task, found):
@@ -81,14 +81,14 @@ class ListData:
             yield f"    file {task.d4rl_file}", "dim"
 
     def _places(self) -> Iterator[str]:
-        from diffcps.data import minari, store
+        from diffcps.data import library, minari
 
         yield "Looked for D4RL's files in"
-        yield from (f"    {line}" for line in store.where_looked(self.data_dir))
+        yield from (f"    {line}" for line in library.where_looked(self.data_dir))
         yield "and for Minari's data sets, imported files among them, in"
         yield from (f"    {folder}" for folder in minari.search_path(self.data_dir))
         yield "and for collected data, which are made when they are first needed, in"
-        yield f"    {store.collected_root()}"
+        yield f"    {library.collected_root()}"
         yield "`diffcps data download TASK…` fetches D4RL's files."
 
 

@@ -1,0 +1,1 @@
+"""What a data set holds, and which simulator made it."""

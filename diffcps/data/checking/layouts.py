@@ -1,0 +1,168 @@
+"""Mazes as plain geometry, and what a data set says of its maze: where the goal is and which cells were seen."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from diffcps.data.checking.recording import Flags, Recording
+from diffcps.envs import antmaze
+from diffcps.tasks.registry import Task
+
+Points = NDArray[np.float64]
+
+_ROUNDS = 4
+_NEAREST = 1000
+"""Positions on either side of the goal's edge that its centre is fitted to."""
+_EXPLAINED = 0.999
+"""Share of the rewards that a goal must explain to be believed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A maze of square cells seen from above, in metres."""
+
+    cell: float
+    """Side of a cell."""
+    walls: Points
+    """[W, 2] centres of the cells that are walls."""
+    free: Points
+    """[F, 2] centres of the others."""
+    start: Points
+    """[2] centre of the start's cell."""
+    goal: Points
+    """[2] centre of the goal's cell."""
+    goal_radius: float
+    """The goal is reached within this distance."""
+    y_up: bool
+    """Whether y grows upwards in the maze's map; D4RL's grows downwards, with the row."""
+
+
+def layout(task: Task) -> Layout | None:
+    """The maze of a task; ``None`` where it has none."""
+    if task.domain == "antmaze":
+        maze = task.environment.split("-")[1]
+        walls, free, start, goal = (
+            np.array([antmaze.cell_centre(maze, cell) for cell in antmaze.cells(maze, symbols)])
+            for symbols in ("#", ".SG", "S", "G")
+        )
+        return Layout(antmaze.CELL, walls, free, start[0], goal[0], antmaze.GOAL_RADIUS, y_up=False)
+    if task.domain == "pointmaze":
+        # gymnasium-robotics takes a second to import, and no other task needs it
+        from diffcps.envs import pointmaze
+
+        rows = range(len(pointmaze.U_MAZE))
+        cells = [(r, c) for r in rows for c in range(len(pointmaze.U_MAZE[0]))]
+        return Layout(
+            cell=1.0,
+            walls=np.array([pointmaze.cell_centre(cell) for cell in cells if cell not in pointmaze.FREE_CELLS]),
+            free=np.array([pointmaze.cell_centre(cell) for cell in pointmaze.FREE_CELLS]),
+            start=pointmaze.cell_centre(pointmaze.START_CELL),
+            goal=pointmaze.cell_centre(pointmaze.GOAL_CELL),
+            goal_radius=pointmaze.GOAL_RADIUS,
+            y_up=True,
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The disc whose rewards those of a data set are."""
+
+    x: float
+    y: float
+    radius: float
+    """Metres; the task's own, or where the fit puts the edge between rewarded and unrewarded positions."""
+    observation: Literal["next", "own"]
+    """Which of a row's two observations its reward belongs to."""
+    explained: float
+    """Share of the rows, out of those that could be compared, whose reward the disc explains."""
+
+
+@dataclass(frozen=True)
+class Visits:
+    """How a data set covers its maze."""
+
+    reached: float
+    """Share of complete trajectories with a reward."""
+    cells: int
+    """Free cells with a row in them."""
+    free_cells: int
+    share: tuple[float, ...]
+    """Share of the rows in each free cell, in the order of ``Layout.free``."""
+    in_walls: int
+    """Rows whose position lies in a wall's cell or outside the maze."""
+    goal: Goal | None
+    """The one goal that explains the rewards; ``None`` when none does (a goal an episode, or no rewards)."""
+
+
+def visits(maze: Layout, data: Recording) -> Visits:
+    """Coverage, success and the implied goal."""
+    position = data.own[:, :2].astype(np.float64)
+    usable = np.isfinite(position).all(axis=1)
+    corner = np.minimum(maze.free.min(axis=0), maze.walls.min(axis=0)) if len(maze.walls) else maze.free.min(axis=0)
+    free = np.round((maze.free - corner) / maze.cell).astype(np.int64)
+    index = np.round((position[usable] - corner) / maze.cell)
+    counts = np.array([(index == cell).all(axis=1).sum() for cell in free])
+    rewarded = [bool((data.rewards[part] > 0).any()) for part in data.segments() if data.ends[part.stop - 1]]
+    total = max(int(usable.sum()), 1)
+    return Visits(
+        reached=float(np.mean(rewarded)) if rewarded else 0.0,
+        cells=int((counts > 0).sum()),
+        free_cells=len(free),
+        share=tuple(float(count) / total for count in counts),
+        in_walls=int(usable.sum() - counts.sum()),
+        goal=implied_goal(data),
+    )
+
+
+def implied_goal(data: Recording) -> Goal | None:
+    """The disc outside which no row is rewarded and inside which every row is, as nearly as there is one.
+
+    Its centre g and squared radius are the widest strip that parts rewarded from unrewarded positions p: |p − g|² is
+    linear in (g, |g|² − radius²) but for the known |p|², so the widest strip is a linear programme.
+    """
+    rows = np.flatnonzero(data.known & np.isfinite(data.rewards))
+    best: Goal | None = None
+    place, at = data.observations[:, :2], data.at[rows]
+    for observation, positions in (("next", place[at + 1]), ("own", place[at])):
+        found = _fit(positions.astype(np.float64), data.rewards[rows] > 0)
+        if found is not None and (best is None or found[3] > best.explained):
+            best = Goal(*found[:3], observation, found[3])  # type: ignore[arg-type]
+    return best if best is not None and best.explained >= _EXPLAINED else None
+
+
+def _fit(positions: Points, rewarded: Flags) -> tuple[float, float, float, float] | None:
+    """(x, y, radius, share explained), fitted to the positions nearest to the edge; ``None`` without rewards."""
+    usable = np.isfinite(positions).all(axis=1)
+    positions, rewarded = positions[usable], rewarded[usable]
+    inside, outside = positions[rewarded], positions[~rewarded]
+    if len(inside) == 0 or len(outside) == 0:
+        return None
+    centre = inside.mean(axis=0)
+    squared, x, y = 0.0, float(centre[0]), float(centre[1])
+    for _ in range(_ROUNDS):
+        farthest = inside[np.argsort(-np.square(inside - centre).sum(axis=1))[:_NEAREST]]
+        nearest = outside[np.argsort(np.square(outside - centre).sum(axis=1))[:_NEAREST]]
+        points = np.concatenate([farthest, nearest]) - centre
+        sign = np.repeat([1.0, -1.0], [len(farthest), len(nearest)])
+        # sign·(|p|² − 2 p·g + c) ≤ −margin, the margin as large as it can be
+        matrix = np.column_stack(
+            [sign[:, None] * np.column_stack([-2.0 * points, np.ones(len(points))]), np.ones(len(points))]
+        )
+        solved = linprog(
+            [0.0, 0.0, 0.0, -1.0],
+            matrix,
+            -sign * np.square(points).sum(axis=1),
+            bounds=[(None, None)] * 3 + [(None, 1.0)],
+        )
+        if not solved.success:
+            break
+        gx, gy, c, _ = solved.x
+        squared = gx**2 + gy**2 - c
+        x, y = centre[0] + gx, centre[1] + gy
+        centre = np.array([x, y])
+    within = np.square(positions - [x, y]).sum(axis=1) <= squared
+    return float(x), float(y), float(np.sqrt(max(squared, 0.0))), float((within == rewarded).mean())

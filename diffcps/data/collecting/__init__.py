@@ -1,0 +1,1 @@
+"""Data sets collected here, by behaviour policies that ship with the project."""

@@ -1,0 +1,274 @@
+"""The run folder: the record of one trial, enough to rebuild every number in a table and to go on after a kill.
+
+    <key>/config.json         the configuration
+          environment.json    versions, git commit, device, data set and its checksum
+          metrics.csv         step, member, seed, then every training metric (mean since the row before)
+          returns.csv         step, member, seed, episode, return, length: raw, one row an episode
+          measures.csv        step, member, seed, then what was measured at each evaluation; only if anything was
+          samples.csv         step, member, seed, a_0, …: actions of the policies at the end; only if asked for
+          status.json         state, step, speed, scores so far; what a live view shows
+          attempts.json       how often it was interrupted, and by what; only if it was
+          owner               the one process that may write here
+          checkpoint/         the two newest checkpoints, each with its SHA-256
+
+Files are replaced in one move or only appended to; whatever a kill cuts off is dropped by ``rewind`` before going on.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
+from diffcps.files import read_json, room, write_atomically, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+State = Literal["pending", "running", "complete", "failed", "stopped"]
+GROWING = "metrics.csv", "returns.csv", "measures.csv", "samples.csv"
+"""Files that grow by rows while a trial is trained; the first column is the step."""
+RETURNS = ("step", "member", "seed", "episode", "return", "length")
+
+
+class TakenOverError(UserError):
+    """Another process has taken over the run folder: this one is to stop, and to leave everything to the other."""
+
+
+class RunFolder:
+    """Reads and writes one run folder; making the object touches nothing on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._token: str | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration it was made for. Raises ``UserError`` when the file does not hold one."""
+        file = self.path / "config.json"
+        values = read_json(file)
+        try:
+            return RunConfig.from_dict(values)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What it ran on and with; empty before the trial has started."""
+        file = self.path / "environment.json"
+        return read_json(file) if file.exists() else {}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The newest status; ``{"state": "pending"}`` before the trial has started."""
+        file = self.path / "status.json"
+        return read_json(file) if file.exists() else {"state": "pending", "step": 0}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the trial has come to its end; nothing in the folder changes after that."""
+        return bool(self.status["state"] == "complete")
+
+    def fetch(self) -> None:
+        """Bring the record to this machine, where it lies elsewhere: nothing to do for a folder that all machines see."""
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder for ``config``, or check that it is this configuration's. Raises ``UserError`` when not."""
+        try:
+            (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
+            if not (self.path / "config.json").exists():
+                write_json(self.path / "config.json", config.to_dict())
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error.strerror}. Choose another results folder."
+            ) from error
+        if self.config.key != config.key:
+            raise UserError(f"{self.path} holds another trial ({self.config.key}), not {config.key}.")
+
+    def take(self) -> None:
+        """Own the folder: whoever owned it before, and was only thought dead, meets ``TakenOverError`` when it next writes.
+
+        Take it first and ``rewind`` it later: whatever the other was just writing when it was taken has come in by then.
+        """
+        self._token = f"{secrets.token_hex(8)} process {os.getpid()} on {os.uname().nodename}"
+        with room(self.path / "owner"):
+            write_atomically(self.path / "owner", self._token.encode())
+
+    def check_owner(self) -> None:
+        """Raise ``TakenOverError`` when this process has taken the folder and another one has taken it since."""
+        if self._token is None:
+            return
+        try:
+            owner = (self.path / "owner").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            owner = "nobody: it was deleted"
+        self._compare_owner(owner)
+
+    def _compare_owner(self, owner: str) -> None:
+        if self._token is not None and owner != self._token:
+            raise TakenOverError(f"{self.path} was taken over by {owner.partition(' ')[2]}, which goes on with it.")
+
+    @property
+    def attempts(self) -> dict[str, Any]:
+        """What interrupted the trial, and how often; empty when nothing did."""
+        file = self.path / "attempts.json"
+        return read_json(file) if file.exists() else {}
+
+    def record_attempts(self, attempts: Mapping[str, Any]) -> None:
+        """Replace ``attempts.json``."""
+        with room(self.path / "attempts.json"):
+            write_json(self.path / "attempts.json", dict(attempts))
+
+    def check_data(self, checksum: str) -> None:
+        """Raise ``UserError`` when the trial was started, or is complete, on a data set with another checksum."""
+        before = self.environment.get("dataset", {}).get("checksum")
+        if before is not None and before != checksum:
+            raise UserError(
+                f"{self.path} was started on a data set with checksum {before[:12]}…, and the one found now has "
+                f"{checksum[:12]}…. Bring the first back, or start again in another results folder."
+            )
+
+    def record_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write ``environment.json``; the data must be those the folder was started with, else ``UserError``."""
+        old = self.environment
+        self.check_data(environment["dataset"]["checksum"])
+        # an attempt on other code or another machine stays on record beside the newest
+        same = {key: old.get(key) for key in ("versions", "git_commit", "device")}
+        earlier = list(old.get("earlier", []))
+        if old and same != {key: environment.get(key) for key in same}:
+            earlier.append(same)
+        self.check_owner()
+        with room(self.path / "environment.json"):
+            write_json(self.path / "environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace ``status.json``."""
+        self.check_owner()
+        with room(self.path / "status.json"):
+            write_json(self.path / "status.json", dict(status))
+
+    def fail(self, reason: str, details: str = "") -> None:
+        """Say in the status that the trial failed and why; what it has learned stays."""
+        self.write_status(
+            {**self.status, "state": "failed", "error": reason, "details": details, "updated": time.time()}
+        )
+
+    def log(self, step: int, config: RunConfig, metrics: Mapping[str, NDArray[Any]], columns: Sequence[str]) -> None:
+        """Append one row a member to ``metrics.csv``; ``metrics`` maps a name of ``columns`` to values ``[K]``."""
+        self._append("metrics.csv", ("step", "member", "seed", *columns), _member_rows(step, config, metrics))
+
+    def log_returns(self, step: int, config: RunConfig, returns: NDArray[Any], lengths: NDArray[Any]) -> None:
+        """Append the raw returns and lengths ``[K, E]`` of one evaluation to ``returns.csv``."""
+        rows = [
+            dict(zip(RETURNS, (step, k, m.seed, e, repr(float(returns[k, e])), int(lengths[k, e])), strict=True))
+            for k, m in enumerate(config.members)
+            for e in range(returns.shape[1])
+        ]
+        self._append("returns.csv", RETURNS, rows)
+
+    def log_measures(
+        self,
+        step: int,
+        config: RunConfig,
+        values: Mapping[str, NDArray[Any]],
+        samples: Mapping[str, NDArray[Any]],
+    ) -> None:
+        """Append what was measured, ``[K]`` a column, to ``measures.csv``, and actions, ``[K, n]``, to ``samples.csv``."""
+        if values:
+            self._append("measures.csv", ("step", "member", "seed", *values), _member_rows(step, config, values))
+        if samples:
+            count = len(next(iter(samples.values()))[0])
+            rows = [
+                row
+                for n in range(count)
+                for row in _member_rows(step, config, {name: value[:, n] for name, value in samples.items()})
+            ]
+            self._append("samples.csv", ("step", "member", "seed", *samples), rows)
+
+    def _append(self, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        file = self.path / name
+        if not file.exists():
+            writer.writeheader()
+        writer.writerows(rows)
+        self.check_owner()
+        with room(file), open(file, "a", encoding="utf-8") as out:
+            out.write(text.getvalue())
+            out.flush()
+            os.fsync(out.fileno())
+
+    def rewind(self, step: int) -> None:
+        """Drop rows of the growing files from after ``step``, and any row that a kill cut short."""
+        self.check_owner()
+        for name in GROWING:
+            file = self.path / name
+            if not file.exists():
+                continue
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            width = lines[0].count(",") if lines else 0
+            whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == width]
+            kept = [line for line in whole if int(line.split(",", 1)[0]) <= step]
+            if lines and lines[0].endswith("\n") and kept:
+                with room(file):
+                    write_atomically(file, "".join([lines[0], *kept]).encode())
+            else:
+                file.unlink()
+
+    def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
+        """Write ``state`` (tensors and plain values) with its SHA-256 and keep the two newest checkpoints."""
+        import torch  # takes a second, which processes that only read a trial's status need not spend
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getvalue()
+        folder = self.path / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"step_{step:09d}.pt"
+        self.check_owner()
+        with room(file):
+            write_atomically(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+            write_atomically(file, content)
+        # one of a later step is one that ``load_checkpoint`` refused: it must not count among the two
+        earlier = sorted(old for old in folder.glob("step_*.pt") if old.name < file.name)
+        kept = {file, *earlier[-1:]}
+        for other in (*folder.glob("step_*.*"), *folder.glob(".*.tmp")):
+            if other.with_suffix(".pt") not in kept:
+                other.unlink()
+
+    def load_checkpoint(self, device: "torch.device | str" = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest checkpoint that is whole (``None`` when there is none), and a sentence for each one that is not."""
+        import torch
+
+        complaints: list[str] = []
+        for file in sorted((self.path / "checkpoint").glob("step_*.pt"), reverse=True):
+            content = file.read_bytes()
+            expected = file.with_suffix(".sha256")
+            if not expected.exists() or hashlib.sha256(content).hexdigest().encode() != expected.read_bytes():
+                complaints.append(f"checkpoint {file} does not match its checksum: it is left out.")
+                continue
+            return torch.load(io.BytesIO(content), map_location=device, weights_only=True), complaints
+        return None, complaints
+
+
+def _member_rows(step: int, config: RunConfig, values: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """One row a member, of values ``[K]``."""
+    return [
+        {"step": step, "member": k, "seed": member.seed, **{name: repr(float(v[k])) for name, v in values.items()}}
+        for k, member in enumerate(config.members)
+    ]
+
+
+def scores_by_evaluation(returns: NDArray[np.float64]) -> tuple[float, float]:
+    """(last, best) of evaluation scores ``[evaluations, K]``: the mean over members of each one's last and highest."""
+    # fmax leaves out evaluations of a diverged policy, which gave no number
+    return float(returns[-1].mean()), float(np.fmax.reduce(returns, axis=0).mean())

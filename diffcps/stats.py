@@ -1,0 +1,253 @@
+"""Percentile-bootstrap intervals: over the seeds of one task, and stratified by task over several."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import trim_mean
+
+FloatArray = NDArray[np.float64]
+Strata = Sequence[FloatArray]
+"""For each task the scores of its seeds, ``[..., n_i]``: all leading axes alike, n_i the task's own."""
+
+RESAMPLES = 10_000
+"""Bootstrap resamples; the ends of a 95 % interval then scatter by about a hundredth of its width."""
+STRATIFIED_RESAMPLES = 2_000
+"""The same over several tasks, as in Agarwal et al. (2021)."""
+
+
+def percentile_ends(values: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
+    """The two ends between which the share ``confidence`` of resampled values ``[resamples, ...]`` lies."""
+    tail = 100.0 * (1.0 - confidence) / 2.0
+    low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
+    return low, high
+
+
+def draw_weights(count: int, generator: np.random.Generator, resamples: int) -> FloatArray:
+    """How often each of ``count`` runs is drawn in each resample, as shares: ``[resamples, count]``.
+
+    A mean over a resample is then one row of a matrix product, without a copy of every draw.
+    """
+    return generator.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
+
+
+def bootstrap_interval(
+    values: ArrayLike, generator: np.random.Generator, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile-bootstrap interval of the mean over the first axis.
+
+    Args:
+        values: ``[n, ...]``, n independent runs (seeds).
+        generator: draws the resamples.
+        confidence: share of the resampled means inside the interval.
+        resamples: number of resamples.
+
+    Returns:
+        Lower and upper ends, each of shape ``[...]``; nan when n < 2, since one run says nothing about its spread.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    count, shape = len(array), array.shape[1:]
+    if count < 2:
+        return np.full(shape, np.nan), np.full(shape, np.nan)
+    return weighted_interval(array, draw_weights(count, generator, resamples), confidence)
+
+
+def weighted_interval(
+    values: FloatArray, weights: FloatArray, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """``bootstrap_interval`` of ``[n, ...]`` values with resamples that were drawn before, ``[resamples, n]``."""
+    means = (weights @ values.reshape(len(values), -1)).reshape(len(weights), *values.shape[1:])
+    return percentile_ends(means, confidence)
+
+
+def stratified_interval(
+    scores: Sequence[ArrayLike],
+    statistic: Callable[[Strata], FloatArray],
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = STRATIFIED_RESAMPLES,
+) -> tuple[float, float]:
+    """Stratified-bootstrap interval of a statistic over several tasks (Agarwal et al., 2021).
+
+    Seeds are redrawn within each task and never across tasks.
+
+    Args:
+        scores: for each task the scores ``[n_i]`` of its seeds.
+        statistic: of strata ``[resamples, n_i]``, one value for each resample; those of ``aggregates`` are such.
+        generator: draws the resamples.
+        confidence: share of the resampled values inside the interval.
+        resamples: number of resamples.
+
+    Returns:
+        Lower and upper end; nan when any task has fewer than two seeds.
+    """
+    strata = [np.asarray(task, dtype=np.float64) for task in scores]
+    if not strata or min(len(task) for task in strata) < 2:
+        return float("nan"), float("nan")
+    draws = [task[generator.integers(len(task), size=(resamples, len(task)))] for task in strata]
+    low, high = percentile_ends(statistic(draws), confidence)
+    return float(low), float(high)
+
+
+# One number for several tasks (Agarwal et al., 2021, "Deep RL at the Edge of the Statistical Precipice").
+
+
+def mean_of_means(scores: Sequence[ArrayLike]) -> FloatArray:
+    """Mean over tasks of each task's mean over seeds, so that every task counts the same."""
+    return _task_means(scores).mean(axis=-1)
+
+
+def median_of_means(scores: Sequence[ArrayLike]) -> FloatArray:
+    """Median over tasks of each task's mean over seeds."""
+    return np.median(_task_means(scores), axis=-1)
+
+
+def interquartile_mean(scores: Sequence[ArrayLike]) -> FloatArray:
+    """Mean of the middle half of all scores, of all seeds of all tasks together."""
+    return np.asarray(trim_mean(np.concatenate([np.asarray(task) for task in scores], axis=-1), 0.25, axis=-1))
+
+
+def optimality_gap(scores: Sequence[ArrayLike], target: float = 100.0) -> FloatArray:
+    """How far scores fall short of ``target`` (γ) on average, what is above it counting as ``target``; less is better.
+
+    By default γ = 100, where a normalised score is the reference expert's.
+    """
+    return target - _task_means([np.minimum(task, target) for task in scores]).mean(axis=-1)
+
+
+AGGREGATES: Mapping[str, Callable[[Strata], FloatArray]] = MappingProxyType(
+    {
+        "IQM": interquartile_mean,
+        "median": median_of_means,
+        "mean": mean_of_means,
+        "optimality gap": optimality_gap,
+    }
+)
+"""Name -> aggregate, in the order in which a table shows them."""
+
+
+def _task_means(scores: Sequence[ArrayLike]) -> FloatArray:
+    """``[..., tasks]``."""
+    return np.stack([np.asarray(task, dtype=np.float64).mean(axis=-1) for task in scores], axis=-1)
+
+
+# Expected online performance: what tuning is worth when only some policies may be tried (Kurenkov & Kolesnikov, 2022).
+
+
+def expected_online_performance(scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Expected highest score, and its standard deviation, of k policies picked uniformly at random, for k = 1 … n.
+
+    Policies are picked with replacement, as in the paper and as Dodge et al. (2019) do: the highest of k is at most the
+    i-th smallest score with probability (i/n)^k.
+
+    Args:
+        scores: ``[n]``, the online score of the policy of each configuration that was tried, its mean over seeds.
+
+    Returns:
+        Mean and standard deviation of the maximum, each ``[n]``, entry k − 1 for a budget of k online evaluations.
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    count = len(ordered)
+    budgets = np.arange(1, count + 1)[:, None]
+    at_most = (np.arange(count + 1) / count) ** budgets
+    chance = np.diff(at_most, axis=1)  # [k, i]: of the i-th smallest being the highest of k
+    mean = chance @ ordered
+    spread = (chance * (ordered - mean[:, None]) ** 2).sum(axis=1)
+    return mean, np.sqrt(spread)
+
+
+# Probability of improvement: how likely a run of X beats a run of Y on the same task (Agarwal et al., 2021).
+
+
+def probability_of_improvement(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> float:
+    """P(X > Y), averaged over tasks: on each the Mann-Whitney U of X over n·m, which counts a tie as one half.
+
+    Args:
+        x: for each task the scores ``[n_i]`` of X's seeds.
+        y: for the same tasks in the same order the scores ``[m_i]`` of Y's.
+    """
+    return float(np.mean([pairs.mean() for pairs in _wins(x, y)]))
+
+
+def improvement_interval(
+    x: Sequence[ArrayLike],
+    y: Sequence[ArrayLike],
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = STRATIFIED_RESAMPLES,
+) -> tuple[float, float]:
+    """Stratified-bootstrap interval of ``probability_of_improvement``; nan when a task has fewer than two seeds in either.
+
+    The seeds of X and of Y are redrawn independently, each within their task.
+    """
+    wins = _wins(x, y)
+    if not wins or min(min(pairs.shape) for pairs in wins) < 2:
+        return float("nan"), float("nan")
+    values = np.mean([_resampled(pairs, generator, resamples) for pairs in wins], axis=0)
+    low, high = percentile_ends(values, confidence)
+    return float(low), float(high)
+
+
+def _resampled(pairs: FloatArray, generator: np.random.Generator, resamples: int) -> FloatArray:
+    first, second = (draw_weights(count, generator, resamples) for count in pairs.shape)
+    return ((first @ pairs) * second).sum(axis=1)
+
+
+def _wins(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> list[FloatArray]:
+    """For each task ``[n_i, m_i]``: 1 where the run of X is higher, ½ where both are equal, else 0."""
+    found = []
+    for ours, theirs in zip(x, y, strict=True):
+        difference = np.asarray(ours, dtype=np.float64)[:, None] - np.asarray(theirs, dtype=np.float64)
+        found.append(np.heaviside(difference, 0.5))
+    return found
+
+
+# Performance profiles: which share of runs scores above each of many thresholds (Agarwal et al., 2021).
+
+
+def performance_profile(
+    scores: Sequence[ArrayLike],
+    thresholds: ArrayLike,
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = STRATIFIED_RESAMPLES,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The share of runs that score above each threshold, every task counting the same, with its interval.
+
+    Args:
+        scores: for each task the scores ``[n_i]`` of its seeds.
+        thresholds: ``[m]`` values of τ.
+        generator: draws the resamples, within each task.
+        confidence: share of the resampled profiles inside the interval, at each τ by itself.
+        resamples: number of resamples.
+
+    Returns:
+        The profile, its lower and its upper ends, each ``[m]``; the ends nan when any task has fewer than two seeds.
+    """
+    limits = np.asarray(thresholds, dtype=np.float64)
+    above = [(np.asarray(task, dtype=np.float64)[:, None] > limits).astype(np.float64) for task in scores]
+    profile = np.mean([task.mean(axis=0) for task in above], axis=0)
+    if min(len(task) for task in above) < 2:
+        return profile, np.full(limits.shape, np.nan), np.full(limits.shape, np.nan)
+    draws = np.mean([draw_weights(len(task), generator, resamples) @ task for task in above], axis=0)
+    return profile, *percentile_ends(draws, confidence)
+
+
+# Statistics of one list of scores.
+
+
+def mean_std(values: ArrayLike) -> tuple[float, float]:
+    """Mean and sample standard deviation (n − 1) of ``[n]`` values; nan where n is too small to have one."""
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean()) if array.size else float("nan")
+    return mean, float(array.std(ddof=1)) if array.size > 1 else float("nan")
+
+
+def iqm(scores: ArrayLike) -> float:
+    """Interquartile mean: the mean of the middle half of all scores (Agarwal et al., 2021); nan of no score."""
+    array = np.asarray(scores, dtype=np.float64).ravel()
+    return float(trim_mean(array, 0.25)) if array.size else float("nan")
+
+
+# Statistics of scores over seeds and tasks. Whatever draws random numbers takes its generator from the caller.

@@ -1,0 +1,255 @@
+"""Optuna under Ray Tune: every point of a grid once, or a search in which each task has its own study.
+
+Nothing is restored from a file: the studies are rebuilt from the run folders at each launch, which a kill cannot break.
+"""
+
+import functools
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from diffcps.config import RunConfig
+from diffcps.runs.plan import OBJECTIVE, SearchSpace
+from diffcps.sweep import cluster as clusters
+from diffcps.sweep.cluster import DRIVER_CPUS
+from diffcps.sweep.driver import Interrupts, Job, StopBetweenSteps, drive
+from diffcps.sweep.folder import run_folders
+from diffcps.sweep.plan import POINT
+
+_ROOM_SECONDS = 10.0
+_ATTEMPTS = 20
+"""Suggestions in a row that may repeat a known point before any new one is taken."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class _Grid(OptunaSearch):
+    """Every point once, each with the time at which it was asked for: a trial starts when there is room for it."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next point."""
+        point = super().suggest(trial_id)
+        return {**point, "asked": time.time()} if isinstance(point, dict) else point
+
+
+def grid_searcher(keys: Sequence[str]) -> OptunaSearch:
+    """Runs every trial of ``keys`` exactly once, in that order."""
+    space: dict[str, BaseDistribution] = {"key": CategoricalDistribution(list(keys))}
+    points = [{"key": key} for key in keys]
+    return _Grid(space, metric=OBJECTIVE, mode="max", points_to_evaluate=points)
+
+
+class StudyPerTask(Searcher):
+    """A search over several tasks at once, each task with an Optuna study of its own.
+
+    One study over all tasks would spend its trials on the easiest task. Tasks take turns.
+
+    Args:
+        bases: for each task, the trial that is varied.
+        space: what is chosen.
+        finished: configurations and scores that are known already (NaN for a failed one).
+        unfinished: configurations to be continued first.
+    """
+
+    def __init__(
+        self,
+        bases: Sequence[RunConfig],
+        space: SearchSpace,
+        finished: Sequence[tuple[RunConfig, float]] = (),
+        unfinished: Sequence[RunConfig] = (),
+    ) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self.studies: dict[str, OptunaSearch] = {}
+        self.left: dict[str, int] = {}
+        self.seen: dict[str, list[dict[str, Any]]] = {}
+        self.owner: dict[str, tuple[str, str]] = {}
+        self.instead: dict[str, dict[str, Any]] = {}
+        self.space = space
+        for base in bases:
+            done = [(point_of(trial), score) for trial, score in finished if trial.task == base.task]
+            waiting = [point_of(trial) for trial in unfinished if trial.task == base.task]
+            # the seed moves on with what is known, or a new launch would suggest its first points again
+            known = len(done) + len(waiting)
+            study = OptunaSearch(
+                distributions(space), metric=OBJECTIVE, mode="max", points_to_evaluate=waiting, seed=1 + known
+            )
+            for point, score in done:
+                failed = math.isnan(score)
+                study.add_evaluated_point(point, 0.0 if failed else score, error=failed)
+            self.studies[base.task] = study
+            self.seen[base.task] = [point for point, _ in done]
+            self.left[base.task] = max(0, space.trials - len(done))
+
+    @property
+    def remaining(self) -> int:
+        """Trials still to be suggested."""
+        return sum(self.left.values())
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next new point of the task with most trials left; ``Searcher.FINISHED`` when there is none.
+
+        A point that was tried before would only give the same numbers again.
+        """
+        while any(self.left.values()):
+            task = max(self.left, key=lambda name: self.left[name])
+            point = self._new_point(task, trial_id)
+            if point is not None:
+                self.seen[task].append(point)
+                self.left[task] -= 1
+                return {"task": task, **point, "asked": time.time()}
+            self.left[task] = 0
+        return Searcher.FINISHED
+
+    def _new_point(self, task: str, trial_id: str) -> dict[str, Any] | None:
+        """What Optuna suggests, if that is new within some attempts, else any point that is; ``None`` if none is."""
+        for attempt in range(_ATTEMPTS):
+            name = f"{trial_id}-{attempt}"
+            self.owner[trial_id] = task, name
+            point = self.studies[task].suggest(name)
+            assert point is not None
+            if point not in self.seen[task]:
+                return point
+            self.studies[task].on_trial_complete(name, None, error=True)
+        # in a small space of given values Optuna soon repeats its favourite for ever
+        points = [dict(zip(POINT, values, strict=True)) for values in self.space.points() or ()]
+        fresh = [point for point in points if point not in self.seen[task]]
+        if not fresh:
+            return None
+        self.instead[trial_id] = random.Random(len(fresh)).choice(fresh)
+        return self.instead[trial_id]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the trial's study how it ended; a score that is no number counts as a failure."""
+        value = (result or {}).get(OBJECTIVE)
+        score = math.nan if error or value is None else float(value)
+        failed = math.isnan(score)
+        task, name = self.owner[trial_id]
+        study = self.studies[task]
+        if trial_id in self.instead:
+            study.add_evaluated_point(self.instead[trial_id], 0.0 if failed else score, error=failed)
+        else:
+            study.on_trial_complete(name, None if failed else result, error=failed)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: a launch rebuilds the studies from the run folders."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore, see ``save``."""
+
+
+class AsManyAsFit(ConcurrencyLimiter):
+    """Hands out points while there is room for them, which is asked anew: a cluster grows and shrinks under a sweep.
+
+    Args:
+        searcher: where the points come from.
+        room: how many trials may run at once now.
+    """
+
+    def __init__(self, searcher: Searcher, room: Callable[[], int]) -> None:
+        self._room, self._asked, self._known = room, -math.inf, 1
+        super().__init__(searcher, 1)
+
+    @property
+    def max_concurrent(self) -> int:
+        """The room, looked up every ten seconds."""
+        if time.monotonic() - self._asked > _ROOM_SECONDS:
+            self._asked, self._known = time.monotonic(), self._room()
+        return self._known
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        """What the base class sets is not what counts."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune keeps a copy of its searcher in a file that nothing reads."""
+        return {}
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """What Optuna draws from."""
+    clip, kl = space.lambda_clip, space.target_kl
+    return {
+        "diffusion_steps": CategoricalDistribution(list(space.diffusion_steps)),
+        "lambda_clip": CategoricalDistribution(list(clip)) if clip else FloatDistribution(0.0, 1.0),
+        "target_kl": CategoricalDistribution(list(kl)) if kl else FloatDistribution(0.01, 0.3, log=True),
+    }
+
+
+def point_of(trial: RunConfig) -> dict[str, Any]:
+    """The trial as a point of the search space."""
+    first = trial.members[0]
+    return {
+        "diffusion_steps": trial.algorithm.diffusion_steps,
+        "lambda_clip": first.lambda_clip,
+        "target_kl": first.target_kl,
+    }
+
+
+# Runs a whole sweep: trials to Ray, run folders as the truth, MLflow as the view, a table at the end.
+
+MOST_DRIVERS = 1000
+"""How often a trial's driver may die in one launch, getting on or not: weeks on machines that come and go."""
+
+
+def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive) -> None:
+    """Run what is not complete. Needs a connected cluster.
+
+    Args:
+        job: the sweep.
+        interrupts: where signals come in.
+        trial: what a trial's driver runs, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
+
+    Raises:
+        KeyboardInterrupt: a signal has cut it short.
+    """
+    from ray import tune
+
+    searcher, count = _searcher(job)
+    if count == 0:
+        return
+    # the folder of a launch is Tune's scratch: nothing is read back from it
+    job = replace(job, launch=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    driver = {clusters.DRIVERS: 0.001} if clusters.present().for_drivers else {"CPU": DRIVER_CPUS}
+
+    def room() -> int:
+        return job.resources.room(clusters.present())
+
+    tuner = tune.Tuner(
+        tune.with_resources(functools.partial(trial, job=job), driver),
+        # a driver's process, which takes seconds to start, goes on with the next trial
+        tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, room), num_samples=count, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=job.launch,
+            storage_path=str(job.place.folder / "ray"),
+            # how often a trial is tried is decided where its progress is known: see ``attempts``
+            failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
+            callbacks=[StopBetweenSteps(interrupts)],
+            verbose=0,
+        ),
+    )
+    with interrupts.deferred():
+        tuner.fit()
+
+
+def _searcher(job: Job) -> tuple[Any, int]:
+    """The searcher over what is not complete, and how many trials that is."""
+    job.place.refresh("runs")
+    folders = run_folders(job.place)
+    if job.plan.search is None:
+        complete = {folder.path.name for folder in folders if folder.complete}
+        keys = [trial.key for trial in job.plan.trials if trial.key not in complete]
+        return (grid_searcher(keys), len(keys)) if keys else (None, 0)
+    configs = [(folder.config, folder) for folder in folders]
+    finished = [(config, float(folder.status["last"])) for config, folder in configs if folder.complete]
+    unfinished = [config for config, folder in configs if not folder.complete]
+    searcher = StudyPerTask(job.plan.trials, job.plan.search, finished, unfinished)
+    return searcher, searcher.remaining

@@ -1,0 +1,118 @@
+"""The paper's ring as it is plotted: act on the ring and be rewarded.
+
+The behaviour is a = (cos θ + u, sin θ + u) with θ uniform and one shared u ~ U(0, .05): a unit circle, smeared along
+the diagonal. Its support is every circle of radius 1 whose centre lies on the segment from (0, 0) to (.05, .05).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffcps.tasks.bandits.base import Bandit, FloatArray
+
+SMEAR = 0.05
+"""Largest shift u of the circle along both axes."""
+TOLERANCE = 0.05
+"""An action is rewarded within this distance of the ring's support."""
+BOUND = 1.1
+"""Actions lie in [−BOUND, BOUND]²."""
+_ANGLES = 131_072
+"""Of the quadrature over θ."""
+
+
+def ring_actions(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """``n`` actions of the behaviour, [n, 2]."""
+    angle = rng.uniform(0, 2 * np.pi, n)
+    shift = rng.uniform(0, SMEAR, n)
+    return np.stack([np.cos(angle) + shift, np.sin(angle) + shift], axis=-1)
+
+
+def distance_to_ring(actions: ArrayLike) -> NDArray[np.float64]:
+    """Exact distance of points [..., 2] to the ring's support, [...].
+
+    The distance of a point to one of the circles is |ρ − 1|, ρ its distance to that circle's centre. Over the segment
+    of centres ρ takes every value between its smallest (at the projection onto the segment) and its largest (at an
+    end), so the point lies on the support if 1 is among them, and else the nearer of the two decides.
+    """
+    points = np.asarray(actions, dtype=np.float64)
+    along = np.clip(points.mean(axis=-1), 0, SMEAR)
+    nearest = np.linalg.norm(points - along[..., None], axis=-1)
+    farthest = np.maximum(np.linalg.norm(points, axis=-1), np.linalg.norm(points - SMEAR, axis=-1))
+    return np.maximum(0, np.maximum(nearest - 1, 1 - farthest))
+
+
+def ring_rewards(actions: ArrayLike) -> NDArray[np.float64]:
+    """1 for actions [..., 2] within ``TOLERANCE`` of the ring's support, 0 for others, [...]."""
+    return (distance_to_ring(actions) <= TOLERANCE).astype(np.float64)
+
+
+class Ring(Bandit):
+    """See above. One shared shift makes a density with poles along the two lines where circles touch their envelope."""
+
+    def __init__(self) -> None:
+        super().__init__("ring", 2, BOUND, rows=5000)
+
+    def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """See ``Bandit.sample``."""
+        return ring_actions(n, rng)
+
+    def value(self, actions: ArrayLike) -> FloatArray:
+        """See ``Bandit.value``."""
+        return ring_rewards(actions)
+
+    def off_support(self, actions: ArrayLike) -> NDArray[np.bool_]:
+        """Farther than ``TOLERANCE`` from the support."""
+        return distance_to_ring(actions) > TOLERANCE
+
+    def log_density(self, actions: ArrayLike) -> FloatArray:
+        """log of Σ 1/(2π · SMEAR · |∂ρ/∂u|) over the shifts u whose circle passes through the action, ρ its radius there.
+
+        With s = a₁ + a₂, the circles through a have 2u² − 2su + |a|² − 1 = 0, and |∂ρ/∂u| = |2u − s| = √(s² − 2(|a|² − 1)).
+        """
+        points = np.asarray(actions, dtype=np.float64)
+        total = points.sum(axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            root = np.sqrt(total**2 - 2.0 * (np.square(points).sum(axis=-1) - 1.0))
+            shifts = (np.stack([total - root, total + root]) / 2.0).astype(np.float64)
+            circles = ((shifts >= 0) & (shifts <= SMEAR)).sum(axis=0)
+            return np.log(np.where(circles > 0, circles / (2.0 * np.pi * SMEAR * root), 0.0))
+
+    def cell_masses(self, edges: Sequence[FloatArray]) -> FloatArray:
+        """See ``Bandit.cell_masses``: exact in the shift, by the midpoint rule in the angle; each is right to 1e-8.
+
+        At one angle the action moves along a diagonal, and a cell's share is how much of that lies between its edges.
+        """
+        bins = [np.asarray(edge, dtype=np.float64) for edge in edges]
+        masses = np.zeros(tuple(len(edge) - 1 for edge in bins))
+        for angle in np.split((np.arange(_ANGLES) + 0.5) * (2 * np.pi / _ANGLES), 8):
+            x, y = np.cos(angle), np.sin(angle)
+            ends = np.broadcast_to([0.0, SMEAR], (len(angle), 2))
+            shift = np.sort(np.concatenate([_crossings(bins[0], x), _crossings(bins[1], y), ends], axis=1), axis=1)
+            middle = 0.5 * (shift[:, 1:] + shift[:, :-1])
+            places = (x[:, None] + middle).ravel(), (y[:, None] + middle).ravel()
+            masses += np.histogram2d(*places, bins=bins, weights=np.diff(shift, axis=1).ravel())[0]
+        return masses / (SMEAR * _ANGLES)
+
+    @property
+    def entropy(self) -> float:
+        """log(2π SMEAR) + E log|cos θ + sin θ| − P(two circles pass through the action) · log 2, each in closed form."""
+        twice = 2 / np.pi * (np.arcsin(SMEAR / np.sqrt(2)) - (np.sqrt(2) - np.sqrt(2 - SMEAR**2)) / SMEAR)
+        return float(np.log(2 * np.pi * SMEAR) - 0.5 * np.log(2) - twice * np.log(2))
+
+    @property
+    def highest_value(self) -> float:
+        """See ``Bandit.highest_value``."""
+        return 1.0
+
+    @property
+    def resolution(self) -> float:
+        """See ``Bandit.resolution``."""
+        return SMEAR / 4
+
+
+def _crossings(edges: FloatArray, start: FloatArray) -> FloatArray:
+    """Shifts ``[n, c]`` in 0 … SMEAR at which one coordinate, from ``start`` ``[n]`` on, meets an edge; both ends fill up."""
+    first, end = np.searchsorted(edges, start), np.searchsorted(edges, start + SMEAR)
+    each = first[:, None] + np.arange(max(1, int((end - first).max())))
+    return np.clip(edges[np.minimum(each, len(edges) - 1)] - start[:, None], 0.0, SMEAR)

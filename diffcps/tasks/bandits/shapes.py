@@ -1,0 +1,137 @@
+"""The sets by name: centres, curves and the reward along them. Everything lies within ±1."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.polynomial.legendre import leggauss
+from scipy.spatial.distance import pdist
+
+from diffcps.tasks.bandits.base import FloatArray
+from diffcps.tasks.bandits.blurred import Blurred
+
+_Curve = Callable[[FloatArray], FloatArray]
+"""Points ``[n, 2]`` at parameters ``[n]`` from 0 to 1."""
+_PANEL = 3.0
+"""Length of curve, in standard deviations of the blur, that one Gauss–Legendre rule covers, at most."""
+_RULE = leggauss(10)
+"""Nodes and weights of that rule on −1 … 1: integrates a Gaussian over ``_PANEL`` to 1e-11."""
+
+
+def corners() -> Blurred:
+    """Four corners (Diffusion-QL): two good, one better, one worthless; rewards N(mean, ½)."""
+    centres = 0.8 * np.array([[-1.0, 1.0], [-1.0, -1.0], [1.0, 1.0], [1.0, -1.0]])
+    values = np.array([3.0, 0.0, 1.5, 5.0])
+    return Blurred("corners", centres, values, 0.05, 1.1, reward_std=0.5, separate=True)
+
+
+def ring_clean() -> Blurred:
+    """The unit circle, blurred evenly by .02; every action on it is worth 1."""
+
+    def circle(t: FloatArray) -> FloatArray:
+        return np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
+
+    return _curves("ring-clean", [circle], [(1.0, 1.0)], 0.02)
+
+
+def swissroll() -> Blurred:
+    """A spiral of one and a half turns; the reward rises from its inner to its outer end."""
+    return _curves("swissroll", [lambda t: _spiral(1.5 * np.pi + 3 * np.pi * t, 4.5 * np.pi)], [(0.0, 1.0)], 0.02)
+
+
+def eight_gaussians() -> Blurred:
+    """Eight Gaussians on a circle; the reward rises around it."""
+    angles = np.arange(8) * np.pi / 4
+    centres = 0.8 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    return Blurred("8gaussians", centres, np.arange(8) / 7, 0.05, 1.1, separate=True)
+
+
+def moons() -> Blurred:
+    """Two half circles that reach into each other; the lower is worth 0 to ½, the upper ½ to 1, along them."""
+
+    def upper(t: FloatArray) -> FloatArray:
+        return 0.6 * np.stack([np.cos(np.pi * t) - 0.5, np.sin(np.pi * t) - 0.25], axis=-1)
+
+    def lower(t: FloatArray) -> FloatArray:
+        return 0.6 * np.stack([0.5 - np.cos(np.pi * t), 0.25 - np.sin(np.pi * t)], axis=-1)
+
+    return _curves("moons", [lower, upper], [(0.0, 0.5), (0.5, 1.0)], 0.03)
+
+
+def rings() -> Blurred:
+    """Four circles about one centre, each as likely as long; the inner ones are worth more."""
+    radii = np.array([0.25, 0.5, 0.75, 1.0])
+
+    def circle(radius: float) -> _Curve:
+        return lambda t: radius * np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
+
+    values = [(1.0 - i / 3, 1.0 - i / 3) for i in range(4)]
+    return _curves("rings", [circle(radius) for radius in radii], values, 0.02, radii / radii.sum())
+
+
+def two_spirals() -> Blurred:
+    """Two spirals from one centre; one is worth ½ to 1 outwards, the other ½ to 0."""
+
+    def arm(sign: float) -> _Curve:
+        return lambda t: sign * _spiral(0.5 * np.pi + 2.5 * np.pi * t, 3 * np.pi)
+
+    return _curves("2spirals", [arm(1.0), arm(-1.0)], [(0.5, 1.0), (0.5, 0.0)], 0.02)
+
+
+def mixture(components: int, dimensions: int) -> Blurred:
+    """Equally likely Gaussians whose centres fill the cube evenly, the same for each (components, dimensions).
+
+    They stand at least 12 standard deviations apart. The rewards 0 … 1 are dealt out to them in a fixed order.
+    """
+    from scipy.stats import qmc  # .8 s, which commands that draw no mixture need not wait for
+
+    points = qmc.Halton(dimensions, scramble=False).random(64 * components + 1)[1:]
+    # each next centre is the point farthest from those before it
+    chosen = [0]
+    distance = np.full(len(points), np.inf)
+    for _ in range(components - 1):
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    centres = 1.6 * points[chosen] - 0.8
+    nearest = float(pdist(centres).min()) if components > 1 else 1.2
+    order = np.random.default_rng([components, dimensions]).permutation(components)
+    values = order / max(components - 1, 1) if components > 1 else np.ones(1)
+    name = f"mixture-{components}x{dimensions}"
+    return Blurred(name, centres, values, min(0.05, nearest / 12), 1.1, separate=True)
+
+
+def _spiral(angle: FloatArray, widest: float) -> FloatArray:
+    return 0.95 * np.stack([angle * np.cos(angle), angle * np.sin(angle)], axis=-1) / widest
+
+
+def _nodes(curve: _Curve, std: float) -> tuple[FloatArray, FloatArray]:
+    """Parameters and weights ``[n]`` of a quadrature over the curve's parameter, so fine that a blur of ``std`` hides it."""
+    steps = np.linalg.norm(np.diff(curve(np.linspace(0.0, 1.0, 1001)), axis=0), axis=1)
+    panels = math.ceil(1000 * steps.max() / (_PANEL * std))
+    nodes, weights = _RULE
+    t = (np.arange(panels)[:, None] + 0.5 * (1.0 + nodes)) / panels
+    return t.ravel(), np.tile(0.5 * weights / panels, panels)
+
+
+def _curves(
+    name: str,
+    curves: Sequence[_Curve],
+    values: Sequence[tuple[float, float]],
+    std: float,
+    shares: FloatArray | None = None,
+) -> Blurred:
+    """A behaviour along curves, evenly in their parameter t from 0 to 1; values run from the first to the second of a pair."""
+    shares = np.full(len(curves), 1.0 / len(curves)) if shares is None else shares
+    parts = [_nodes(curve, std) for curve in curves]
+    centres = np.concatenate([curve(t) for curve, (t, _) in zip(curves, parts, strict=True)])
+    along = np.concatenate([first + (last - first) * t for (first, last), (t, _) in zip(values, parts, strict=True)])
+    weights = np.concatenate([share * weight for share, (_, weight) in zip(shares, parts, strict=True)])
+
+    def draw(n: int, rng: np.random.Generator) -> FloatArray:
+        which, u = rng.choice(len(curves), n, p=shares), rng.random(n)
+        found = np.empty((n, 2))
+        for i, curve in enumerate(curves):
+            found[which == i] = curve(u[which == i])
+        return found
+
+    return Blurred(name, centres, along, std, 1.2, weights, draw)

@@ -1,0 +1,29 @@
+"""The measure ``acting``: what the policy scores as the online one or as its average, by single actions or the best of 50."""
+
+from diffcps.config import Actor
+from diffcps.training.evaluation import Evaluator
+from diffcps.training.measures.registry import CANDIDATES
+from diffcps.training.measures.subject import Subject
+
+_PURPOSE = 4
+"""Of the random streams: its episodes are other ones than the evaluation's, and the same for every way of acting."""
+
+
+def take(subject: Subject) -> dict[str, float]:
+    """See ``registry``: mean normalised score over as many episodes as an evaluation has."""
+    config, task = subject.config, subject.task
+    counts = (1,) if config.algorithm.algorithm == "bc" else (1, CANDIDATES)
+    evaluator = Evaluator(
+        task, config.physics, [subject.member], config.evaluation, subject.threads, subject.tick, _PURPOSE
+    )
+    try:
+        actors: tuple[Actor, ...] = "online", "average"
+        return {
+            f"score_{actor}_{count}": float(
+                task.normalised_score(evaluator.judge(subject.policy, subject.index, count, actor).returns).mean()
+            )
+            for actor in actors
+            for count in counts
+        }
+    finally:
+        evaluator.close()

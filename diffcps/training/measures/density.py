@@ -1,0 +1,133 @@
+"""The measure ``density``: a policy's distribution on a bandit, over cells of a grid, against the behaviour's."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffcps.algorithms.chain import ChainPolicy
+from diffcps.algorithms.diffusion import Denoiser
+from diffcps.algorithms.policies import GaussianPolicy
+from diffcps.tasks.bandits import Bandit, bandit
+from diffcps.training.measures.cells import middles, mixture_masses
+from diffcps.training.measures.modes import SHARE, nearest_mode
+from diffcps.training.measures.quadrature import chain_masses
+from diffcps.training.measures.subject import Subject
+from diffcps.training.policy import actions_at_once
+
+FLOOR = {1: 1e-250, 2: 1e-30}
+"""By the number of dimensions: a cell's mass under the policy counts as at least so much in KL(π_b ‖ μ). Below, the
+quadrature has no digits."""
+BEHAVIOUR_FLOOR = 1e-15
+"""A cell's mass under the behaviour counts as at least so much in KL(μ ‖ π_b), which off the support would be infinite."""
+_CELLS = {1: (200, 4000), 2: (4, 320)}
+"""By the number of dimensions: cells in the length over which the behaviour changes, and most cells along an axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """A bandit on a grid of cells."""
+
+    edges: tuple[Tensor, ...]
+    """Along each axis, from −bound to bound."""
+    masses: NDArray[np.float64]
+    """``[C_1, …]``, the behaviour's."""
+    middles: NDArray[np.float64]
+    """``[C_1, …, d]``."""
+    values: NDArray[np.float64]
+    """``[C_1, …]``, at the middles."""
+    off_support: NDArray[np.bool_]
+    """``[C_1, …]``, at the middles."""
+
+
+@functools.lru_cache(maxsize=8)
+def behaviour(name: str) -> Behaviour:
+    """The bandit of that name on its grid.
+
+    In two dimensions a cell is a quarter as wide as the length over which the behaviour's density changes, in one a two
+    hundredth. A KL over cells is smaller than the true one by about w²/24 · E (∂ log π_b/μ)² for each dimension: for a
+    Gaussian of std s against one of .8 s, 5e-4 nats at w = s/4.
+    """
+    found = bandit(name)
+    part, most = _CELLS[found.action_size]
+    count = min(round(2.0 * found.bound * part / found.resolution), most)
+    edge = np.linspace(-found.bound, found.bound, count + 1)
+    masses = found.cell_masses([edge] * found.action_size)
+    edges = (torch.from_numpy(edge),) * found.action_size
+    centres = middles(edges)
+    return Behaviour(
+        edges, masses / masses.sum(), centres, found.value(centres), np.asarray(found.off_support(centres))
+    )
+
+
+def take(subject: Subject) -> dict[str, float]:
+    """See ``registry``; every column follows from the masses of the cells.
+
+    ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density, and no less than what stands there where cells that
+    the behaviour takes hold less than ``FLOOR``. ``std_j`` is the standard deviation of the actions' dimension j.
+    """
+    own = behaviour(subject.task.environment)
+    masses = policy_masses(subject, own.edges).numpy()
+    return columns(subject.bandit, own, masses, singular=subject.config.algorithm.policy == "deterministic")
+
+
+def columns(found: Bandit, own: Behaviour, masses: NDArray[np.float64], singular: bool = False) -> dict[str, float]:
+    """The columns for cell masses ``[C_1, …]`` of a policy; ``singular``: it has no density."""
+    mean = np.tensordot(masses, own.middles, masses.ndim)
+    variance = np.tensordot(masses, np.square(own.middles - mean), masses.ndim)
+    row = {
+        "kl": np.inf if singular else divergence(own.masses, masses, FLOOR[masses.ndim]),
+        "kl_reverse": divergence(masses, own.masses, BEHAVIOUR_FLOOR),
+        "off_support": float(masses[own.off_support].sum()),
+        "expected_value": float((masses * own.values).sum()),
+        **{f"std_{j}": float(value) for j, value in enumerate(np.sqrt(variance))},
+    }
+    if found.modes is not None and found.mode_weights is not None:
+        nearest = nearest_mode(found, own.middles)
+        count = len(found.modes)
+        weights = np.bincount(nearest.ravel(), masses.ravel(), count)
+        supported = np.bincount(nearest.ravel(), np.where(own.off_support, 0.0, masses).ravel(), count)
+        row |= {f"mode_{m}": float(weight) for m, weight in enumerate(weights)}
+        row["mode_recall"] = float((supported >= SHARE * found.mode_weights).mean())
+    return row
+
+
+def divergence(p: NDArray[np.float64], q: NDArray[np.float64], floor: float) -> float:
+    """Σ p log p/q in nats over cells, with q at least ``floor``."""
+    taken = p > 0
+    return float((p[taken] * (np.log(p[taken]) - np.log(np.maximum(q[taken], floor)))).sum())
+
+
+def policy_masses(subject: Subject, edges: tuple[Tensor, ...], resolution: float = 1.0) -> Tensor:
+    """The probability ``[C_1, …]`` that the policy acts in each cell; beyond the bounds it is moved onto them.
+
+    In closed form for Gaussians, by quadrature for a chain (``resolution`` as in ``quadrature.chain_masses``).
+    Raises ``NotFiniteError`` when the policy gives no numbers.
+    """
+    policy, device = subject.policy.model.policy, subject.policy.model.device
+    observation = torch.zeros(1, 1, subject.task.observation_size, device=device)
+    if isinstance(policy, GaussianPolicy):
+        parts = policy.parts(subject.actor, observation)
+        log_weights, means, stds = (part[0, 0].double().cpu() for part in parts)
+        return mixture_masses(log_weights, means, stds, edges)
+    assert isinstance(policy, ChainPolicy)
+    denoise = _in_float64(policy.denoiser(subject.actor, observation, subject.step_losses), device)
+    noisy = subject.config.algorithm.last_step_noise and subject.config.algorithm.covariance != "posterior"
+    schedule = policy.schedule.to(torch.device("cpu"))
+    return chain_masses(denoise, schedule, policy.max_action, noisy, edges, resolution, subject.tick)
+
+
+def _in_float64(denoise: Denoiser, device: torch.device) -> Denoiser:
+    """A policy's denoiser ``[1, N, d]`` in float32 for points ``[N, d]`` in float64 on the CPU."""
+
+    def wrapped(points: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        parts = []
+        for part in points.float().split(actions_at_once(device)):
+            noise, variance = denoise(part[None].to(device), step)
+            parts.append([value[0].double().cpu() for value in (noise, variance.expand_as(noise))])
+        return torch.cat([noise for noise, _ in parts]), torch.cat([variance for _, variance in parts])
+
+    return wrapped

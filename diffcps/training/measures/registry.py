@@ -1,0 +1,130 @@
+"""The measures by name: which trials they fit and what they give.
+
+Looking one up does not import what taking it needs: a sweep refuses a misfit before it starts anything.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diffcps.config import RunConfig
+from diffcps.errors import UserError, nearest
+from diffcps.tasks.bandits import Bandit, bandit
+from diffcps.tasks.registry import Task, task_of
+
+PATHS = 4, 16, 64, 256
+"""Paths K through the chain of the bounds ``iwae_K``."""
+CANDIDATES = 50
+"""N, of which best-of-N chooses."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is known of a measure before it is taken; the module of its name in this package takes it."""
+
+    says: str
+    """What it tells, in a sentence."""
+    misfit: Callable[[RunConfig, Task], str | None]
+    """Why it does not fit a trial; ``None`` where it does."""
+    columns: Callable[[RunConfig, Task], tuple[str, ...]]
+    """What it gives for a trial that it fits."""
+
+
+def check(config: RunConfig) -> Task:
+    """The task of a trial. Raises ``UserError`` when a measure of it does not exist, is named twice, or does not fit."""
+    task = task_of(config)
+    for name in config.measures:
+        if name not in MEASURES:
+            near = nearest(name, MEASURES) or "."
+            raise UserError(f"no measure is called {name!r}{near} Measures: {', '.join(MEASURES)}.")
+        if reason := MEASURES[name].misfit(config, task):
+            fitting = [other for other, measure in MEASURES.items() if not measure.misfit(config, task)]
+            raise UserError(
+                f"measure {name!r} does not fit {task.name}: {reason} Those that fit: {', '.join(fitting)}."
+            )
+    if len(set(config.measures)) != len(config.measures):
+        raise UserError(f"measures {', '.join(config.measures)}: name each once.")
+    return task
+
+
+def columns(config: RunConfig) -> tuple[str, ...]:
+    """Columns of ``measures.csv`` after step, member and seed."""
+    task = task_of(config)
+    return tuple(column for name in config.measures for column in MEASURES[name].columns(config, task))
+
+
+def _bandit(task: Task) -> Bandit:
+    return bandit(task.environment)
+
+
+def _no_bandit(config: RunConfig, task: Task) -> str | None:
+    return None if task.domain == "bandit" else "the behaviour is known exactly on bandits only (bandit-corners, …)."
+
+
+def _no_plane(config: RunConfig, task: Task) -> str | None:
+    if reason := _no_bandit(config, task):
+        return reason
+    return None if task.action_size <= 2 else f"a grid has one or two dimensions, its actions {task.action_size}."
+
+
+def _no_density(config: RunConfig, task: Task) -> str | None:
+    return "a deterministic policy has no density." if config.algorithm.policy == "deterministic" else None
+
+
+def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
+    names = ["kl", "kl_reverse", "off_support", "expected_value"]
+    names += [f"std_{j}" for j in range(task.action_size)]
+    if (modes := _bandit(task).modes) is not None:
+        names += [f"mode_{m}" for m in range(len(modes))] + ["mode_recall"]
+    return tuple(names)
+
+
+def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:
+    recall = () if _bandit(task).modes is None else ("sample_recall",)
+    best = () if config.algorithm.algorithm == "bc" else ("bestof_value", "bestof_off_support")
+    return ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
+
+
+def has_paths(config: RunConfig) -> bool:
+    """Whether the policy is a chain every step of which has a density, the last too."""
+    return config.algorithm.policy == "diffusion" and config.algorithm.covariance != "posterior"
+
+
+def _likelihood(config: RunConfig, task: Task) -> tuple[str, ...]:
+    excess = ("cross_entropy_excess", "cross_entropy_excess_error") if task.domain == "bandit" else ()
+    if config.algorithm.policy != "diffusion":
+        return ("cross_entropy", "cross_entropy_error", *excess)
+    loss = ("loss", *(f"loss_step_{t}" for t in range(config.algorithm.diffusion_steps)))
+    if not has_paths(config):
+        return loss
+    bounds = tuple(f"iwae_{paths}" for paths in PATHS)
+    return ("cross_entropy", "cross_entropy_error", *excess, "elbo", *bounds, "gap", *loss)
+
+
+def _acting(config: RunConfig, task: Task) -> tuple[str, ...]:
+    counts = (1,) if config.algorithm.algorithm == "bc" else (1, CANDIDATES)
+    return tuple(f"score_{actor}_{count}" for actor in ("online", "average") for count in counts)
+
+
+MEASURES = {
+    "density": Measure(
+        "The policy's distribution on a grid, exactly: KL both ways, modes, off-support mass, expected value.",
+        _no_plane,
+        _density,
+    ),
+    "samples": Measure(
+        "The policy's own actions against the behaviour's, and the best of 50; also leaves them in samples.csv.",
+        _no_bandit,
+        _samples,
+    ),
+    "likelihood": Measure(
+        "How likely the policy makes the data, in nats: ELBO, IWAE, the gap between them, and the behaviour loss.",
+        _no_density,
+        _likelihood,
+    ),
+    "acting": Measure(
+        "The score of the online and of the averaged policy, by single actions and by the best of 50.",
+        lambda config, task: None,
+        _acting,
+    ),
+}
+"""Every measure by name."""

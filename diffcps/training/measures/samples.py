@@ -1,0 +1,75 @@
+"""The measure ``samples``: a policy's own actions on a bandit against the behaviour's, and the best of 50."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.config import Actor
+from diffcps.training.measures.modes import sample_recall
+from diffcps.training.measures.registry import CANDIDATES
+from diffcps.training.measures.subject import Subject
+
+COUNT = 4000
+"""Actions drawn from the policy, and from the behaviour to compare them with."""
+BEST_COUNT = 1000
+"""Actions drawn as the best of 50."""
+LOOKED_AT = 1000
+"""Actions that are left to look at."""
+_DIRECTIONS = 64
+
+
+def take(subject: Subject) -> dict[str, float]:
+    """See ``registry``.
+
+    ``sliced_wasserstein`` is the distance to as many fresh actions of the behaviour: samples of one distribution are not
+    at zero either, but at some .01 of the spread.
+    """
+    found = subject.bandit
+    own = actions(subject, "samples", COUNT, 1)
+    rng = subject.numpy_generator("behaviour")
+    row = {
+        "sliced_wasserstein": sliced_wasserstein(own, found.sample(COUNT, rng), directions(own.shape[1], rng)),
+        "sample_off_support": float(found.off_support(own).mean()),
+        "sample_value": float(found.value(own).mean()),
+    }
+    if found.modes is not None:
+        row["sample_recall"] = sample_recall(found, own)
+    if subject.config.algorithm.algorithm != "bc":
+        best = actions(subject, "best", BEST_COUNT, CANDIDATES)
+        row |= {"bestof_value": float(found.value(best).mean())}
+        row |= {"bestof_off_support": float(found.off_support(best).mean())}
+    return row
+
+
+def to_look_at(subject: Subject) -> NDArray[np.float64]:
+    """``[n, a]``: actions for a picture; the first of those that are measured."""
+    if not subject.finite:
+        return np.full((LOOKED_AT, subject.task.action_size), np.nan)
+    return actions(subject, "samples", COUNT, 1)[:LOOKED_AT]
+
+
+def actions(subject: Subject, purpose: str, count: int, candidates: int) -> NDArray[np.float64]:
+    """``[count, a]``: actions of the policy, each chosen from so many candidates, in the bandit's one state."""
+    state = np.zeros((count, subject.task.observation_size), dtype=np.float32)
+    actor: Actor = subject.config.evaluation.actor
+    (drawn,) = subject.policy.act([state], [subject.generator(purpose)], candidates, actor)
+    return drawn.astype(np.float64)
+
+
+def directions(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """``[L, size]`` unit vectors: evenly spread over a half circle in two dimensions, at random in more."""
+    if size == 1:
+        return np.ones((1, 1))
+    if size == 2:
+        angle = np.pi * (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
+        return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    drawn = rng.normal(size=(_DIRECTIONS, size))
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def sliced_wasserstein(first: NDArray[np.float64], second: NDArray[np.float64], along: NDArray[np.float64]) -> float:
+    """Mean over directions ``[L, d]`` of the 1-Wasserstein distance between projections of two sets ``[n, d]`` of one size.
+
+    In one dimension the distance is the mean difference of what stands at the same rank.
+    """
+    left, right = (np.sort(points @ along.T, axis=0) for points in (first, second))
+    return float(np.abs(left - right).mean())

@@ -1,0 +1,82 @@
+"""Takes the measures of a trial."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffcps.config import MemberConfig, RunConfig
+from diffcps.data.transitions import Transitions
+from diffcps.tasks.registry import task_of
+from diffcps.training.measures import samples
+from diffcps.training.measures.quadrature import NotFiniteError
+from diffcps.training.measures.registry import MEASURES
+from diffcps.training.measures.subject import Subject
+from diffcps.training.policy import Policy
+
+
+class Measured(NamedTuple):
+    """What the measures give at one evaluation."""
+
+    values: Mapping[str, NDArray[np.float64]]
+    """Column -> ``[K]``; NaN for a member that has diverged."""
+    samples: Mapping[str, NDArray[np.float64]]
+    """Action dimension, ``a_0`` … -> ``[K, n]``: actions to look at; empty unless asked for."""
+
+
+class Measurer:
+    """Takes the measures of a trial from the policies of a pack, member by member.
+
+    Args:
+        config: the trial.
+        members: those in the pack.
+        dataset: what they learn from.
+        threads: at most so many step environments.
+        tick: called now and then while measuring.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        members: Sequence[MemberConfig],
+        dataset: Transitions,
+        threads: int = 1,
+        tick: Callable[[], None] | None = None,
+    ) -> None:
+        self.config, self.members, self.dataset = config, members, dataset
+        self.threads, self.tick = threads, tick or (lambda: None)
+
+    @torch.no_grad()
+    def __call__(self, policy: Policy, index: int, last: bool) -> Measured:
+        """Measure every member of ``policy`` at evaluation ``index``; ``last``: of the trial, which leaves actions to see."""
+        task = task_of(self.config)
+        subjects = [
+            Subject(task, self.config, member, policy.member(k), self.dataset, index, self.threads, self.tick)
+            for k, member in enumerate(self.members)
+        ]
+        rows = [_taken(subject) for subject in subjects]
+        values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        if not (last and "samples" in self.config.measures):
+            return Measured(values, {})
+        actions = np.stack([samples.to_look_at(subject) for subject in subjects])
+        return Measured(values, {f"a_{j}": actions[:, :, j] for j in range(task.action_size)})
+
+
+def _taken(subject: Subject) -> dict[str, float]:
+    """Every column's value for one policy."""
+    row: dict[str, float] = {}
+    for name in subject.config.measures:
+        names = MEASURES[name].columns(subject.config, subject.task)
+        found = dict.fromkeys(names, float("nan"))
+        if subject.finite:
+            take = importlib.import_module(f"diffcps.training.measures.{name}").take
+            with contextlib.suppress(
+                NotFiniteError
+            ):  # finite parameters that give no finite numbers: as good as diverged
+                found = take(subject)
+        row |= {column: float(found[column]) for column in names}
+    return row

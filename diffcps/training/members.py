@@ -1,0 +1,322 @@
+"""Members too many for one pack: how many fit into a worker's memory, and several packs that take turns as one.
+
+Members are independent, so training them in one pack or in several gives the same numbers; only what a gradient step
+holds for a moment is then held for fewer of them at a time.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from numpy.typing import NDArray
+
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
+from diffcps.tasks.registry import Task
+from diffcps.training.cost import components, networks
+from diffcps.training.evaluation import Evaluator, Rollouts
+from diffcps.training.learner import Learner
+from diffcps.training.measures.taking import Measured, Measurer
+from diffcps.training.policy import Policy
+
+# The members of a trial shared out among its workers, or among several packs of one worker.
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = timedelta(hours=24)
+"""A worker may wait that long for the others' evaluation; that one is dead is Ray's to see, and it takes it seconds."""
+
+
+def shares(members: int, parts: int) -> list[slice]:
+    """``members`` in ``parts`` contiguous shares as equal as can be; none is empty unless there are too few members."""
+    bounds = [members * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def joined_arrays(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays ``[members of a share, …]`` of every share, in order, as arrays ``[K, …]``."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def joined_state(parts: Sequence[Any]) -> Any:
+    """One learner's state from those of all shares, in order. Raises ``ValueError`` when they do not fit together."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: joined_state([part[name] for part in parts]) for name in first}
+    if isinstance(first, torch.Tensor) and first.dim() > 0:
+        return torch.cat(list(parts))
+    if any(bool(part != first) for part in parts):
+        raise ValueError(f"the shares of a trial have come apart: {parts}")
+    return first
+
+
+def share_of_state(state: Any, own: slice) -> Any:
+    """The state of the members ``own``, as copies, from the whole pack's: the inverse of ``joined_state``."""
+    if isinstance(state, dict):
+        return {name: share_of_state(value, own) for name, value in state.items()}
+    if isinstance(state, torch.Tensor) and state.dim() > 0:
+        return state[own].clone()
+    return state
+
+
+class WorkerLostError(Exception):
+    """Another worker of the trial has gone without a word, or said why it failed; ``details`` is its traceback."""
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(reason)
+        self.details = details
+
+
+class Workers:
+    """A ``training.Company`` of Ray Train workers that talk through ``torch.distributed``, on CPUs, at rows only.
+
+    Everything goes in one kind of message, which can also be the news of a failure: so a worker that fails may ``leave``
+    at any moment, and whatever the others do next, they learn of it.
+
+    Args:
+        rank: this worker's place in the order of shares.
+        count: how many workers there are.
+        own: its members.
+    """
+
+    def __init__(self, rank: int, count: int, own: slice) -> None:
+        self.rank, self.count, self.own = rank, count, own
+        self._lost = False
+
+    @property
+    def first(self) -> bool:
+        """Whether this worker keeps the run folder."""
+        return self.rank == 0
+
+    def agree(self, what: str, value: object) -> None:
+        """Wait for all. Raises ``UserError`` when they differ: their machines do not see the same files."""
+        values = self._exchange(value)
+        if any(other != values[0] for other in values):
+            raise UserError(
+                f"the workers of this trial differ in {what}: {', '.join(map(str, values))}. Every node must see the same "
+                "results folder and the same data."
+            )
+
+    def collect(self, value: object) -> list[Any]:
+        """Every worker's value, in order, for every worker."""
+        return self._exchange(value)
+
+    def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every worker's arrays put together, for every worker."""
+        return joined_arrays(self._exchange(dict(arrays)))
+
+    def decide(self, value: bool) -> bool:
+        """What the first worker says, for every worker."""
+        return bool(self._exchange(value)[0])
+
+    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The whole pack's state at the first; the others get their own back."""
+        own = _on_cpu(state)
+        self._exchange(None)  # whoever has failed says so here, and no state is on its way then
+        parts: list[Any] | None = [None] * self.count if self.first else None
+        self._spoken(torch.distributed.gather_object, own, parts)
+        return joined_state(parts) if parts is not None else state
+
+    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """This worker's members of a whole pack's state."""
+        return dict(share_of_state(state, self.own))
+
+    def leave(self, reason: str, details: str = "", mistake: bool = False) -> None:
+        """Tell the others, when they next meet, that this worker has failed; ``mistake`` for a ``UserError``."""
+        if self._lost:
+            return
+        parts: list[Any] = [None] * self.count
+        try:
+            self._spoken(torch.distributed.all_gather_object, parts, (reason, details, mistake))
+        except WorkerLostError as error:
+            logger.warning("nobody is left to be told of this failure: %s", error)
+
+    def _exchange(self, value: object) -> list[Any]:
+        """Every worker's value. Raises the reason of one that has left."""
+        parts: list[Any] = [None] * self.count
+        self._spoken(torch.distributed.all_gather_object, parts, value if value is None else [value])
+        for rank, part in enumerate(parts):
+            if isinstance(part, tuple):
+                self._lost = True
+                reason, details, mistake = part
+                if mistake:
+                    raise UserError(reason)
+                raise WorkerLostError(f"worker {rank + 1} of {len(parts)}: {reason}", details)
+        return [part and part[0] for part in parts]
+
+    def _spoken(self, collective: Any, *arguments: Any) -> None:
+        """Call a collective; one that breaks leaves nobody to talk to."""
+        try:
+            collective(*arguments)
+        except Exception as error:
+            self._lost = True
+            raise WorkerLostError(
+                f"a worker of this trial died without a word (killed, or out of memory?): {error}"
+            ) from error
+
+
+def connect(rank: int, workers: int, address: str) -> None:
+    """Let ``torch.distributed`` talk to the other workers; ``address`` is a free ``host:port`` of the first's machine."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://{address}", rank=rank, world_size=workers, timeout=_PATIENCE
+    )
+
+
+def disconnect() -> None:
+    """End it."""
+    torch.distributed.destroy_process_group()
+
+
+def _on_cpu(state: Any) -> Any:
+    """A state whose tensors are on the CPU, as messages are."""
+    if isinstance(state, dict):
+        return {name: _on_cpu(value) for name, value in state.items()}
+    return state.cpu() if isinstance(state, torch.Tensor) else state
+
+
+_GIB = 2**30
+_HEADROOM = 0.8
+"""How much of a worker's memory may be planned for: what is below is an estimate."""
+_BASE = 1.0 * _GIB
+"""The process itself with its libraries; on a GPU, CUDA's own."""
+
+
+def resident_bytes(config: RunConfig, task: Task) -> int:
+    """What a member always takes: networks, averages, targets, Adam's moments, each also in a copy for a checkpoint."""
+    time, policy, head = networks(config.algorithm, task.observation_size, task.action_size)
+    actor, critic = (sum((fan_in + 1) * fan_out for fan_in, fan_out in sizes) for sizes in ((*time, *policy), head))
+    cloned = actor if config.algorithm.held_policy == "average" and config.algorithm.behaviour_steps else 0
+    return 2 * 4 * (4 * (actor + 2 * critic) + cloned)
+
+
+def working_bytes(config: RunConfig, task: Task) -> int:
+    """What a member takes for a moment: the larger of a policy step and a max-Q backup, and a choice of actions.
+
+    A policy step keeps the activations of T chain steps, of what explains the data's actions and of both critic heads:
+    four tensors a layer, measured; besides them the gradients.
+    """
+    algorithm = config.algorithm
+    row = 4 * algorithm.hidden_size
+    layers = 4 * algorithm.hidden_layers
+    paths = algorithm.constraint_samples if algorithm.constraint in ("iwae", "renyi") else 0
+    runs = algorithm.diffusion_steps * (1 + paths) + 1 + 2 * components(algorithm)
+    step = layers * row * algorithm.batch_size * runs + resident_bytes(config, task) // 4
+    backup = 8 * row * algorithm.batch_size * (algorithm.max_q_candidates if algorithm.max_q_backup else 1)
+    acting = 8 * row * config.evaluation.episodes * config.evaluation.candidates
+    return max(step, backup) + acting  # a captured step keeps its memory while others act
+
+
+def fitting(config: RunConfig, members: int, task: Task, rows: int, memory: float | None) -> list[slice]:
+    """The members of a worker in as few packs as fit, as equal as can be.
+
+    Args:
+        config: the trial.
+        members: how many of its members this worker trains.
+        task: its task.
+        rows: transitions of its data set.
+        memory: bytes that the worker may use, on the device where it learns; ``None`` for no limit.
+
+    Raises:
+        UserError: not even packs of one fit; says how much is lacking and what to change.
+    """
+    if memory is None:
+        return shares(members, 1)
+    data = 4 * rows * (2 * task.observation_size + task.action_size + 2)
+    resident, working = resident_bytes(config, task), working_bytes(config, task)
+    left = _HEADROOM * memory - _BASE - data - members * resident
+    size = math.floor(left / working)
+    if size < 1:
+        wanted = (_BASE + data + members * resident + working) / _HEADROOM
+        raise UserError(
+            f"{members} seeds of {task.name} need at least {wanted / _GIB:.1f} GiB ({data / _GIB:.1f} for the data, "
+            f"{members * resident / _GIB:.1f} for networks and optimisers, {working / _GIB:.2f} for a step of one "
+            f"seed) and this worker has {memory / _GIB:.1f}. Share them among more workers with --workers-per-trial, "
+            "let fewer trials share a machine or GPU (--cpus-per-trial, --gpus-per-trial), or ask for fewer --seeds."
+        )
+    return shares(members, -(-members // size))
+
+
+def worker_memory(device: torch.device, share: float, ram: float | None) -> float | None:
+    """Bytes that a worker may use where it learns: its share of the GPU, or of the machine's RAM."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory * min(1.0, share))
+    return ram
+
+
+class Packs:
+    """Several learners as one ``training.Trainee``: each takes its steps in turn, and one state holds them all.
+
+    Args:
+        learners: one a pack, in the order of their members.
+    """
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        self.learners = learners
+        bounds = [0]
+        for learner in learners:
+            bounds.append(bounds[-1] + learner.members)
+        self.slices = [slice(*bound) for bound in itertools.pairwise(bounds)]
+
+    @property
+    def step(self) -> int:
+        """Steps that all have taken."""
+        return self.learners[-1].step
+
+    @property
+    def members(self) -> int:
+        """How many policies learn here."""
+        return self.slices[-1].stop
+
+    def update(self, steps: int, tick: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
+        """Every pack takes ``steps`` gradient steps; returns the mean of each metric over them, ``[members]``."""
+        parts = [learner.update(steps, tick) for learner in self.learners]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def policy(self) -> list[Policy]:
+        """A snapshot of each pack for acting."""
+        return [learner.policy() for learner in self.learners]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all, the same as one learner of all members would have."""
+        return dict(joined_state([learner.state_dict() for learner in self.learners]))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of other members or networks."""
+        for learner, own in zip(self.learners, self.slices, strict=True):
+            learner.load_state_dict(share_of_state(state, own))
+
+
+class Judges:
+    """Judges the policies of ``Packs``: one evaluator a pack."""
+
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self.evaluators = evaluators
+
+    def __call__(self, policies: Sequence[Policy], index: int, episodes: int) -> Rollouts:
+        """Roll out all members, pack after pack."""
+        pairs = zip(self.evaluators, policies, strict=True)
+        return Rollouts(**joined_arrays([vars(evaluator(policy, index, episodes)) for evaluator, policy in pairs]))
+
+    def close(self) -> None:
+        """Close the environments."""
+        for evaluator in self.evaluators:
+            evaluator.close()
+
+
+class Gauges:
+    """Measures the policies of ``Packs``: one measurer a pack."""
+
+    def __init__(self, measurers: Sequence[Measurer]) -> None:
+        self.measurers = measurers
+
+    def __call__(self, policies: Sequence[Policy], index: int, last: bool) -> Measured:
+        """Measure all members, pack after pack."""
+        pairs = zip(self.measurers, policies, strict=True)
+        values, samples = zip(*(measurer(policy, index, last) for measurer, policy in pairs), strict=True)
+        return Measured(joined_arrays(values), joined_arrays(samples))
