@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from recordings import record, write
 
-from diffcps import cli
+from diffcps import cli, envs
 from diffcps.config import DataConfig
 from diffcps.data import collected, d4rl, imports, library, minari
 from diffcps.data.checking import check, layouts, pictures, recording, statistics
@@ -240,8 +240,12 @@ def test_no_single_goal_explains_these_rewards():
     assert layouts.implied_goal(data) is None
 
 
+def maze_of(task):
+    return envs.make(task, task.physics).unwrapped.layout()
+
+
 def test_coverage_of_a_maze():
-    maze = layouts.layout(ANT)
+    maze = maze_of(ANT)
     data = maze_walk()
     found = layouts.visits(maze, data)
     assert (found.cells, found.free_cells) == (2, 7)
@@ -256,7 +260,7 @@ def test_coverage_of_a_maze():
     "name", ["antmaze-umaze-v0", "antmaze-medium-play-v0", "antmaze-large-diverse-v0", "pointmaze-umaze"]
 )
 def test_layouts_of_all_mazes(name):
-    maze = layouts.layout(get_task(name))
+    maze = maze_of(get_task(name))
     assert any((maze.free == maze.start).all(axis=1))
     assert any((maze.free == maze.goal).all(axis=1))
     cells = {tuple(cell) for cell in np.concatenate([maze.free, maze.walls])}
@@ -270,7 +274,7 @@ def test_a_top_view_of_plain_arrays(colour, goal):
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     ways = [pictures.Way(np.array([[0.0, 0.0], [i / 100, 1.0], [2.0, 2.0]]), i % 2 == 0) for i in range(500)]
-    pictures.top_view(axes, layouts.layout(ANT), ways, goal, colour)
+    pictures.top_view(axes, maze_of(ANT), ways, goal, colour)
     out = io.BytesIO()
     figure.savefig(out)
     assert out.getvalue().startswith(PNG)
@@ -279,7 +283,7 @@ def test_a_top_view_of_plain_arrays(colour, goal):
 
 
 def test_a_top_view_of_nothing():
-    pictures.top_view(Figure().subplots(), layouts.layout(ANT), [])
+    pictures.top_view(Figure().subplots(), maze_of(ANT), [])
 
 
 # Which data set is meant

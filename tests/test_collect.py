@@ -76,7 +76,7 @@ def test_an_episode_is_what_its_environment_does_with_its_actions(name: str) -> 
     episode = _collected(task.name, 60)[0]
     env = envs.make(task, task.physics, 0)
     generator = np.random.default_rng((0, 0, 0))
-    robot = behaviour.robot_of(task)
+    robot = task.robot
     policy = behaviour.load(robot).medium if robot else None
     options = room._behaviour(task, policy, 1).begin(0, generator)
     observation, _ = env.reset(seed=int(generator.integers(2**31)), options=options)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ from diffcps.data import episodes as storage
 from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Episode, checksum
 from diffcps.errors import UserError
-from diffcps.tasks.registry import Task, get_task
+from diffcps.tasks.registry import get_task
 
 RING = DataConfig(source="collected", rows=300)
 HOPPER = DataConfig(source="collected", rows=600, seed=3)
@@ -184,7 +185,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_set_with_images_is_refused(tmp_path: Path) -> None:
-    task = Task("t", "bandit", "ring", 4, 2, 0.0, 1.0, 1, ("collected",))
+    task = replace(get_task("bandit-ring"), name="t", observation_size=4)
     episode = Episode(
         observations=np.zeros((3, 2, 2)),
         actions=np.zeros((2, 2)),

@@ -63,7 +63,6 @@ WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is 
         (EvaluationConfig, "candidates", 0),
         (DataConfig, "rows", 0),
         (DataConfig, "seed", -1),
-        (DataConfig, "source", "mujoco"),
         (DataConfig, "source", ["d4rl"]),
     ],
 )

@@ -15,9 +15,9 @@ from diffcps.envs import pointmaze
 from diffcps.envs.antmaze import CELL, MAZES, AntMaze
 from diffcps.errors import UserError
 from diffcps.tasks.bandits import ring as bandits
-from diffcps.tasks.registry import TASKS, get_task
+from diffcps.tasks.registry import TASKS, Environment, get_task
 
-NAMES = sorted({task.environment: name for name, task in TASKS.items()}.values())
+NAMES = sorted({task.environment.id: name for name, task in TASKS.items()}.values())
 """One task of each environment."""
 
 
@@ -35,14 +35,14 @@ def play(environment, seed, steps=20):
     return np.array(observations)
 
 
-@pytest.mark.parametrize("name", sorted(envs.ENVIRONMENTS))
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore:.*render modes.*", "ignore:.*observation space (min|max)imum.*infinity.*")
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized space.*")
 @pytest.mark.filterwarnings("error::DeprecationWarning")
 def test_registered_and_sound(name):
-    environment = envs.ENVIRONMENTS[name]
-    made = gymnasium.make(environment.id)
-    assert made.spec.max_episode_steps == environment.episode_limit
+    task = get_task(name)
+    made = gymnasium.make(task.environment.id)
+    assert made.spec.max_episode_steps == task.episode_limit
     check_env(made.unwrapped, skip_render_check=True)
 
 
@@ -60,16 +60,15 @@ def test_agrees_with_the_task(name):
     assert environment.action_space.shape == (task.action_size,)
     np.testing.assert_allclose(environment.action_space.high, task.max_action)
     np.testing.assert_allclose(environment.action_space.low, -task.max_action)
-    name = "bandit" if task.domain == "bandit" else task.environment
-    assert envs.ENVIRONMENTS[name].episode_limit == task.episode_limit
+    assert environment.spec.max_episode_steps == task.episode_limit
     # nothing but the time limit stands between the caller and the simulator
     assert type(environment) is gymnasium.wrappers.TimeLimit
     assert environment.env is environment.unwrapped
 
 
-def test_unknown_environment():
-    with pytest.raises(UserError, match="did you mean 'hopper'"):
-        envs.make(replace(get_task("hopper-medium-v2"), environment="hoper"), "d4rl")
+def test_an_environment_that_cannot_be_made():
+    with pytest.raises(UserError, match="nowhere"):
+        envs.make(replace(get_task("hopper-medium-v2"), environment=Environment("A-v0", "nowhere:A")), "modern")
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("bandit-")])
@@ -171,7 +170,7 @@ def test_ant_start():
 
 @pytest.mark.parametrize("version", ["v0", "v2"])
 def test_goal_of_each_version(version):
-    environment = gymnasium.make(envs.ENVIRONMENTS[f"antmaze-medium-{version}"].id)
+    environment = envs.make(get_task(f"antmaze-medium-play-{version}"), "d4rl")
     goals = [environment.reset(seed=seed)[1]["goal"] for seed in range(3)]
     assert len(np.unique(goals, axis=0)) == (1 if version == "v0" else 3)
 

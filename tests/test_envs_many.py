@@ -11,7 +11,7 @@ from diffcps.envs.pointmaze import MAX_SPEED
 from diffcps.envs.simulations import Simulations
 from diffcps.tasks.registry import TASKS, Task, get_task
 
-NAMES = sorted({task.environment: name for name, task in TASKS.items() if task.domain != "bandit"}.values())
+NAMES = sorted({task.environment: name for name, task in TASKS.items() if task.environment.physics}.values())
 """One task of each environment that MuJoCo simulates."""
 SEEDS = [11, 12, 11, 13, 14, 15, 16]
 GOAL_SEEDS = [0, 0, 1, 1, 2, 0, 2]

@@ -49,7 +49,7 @@ def trial(task: str, *names: str, seeds: int = 1, **algorithm: Any) -> RunConfig
 
 
 def transitions(task: str, rows: int = 600) -> Transitions:
-    found, rng = bandit(get_task(task).environment), np.random.default_rng(0)
+    found, rng = bandit(str(get_task(task).bandit)), np.random.default_rng(0)
     actions = found.sample(rows, rng)
     arrays = {
         "observations": np.zeros((rows, 1)),

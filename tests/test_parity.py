@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from recordings import record, write
 
+from diffcps import envs
 from diffcps.data.checking import layouts, parity, recording, states
 from diffcps.tasks.registry import get_task
 
@@ -22,7 +23,7 @@ def load(tmp_path, name, content):
 
 def compare(tmp_path, name, content, physics=BOTH, most=10_000):
     task, data = load(tmp_path, name, content)
-    maze = layouts.layout(task)
+    maze = envs.make(task, task.physics).unwrapped.layout()
     return parity.compare(task, data, physics, most, None if maze is None else layouts.implied_goal(data))[0]
 
 

@@ -27,7 +27,7 @@ from diffcps.storage.place import Place
 from diffcps.sweep.display import MOST_ROWS, Board, names
 from diffcps.sweep.dry_run import Estimator
 from diffcps.sweep.options import SweepOptions
-from diffcps.sweep.plan import build, trial_of, varied
+from diffcps.sweep.plan import DEMO_TASKS, build, trial_of, varied
 from diffcps.sweep.search import StudyPerTask, grid_searcher, point_of
 from diffcps.tasks import paper, profiles
 from diffcps.tasks.registry import TASKS, get_task
@@ -104,7 +104,7 @@ def test_search_leaves_three_settings_open() -> None:
 def test_demo_is_small_and_needs_no_download() -> None:
     """A bandit, a locomotion and a maze task, 2 seeds each."""
     plan = plan_of(preset="demo")
-    assert {get_task(trial.task).domain for trial in plan.trials} == {"bandit", "locomotion", "pointmaze"}
+    assert [trial.task for trial in plan.trials] == list(DEMO_TASKS)
     for trial in plan.trials:
         assert [member.seed for member in trial.members] == [0, 1]
         assert trial.data.source == "collected"

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from diffcps import envs
 from diffcps.config import TaskDefinition
 from diffcps.envs import recorded
+from diffcps.envs.vector import OneByOne
 from diffcps.errors import UserError
 from diffcps.tasks.registry import from_definition
 
@@ -52,7 +53,7 @@ def test_data_and_environment_are_flattened_alike(spec: str) -> None:
 @pytest.mark.parametrize("spec", [HOPPER, POINT, ANT])
 def test_episodes_are_set_by_their_seeds_and_cut_off_at_the_limit(spec: str) -> None:
     """The same as one environment at a time; an environment that has ended is left alone."""
-    many = recorded.RecordedEnvironments(spec, 6, 3)
+    many = OneByOne([recorded.flattened(recorded.make(spec, 6)) for _ in range(3)])
     one = recorded.flattened(recorded.make(spec, 6))
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1.5, 1.5, (6, 3, one.action_space.shape[0])).astype(np.float32)
@@ -88,7 +89,7 @@ def test_a_task_with_a_definition_is_made_through_the_usual_door() -> None:
         TaskDefinition("minari-x-v0", "x-v0", POINT, 8, 2, 1.0, 4, 0.0, 1.0, "success", "antmaze", steps=10)
     )
     environments = envs.make_vector(task, "modern", 2)
-    assert isinstance(environments, recorded.RecordedEnvironments)
+    assert isinstance(environments, OneByOne)
     assert environments.reset([1, 2]).shape == (2, 8)
     single = envs.make(task, "modern")
     assert single.observation_space.shape == (8,)

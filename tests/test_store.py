@@ -1,7 +1,6 @@
 """Where data sets are looked for, what a person is told when one is absent, and ``load`` over all of it."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -111,8 +110,8 @@ def test_public_addresses():
     assert library.PUBLIC_HOME == "http://rail.eecs.berkeley.edu/datasets/offline_rl"
     assert library.public_path(HOPPER) == "gym_mujoco_v2/hopper_medium-v2.hdf5"
     assert library.public_path(ANT) == f"ant_maze_new/{ANT.d4rl_file}"
-    fixed = SimpleNamespace(name="v2", domain="antmaze", d4rl_file="Ant_maze_x_sparse_fixed.hdf5")
-    assert library.public_path(fixed) == "ant_maze_v2/Ant_maze_x_sparse_fixed.hdf5"
+    fixed = get_task("antmaze-umaze-v2")
+    assert library.public_path(fixed) == f"ant_maze_v2/{fixed.d4rl_file}"
 
 
 def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from diffcps.config import DataSource, Precision, Profile, RunConfig
+from diffcps.config import Precision, Profile, RunConfig
 from diffcps.errors import UserError
 from diffcps.storage.remote import is_url
 
@@ -31,8 +31,8 @@ class Train:
     """``official``: what the paper's released program does. ``principled``: calibrated covariance and κ, projected λ."""
     precision: Precision | None = None
     """``fp32`` (as the paper), or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""
-    data: DataSource | None = None
-    """``d4rl``: the D4RL HDF5 file. ``minari``: a Minari data set, imported or its own. ``collected``: data collected here."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
+    """Source of the data, by default the task's first; ``diffcps data list`` shows every task's sources."""
     data_dir: tuple[Path, ...] = ()
     """Folders with D4RL HDF5 files or Minari data sets, searched first."""
     rows: int | None = None

@@ -20,7 +20,6 @@ from diffcps.config.algorithm import (
 )
 from diffcps.config.run import (
     DataConfig,
-    DataSource,
     EvaluationConfig,
     Physics,
     Profile,
@@ -37,7 +36,6 @@ __all__ = [
     "Constraint",
     "Covariance",
     "DataConfig",
-    "DataSource",
     "Dual",
     "EvaluationConfig",
     "MemberConfig",

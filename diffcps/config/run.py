@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 Physics = Literal["d4rl", "modern"]
-DataSource = Literal["d4rl", "minari", "collected"]
 RewardTransform = Literal["none", "antmaze"]
 ScoreKind = Literal["normalised", "success", "return"]
 Profile = Literal["official", "principled"]
@@ -52,16 +51,14 @@ class EvaluationConfig(Plain):
 
 @dataclass(frozen=True)
 class DataConfig(Plain):
-    """Which data set a task is learned from."""
+    """The data set of a trial."""
 
-    source: DataSource = "d4rl"
-    """``d4rl`` reads the task's D4RL file; ``minari`` the Minari data set that the file was imported as, or that the
-    task was made from; ``collected`` uses data made on the spot by the behaviour policies that ship with the project
-    (for the bandit and PointMaze tasks the only source there is)."""
+    source: str = "d4rl"
+    """Where it comes from: one of the task's sources."""
     rows: int = 50_000
-    """Transitions to collect (``collected`` only)."""
+    """Transitions to collect, for a source that makes its data."""
     seed: int = 0
-    """Seed of the collection (``collected`` only)."""
+    """Seed of the collection, for a source that makes its data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

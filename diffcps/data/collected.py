@@ -67,11 +67,11 @@ def write(task: Task, data: DataConfig, episodes: Sequence[Episode], root: Path)
     """Store collected episodes under ``root`` and return the data set's folder; raises as ``episodes.write`` does."""
     about = {
         "algorithm_name": "behaviour policy of DiffCPS",
-        "description": f"{data.rows} steps of {task.environment} for the task {task.name}. {_NOTE}",
+        "description": f"{data.rows} steps of {task.environment.id} for the task {task.name}. {_NOTE}",
     }
     own: dict[str, Any] = {"recipe": _recipe(task, data), "note": _NOTE}
-    if (robot := behaviour.robot_of(task)) is not None:
-        own["policies"] = asdict(behaviour.load(robot).facts)
+    if task.robot is not None:
+        own["policies"] = asdict(behaviour.load(task.robot).facts)
     return storage.write(root, dataset_id(task, data), task, episodes, about, own)
 
 
@@ -85,6 +85,6 @@ def _recipe(task: Task, data: DataConfig) -> dict[str, Any]:
         "episode_limit": task.episode_limit,
         "collection": COLLECTION,
     }
-    if (robot := behaviour.robot_of(task)) is not None:
-        recipe["policy"] = behaviour.load(robot).checksum
+    if task.robot is not None:
+        recipe["policy"] = behaviour.load(task.robot).checksum
     return recipe

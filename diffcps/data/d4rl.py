@@ -43,7 +43,7 @@ def load(task: Task, path: Path) -> Transitions:
     digest = sha256(path)
     verdict, note = provenance.judge(task, digest, rows.observations)
     origin = Origin(source="d4rl", path=path, checksum=digest, provenance=verdict, provenance_note=note)
-    return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.domain != "antmaze")
+    return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
 
 
 def read(task: Task, path: Path) -> Rows:

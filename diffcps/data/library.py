@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffcps.config import DataConfig, DataSource, home
+from diffcps.config import DataConfig, home
 from diffcps.data import d4rl, imports, minari, provenance
 from diffcps.data.checking import recording
 from diffcps.data.checking.recording import Recording
@@ -87,11 +87,7 @@ def public_path(task: Task) -> str:
     """Where the task's own file is below D4RL's public home, ``folder/name``. Raises ``UserError`` when it has none."""
     if task.d4rl_file is None:
         raise UserError(f"{task.name} has no D4RL file; its data are of source {' or '.join(map(repr, task.sources))}.")
-    if task.domain == "antmaze":
-        folder = "ant_maze_v2" if task.d4rl_file.endswith("_sparse_fixed.hdf5") else "ant_maze_new"
-    else:
-        folder = "gym_mujoco_v2"
-    return f"{folder}/{task.d4rl_file}"
+    return f"{task.d4rl_folder}/{task.d4rl_file}"
 
 
 def not_offered(task: Task, data: DataConfig) -> str | None:
@@ -156,7 +152,7 @@ def _same_content(first: Path, second: Path) -> bool:
 class Holding:
     """One data set on this machine."""
 
-    source: DataSource
+    source: str
     path: Path
     """The file, or the folder of a Minari data set."""
     size: int
@@ -217,7 +213,7 @@ def _minari(task: Task, directories: Sequence[Path]) -> list[Holding]:
     return [] if path is None else [_set("minari", path)]
 
 
-def _set(source: DataSource, path: Path) -> Holding:
+def _set(source: str, path: Path) -> Holding:
     """A Minari data set; importing Minari to read four lines of JSON would take seconds."""
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
@@ -237,7 +233,7 @@ class Source:
     task: Task
     path: Path
     """Its file, or the folder that holds ``data``."""
-    kind: DataSource
+    kind: str
     load: Callable[[], Transitions]
     """Its transitions as a learner gets them, rewards untransformed; raises ``UserError`` when it cannot."""
     record: Callable[[], tuple[Recording | None, dict[str, str]]]

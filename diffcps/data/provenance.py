@@ -20,7 +20,7 @@ from diffcps import files
 from diffcps.config import home
 from diffcps.data.transitions import FloatArray, Provenance
 from diffcps.tasks import paper
-from diffcps.tasks.registry import ROW_TOLERANCE, Task, d4rl_rows
+from diffcps.tasks.registry import ROW_TOLERANCE, Task
 
 KNOWN_SHA256 = {
     "hopper_medium-v2.hdf5": "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0",
@@ -32,6 +32,7 @@ TOLERANCE = 0.02
 relative. The published numbers were summed in float32 and without the last, unfinished trajectory: those of
 medium-expert, which is medium and expert joined, are up to 0.007 away from what medium and expert give together. Data
 of another policy differ by 0.1 and more in several dimensions."""
+
 _CHUNK = 65_536
 
 
@@ -45,7 +46,7 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
         return "verified", f"D4RL's own file: its sha256 is the published one ({sha256[:12]}…)."
     # a file may be packed anew without a change of content, so another sha256 alone refutes nothing; it is said, though
     packed = " The published sha256 is another one." if task.d4rl_file in KNOWN_SHA256 else ""
-    rows, published_rows = len(observations), d4rl_rows(task)
+    rows, published_rows = len(observations), task.rows
     counts = f"{_grouped(rows)} rows, D4RL's file has about {_grouped(published_rows)}"
     enough = abs(rows - published_rows) <= ROW_TOLERANCE * published_rows
     statistics = paper.observation_statistics().get(task.name)

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.config import DataSource
 from diffcps.errors import UserError
 
 Provenance = Literal["verified", "unverified", "other"]
@@ -25,7 +24,7 @@ FloatArray = NDArray[np.float32]
 class Origin:
     """Where a data set came from."""
 
-    source: DataSource
+    source: str
     path: Path | None
     """The file or folder it was read from; ``None`` for arrays made in memory."""
     checksum: str

@@ -132,16 +132,13 @@ def judge(
 
 def check_film(task: Task) -> None:
     """Raise ``UserError`` for a task of which there is nothing to film."""
-    if task.domain == "bandit":
+    if task.bandit is not None:
         raise UserError(
             f"{task.name}: an episode of a bandit is one action, of which there is nothing to film. Leave out --video; "
             "`diffcps toy` draws what policies do on a bandit."
         )
-    if task.domain == "recorded":
-        raise UserError(
-            f"{task.name}: only the environments of this project can be filmed, and this task's comes with its data. "
-            "Leave out --video."
-        )
+    if not task.environment.physics:
+        raise UserError(f"{task.name}: only environments that this project simulates can be filmed. Leave out --video.")
 
 
 # Judging a policy that has been trained: scores over many episodes, and one of them as a film.

@@ -1,8 +1,8 @@
-"""AntMaze with D4RL's geometry, rules and physics, from gymnasium's own ant.
+"""AntMaze with D4RL's geometry, rules and physics, from Gymnasium's own ant.
 
-D4RL's ant is gymnasium's with a time step of .02 s, unit gears driven by ±30, and stiffer contacts; its mazes are
-boxes on 4 m cells with the start cell at the origin and y growing with the row. Version 0 draws one goal for the life
-of the environment, version 2 a new one at every reset; the goal is never observed.
+D4RL's ant is Gymnasium's with a time step of .02 s, unit gears driven by ±30, and stiffer contacts. Its mazes are
+boxes on 4 m cells; the start cell is at the origin and y grows with the row. Version 0 draws one goal when the
+environment is made, version 2 a new one at every reset. The goal is never observed.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import Physics
 from diffcps.envs.physics import choose_physics
-from diffcps.envs.simulations import Floats, Moves, Simulated
+from diffcps.envs.simulations import Floats, Layout, Moves, Simulated
 from diffcps.envs.vector import reached
 
 CELL = 4.0
@@ -58,7 +58,7 @@ MAZES = {
     ),
     "plane": ("S.G",),
 }
-"""D4RL's evaluation mazes: ``#`` wall, ``S`` the start's cell, ``G`` the goal's; the plane, without walls, is where ants
+"""D4RL's evaluation mazes: ``#`` wall, ``S`` the start's cell, ``G`` the goal's; and a plane without walls, on which ants
 learn to walk."""
 
 
@@ -112,9 +112,9 @@ def _compile(maze: str, physics: Physics) -> mujoco.MjModel:
 class AntMaze(Simulated, EzPickle):
     """The ant in a maze: observation [29] float64 (x, y, then the rest of qpos, then qvel), action [8] in [−1, 1].
 
-    The reward is 1 within ``GOAL_RADIUS`` of the goal, which ends the episode, and 0 elsewhere, so a return is 0 or 1;
-    falling over ends nothing. ``maze`` is a key of ``MAZES``. With ``goal_seed`` there is one goal, drawn from that
-    seed, for the environment's life (version 0); without, every reset draws one (version 2).
+    The reward is 1 within ``GOAL_RADIUS`` of the goal, which ends the episode, and 0 elsewhere, so a return is 0 or 1.
+    Falling over ends nothing. ``maze`` is a key of ``MAZES``. With ``goal_seed`` the environment keeps one goal, drawn
+    from that seed (version 0); without, every reset draws one (version 2).
     """
 
     goal: Floats
@@ -142,6 +142,14 @@ class AntMaze(Simulated, EzPickle):
             **kwargs,
         )
         self.action_space = Box(-1.0, 1.0, (8,), np.float32)
+
+    def layout(self) -> Layout:
+        """See ``Simulated.layout``."""
+        walls, free, start, goal = (
+            np.array([cell_centre(self._maze, cell) for cell in cells(self._maze, symbols)])
+            for symbols in ("#", ".SG", "S", "G")
+        )
+        return Layout(CELL, walls, free, start[0], goal[0], GOAL_RADIUS, y_up=False)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = _compile(self._maze, self._physics)
@@ -197,7 +205,7 @@ class AntMaze(Simulated, EzPickle):
         """Torques ``[..., 8]`` in N·m of actions ``[..., 8]`` within ±1."""
         return MAX_CONTROL * actions.astype(np.float64)
 
-    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
-        """Only the goal counts, and it ends the episode."""
+    def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """Reward 1 at the goal, which ends the episode."""
         success = reached(moves.qpos, moves.goals, GOAL_RADIUS)
         return success.astype(np.float64), success

@@ -1,4 +1,4 @@
-"""Bandits as environments of one step: act, and be given the action's true mean reward."""
+"""Bandits as environments of one step, whose reward is the action's true mean reward."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps.envs.vector import Step, require_finite, require_seeds
-from diffcps.tasks.bandits import bandit
+from diffcps.tasks.bandits import Bandit, bandit
 
 
 class BanditEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -30,17 +30,17 @@ class BanditEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return np.zeros(1, np.float32), {}
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Reward the action and end the episode."""
+        """Give the action's reward and end the episode."""
         bound = self.bandit.bound
         reward = float(self.bandit.value(np.clip(np.asarray(action, dtype=np.float64), -bound, bound)))
         return np.zeros(1, np.float32), reward, True, False, {}
 
 
 class BanditEnvironments:
-    """A ``VectorEnvironment`` of ``n`` bandits of a name, all in one NumPy expression."""
+    """A ``VectorEnvironment`` of ``n`` copies of a bandit, all in one NumPy expression."""
 
-    def __init__(self, name: str, n: int) -> None:
-        self.bandit = bandit(name)
+    def __init__(self, bandit: Bandit, n: int) -> None:
+        self.bandit = bandit
         self.n = n
 
     def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:

@@ -57,7 +57,7 @@ class _WithPhysics(Simulated, EzPickle):
         return model, mujoco.MjData(model)
 
     def observe_many(self, qpos: Floats, qvel: Floats) -> Floats:
-        """All but how far it has come, speeds limited to ±10."""
+        """All but the distance covered, speeds limited to ±10."""
         return np.concatenate([qpos[:, 1:], np.clip(qvel, -10, 10)], axis=1)
 
     def _running(self, moves: Moves) -> tuple[Floats, NDArray[np.floating[Any]]]:
@@ -68,7 +68,7 @@ class _WithPhysics(Simulated, EzPickle):
 
 
 class _Upright(_WithPhysics):
-    """Must not fall."""
+    """A robot that must not fall."""
 
     _healthy_reward: float
     _terminate_when_unhealthy: bool
@@ -76,8 +76,8 @@ class _Upright(_WithPhysics):
     def _healthy_many(self, moves: Moves) -> NDArray[np.bool_]:
         raise NotImplementedError
 
-    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
-        """Stay upright and run."""
+    def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """Reward for speed and for staying upright; a fall ends the episode."""
         forward, costs = self._running(moves)
         healthy = self._healthy_many(moves)
         bonus = (healthy | self._terminate_when_unhealthy) * self._healthy_reward
@@ -104,11 +104,11 @@ class HalfCheetah(_WithPhysics, HalfCheetahEnv):
     """HalfCheetah-v4: observation [17] float64, action [6] in [−1, 1]."""
 
     def observe_many(self, qpos: Floats, qvel: Floats) -> Floats:
-        """All but how far it has come; no limit to speeds."""
+        """All but the distance covered; speeds are not limited."""
         return np.concatenate([qpos[:, 1:], qvel], axis=1)
 
-    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
-        """Run; nothing ends an episode."""
+    def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """Reward for speed; nothing ends an episode."""
         forward, costs = self._running(moves)
         return forward - costs, np.zeros(len(forward), bool)
 

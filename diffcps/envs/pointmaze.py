@@ -1,7 +1,7 @@
 """PointMaze as an offline-learning task: gymnasium-robotics' point and U-maze, one start, one goal, sparse reward.
 
-The maze, the point and its dynamics are those of ``PointMaze_UMaze-v3``. What that environment adds is left out: goal
-and start drawn anew over all cells with ±.25 of noise, episodes that go on after success, and observations in a
+The maze, the point and its dynamics are those of ``PointMaze_UMaze-v3``. Three things of that environment are left out:
+goals and starts drawn over all cells with ±.25 of noise, episodes that continue after success, and observations in a
 dictionary together with the goal.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import ArrayLike, NDArray
 
-from diffcps.envs.simulations import Floats, Moves, Simulated
+from diffcps.envs.simulations import Floats, Layout, Moves, Simulated
 from diffcps.envs.vector import reached
 
 # Importing gymnasium-robotics prints a note about hand-manipulation environments that are not used here.
@@ -81,6 +81,19 @@ class PointMaze(Simulated, PointEnv):
         self._start = cell_centre(START_CELL)
         super().__init__(**kwargs)
 
+    def layout(self) -> Layout:
+        """See ``Simulated.layout``."""
+        walls = [(r, c) for r, row in enumerate(U_MAZE) for c, cell in enumerate(row) if cell == 1]
+        return Layout(
+            cell=1.0,
+            walls=np.array([cell_centre(cell) for cell in walls]),
+            free=np.array([cell_centre(cell) for cell in FREE_CELLS]),
+            start=cell_centre(START_CELL),
+            goal=cell_centre(GOAL_CELL),
+            goal_radius=GOAL_RADIUS,
+            y_up=True,
+        )
+
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = _compile()
         return model, mujoco.MjData(model)
@@ -112,12 +125,12 @@ class PointMaze(Simulated, PointEnv):
         return observation, float(success), success, False, {"success": success}
 
     def prepare_many(self, batch: Batch, active: NDArray[np.bool_]) -> None:
-        """Limit speeds, as gymnasium-robotics does by setting the state anew before each step."""
+        """Limit speeds, as gymnasium-robotics does before each step by setting the state."""
         qvel = batch.bind("qvel")
         qvel[active] = np.clip(qvel[active], -MAX_SPEED, MAX_SPEED)
         batch.forward(active)
 
-    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
-        """Only the goal counts, and it ends the episode."""
+    def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """Reward 1 at the goal, which ends the episode."""
         success = reached(moves.qpos, moves.goals, GOAL_RADIUS)
         return success.astype(np.float64), success

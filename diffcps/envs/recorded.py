@@ -1,11 +1,10 @@
-"""Environments as a data set recorded them: made from Gymnasium's own specification and stepped one after the other.
+"""Environments from Gymnasium's specifications, such as a data set records, and their spaces.
 
-What a policy sees is the observation flattened by Gymnasium's rule; ``flatten`` does the same to an episode's recorded
-observations. Only spaces of real vectors, and actions with one bound for all, can be learned from here.
+Policies see observations flattened by Gymnasium's rule; ``flatten`` does the same to recorded observations. Learning
+needs observations that are real vectors and actions with one bound for all of their numbers.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -16,7 +15,6 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
-from diffcps.envs.vector import Step, require_finite, require_seeds
 from diffcps.errors import UserError
 
 
@@ -34,18 +32,24 @@ def read_spec(text: str) -> EnvSpec:
 
 
 def make(spec: str, episode_limit: int | None) -> gymnasium.Env[Any, Any]:
-    """The environment of a specification (JSON), cut off at ``episode_limit`` steps.
+    """The environment of a specification (JSON), cut off at ``episode_limit`` steps; raises as ``made`` does."""
+    return made(read_spec(spec), episode_limit)
+
+
+def made(spec: EnvSpec, episode_limit: int | None) -> gymnasium.Env[Any, Any]:
+    """The environment of a specification, cut off at ``episode_limit`` steps.
 
     Raises ``UserError`` when it cannot be made here, with the reason.
     """
-    read = read_spec(spec)
-    read.disable_env_checker = True  # it would sit in the path of every step
+    spec.disable_env_checker = True  # it would run in every step
     try:
-        return gymnasium.make(read, max_episode_steps=episode_limit)
-    # the specification names a class and its arguments, of any package: what making it raises is for that class to say
+        return gymnasium.make(spec, max_episode_steps=episode_limit)
+    except UserError:
+        raise
+    # the specification names a class of any package, which may raise anything
     except Exception as error:
         raise UserError(
-            f"the environment {read.id} ({read.entry_point}) cannot be made here ({type(error).__name__}: {error}). "
+            f"the environment {spec.id} ({spec.entry_point}) cannot be made here ({type(error).__name__}: {error}). "
             f"Install the package that it comes from, in a version that still has it."
         ) from error
 
@@ -87,42 +91,7 @@ def flatten(space: spaces.Space[Any], observations: Any) -> NDArray[np.floating[
     return array.reshape(len(array), -1)
 
 
-class RecordedEnvironments:
-    """A ``VectorEnvironment`` of ``n`` environments of one specification (JSON)."""
-
-    def __init__(self, spec: str, episode_limit: int, n: int) -> None:
-        self.n = n
-        self._environments = [flattened(make(spec, episode_limit)) for _ in range(n)]
-        space = self._environments[0].action_space
-        assert isinstance(space, spaces.Box)
-        self._actions = space
-        shape = self._environments[0].observation_space.shape
-        assert shape is not None
-        self._observations = np.zeros((n, *shape), np.float32)
-
-    def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
-        """See ``VectorEnvironment.reset``."""
-        require_seeds(seeds, self.n)
-        for i, seed in enumerate(seeds):
-            self._observations[i], _ = self._environments[i].reset(seed=int(seed))
-        return self._observations.copy()
-
-    def step(self, actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> Step:
-        """See ``VectorEnvironment.step``."""
-        require_finite(actions, active)
-        rewards, ended = np.zeros(self.n), np.zeros(self.n, bool)
-        clipped = np.clip(actions, self._actions.low, self._actions.high).astype(self._actions.dtype)
-        for i in np.flatnonzero(active):
-            observation, reward, terminated, truncated, _ = self._environments[i].step(clipped[i])
-            self._observations[i], rewards[i], ended[i] = observation, reward, terminated or truncated
-        return self._observations.copy(), rewards, ended
-
-    def close(self) -> None:
-        """See ``VectorEnvironment.close``."""
-        for environment in self._environments:
-            environment.close()
-
-
 def flattened(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """The environment with observations flattened to one vector, by Gymnasium's rule."""
-    return FlattenObservation(environment)
+    """The environment with observations flattened to one vector, by Gymnasium's rule; itself where they are flat."""
+    space = environment.observation_space
+    return environment if isinstance(space, spaces.Box) and len(space.shape) == 1 else FlattenObservation(environment)

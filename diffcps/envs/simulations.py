@@ -1,8 +1,9 @@
-"""Many simulations of one MuJoCo environment, stepped by MuJoCo's own threads and judged in NumPy.
+"""Many simulations of one MuJoCo environment, stepped by MuJoCo's own threads; observations and rewards in NumPy.
 
-A gymnasium environment spends a quarter of a step in Python, one environment after the other. Here MuJoCo steps all
-simulations of a task in one call (``mujoco.batch``), with the results of one environment at a time to the last bit, and
-each class of environment says once more, for arrays with a leading axis of simulations, what is observed and rewarded.
+A Gymnasium environment spends a quarter of a step in Python, one environment after the other. Here MuJoCo steps all
+simulations of a task in one call (``mujoco.batch``). The results equal those of one environment at a time to the last
+bit. For this, each class of environment defines its observations and rewards a second time, for arrays with a leading
+axis of simulations.
 """
 
 import os
@@ -29,6 +30,26 @@ def processors() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A maze of square cells seen from above, in metres."""
+
+    cell: float
+    """Side of a cell."""
+    walls: Floats
+    """[W, 2] centres of the cells that are walls."""
+    free: Floats
+    """[F, 2] centres of the others."""
+    start: Floats
+    """[2] centre of the start's cell."""
+    goal: Floats
+    """[2] centre of the goal's cell."""
+    goal_radius: float
+    """The goal is reached within this distance."""
+    y_up: bool
+    """Whether y grows upwards on the map; in D4RL's mazes it grows downwards, with the row."""
+
+
 @dataclass(frozen=True)
 class Moves:
     """One control step of n simulations."""
@@ -40,19 +61,23 @@ class Moves:
     qvel: Floats
     """Velocities after it, ``[n, nv]``."""
     actions: NDArray[np.floating[Any]]
-    """What was done, within the bounds, ``[n, a]``."""
+    """The actions, within the bounds, ``[n, a]``."""
     goals: Floats
     """(x, y) of each simulation's goal in metres, ``[n, 2]``; zeros where an environment has none."""
 
 
 class Simulated(MujocoEnv):
-    """A MuJoCo environment that also has its rules for many simulations: they compute what its own ``step`` does."""
+    """A MuJoCo environment that also has the rules of its ``step`` for many simulations."""
 
     goal: Floats | None = None
     """(x, y) of this episode's goal in metres, ``[2]``; ``None`` where there is none."""
 
+    def layout(self) -> Layout | None:
+        """Its maze; ``None`` where it has none."""
+        return None
+
     def prepare_many(self, batch: Batch, active: NDArray[np.bool_]) -> None:
-        """Do to the states of the ``active`` ``[n]`` simulations what is done before a step: nothing."""
+        """Change the states of the ``active`` ``[n]`` simulations before a step; by default not at all."""
 
     def control_many(self, actions: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Controls ``[n, nu]`` of actions ``[n, a]`` within the bounds: the actions themselves."""
@@ -62,17 +87,17 @@ class Simulated(MujocoEnv):
         """Observations ``[n, o]`` of positions ``[n, nq]`` and velocities ``[n, nv]``: all of both."""
         return np.concatenate([qpos, qvel], axis=1)
 
-    def judge_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+    def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
         """Rewards ``[n]``, and whether the task ended the episode ``[n]``."""
         raise NotImplementedError
 
 
 class Simulations:
-    """A ``VectorEnvironment`` of a MuJoCo task. What it gives does not depend on ``threads``.
+    """A ``VectorEnvironment`` of a MuJoCo task. Its results do not depend on ``threads``.
 
     Args:
-        environments: the gymnasium environment of each goal, from which episodes start.
-        kinds: which of them each of the n simulations belongs to, ``[n]``.
+        environments: one Gymnasium environment a goal; they reset the simulations.
+        kinds: index of each simulation's environment, ``[n]``.
         limit: control steps after which an episode is cut off.
         threads: how many, with the caller's, step the simulations.
     """
@@ -148,7 +173,7 @@ class Simulations:
         self._ctrl[active] = self.rules.control_many(clipped)
         self.batch.step(active, nstep=self.rules.frame_skip)
         moves = Moves(before, self._qpos[active], self._qvel[active], clipped, self.goals[active])
-        rewards[active], self.terminated[active] = self.rules.judge_many(moves)
+        rewards[active], self.terminated[active] = self.rules.reward_many(moves)
         self._age[active] += 1
         ended[active] = self.terminated[active] | (self._age[active] >= self.limit)
         self._observations[active] = self.rules.observe_many(moves.qpos, moves.qvel)

@@ -1,9 +1,11 @@
-"""Many environments stepped at once, the way evaluation needs it: one episode each, finished ones left alone."""
+"""Many environments stepped at once, as evaluation needs it: one episode each; finished ones are not stepped."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 Step = tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]
@@ -27,6 +29,41 @@ class VectorEnvironment(Protocol):
 
     def close(self) -> None:
         """Free what the environments hold."""
+
+
+class OneByOne:
+    """A ``VectorEnvironment`` of Gymnasium environments of one kind, stepped one after the other."""
+
+    def __init__(self, environments: Sequence[gymnasium.Env[Any, Any]]) -> None:
+        self.n = len(environments)
+        self._environments = list(environments)
+        actions, observations = environments[0].action_space, environments[0].observation_space
+        assert isinstance(actions, Box)
+        assert observations.shape is not None
+        self._actions = actions
+        self._observations = np.zeros((self.n, *observations.shape), np.float32)
+
+    def reset(self, seeds: Sequence[int]) -> NDArray[np.float32]:
+        """See ``VectorEnvironment.reset``."""
+        require_seeds(seeds, self.n)
+        for i, seed in enumerate(seeds):
+            self._observations[i], _ = self._environments[i].reset(seed=int(seed))
+        return self._observations.copy()
+
+    def step(self, actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> Step:
+        """See ``VectorEnvironment.step``."""
+        require_finite(actions, active)
+        rewards, ended = np.zeros(self.n), np.zeros(self.n, bool)
+        clipped = np.clip(actions, self._actions.low, self._actions.high).astype(self._actions.dtype)
+        for i in np.flatnonzero(active):
+            observation, reward, terminated, truncated, _ = self._environments[i].step(clipped[i])
+            self._observations[i], rewards[i], ended[i] = observation, reward, terminated or truncated
+        return self._observations.copy(), rewards, ended
+
+    def close(self) -> None:
+        """See ``VectorEnvironment.close``."""
+        for environment in self._environments:
+            environment.close()
 
 
 def require_seeds(seeds: Sequence[int], n: int) -> None:

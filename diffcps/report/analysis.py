@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diffcps import stats
 from diffcps.report.diagnostics import Diagnosis, diagnose
-from diffcps.report.published import Published, ablation, published, version
+from diffcps.report.published import Published, ablation, published
 from diffcps.runs.frames import Sweep, Trial, worded
 
 NEWEST = 10
@@ -185,7 +185,7 @@ class Group:
     """Complete trials of one configuration on one or more tasks that may be put together."""
 
     domain: str
-    """Domain, with AntMaze's version."""
+    """``Task.domain``."""
     data: str
     physics: str
     profile: str
@@ -255,15 +255,16 @@ class Budget(NamedTuple):
 def groups(table: Sequence[Row]) -> list[Group]:
     """All groups of a table, in its order.
 
-    Tasks made from Minari data sets are no domain: their environments have nothing in common, nor need their scores.
+    Tasks without a domain are left out: scores of different environments are not averaged.
     """
     names = varying(table)
     found: dict[tuple[str, str, str, str, str], list[Row]] = defaultdict(list)
     for row in table:
         trial = row.trial
-        if trial.state == "complete" and row.last is not None and trial.task.definition is None:
-            domain = f"{trial.task.domain} {version(trial)}".strip()
-            found[domain, row.data, trial.config.physics, trial.config.profile, said(trial, names)].append(row)
+        if trial.state == "complete" and row.last is not None and trial.task.domain:
+            found[trial.task.domain, row.data, trial.config.physics, trial.config.profile, said(trial, names)].append(
+                row
+            )
     # a task that has two trials alike in all of this differs in something that a table does not show
     return [
         Group(domain, data, physics, profile, configuration, tuple(rows))

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from diffcps import stats
 from diffcps.errors import UserError
 from diffcps.report.analysis import Estimate, Row, Score, by_task, rows, said, seed_scores, varying
-from diffcps.report.published import version
 from diffcps.runs.frames import Sweep, Trial
 
 FloatArray = NDArray[np.float64]
@@ -73,13 +72,14 @@ class Comparison:
 
     @cached_property
     def domains(self) -> dict[str, list[Pair]]:
-        """Pairs that may be put together, by domain (with AntMaze's version) and, where there are several, physics."""
+        """Pairs that may be put together, by domain, kind of data and physics."""
         found: dict[str, list[Pair]] = {}
         for pair in self.pairs:
             trial = pair.first.trial
-            if trial.task.definition is None:
-                domain = f"{trial.task.domain} {version(trial)}".strip()
-                found.setdefault(f"{domain}, {pair.first.data}, {trial.config.physics} physics", []).append(pair)
+            if trial.task.domain:
+                found.setdefault(f"{trial.task.domain}, {pair.first.data}, {trial.config.physics} physics", []).append(
+                    pair
+                )
         return {name: pairs for name, pairs in found.items() if len(pairs) > 1}
 
 
@@ -165,10 +165,9 @@ def _obstacle(first: Trial, second: Trial, *names: str) -> str | None:
 
 
 def _absent(task: str, name: str, other: str, theirs: dict[str, list[Row]]) -> str:
-    """That a task of one sweep is not in the other; of AntMaze, that the other version is no substitute."""
-    stem, _, ending = task.rpartition("-")
-    twin = f"{stem}-{'v2' if ending == 'v0' else 'v0'}"
-    if task.startswith("antmaze") and twin in theirs:
+    """That a task of one sweep is not in the other, and that another version of it is no substitute."""
+    stem = task.rpartition("-")[0]
+    if twin := next((found for found in theirs if found.rpartition("-")[0] == stem), None):
         return f"{task} in {name} is never paired with {twin} in {other}: other data, other goals."
     return f"{task} is in {name} only."
 

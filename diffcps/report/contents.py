@@ -31,7 +31,7 @@ from diffcps.report.analysis import (
 )
 from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
 from diffcps.report.notes import first_line
-from diffcps.report.published import OTHER_DATA, OTHER_ENVIRONMENT, PUBLISHED, marks, version
+from diffcps.report.published import OTHER_DATA, OTHER_ENVIRONMENT, PUBLISHED, marks
 from diffcps.report.tables import main_columns
 from diffcps.report.writers import html, latex, markdown, screen
 from diffcps.runs.frames import Sweep, worded
@@ -78,13 +78,12 @@ def contents(
 
 
 def _main(table: Sequence[Row], narrow: bool) -> list[Block]:
-    """The table; two of them where AntMaze v0 and v2 would share one."""
-    versions = {version(row.trial) for row in table} - {""}
-    parts = [[row for row in table if version(row.trial) != "v2"], [row for row in table if version(row.trial) == "v2"]]
-    if len(versions) < 2:
-        parts = [list(table)]
+    """The table; D4RL's second versions of tasks have one of their own where others are shown."""
+    second = [row for row in table if row.trial.task.second_version]
+    first = [row for row in table if not row.trial.task.second_version]
+    other = "AntMaze v2: other data and other goals than v0, not comparable" if first else ""
     found: list[Block] = []
-    for part, title in zip(parts, ("", "AntMaze v2: other data and other goals than v0, not comparable"), strict=False):
+    for part, title in (first, ""), (second, other):
         if part:
             states = tuple(row.trial.state for row in part)
             found.append(Sheet(tuple(main_columns(part, narrow)), states, title))

@@ -40,10 +40,10 @@ def footnotes(table: Sequence[Row]) -> list[str]:
     ]
     shown = [row for row in table if row.published.values]
     if shown:
-        maze = ", AntMaze on v0" if any(row.trial.task.domain == "antmaze" for row in shown) else ""
+        versions = dict.fromkeys(f", {row.trial.task.paper_note}" for row in shown if row.trial.task.paper_note)
         notes.append(
             "published: the paper's Table 1 (DiffCPS: best of its evaluations, mean ± std, with the paper's settings and "
-            f"full length{maze}); compare it with best, never with last. Other methods: as that table quotes them."
+            f"full length{''.join(versions)}); compare it with best, never with last. Other methods: as that table quotes them."
         )
     if any(row.published.mark for row in shown):
         notes.append(f"{UNVERIFIED} the data have D4RL's name and row count; nothing is published to verify them with.")
@@ -85,7 +85,7 @@ def _recorded(table: Sequence[Row]) -> list[str]:
     if not tasks:
         return []
     sets = [
-        f"{name} ({task.definition.minari_id}, judged in {task.environment.removeprefix('recorded:')})"
+        f"{name} ({task.definition.minari_id}, judged in {task.environment.id})"
         for name, task in tasks.items()
         if task.definition is not None
     ]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from diffcps.runs.frames import Trial
 from diffcps.tasks import paper
-from diffcps.tasks.registry import ROW_TOLERANCE, d4rl_rows
+from diffcps.tasks.registry import ROW_TOLERANCE
 
 PUBLISHED = "DiffCPS", "Diffusion-QL", "QGPO", "IQL"
 """Columns of the paper's Table 1 that are shown."""
@@ -43,11 +43,8 @@ def published(trial: Trial) -> Published:
 
 def data_provenance(trial: Trial) -> str:
     """Whether a trial's data are D4RL's: ``verified``; ``unverified``, where only name and size say so; or ``other``."""
-    if trial.config.data.source == "collected":  # an imported file is the same data as the file
-        return "other"
     provenance = trial.dataset.get("provenance")
-    expected = d4rl_rows(trial.task) if trial.task.d4rl_file else 0
-    whole = abs(int(trial.dataset.get("rows", 0)) - expected) <= ROW_TOLERANCE * expected
+    whole = abs(int(trial.dataset.get("rows", 0)) - trial.task.rows) <= ROW_TOLERANCE * trial.task.rows
     if provenance == "verified":
         return "verified"
     return "unverified" if provenance == "unverified" and whole else "other"
@@ -62,14 +59,9 @@ def marks(trial: Trial) -> str:
     """The marks of a task with D4RL's name: its data, or its environment, are not the paper's; nothing before it started."""
     if trial.task.d4rl_file is None or not trial.dataset:
         return ""
-    second = trial.task.name.endswith("-v2") and trial.task.domain == "antmaze"
+    second = trial.task.second_version
     data = OTHER_DATA if second or data_provenance(trial) == "other" else ""
     return data + (OTHER_ENVIRONMENT if second or other_environment(trial) else "")
-
-
-def version(trial: Trial) -> str:
-    """``v0`` or ``v2`` of AntMaze, whose scores are never put together; empty for all other tasks."""
-    return trial.task.name.rpartition("-")[2] if trial.task.domain == "antmaze" else ""
 
 
 def ablation(trial: Trial) -> dict[float, float]:

@@ -84,7 +84,7 @@ def clouds(trials: Mapping[str, "Trial"], columns: int = 5) -> "Figure":
     for one, (title, trial) in zip(axes, trials.items(), strict=True):
         actions = trial.samples
         if not actions.empty:
-            cloud(one, bandit(trial.task.environment), actions[actions["member"] == 0], title)
+            cloud(one, bandit(str(trial.task.bandit)), actions[actions["member"] == 0], title)
     return figure
 
 

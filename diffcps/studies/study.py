@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from diffcps.config import DataSource, Physics, RunConfig
+from diffcps.config import Physics, RunConfig
 from diffcps.files import save
 from diffcps.report.document import Picture, Text, part
 
@@ -38,7 +38,7 @@ class Scale:
     """Width of the networks on locomotion tasks; by default the paper's. 64 makes hours of a CPU's days."""
     batch_size: int | None = None
     """Transitions in a gradient step on locomotion tasks; by default the paper's."""
-    source: DataSource = "collected"
+    source: str = "collected"
     """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
     physics: Physics | None = None
     """Body masses under which locomotion policies are judged; by default the task's own."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffcps.config import DataConfig, MemberConfig, Profile, RunConfig
 from diffcps.studies.study import Scale
-from diffcps.tasks import profiles, registry
+from diffcps.tasks import profiles
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
 
@@ -106,7 +106,7 @@ def locomotion_trial(
     count = scale.seeds or seeds[not scale.quick]
     data = DataConfig(source=scale.source)
     if scale.source == "collected":
-        data = data.replaced(rows=rows if scale.quick else registry.usual_rows(task))
+        data = data.replaced(rows=rows if scale.quick else task.rows)
     trial = RunConfig(
         task=name,
         members=tuple(task.member.replaced(seed=seed) for seed in range(count)),

@@ -10,7 +10,7 @@ import torch
 
 from diffcps.config import RunConfig
 from diffcps.envs import make_vector
-from diffcps.tasks.registry import Task, task_of
+from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.training.learner import Learner
 
 
@@ -19,7 +19,7 @@ class Estimator:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._steps: dict[str, float] = {}
+        self._steps: dict[Environment, float] = {}
         self._known: dict[tuple[object, ...], tuple[float, float, float]] = {}
 
     def seconds(self, trial: RunConfig) -> tuple[float, float]:

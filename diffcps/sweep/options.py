@@ -6,18 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffcps.config import (
-    Actor,
-    Algorithm,
-    Constraint,
-    Covariance,
-    DataSource,
-    Dual,
-    Physics,
-    PolicyClass,
-    Precision,
-    Profile,
-)
+from diffcps.config import Actor, Algorithm, Constraint, Covariance, Dual, Physics, PolicyClass, Precision, Profile
 
 Preset = Literal["paper", "demo", "search", "ablation"]
 
@@ -82,9 +71,8 @@ class SweepOptions:
     """Episodes per seed and evaluation."""
     candidates: int | None = None
     """Actions drawn per state at evaluation, of which one is chosen by the critic; 1 takes the policy's own."""
-    data: DataSource | None = None
-    """``d4rl``: D4RL HDF5 files. ``minari``: the same, imported as Minari data sets. ``collected``: data collected here by
-    the policies shipped with the project."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
+    """Source of the data, by default the task's first; ``diffcps data list`` shows every task's sources."""
     data_dir: tuple[Path, ...] = ()
     """Folders with D4RL HDF5 files or Minari data sets, searched first."""
     rows: int | None = None

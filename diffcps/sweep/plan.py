@@ -12,7 +12,7 @@ from diffcps.config import DataConfig, RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan, SearchSpace
 from diffcps.sweep.options import SweepOptions
-from diffcps.tasks import profiles, registry
+from diffcps.tasks import profiles
 from diffcps.tasks.registry import TASKS, Task, get_task, task_of
 
 DEMO_TASKS = "bandit-ring", "hopper-medium-v2", "pointmaze-umaze"
@@ -72,7 +72,7 @@ def _paper_trial(task: Task) -> RunConfig:
     """The full-length trial of a task with the hyper-parameters that the paper gives it, 5 seeds."""
     data = DataConfig(source=task.sources[0])
     if data.source == "collected":
-        data = data.replaced(rows=registry.usual_rows(task))
+        data = data.replaced(rows=task.rows)
     return RunConfig(
         task=task.name,
         members=_seeded(task.member, 5),
@@ -88,19 +88,19 @@ def _paper_trial(task: Task) -> RunConfig:
 def _demo_trial(task: Task) -> RunConfig:
     """A trial of about two minutes on one core that visibly learns: 2 seeds, small nets, fast policies."""
     trial = _paper_trial(task)
-    bandit = task.domain == "bandit"
-    steps = 2000 if bandit else 8000
-    # a policy step costs a bandit next to nothing, and at T = 5 samples of the ring stay far too narrow for a demo
-    changes = {"hidden_size": 64, "diffusion_steps": 15, "policy_freq": 1} if bandit else {"hidden_size": 128}
+    usual = {"steps": 8000, "hidden_size": 128, "learning_rate": 3e-3, "episodes": 10, "candidates": 10, "rows": 50_000}
+    demo = usual | dict(task.demo)
+    steps = demo["steps"]
+    changes = {name: demo[name] for name in ("hidden_size", "diffusion_steps", "policy_freq") if name in demo}
     algorithm = trial.algorithm.replaced(batch_size=128, ema_start=200, critic_learning_rate=1e-3, **changes)
-    learning_rate = 1e-3 if task.domain == "pointmaze" else 3e-3
-    episodes = {"bandit": 200, "pointmaze": 20}.get(task.domain, 10)
     return trial.replaced(
-        members=tuple(member.replaced(learning_rate=learning_rate) for member in trial.members[:2]),
+        members=tuple(member.replaced(learning_rate=demo["learning_rate"]) for member in trial.members[:2]),
         steps=steps,
         algorithm=algorithm,
-        data=DataConfig(source=task.sources[-1], rows=5000 if bandit else 50_000),
-        evaluation=trial.evaluation.replaced(every=steps // 10, episodes=episodes, candidates=1 if bandit else 10),
+        data=DataConfig(source=task.sources[-1], rows=demo["rows"]),
+        evaluation=trial.evaluation.replaced(
+            every=steps // 10, episodes=demo["episodes"], candidates=demo["candidates"]
+        ),
         log_every=steps // 50,
         checkpoint_minutes=0.5,
     )
@@ -148,11 +148,11 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     if options.checkpoint_minutes is not None:
         changes["checkpoint_minutes"] = options.checkpoint_minutes
     task = task_of(trial)
-    if options.physics is not None and task.domain in ("locomotion", "antmaze"):  # the others have but one
+    if options.physics in task.environment.physics:
         changes["physics"] = options.physics
     source = options.data or trial.data.source
     # who turns from D4RL's data to collected ones means as many
-    usual = registry.usual_rows(task) if source != trial.data.source else trial.data.rows
+    usual = task.rows if source != trial.data.source else trial.data.rows
     rows = usual if options.rows is None else options.rows
     collected = trial.data.replaced(source=source, rows=rows)
     # a file is read whole: a number of rows must not make another trial of it
@@ -170,11 +170,8 @@ def _grid(trial: RunConfig, options: SweepOptions) -> list[RunConfig]:
     """The trial for every combination of the T, λ-clip and κ asked for."""
     first = trial.members[0]
     ablation = options.preset == "ablation"
-    antmaze = trial.task.startswith("antmaze")
     steps = options.diffusion_steps or ((5, 15, 20) if ablation else (trial.algorithm.diffusion_steps,))
-    # the paper's figures 4 and 5: 0 … 0.4 on locomotion, 0.1 … 0.5 on AntMaze
-    paper_clips = (0.1, 0.2, 0.3, 0.4, 0.5) if antmaze else (0.0, 0.1, 0.2, 0.3, 0.4)
-    clips = options.lambda_clip or (paper_clips if ablation else (first.lambda_clip,))
+    clips = options.lambda_clip or (task_of(trial).ablation if ablation else (first.lambda_clip,))
     kls = options.target_kl or (first.target_kl,)
     # a value given twice is one trial
     return list(dict.fromkeys(varied(trial, *point) for point in itertools.product(steps, clips, kls)))

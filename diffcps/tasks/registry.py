@@ -1,23 +1,23 @@
 """The registry of tasks.
 
-A task is an environment, a data set, reference scores, a reward transform, an episode limit, and the hyper-parameters
-that the paper gives it. Everything the platform knows about ``hopper-medium-v2`` is one entry here. A person's own tasks,
-made from Minari data sets, are files of the same facts (``TaskDefinition``) in ``$DIFFCPS_HOME/tasks``.
+A task is an environment, a data set, reference scores, a reward transform, an episode limit, and hyper-parameters. One
+entry here holds everything that the platform knows about ``hopper-medium-v2``: other modules ask the entry and never
+look at a task's name. Tasks that a person makes from Minari data sets are files of the same facts (``TaskDefinition``) in
+``$DIFFCPS_HOME/tasks``.
 """
 
 import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import (
     AlgorithmConfig,
-    DataConfig,
-    DataSource,
     EvaluationConfig,
     MemberConfig,
     Physics,
@@ -29,11 +29,25 @@ from diffcps.config import (
 )
 from diffcps.errors import UserError, nearest
 from diffcps.tasks import bandits, paper
-from diffcps.tasks.bandits import bandit
 
-Domain = Literal["locomotion", "antmaze", "pointmaze", "bandit", "recorded"]
 Robot = Literal["hopper", "halfcheetah", "walker2d", "ant"]
-"""Who makes collected data with a policy of its own."""
+"""Robots that have shipped behaviour policies."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The environment of a task, as Gymnasium makes it."""
+
+    id: str
+    """Gymnasium's id."""
+    entry_point: str = ""
+    """``module:callable`` that makes it."""
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Arguments of the callable. With ``goal_seed`` among them, the environment keeps one goal, drawn from that seed."""
+    physics: tuple[Physics, ...] = ()
+    """The body masses that this project can simulate it with; empty where another package steps it."""
+    specification: str = ""
+    """Gymnasium's specification (JSON) from the data set that recorded it; it then replaces all of the above."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +55,10 @@ class Task:
     """One entry of the registry."""
 
     name: str
-    domain: Domain
-    environment: str
-    """What is stepped: ``hopper``, ``halfcheetah``, ``walker2d``, ``antmaze-umaze``, …, ``pointmaze-umaze``, a bandit's name; or
-    ``recorded:`` and the id of the environment in ``definition``."""
+    domain: str
+    """Reports average scores within a domain: ``locomotion``, ``antmaze v0``, …; empty: its scores are never averaged."""
+    environment: Environment
+    """What policies are evaluated in."""
     observation_size: int
     action_size: int
     random_return: float
@@ -53,14 +67,26 @@ class Task:
     """Return that counts as a score of 100."""
     episode_limit: int
     """Environment steps after which an episode is cut off."""
-    sources: tuple[DataSource, ...]
-    """Where its data can come from, the first being the default."""
+    sources: tuple[str, ...]
+    """Where its data can come from (names of ``diffcps.data.library.SOURCES``), the first being the default."""
+    rows: int = 50_000
+    """Rows of D4RL's own file, up to ``ROW_TOLERANCE``; rows that are collected unless another number is asked for."""
     d4rl_file: str | None = None
     """Name of its D4RL HDF5 file."""
+    d4rl_folder: str = ""
+    """Folder of that file on D4RL's host."""
     reward_transform: RewardTransform = "none"
     """``antmaze`` learns from 4 (r − 0.5); scores always use the untransformed rewards."""
+    score: ScoreKind = "normalised"
+    """What a score is."""
+    terminals_end: bool = True
+    """Whether a terminal ends a trajectory of its data. In D4RL's AntMaze the ant walks on after the goal."""
     physics: Physics = "modern"
     """The simulator its own data were recorded under."""
+    robot: Robot | None = None
+    """Robot whose shipped policies make its collected data."""
+    bandit: str | None = None
+    """Name of the bandit that it is (``diffcps.tasks.bandits``); behaviour and optimum of bandits are known exactly."""
     max_action: float = 1.0
     """Actions lie in [−max_action, max_action]."""
     steps: int = 2_000_000
@@ -68,20 +94,18 @@ class Task:
     algorithm: AlgorithmConfig = AlgorithmConfig()
     member: MemberConfig = MemberConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    demo: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings in which its demonstration differs from that of other tasks."""
+    ablation: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    """The values of λ-clip in the ablation (the paper's figures 4 and 5)."""
     in_paper: bool = False
     """Whether the paper's Table 1 has a row of this name."""
+    paper_note: str = ""
+    """What to say beside the paper's numbers for it."""
+    second_version: bool = False
+    """Whether it is D4RL's second version of a task of the paper, with other data and other goals."""
     definition: TaskDefinition | None = None
-    """What it was made from where it is not built in."""
-
-    @property
-    def terminals_end(self) -> bool:
-        """Whether a terminal ends a trajectory of its data; D4RL's ants, and recorded mazes, go on after the goal."""
-        return self.domain != "antmaze" and self.score != "success"
-
-    @property
-    def score(self) -> ScoreKind:
-        """What a score of it is; other than ``normalised`` only for tasks that are not built in."""
-        return self.definition.score if self.definition is not None else "normalised"
+    """The definition of a task that is not built in."""
 
     def normalised_score(self, returns: ArrayLike) -> NDArray[np.float64]:
         """100·(R − random)/(expert − random), elementwise; never apply it to a standard deviation."""
@@ -98,32 +122,27 @@ _ANTMAZE_FILES = {
     "antmaze-large-diverse": "hardest-maze_noisy_multistart_True_multigoal_True",
 }
 _SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "antmaze": (29, 8)}
+_REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
+_TITLES = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "umaze": "UMaze"}
+ROW_TOLERANCE = 0.01
+"""Relative difference from ``Task.rows`` up to which a file can be D4RL's own; a part of it has nearly the same statistics."""
+_BOTH: tuple[Physics, ...] = ("d4rl", "modern")
 
 
 def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]]) -> Task:
     """One row of the paper's Table 3 as a task."""
     name = row["task"]
     family = name.split("-")[0]
-    antmaze = family == "antmaze"
-    stem = name.rsplit("-", 1)[0]
-    size = stem.split("-")[1]
-    if antmaze:
-        file = f"Ant_maze_{_ANTMAZE_FILES[stem]}_sparse.hdf5"
-    else:
-        file = f"{family}_{stem.removeprefix(family + '-').replace('-', '_')}-v2.hdf5"
     observation_size, action_size = _SIZES[family]
     random_return, expert_return = references[family]
     return Task(
         name=name,
-        domain="antmaze" if antmaze else "locomotion",
-        environment=f"antmaze-{size}-v0" if antmaze else family,
+        **(_antmaze(name) if family == "antmaze" else _locomotion(name, family)),
         observation_size=observation_size,
         action_size=action_size,
         random_return=random_return,
         expert_return=expert_return,
-        episode_limit=(700 if size == "umaze" else 1000) if antmaze else 1000,
         sources=("d4rl", "minari", "collected"),
-        d4rl_file=file,
         reward_transform="antmaze" if row["reward_tune"] == "cql_antmaze" else "none",
         physics="d4rl",
         steps=1000 * int(row["epochs"]),
@@ -144,44 +163,102 @@ def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]])
     )
 
 
+def _locomotion(name: str, family: str) -> dict[str, Any]:
+    """The facts of ``hopper-medium-v2`` and the like."""
+    level = name.removeprefix(f"{family}-").removesuffix("-v2")
+    rows = {"medium-replay": _REPLAY_ROWS[family], "medium-expert": 2_000_000}
+    return {
+        "domain": "locomotion",
+        "environment": Environment(
+            f"diffcps/{_TITLES[family]}-v4", f"diffcps.envs.locomotion:{_TITLES[family]}", physics=_BOTH
+        ),
+        "episode_limit": 1000,
+        "rows": rows.get(level, 1_000_000),
+        "d4rl_file": f"{family}_{level.replace('-', '_')}-v2.hdf5",
+        "d4rl_folder": "gym_mujoco_v2",
+        "robot": family,
+    }
+
+
+def _antmaze(name: str) -> dict[str, Any]:
+    """The facts of ``antmaze-umaze-v0`` and the like."""
+    maze = name.split("-")[1]
+    return {
+        "domain": "antmaze v0",
+        # two names, because Gymnasium calls version 0 of a name out of date whenever it makes one
+        "environment": Environment(
+            f"diffcps/AntMazeFixedGoal_{_TITLES.get(maze, maze.title())}-v0",
+            "diffcps.envs.antmaze:AntMaze",
+            {"maze": maze, "goal_seed": 0},
+            _BOTH,
+        ),
+        "episode_limit": 700 if maze == "umaze" else 1000,
+        "rows": 1_000_000,
+        "d4rl_file": f"Ant_maze_{_ANTMAZE_FILES[name.removesuffix('-v0')]}_sparse.hdf5",
+        "d4rl_folder": "ant_maze_new",
+        "terminals_end": False,
+        "robot": "ant",
+        "ablation": (0.1, 0.2, 0.3, 0.4, 0.5),
+        "paper_note": "AntMaze on v0",
+    }
+
+
 def _expert_task(task: Task) -> Task:
     """D4RL's expert data alone, which the paper does not use, with the settings of medium-expert."""
     file = str(task.d4rl_file).replace("medium_expert", "expert")
-    return replace(task, name=task.name.replace("medium-expert", "expert"), d4rl_file=file, in_paper=False)
+    name = task.name.replace("medium-expert", "expert")
+    return replace(task, name=name, d4rl_file=file, rows=1_000_000, in_paper=False)
 
 
 def _second_version(task: Task) -> Task:
-    """D4RL's AntMaze v2: data whose time-outs are in step with the resets, and a new goal in every episode.
-
-    The paper's numbers are of v0, and never stand beside it.
-    """
+    """D4RL's AntMaze v2: time-outs in step with the resets, and a new goal in every episode. The paper uses v0."""
+    environment = task.environment
     return replace(
         task,
         name=task.name.replace("-v0", "-v2"),
-        environment=task.environment.replace("-v0", "-v2"),
+        domain="antmaze v2",
+        environment=replace(
+            environment,
+            id=environment.id.replace("FixedGoal", "").replace("-v0", "-v2"),
+            arguments={"maze": environment.arguments["maze"]},
+        ),
         d4rl_file=str(task.d4rl_file).replace("_sparse.hdf5", "_sparse_fixed.hdf5"),
+        d4rl_folder="ant_maze_v2",
         in_paper=False,
+        second_version=True,
     )
 
 
 def _bandit_task(name: str) -> Task:
-    """A bandit of ``diffcps.tasks.bandits`` as a task; there is nothing to look ahead to, but for the ring, which came first."""
+    """A bandit of ``diffcps.tasks.bandits`` as a task. The discount is 0, except for the ring, whose trials came first."""
     known = bandits.bandit(name)
     return Task(
         name=f"bandit-{name}",
         domain="bandit",
-        environment=name,
+        environment=Environment("diffcps/Bandit-v0", "diffcps.envs.bandits:BanditEnv", {"name": name}),
         observation_size=1,
         action_size=known.action_size,
         random_return=0.0,
         expert_return=known.highest_value,
         episode_limit=1,
         sources=("collected",),
+        rows=50_000 if name == "ring" else known.rows,
+        bandit=name,
         max_action=known.bound,
         steps=20_000,
         algorithm=AlgorithmConfig() if name == "ring" else AlgorithmConfig(discount=0.0, policy_freq=1),
         member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.05, grad_norm=9.0),
         evaluation=EvaluationConfig(every=1000, episodes=500, candidates=1),
+        # a policy step costs next to nothing here, and with T = 5 samples of the ring stay too narrow for a demo
+        demo={
+            "steps": 2000,
+            "rows": 5000,
+            "hidden_size": 64,
+            "diffusion_steps": 15,
+            "policy_freq": 1,
+            "episodes": 200,
+            "candidates": 1,
+        },
     )
 
 
@@ -192,12 +269,14 @@ def _registry() -> dict[str, Task]:
     }
     tasks = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
     tasks += [_expert_task(task) for task in tasks if "medium-expert" in task.name]
-    tasks += [_second_version(task) for task in tasks if task.domain == "antmaze"]
+    tasks += [_second_version(task) for task in tasks if task.robot == "ant"]
     tasks.append(
         Task(
             name="pointmaze-umaze",
             domain="pointmaze",
-            environment="pointmaze-umaze",
+            environment=Environment(
+                "diffcps/PointMaze_UMaze-v0", "diffcps.envs.pointmaze:PointMaze", physics=("modern",)
+            ),
             observation_size=4,
             action_size=2,
             random_return=0.0,
@@ -208,6 +287,7 @@ def _registry() -> dict[str, Task]:
             steps=200_000,
             member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.2, grad_norm=2.0),
             evaluation=EvaluationConfig(every=10_000, episodes=20),
+            demo={"learning_rate": 1e-3, "episodes": 20},
         )
     )
     tasks += [_bandit_task(name) for name in bandits.NAMED]
@@ -259,8 +339,10 @@ def from_definition(definition: TaskDefinition) -> Task:
     """The task that a definition describes."""
     return Task(
         name=definition.name,
-        domain="recorded",
-        environment=f"recorded:{json.loads(definition.environment_spec)['id']}",
+        domain="",
+        environment=Environment(
+            json.loads(definition.environment_spec)["id"], specification=definition.environment_spec
+        ),
         observation_size=definition.observation_size,
         action_size=definition.action_size,
         random_return=definition.random_return,
@@ -268,6 +350,8 @@ def from_definition(definition: TaskDefinition) -> Task:
         episode_limit=definition.episode_limit,
         sources=("minari",),
         reward_transform=definition.reward_transform,
+        score=definition.score,
+        terminals_end=definition.score != "success",
         max_action=definition.max_action,
         steps=definition.steps,
         algorithm=definition.algorithm,
@@ -286,27 +370,3 @@ def _built_in(name: str) -> Task:
         near = nearest(name, known) or "."
         raise UserError(f"no task is called {name!r}{near} Known tasks: {', '.join(known)}.")
     return TASKS[name]
-
-
-ROW_TOLERANCE = 0.01
-"""Relative; a smaller part of D4RL's data has nearly the same statistics but is another data set."""
-
-_ANTMAZE_ROWS = 1_000_000
-_REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
-
-
-def d4rl_rows(task: Task) -> int:
-    """Rows of D4RL's own file for the task, up to ``ROW_TOLERANCE``."""
-    if task.domain == "antmaze":
-        return _ANTMAZE_ROWS
-    if "medium-replay" in task.name:
-        return _REPLAY_ROWS[task.environment]
-    return 2_000_000 if "medium-expert" in task.name else 1_000_000
-
-
-def usual_rows(task: Task) -> int:
-    """Rows to collect where nobody says how many: D4RL's own number, a bandit's own, or some."""
-    # trials of the ring are known by keys with the general number
-    if task.domain == "bandit" and task.environment != "ring":
-        return bandit(task.environment).rows
-    return d4rl_rows(task) if task.d4rl_file else DataConfig().rows

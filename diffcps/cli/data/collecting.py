@@ -39,14 +39,13 @@ class CollectData:
 
         from diffcps.config import DataConfig
         from diffcps.data import collected, library
-        from diffcps.tasks import registry
         from diffcps.tasks.registry import TASKS, get_task
 
         names = [name for name, task in TASKS.items() if task.in_paper] if self.all else list(self.tasks)
         if not names:
             raise UserError("which data? Name tasks, or all of the paper's with --all.")
         tasks = [get_task(name) for name in dict.fromkeys(names)]
-        rows = [registry.usual_rows(task) if self.rows is None else self.rows for task in tasks]
+        rows = [task.rows if self.rows is None else self.rows for task in tasks]
         wanted = [(task, DataConfig("collected", n, self.seed)) for task, n in zip(tasks, rows, strict=True)]
         if reason := "\n".join(text for pair in wanted if (text := library.not_offered(*pair))):
             raise UserError(reason)

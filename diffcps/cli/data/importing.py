@@ -69,7 +69,7 @@ class MinariData:
         lines = [
             f"{self.id} (not D4RL's data)",
             *_summary(task, found.info),
-            f"environment: {task.environment.removeprefix('recorded:')} as recorded, at most {task.episode_limit} steps"
+            f"environment: {task.environment.id} as recorded, at most {task.episode_limit} steps"
             + (", ended by reaching the goal" if task.score == "success" else ""),
             f"observations: {task.observation_size} numbers, flattened from {found.observations}",
             f"actions: {task.action_size} numbers in ±{task.max_action:g}",

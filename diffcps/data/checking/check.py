@@ -11,14 +11,14 @@ import numpy as np
 from diffcps import envs
 from diffcps.config import Physics
 from diffcps.data.checking import layouts, parity, states, statistics
-from diffcps.data.checking.layouts import Layout, Visits
+from diffcps.data.checking.layouts import Visits
 from diffcps.data.checking.parity import ParityReport
 from diffcps.data.checking.recording import Recording
 from diffcps.data.checking.statistics import Actions, Columns, Dimension, Ends, Trajectories
 from diffcps.data.d4rl import ACTION_TOLERANCE
 from diffcps.data.library import Source
 from diffcps.data.provenance import TOLERANCE
-from diffcps.envs.simulations import Floats, Simulated
+from diffcps.envs.simulations import Floats, Layout, Simulated
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
 
@@ -104,20 +104,26 @@ def examine(source: Source, physics: Sequence[Physics], replayed: int) -> Examin
         check = replace(check, arrays=arrays)
     except UserError as error:
         check = replace(check, refusal=check.refusal or str(error))
-    maze = layouts.layout(task)
+    rules = _rules(task)
+    maze = None if rules is None else rules.layout()
     errors: dict[Physics, Floats] = {}
     if data is not None and len(data):
-        check, errors = _measured(check, task, data, maze, physics, replayed)
+        check, errors = _measured(check, task, data, rules, maze, physics, replayed)
     check = replace(check, seconds=time.perf_counter() - began)
     return Examined(replace(check, remarks=tuple(_remarks(check, task))), task, data, maze, errors)
 
 
 def _measured(
-    check: Check, task: Task, data: Recording, maze: Layout | None, physics: Sequence[Physics], replayed: int
+    check: Check,
+    task: Task,
+    data: Recording,
+    rules: Simulated | None,
+    maze: Layout | None,
+    physics: Sequence[Physics],
+    replayed: int,
 ) -> tuple[Check, dict[Physics, Floats]]:
     own = data.own
     observations = statistics.columns(own)
-    rules = _rules(task)
     place = None if rules is None else states.trunk(rules, data)
     visits = None if maze is None else layouts.visits(maze, data)
     check = replace(
@@ -136,10 +142,11 @@ def _measured(
         return replace(check, no_parity=f"{task.name} is not stepped by a simulator of this project."), {}
     if replayed == 0:
         return replace(check, no_parity="Not asked for."), {}
-    has_physics = envs.ENVIRONMENTS[task.environment].has_physics
+    own_physics = task.environment.physics
+    replayed_under = tuple(each for each in physics if each in own_physics) or own_physics
     try:
         report, errors = parity.compare(
-            task, data, physics if has_physics else ("modern",), replayed, None if visits is None else visits.goal
+            task, data, replayed_under, replayed, goal=None if visits is None else visits.goal
         )
     except states.NoStatesError as error:
         return replace(check, no_parity=str(error)), {}
@@ -148,7 +155,7 @@ def _measured(
 
 def _rules(task: Task) -> Simulated | None:
     """The task's environment where MuJoCo steps it."""
-    if task.domain in {"bandit", "recorded"}:
+    if not task.environment.physics:
         return None
     rules: Simulated = envs.make(task, task.physics).unwrapped  # type: ignore[assignment]
     return rules
@@ -166,13 +173,13 @@ def _remarks(check: Check, task: Task) -> list[str]:
         said.append(
             f"Rows with actions beyond ±{task.max_action:g}: {check.actions.rows_outside:,}, up to {check.actions.largest:g}."
         )
-    if check.duplicates and task.domain != "bandit":
+    if check.duplicates and task.bandit is None:
         assert check.rows is not None
         said.append(
             f"Rows that repeat the observation and the action of an earlier row to the bit: {check.duplicates:,} "
             f"({check.duplicates / check.rows:.1%}). Rows were copied."
         )
-    if check.observations is not None and check.observations.constant and task.domain != "bandit":
+    if check.observations is not None and check.observations.constant and task.bandit is None:
         said.append(f"Observation dimension {_listed(check.observations.constant)} never changes.")
     if check.actions is not None and check.actions.constant:
         said.append(f"Action dimension {_listed(check.actions.constant)} never changes.")

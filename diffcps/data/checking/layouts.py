@@ -1,4 +1,4 @@
-"""Mazes as plain geometry, and what a data set says of its maze: where the goal is and which cells were seen."""
+"""What a data set shows of its maze: where the goal is and which cells were visited."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from diffcps.data.checking.recording import Flags, Recording
-from diffcps.envs import antmaze
-from diffcps.tasks.registry import Task
+from diffcps.envs.simulations import Layout
 
 Points = NDArray[np.float64]
 
@@ -18,53 +17,6 @@ _NEAREST = 1000
 """Positions on either side of the goal's edge that its centre is fitted to."""
 _EXPLAINED = 0.999
 """Share of the rewards that a goal must explain to be believed."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """A maze of square cells seen from above, in metres."""
-
-    cell: float
-    """Side of a cell."""
-    walls: Points
-    """[W, 2] centres of the cells that are walls."""
-    free: Points
-    """[F, 2] centres of the others."""
-    start: Points
-    """[2] centre of the start's cell."""
-    goal: Points
-    """[2] centre of the goal's cell."""
-    goal_radius: float
-    """The goal is reached within this distance."""
-    y_up: bool
-    """Whether y grows upwards in the maze's map; D4RL's grows downwards, with the row."""
-
-
-def layout(task: Task) -> Layout | None:
-    """The maze of a task; ``None`` where it has none."""
-    if task.domain == "antmaze":
-        maze = task.environment.split("-")[1]
-        walls, free, start, goal = (
-            np.array([antmaze.cell_centre(maze, cell) for cell in antmaze.cells(maze, symbols)])
-            for symbols in ("#", ".SG", "S", "G")
-        )
-        return Layout(antmaze.CELL, walls, free, start[0], goal[0], antmaze.GOAL_RADIUS, y_up=False)
-    if task.domain == "pointmaze":
-        # gymnasium-robotics takes a second to import, and no other task needs it
-        from diffcps.envs import pointmaze
-
-        rows = range(len(pointmaze.U_MAZE))
-        cells = [(r, c) for r in rows for c in range(len(pointmaze.U_MAZE[0]))]
-        return Layout(
-            cell=1.0,
-            walls=np.array([pointmaze.cell_centre(cell) for cell in cells if cell not in pointmaze.FREE_CELLS]),
-            free=np.array([pointmaze.cell_centre(cell) for cell in pointmaze.FREE_CELLS]),
-            start=pointmaze.cell_centre(pointmaze.START_CELL),
-            goal=pointmaze.cell_centre(pointmaze.GOAL_CELL),
-            goal_radius=pointmaze.GOAL_RADIUS,
-            y_up=True,
-        )
-    return None
 
 
 @dataclass(frozen=True)

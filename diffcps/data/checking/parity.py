@@ -261,7 +261,7 @@ class _Stepper:
         after, speed = self._qpos[:n].copy(), self._qvel[:n].copy()
         goals = np.broadcast_to(self._goal, (n, 2))
         with np.errstate(over="ignore", invalid="ignore"):
-            rewards, _ = self.rules.judge_many(Moves(before, after, speed, clipped, goals))
+            rewards, _ = self.rules.reward_many(Moves(before, after, speed, clipped, goals))
             return self.rules.observe_many(after, speed), rewards
 
     def edge(self, row: int, found: States, data: Recording, position: float, velocity: float) -> Edge:

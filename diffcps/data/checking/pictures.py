@@ -16,11 +16,11 @@ from matplotlib.ticker import LogLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
 from diffcps.data.checking.check import Check, Examined
-from diffcps.data.checking.layouts import Layout
 from diffcps.data.checking.parity import FITS
 from diffcps.data.checking.recording import Recording
 from diffcps.data.provenance import TOLERANCE
 from diffcps.data.transitions import trajectory_returns
+from diffcps.envs.simulations import Layout
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,

@@ -57,8 +57,8 @@ def collect(task: Task, data: DataConfig, progress: Progress | None = None) -> l
             f"data source = 'collected': {task.name} has no behaviour policy of its own; its data come from "
             f"{', '.join(task.sources)}."
         )
-    if task.domain == "bandit":
-        return [_bandit(task, data.rows, np.random.default_rng(data.seed), progress)]
+    if task.bandit is not None:
+        return [_bandit(task.bandit, data.rows, np.random.default_rng(data.seed), progress)]
     done = 0
     episodes: list[Episode] = []
     for number, part in enumerate(_parts(task, data.rows)):
@@ -82,16 +82,15 @@ class _Part:
 
 def _parts(task: Task, rows: int) -> list[_Part]:
     """What a data set consists of: replay data come from every policy on the way to the medium one, in equal shares."""
-    robot = behaviour.robot_of(task)
-    if robot is None:
+    if task.robot is None:
         return [_Part(rows, None)]
-    lineage = behaviour.load(robot)
+    lineage = behaviour.load(task.robot)
     policies: tuple[BehaviourPolicy, ...]
     if "medium-replay" in task.name:
         policies = lineage.until_medium
     elif "medium-expert" in task.name:
         policies = lineage.medium, lineage.expert
-    elif "expert" in task.name or task.domain == "antmaze":
+    elif "expert" in task.name or task.robot == "ant":
         policies = (lineage.expert,)
     else:
         policies = (lineage.medium,)
@@ -127,7 +126,7 @@ class _Policy:
 def _behaviour(task: Task, policy: BehaviourPolicy | None, n: int) -> Behaviour:
     if policy is None:
         return PointWanders(n)
-    return AntErrands(task, policy, n) if task.domain == "antmaze" else _Policy(policy, n, task.max_action)
+    return AntErrands(task, policy, n) if task.robot == "ant" else _Policy(policy, n, task.max_action)
 
 
 def _record(task: Task, part: _Part, seed: tuple[int, int], progress: Callable[[int], None]) -> list[Episode]:
@@ -137,8 +136,10 @@ def _record(task: Task, part: _Part, seed: tuple[int, int], progress: Callable[[
     own random streams, so which simulation plays it, and beside which others, makes no difference.
     """
     n = min(_SIMULATIONS, -(-part.rows // task.episode_limit))
-    # one goal for the whole set, as in D4RL, whose rewards it decides
-    world = replace(task, environment=task.environment.replace("-v2", "-v0"))
+    world = task
+    if task.robot == "ant":  # one goal for the whole data set, as in D4RL
+        arguments = {**task.environment.arguments, "goal_seed": 0}
+        world = replace(task, environment=replace(task.environment, arguments=arguments))
     simulations = envs.simulations(world, task.physics, n, processors(), [seed[0]] * n)
     try:
         return _Recorder(task, simulations, _behaviour(task, part.policy, n), seed).record(part.rows, progress)
@@ -152,8 +153,7 @@ class _Recorder:
     def __init__(self, task: Task, simulations: Simulations, choose: Behaviour, seed: tuple[int, int]) -> None:
         n, limit = simulations.n, task.episode_limit
         self._simulations, self._behaviour, self._seed = simulations, choose, seed
-        # D4RL's ants walk on when they have reached the goal
-        self._goes_on = task.domain == "antmaze"
+        self._goes_on = not task.terminals_end
         self._number = np.full(n, -1)
         self._age = np.zeros(n, np.int64)
         self._observations = np.zeros((n, limit + 1, task.observation_size), np.float32)
@@ -246,9 +246,9 @@ def _shortened(episode: Episode, steps: int) -> Episode:
     return Episode(observations=episode.observations[: steps + 1], **parts)
 
 
-def _bandit(task: Task, rows: int, generator: np.random.Generator, progress: Progress | None) -> Episode:
+def _bandit(name: str, rows: int, generator: np.random.Generator, progress: Progress | None) -> Episode:
     """One-step episodes, packed into one ``Episode`` whose every step terminates."""
-    known = bandit(task.environment)
+    known = bandit(name)
     if progress is not None:
         progress(rows, rows)
     actions = known.sample(rows, generator)

@@ -67,7 +67,7 @@ class Errands:
     @classmethod
     def of(cls, task: Task) -> "Errands":
         """Those of an AntMaze task."""
-        maze = task.environment.split("-")[1]
+        maze = task.environment.arguments["maze"]
         free = antmaze.free_cells(maze)
         if "diverse" in task.name:
             return cls(maze, free, free)

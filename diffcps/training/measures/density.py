@@ -69,7 +69,8 @@ def take(subject: Subject) -> dict[str, float]:
     ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density, and no less than what stands there where cells that
     the behaviour takes hold less than ``FLOOR``. ``std_j`` is the standard deviation of the actions' dimension j.
     """
-    own = behaviour(subject.task.environment)
+    assert subject.task.bandit is not None
+    own = behaviour(subject.task.bandit)
     masses = policy_masses(subject, own.edges).numpy()
     return columns(subject.bandit, own, masses, singular=subject.config.algorithm.policy == "deterministic")
 

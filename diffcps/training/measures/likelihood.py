@@ -103,7 +103,7 @@ def _mean_bound(weights: Tensor, paths: int) -> Tensor:
 def _summary(subject: Subject, actions: Tensor, surprise: Tensor) -> dict[str, float]:
     """Columns from −log μ of each row ``[R]``."""
     row = dict(zip(("cross_entropy", "cross_entropy_error"), _mean(surprise), strict=True))
-    if subject.task.domain == "bandit":
+    if subject.task.bandit is not None:
         found = subject.bandit
         density = torch.from_numpy(found.log_density(actions.double().cpu().numpy()))
         known = bool(density.isfinite().all())

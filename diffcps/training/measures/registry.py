@@ -53,11 +53,12 @@ def columns(config: RunConfig) -> tuple[str, ...]:
 
 
 def _bandit(task: Task) -> Bandit:
-    return bandit(task.environment)
+    assert task.bandit is not None
+    return bandit(task.bandit)
 
 
 def _no_bandit(config: RunConfig, task: Task) -> str | None:
-    return None if task.domain == "bandit" else "the behaviour is known exactly on bandits only (bandit-corners, …)."
+    return None if task.bandit is not None else "the behaviour is known exactly on bandits only (bandit-corners, …)."
 
 
 def _no_plane(config: RunConfig, task: Task) -> str | None:
@@ -90,7 +91,7 @@ def has_paths(config: RunConfig) -> bool:
 
 
 def _likelihood(config: RunConfig, task: Task) -> tuple[str, ...]:
-    excess = ("cross_entropy_excess", "cross_entropy_excess_error") if task.domain == "bandit" else ()
+    excess = ("cross_entropy_excess", "cross_entropy_excess_error") if task.bandit is not None else ()
     if config.algorithm.policy != "diffusion":
         return ("cross_entropy", "cross_entropy_error", *excess)
     loss = ("loss", *(f"loss_step_{t}" for t in range(config.algorithm.diffusion_steps)))

@@ -43,7 +43,8 @@ class Subject:
     @property
     def bandit(self) -> Bandit:
         """The bandit that its task is made of."""
-        return bandit(self.task.environment)
+        assert self.task.bandit is not None
+        return bandit(self.task.bandit)
 
     @property
     def actor(self) -> Layers:

@@ -7,8 +7,7 @@ from diffcps.data.collecting.behaviour.policies import (
     PolicyFacts,
     Snapshot,
     load,
-    robot_of,
     shipped,
 )
 
-__all__ = ["POLICIES", "BehaviourPolicy", "Lineage", "PolicyFacts", "Snapshot", "load", "robot_of", "shipped"]
+__all__ = ["POLICIES", "BehaviourPolicy", "Lineage", "PolicyFacts", "Snapshot", "load", "shipped"]

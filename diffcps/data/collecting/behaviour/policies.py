@@ -11,13 +11,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.errors import UserError
-from diffcps.tasks.registry import Robot, Task
+from diffcps.tasks.registry import Robot
 
 POLICIES = Path(__file__).parent.parent / "policies"
 """Where the shipped policies lie: one ``.npz`` of weights and one ``.json`` of facts per robot."""
@@ -140,13 +140,6 @@ class Lineage:
             for field in fields(policy):
                 digest.update(np.ascontiguousarray(getattr(policy, field.name)).tobytes())
         return digest.hexdigest()
-
-
-def robot_of(task: Task) -> Robot | None:
-    """Whose policies make the task's data; ``None`` for a task whose behaviour is no network."""
-    if task.domain == "antmaze":
-        return "ant"
-    return next((robot for robot in get_args(Robot) if robot == task.environment), None)
 
 
 def shipped() -> tuple[str, ...]:
