@@ -403,7 +403,7 @@ def test_the_command_writes_text_json_and_a_plot(tmp_path, hopper, capsys, monke
     path = write(tmp_path / "hopper_medium-v2.hdf5", hopper)
     assert command(path, "--out", tmp_path / "seen", "--rows", 100) == 0
     text = capsys.readouterr().out
-    for part in ("Trajectories", "Ends", "Columns", "Arrays", "D4RL's published", "Replay", "What to know"):
+    for part in ("Trajectories", "Ends", "Columns", "Arrays", "D4RL's published", "Replay", "Remarks"):
         assert part in text
     assert "recorded under modern physics" in " ".join(text.split())
     assert all(len(line) <= 80 for line in text.splitlines() if "/" not in line and "sha256" not in line)
@@ -426,7 +426,7 @@ def test_data_that_cannot_be_learned_from_end_with_1(tmp_path, hopper, capsys, d
         path.write_bytes(b"<html>not found</html>")
     assert command(path) == 1
     text = " ".join(capsys.readouterr().out.split())
-    assert "Cannot be learned from." in text
+    assert "No policy can be trained" in text
     assert {"truncated": "truncated", "page": "web page", "lacks": "lacks 'actions'", "nan": "NaN"}[damage] in text
     assert json.loads(Path("checks/check-hopper-medium-v2-d4rl.json").read_text())["refusal"]
 

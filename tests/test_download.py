@@ -24,8 +24,8 @@ from rich.console import Console
 
 from diffcps.cli.data.downloading import DownloadData, ProgressDisplay, size
 from diffcps.cli.data.listing import ListData
-from diffcps.data import download, library, provenance
-from diffcps.data.download import Patience
+from diffcps.data import download, library, mirrors, provenance
+from diffcps.data.mirrors import Patience
 from diffcps.errors import UserError
 from diffcps.storage.remote import Remote
 from diffcps.tasks.registry import TASKS, get_task
@@ -45,9 +45,9 @@ def quiet_machine(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("DIFFCPS_HOME", str(home / "diffcps"))
     monkeypatch.setenv("NO_PROXY", "*")
-    for name in ("DIFFCPS_DATA", download.VARIABLE):
+    for name in ("DIFFCPS_DATA", mirrors.VARIABLE):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "PUBLIC_HOME", "http://127.0.0.1:9/closed")
+    monkeypatch.setattr(mirrors, "PUBLIC_HOME", "http://127.0.0.1:9/closed")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def contents(tmp_path_factory):
 
 def half(length: int) -> int:
     """About half, in whole blocks: of a block that is cut nothing is kept."""
-    return length // 2 // download.BLOCK * download.BLOCK
+    return length // 2 // mirrors.BLOCK * mirrors.BLOCK
 
 
 def hdf5(path: Path, seed: int, task=HOPPER) -> bytes:
@@ -450,7 +450,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, content):
         process.send_signal(2)
         _, error = process.communicate(timeout=20)
         assert process.returncode == 130
-        assert "goes on where it stopped" in error
+        assert "Run the same command again" in error
         assert "Traceback" not in error
         have = part.stat().st_size  # as much as had come when the signal did: one block, or more
         assert 0 < have <= half(len(content))
@@ -528,7 +528,7 @@ def test_folders_are_mirrors(tmp_path, content, below, form):
     mirror = tmp_path / "a mirror"
     (mirror / below).mkdir(parents=True)
     (mirror / below / HOPPER.d4rl_file).write_bytes(content)
-    [outcome] = fetch(tmp_path / "to", *download.mirrors([form(mirror)])[:1])
+    [outcome] = fetch(tmp_path / "to", *mirrors.mirrors([form(mirror)])[:1])
     assert outcome.path.read_bytes() == content
     assert leftovers(tmp_path / "to") == []
 
@@ -548,18 +548,18 @@ def test_a_folder_refuses_what_is_no_data(tmp_path, content):
 
 def check_resuming(url: str, content: bytes, replace) -> None:
     """A download from a folder or object store continues, and notices when ``replace`` gives it another file."""
-    with download.ask(url, None, QUICK) as answer:
+    with mirrors.ask(url, None, QUICK) as answer:
         assert b"".join(answer.blocks) == content
         assert (answer.start, answer.total) == (0, len(content))
-    received = download.Received(1000, answer.total, answer.validator)
-    with download.ask(url, received, QUICK) as answer:
+    received = mirrors.Received(1000, answer.total, answer.validator)
+    with mirrors.ask(url, received, QUICK) as answer:
         assert answer.start == 1000
         assert b"".join(answer.blocks) == content[1000:]
-    with download.ask(url, received, QUICK) as answer:
+    with mirrors.ask(url, received, QUICK) as answer:
         replace(content[::-1])
-        with pytest.raises(download.ChangedError):
+        with pytest.raises(mirrors.ChangedError):
             next(answer.blocks)
-    with download.ask(url, received, QUICK) as answer:
+    with mirrors.ask(url, received, QUICK) as answer:
         assert answer.start == 0
 
 
@@ -577,22 +577,22 @@ def test_a_download_from_s3(tmp_path, content, monkeypatch):
             f"s3://bucket/d4rl/{HOPPER.d4rl_file}", content, partial(bucket.write, f"d4rl/{HOPPER.d4rl_file}")
         )
         bucket.write(f"d4rl/{HOPPER.d4rl_file}", content)
-        [mirror, _] = download.mirrors(["s3://bucket/d4rl/"])
+        [mirror, _] = mirrors.mirrors(["s3://bucket/d4rl/"])
         here, missing = fetch(tmp_path, mirror, tasks=[HOPPER, WALKER])
         library.failing = 10**6
         [failed] = fetch(tmp_path, mirror, tasks=[ANT], patience=ONCE)
     assert here.path.read_bytes() == content
     assert [reason for _, reason in missing.tried] == ["no such file"] * 2
-    assert "SlowDown" in failed.tried[0][1]
+    assert re.search("SlowDown|Service Unavailable", failed.tried[0][1])
     assert leftovers(tmp_path) == []
 
 
 def test_mirrors_are_tried_in_order(tmp_path, monkeypatch):
-    monkeypatch.setenv(download.VARIABLE, f" https://b.org/x/  {tmp_path} s3://bucket/d4rl")
-    assert download.mirrors(["HTTP://a.org", "https://b.org/x"]) == [
+    monkeypatch.setenv(mirrors.VARIABLE, f" https://b.org/x/  {tmp_path} s3://bucket/d4rl")
+    assert mirrors.mirrors(["HTTP://a.org", "https://b.org/x"]) == [
         "http://a.org", "https://b.org/x", str(tmp_path), "s3://bucket/d4rl", "http://127.0.0.1:9/closed",
     ]  # fmt: skip
-    assert download.urls("http://a.org/d", "s/n m.hdf5") == ["http://a.org/d/s/n%20m.hdf5", "http://a.org/d/n%20m.hdf5"]
+    assert mirrors.urls("http://a.org/d", "s/n m.hdf5") == ["http://a.org/d/s/n%20m.hdf5", "http://a.org/d/n%20m.hdf5"]
 
 
 @pytest.mark.parametrize(
@@ -600,7 +600,7 @@ def test_mirrors_are_tried_in_order(tmp_path, monkeypatch):
 )
 def test_mirrors_that_are_none(text):
     with pytest.raises(UserError, match=re.escape(text)):
-        download.mirrors([text])
+        mirrors.mirrors([text])
 
 
 def test_a_folder_that_cannot_be_made_or_written(tmp_path):
@@ -619,7 +619,7 @@ def test_a_defect_of_ours_is_not_swallowed(tmp_path, content):
 
 
 def test_the_command(tmp_path, content, capsys, monkeypatch):
-    monkeypatch.setattr(download, "PUBLIC_HOME", str(tmp_path / "public"))
+    monkeypatch.setattr(mirrors, "PUBLIC_HOME", str(tmp_path / "public"))
     with Server({HOPPER.d4rl_file: content}) as server:
         assert DownloadData(tasks=(HOPPER.name,), mirror=(server.url,))() == 0
         assert DownloadData(tasks=(HOPPER.name, HOPPER.name), mirror=(server.url,))() == 0
@@ -728,7 +728,7 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
     assert re.fullmatch(rf"{HOPPER.name} +d4rl +614 kB +10 000  not computed", lines[row])
     assert lines[row + 1] == f"    {tmp_path / HOPPER.d4rl_file}"
     text = "\n".join(lines)
-    for words in ("web page", "no 'rewards'", f"    {tmp_path}", "datasets (no such folder)", "--verify does it"):
+    for words in ("web page", "no 'rewards'", f"    {tmp_path}", "datasets (no such folder)", "use --verify"):
         assert words in text
     assert re.search(r"bandit-ring +collected +21 bytes +5 000\n", text)
     assert all(name in text for name in TASKS)
@@ -761,4 +761,4 @@ def test_the_list_goes_on_after_a_task_that_is_broken(capsys):
     lines = listed(capsys)
     assert "minari-x" in lines
     assert any("does not define a task" in line for line in lines)
-    assert lines[-1].startswith("`diffcps data download")
+    assert "`diffcps data download" in lines[-1]

@@ -399,10 +399,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     file = write(tmp_path / "hopper_medium-v2.hdf5", usual())
     assert run(file) == 0
     said = capsys.readouterr().out
-    assert "hopper_medium-v2.hdf5 imported d4rl-import/hopper-medium-v2-v0" in said
+    assert "hopper_medium-v2.hdf5 imported as d4rl-import/hopper-medium-v2-v0" in said
     assert "12 rows, 3 complete trajectories" in said
     assert run(file) == 0
-    assert "was imported before; nothing has changed" in capsys.readouterr().out
+    assert "was already imported" in capsys.readouterr().out
     assert run(file, "--task", "hopper-expert-v2", "--root", tmp_path / "x") == 0
     assert (tmp_path / "x/d4rl-import/hopper-expert-v2-v0/data").is_dir()
     assert run(file, file, "--task", "hopper-medium-v2") == 2

@@ -347,7 +347,7 @@ def test_the_command_then_a_trial_then_the_report_without_the_task_file(tmp_path
     ):  # fmt: skip
         assert part in said, part
     assert run("data", "minari", MAZE) == 0
-    assert "left as it is" in capsys.readouterr().out
+    assert "not changed" in capsys.readouterr().out
     assert run("data", "minari", "no/such") == 2
 
     assert run("data", "minari", HOPPER) == 0

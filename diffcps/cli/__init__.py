@@ -1,4 +1,4 @@
-"""The command line: flags come from dataclasses, mistakes end in a sentence and not in a traceback."""
+"""The command line: flags come from dataclasses, and a mistake prints one message instead of a traceback."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ def run(
     arguments: Sequence[str] | None = None,
     description: str | None = None,
 ) -> None:
-    """Parse the command line into ``options``, run ``command`` on it and exit with its status.
+    """Parse the command line into ``options``, run ``command`` with it and exit with its status.
 
-    A ``UserError`` prints its message and exits with 2, Ctrl-C with 130; any other exception is a defect of ours and
-    keeps its traceback.
+    A ``UserError`` prints its message and exits with 2, Ctrl-C exits with 130. Any other exception is a defect of this
+    program and keeps its traceback.
     """
     console = Console(stderr=True)
     try:
@@ -40,7 +40,7 @@ def run(
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(USER_MISTAKE)
     except KeyboardInterrupt:
-        console.print("[yellow]interrupted[/]; the same command goes on where it stopped.")
+        console.print("[yellow]interrupted[/]. Run the same command again to resume.")
         sys.exit(INTERRUPTED)
 
 
@@ -54,11 +54,11 @@ _Command = (
     | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
     | Annotated[
         DataCommand,
-        tyro.conf.subcommand("data", description="Find, fetch, make and examine data sets."),
+        tyro.conf.subcommand("data", description="List, download, generate and check data sets."),
     ]
 )
 
 
 def main() -> None:
     """The ``diffcps`` command."""
-    run(_Command, lambda command: command(), description="DiffCPS: offline reinforcement learning, and its tools.")  # type: ignore[arg-type]
+    run(_Command, lambda command: command(), description="DiffCPS: offline reinforcement learning experiments.")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""``diffcps evaluate``: scores of a trained policy over many episodes, and one of them as a film."""
+"""``diffcps evaluate``: scores of a trained policy over many episodes, and a film of one."""
 
 import json
 import math
@@ -18,43 +18,46 @@ from diffcps.errors import UserError
 
 if TYPE_CHECKING:
     from diffcps.deploy import SavedPolicy
-    from diffcps.deploy.judge import Judged
+    from diffcps.deploy.evaluate import EpisodeResults
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Play episodes with a trained policy and print its score: mean, standard deviation over episodes, and the 95 %
-    interval of the mean. The episodes are played as training's evaluation plays them, and are none of those it played.
+    """Run a trained policy for some episodes and print its score: mean, standard deviation over episodes, and the 95 %
+    interval of the mean.
+
+    The policy acts as in the evaluations during training. The episodes are new ones.
     """
 
     policy: tyro.conf.Positional[str]
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     episodes: int = 100
-    """Episodes for each policy."""
+    """Number of episodes for each policy."""
     video: Path | None = None
-    """Film an episode, one of typical return, into this MP4 file (extra: video). Mazes are shown from above, with the goal
-    in red."""
+    """Write a film of an episode with a typical return to this MP4 file (needs pip install 'diffcps[video]'). Mazes are
+    seen from above; the goal is red, the path blue."""
     member: int | None = None
-    """Which policy of a run folder's pack, counted from 0; by default all of them, and the film shows the first."""
+    """Number of the policy in its pack, from 0. Default: all policies; the film shows the first."""
     candidates: int | None = None
-    """Actions drawn for each observation, of which one is chosen by value; by default as in training's evaluation."""
+    """Actions sampled for each observation, of which the critic chooses one. 1 uses no critic. Default: as in the
+    evaluations during training."""
     actor: Actor | None = None
-    """The online policy, or its moving average; by default as in training's evaluation."""
+    """The online policy or its moving average. Default: as in the evaluations during training."""
     physics: Physics | None = None
-    """Body masses of the simulator: those that D4RL was recorded with, or today's; by default training's."""
+    """Body masses in the simulator: those of D4RL's recordings, or those of today's robot models. Default: as in training."""
     seed: int = 0
-    """Which episodes; the same seed gives the same ones."""
+    """Random seed. The same seed gives the same episodes."""
     json: bool = False
-    """Print the numbers as JSON instead, for scripts; what is no number, as an interval of one episode, is null."""
+    """Print JSON instead of a table. Numbers that are not finite or not defined are null."""
     results: Path = Path("results")
-    """Folder that holds the sweeps, and MLflow's store unless another is given."""
+    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
     tracking_uri: str | None = None
-    """MLflow's store, for a model of MLflow's; by default $MLFLOW_TRACKING_URI or mlflow.db in the results folder."""
+    """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:
         """Run it."""
         if self.video is not None and self.video.suffix.lower() != ".mp4":
-            raise UserError(f"--video {self.video}: films are MP4 files; let the name end in .mp4.")
+            raise UserError(f"--video {self.video}: the name of the file must end in .mp4.")
         from diffcps.cli.policies import find
 
         console = Console(stderr=self.json)
@@ -62,34 +65,34 @@ class Evaluate:
             policies = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))
         if self.video is not None:
             from diffcps.deploy import film
-            from diffcps.deploy.judge import check_film
+            from diffcps.deploy.evaluate import check_film
             from diffcps.tasks.registry import task_of
 
             check_film(task_of(policies[0].card.run))
             film.require()
-        judged = [self._judge(policy, console, first=number == 0) for number, policy in enumerate(policies)]
+        results = [self._evaluate(policy, console, first=number == 0) for number, policy in enumerate(policies)]
         if self.json:
-            values = [_plain(policy, result) for policy, result in zip(policies, judged, strict=True)]
+            values = [to_json(policy, result) for policy, result in zip(policies, results, strict=True)]
             print(json.dumps(values, indent=2, allow_nan=False))
         else:
-            self._print(policies, judged, console)
+            self._print(policies, results, console)
         if self.video is not None:
-            self._film(judged[0], console)
+            self._film(results[0], console)
 
-    def _judge(self, policy: "SavedPolicy", console: Console, first: bool) -> "Judged":
+    def _evaluate(self, policy: "SavedPolicy", console: Console, first: bool) -> "EpisodeResults":
         import torch
 
-        from diffcps.deploy.judge import AT_ONCE, judge
+        from diffcps.deploy.evaluate import PARALLEL_EPISODES, evaluate
         from diffcps.tasks.registry import task_of
 
-        steps = task_of(policy.card.run).episode_limit * -(-self.episodes // AT_ONCE)
-        with _bar(console, f"seed {policy.card.config.seed}", steps) as tick:
-            return judge(
-                policy, self.episodes, self.candidates, self.actor, self.physics, self.seed, torch.get_num_threads(),
-                tick, record=first and self.video is not None,
+        steps = task_of(policy.card.run).episode_limit * -(-self.episodes // PARALLEL_EPISODES)
+        with _bar(console, f"seed {policy.card.config.seed}", steps) as progress:
+            return evaluate(
+                policy, self.episodes, candidates=self.candidates, actor=self.actor, physics=self.physics, seed=self.seed,
+                threads=torch.get_num_threads(), progress=progress, record=first and self.video is not None,
             )  # fmt: skip
 
-    def _print(self, policies: "list[SavedPolicy]", judged: "list[Judged]", console: Console) -> None:
+    def _print(self, policies: "list[SavedPolicy]", results: "list[EpisodeResults]", console: Console) -> None:
         from diffcps import stats
         from diffcps.text import Column, interval, number, table
 
@@ -97,12 +100,12 @@ class Evaluate:
         candidates, actor = policies[0].options(self.candidates, self.actor)
         console.print(f"[bold]{card.run.task}[/], step {card.step:,} of {card.run.steps:,}", highlight=False)
         note = card.dataset.get("provenance_note", f"{card.run.data.source} data")
-        console.print(f"learned from: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"training data: {note}", highlight=False, soft_wrap=True, markup=False)
         console.print(
             f"{self.episodes} episodes each, {self.physics or card.run.physics} physics, {candidates} candidates, {actor} policy",
             highlight=False,
         )  # fmt: skip
-        found = [result.summary() for result in judged]
+        found = [result.summary() for result in results]
         cells = {
             "seed": [str(policy.card.config.seed) for policy in policies],
             "score": [f"{number(f['score']['mean'])} ± {number(f['score']['std'])}" for f in found],
@@ -116,42 +119,43 @@ class Evaluate:
             mean, std = stats.mean_std([f["score"]["mean"] for f in found])
             console.print(f"over {len(found)} seeds: {number(mean)} ± {number(std)}", highlight=False)
 
-    def _film(self, judged: "Judged", console: Console) -> None:
+    def _film(self, results: "EpisodeResults", console: Console) -> None:
         from diffcps.deploy import film
 
         assert self.video is not None
-        episode = judged.typical
+        episode = results.typical
         with Progress(
             TextColumn("filming"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
         ) as bar:
             task = bar.add_task("", total=None)
             file = film.write(
-                judged, episode, self.video, lambda done, of: bar.update(task, completed=done, total=of)
+                results, episode, self.video, lambda done, of: bar.update(task, completed=done, total=of)
             )  # fmt: skip
         console.print(
-            f"film: {file}, an episode of score {judged.scores[episode]:.1f} and {judged.lengths[episode]} steps",
+            f"film: {file}, an episode with score {results.scores[episode]:.1f} and {results.lengths[episode]} steps",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 
 
 @contextmanager
 def _bar(console: Console, title: str, steps: int) -> Iterator[Callable[[], None]]:
-    """A bar that fills as episodes come to their limit; many end before it."""
+    """A progress bar for the longest possible episodes; many end earlier."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=steps)
         yield lambda: bar.advance(task)
 
 
-def _plain(policy: "SavedPolicy", judged: "Judged") -> dict[str, object]:
+def to_json(policy: "SavedPolicy", results: "EpisodeResults") -> dict[str, object]:
+    """The results of one policy, ready for JSON."""
     card = policy.card
     known: dict[str, object] = {"task": card.run.task, "key": card.key, "member": card.member, "step": card.step}
-    known |= {"seed": card.config.seed, "episodes": len(judged.returns)}
-    for name, values in judged.summary().items():
+    known |= {"seed": card.config.seed, "episodes": len(results.returns)}
+    for name, values in results.summary().items():
         known[name] = {statistic: _finite(value) for statistic, value in values.items()}
-    return known | {"returns": [_finite(value) for value in judged.returns.tolist()]}
+    return known | {"returns": [_finite(value) for value in results.returns.tolist()]}
 
 
 def _finite(value: float) -> float | None:
-    """The value, or ``None``: JSON has no word for what is not a number."""
+    """The value, or ``None``, because JSON has no NaN."""
     return value if math.isfinite(value) else None

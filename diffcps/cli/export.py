@@ -1,4 +1,4 @@
-"""``diffcps export``: a trained policy as files for use elsewhere."""
+"""``diffcps export``: a trained policy as files for use outside this project."""
 
 import tempfile
 from dataclasses import dataclass
@@ -12,29 +12,30 @@ from diffcps.config import Actor
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained policy into a folder: policy.safetensors and policy.json, which diffcps.load_policy reads, and
-    policy.onnx, a function (observations, noise) -> actions for programs without this project and without torch.
+    """Write a trained policy into a folder.
 
-    Exported are the networks of the newest checkpoint: the last ones, once the trial is complete.
+    The files: policy.safetensors and policy.json, which diffcps.load_policy reads, and policy.onnx, a function
+    (observations, noise) -> actions that needs neither this project nor torch. The networks are those of the newest
+    checkpoint.
     """
 
     policy: tyro.conf.Positional[str]
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     folder: tyro.conf.Positional[Path]
-    """Where the files go; made if need be."""
+    """Folder for the files. It is created if it does not exist."""
     member: int | None = None
-    """Which policy of a run folder's pack, counted from 0; by default the first."""
+    """Number of the policy in its pack, from 0. Default: the first."""
     onnx: bool = True
-    """Whether to write policy.onnx (extra: export)."""
+    """Whether to write policy.onnx (needs pip install 'diffcps[export]')."""
     candidates: int | None = None
-    """In policy.onnx: actions drawn for each observation, of which one is chosen by value; by default as many as the policy
-    was judged with. 1 takes the policy's own action and needs no critic."""
+    """For policy.onnx: actions sampled for each observation, of which the critic chooses one. 1 uses no critic. Default: as
+    in the evaluations during training."""
     actor: Actor | None = None
-    """In policy.onnx: the online policy, or its moving average; by default the one that was judged."""
+    """For policy.onnx: the online policy or its moving average. Default: as in the evaluations during training."""
     results: Path = Path("results")
-    """Folder that holds the sweeps, and MLflow's store unless another is given."""
+    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
     tracking_uri: str | None = None
-    """MLflow's store, for a model of MLflow's; by default $MLFLOW_TRACKING_URI or mlflow.db in the results folder."""
+    """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -48,13 +49,13 @@ class Export:
             policy = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))[0]
             policy.save(self.folder)
             step, steps = policy.card.step, policy.card.run.steps
-            unfinished = f" of {steps:,}: its trial is not complete" if step < steps else ""
+            unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""
             console.print(
                 f"{policy.card.run.task}, seed {policy.card.config.seed}, step {step:,}{unfinished}", highlight=False
             )
             files = ["policy.safetensors", "policy.json"]
             if self.onnx:
-                with console.status("writing policy.onnx, which takes some seconds"):
+                with console.status("writing policy.onnx (takes some seconds)"):
                     onnx.export(policy, self.folder / onnx.FILE, self.candidates, self.actor)
                 files.append(onnx.FILE)
         for name in files:

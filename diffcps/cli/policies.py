@@ -1,4 +1,4 @@
-"""What a person may name as a policy: a run folder, its key, an exported folder, or a model of MLflow's."""
+"""Finds the policy that a command names: a run folder, its key, an exported folder, or an MLflow model."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from diffcps.runs.folder import RunFolder
 
 
 def find(target: str, member: int | None, results: Path, tracking_uri: str | None, scratch: Path) -> list[SavedPolicy]:
-    """The policies that ``target`` names: all members of a run folder, or one.
+    """The policies that ``target`` names: all members of a run folder, or one policy.
 
     Args:
         target: path of a run folder, of an exported folder or of a downloaded model; the key of a trial in ``results``; or
-            an address such as ``models:/hopper-medium-v2@best`` or ``runs:/…``.
-        member: which one of a run folder's.
-        results: where sweeps are, and MLflow's store unless another is given.
+            an MLflow URI such as ``models:/hopper-medium-v2@best`` or ``runs:/…``.
+        member: number of one member in a run folder; ``None``: all.
+        results: folder of the sweeps, and of MLflow's database unless ``tracking_uri`` names another.
         tracking_uri: MLflow's store.
-        scratch: a folder for what has to be fetched.
+        scratch: folder for downloads from MLflow.
 
     Raises:
-        UserError: nothing of that name; what is missing or damaged.
+        UserError: there is no such policy, or its files are missing or damaged.
     """
     scheme = target.partition(":/")[0]
     if scheme in ("models", "runs", "mlflow-artifacts"):
@@ -29,14 +29,14 @@ def find(target: str, member: int | None, results: Path, tracking_uri: str | Non
         return [load_policy(folder, member)]
     if "://" in target:
         raise UserError(
-            f"{target}: results in an object store have to be copied here first; name their run folder then."
+            f"{target}: policies cannot be read from an object store. Copy the run folder to this machine and name the copy."
         )
     folder = Path(target).expanduser()
     if not folder.exists() and "/" not in target:
         found = sorted(results.expanduser().glob(f"*/runs/{target}"))
         if len(found) > 1:
             raise UserError(
-                f"{target} is in {', '.join(str(path.parent.parent) for path in found)}: name its whole path."
+                f"{target} is in several sweeps: {', '.join(str(path.parent.parent) for path in found)}. Give its full path."
             )
         folder = found[0] if found else folder
     if (folder / "config.json").exists():

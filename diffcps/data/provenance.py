@@ -7,7 +7,6 @@ tell another policy's data or a part of the data from D4RL's; they cannot see al
 
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,10 +125,7 @@ def remember_sha256(path: Path, digest: str) -> None:
         entries[str(path.absolute())] = {**_stamp(path), "sha256": digest}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handle, beside = tempfile.mkstemp(prefix=".checksums-", dir=file.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                json.dump(entries, out, indent=1)
-            os.replace(beside, file)
+            files.write_json(file, entries)
         except OSError:
             return  # a home that cannot be written must not fail a download to another folder
 

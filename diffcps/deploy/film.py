@@ -1,4 +1,4 @@
-"""A film of one judged episode, drawn by MuJoCo from the positions that were kept."""
+"""A film of one episode, drawn by MuJoCo from recorded positions."""
 
 import functools
 import importlib
@@ -12,14 +12,14 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.deploy.judge import Judged
+from diffcps.deploy.evaluate import EpisodeResults
 from diffcps.envs.simulations import Floats, Simulated
 from diffcps.errors import UserError
 
-# MuJoCo's pictures on machines without a screen: which of its ways works here.
+# Finds a way for MuJoCo to draw on this machine, also without a screen.
 
-_WAYS = "egl", "osmesa"
-"""On a graphics card or Mesa's copy of one, and in software alone."""
+_RENDERERS = "egl", "osmesa"
+"""EGL draws on a graphics card or with Mesa, OSMesa in software only."""
 _PROBE = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
@@ -31,38 +31,39 @@ assert renderer.render().shape == (32, 32, 3)
 """
 
 
-_PATIENCE = 120.0
-"""Seconds that a way may take for its first picture; one that hangs would hang the film too."""
-
-
 @functools.cache
 def prepare() -> str:
-    """Choose how MuJoCo draws in this process, unless ``$MUJOCO_GL`` has; returns the way's name.
+    """``find_renderer``, once a process."""
+    return find_renderer()
 
-    Each way is tried in a process of its own first: one that fails may take its process with it. Raises ``UserError``
-    saying what to install when none works.
+
+def find_renderer(patience: float = 120.0) -> str:
+    """Choose how MuJoCo draws in this process and return its name. ``$MUJOCO_GL`` has priority.
+
+    Each renderer first draws a picture in a process of its own, because a broken one may crash its process or hang.
+    ``patience`` is how many seconds it may take. Raises ``UserError`` saying what to install when none works.
     """
     chosen = os.environ.get("MUJOCO_GL")
-    ways = (chosen,) if chosen else _WAYS if sys.platform == "linux" else ("",)
+    renderers = (chosen,) if chosen else _RENDERERS if sys.platform == "linux" else ("",)
     reasons = []
-    for way in ways:
-        environment = os.environ | ({"MUJOCO_GL": way} if way else {})
+    for renderer in renderers:
+        environment = os.environ | ({"MUJOCO_GL": renderer} if renderer else {})
         command = [sys.executable, "-c", _PROBE]
         try:
             tried = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+                command, env=environment, capture_output=True, text=True, timeout=patience, check=False
             )
         except subprocess.TimeoutExpired:
-            reasons.append(f"{way or 'the system'}: no picture within {_PATIENCE:.0f} s")
+            reasons.append(f"{renderer or 'the system'}: no picture within {patience:g} s")
             continue
         if tried.returncode == 0:
-            if way and not chosen:
-                os.environ["MUJOCO_GL"] = way
-                # MuJoCo has read the variable when it was imported
+            if renderer and not chosen:
+                os.environ["MUJOCO_GL"] = renderer
+                # MuJoCo read the variable when it was imported
                 importlib.reload(importlib.import_module("mujoco.rendering.classic.gl_context"))
-            return way or "the system's"
-        last = (tried.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        reasons.append(f"{way or 'the system'}: {last}")
+            return renderer or "the system's"
+        last = (tried.stderr.strip().splitlines() or ["no error message"])[-1]
+        reasons.append(f"{renderer or 'the system'}: {last}")
     raise UserError(
         f"MuJoCo cannot draw here ({'; '.join(reasons)}). Install a renderer, on Debian or Ubuntu `apt-get install libegl1 "
         "libgl1-mesa-dri` or `apt-get install libosmesa6`, and unset MUJOCO_GL; or leave out --video."
@@ -71,40 +72,42 @@ def prepare() -> str:
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30.0
-"""At most; every so many steps are drawn that the film runs in the simulation's own time."""
+"""Upper limit. Frames are left out so that the film shows the simulation in real time."""
 _FIELD = 45.0
 """MuJoCo's free camera sees this many degrees from top to bottom."""
 
 
 def require() -> None:
-    """Raise ``UserError`` where a film cannot be made: no encoder installed, or nothing that draws."""
+    """Raise ``UserError`` when films cannot be made here: the encoder or a renderer is missing."""
     try:
         import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
-        raise UserError("to write a film, imageio-ffmpeg is needed: pip install 'diffcps[video]'.") from error
+        raise UserError("--video needs imageio-ffmpeg: pip install 'diffcps[video]'.") from error
     prepare()
 
 
-def write(judged: Judged, episode: int, file: Path, tick: Callable[[int, int], None] | None = None) -> Path:
-    """Write an episode of the recording as an MP4 film (H.264).
+def write(
+    results: EpisodeResults, episode: int, file: Path, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Write a recorded episode as an MP4 film (H.264).
 
     Args:
-        judged: what ``judge`` gave with ``record``.
-        episode: which one, counted from 0; one of the first round's.
-        file: where to; its name ends in ``.mp4``.
-        tick: called after each frame with how many there are and how many there will be.
+        results: of ``evaluate`` with ``record``.
+        episode: number of a recorded episode, from 0.
+        file: its name ends in ``.mp4``.
+        progress: called after each frame with the number of frames so far and in all.
 
     Raises:
-        UserError: nothing draws or encodes here, or the file cannot be written.
+        UserError: the encoder or a renderer is missing, or the file cannot be written.
     """
     require()
     import imageio_ffmpeg
 
-    recording = judged.recording
-    assert recording is not None, "the episodes were judged without recording them"
+    recording = results.recording
+    assert recording is not None, "evaluate was called without record"
     rules = recording.rules
     every = max(1, round(1.0 / (rules.dt * FRAMES_PER_SECOND)))
-    positions = [rows[episode] for rows in recording.positions[: int(judged.lengths[episode])]][::every]
+    positions = [rows[episode] for rows in recording.positions[: int(results.lengths[episode])]][::every]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         writer = imageio_ffmpeg.write_frames(str(file), (WIDTH, HEIGHT), fps=1.0 / (rules.dt * every), quality=7)
@@ -112,8 +115,8 @@ def write(judged: Judged, episode: int, file: Path, tick: Callable[[int, int], N
         with _Stage(rules, recording.goals[episode]) as stage:
             for number, position in enumerate(positions, start=1):
                 writer.send(np.ascontiguousarray(stage.draw(position)))
-                if tick is not None:
-                    tick(number, len(positions))
+                if progress is not None:
+                    progress(number, len(positions))
         writer.close()
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}. Choose another file.") from error
@@ -121,13 +124,13 @@ def write(judged: Judged, episode: int, file: Path, tick: Callable[[int, int], N
 
 
 class _Stage:
-    """Draws positions of one environment: mazes from above, with the goal and the way so far, robots from the side."""
+    """Draws positions in one environment: mazes from above with the goal and the path so far, robots from the side."""
 
     def __init__(self, rules: Simulated, goal: Floats) -> None:
         self.model = rules.model
         self.data = mujoco.MjData(self.model)
         self.goal = None if rules.goal is None else goal
-        self.way: list[NDArray[np.float64]] = []
+        self.path: list[NDArray[np.float64]] = []
         self.camera: mujoco.MjvCamera | str | int = -1
         if self.goal is not None:
             self.camera = _above(self.model)
@@ -148,24 +151,24 @@ class _Stage:
         self.renderer.update_scene(self.data, self.camera)
         if self.goal is not None:
             size = 0.02 * float(self.camera.distance)  # type: ignore[union-attr]
-            for place in self.way[:: max(1, len(self.way) // 200)]:
-                self._ball(place, 0.25 * size, (0.2, 0.5, 1.0, 1.0))
+            for passed in self.path[:: max(1, len(self.path) // 200)]:
+                self._ball(passed, 0.25 * size, (0.2, 0.5, 1.0, 1.0))
             self._ball(self.goal, size, (0.9, 0.1, 0.1, 1.0))
-            self.way.append(position[:2].copy())
+            self.path.append(position[:2].copy())
         return self.renderer.render()
 
-    def _ball(self, place: NDArray[np.float64], radius: float, colour: tuple[float, ...]) -> None:
+    def _ball(self, centre: NDArray[np.float64], radius: float, colour: tuple[float, ...]) -> None:
         scene = self.renderer.scene
         if scene.ngeom < scene.maxgeom:
             mujoco.mjv_initGeom(
                 scene.geoms[scene.ngeom], mujoco.mjtGeom.mjGEOM_SPHERE, np.full(3, radius),
-                np.array([place[0], place[1], radius]), np.eye(3).ravel(), np.array(colour, np.float32),
+                np.array([centre[0], centre[1], radius]), np.eye(3).ravel(), np.array(colour, np.float32),
             )  # fmt: skip
             scene.ngeom += 1
 
 
 def _above(model: mujoco.MjModel) -> mujoco.MjvCamera:
-    """A camera that looks down on all walls."""
+    """A camera above the maze that sees all its walls."""
     boxes = (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX) & (model.geom_bodyid == 0)
     boxes |= (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX) & (model.body_weldid[model.geom_bodyid] == 0)
     data = mujoco.MjData(model)

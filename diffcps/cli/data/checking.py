@@ -1,4 +1,4 @@
-"""``diffcps data check``: a careful look at one data set."""
+"""``diffcps data check``: is one data set complete, is it D4RL's, and does this simulator reproduce it?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,27 +22,29 @@ if TYPE_CHECKING:
 
 CANNOT_BE_LEARNED_FROM = 1
 _WORST = 5
-"""Dimensions shown beside D4RL's; the JSON has all of them."""
+"""Dimensions that are compared with D4RL's in the terminal; the JSON file has all."""
 
 
 @dataclass(frozen=True)
 class CheckData:
-    """Look at a data set as a careful person would: is it whole, whose is it, and was it recorded in this simulator?
+    """Check a data set: is it complete, is it D4RL's, and does this simulator reproduce its steps?
 
-    Ends with 1 when the data cannot be learned from, with 2 when there are none of that name."""
+    Exit status: 1 when no policy can be trained on the data, 2 when there is no such data set.
+    """
 
     data: tyro.conf.Positional[str]
-    """A D4RL HDF5 file, the folder of a Minari data set, or the name of a task whose data are here."""
+    """A D4RL HDF5 file, the folder of a Minari data set, or the name of a task."""
     task: str | None = None
-    """The task whose data a file holds; by default the one whose D4RL file is called so."""
+    """The task of a file. Default: found by the name of the file."""
     physics: Literal["d4rl", "modern", "both"] = "both"
-    """Body masses under which recorded steps are replayed."""
+    """Body masses in the simulator that replays the recorded steps: those of D4RL's recordings, those of today's robot
+    models, or both in turn."""
     rows: int = 60_000
-    """Most rows to replay, spread evenly over the data; 0 replays none."""
+    """Maximum number of rows to replay, spread evenly over the data. 0: no replay."""
     data_dir: tuple[Path, ...] = ()
     """Folders with data sets, searched first."""
     out: Path = Path("checks")
-    """Folder for the plot and the JSON with everything that was measured."""
+    """Folder for the figure and for a JSON file with all results."""
 
     def __call__(self) -> int:
         """Run it."""
@@ -54,7 +56,7 @@ class CheckData:
             raise UserError(f"--rows {self.rows}: it must be zero or more.")
         source = library.find_sources(self.data, self.task, self.data_dir)
         console = Console()
-        with console.status(f"looking at {source.path.name}"):
+        with console.status(f"checking {source.path.name}"):
             examined = check.examine(
                 source, get_args(Physics) if self.physics == "both" else (self.physics,), self.rows
             )
@@ -70,7 +72,7 @@ class CheckData:
         except OSError as error:
             raise UserError(f"--out {self.out}: cannot be written ({error.strerror}). Name another folder.") from error
         kinds = "json" if picture is None else "{json,png}"
-        console.print(f"\nIn full: {folder / name}.{kinds}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"\nAll results: {folder / name}.{kinds}", markup=False, highlight=False, soft_wrap=True)
         return CANNOT_BE_LEARNED_FROM if found.refusal is not None else 0
 
 
@@ -86,11 +88,11 @@ def _show(console: Console, found: "Check") -> None:
         _measured(console, found)
     if found.arrays:
         _facts(console, "Arrays", list(found.arrays.items()))
-    _heading(console, "What to know")
+    _heading(console, "Remarks")
     for remark in found.remarks:
         _text(console, remark, "• ")
     if found.refusal is not None:
-        _text(console, f"Cannot be learned from. {found.refusal}", "✗ ", "bold red")
+        _text(console, f"No policy can be trained on these data. {found.refusal}", "✗ ", "bold red")
     elif not found.remarks:
         _text(console, "Nothing unusual.", "✓ ", "green")
 
@@ -110,7 +112,7 @@ def _measured(console: Console, found: "Check") -> None:
         _parity(console, found.parity)
     else:
         _heading(console, "Replay")
-        _text(console, f"None: {found.no_parity}")
+        _text(console, f"No replay: {found.no_parity}")
 
 
 def _heading(console: Console, title: str) -> None:
@@ -118,7 +120,7 @@ def _heading(console: Console, title: str) -> None:
 
 
 def _text(console: Console, text: str, mark: str = "", style: str = "") -> None:
-    """Indented; with a mark before its first line."""
+    """Print indented text, with ``mark`` before its first line."""
     grid = Table.grid(padding=0)
     if mark:
         grid.add_column(width=len(mark))
@@ -128,7 +130,7 @@ def _text(console: Console, text: str, mark: str = "", style: str = "") -> None:
 
 
 def _facts(console: Console, title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """A name and what is so, a line each."""
+    """Print a heading, then one line for each (name, value)."""
     _heading(console, title)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim")
@@ -140,7 +142,7 @@ def _facts(console: Console, title: str, facts: Sequence[tuple[str, str]]) -> No
 
 def _trajectories(console: Console, found: "Trajectories", check: "Check") -> None:
     cut = f", {found.cut:,} cut without a flag" if found.cut else ""
-    kept = f"; {check.transitions:,} transitions to learn from" if check.transitions is not None else ""
+    kept = f"; {check.transitions:,} usable transitions" if check.transitions is not None else ""
     _heading(console, "Trajectories")
     _text(console, f"{found.complete:,} complete{cut}{kept}")
     if found.lengths is None:
@@ -164,7 +166,7 @@ def _number(value: float) -> str:
 
 def _ends(ends: "Ends") -> list[tuple[str, str]]:
     runs = f" in {ends.terminal_runs:,} runs of up to {ends.longest_run:,} rows" if ends.longest_run > 1 else ""
-    how = "" if ends.timeouts_flagged else ", found by counting"
+    how = "" if ends.timeouts_flagged else ", found by counting steps"
     usual = f", usually after {ends.timeout_length:,} rows" if ends.timeout_length is not None else ""
     facts = [
         ("terminals", f"{ends.terminals:,}{runs}"),
@@ -172,16 +174,12 @@ def _ends(ends: "Ends") -> list[tuple[str, str]]:
         ("both at once", f"{ends.both:,}"),
     ]
     if ends.jumps is None:
-        facts.append(("jumps", "cannot be told from these observations: how far the robot has come is not recorded"))
+        facts.append(("jumps", "cannot be detected: the observations do not contain the robot's position"))
     else:
-        facts.append(
-            (
-                "jumps",
-                f"to another place after {ends.jumps:,} rows, {ends.jumps_unflagged:,} without a flag",
-            )
-        )
+        flags = f"after {ends.jumps:,} rows, {ends.jumps_unflagged:,} of them without a flag"
+        facts.append(("jumps", f"the robot is at another position {flags}"))
     if ends.stored_next_wrong is not None:
-        facts.append(("next rows", f"{ends.stored_next_wrong:,} differ from the file's own next_observations"))
+        facts.append(("next rows", f"{ends.stored_next_wrong:,} differ from next_observations in the file"))
     return facts
 
 
@@ -205,7 +203,7 @@ def _columns(found: "Check", actions: "Actions") -> list[tuple[str, str]]:
 def _published(console: Console, dimensions: Sequence["Dimension"]) -> None:
     from diffcps.data.provenance import TOLERANCE
 
-    _heading(console, "Observations beside D4RL's published statistics")
+    _heading(console, "Observations compared with D4RL's published statistics")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("dimension", "mean", "D4RL's", "std", "D4RL's", "mean off by", "std off by"):
         table.add_column(name, justify="right")
@@ -214,7 +212,7 @@ def _published(console: Console, dimensions: Sequence["Dimension"]) -> None:
         table.add_row(str(d.dimension), *(f"{v:.4g}" for v in values), f"{d.mean_off:.3f} std", f"{d.std_off:.1%}")
     console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
     within = sum(max(d.mean_off, d.std_off) <= TOLERANCE for d in dimensions)
-    shown = f"The worst {_WORST}; " if len(dimensions) > _WORST else ""
+    shown = f"The {_WORST} largest differences. " if len(dimensions) > _WORST else ""
     _text(console, f"{shown}{within} of {len(dimensions)} dimensions agree within {TOLERANCE:.0%}.")
 
 
@@ -226,13 +224,13 @@ def _maze(visits: "Visits") -> list[tuple[str, str]]:
         text = (
             f"({goal.x:.3f}, {goal.y:.3f}) m, within {goal.radius:.3f} m, explains {goal.explained:.2%} of the rewards"
         )
-        text += "" if goal.observation == "next" else " (those of the observation before the action)"
+        text += "" if goal.observation == "next" else " (from the observation before the action)"
     walls = f", {visits.in_walls:,} rows in walls" if visits.in_walls else ""
     most = f", {min(visits.share):.1%} to {max(visits.share):.1%} of the rows in each" if visits.share else ""
     return [
         ("goal", text),
         ("reached", f"by {visits.reached:.1%} of the complete trajectories"),
-        ("cells", f"{visits.cells} of {visits.free_cells} entered{most}{walls}"),
+        ("cells", f"{visits.cells} of {visits.free_cells} visited{most}{walls}"),
     ]
 
 
@@ -263,12 +261,12 @@ def _errors(result: "Parity") -> list[tuple[str, Any]]:
 
 
 def _about_edges(result: "Parity") -> str:
-    explained = len(result.edges) - result.unexplained
     from diffcps.data.checking.parity import EDGE_POSITION, EDGE_VELOCITY
 
+    explained = len(result.edges) - result.unexplained
     return (
-        f"Rows off by more than {EDGE_POSITION:g} in a position or {EDGE_VELOCITY:g} in a velocity: {result.beyond:,} of "
-        f"{result.rows:,}. Of these, {len(result.edges)} were examined; {explained} stand at the edge of a contact, where "
-        f"the rounding of the state decides: another state within half a unit in the last place gives the recorded step. "
-        f"With those the largest error of a position is {result.position_beyond_rounding:.1e}."
+        f"{result.beyond:,} of {result.rows:,} rows differ by more than {EDGE_POSITION:g} in a position or "
+        f"{EDGE_VELOCITY:g} in a velocity. {len(result.edges)} of them were examined; {explained} are at the edge of a "
+        f"contact, where rounding decides: a state within half a unit in the last place gives the recorded step. "
+        f"With such states the largest position error is {result.position_beyond_rounding:.1e}."
     )

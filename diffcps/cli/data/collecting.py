@@ -1,4 +1,4 @@
-"""``diffcps data collect`` and the training of the policies that it collects with."""
+"""``diffcps data collect``, and ``diffcps data train-policy``, which trains the policies that it uses."""
 
 import time
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CollectData:
-    """Make data sets with the behaviour policies that ship with the project (sweeps do this by themselves)."""
+    """Generate data sets with the behaviour policies that come with the project. Sweeps do this automatically."""
 
     tasks: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names of tasks."""
     all: bool = False
-    """All of the paper's 15 tasks."""
+    """Generate data for all 15 tasks in the paper."""
     rows: int | None = None
-    """Transitions of each; by default as many as D4RL's own data set has."""
+    """Number of transitions for each task. Default: as many as in D4RL's data set."""
     seed: int = 0
-    """Seed of the collection: the same seed gives the same data, to the bit."""
+    """Random seed. The same seed gives bit-identical data."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -43,7 +43,7 @@ class CollectData:
 
         names = [name for name, task in TASKS.items() if task.in_paper] if self.all else list(self.tasks)
         if not names:
-            raise UserError("which data? Name tasks, or all of the paper's with --all.")
+            raise UserError("no task is named. Name tasks, or use --all for the tasks in the paper.")
         tasks = [get_task(name) for name in dict.fromkeys(names)]
         rows = [task.rows if self.rows is None else self.rows for task in tasks]
         wanted = [(task, DataConfig("collected", n, self.seed)) for task, n in zip(tasks, rows, strict=True)]
@@ -74,27 +74,27 @@ def _show(bars: "Progress", bar: "TaskID", done: int, rows: int) -> None:
 
 def _returns(returns: "NDArray[np.float64]", task: "Task") -> str:
     if len(returns) == 0:
-        return "no whole episode"
+        return "no complete episode"
     score = task.normalised_score(returns).mean()
     return f"return {returns.mean():.4g} ± {returns.std():.3g}, normalised {score:.1f}"
 
 
 @dataclass(frozen=True)
 class TrainPolicy:
-    """Train behaviour policies like those that ship with the project (needs ``pip install 'diffcps[behaviour]'``)."""
+    """Train behaviour policies like those that come with the project (needs ``pip install 'diffcps[behaviour]'``)."""
 
     robot: tyro.conf.Positional[Robot]
-    """Whose."""
+    """The robot to train for."""
     output: Path
-    """Folder for the weights and the facts about them."""
+    """Folder for the weights (.npz) and their description (.json)."""
     steps: int | None = None
-    """Environment steps; by default those of the shipped policies."""
+    """Number of environment steps. Default: as for the policies that come with the project."""
     seed: int = 0
-    """Seed of the training."""
+    """Random seed."""
     target_score: float | None = None
-    """Normalised score of the medium policy; by default that of D4RL's medium data."""
+    """Normalised score at which a policy counts as medium. Default: the score of D4RL's medium data."""
     threads: int = 1
-    """Threads that step the simulations."""
+    """Threads for the simulation."""
 
     def __call__(self) -> None:
         """Run it."""

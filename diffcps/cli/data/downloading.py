@@ -51,7 +51,8 @@ class DownloadData:
     def __call__(self) -> int:
         """Run it."""
         from diffcps.data import library
-        from diffcps.data.download import download, mirrors
+        from diffcps.data.download import download
+        from diffcps.data.mirrors import mirrors
 
         if self.jobs < 1:
             raise UserError(f"--jobs {self.jobs}: it must be at least 1.")

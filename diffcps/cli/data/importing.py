@@ -1,4 +1,4 @@
-"""``diffcps data import`` and ``diffcps data minari``: from D4RL to Minari, and from Minari to a task."""
+"""``diffcps data import`` converts D4RL files to Minari; ``diffcps data minari`` makes a task of a Minari data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportData:
-    """Make Minari data sets of D4RL HDF5 files, for `--data minari` and for every other user of Minari."""
+    """Convert D4RL HDF5 files to Minari data sets. Use them with `--data minari`, or in any program that uses Minari."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """D4RL's HDF5 files."""
+    """D4RL HDF5 files."""
     task: str | None = None
-    """The task whose data the one file holds; by default the one whose D4RL file is called so."""
+    """The task of the file, if there is only one file. Default: found by the name of the file."""
     root: Path | None = None
-    """Folder of the data sets; by default Minari's own (MINARI_DATASETS_PATH, else ~/.minari/datasets). A sweep finds
-    what is in another by `--data-dir`."""
+    """Folder for the data sets. Default: MINARI_DATASETS_PATH, else ~/.minari/datasets. For another folder, give `--data-dir`
+    to the sweep."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -34,14 +34,14 @@ class ImportData:
             raise UserError("name at least one D4RL HDF5 file to import.")
         if self.task is not None and len(self.files) > 1:
             raise UserError(
-                f"--task {self.task} is for one file, but there are {len(self.files)}. Import them one by one."
+                f"--task {self.task} applies to one file, and {len(self.files)} are named. Import them one by one."
             )
         console = Console()
         root = self.root.expanduser().absolute() if self.root is not None else minari.root()
         for path, task in [(path, imports.recognise(path, self.task)) for path in self.files]:
             with console.status(f"importing {path.name}"):
                 imported = imports.import_file(task, path, root)
-            done = "imported" if imported.new else "was imported before; nothing has changed:"
+            done = "imported as" if imported.new else "was already imported as"
             console.print(f"{path.name} {done} {imported.id}", soft_wrap=True, highlight=False, markup=False)
             for line in _summary(task, imported.info):
                 console.print(f"    {line}", soft_wrap=True, highlight=False, markup=False)
@@ -49,7 +49,10 @@ class ImportData:
 
 @dataclass(frozen=True)
 class MinariData:
-    """Make a task of a Minari data set, downloading it if it is not here: `diffcps data minari mujoco/hopper/medium-v0`."""
+    """Make a task of a Minari data set, and download the data set if necessary.
+
+    Example: diffcps data minari mujoco/hopper/medium-v0
+    """
 
     id: tyro.conf.Positional[str]
     """Minari's id of the data set."""
@@ -70,20 +73,19 @@ class MinariData:
             f"{self.id} (not D4RL's data)",
             *_summary(task, found.info),
             f"environment: {task.environment.id} as recorded, at most {task.episode_limit} steps"
-            + (", ended by reaching the goal" if task.score == "success" else ""),
+            + (", an episode ends at the goal" if task.score == "success" else ""),
             f"observations: {task.observation_size} numbers, flattened from {found.observations}",
             f"actions: {task.action_size} numbers in ±{task.max_action:g}",
             f"hyper-parameters: those of {model}" if model else "hyper-parameters: the defaults",
-            f"task {definition.name}, defined in {file}"
-            + ("" if new else " (which was there before and is left as it is)"),
-            f"use it: diffcps train {definition.name}, or python tune/sweep_d4rl.py --tasks {definition.name}",
+            f"task {definition.name}, defined in {file}" + ("" if new else " (this file existed and was not changed)"),
+            f"to use it: diffcps train {definition.name}, or python tune/sweep_d4rl.py --tasks {definition.name}",
         ]
         for number, line in enumerate(lines):
             console.print(("    " if number else "") + line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _summary(task: "Task", info: "DatasetInfo") -> list[str]:
-    """What a data set holds, in lines."""
+    """The size, the returns and the provenance of a data set, as lines."""
     lines = [f"{info.rows:,} rows, {info.trajectories:,} complete trajectories, in {info.path}"]
     if len(info.returns):
         returns = info.returns
@@ -91,7 +93,7 @@ def _summary(task: "Task", info: "DatasetInfo") -> list[str]:
         score = {
             "normalised": f"normalised {scores.mean():.1f} ± {scores.std():.1f} (random 0, expert 100)",
             "success": f"{scores.mean():.1f} % reach the goal",
-            "return": "no reference scores: a score is the plain return",
+            "return": "no reference scores, so the score is the return",
         }[task.score]
         lines.append(
             f"return {returns.mean():.4g} ± {returns.std():.3g}, {returns.min():.4g} to {returns.max():.4g}; {score}"

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from diffcps.tasks.registry import Task
 
 _MEANING = {
-    "verified": "D4RL's own file, its sha256 is the published one",
-    "differs": "another file than D4RL's: its sha256 is not the published one",
-    "none published": "there is no published sha256 to compare with",
-    "not computed": "not compared yet; --verify does it",
+    "verified": "D4RL's own file: its sha256 is the published one",
+    "differs": "not D4RL's file: its sha256 is not the published one",
+    "none published": "no sha256 is published for this file",
+    "not computed": "not compared yet; use --verify",
 }
 
 
 @dataclass(frozen=True)
 class ListData:
-    """Every task, where its data can come from, what of it is here, and where it was looked for."""
+    """List the tasks, the sources of their data, the data on this machine, and the folders that were searched."""
 
     data_dir: tuple[Path, ...] = ()
     """Folders with D4RL HDF5 files, searched first."""
     verify: bool = False
-    """Compute the sha256 of every D4RL file that is here (once: it is remembered until the file changes), and show it."""
+    """Show the sha256 of every D4RL file. It is computed once and remembered until the file changes."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -51,7 +51,7 @@ class ListData:
             seen |= {holding.checksum for holding in found if holding.checksum}
             for text, style in self._lines(task, found):
                 _line(console, text, style)
-        _line(console, f"and {' and '.join(f'bandit-{pattern}' for pattern in PATTERNS)}, with numbers of your own")
+        _line(console, f"and {' and '.join(f'bandit-{pattern}' for pattern in PATTERNS)}, for any numbers K, D and S")
         _line(console, "")
         for state, meaning in _MEANING.items():
             if state in seen:
@@ -60,7 +60,7 @@ class ListData:
             _line(console, text)
 
     def _lines(self, task: "Task", found: "list[Holding]") -> Iterator[tuple[str, str]]:
-        """The task's lines with their styles: one or two for each data set that is here, one for what is not."""
+        """The task's lines with their styles: some for each data set on this machine, one for the missing sources."""
         from diffcps.cli.data.downloading import size
 
         label = task.name
@@ -76,20 +76,20 @@ class ListData:
             label = ""
         absent = [source for source in task.sources if source not in {holding.source for holding in found}]
         if absent:
-            yield f"{label:29} {', '.join(absent)}: none here", "default"
+            yield f"{label:29} {', '.join(absent)}: not on this machine", "default"
         if "d4rl" in absent:
             yield f"    file {task.d4rl_file}", "dim"
 
     def _places(self) -> Iterator[str]:
         from diffcps.data import library, minari
 
-        yield "Looked for D4RL's files in"
+        yield "Folders searched for D4RL's files:"
         yield from (f"    {line}" for line in library.where_looked(self.data_dir))
-        yield "and for Minari's data sets, imported files among them, in"
+        yield "for Minari data sets and imported files:"
         yield from (f"    {folder}" for folder in minari.search_path(self.data_dir))
-        yield "and for collected data, which are made when they are first needed, in"
+        yield "for collected data (generated when they are first needed):"
         yield f"    {library.collected_root()}"
-        yield "`diffcps data download TASK…` fetches D4RL's files."
+        yield "To download D4RL's files: `diffcps data download TASK…`"
 
 
 def _line(console: Console, text: str, style: str = "default") -> None:

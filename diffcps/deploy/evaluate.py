@@ -1,4 +1,4 @@
-"""Scores of a saved policy, by the evaluation that training has, over episodes that training has not seen."""
+"""Scores of a saved policy, computed as training's evaluations are, over episodes that training has not used."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from diffcps.tasks.registry import Task, task_of
 from diffcps.training.evaluation import Evaluator
 
 _PURPOSE = 6
-"""Of the random streams: the episodes are none of training's evaluations'."""
-AT_ONCE = 100
-"""Episodes that are played at the same time."""
+"""Number of the random stream. Training's evaluations have another, so the episodes differ from theirs."""
+PARALLEL_EPISODES = 100
+"""Episodes that run at the same time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """The episodes of the first round as positions, for a film of any of them."""
+    """Positions in the first ``PARALLEL_EPISODES`` episodes, to film any of them."""
 
     rules: Simulated
-    """The environment in which they were played."""
+    """The environment of the episodes."""
     positions: tuple[Floats, ...]
     """Positions before each control step, ``[n, nq]``; meaningless after an episode's end."""
     goals: Floats
@@ -34,11 +34,11 @@ class Recording:
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """What a policy came to in E episodes."""
+class EpisodeResults:
+    """The results of E episodes."""
 
     returns: NDArray[np.float64]
-    """Undiscounted sums of untransformed rewards, ``[E]``; NaN where its actions were no numbers."""
+    """Undiscounted sums of untransformed rewards, ``[E]``; NaN where the policy gave actions that are not finite."""
     lengths: NDArray[np.int64]
     """Environment steps, ``[E]``."""
     scores: NDArray[np.float64]
@@ -47,14 +47,14 @@ class Judged:
 
     @property
     def typical(self) -> int:
-        """The first-round episode whose return is nearest to the median of all.
+        """Of the recorded episodes, the one with the return nearest to the median of all episodes.
 
-        Raises ``UserError`` when none of them has a return: the policy's networks have diverged.
+        Raises ``UserError`` when no recorded episode has a return.
         """
-        first = self.returns[:AT_ONCE]
+        first = self.returns[:PARALLEL_EPISODES]
         if np.isnan(first).all():
             raise UserError(
-                "no episode of this policy can be filmed: its actions are no numbers, for its networks have diverged. "
+                "no episode of this policy can be filmed: its networks have diverged, so its actions are not finite. "
                 "Leave out --video, or choose another policy of the pack with --member."
             )
         return int(np.nanargmin(np.abs(first - np.nanmedian(self.returns))))
@@ -62,7 +62,7 @@ class Judged:
     def summary(self) -> dict[str, dict[str, float]]:
         """``return`` and ``score``: mean, std (sample, over episodes), and low and high, the 95 % interval of the mean.
 
-        The interval is the percentile bootstrap's over episodes; NaN for a single one. ``length``: its mean.
+        The interval is from the percentile bootstrap over episodes, NaN for one episode. ``length``: its mean.
         """
         found = {}
         for name, values in (("return", self.returns), ("score", self.scores)):
@@ -72,7 +72,7 @@ class Judged:
         return found | {"length": {"mean": float(self.lengths.mean())}}
 
 
-def judge(
+def evaluate(
     policy: SavedPolicy,
     episodes: int = 100,
     candidates: int | None = None,
@@ -80,46 +80,49 @@ def judge(
     physics: Physics | None = None,
     seed: int = 0,
     threads: int = 1,
-    tick: Callable[[], None] | None = None,
+    progress: Callable[[], None] | None = None,
     record: bool = False,
-) -> Judged:
-    """Play episodes of the policy's task.
+    task: Task | None = None,
+) -> EpisodeResults:
+    """Run episodes of the policy's task.
 
     Args:
-        policy: who plays.
+        policy: the policy that acts.
         episodes: E.
-        candidates: see ``SavedPolicy.act``; by default as in training's evaluation.
+        candidates: see ``SavedPolicy.act``; ``None``: as in training's evaluations.
         actor: likewise.
-        physics: body masses of the simulator; by default training's.
-        seed: which episodes; with the policy's own seed it decides all of them.
-        threads: that step the environments; no result depends on it.
-        tick: called at each step of all environments.
-        record: whether to keep the first round's positions, for a film.
+        physics: body masses of the simulator; ``None``: as in training.
+        seed: with the policy's own seed, it determines all episodes.
+        threads: threads for the simulation; the results do not depend on their number.
+        progress: called after each step of the environments.
+        record: whether to keep positions for a film.
+        task: ``None``: the task that the policy was trained for.
 
     Raises:
-        UserError: an option that does not fit the policy, or a task of which there is nothing to film.
+        UserError: an option does not fit the policy, or ``record`` is set and the task cannot be filmed.
     """
     if episodes < 1 or seed < 0:
-        raise UserError(f"episodes = {episodes}, seed = {seed}: play at least one episode, of a seed of at least 0.")
-    run, task = policy.card.run, task_of(policy.card.run)
+        raise UserError(f"episodes = {episodes}, seed = {seed}: at least 1 episode, and a seed of 0 or more.")
+    run = policy.card.run
+    task = task_of(run) if task is None else task
     if record:
         check_film(task)
     candidates, actor = policy.options(candidates, actor)
     config = run.evaluation.replaced(
-        episodes=min(episodes, AT_ONCE), final_episodes=None, candidates=candidates, actor=actor
+        episodes=min(episodes, PARALLEL_EPISODES), final_episodes=None, candidates=candidates, actor=actor
     )
     positions: list[Floats] = []
     goals: list[Floats] = []
 
-    def ticked() -> None:
-        # rounds follow each other; no episode of the first outlasts the first ``episode_limit`` of all steps
+    def stepped() -> None:
+        # episodes run in rounds, and those of the first round end within ``episode_limit`` steps
         if record and len(positions) < task.episode_limit:
             positions.append(simulations.qpos)
             goals.append(simulations.goals.copy())
-        if tick is not None:
-            tick()
+        if progress is not None:
+            progress()
 
-    evaluator = Evaluator(task, physics or run.physics, run.members, config, threads, ticked, _PURPOSE)
+    evaluator = Evaluator(task, physics or run.physics, run.members, config, threads, stepped, _PURPOSE)
     simulations: Any = evaluator.environments
     try:
         rollouts = evaluator(policy.policy, seed, episodes)
@@ -127,18 +130,17 @@ def judge(
     finally:
         evaluator.close()
     returns = rollouts.returns[0]
-    return Judged(returns, rollouts.lengths[0], task.normalised_score(returns), recording)
+    return EpisodeResults(returns, rollouts.lengths[0], task.normalised_score(returns), recording)
 
 
 def check_film(task: Task) -> None:
-    """Raise ``UserError`` for a task of which there is nothing to film."""
+    """Raise ``UserError`` for a task that cannot be filmed."""
     if task.bandit is not None:
         raise UserError(
-            f"{task.name}: an episode of a bandit is one action, of which there is nothing to film. Leave out --video; "
-            "`diffcps toy` draws what policies do on a bandit."
+            f"{task.name} cannot be filmed: an episode of a bandit is one action. Leave out --video; `diffcps toy` plots the "
+            "actions of policies on a bandit."
         )
     if not task.environment.physics:
-        raise UserError(f"{task.name}: only environments that this project simulates can be filmed. Leave out --video.")
-
-
-# Judging a policy that has been trained: scores over many episodes, and one of them as a film.
+        raise UserError(
+            f"{task.name} cannot be filmed: this project does not simulate its environment. Leave out --video."
+        )
