@@ -1,4 +1,4 @@
-"""What every bandit knows of itself: its behaviour, its rewards and their exact distribution."""
+"""The base class of bandits: the behaviour distribution, its exact density, and the rewards."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 OUTSIDE = 1e-3
-"""Share of the behaviour's mass, at most, that may lie off its support as ``off_support`` draws it."""
+"""Largest share of the behaviour's mass that ``off_support`` may count as outside its support."""
 
 
 class Bandit(ABC):
-    """One state, actions in ±``bound`` of d dimensions, a behaviour that is known exactly, and a reward for each action."""
+    """One state, actions of d dimensions in ±``bound``, an exactly known behaviour, and a reward for each action."""
 
     def __init__(self, name: str, action_size: int, bound: float, rows: int = 10_000) -> None:
         self.name = name
@@ -22,7 +22,7 @@ class Bandit(ABC):
         self.bound = bound
         """Actions lie in ±bound."""
         self.rows = rows
-        """Rows that its data set usually has."""
+        """Default number of rows in its data set."""
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
@@ -34,7 +34,7 @@ class Bandit(ABC):
 
     @abstractmethod
     def off_support(self, actions: ArrayLike) -> NDArray[np.bool_]:
-        """Whether actions ``[..., d]`` lie outside of where all but ``OUTSIDE`` of the behaviour's mass lies, ``[...]``."""
+        """Whether actions ``[..., d]`` are outside the region with all but ``OUTSIDE`` of the behaviour's mass, ``[...]``."""
 
     @abstractmethod
     def log_density(self, actions: ArrayLike) -> FloatArray:
@@ -58,7 +58,7 @@ class Bandit(ABC):
 
     @property
     def modes(self) -> FloatArray | None:
-        """Centres of the behaviour's modes, ``[M, d]``, where it has such."""
+        """Centres of the behaviour's modes, ``[M, d]``; ``None`` when it has no separate modes."""
         return None
 
     @property
@@ -79,14 +79,14 @@ class Bandit(ABC):
     @property
     @abstractmethod
     def resolution(self) -> float:
-        """The length over which the behaviour's density changes: cells of a grid have to be smaller."""
+        """The length over which the behaviour's density changes. Cells of a grid must be smaller."""
 
     def rewards(self, actions: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Rewards ``[n]`` that the data give for actions ``[n, d]``; the true mean unless they are noisy."""
+        """Rewards ``[n]`` in the data set for actions ``[n, d]``: the true mean, with noise if the bandit has noise."""
         return self.value(actions)
 
     def target_sample(self, n: int, beta: float, rng: np.random.Generator) -> FloatArray:
-        """``n`` actions from π_b·exp(β value), drawn again from 50 times as many of the behaviour, ``[n, d]``."""
+        """``n`` actions from π_b·exp(β value), resampled from 50 n actions of the behaviour, ``[n, d]``."""
         actions = self.sample(50 * n, rng)
         weights = np.exp(beta * (self.value(actions) - self.highest_value))
         return actions[rng.choice(len(actions), n, p=weights / weights.sum())]

@@ -1,4 +1,4 @@
-"""Bandits whose behaviour is points or curves blurred by a Gaussian: nearly all there are."""
+"""Bandits with a behaviour of points or curves, blurred by a Gaussian. Nearly all bandits are of this kind."""
 
 import functools
 import math
@@ -16,21 +16,21 @@ Drawer = Callable[[int, np.random.Generator], FloatArray]
 
 
 class Blurred(Bandit):
-    """a = c + std · N(0, 1), with c one of some points, or anywhere on curves that ``centres`` follow closely.
+    """a = c + std · N(0, 1), where c is one of several points, or a point on curves that ``centres`` follow closely.
 
-    The density and its cell masses are sums over the centres; where those stand for a curve they are the nodes of a
-    quadrature along it (``shapes``), exact to below a millionth of the density wherever there is mass.
+    The density and the cell masses are sums over the centres. For curves, the centres are the nodes of a quadrature along
+    the curve (``shapes``); the relative error of the density is below 1e-6 wherever there is mass.
 
     Args:
-        name: of the bandit.
+        name: name of the bandit.
         centres: ``[M, d]``.
         values: true mean reward around each centre, ``[M]``.
-        std: of the blur.
-        bound: of the actions.
-        weights: of the centres, by default equal; where they are not, ``draw`` is needed.
+        std: standard deviation of the blur.
+        bound: actions are in ±bound.
+        weights: probability of each centre, ``[M]``; equal by default. Unequal weights need ``draw``.
         draw: draws centres from the curves; by default from ``centres``.
-        reward_std: of the noise in the data's rewards.
-        separate: whether each centre is a mode of its own.
+        reward_std: standard deviation of the noise in the data's rewards.
+        separate: whether each centre is a mode.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Blurred(Bandit):
         self._tree = KDTree(centres)
 
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
-        """See ``Bandit.sample``; equally many of each of some points, those left over of points drawn by lot."""
+        """See ``Bandit.sample``. Each point occurs equally often; the remainder goes to random points."""
         if self._draw is not None:
             centres = self._draw(n, rng)
         else:
@@ -67,12 +67,12 @@ class Blurred(Bandit):
         return centres + self.std * rng.normal(size=centres.shape)
 
     def value(self, actions: ArrayLike) -> FloatArray:
-        """See ``Bandit.value``: the nearest centre's on the support, 0 off it."""
+        """See ``Bandit.value``: the value of the nearest centre on the support, 0 outside."""
         distance, nearest = self._tree.query(np.asarray(actions, dtype=np.float64))
         return np.where(distance <= self.radius, self.values[nearest], 0.0)
 
     def rewards(self, actions: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """See ``Bandit.rewards``: of the nearest centre, on the support or not, with noise."""
+        """See ``Bandit.rewards``: the value of the nearest centre, also outside the support, with noise."""
         _, nearest = self._tree.query(actions)
         return self.values[nearest] + self.reward_std * rng.normal(size=len(actions))
 
@@ -108,13 +108,13 @@ class Blurred(Bandit):
 
     @functools.cached_property
     def entropy(self) -> float:
-        """See ``Bandit.entropy``: closed where the centres are far apart, else by quadrature of −π_b log π_b."""
+        """See ``Bandit.entropy``: in closed form when the centres are far apart, else by quadrature of −π_b log π_b."""
         alone = 0.5 * self.action_size * math.log(2.0 * math.pi * math.e * self.std**2)
         if len(self.centres) == 1:
             return alone
         if self.separate:
             return alone - float((self.weights * np.log(self.weights)).sum())
-        # the trapezoid rule, nearly exact for something this smooth; the Gaussian is a product over the two axes
+        # the trapezoid rule, nearly exact for so smooth a function; the Gaussian is a product over the two axes
         axis = np.arange(-self.bound - 8 * self.std, self.bound + 8 * self.std, self.std / 4)
         x, y = (np.exp(-0.5 * np.square((axis - self.centres[:, [i]]) / self.std)) for i in range(2))
         density = (self.weights[:, None] * x).T @ y / (2.0 * math.pi * self.std**2)

@@ -1,4 +1,4 @@
-"""The checkerboard: eight squares, uniformly filled."""
+"""The checkerboard: a uniform distribution over eight squares."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _SQUARES = np.array([(i, j) for i in range(4) for j in range(4) if (i + j) % 2 =
 
 
 class Checkerboard(Bandit):
-    """Uniform on every second square of a 4 × 4 board; the squares are worth 0 to 1 from left to right, bottom to top."""
+    """Uniform on every second square of a 4 × 4 board. Values rise from 0 to 1, from left to right and bottom to top."""
 
     def __init__(self) -> None:
         super().__init__("checkerboard", 2, 1.1)
@@ -27,7 +27,7 @@ class Checkerboard(Bandit):
         return (squares + rng.random((n, 2))) * _SIDE - 1.0
 
     def value(self, actions: ArrayLike) -> FloatArray:
-        """See ``Bandit.value``: of the square, 0 outside of all."""
+        """See ``Bandit.value``: the value of the square, 0 outside all squares."""
         value = self._square_value(actions)
         return np.where(np.isnan(value), 0.0, value)
 
@@ -40,7 +40,7 @@ class Checkerboard(Bandit):
         return np.where(self.off_support(actions), -np.inf, -self.entropy)
 
     def cell_masses(self, edges: Sequence[FloatArray]) -> FloatArray:
-        """See ``Bandit.cell_masses``: overlaps of cells and squares."""
+        """See ``Bandit.cell_masses``: the areas that cells and squares share."""
         masses = np.zeros(tuple(len(edge) - 1 for edge in edges))
         for square in _SQUARES:
             low = square * _SIDE - 1.0
@@ -74,7 +74,7 @@ class Checkerboard(Bandit):
         return _SIDE / 10
 
     def _square_value(self, actions: ArrayLike) -> FloatArray:
-        """The value of the square on which actions ``[..., 2]`` lie, nan outside of all."""
+        """The value of the square that contains each action ``[..., 2]``; NaN outside all squares."""
         place = np.floor((np.asarray(actions, dtype=np.float64) + 1.0) / _SIDE).astype(int)
         inside = ((place >= 0) & (place < 4)).all(axis=-1)
         column, row = np.moveaxis(np.clip(place, 0, 3), -1, 0)

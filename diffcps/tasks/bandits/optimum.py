@@ -10,7 +10,7 @@ from diffcps.tasks.bandits.base import FloatArray
 
 
 class Optimum(NamedTuple):
-    """What solves max Σ μ Q subject to KL(π_b ‖ μ) ≤ ε."""
+    """The solution of max Σ μ Q subject to KL(π_b ‖ μ) ≤ ε."""
 
     multiplier: float
     """λ*."""
@@ -23,10 +23,10 @@ class Optimum(NamedTuple):
 
 
 def forward_kl_optimum(weights: ArrayLike, values: ArrayLike, epsilon: float) -> Optimum:
-    """The optimum over actions that the behaviour takes with probability ``weights`` and that are worth ``values``.
+    """The optimum over actions with behaviour probabilities ``weights`` and values ``values``.
 
-    Both may be of any one shape, a grid's cells for example. Raises ``ValueError`` unless the values
-    differ and 0 < ε < some hundreds.
+    Both have the same shape, which may be any, for example a grid. ``epsilon`` is in nats. Raises ``ValueError`` when all
+    values are equal, when ε ≤ 0, or when ε is so large (some hundred nats) that floating point cannot represent the policy.
     """
     probability, value = np.asarray(weights, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if epsilon <= 0:
@@ -35,10 +35,10 @@ def forward_kl_optimum(weights: ArrayLike, values: ArrayLike, epsilon: float) ->
     p, q = probability[taken] / probability.sum(), value[taken]
     top, spread = float(q.max()), float(np.ptp(q))
     if spread == 0:
-        raise ValueError("every action is worth the same: any policy within the bound is optimal")
+        raise ValueError("all actions have the same value: any policy within the bound is optimal")
 
     def below(log_gap: float) -> FloatArray:
-        """ν − Q for ν = highest value + gap: no difference of large numbers, however small the gap."""
+        """ν − Q for ν = highest value + gap, without subtracting large numbers, so that small gaps stay exact."""
         return float(np.exp(log_gap)) + (top - q)
 
     def excess(log_gap: float) -> float:
@@ -49,7 +49,7 @@ def forward_kl_optimum(weights: ArrayLike, values: ArrayLike, epsilon: float) ->
     # the divergence falls from infinity to zero as ν rises from the highest value
     low, high = np.log(spread) + np.array([-600.0, 30.0])
     if excess(low) < 0:
-        raise ValueError(f"epsilon = {epsilon}: numbers end before a policy is as far away as that")
+        raise ValueError(f"epsilon = {epsilon}: floating point cannot represent a policy so far from the behaviour")
     under = below(log_gap := float(brentq(excess, low, high, xtol=1e-13)))
     multiplier = 1.0 / float((p / under).sum())
     mu = multiplier * p / under

@@ -1,7 +1,7 @@
-"""The paper's ring as it is plotted: act on the ring and be rewarded.
+"""The ring in the paper's figures: actions on the ring have reward 1, others 0.
 
 The behaviour is a = (cos θ + u, sin θ + u) with θ uniform and one shared u ~ U(0, .05): a unit circle, smeared along
-the diagonal. Its support is every circle of radius 1 whose centre lies on the segment from (0, 0) to (.05, .05).
+the diagonal. Its support is the union of the unit circles with centres on the segment from (0, 0) to (.05, .05).
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from diffcps.tasks.bandits.base import Bandit, FloatArray
 SMEAR = 0.05
 """Largest shift u of the circle along both axes."""
 TOLERANCE = 0.05
-"""An action is rewarded within this distance of the ring's support."""
+"""Actions within this distance of the ring's support have reward 1."""
 BOUND = 1.1
 """Actions lie in [−BOUND, BOUND]²."""
 _ANGLES = 131_072
-"""Of the quadrature over θ."""
+"""Nodes of the quadrature over θ."""
 
 
 def ring_actions(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -31,9 +31,9 @@ def ring_actions(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
 def distance_to_ring(actions: ArrayLike) -> NDArray[np.float64]:
     """Exact distance of points [..., 2] to the ring's support, [...].
 
-    The distance of a point to one of the circles is |ρ − 1|, ρ its distance to that circle's centre. Over the segment
-    of centres ρ takes every value between its smallest (at the projection onto the segment) and its largest (at an
-    end), so the point lies on the support if 1 is among them, and else the nearer of the two decides.
+    The distance of a point to one circle is |ρ − 1|, with ρ its distance to the circle's centre. Along the segment of
+    centres, ρ takes every value between its smallest (at the projection onto the segment) and its largest (at an end).
+    If 1 is in this range the point is on the support; else the nearer end of the range gives the distance.
     """
     points = np.asarray(actions, dtype=np.float64)
     along = np.clip(points.mean(axis=-1), 0, SMEAR)
@@ -48,7 +48,7 @@ def ring_rewards(actions: ArrayLike) -> NDArray[np.float64]:
 
 
 class Ring(Bandit):
-    """See above. One shared shift makes a density with poles along the two lines where circles touch their envelope."""
+    """See above. The shared shift gives a density with poles along the two lines where the circles touch their envelope."""
 
     def __init__(self) -> None:
         super().__init__("ring", 2, BOUND, rows=5000)
@@ -79,9 +79,9 @@ class Ring(Bandit):
             return np.log(np.where(circles > 0, circles / (2.0 * np.pi * SMEAR * root), 0.0))
 
     def cell_masses(self, edges: Sequence[FloatArray]) -> FloatArray:
-        """See ``Bandit.cell_masses``: exact in the shift, by the midpoint rule in the angle; each is right to 1e-8.
+        """See ``Bandit.cell_masses``: exact in the shift, by the midpoint rule in the angle, with errors below 1e-8.
 
-        At one angle the action moves along a diagonal, and a cell's share is how much of that lies between its edges.
+        At one angle the action moves along a diagonal. A cell's share is the part of that diagonal between its edges.
         """
         bins = [np.asarray(edge, dtype=np.float64) for edge in edges]
         masses = np.zeros(tuple(len(edge) - 1 for edge in bins))
@@ -112,7 +112,10 @@ class Ring(Bandit):
 
 
 def _crossings(edges: FloatArray, start: FloatArray) -> FloatArray:
-    """Shifts ``[n, c]`` in 0 … SMEAR at which one coordinate, from ``start`` ``[n]`` on, meets an edge; both ends fill up."""
+    """Shifts ``[n, c]`` in 0 … SMEAR at which a coordinate that begins at ``start`` ``[n]`` meets an edge.
+
+    Rows with fewer than c such shifts are filled with 0 and SMEAR.
+    """
     first, end = np.searchsorted(edges, start), np.searchsorted(edges, start + SMEAR)
     each = first[:, None] + np.arange(max(1, int((end - first).max())))
     return np.clip(edges[np.minimum(each, len(edges) - 1)] - start[:, None], 0.0, SMEAR)

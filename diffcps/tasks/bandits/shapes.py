@@ -1,4 +1,4 @@
-"""The sets by name: centres, curves and the reward along them. Everything lies within ±1."""
+"""The named distributions: centres, curves, and the reward along them. All are within ±1."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from diffcps.tasks.bandits.blurred import Blurred
 _Curve = Callable[[FloatArray], FloatArray]
 """Points ``[n, 2]`` at parameters ``[n]`` from 0 to 1."""
 _PANEL = 3.0
-"""Length of curve, in standard deviations of the blur, that one Gauss–Legendre rule covers, at most."""
+"""Largest length of curve, in standard deviations of the blur, that one Gauss–Legendre rule covers."""
 _RULE = leggauss(10)
 """Nodes and weights of that rule on −1 … 1: integrates a Gaussian over ``_PANEL`` to 1e-11."""
 
@@ -26,7 +26,7 @@ def corners() -> Blurred:
 
 
 def ring_clean() -> Blurred:
-    """The unit circle, blurred evenly by .02; every action on it is worth 1."""
+    """The unit circle, blurred evenly by .02; every action on it has value 1."""
 
     def circle(t: FloatArray) -> FloatArray:
         return np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
@@ -47,7 +47,7 @@ def eight_gaussians() -> Blurred:
 
 
 def moons() -> Blurred:
-    """Two half circles that reach into each other; the lower is worth 0 to ½, the upper ½ to 1, along them."""
+    """Two interlocking half circles. The value rises along the lower one from 0 to ½ and along the upper one from ½ to 1."""
 
     def upper(t: FloatArray) -> FloatArray:
         return 0.6 * np.stack([np.cos(np.pi * t) - 0.5, np.sin(np.pi * t) - 0.25], axis=-1)
@@ -59,7 +59,7 @@ def moons() -> Blurred:
 
 
 def rings() -> Blurred:
-    """Four circles about one centre, each as likely as long; the inner ones are worth more."""
+    """Four concentric circles, with probabilities proportional to their lengths; inner circles have higher values."""
     radii = np.array([0.25, 0.5, 0.75, 1.0])
 
     def circle(radius: float) -> _Curve:
@@ -70,7 +70,7 @@ def rings() -> Blurred:
 
 
 def two_spirals() -> Blurred:
-    """Two spirals from one centre; one is worth ½ to 1 outwards, the other ½ to 0."""
+    """Two spirals from one centre. Outwards, the value rises along one from ½ to 1 and falls along the other to 0."""
 
     def arm(sign: float) -> _Curve:
         return lambda t: sign * _spiral(0.5 * np.pi + 2.5 * np.pi * t, 3 * np.pi)
@@ -79,11 +79,11 @@ def two_spirals() -> Blurred:
 
 
 def mixture(components: int, dimensions: int) -> Blurred:
-    """Equally likely Gaussians whose centres fill the cube evenly, the same for each (components, dimensions).
+    """Equally likely Gaussians with centres that fill the cube evenly; a function of (components, dimensions) alone.
 
-    They stand at least 12 standard deviations apart. The rewards 0 … 1 are dealt out to them in a fixed order.
+    The centres are at least 12 standard deviations apart. The values 0 … 1 are assigned in a fixed random order.
     """
-    from scipy.stats import qmc  # .8 s, which commands that draw no mixture need not wait for
+    from scipy.stats import qmc  # takes .8 s to import, which most commands need not wait for
 
     points = qmc.Halton(dimensions, scramble=False).random(64 * components + 1)[1:]
     # each next centre is the point farthest from those before it
@@ -105,7 +105,7 @@ def _spiral(angle: FloatArray, widest: float) -> FloatArray:
 
 
 def _nodes(curve: _Curve, std: float) -> tuple[FloatArray, FloatArray]:
-    """Parameters and weights ``[n]`` of a quadrature over the curve's parameter, so fine that a blur of ``std`` hides it."""
+    """Parameters and weights ``[n]`` of a quadrature along the curve, exact for a blur of ``std``."""
     steps = np.linalg.norm(np.diff(curve(np.linspace(0.0, 1.0, 1001)), axis=0), axis=1)
     panels = math.ceil(1000 * steps.max() / (_PANEL * std))
     nodes, weights = _RULE
@@ -120,7 +120,7 @@ def _curves(
     std: float,
     shares: FloatArray | None = None,
 ) -> Blurred:
-    """A behaviour along curves, evenly in their parameter t from 0 to 1; values run from the first to the second of a pair."""
+    """A behaviour along curves, uniform in their parameter t from 0 to 1; ``values``: the values at t = 0 and t = 1."""
     shares = np.full(len(curves), 1.0 / len(curves)) if shares is None else shares
     parts = [_nodes(curve, std) for curve in curves]
     centres = np.concatenate([curve(t) for curve, (t, _) in zip(curves, parts, strict=True)])

@@ -8,7 +8,7 @@ from importlib import resources
 
 @functools.cache
 def rows(table: str) -> tuple[dict[str, str], ...]:
-    """The rows of one CSV of this folder, e.g. ``rows("table1")``, as dictionaries of strings (empty = not published)."""
+    """The rows of one CSV file in this folder, e.g. ``rows("table1")``, as dictionaries of strings (empty: not published)."""
     text = (resources.files(__name__) / f"{table}.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
