@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.algorithms.diffcps import Settings
 
 Array = NDArray[np.float64]
 Parameters = list[Array]
@@ -122,7 +122,7 @@ def embedding(steps: NDArray[np.int64], size: int) -> Array:
     return np.concatenate([np.sin(steps[:, None] * frequencies), np.cos(steps[:, None] * frequencies)], axis=1)
 
 
-def noise_net(net: list[Node], config: AlgorithmConfig, s: Array, a: Node, steps: NDArray[np.int64]) -> Node:
+def noise_net(net: list[Node], config: Settings, s: Array, a: Node, steps: NDArray[np.int64]) -> Node:
     """ε_θ(a, t, s): two layers for the step, four on (a, step features, s)."""
     time = mlp(Node(embedding(steps, config.time_embedding)), net[:4])
     return mlp(concatenate(a, time, Node(s)), net[4:])
@@ -134,7 +134,7 @@ def critic(net: list[Node], s: Array, a: Node) -> tuple[Node, Node]:
     return mlp(x, net[:half]), mlp(x, net[half:])
 
 
-def schedule(config: AlgorithmConfig) -> tuple[Array, Array]:
+def schedule(config: Settings) -> tuple[Array, Array]:
     """β_t and ᾱ_t, t = 1..T (index t − 1)."""
     steps, low, high = config.diffusion_steps, config.beta_min, config.beta_max
     beta = np.array([
@@ -143,7 +143,7 @@ def schedule(config: AlgorithmConfig) -> tuple[Array, Array]:
     return beta, np.array([np.prod(1.0 - beta[:t]) for t in range(1, steps + 1)])
 
 
-def sample(net: list[Node], config: AlgorithmConfig, max_action: float, s: Array, noise: Array) -> Node:
+def sample(net: list[Node], config: Settings, max_action: float, s: Array, noise: Array) -> Node:
     """The reverse chain from ``noise`` ``[T, B, a]``: x0 clamped at each step, variance β̃, silent last step."""
     beta, alpha_bar = schedule(config)
     x = Node(noise[0])
@@ -251,8 +251,7 @@ class Outcome:
 
 def step(
     state: State,
-    config: AlgorithmConfig,
-    member: MemberConfig,
+    config: Settings,
     max_action: float,
     batch: Batch,
     draws: Draws,
@@ -264,7 +263,7 @@ def step(
 
     def descend(name: str, adam: Adam, parameters: Array, gradient: Array, learning_rate: float) -> Array:
         outcome.gradients[name] = gradient
-        outcome.clipped[name] = clip_norm(gradient, member.grad_norm)
+        outcome.clipped[name] = clip_norm(gradient, config.grad_norm)
         return adam.step(parameters, outcome.clipped[name], learning_rate)
 
     # critic: y = r + γ (1 − terminal) min over heads of (max over candidates of) Q'(s', a'), a' ~ averaged policy
@@ -300,7 +299,7 @@ def step(
         outcome.divisor = float(np.abs(divisor.value).mean())
         improvement = scale(mean(raised), -1.0 / outcome.divisor)
 
-        weight = min(max(state.multiplier, member.lambda_clip), config.lambda_max)
+        weight = min(max(state.multiplier, config.lambda_clip), config.lambda_max)
         loss = add(scale(behaviour, weight), improvement)
         backward(loss)
         outcome.losses |= {
@@ -309,11 +308,11 @@ def step(
             "q_loss": float(improvement.value),
         }
         slope = flat([p.gradient for p in net])
-        moved = descend("actor", state.actor_adam, flat(state.actor), slope, member.learning_rate)
+        moved = descend("actor", state.actor_adam, flat(state.actor), slope, config.learning_rate)
         state.actor = unflatten(moved, state.actor)
 
         # dual: the gradient of λ (κ − L), with L from before the policy moved
-        slope = np.array([member.target_kl - float(behaviour.value)])
+        slope = np.array([config.target_kl - float(behaviour.value)])
         before = np.array([state.multiplier])
         moved = descend("multiplier", state.multiplier_adam, before, slope, config.lambda_learning_rate)
         state.multiplier = float(moved[0])

@@ -9,6 +9,7 @@ from diffcps.algorithms.model import METRICS
 from diffcps.config import DataConfig, EvaluationConfig, RunConfig
 from diffcps.files import write_json
 from diffcps.runs.folder import RunFolder
+from diffcps.tasks import profiles
 from diffcps.tasks.registry import get_task
 
 COLUMNS = (*METRICS, "steps_per_second")
@@ -16,20 +17,14 @@ STEPS, EVERY, ROW, EPISODES = 400, 100, 50, 3
 
 
 def config(task: str = "hopper-medium-v2", *, seeds: int = 3, **changes: Any) -> RunConfig:
-    """A trial of 400 steps with 4 evaluations; ``changes`` are fields of the run, of its algorithm or of its members."""
+    """A trial of 400 steps with 4 evaluations; ``changes`` are fields of the run or settings of its algorithm."""
     entry = get_task(task)
     judged = changes.pop("evaluation", EvaluationConfig(every=EVERY, episodes=EPISODES))
-    algorithm = {"diffusion_steps": changes.pop("diffusion_steps")} if "diffusion_steps" in changes else {}
-    member = {name: changes.pop(name) for name in ("lambda_clip", "target_kl") if name in changes}
+    official = profiles.official(entry, seeds=seeds)
+    settings = {name: changes.pop(name) for name in official.settings if name in changes}
     source = changes.pop("source", "d4rl" if entry.d4rl_file else "collected")
-    return RunConfig(
-        task=task,
-        members=tuple(entry.member.replaced(seed=seed, **member) for seed in range(seeds)),
-        algorithm=entry.algorithm.replaced(**algorithm),
-        evaluation=judged,
-        data=DataConfig(source=source),
-        **{"steps": STEPS, "log_every": ROW, "physics": entry.physics} | changes,
-    )
+    fields = {"steps": STEPS, "log_every": ROW, "physics": entry.physics} | changes
+    return official.with_settings(**settings).replaced(evaluation=judged, data=DataConfig(source=source), **fields)
 
 
 def environment(trial: RunConfig, **dataset: Any) -> dict[str, Any]:
@@ -87,7 +82,7 @@ def row(trial: RunConfig, step: int) -> dict[str, np.ndarray]:
     seeds = np.arange(len(trial.members), dtype=float)
     values = {name: seeds + step / 100 for name in COLUMNS}
     values["constraint"] = values["behaviour_loss"]
-    values["target_kl"] = np.array([member.target_kl for member in trial.members])
+    values["target_kl"] = np.array(trial.values("target_kl"))
     return values | {"lambda": np.full(len(seeds), 200.0 / step), "steps_per_second": np.full(len(seeds), 40.0)}
 
 

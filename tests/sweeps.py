@@ -218,7 +218,7 @@ def _assert_described(run: Run, trial: RunConfig, folder: RunFolder) -> None:
     tags, params, first = run.data.tags, run.data.params, trial.members[0]
     dataset = folder.environment["dataset"]
     assert tags["task"] == params["task"] == trial.task
-    assert tags["T"] == params["diffusion_steps"] == str(trial.algorithm.diffusion_steps)
+    assert tags["T"] == params["diffusion_steps"] == str(trial.value("diffusion_steps"))
     for setting in ("lambda_clip", "target_kl"):
         value = getattr(first, setting)
         assert float(params[setting]) == value
@@ -227,7 +227,7 @@ def _assert_described(run: Run, trial: RunConfig, folder: RunFolder) -> None:
     assert tags["dataset_checksum"] == dataset["checksum"]
     assert tags["git_commit"] == folder.environment["git_commit"]
     assert params["steps"] == str(trial.steps)
-    assert params["batch_size"] == str(trial.algorithm.batch_size)
+    assert params["batch_size"] == str(trial.value("batch_size"))
     assert params["seeds"] == str(len(trial.members))
 
 

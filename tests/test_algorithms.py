@@ -1,22 +1,26 @@
 """The variants of the algorithm: members stay apart, resumes are bit-equal, and each switch does what its equation says."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from trials import member
 
-from diffcps.algorithms import duals
+from diffcps import algorithms
+from diffcps.algorithms import bc, diffcps, duals
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import gaussian_step_losses
 from diffcps.algorithms.likelihood import prior_divergence, step_divergence
 from diffcps.algorithms.model import part_at, parts
 from diffcps.algorithms.policies import GaussianPolicy
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.config import Member, RunConfig, Values
 from diffcps.training import engine
-from tests.test_learner import MEMBERS, SMALL, make_learner
+from diffcps.training.learner import Learner
+from tests.test_learner import MEMBERS, make_learner
 
 CPU = torch.device("cpu")
 NOISY: dict[str, Any] = {"covariance": "calibrated", "last_step_noise": True}
@@ -24,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "principled": NOISY | {"dual": "projected", "behaviour_steps": 20},
     "elbo": NOISY | {"constraint": "elbo", "dual": "augmented"},
     "elbo of the average": NOISY | {
-        "constraint": "elbo", "dual": "projected", "behaviour_steps": 10, "held_policy": "average", "ema_start": 2,
+        "constraint": "elbo", "dual": "projected", "behaviour_steps": 10, "constraint_policy": "average", "ema_start": 2,
     },
     "iwae": NOISY | {"constraint": "iwae", "constraint_samples": 2, "dual": "pi"},
     "renyi, learned": {
@@ -42,24 +46,32 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "awr, diffusion": {"algorithm": "awr", "max_q_candidates": 2, "behaviour_steps": 10},
     "bc": {"algorithm": "bc", **NOISY},
 }  # fmt: skip
-OF_TWO = tuple(member.replaced(slack=slack) for member, slack in zip(MEMBERS[:2], (0.1, None), strict=True))
+OF_TWO = member(3, slack=0.1), MEMBERS[1]
+
+
+def make(members: Sequence[Member] = OF_TWO, algorithm: str = "diffcps", **settings: Any) -> Learner:
+    """A small pack; settings of the members that the algorithm does not have are left out."""
+    known = algorithms.get(algorithm).Settings.among
+    own = [own.replaced(settings=known(own.settings)) for own in members]
+    small = {"hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 20} | settings
+    return make_learner(own, RunConfig("none", algorithm=algorithm, settings=Values(small)))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_members_stay_apart_and_resumes_are_exact(name: str) -> None:
     """A pack of two, cut after 15 of 30 steps and gone on with; and its first member alone."""
-    config = SMALL.replaced(diffusion_steps=3, **VARIANTS[name])
-    straight, first = make_learner(OF_TWO, config), make_learner(OF_TWO, config)
+    settings = {"diffusion_steps": 3, **VARIANTS[name]}
+    straight, first = make(**settings), make(**settings)
     metrics = straight.update(30)
-    assert set(metrics) == set(engine.metrics(config))
+    assert set(metrics) == set(engine.metrics(straight.model))
     assert all(torch.isfinite(value).all() for value in metrics.values())
     first.update(15)
-    second = make_learner(OF_TWO, config)
+    second = make(**settings)
     second.load_state_dict(first.state_dict())
     second.update(15)
     for key, value in straight.state_dict()["pack"].items():
         assert torch.equal(value, second.state_dict()["pack"][key]), key
-    alone = make_learner(OF_TWO[:1], config)
+    alone = make(OF_TWO[:1], **settings)
     alone.update(30)
     for key, value in alone.pack.state().items():
         whole = straight.pack.state()[key]
@@ -68,11 +80,10 @@ def test_members_stay_apart_and_resumes_are_exact(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_acts_within_the_bounds(name: str) -> None:
-    config = SMALL.replaced(diffusion_steps=3, **VARIANTS[name])
-    learner = make_learner(OF_TWO, config)
+    learner = make(**{"diffusion_steps": 3, **VARIANTS[name]})
     learner.update(12)
     states = [np.zeros((5, 4), np.float32), np.ones((2, 4), np.float32)]
-    for candidates in (1,) if config.algorithm == "bc" else (1, 4):
+    for candidates in (1,) if learner.model.algorithm == "bc" else (1, 4):
         for actor in ("online", "average"):
             generators = [torch.Generator().manual_seed(k) for k in range(2)]
             actions = learner.policy().act(states, generators, candidates, actor)  # type: ignore[arg-type]
@@ -81,29 +92,27 @@ def test_every_variant_acts_within_the_bounds(name: str) -> None:
 
 
 def test_parts_of_a_training() -> None:
-    config = AlgorithmConfig(policy_freq=2, behaviour_steps=5)
+    config = diffcps.Settings(policy_freq=2, behaviour_steps=5)
     found = [part_at(config, step) for step in range(8)]
     assert found == ["behaviour", "critic", "behaviour", "critic", "behaviour", "critic", "policy", "critic"]
     assert set(found) == set(parts(config))
-    assert parts(AlgorithmConfig(algorithm="bc", policy_freq=1)) == ("behaviour",)
-    assert parts(AlgorithmConfig(policy_freq=1)) == ("policy",)
+    assert parts(bc.Settings(policy_freq=1)) == ("behaviour",)
+    assert parts(diffcps.Settings(policy_freq=1)) == ("policy",)
 
 
 def test_slack_sets_the_bound_from_the_end_of_cloning() -> None:
     """κ = (1 + δ)·L_BC, L_BC the mean of the behaviour loss over the last fifth of the cloning policy steps."""
-    learner = make_learner(OF_TWO, SMALL.replaced(policy_freq=2, behaviour_steps=40, dual="projected"))
+    learner = make(policy_freq=2, behaviour_steps=40, dual="projected")
     losses = [learner.update(2)["behaviour_loss"] for _ in range(20)]
     reached = torch.stack(losses[16:]).mean(dim=0)
     bound = learner.update(2)["target_kl"]
     torch.testing.assert_close(bound[0], 1.1 * reached[0])
-    assert bound[1] == OF_TWO[1].target_kl
+    assert bound[1] == 0.1
 
 
 def test_an_average_that_is_the_online_policy_is_held_as_it() -> None:
     settings = {"dual": "projected", "ema_start": 0, "ema_every": 1, "ema_decay": 0.0}
-    online, average = (
-        make_learner(OF_TWO, SMALL.replaced(held_policy=who, **settings)) for who in ("online", "average")
-    )
+    online, average = (make(constraint_policy=who, **settings) for who in ("online", "average"))
     ours, theirs = (learner.update(30) for learner in (average, online))
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
@@ -112,11 +121,11 @@ def test_an_average_that_is_the_online_policy_is_held_as_it() -> None:
 
 @pytest.mark.parametrize("settings", [{}, NOISY | {"constraint": "elbo"}])
 def test_slack_of_the_average_is_measured_from_the_cloned_one_on_the_same_draws(settings: dict[str, Any]) -> None:
-    config = SMALL.replaced(
-        behaviour_steps=40, held_policy="average", ema_start=5, ema_every=1, ema_decay=0.8, dual="projected",
+    fast = [own.replaced(settings={**own.settings, "learning_rate": 1e-2}) for own in OF_TWO]
+    learner = make(
+        fast, behaviour_steps=40, constraint_policy="average", ema_start=5, ema_every=1, ema_decay=0.8, dual="projected",
         policy_freq=1, **settings,
     )  # fmt: skip
-    learner = make_learner([member.replaced(learning_rate=1e-2) for member in OF_TWO], config)
     learner.update(40)
     pack, model, work = learner.pack, learner.model, learner.work
     left = pack.average.clone(), None if pack.step_losses is None else pack.step_losses.clone()
@@ -133,14 +142,14 @@ def test_slack_of_the_average_is_measured_from_the_cloned_one_on_the_same_draws(
     reached, held = explained(*left), explained(pack.average, pack.step_losses)
     seen = learner.update(1)
     torch.testing.assert_close(seen["constraint"], held)
-    bound = reached + 0.1 if config.constraint == "elbo" else 1.1 * reached
+    bound = reached + 0.1 if settings else 1.1 * reached
     torch.testing.assert_close(seen["target_kl"][0], bound[0])
-    assert seen["target_kl"][1] == OF_TWO[1].target_kl
+    assert seen["target_kl"][1] == 0.1
     assert not torch.isclose(reached, held, rtol=1e-3).any(), "the average has moved on"
 
 
 def test_lambda_rests_while_the_behaviour_is_cloned() -> None:
-    learner = make_learner(OF_TWO, SMALL.replaced(behaviour_steps=20, lambda_learning_rate=0.1))
+    learner = make(behaviour_steps=20, lambda_learning_rate=0.1)
     before = learner.pack.multiplier.clone()
     learner.update(20)
     assert torch.equal(learner.pack.multiplier, before)
@@ -149,45 +158,45 @@ def test_lambda_rests_while_the_behaviour_is_cloned() -> None:
 
 
 @pytest.mark.parametrize("kind", ["projected", "pi"])
-def test_each_member_moves_lambda_at_its_own_speed(kind: str) -> None:
-    """Adam's first step is its learning rate, and a pi controller's a multiple of it: .1 of the pack's is a tenth of the way."""
-    members = OF_TWO[0], OF_TWO[0].replaced(lambda_speed=0.1), OF_TWO[0].replaced(lambda_speed=0.0)
-    learner = make_learner(members, SMALL.replaced(dual=kind, lambda_learning_rate=0.01))  # type: ignore[arg-type]
+def test_each_member_moves_lambda_at_its_own_learning_rate(kind: str) -> None:
+    """Adam's first step is its learning rate, and a pi controller's a multiple of it."""
+    learner = make([member(3, lambda_learning_rate=rate) for rate in (0.01, 0.001, 0.0)], dual=kind)
     before = learner.pack.multiplier.clone()
-    learner.update(SMALL.policy_freq)
+    learner.update(learner.config.policy_freq)
     moved = (learner.pack.multiplier - before)[:, 0]
     torch.testing.assert_close(moved[1] / moved[0], torch.tensor(0.1), rtol=1e-4, atol=0)
     assert moved[2] == 0
 
 
-def dual_config(kind: str) -> AlgorithmConfig:
-    return AlgorithmConfig(dual=kind, dual_gain=2.0, lambda_learning_rate=0.1, lambda_max=3.0)  # type: ignore[arg-type]
+def of_dual(low: float) -> dict[str, torch.Tensor]:
+    found = {"dual_gain": 2.0, "lambda_clip": low, "lambda_max": 3.0, "grad_norm": 9.0}
+    return {name: torch.tensor([value]) for name, value in found.items()}
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"), [("released", 1.0), ("projected", 1.0), ("softplus", 1.0), ("pi", 1.4), ("augmented", 2.0)]
 )
-def test_weight_of_each_dual(kind: str, expected: float) -> None:
+def test_weight_of_each_dual(kind: Any, expected: float) -> None:
     """λ = 1, violation .5 now and .2 on average, gain 2."""
-    config, one = dual_config(kind), torch.ones(1)
-    number = duals.initial(config, one)
-    weight = duals.weight(config, number, 0.0 * one, 0.5 * one, 0.2 * one)
+    one = torch.ones(1)
+    number = duals.initial(kind, one)
+    weight = duals.weight(kind, of_dual(0.0), number, 0.5 * one, 0.2 * one)
     assert float(weight) == pytest.approx(expected, abs=1e-6)
-    assert float(duals.weight(config, number, 2.5 * one, 0.5 * one, 0.2 * one)) == 2.5
-    assert float(duals.weight(config, 99.0 * number, 0.0 * one, 0.5 * one, 0.2 * one)) == 3.0
+    assert float(duals.weight(kind, of_dual(2.5), number, 0.5 * one, 0.2 * one)) == 2.5
+    assert float(duals.weight(kind, of_dual(0.0), 99.0 * number, 0.5 * one, 0.2 * one)) == 3.0
 
 
 @pytest.mark.parametrize("kind", ["released", "projected", "softplus", "pi", "augmented"])
-def test_lambda_grows_under_violation_and_projected_ones_stay_in_their_range(kind: str) -> None:
-    config, one = dual_config(kind), torch.ones(1, 1)
+def test_lambda_grows_under_violation_and_projected_ones_stay_in_their_range(kind: Any) -> None:
+    one = torch.ones(1, 1)
     values = {}
     for name, slope in (("violated", -one), ("held", one)):
-        number = duals.initial(config, one)
+        number = duals.initial(kind, one)
         adam = duals.Adam.create(number, torch.tensor([0.1]))
         smoothed = torch.zeros(1)
         for _ in range(200):
-            duals.step(config, number, adam, slope, torch.tensor([0.3]), torch.tensor([9.0]), smoothed)
-        values[name] = float(duals.value(config, number))
+            duals.step(kind, of_dual(0.3), number, adam, slope, smoothed)
+        values[name] = float(duals.value(kind, number))
     assert values["violated"] > 2.9
     if kind in ("projected", "pi", "augmented"):
         assert values == {"violated": 3.0, "held": pytest.approx(0.3)}
@@ -201,7 +210,7 @@ def test_lambda_grows_under_violation_and_projected_ones_stay_in_their_range(kin
 @pytest.mark.parametrize("std", [0.1, 0.5])
 def test_elbo_of_the_optimal_chain_is_the_entropy_of_a_gaussian(steps: int, std: float) -> None:
     """With the exact noise net and σ*, the chain of N(0, s²) is exact, so −ELBO = ½ log 2πe s²."""
-    config = AlgorithmConfig(diffusion_steps=steps)
+    config = diffcps.Settings(diffusion_steps=steps)
     schedule = ChainPolicy(config, 1, 1, 10.0, None, CPU).schedule
     losses = gaussian_step_losses(schedule, std)
     variance = schedule.posterior_variance + schedule.covariance_coefficient * losses
@@ -214,15 +223,14 @@ def test_elbo_of_the_optimal_chain_is_the_entropy_of_a_gaussian(steps: int, std:
 
 def test_calibrated_variance_follows_the_error_of_each_step() -> None:
     """The running mean comes to the loss of an untrained net at rest: learning rate next to zero, its error is known."""
-    members = (MemberConfig(seed=1, learning_rate=1e-12),)
-    learner = make_learner(members, SMALL.replaced(algorithm="bc", policy_freq=1, batch_size=256, **NOISY))
+    learner = make([member(1, learning_rate=1e-12)], algorithm="bc", policy_freq=1, batch_size=256, **NOISY)
     losses = learner.update(400)["behaviour_loss"]
     assert learner.pack.step_losses is not None
     assert float(learner.pack.step_losses.mean()) == pytest.approx(float(losses), rel=0.03)
 
 
 def test_gaussian_policies_are_what_scipy_says() -> None:
-    config = AlgorithmConfig(policy="mixture", mixture_components=3, hidden_size=16)
+    config = diffcps.Settings(policy="mixture", mixture_components=3, hidden_size=16)
     policy = GaussianPolicy(config, 2, 2, 1.0, None, CPU)
     actor = policy.layout.layers(policy.layout.initial([torch.Generator().manual_seed(0)]))
     states, actions = torch.randn(1, 5, 2), torch.rand(1, 5, 2) - 0.5
@@ -251,7 +259,7 @@ def test_gaussian_policies_are_what_scipy_says() -> None:
 def test_a_learned_variance_is_not_pulled_at_by_values_under_the_behaviour_loss() -> None:
     """The gradient of a value with respect to the rows of the last layer that give the variance is exactly zero."""
     for constraint, held in (("behaviour_loss", True), ("elbo", False)):
-        config = SMALL.replaced(covariance="learned", last_step_noise=True, constraint=constraint)
+        config = diffcps.Settings(hidden_size=16, covariance="learned", last_step_noise=True, constraint=constraint)
         policy = ChainPolicy(config, 4, 2, 0.7, None, CPU)
         actor = policy.layout.leaves(policy.layout.initial([torch.Generator().manual_seed(0)]))
         noise = torch.randn(policy.draws, 1, 8, 2, generator=torch.Generator().manual_seed(1))

@@ -13,29 +13,31 @@ from benchmarks import measure, reference
 from benchmarks.projection import PAPER, distinct_sizes, hours, operations, project, size
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from trials import member, trial
 
+from diffcps import algorithms
 from diffcps.algorithms import diffcps
 from diffcps.algorithms.model import part_at
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost, engine
 
 OBSERVATION, ACTION, BATCH, MAX_ACTION, ROWS = 5, 3, 16, 0.8, 64
 DEVICE = torch.device("cpu")
 MEMBERS = (
-    MemberConfig(seed=3, learning_rate=1e-3, lambda_init=1.5, target_kl=0.05, grad_norm=9.0),
-    MemberConfig(seed=4, lambda_init=0.2, lambda_clip=0.5, target_kl=3.0, grad_norm=0.05),
+    member(3, learning_rate=1e-3, lambda_init=1.5, target_kl=0.05, grad_norm=9.0),
+    member(4, lambda_init=0.2, lambda_clip=0.5, target_kl=3.0, grad_norm=0.05),
 )
 
 
 # The pack, in the few places where this file touches it ---------------------------------------------------------------
 
 
-def fresh_pack(config: AlgorithmConfig) -> tuple[diffcps.Model, diffcps.Pack]:
+def fresh_pack(config: RunConfig) -> tuple[diffcps.Model, diffcps.Pack]:
     """A pack whose averages lag behind and whose Adam states are not empty, as in the middle of training."""
     rng = torch.Generator().manual_seed(0)
-    model = diffcps.Model(config, OBSERVATION, ACTION, MAX_ACTION, DEVICE)
-    pack = diffcps.Pack.create(model, MEMBERS, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
+    model = diffcps.Model("diffcps", algorithms.settings(config), OBSERVATION, ACTION, MAX_ACTION, DEVICE)
+    pack = diffcps.Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
     for value in (pack.average, pack.target):
         value.add_(0.05 * torch.randn(value.shape, generator=rng))
     for adam in (pack.actor_adam, pack.critic_adam, pack.multiplier_adam):
@@ -51,7 +53,7 @@ def pack_step(
     if part_at(model.config, step) == "critic":
         draws = diffcps.Draws(draws.rows, draws.next_actions)
     metrics = diffcps.update(model, pack, batch, draws)
-    engine.average_policy(model.config, pack, step)
+    engine.average_policy(model, pack, step)
     return metrics
 
 
@@ -74,7 +76,7 @@ def agent_like(model: diffcps.Model, pack: diffcps.Pack, k: int, step: int) -> r
     """The yardstick with the parameters and optimiser states of member k."""
     nothing = torch.zeros(1, 1)
     data = reference.Batch(torch.zeros(1, OBSERVATION), torch.zeros(1, ACTION), nothing, nothing, nothing)
-    agent = reference.Agent(model.config, MEMBERS[k], data, MAX_ACTION, DEVICE)
+    agent = reference.Agent(model.members[k], data, MAX_ACTION, DEVICE)
     agent.step = step
     for name in ("actor", "average", "critic", "target"):
         own = [p for pair in parameters(getattr(agent, name)) for p in pair]
@@ -97,7 +99,7 @@ def adam_state(count: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor
     return {"step": count.float(), "exp_avg": first.clone(), "exp_avg_sq": second.clone()}
 
 
-def inputs(config: AlgorithmConfig) -> tuple[diffcps.Batch, diffcps.Draws]:
+def inputs(config: diffcps.Settings) -> tuple[diffcps.Batch, diffcps.Draws]:
     rng = torch.Generator().manual_seed(1)
     members, steps = len(MEMBERS), config.diffusion_steps
 
@@ -140,9 +142,9 @@ def of_member(batch: diffcps.Batch, draws: diffcps.Draws, k: int) -> tuple[refer
 )
 def test_yardstick_takes_the_step_of_the_pack(step: int, policy_moves: bool, average_moves: bool, backup: bool) -> None:
     """Same parameters, batch and draws: same losses, gradients and new parameters, in float32."""
-    config = AlgorithmConfig(hidden_size=32, batch_size=BATCH, max_q_backup=backup, ema_start=10)
+    config = trial(members=MEMBERS, hidden_size=32, batch_size=BATCH, max_q_backup=backup, ema_start=10)
     model, pack = fresh_pack(config)
-    batch, draws = inputs(config)
+    batch, draws = inputs(model.config)
     agents = [agent_like(model, pack, k, step) for k in range(len(MEMBERS))]
     before = {name: value.clone() for name, value in pack.state().items()}
 
@@ -186,23 +188,25 @@ def test_operations_are_those_of_a_real_step(task: str, about: float) -> None:
     sizes = entry.observation_size, entry.action_size
     agent = measure.build_agent(entry, measure.made_up_data(entry, rows=500), DEVICE)
     with FlopCounterMode(display=False) as counter:
-        for _ in range(config.policy_freq):
+        for _ in range(config.value("policy_freq")):
             agent.update()
 
     # `backward` also gives the critic gradients of its weights, which the policy's step has no use for
     *_, head = cost.networks(config, *sizes)
-    unused = cost.forward(head, config.batch_size)
+    unused = cost.forward(head, config.value("batch_size"))
     per_step = cost.flops_per_member_step(config, *sizes)
-    assert counter.get_total_flops() == config.policy_freq * per_step + unused
+    assert counter.get_total_flops() == config.value("policy_freq") * per_step + unused
     np.testing.assert_allclose(per_step, about, rtol=0.03)
 
 
 def test_operations_of_cloning_are_those_of_the_critic_and_of_explaining() -> None:
-    config, sizes = AlgorithmConfig(discount=0.0, policy_freq=2, held_policy="average"), (11, 3)
+    config, sizes = trial(discount=0.0, policy_freq=2, constraint_policy="average"), (11, 3)
     *_, head = cost.networks(config, *sizes)
-    rows = config.batch_size
+    rows = config.value("batch_size")
     critic = 2 * cost.forward(head, rows) + 2 * cost.backward(head, rows, inputs=False, weights=True)
-    alone = cost.flops_per_member_step(config.replaced(algorithm="bc", held_policy="online"), *sizes)
+    alone = cost.flops_per_member_step(
+        trial(algorithm="bc", policy_freq=2, evaluation=EvaluationConfig(candidates=1)), *sizes
+    )
     assert cost.flops_per_member_step(config, *sizes, cloning=True) == critic + alone
     assert cost.network_runs(config, cloning=True) == 1 / 2
     assert cost.network_runs(config) == (2 + 5) / 2

@@ -224,15 +224,15 @@ def test_dry_run(capsys, place, data, monkeypatch):
     for task in tasks:
         (line,) = [line for line in said.splitlines() if f" {task.name} " in line]
         cells = [cell.strip() for cell in line.split("│")[1:-1]]
-        algorithm, member = task.algorithm, task.member
+        settings = task.settings
         assert cells[:7] == [
-            task.name, "d4rl", str(algorithm.diffusion_steps), f"{member.lambda_clip:g}", f"{member.target_kl:g}", "5",
+            task.name, "d4rl", *(f"{settings[name]:g}" for name in ("diffusion_steps", "lambda_clip", "target_kl")), "5",
             f"{task.steps:,}",
         ]  # fmt: skip
         assert cells[7:10] == [
-            f"{member.learning_rate:g}",
-            f"{member.grad_norm:g}",
-            "yes" if algorithm.max_q_backup else "no",
+            f"{settings['learning_rate']:g}",
+            f"{settings['grad_norm']:g}",
+            "yes" if settings["max_q_backup"] else "no",
         ]
         assert cells[10] == duration(0.01 * task.steps)
     assert "15 trials" in said

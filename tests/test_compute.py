@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from trials import members, trial
 
-from diffcps.config import MemberConfig, RunConfig
 from diffcps.training import cost
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -40,7 +40,7 @@ def test_a_route_that_costs_accuracy_is_not_taken(monkeypatch: pytest.MonkeyPatc
 
 
 def test_long_trials_are_compiled_and_short_ones_are_not() -> None:
-    full = RunConfig("hopper-medium-v2", tuple(MemberConfig(seed=seed) for seed in range(5)))
+    full = trial("hopper-medium-v2", members=members(5))
     short = full.replaced(steps=1000)
     assert cost.choose(full, CPU).engine == "compiled"
     assert cost.choose(short, CPU).engine == "eager"
@@ -52,24 +52,24 @@ def test_long_trials_are_compiled_and_short_ones_are_not() -> None:
     assert cost.choose(between.replaced(members=between.members[:1]), CPU).engine == "eager"
     # more diffusion steps take longer to compile
     assert cost.choose(full.replaced(steps=9000), CPU).engine == "compiled"
-    longer = full.algorithm.replaced(diffusion_steps=50, batch_size=32)
-    assert cost.choose(full.replaced(steps=9000, algorithm=longer), CPU).engine == "eager"
+    longer = full.replaced(steps=9000).with_settings(diffusion_steps=50, batch_size=32)
+    assert cost.choose(longer, CPU).engine == "eager"
     assert "too short" in cost.choose(between, CUDA).reason
     # narrow networks take longer than their products
-    narrow = full.replaced(steps=25_000, algorithm=full.algorithm.replaced(hidden_size=64))
+    narrow = full.replaced(steps=25_000).with_settings(hidden_size=64)
     assert cost.choose(narrow, CPU).engine == "compiled"
 
 
 def test_time_of_eager_steps_goes_with_steps_and_members() -> None:
     """A step of cloning draws no action, so it takes less; 5 ms and .8 ms a run of the network whatever their size."""
-    trial = RunConfig("hopper-medium-v2", (MemberConfig(),), steps=1000)
-    seconds = cost.eager_seconds(trial)
-    assert cost.eager_seconds(trial.replaced(steps=3000)) == pytest.approx(3 * seconds)
-    cloning = trial.replaced(algorithm=trial.algorithm.replaced(behaviour_steps=600))
+    one = trial("hopper-medium-v2", steps=1000)
+    seconds = cost.eager_seconds(one)
+    assert cost.eager_seconds(one.replaced(steps=3000)) == pytest.approx(3 * seconds)
+    cloning = one.with_settings(behaviour_steps=600)
     cloned = cost.eager_seconds(cloning.replaced(steps=600))
     assert cost.eager_seconds(cloning) == pytest.approx(cloned + 0.4 * seconds)
     assert cloned < 0.5 * seconds
     # T = 5 for the next action, and every second step one to explain and 5 for the policy's own
     fixed = 1000 * (5e-3 + 0.8e-3 * (5 + 6 / 2))
-    two = cost.eager_seconds(trial.replaced(members=(MemberConfig(), MemberConfig(seed=1))))
+    two = cost.eager_seconds(one.replaced(members=members(2)))
     assert two - fixed == pytest.approx(2 * (seconds - fixed))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,12 +14,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trials import member, trial
+from trials import members as members_of
 
-from diffcps.config import AlgorithmConfig, DataConfig, EvaluationConfig, MemberConfig, RunConfig, TaskDefinition
+from diffcps import algorithms
+from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig, TaskDefinition, Values
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.registry import TASKS
 
-CONFIGS = AlgorithmConfig, MemberConfig, EvaluationConfig, DataConfig
+AWR, DIFFCPS = algorithms.get("awr").Settings, algorithms.get("diffcps").Settings
+CONFIGS = AWR, DIFFCPS, Member, EvaluationConfig, DataConfig
 SETTINGS = [(cls, field) for cls in CONFIGS for field in dataclasses.fields(cls)]
 NUMBERS = [(cls, field.name) for cls, field in SETTINGS if isinstance(field.default, float)]
 WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is int]
@@ -30,34 +35,36 @@ WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is 
 @pytest.mark.parametrize(
     ("cls", "name", "value"),
     [
-        (AlgorithmConfig, "diffusion_steps", 0),
-        (AlgorithmConfig, "diffusion_steps", -1),
-        (AlgorithmConfig, "hidden_size", 0),
-        (AlgorithmConfig, "batch_size", 0),
-        (AlgorithmConfig, "policy_freq", 0),
-        (AlgorithmConfig, "max_q_candidates", 0),
-        (AlgorithmConfig, "ema_every", 0),
-        (AlgorithmConfig, "ema_start", -1),
-        (AlgorithmConfig, "time_embedding", 2),
-        (AlgorithmConfig, "time_embedding", 7),
-        (AlgorithmConfig, "time_embedding", -16),
-        (AlgorithmConfig, "beta_min", 0.0),
-        (AlgorithmConfig, "beta_max", 0.05),
-        (AlgorithmConfig, "critic_learning_rate", 0.0),
-        (AlgorithmConfig, "lambda_learning_rate", -1e-9),
-        (AlgorithmConfig, "lambda_max", 0.0),
-        (AlgorithmConfig, "discount", 1.01),
-        (AlgorithmConfig, "discount", -0.01),
-        (AlgorithmConfig, "target_rate", 2.0),
-        (AlgorithmConfig, "ema_decay", -0.1),
-        (MemberConfig, "seed", -1),
-        (MemberConfig, "seed", 2**32),
-        (MemberConfig, "learning_rate", 0.0),
-        (MemberConfig, "lambda_init", -0.1),
-        (MemberConfig, "lambda_speed", -0.1),
-        (MemberConfig, "lambda_clip", -0.1),
-        (MemberConfig, "target_kl", -0.1),
-        (MemberConfig, "grad_norm", 0.0),
+        (DIFFCPS, "diffusion_steps", 0),
+        (DIFFCPS, "diffusion_steps", -1),
+        (DIFFCPS, "hidden_size", 0),
+        (DIFFCPS, "batch_size", 0),
+        (DIFFCPS, "policy_freq", 0),
+        (DIFFCPS, "max_q_candidates", 0),
+        (DIFFCPS, "ema_every", 0),
+        (DIFFCPS, "ema_start", -1),
+        (DIFFCPS, "time_embedding", 2),
+        (DIFFCPS, "time_embedding", 7),
+        (DIFFCPS, "time_embedding", -16),
+        (DIFFCPS, "beta_min", 0.0),
+        (DIFFCPS, "beta_max", 0.05),
+        (DIFFCPS, "critic_learning_rate", 0.0),
+        (DIFFCPS, "lambda_learning_rate", -1e-9),
+        (DIFFCPS, "lambda_max", 0.0),
+        (DIFFCPS, "discount", 1.01),
+        (DIFFCPS, "discount", -0.01),
+        (DIFFCPS, "target_rate", 2.0),
+        (DIFFCPS, "ema_decay", -0.1),
+        (DIFFCPS, "learning_rate", 0.0),
+        (DIFFCPS, "lambda_init", -0.1),
+        (DIFFCPS, "lambda_clip", -0.1),
+        (DIFFCPS, "target_kl", -0.1),
+        (DIFFCPS, "slack", -0.1),
+        (DIFFCPS, "grad_norm", 0.0),
+        (DIFFCPS, "dual", "primal"),
+        (AWR, "temperature", 0.0),
+        (Member, "seed", -1),
+        (Member, "seed", 2**32),
         (EvaluationConfig, "every", 0),
         (EvaluationConfig, "episodes", 0),
         (EvaluationConfig, "candidates", 0),
@@ -81,9 +88,10 @@ def test_value_outside_its_range_is_refused(cls: type, name: str, value: Any) ->
         ({"checkpoint_minutes": 0}, "checkpoint_minutes = 0"),
         ({"task": ""}, "name of a task"),
         ({"members": ()}, "seeds = 0: it must be at least 1"),
-        ({"members": (MemberConfig(seed=1), MemberConfig(), MemberConfig(seed=1))}, r"seeds \[1, 0, 1\]"),
+        ({"members": (Member(1), Member(), Member(1))}, r"seeds \[1, 0, 1\]"),
         ({"physics": "moon"}, "one of 'd4rl', 'modern'"),
-        ({"profile": "released"}, "one of 'official', 'principled'"),
+        ({"settings": {"discount": math.nan}}, "discount = nan"),
+        ({"settings": {"discount": [0.9]}}, "discount = "),
     ],
 )
 def test_trial_outside_its_range_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -108,7 +116,7 @@ def test_what_is_no_whole_number_is_refused(cls: type, name: str, value: Any) ->
 @pytest.mark.parametrize("value", [1, 0, "true", None], ids=repr)
 def test_what_is_no_boolean_is_refused(value: Any) -> None:
     with pytest.raises(UserError, match=r"max_q_backup = .*true or false"):
-        AlgorithmConfig(max_q_backup=value)
+        DIFFCPS(max_q_backup=value)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +132,9 @@ def test_what_is_no_boolean_is_refused(value: Any) -> None:
         {"members": [{"seed": "0"}]},
         {"algorithm": 5},
         {"algorithm": None},
-        {"algorithm": [["diffusion_steps", 5]]},
-        {"algorithm": {"diffusion_steps": "5"}},
-        {"algorithm": {"discount": 10**400}},
+        {"settings": [["diffusion_steps", 5]]},
+        {"settings": {"diffusion_steps": [5]}},
+        {"settings": 5},
         {"evaluation": {"episodes": 1.5}},
         {"data": "d4rl"},
         {"data": {"source": 1}},
@@ -154,8 +162,7 @@ def test_missing_task_is_named() -> None:
     ("values", "said"),
     [
         ({"algoritm": {}}, r"RunConfig has no setting 'algoritm'; did you mean 'algorithm'\?$"),
-        ({"algorithm": {"difusion_steps": 5}}, r"AlgorithmConfig .*did you mean 'diffusion_steps'\?$"),
-        ({"members": [{"targetkl": 5}]}, r"MemberConfig .*did you mean 'target_kl'\?$"),
+        ({"members": [{"sed": 5}]}, r"Member .*did you mean 'seed'\?$"),
         ({"data": {"row": 5}}, r"DataConfig .*did you mean 'rows'\?$"),
         ({"evaluation": {"ZZZZZZ": 5}}, r"EvaluationConfig has no setting 'ZZZZZZ'\.$"),
     ],
@@ -187,38 +194,25 @@ def test_nearest(name: str, near: str) -> None:
 positive = st.floats(1e-300, 1e300, allow_nan=False)
 unit = st.floats(0, 1)
 count = st.integers(1, 10**12)
-member_configs = st.builds(
-    MemberConfig,
-    seed=st.integers(0, 2**32 - 1),
-    learning_rate=positive,
-    lambda_init=st.floats(0, 1e300),
-    lambda_clip=st.floats(0, 1e300) | st.integers(0, 3),
-    target_kl=st.floats(0, 1e300),
-    grad_norm=positive,
-)
-algorithm_configs = st.builds(
-    AlgorithmConfig,
-    diffusion_steps=count,
-    time_embedding=st.integers(2, 1000).map(lambda n: 2 * n),
-    beta_min=st.floats(1e-9, 1),
-    beta_max=st.floats(1, 1e9),
-    discount=unit,
-    target_rate=unit,
-    ema_decay=unit,
-    max_q_backup=st.booleans(),
-    ema_start=st.integers(0, 10**9),
-    lambda_learning_rate=st.floats(0, 1),
-)
+own_settings = st.fixed_dictionaries({}, optional={
+    "learning_rate": positive, "lambda_init": st.floats(0, 1e300), "lambda_clip": st.floats(0, 1e300) | st.integers(0, 3),
+    "slack": st.none() | st.floats(0, 1), "discount": st.floats(0.1, 1), "ema_decay": unit,
+})  # fmt: skip
+pack_settings = st.fixed_dictionaries({"behaviour_steps": st.just(10**9)}, optional={
+    "diffusion_steps": count, "time_embedding": st.integers(2, 1000).map(lambda n: 2 * n), "beta_min": st.floats(1e-9, 1),
+    "max_q_backup": st.booleans(), "policy": st.sampled_from(["diffusion", "gaussian"]),
+})  # fmt: skip
+members = st.builds(Member, seed=st.integers(0, 2**32 - 1), settings=own_settings.map(Values))
 run_configs = st.builds(
     RunConfig,
     task=st.sampled_from(sorted(TASKS)) | st.text(min_size=1),
-    members=st.lists(member_configs, min_size=1, max_size=4, unique=True).map(tuple),
-    steps=count,
+    members=st.lists(members, min_size=1, max_size=4, unique_by=lambda member: member.seed).map(tuple),
+    steps=st.just(2 * 10**9),
+    settings=pack_settings.map(Values),
     physics=st.sampled_from(["d4rl", "modern"]),
     data=st.builds(
         DataConfig, source=st.sampled_from(["d4rl", "minari", "collected"]), rows=count, seed=st.integers(0)
     ),
-    algorithm=algorithm_configs,
     evaluation=st.builds(EvaluationConfig, every=count, episodes=count, candidates=count),
     log_every=count,
     checkpoint_minutes=positive,
@@ -228,7 +222,9 @@ run_configs = st.builds(
 @given(run_configs)
 @settings(max_examples=100, deadline=None)
 def test_round_trip_through_json(config: RunConfig) -> None:
-    """Equal, of equal types all the way down, with an equal key; also after a second trip."""
+    """Equal, of equal types all the way down, with an equal key; also when the algorithm has completed it."""
+    config = algorithms.complete(config)
+    assert algorithms.complete(config) == config
     back = RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert back == config
     assert repr(back) == repr(config)
@@ -263,17 +259,14 @@ DEFINITION = TaskDefinition(
     expert_return=100.0,
     score="normalised",
 )
-BASE = RunConfig("hopper-medium-v2", members=(MemberConfig(seed=0), MemberConfig(seed=1)), steps=1000)
+BASE = trial("hopper-medium-v2", members=members_of(2), steps=1000)
 
 
 OTHERS = {
-    "d4rl": "collected", "fp32": "bf16", "diffcps": "awr", "diffusion": "gaussian", "posterior": "calibrated",
+    "d4rl": "collected", "fp32": "bf16", "diffusion": "gaussian", "posterior": "calibrated",
     "behaviour_loss": "elbo", "released": "projected", "online": "average",
 }  # fmt: skip
-NEEDED: dict[str, dict[str, Any]] = {
-    "constraint": {"algorithm": {"covariance": "forward"}},
-    "slack": {"algorithm": {"behaviour_steps": 200}},
-}
+NEEDED: dict[str, dict[str, Any]] = {"constraint": {"covariance": "forward"}, "slack": {"behaviour_steps": 200}}
 """What a setting cannot be changed without."""
 
 
@@ -291,19 +284,22 @@ def changed(value: Any) -> Any:
 def variants() -> dict[str, RunConfig]:
     """``BASE`` with one setting changed, for every setting there is."""
     found: dict[str, RunConfig] = {}
-    for group, cls in ("algorithm", AlgorithmConfig), ("evaluation", EvaluationConfig), ("data", DataConfig):
+    for group, cls in ("evaluation", EvaluationConfig), ("data", DataConfig):
         for field in dataclasses.fields(cls):
             part = getattr(BASE, group)
-            part = part.replaced(**NEEDED.get(field.name, {}).get(group, {}))
             found[f"{group}.{field.name}"] = BASE.replaced(
                 **{group: part.replaced(**{field.name: changed(getattr(part, field.name))})}
             )
-    for k, member in enumerate(BASE.members):
-        for field in dataclasses.fields(MemberConfig):
-            other = member.replaced(**{field.name: changed(getattr(member, field.name))})
-            members = tuple(other if i == k else m for i, m in enumerate(BASE.members))
-            algorithm = BASE.algorithm.replaced(**NEEDED.get(field.name, {}).get("algorithm", {}))
-            found[f"members[{k}].{field.name}"] = BASE.replaced(members=members, algorithm=algorithm)
+    for name in DIFFCPS.names():
+        base = BASE.with_settings(**NEEDED.get(name, {}))
+        value = changed(base.value(name))
+        found[f"settings.{name}"] = algorithms.complete(base.with_settings(**{name: value}))
+        if name in DIFFCPS.of_member():
+            for k in range(2):
+                own = [Member(seed, Values({name: value} if seed == k else {})) for seed in range(2)]
+                found[f"members[{k}].{name}"] = algorithms.complete(base.replaced(members=tuple(own)))
+    found["members.seed"] = BASE.replaced(members=(Member(0), Member(2)))
+    found["algorithm"] = trial("hopper-medium-v2", members=BASE.members, steps=1000, algorithm="awr")
     found["members swapped"] = BASE.replaced(members=BASE.members[::-1])
     found["members"] = BASE.replaced(members=BASE.members[:1])
     found["task"] = BASE.replaced(task="walker2d-medium-v2")
@@ -326,48 +322,84 @@ def test_key_changes_with_everything_that_determines_the_result() -> None:
     assert covered >= {field.name for field in dataclasses.fields(RunConfig)}, "a new setting needs a line here"
 
 
-def test_keys_of_built_in_tasks_stay_what_they_were_before_there_were_definitions() -> None:
-    """Run folders are found by them."""
-    assert RunConfig("bandit-ring").key == "bandit-ring_T5_clip0_kl0.05_dad08bff5d"
-    assert BASE.key == "hopper-medium-v2_T5_clip0_kl0.05_38b234bc6c"
-    assert "definition" not in BASE.to_dict()
-
-
-def test_settings_that_came_later_are_written_only_where_they_say_something() -> None:
-    """A trial without them keeps its key; one with them is read back with them."""
-    assert not {"covariance", "slack", "final_episodes", "measures"} & set(str(BASE.to_dict()).split("'"))
-    principled = BASE.replaced(
-        algorithm=AlgorithmConfig(covariance="calibrated", dual="projected", behaviour_steps=100),
-        members=(MemberConfig(slack=0.1),),
-        measures=("elbo",),
-    )
-    assert RunConfig.from_dict(json.loads(json.dumps(principled.to_dict()))) == principled
-    assert RunConfig.from_dict(BASE.to_dict()) == BASE
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"constraint": "elbo"}, "the last step has none"),
-        ({"policy": "gaussian", "covariance": "calibrated"}, "belong to a diffusion policy"),
-        ({"policy": "mixture", "constraint": "iwae"}, "has 'elbo', exactly"),
-        ({"policy": "deterministic", "constraint": "elbo"}, "has no density"),
-        ({"algorithm": "bc", "held_policy": "average"}, "'bc' has none"),
+        ({"constraint": "elbo"}, "covariance 'posterior'"),
+        ({"policy": "gaussian", "covariance": "calibrated"}, "'gaussian'"),
+        ({"policy": "mixture", "constraint": "iwae"}, "'elbo'"),
+        ({"policy": "deterministic", "constraint": "elbo"}, "no density"),
     ],
 )
 def test_settings_that_make_no_sense_together_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        AlgorithmConfig(**settings)
+        DIFFCPS(**settings)
 
 
 def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
     with pytest.raises(UserError, match="behaviour_steps = 0"):
-        BASE.replaced(members=(MemberConfig(slack=0.1),))
-    cloned = AlgorithmConfig(behaviour_steps=400, held_policy="average")
+        trial(slack=0.1)
     with pytest.raises(UserError, match="behaviour_steps = 400: it must be at least 6000"):
-        BASE.replaced(algorithm=cloned, members=(MemberConfig(slack=0.1),))
+        trial(slack=0.1, behaviour_steps=400, constraint_policy="average")
+    with pytest.raises(UserError, match="behaviour_steps = 400: it must be fewer than the 300"):
+        trial(slack=0.1, behaviour_steps=400, steps=300)
     with pytest.raises(UserError, match="candidates must be 1"):
-        BASE.replaced(algorithm=AlgorithmConfig(algorithm="bc"))
+        trial(algorithm="bc")
+    with pytest.raises(UserError, match="one of 'official', 'principled'"):
+        trial(profile="released")
+    with pytest.raises(UserError, match="awr it must be one of 'official'"):
+        trial(algorithm="awr", profile="principled")
+
+
+# Settings of the algorithm --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"algorithm": "diffcsp"}, "did you mean 'diffcps'"),
+        ({"difusion_steps": 5}, "diffcps has no setting 'difusion_steps'; did you mean 'diffusion_steps'"),
+        ({"algorithm": "bc", "discount": 0.5}, "bc has no setting 'discount'"),
+        ({"algorithm": "awr", "target_kl": 0.5}, "awr has no setting 'target_kl'"),
+        ({"discount": 10**400}, "int too large"),
+        ({"members": (member(0), member(1, targetkl=5))}, "'targetkl'; did you mean 'target_kl'"),
+        ({"members": (member(0), member(1, batch_size=5))}, "batch_size"),
+        ({"members": (member(0), member(1, beta_max=5.0))}, "beta_max"),
+        ({"members": (member(0), member(1, discount=0.0))}, "discount"),
+    ],
+)
+def test_settings_that_the_algorithm_cannot_have_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        trial(**changes)
+
+
+def test_a_trial_tells_every_setting_of_every_member() -> None:
+    one = trial(members=(member(5, target_kl=0.1), member(6), member(7, target_kl=0.1, discount=1)), target_kl=0.2)
+    assert one.value("diffusion_steps") == one.value("diffusion_steps", member=1) == 5
+    assert one.values("target_kl") == (0.1, 0.2, 0.1)
+    assert one.values("discount") == (0.99, 0.99, 1.0)
+    assert one.value("temperature") is None
+    assert one.with_settings(target_kl=1).values("target_kl") == (1.0, 1.0, 1.0)
+    assert [own.target_kl for own in algorithms.settings(one)] == [0.1, 0.2, 0.1]
+    with pytest.raises(UserError, match="'targetkl'; did you mean 'target_kl'"):
+        one.with_settings(targetkl=0.3)
+
+
+def test_trials_that_compute_the_same_are_equal() -> None:
+    """Whether the pack or the member says a setting, and whether a default is said or not."""
+    one = trial(members=(member(0, target_kl=0.2), member(1, target_kl=0.3)), discount=0.99)
+    other = trial(members=(member(0), member(1, target_kl=0.3)), target_kl=0.2)
+    assert (one, one.key, hash(one)) == (other, other.key, hash(other))
+    assert [own.settings for own in one.members] == [{}, {"target_kl": 0.3}]
+
+
+def test_trials_are_read_without_the_algorithm() -> None:
+    code = (
+        "import pickle, sys; import diffcps.algorithms, diffcps.config; "
+        "trial = pickle.loads(sys.stdin.buffer.read()); print(trial.key, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(BASE), capture_output=True, check=True)
+    assert done.stdout.decode().split() == [BASE.key, "False"]
 
 
 def test_key_does_not_change_with_the_checkpoints() -> None:
@@ -376,10 +408,8 @@ def test_key_does_not_change_with_the_checkpoints() -> None:
 
 def test_equal_trials_have_equal_keys() -> None:
     """0, 0.0 and -0.0 are the same λ-clip, and 9 the same gradient norm as 9.0."""
-    members = MemberConfig(lambda_clip=0, grad_norm=9), MemberConfig(lambda_clip=-0.0), MemberConfig(lambda_clip=0.0)
-    keys = {RunConfig("bandit-ring", members=(member,)).key for member in members}
-    assert len(set(members)) == 1
-    assert len(keys) == 1
+    found = [trial(lambda_clip=0, grad_norm=9), trial(lambda_clip=-0.0), trial().with_settings(lambda_clip=0)]
+    assert len({one.key for one in found}) == len(set(found)) == 1
 
 
 @pytest.mark.parametrize(
@@ -421,12 +451,9 @@ def test_a_definition_goes_through_json_within_its_trial() -> None:
 
 
 def test_key_is_readable() -> None:
-    config = RunConfig(
-        "walker2d-medium-replay-v2",
-        members=(MemberConfig(lambda_clip=0.3, target_kl=0.030000000000000002),),
-        algorithm=AlgorithmConfig(diffusion_steps=15),
-    )
-    assert re.fullmatch(r"walker2d-medium-replay-v2_T15_clip0\.3_kl0\.03_[0-9a-f]{10}", config.key)
+    name, settings = "walker2d-medium-replay-v2", {"diffusion_steps": 15, "lambda_clip": 0.3, "target_kl": 0.03 + 1e-17}
+    assert re.fullmatch(name + r"_diffcps_T15_clip0\.3_kl0\.03_[0-9a-f]{10}", trial(name, **settings).key)
+    assert re.fullmatch(name + r"_awr_T5_[0-9a-f]{10}", trial(name, algorithm="awr").key)
 
 
 def test_key_is_the_same_in_other_processes() -> None:
@@ -435,11 +462,3 @@ def test_key_is_the_same_in_other_processes() -> None:
         environment = os.environ | {"PYTHONHASHSEED": seed}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == RunConfig("bandit-ring").key
-
-
-def test_a_setting_that_earlier_versions_had_is_passed_over():
-    """It never changed a result, so a run folder with it stays readable, under its key."""
-    config = RunConfig("hopper-medium-v2")
-    assert RunConfig.from_dict(config.to_dict() | {"checkpoint_every": 10_000}) == config
-    with pytest.raises(UserError, match="checkpoint_ever'"):
-        RunConfig.from_dict(config.to_dict() | {"checkpoint_ever": 10_000})

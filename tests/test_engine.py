@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from trials import member, members, trial
 
 from diffcps.algorithms import diffcps
 from diffcps.algorithms.model import Part
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.config import RunConfig
 from diffcps.training import engine
 from diffcps.training.engine import Kind
 from diffcps.training.learner import Learner
 
-CONFIG = AlgorithmConfig(diffusion_steps=2, hidden_size=32, batch_size=32, time_embedding=8, ema_start=20)
-BACKUP = CONFIG.replaced(max_q_backup=True, max_q_candidates=3)
 MEMBERS = (
-    MemberConfig(seed=3),
-    MemberConfig(seed=4, learning_rate=1e-3, lambda_init=0.2, lambda_clip=0.5, target_kl=0.1, grad_norm=0.3),
-    MemberConfig(seed=5, learning_rate=3e-5, lambda_init=4.0, target_kl=1.5, grad_norm=2.0),
+    member(3),
+    member(4, learning_rate=1e-3, lambda_init=0.2, lambda_clip=0.5, target_kl=0.1, grad_norm=0.3),
+    member(5, learning_rate=3e-5, lambda_init=4.0, target_kl=1.5, grad_norm=2.0),
 )
+CONFIG = trial(members=MEMBERS, diffusion_steps=2, hidden_size=32, batch_size=32, time_embedding=8, ema_start=20)
+BACKUP = CONFIG.with_settings(max_q_backup=True, max_q_candidates=3)
 compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="compiling for a CPU needs a C++ compiler"
 )
@@ -41,12 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def make_learner(
-    kind: Kind,
-    config: AlgorithmConfig = CONFIG,
-    members: tuple[MemberConfig, ...] = MEMBERS,
-    device: str = "cpu",
-) -> Learner:
+def make_learner(kind: Kind, config: RunConfig = CONFIG, device: str = "cpu") -> Learner:
     rng = np.random.default_rng(0)
     rows = {
         "observations": rng.normal(size=(300, 4)),
@@ -56,13 +52,13 @@ def make_learner(
         "terminals": rng.random(300) < 0.1,
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    return Learner(config, members, dataset, 0.7, device, kind)
+    return Learner(config, dataset, 0.7, device, kind)
 
 
 def curves(learner: Learner, steps: int) -> dict[str, Tensor]:
     """Every metric of each single step that has it, ``[steps, K]``."""
     rows = [learner.update(1) for _ in range(steps)]
-    return {n: torch.stack([row[n] for row in rows if n in row]).cpu() for n in engine.metrics(CONFIG)}
+    return {n: torch.stack([row[n] for row in rows if n in row]).cpu() for n in engine.metrics(learner.model)}
 
 
 def assert_same_losses(one: Learner, other: Learner) -> None:
@@ -103,7 +99,7 @@ def test_compiled_training_resumes_to_the_bit() -> None:
 @compiler
 def test_bf16_compiled_and_eager() -> None:
     """The same rounding of the same products, so far closer to each other than bf16 is to fp32."""
-    config = CONFIG.replaced(precision="bf16")
+    config = CONFIG.with_settings(precision="bf16")
     eager, compiled, exact = (curves(make_learner(*kind), 20) for kind in (
         ("eager", config), ("compiled", config), ("eager", CONFIG)
     ))  # fmt: skip
@@ -116,10 +112,10 @@ def test_bf16_compiled_and_eager() -> None:
 
 def test_bf16_learns_as_fp32_does() -> None:
     """Over 300 steps the mean of eight members' losses moves by less than half of what the members differ among themselves."""
-    members = tuple(MemberConfig(seed=seed, learning_rate=1e-3) for seed in range(8))
+    config = CONFIG.replaced(members=members(8, learning_rate=1e-3))
     losses = {}
     for precision in ("fp32", "bf16"):
-        learner = make_learner("eager", CONFIG.replaced(precision=precision), members)
+        learner = make_learner("eager", config.with_settings(precision=precision))
         rows = [learner.update(50) for _ in range(6)]
         losses[precision] = {n: torch.stack([row[n] for row in rows]) for n in ("critic_loss", "behaviour_loss")}
     for name, exact in losses["fp32"].items():
@@ -238,7 +234,7 @@ def test_capturing_leaves_everything_as_it_was(broken: bool, monkeypatch: pytest
         engine.learn(learner.model, learner.work, engine.draw(learner.model, learner.work, part))
 
     monkeypatch.setattr(torch, "cuda", fake)
-    steps = {p: functools.partial(step, p) for p in engine.parts(CONFIG)}
+    steps = {p: functools.partial(step, p) for p in engine.parts(learner.config)}
     if broken:
         with pytest.raises(RuntimeError, match="capturing"):
             engine._capture(learner.work, steps, None)

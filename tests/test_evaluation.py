@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from trials import member, trial
 
-from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig
+from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.tasks.registry import Task, get_task
 from diffcps.training import evaluation
 from diffcps.training import policy as policies
@@ -21,12 +22,12 @@ from diffcps.training.policy import Policy
 
 RING = get_task("bandit-ring")
 HOPPER = replace(get_task("hopper-medium-v2"), episode_limit=20)
-MEMBERS = tuple(MemberConfig(seed=seed) for seed in (3, 4, 9))
-SMALL = AlgorithmConfig(diffusion_steps=2, hidden_size=16, batch_size=8, time_embedding=4)
+MEMBERS = tuple(Member(seed) for seed in (3, 4, 9))
+SMALL = trial(diffusion_steps=2, hidden_size=16, batch_size=8, time_embedding=4)
 CONFIG = EvaluationConfig(episodes=4, candidates=5)
 
 
-def make_learner(task: Task, members: Sequence[MemberConfig] = MEMBERS, config: AlgorithmConfig = SMALL) -> Learner:
+def make_learner(task: Task, members: Sequence[Member] = MEMBERS, config: RunConfig = SMALL) -> Learner:
     rng = np.random.default_rng(0)
     rows = {
         "observations": rng.normal(size=(50, task.observation_size)),
@@ -36,10 +37,10 @@ def make_learner(task: Task, members: Sequence[MemberConfig] = MEMBERS, config: 
         "terminals": np.zeros(50),
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    return Learner(config, members, dataset, task.max_action)
+    return Learner(config.replaced(members=tuple(members)), dataset, task.max_action)
 
 
-def make(task: Task, members: Sequence[MemberConfig] = MEMBERS, config: EvaluationConfig = CONFIG) -> Evaluator:
+def make(task: Task, members: Sequence[Member] = MEMBERS, config: EvaluationConfig = CONFIG) -> Evaluator:
     return Evaluator(task, task.physics, members, config)
 
 
@@ -77,10 +78,10 @@ def test_ring_is_the_same_again() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, AlgorithmConfig(hidden_size=64, batch_size=8), SMALL.replaced(hidden_size=17)],
+    [SMALL, trial(hidden_size=64, batch_size=8), SMALL.with_settings(hidden_size=17)],
     ids=["small", "T5", "odd_size"],
 )
-def test_company_changes_nothing(config: AlgorithmConfig) -> None:
+def test_company_changes_nothing(config: RunConfig) -> None:
     """A member alone, in a pack, and in the pack in another order: the same to the last bit, for a CPU acts for one
     member after the other."""
     pack = make(HOPPER)(make_learner(HOPPER, config=config).policy(), 1)
@@ -88,8 +89,8 @@ def test_company_changes_nothing(config: AlgorithmConfig) -> None:
     swapped = make(HOPPER, MEMBERS[::-1])(make_learner(HOPPER, MEMBERS[::-1], config).policy(), 1)
     np.testing.assert_array_equal(swapped.lengths[::-1], pack.lengths)
     np.testing.assert_array_equal(swapped.returns[::-1], pack.returns)
-    for k, member in enumerate(MEMBERS):
-        alone = make(HOPPER, [member])(make_learner(HOPPER, [member], config).policy(), 1)
+    for k, one in enumerate(MEMBERS):
+        alone = make(HOPPER, [one])(make_learner(HOPPER, [one], config).policy(), 1)
         np.testing.assert_array_equal(alone.lengths[0], pack.lengths[k])
         np.testing.assert_array_equal(alone.returns[0], pack.returns[k])
 
@@ -126,7 +127,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, candidates: int)
 
 def test_members_of_one_seed_play_the_same_episodes() -> None:
     """Members that differ in a hyper-parameter only are compared on the same starts and the same noise."""
-    twins = MemberConfig(seed=3), MemberConfig(seed=3, target_kl=0.5)
+    twins = member(3), member(3, target_kl=0.5)
     rollouts = make(HOPPER, twins)(make_learner(HOPPER, twins).policy(), 0)
     np.testing.assert_array_equal(rollouts.returns[0], rollouts.returns[1])
 
@@ -285,7 +286,7 @@ def test_member_whose_episodes_all_ended_waits(corridors: list[Corridors]) -> No
 
 def test_no_start_is_used_twice(corridors: list[Corridors]) -> None:
     """Reset seeds and action streams differ between members and evaluations."""
-    members = tuple(MemberConfig(seed=seed) for seed in range(4))
+    members = tuple(Member(seed) for seed in range(4))
     evaluator, echo = make(TWO_ACTIONS, members), Echo(4, 4)
     for index in range(20):
         evaluator(echo, index)  # type: ignore[arg-type]

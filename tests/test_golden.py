@@ -23,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffcps import algorithms
 from diffcps.algorithms import streams
-from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig
+from diffcps.config import EvaluationConfig, Member, RunConfig, Values
 from diffcps.tasks.registry import get_task
 from diffcps.training import engine
 from diffcps.training.evaluation import Evaluator
@@ -75,14 +76,18 @@ DRAWS = {
 
 
 def make(settings: Mapping[str, Any], members: Sequence[Mapping[str, Any]], data: Arrays, max_action: float) -> Learner:
-    """A pack; ``settings`` are what its members share."""
-    config, pack = AlgorithmConfig(**settings), [MemberConfig(**member) for member in members]
-    return Learner(config, pack, SimpleNamespace(**data), max_action)
+    """A pack; ``settings`` are what its members share, and the name of the algorithm."""
+    shared = dict(settings)
+    name = shared.pop("algorithm", "diffcps")
+    known = algorithms.get(name).Settings.among
+    pack = tuple(Member(own["seed"], Values(known(own))) for own in members)
+    trial = RunConfig("none", pack, algorithm=name, settings=Values(known(shared)))
+    return Learner(trial, SimpleNamespace(**data), max_action)
 
 
 def state(learner: Learner) -> dict[str, Tensor]:
     """What training changes, by concept: ``[K, …]``, or without dimensions where it is the same for all."""
-    unused, found = UNUSED[learner.config.algorithm], learner.pack.state()
+    unused, found = UNUSED[learner.model.algorithm], learner.pack.state()
     return {concept: found[name] for concept, name in STATE.items() if name in found and not name.startswith(unused)}
 
 
@@ -119,7 +124,7 @@ def evaluate(task_name: str, candidates: int) -> Arrays:
         [{"seed": seed} for seed in seeds], made_up_data(task.observation_size, task.action_size), task.max_action,
     )  # fmt: skip
     config = EvaluationConfig(episodes=6, candidates=candidates)
-    evaluator = Evaluator(task, task.physics, [MemberConfig(seed=seed) for seed in seeds], config)
+    evaluator = Evaluator(task, task.physics, [Member(seed) for seed in seeds], config)
     evaluator.environments = seen = Resets(evaluator.environments)
     returns = evaluator(learner.policy(), index=3, episodes=10).returns
     return {"reset seeds": np.array(seen.seeds).reshape(2, 2, 6).swapaxes(0, 1), "returns": returns}

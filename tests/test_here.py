@@ -28,9 +28,9 @@ def test_trials_are_trained_once_and_reported(tmp_path: Path) -> None:
         "corners", Scale(steps=4, seeds=1), (2, 3), (0.0, 0.5), steps=(4, 4), measures=(), algorithm="bc",
         member={"target_kl": 0.3},
     )  # fmt: skip
-    points = [(trial.algorithm.diffusion_steps, trial.members[0].lambda_clip) for trial in trials]
+    points = [(trial.value("diffusion_steps"), trial.value("lambda_clip")) for trial in trials]
     assert points == [(2, 0.0), (2, 0.5), (3, 0.0), (3, 0.5)]
-    assert {trial.members[0].target_kl for trial in trials} == {0.3}
+    assert {trial.value("target_kl") for trial in trials} == {0.3}
     steps: list[int] = []
     folder = train(trials, tmp_path / "mine", progress=lambda status: steps.append(status["step"]))
     assert all(RunFolder(folder / "runs" / trial.key).complete for trial in trials)

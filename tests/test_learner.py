@@ -1,6 +1,7 @@
 """The engine: independence of members, resuming, acting on the side, and what a step may touch."""
 
 import io
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,27 +10,28 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from trials import member, trial
 
 from diffcps.algorithms import diffcps
 from diffcps.algorithms.model import Part
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.training import engine
 from diffcps.training.learner import Learner
 from diffcps.training.policy import Policy
 
 OBSERVATION, ACTION, MAX_ACTION = 4, 2, 0.7
-SMALL = AlgorithmConfig(hidden_size=16, batch_size=16, time_embedding=8, ema_start=20)
+SMALL = trial(hidden_size=16, batch_size=16, time_embedding=8, ema_start=20)
 MEMBERS = (
-    MemberConfig(seed=3),
-    MemberConfig(seed=4, learning_rate=1e-3, lambda_init=0.2, lambda_clip=0.5, target_kl=0.1, grad_norm=0.3),
-    MemberConfig(seed=5, learning_rate=3e-5, lambda_init=4.0, target_kl=1.5, grad_norm=2.0),
-    MemberConfig(seed=6, lambda_init=200.0, grad_norm=5.0),
+    member(3),
+    member(4, learning_rate=1e-3, lambda_init=0.2, lambda_clip=0.5, target_kl=0.1, grad_norm=0.3),
+    member(5, learning_rate=3e-5, lambda_init=4.0, target_kl=1.5, grad_norm=2.0),
+    member(6, lambda_init=200.0, grad_norm=5.0),
 )
 
 
 def make_learner(
-    members: tuple[MemberConfig, ...] = MEMBERS, config: AlgorithmConfig = SMALL, observation: int = OBSERVATION
+    members: Sequence[Member] = MEMBERS, config: RunConfig = SMALL, observation: int = OBSERVATION
 ) -> Learner:
     rng = np.random.default_rng(0)
     rows = {
@@ -40,7 +42,7 @@ def make_learner(
         "terminals": rng.random(300) < 0.1,
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    return Learner(config, members, dataset, MAX_ACTION)
+    return Learner(config.replaced(members=tuple(members)), dataset, MAX_ACTION)
 
 
 def copy_of(learner: Learner) -> dict[str, Tensor]:
@@ -72,11 +74,11 @@ def generators(*seeds: int) -> list[torch.Generator]:
     ("config", "alone"),
     [
         (SMALL, (0, 1, 2, 3)),
-        (SMALL.replaced(hidden_size=17, batch_size=13, max_q_backup=True, max_q_candidates=3), (2,)),
+        (SMALL.with_settings(hidden_size=17, batch_size=13, max_q_backup=True, max_q_candidates=3), (2,)),
     ],
     ids=["even_sizes", "odd_sizes"],
 )
-def test_member_learns_what_it_learns_alone(config: AlgorithmConfig, alone: tuple[int, ...]) -> None:
+def test_member_learns_what_it_learns_alone(config: RunConfig, alone: tuple[int, ...]) -> None:
     """200 steps, members that differ in every setting they may differ in.
 
     Measured: bit-equal where sizes are multiples of 16, else 5e-8, because which elements fall into the remainder of a
@@ -96,24 +98,24 @@ def test_member_learns_what_it_learns_alone(config: AlgorithmConfig, alone: tupl
 
 
 def test_every_setting_of_a_member_reaches_its_training() -> None:
-    base = MemberConfig(seed=3, lambda_clip=0.5, grad_norm=2.0)
     changes: dict[str, Any] = {
-        "seed": 4, "learning_rate": 1e-3, "lambda_init": 2.0, "lambda_clip": 3.0, "target_kl": 5.0, "grad_norm": 0.01,
-        "slack": 0.1, "lambda_speed": 0.5,
+        "learning_rate": 1e-3, "lambda_init": 2.0, "lambda_clip": 3.0, "target_kl": 5.0, "grad_norm": 0.01, "slack": 0.1,
+        "lambda_learning_rate": 1e-2, "lambda_max": 0.7, "dual_gain": 3.0, "critic_learning_rate": 1e-3, "discount": 0.5,
+        "target_rate": 0.1, "ema_decay": 0.5,
     }  # fmt: skip
-    assert set(changes) == set(vars(base))
-    members = (base, *(base.replaced(**{name: value}) for name, value in changes.items()))
-    learner = make_learner(members, SMALL.replaced(behaviour_steps=8))
-    learner.update(20)
+    assert set(changes) == set(diffcps.Settings.of_member())
+    config = SMALL.with_settings(behaviour_steps=8, dual="augmented", ema_start=2, lambda_clip=0.5, grad_norm=2.0)
+    learner = make_learner([member(3), member(4), *(member(3, **{n: v}) for n, v in changes.items())], config)
+    learner.update(30)
     parts = learner.pack.actor, learner.pack.critic, learner.pack.multiplier
     state = torch.cat([part.flatten(1) for part in parts], dim=1)
-    for k, name in enumerate(changes, start=1):
+    for k, name in enumerate(("seed", *changes), start=1):
         assert not torch.equal(state[k], state[0]), name
 
 
 def test_draws_belong_to_the_seed() -> None:
     """Other seeds, other draws; the same seed draws the same in any company and place."""
-    one, two = make_learner(), make_learner((MemberConfig(seed=9), MEMBERS[1], MemberConfig(seed=4)))
+    one, two = make_learner(), make_learner((member(9), MEMBERS[1], member(4)))
     for part in ("policy", "critic"):
         fields, others = draws_of(one, part), draws_of(two, part)
         assert fields.keys() == others.keys()
@@ -128,7 +130,7 @@ def test_draws_belong_to_the_seed() -> None:
 
 
 def test_draws_have_their_distributions() -> None:
-    learner = make_learner((MemberConfig(seed=0),), SMALL.replaced(policy_freq=1, batch_size=300))
+    learner = make_learner((member(0),), SMALL.with_settings(policy_freq=1, batch_size=300))
     drawn = []
     for _ in range(40):
         drawn.append(draws_of(learner))
@@ -152,7 +154,7 @@ def test_draws_have_their_distributions() -> None:
 
 
 def test_a_step_touches_only_its_own() -> None:
-    learner = make_learner(config=SMALL.replaced(policy_freq=3, ema_start=10, ema_every=5))
+    learner = make_learner(config=SMALL.with_settings(policy_freq=3, ema_start=10, ema_every=5))
     initial = learner.pack.actor.clone()
     data = {name: value.clone() for name, value in vars(learner.data).items()}
     for number in range(16):
@@ -228,7 +230,7 @@ def test_a_state_is_a_copy() -> None:
     [
         {"members": MEMBERS[:3]},
         {"members": MEMBERS[:1]},
-        {"config": SMALL.replaced(hidden_size=32)},
+        {"config": SMALL.with_settings(hidden_size=32)},
         {"observation": OBSERVATION + 1},
     ],
     ids=["three_members", "one_member", "wider", "other_task"],

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trials
 
+from diffcps import algorithms
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import gaussian_noise_net, gaussian_step_losses, with_variance
 from diffcps.algorithms.model import Model
-from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
+from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
@@ -35,16 +37,16 @@ from diffcps.training.policy import Policy
 TINY = {"hidden_size": 8, "time_embedding": 4, "batch_size": 4, "ema_start": 5, "ema_every": 2, "hidden_layers": 1}
 
 
-def trial(task: str, *names: str, seeds: int = 1, **algorithm: Any) -> RunConfig:
+def trial(task: str, *names: str, seeds: int = 1, **settings: Any) -> RunConfig:
     """A trial on a bandit with tiny networks."""
-    return RunConfig(
+    return trials.trial(
         task,
-        members=tuple(MemberConfig(seed=seed) for seed in range(seeds)),
+        members=trials.members(seeds),
         steps=8,
-        algorithm=AlgorithmConfig(**(TINY | {"diffusion_steps": 3} | algorithm)),
         evaluation=EvaluationConfig(every=4, episodes=5, candidates=1),
         log_every=4,
         measures=names,
+        **TINY | {"diffusion_steps": 3} | settings,
     )
 
 
@@ -64,14 +66,15 @@ def transitions(task: str, rows: int = 600) -> Transitions:
 
 def subject(config: RunConfig, policy: Policy | None = None, index: int = 0) -> Subject:
     task, data = get_task(config.task), transitions(config.task)
-    policy = policy or Learner(config.algorithm, config.members, data, task.max_action).policy().member(0)
+    policy = policy or Learner(config, data, task.max_action).policy().member(0)
     return Subject(task, config, config.members[0], policy, data, index)
 
 
 def gaussians(config: RunConfig, weights: list[float], means: Any, stds: Any) -> Policy:
     """A policy of these Gaussians: zero weights in the network, and the biases of its last layer set by hand."""
     task = get_task(config.task)
-    model = Model(config.algorithm, task.observation_size, task.action_size, task.max_action, torch.device("cpu"))
+    sizes = task.observation_size, task.action_size, task.max_action
+    model = Model(config.algorithm, algorithms.settings(config), *sizes, torch.device("cpu"))
     flat = torch.zeros(1, model.policy.layout.parameters)
     bias = model.policy.layout.layers(flat)[-1][1]
     mean = np.arctanh(np.array(means) / task.max_action)
@@ -260,7 +263,7 @@ def exact_chain(config: RunConfig, std: float) -> tuple[Subject, Any]:
         "calibrated": policy.schedule.posterior_variance + policy.schedule.covariance_coefficient * step_losses,
         "posterior": policy.schedule.posterior_variance,
         "forward": policy.schedule.beta,
-    }[config.algorithm.covariance]
+    }[config.value("covariance")]
     chain = with_variance(net, variance)
     return looked_at, mock.patch.object(policy, "denoiser", return_value=chain)
 
@@ -271,7 +274,7 @@ def exact_chain(config: RunConfig, std: float) -> tuple[Subject, Any]:
 def test_likelihood_of_a_chain_whose_density_is_known(covariance: str, kl: float) -> None:
     """IWAE, quadrature and the closed form agree on KL(π_b ‖ μ); bounds tighten with K; losses are at their floor."""
     config = trial("bandit-normal-0.3", "density", "likelihood", covariance=covariance, last_step_noise=True)
-    config = config.replaced(algorithm=config.algorithm.replaced(diffusion_steps=5))
+    config = config.with_settings(diffusion_steps=5)
     looked_at, patch = exact_chain(config, 0.3)
     with patch, torch.no_grad():
         row = likelihood.take(looked_at) | density.take(looked_at)
@@ -301,7 +304,7 @@ def test_rows_are_the_same_whoever_asks() -> None:
     config = trial("bandit-corners", "likelihood")
     first = likelihood.rows(subject(config))[1]
     assert len(first) == likelihood.ROWS
-    other = config.replaced(members=(MemberConfig(seed=7),))
+    other = config.replaced(members=(Member(7),))
     assert torch.equal(first, likelihood.rows(subject(other, index=3))[1])
 
 
@@ -439,7 +442,7 @@ def test_killed_while_writing_and_resumed(here: Path, name: str) -> None:
 def test_a_diverged_member_gets_no_numbers_and_harms_no_other(brief: None) -> None:
     config = trial("bandit-normal-0.5", "density", "samples", "likelihood", seeds=2, covariance="calibrated")
     data = transitions(config.task)
-    policy = Learner(config.algorithm, config.members, data, 2.5).policy()
+    policy = Learner(config, data, 2.5).policy()
     healthy = Measurer(config, config.members, data)(policy, 0, True)
     policy.parameters["actor"][1] = torch.nan
     broken = Measurer(config, config.members, data)(policy, 0, True)

@@ -58,7 +58,7 @@ def test_a_flat_data_set_as_a_task(sets: Path) -> None:
     definition, like = found.definition, get_task("hopper-medium-v2")
     assert definition.name == "minari-mujoco-hopper-medium-v0"
     assert found.settings_of == "hopper-medium-v2"
-    assert (definition.algorithm, definition.member, definition.steps) == (like.algorithm, like.member, like.steps)
+    assert (definition.settings, definition.steps) == (like.settings, like.steps)
     assert (definition.observation_size, definition.action_size, definition.max_action) == (11, 3, 1.0)
     assert (definition.random_return, definition.expert_return, definition.score) == (20.0, 3500.0, "normalised")
     assert definition.episode_limit == 1000
@@ -383,7 +383,7 @@ def test_what_a_report_and_a_tracker_say_of_it(tmp_path: Path) -> None:
         trial = run_folders.config(definition.name, source="minari", definition=definition)
         run_folders.write(tmp_path, trial, provenance="other", provenance_note="Minari's.")
         names.append(definition.name)
-        known = tags(trial, trial.members, run_folders.environment(trial, provenance="other"))
+        known = tags(trial, range(len(trial.members)), run_folders.environment(trial, provenance="other"))
         assert (known["minari_id"], known["data_source"], known["provenance"]) == (dataset_id, "minari", "other")
     table = Table.of(report.build(tmp_path).sweep)
     text = table.markdown()

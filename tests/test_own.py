@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffcps import data
-from diffcps.config import AlgorithmConfig, DataConfig
+from diffcps.config import DataConfig
 from diffcps.data import library, own
 from diffcps.errors import UserError
 from diffcps.tasks.registry import get_task
@@ -43,11 +43,11 @@ def test_episodes_are_recorded_reproducibly() -> None:
 
 def test_a_log_becomes_a_task() -> None:
     log = own.record("Pendulum-v1", act, 3)
-    task = own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0), {"algorithm": AlgorithmConfig(hidden_size=32)})
+    task = own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0), {"settings": {"hidden_size": 32}})
     assert task.name == "minari-mine-pendulum-test-v0"
     assert (task.observation_size, task.action_size, task.max_action, task.episode_limit) == (3, 1, 2.0, 200)
     assert task.normalised_score(-675.0) == 50.0
-    assert task.algorithm.hidden_size == 32
+    assert task.settings["hidden_size"] == 32
     assert get_task(task.name) == task
     transitions = data.load(task, DataConfig(source="minari"), ())
     np.testing.assert_array_equal(transitions.observations, np.concatenate([e.observations[:-1] for e in log]))

@@ -216,5 +216,5 @@ def _sampled(policy: Any, actor: str, states: np.ndarray, noise: np.ndarray, uni
     rows, candidates, draws, size = noise.shape
     ordered = np.moveaxis(noise, 2, 0).reshape(draws, 1, rows * candidates, size)
     numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in (states[None], ordered, uniform[None]))
-    sample = get(policy.card.run.algorithm.algorithm).sample_actions
+    sample = get(policy.card.run.algorithm).sample_actions
     return sample(policy.policy.model, networks, *numbers)[0].numpy()

@@ -2,6 +2,8 @@
 
 import pytest
 
+from diffcps import algorithms
+from diffcps.algorithms import diffcps
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.sweep.options import SweepOptions
@@ -18,11 +20,10 @@ def test_principled_is_what_it_says() -> None:
     official, principled = plan(), plan(profile="principled")
     assert (official.profile, principled.profile) == ("official", "principled")
     assert principled.key != official.key
-    algorithm = principled.algorithm
-    assert (algorithm.covariance, algorithm.last_step_noise, algorithm.dual) == ("calibrated", True, "projected")
-    assert algorithm.behaviour_steps == official.steps // 10
-    assert {member.slack for member in principled.members} == {profiles.SLACK}
-    assert {member.lambda_clip for member in principled.members} == {0.0}
+    (settings,) = set(algorithms.settings(principled))
+    assert (settings.covariance, settings.last_step_noise, settings.dual) == ("calibrated", True, "projected")
+    assert settings.behaviour_steps == official.steps // 10
+    assert (settings.slack, settings.lambda_clip) == (diffcps.SLACK, 0.0)
     assert [member.seed for member in principled.members] == [member.seed for member in official.members]
     assert principled.evaluation.episodes_at(last=True) == 100
     assert principled.evaluation.episodes_at(last=False) == official.evaluation.episodes
@@ -36,8 +37,8 @@ def test_a_profile_is_laid_over_official_settings_only() -> None:
 
 def test_profile_follows_the_length_of_a_run() -> None:
     """A tenth of a long one clones; shorter ones as many steps as cloning takes, or half of what there are."""
-    found = {n: plan(profile="principled", steps=n).algorithm.behaviour_steps for n in (2_000_000, 400_000, 5000)}
-    assert found == {2_000_000: 200_000, 400_000: profiles.CLONING, 5000: 2500}
+    found = {n: plan(profile="principled", steps=n).value("behaviour_steps") for n in (2_000_000, 400_000, 5000)}
+    assert found == {2_000_000: 200_000, 400_000: diffcps.CLONING, 5000: 2500}
 
 
 def test_each_part_is_a_flag_of_its_own() -> None:
@@ -48,13 +49,13 @@ def test_each_part_is_a_flag_of_its_own() -> None:
         constraint="elbo",
         behaviour_steps=6000,
         slack=0.5,
-        held_policy="average",
+        constraint_policy="average",
     )
     assert trial.profile == "official"
     changed = profiles.changed_settings(trial)
     expected = {
         "covariance learned", "last_step_noise 1", "dual pi", "constraint elbo", "behaviour_steps 6000", "slack 0.5",
-        "held_policy average",
+        "constraint_policy average",
     }  # fmt: skip
     assert set(changed) == expected
     other = plan(profile="principled", dual="softplus")
@@ -65,8 +66,8 @@ def test_each_part_is_a_flag_of_its_own() -> None:
 @pytest.mark.parametrize("policy", ["gaussian", "mixture", "deterministic"])
 def test_principled_without_a_chain_leaves_the_covariance_out(policy: str) -> None:
     trial = plan(profile="principled", policy=policy)
-    assert trial.algorithm.covariance == "posterior"
-    assert trial.algorithm.dual == "projected"
+    assert trial.value("covariance") == "posterior"
+    assert trial.value("dual") == "projected"
     assert profiles.changed_settings(trial) == [f"policy {policy}"]
 
 

@@ -9,23 +9,24 @@ import pytest
 import reference
 import torch
 from torch import Tensor
+from trials import member, trial
 
+from diffcps import algorithms
 from diffcps.algorithms import diffcps
 from diffcps.algorithms.diffusion import variance_preserving
 from diffcps.algorithms.model import part_at
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.config import RunConfig
 from diffcps.training import engine
 from diffcps.training.learner import Learner
 
 OBSERVATION, ACTION, BATCH, MAX_ACTION = 4, 2, 8, 0.7
-SMALL: dict[str, Any] = {"hidden_size": 16, "batch_size": BATCH, "time_embedding": 8}
 MEMBERS = (
     # λ within its clips; no gradient is as long as the limit
-    MemberConfig(seed=0, learning_rate=3e-4, lambda_init=1.0, lambda_clip=0.0, target_kl=0.05, grad_norm=1e6),
+    member(0, learning_rate=3e-4, lambda_init=1.0, lambda_clip=0.0, target_kl=0.05, grad_norm=1e6),
     # λ below λ_clip; every gradient, that of λ too, is clipped
-    MemberConfig(seed=1, learning_rate=1e-3, lambda_init=0.5, lambda_clip=3.0, target_kl=3.0, grad_norm=0.05),
+    member(1, learning_rate=1e-3, lambda_init=0.5, lambda_clip=3.0, target_kl=3.0, grad_norm=0.05),
     # λ above λ_max
-    MemberConfig(seed=2, learning_rate=1e-4, lambda_init=150.0, lambda_clip=0.0, target_kl=0.5, grad_norm=2.0),
+    member(2, learning_rate=1e-4, lambda_init=150.0, lambda_clip=0.0, target_kl=0.5, grad_norm=2.0),
 )
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -38,15 +39,21 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def double_model(config: AlgorithmConfig) -> diffcps.Model:
-    model = diffcps.Model(config, OBSERVATION, ACTION, MAX_ACTION, torch.device("cpu"))
-    model.policy.schedule = variance_preserving(config.diffusion_steps, config.beta_min, config.beta_max, torch.float64)
+def small(**settings: Any) -> RunConfig:
+    return trial(members=MEMBERS, hidden_size=16, batch_size=BATCH, time_embedding=8, **settings)
+
+
+def double_model(**settings: Any) -> diffcps.Model:
+    own = algorithms.settings(small(**settings))
+    model = diffcps.Model("diffcps", own, OBSERVATION, ACTION, MAX_ACTION, torch.device("cpu"))
+    schedule = own[0].diffusion_steps, own[0].beta_min, own[0].beta_max
+    model.policy.schedule = variance_preserving(*schedule, torch.float64)
     return model
 
 
 def random_pack(model: diffcps.Model, rng: torch.Generator) -> diffcps.Pack:
     """A pack in the middle of training: averages and targets apart from what they follow, Adam states not empty."""
-    pack = diffcps.Pack.create(model, MEMBERS, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
+    pack = diffcps.Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
     for value in (pack.average, pack.target):
         value.add_(0.05 * torch.randn(value.shape, generator=rng))
     for adam in (pack.actor_adam, pack.critic_adam, pack.multiplier_adam):
@@ -57,7 +64,7 @@ def random_pack(model: diffcps.Model, rng: torch.Generator) -> diffcps.Pack:
 
 
 def random_inputs(
-    config: AlgorithmConfig, rng: torch.Generator, swap: list[bool] | None
+    config: diffcps.Settings, rng: torch.Generator, swap: list[bool] | None
 ) -> tuple[diffcps.Batch, diffcps.Draws]:
     """``swap`` None stands for a step without a policy update, whose draws lack the policy's."""
     members, steps = len(MEMBERS), config.diffusion_steps
@@ -152,13 +159,11 @@ def compare_step(
     """Step the pack in place and each member by the reference; every loss, gradient and tensor must agree."""
     before = {name: value.clone() for name, value in pack.state().items()}
     expected = [
-        reference.step(
-            member_state(model, pack, k), model.config, member, MAX_ACTION, *member_inputs(batch, draws, k), number
-        )
-        for k, member in enumerate(MEMBERS)
+        reference.step(member_state(model, pack, k), own, MAX_ACTION, *member_inputs(batch, draws, k), number)
+        for k, own in enumerate(model.members)
     ]
     metrics = diffcps.update(model, pack, batch, draws)
-    engine.average_policy(model.config, pack, number)
+    engine.average_policy(model, pack, number)
     after = pack.state()
     for k, (state, outcome) in enumerate(expected):
         for name, loss in outcome.losses.items():
@@ -192,13 +197,12 @@ def compare_step(
     [(0, False), (995, False), (998, False), (1000, True), (1001, False), (1002, False), (1005, True), (1010, True)],
 )
 def test_step_agrees_with_the_reference(number: int, average_moves: bool, steps: int, backup: bool) -> None:
-    config = AlgorithmConfig(diffusion_steps=steps, max_q_backup=backup, **SMALL)
     rng = torch.Generator().manual_seed(1000 * steps + number)
-    model = double_model(config)
+    model = double_model(diffusion_steps=steps, max_q_backup=backup)
     pack = random_pack(model, rng)
     policy_step = number % 2 == 0
     average = pack.average.clone()
-    batch, draws = random_inputs(config, rng, [False, True, bool(number % 4)] if policy_step else None)
+    batch, draws = random_inputs(model.config, rng, [False, True, bool(number % 4)] if policy_step else None)
     assert 0 < batch.terminals.sum() < batch.terminals.numel()
 
     outcomes = compare_step(model, pack, batch, draws, number)
@@ -206,8 +210,8 @@ def test_step_agrees_with_the_reference(number: int, average_moves: bool, steps:
     assert torch.equal(average, pack.average) != average_moves
     norms = {name: [np.linalg.norm(o.gradients[name]) for o in outcomes] for name in outcomes[0].gradients}
     for name, (free, clipped, _) in norms.items():
-        assert free < MEMBERS[0].grad_norm, name
-        assert clipped > MEMBERS[1].grad_norm, name
+        assert free < model.members[0].grad_norm, name
+        assert clipped > model.members[1].grad_norm, name
     # the chains meet their clamps, and not all of them do, so both slopes of a clamp are in the gradients above
     for actions in [o.next_actions for o in outcomes] + ([o.actions for o in outcomes] if policy_step else []):
         at_bound = np.isclose(np.abs(actions), MAX_ACTION, rtol=1e-12, atol=0.0)
@@ -218,28 +222,25 @@ def test_step_agrees_with_the_reference(number: int, average_moves: bool, steps:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("coin", [[False, False, False], [True, True, True], [True, False, True]])
 def test_both_sides_of_the_coin(coin: list[bool]) -> None:
-    config = AlgorithmConfig(**SMALL)
     rng = torch.Generator().manual_seed(5)
-    model = double_model(config)
-    compare_step(model, random_pack(model, rng), *random_inputs(config, rng, coin), 0)
+    model = double_model()
+    compare_step(model, random_pack(model, rng), *random_inputs(model.config, rng, coin), 0)
 
 
 @pytest.mark.usefixtures("double")
 def test_many_steps_in_a_row() -> None:
     """From fresh members across the start of the averaging, with other periods than the defaults."""
-    config = AlgorithmConfig(policy_freq=3, ema_start=7, ema_every=2, ema_decay=0.9, target_rate=0.1, **SMALL)
     rng = torch.Generator().manual_seed(8)
-    model = double_model(config)
-    pack = diffcps.Pack.create(model, MEMBERS, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
+    model = double_model(policy_freq=3, ema_start=7, ema_every=2, ema_decay=0.9, target_rate=0.1)
+    pack = diffcps.Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
     for number in range(14):
         swap = [bool(number % 2), False, True] if number % 3 == 0 else None
-        compare_step(model, pack, *random_inputs(config, rng, swap), number)
+        compare_step(model, pack, *random_inputs(model.config, rng, swap), number)
 
 
 @pytest.mark.parametrize("backup", [False, True], ids=["backup_of_one", "max_q_backup"])
 def test_learner_in_float32(backup: bool) -> None:
     """The engine as it runs: its own draws and batches, float32. Losses agree to 1e-4 (rounding through T steps)."""
-    config = AlgorithmConfig(max_q_backup=backup, ema_start=4, **SMALL)
     rng = np.random.default_rng(3)
     rows = {
         "observations": rng.normal(size=(50, OBSERVATION)),
@@ -249,16 +250,15 @@ def test_learner_in_float32(backup: bool) -> None:
         "terminals": rng.random(50) < 0.2,
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    learner = Learner(config, MEMBERS, dataset, MAX_ACTION)
+    learner = Learner(small(max_q_backup=backup, ema_start=4), dataset, MAX_ACTION)
     for number in range(10):
-        draws = engine.draw(learner.model, learner.work, part_at(config, number))  # of the coming step
+        draws = engine.draw(learner.model, learner.work, part_at(learner.config, number))  # of the coming step
         batch = diffcps.Batch(**{n: torch.as_tensor(v)[draws.rows] for n, v in vars(dataset).items()})
         expected = [
             reference.step(
-                member_state(learner.model, learner.pack, k), config, member, MAX_ACTION,
-                *member_inputs(batch, draws, k), number,
+                member_state(learner.model, learner.pack, k), own, MAX_ACTION, *member_inputs(batch, draws, k), number
             )[1].losses
-            for k, member in enumerate(MEMBERS)
+            for k, own in enumerate(learner.model.members)
         ]  # fmt: skip
         metrics = learner.update(1)
         for k, losses in enumerate(expected):
@@ -273,15 +273,14 @@ def test_learner_in_float32(backup: bool) -> None:
 @pytest.mark.parametrize("name", ["critic", "actor"])
 def test_reference_gradients_are_slopes(name: str) -> None:
     """Central differences of the reference's own losses along random directions; mean |Q_j| stays as it was."""
-    config = AlgorithmConfig(**SMALL)
     rng = torch.Generator().manual_seed(12)
-    model = double_model(config)
+    model = double_model()
     state = member_state(model, random_pack(model, rng), 0)
-    batch, draws = member_inputs(*random_inputs(config, rng, [True, True, True]), 0)
+    batch, draws = member_inputs(*random_inputs(model.config, rng, [True, True, True]), 0)
 
     def outcome(parameters: reference.Array) -> reference.Outcome:
         moved = reference.State(**{**vars(state), name: reference.unflatten(parameters, getattr(state, name))})
-        return reference.step(moved, config, MEMBERS[0], MAX_ACTION, batch, draws, 0)[1]
+        return reference.step(moved, model.members[0], MAX_ACTION, batch, draws, 0)[1]
 
     def loss(result: reference.Outcome) -> float:
         if name == "critic":

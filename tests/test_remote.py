@@ -11,7 +11,7 @@ import pytest
 import stores
 import torch
 
-from diffcps.config import MemberConfig, RunConfig
+from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import TakenOverError
 from diffcps.storage.mirror import MirroredFolder, View
@@ -99,7 +99,7 @@ def test_credentials_in_the_url_are_refused() -> None:
     assert "secret" not in str(refused.value)
 
 
-CONFIG = RunConfig("bandit-ring", (MemberConfig(seed=3),), steps=100)
+CONFIG = RunConfig("bandit-ring", (Member(3),), steps=100)
 
 
 def _state(value: float) -> dict[str, object]:

@@ -30,7 +30,7 @@ def two(tmp_path: Path) -> Table:
     """Two configurations on three tasks; that with T = 15 returns 200 more."""
     trials = [synthetic.config(task, diffusion_steps=steps) for task in LOCOMOTION for steps in (5, 15)]
     for trial in trials:
-        synthetic.write(tmp_path, trial, lift=200.0 if trial.algorithm.diffusion_steps == 15 else 0.0)
+        synthetic.write(tmp_path, trial, lift=200.0 if trial.value("diffusion_steps") == 15 else 0.0)
     return table(tmp_path, *trials)
 
 
@@ -199,7 +199,7 @@ def test_departures_from_the_paper_are_told(tmp_path: Path) -> None:
 
 def test_a_setting_of_any_kind_that_varies_gets_a_column(tmp_path: Path) -> None:
     base = synthetic.config()
-    trials = [base, base.replaced(algorithm=base.algorithm.replaced(hidden_size=64))]
+    trials = [base, base.with_settings(hidden_size=64)]
     for trial in trials:
         synthetic.write(tmp_path, trial)
     built = table(tmp_path, *trials)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffcps.config import MemberConfig, RunConfig
+from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import read_json, write_atomically, write_json
 from diffcps.runs import folder as folders
 from diffcps.runs.folder import RunFolder, scores_by_evaluation
 
-CONFIG = RunConfig("bandit-ring", members=(MemberConfig(seed=7), MemberConfig(seed=3)), steps=40)
+CONFIG = RunConfig("bandit-ring", members=(Member(7), Member(3)), steps=40)
 COLUMNS = "behaviour_loss", "lambda"
 
 

@@ -16,20 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweeps import assert_equal, assert_same_result
 from test_training import CONFIG, DATA, RING, clock
+from trials import member
 
-from diffcps.config import MemberConfig, RunConfig
+from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.storage.place import Place
 from diffcps.sweep import worker
 from diffcps.sweep.cluster import Cluster, Node, Resources
+from diffcps.tasks.profiles import official
 from diffcps.tasks.registry import get_task
 from diffcps.training import loop
 from diffcps.training import members as member_tools
 from diffcps.training.learner import Learner
 from diffcps.training.members import WorkerLostError, Workers
 
-FIVE = CONFIG.replaced(members=tuple(MemberConfig(seed=seed, target_kl=0.1 * (seed + 1)) for seed in range(5)))
+FIVE = CONFIG.replaced(members=tuple(member(seed, target_kl=0.1 * (seed + 1)) for seed in range(5)))
 GIB = 2**30
 
 
@@ -44,7 +46,7 @@ def test_shares_are_whole_and_as_equal_as_can_be(members: int, parts: int) -> No
 
 
 def learner_of(config: RunConfig) -> Learner:
-    return Learner(config.algorithm, config.members, DATA, RING.max_action)
+    return Learner(config, DATA, RING.max_action)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
@@ -114,7 +116,7 @@ def test_packs_of_one_differ_in_rounding_at_most(here: Path, monkeypatch: pytest
 def test_the_largest_packs_that_fit() -> None:
     """Never more than the memory holds by the estimate, never more packs than needed; no limit, one pack."""
     task = get_task("hopper-medium-v2")
-    config = FIVE.replaced(task=task.name, algorithm=task.algorithm, evaluation=task.evaluation)
+    config = official(task)
     assert member_tools.fitting(config, 1000, task, 1_000_000, None) == [slice(0, 1000)]
     resident, working = member_tools.resident_bytes(config, task), member_tools.working_bytes(config, task)
     for members, memory in ((5, 4 * GIB), (1000, 24 * GIB), (1000, 80 * GIB), (3000, 80 * GIB)):
@@ -133,14 +135,14 @@ def test_the_largest_packs_that_fit() -> None:
 @pytest.mark.parametrize("name", ["hopper-medium-v2", "antmaze-umaze-v0"])
 def test_estimated_size_of_a_member_is_that_of_its_state(name: str) -> None:
     task = get_task(name)
-    config = CONFIG.replaced(task=name, algorithm=task.algorithm)
+    config = official(task, seeds=2)
     rng = np.random.default_rng(0)
     data = type(DATA)(
         rng.normal(size=(9, task.observation_size)).astype(np.float32),
         np.zeros((9, task.action_size), np.float32), np.zeros(9, np.float32),
         rng.normal(size=(9, task.observation_size)).astype(np.float32), np.zeros(9, np.float32), DATA.info,
     )  # fmt: skip
-    learner = Learner(config.algorithm, config.members, data, task.max_action)
+    learner = Learner(config, data, task.max_action)
     tensors = learner.state_dict()["pack"].values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / len(config.members)
     assert 2 * size == pytest.approx(member_tools.resident_bytes(config, task), rel=1e-3)

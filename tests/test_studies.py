@@ -35,7 +35,7 @@ def test_a_grid_holds_trials_that_can_run_each_once(name: str, quick: bool) -> N
     for trial in trials:
         measures.check(trial)
         assert len({member.seed for member in trial.members}) == len(trial.members)
-        assert trial.algorithm.behaviour_steps < trial.steps
+        assert trial.value("behaviour_steps") < trial.steps
     assert studies.get(name).trials(Scale(quick=quick)) == trials
     for trial in studies.get(name).trials(Scale(quick=quick, seeds=1)):
         alike = [member.replaced(seed=0) for member in trial.members]
@@ -44,11 +44,11 @@ def test_a_grid_holds_trials_that_can_run_each_once(name: str, quick: bool) -> N
 
 def test_the_toy_is_the_papers() -> None:
     trials = studies.get("toy").trials(Scale())
-    assert {trial.algorithm.diffusion_steps for trial in trials} == {5, 15, 25, 30, 50}
+    assert {trial.value("diffusion_steps") for trial in trials} == {5, 15, 25, 30, 50}
     assert {trial.task for trial in trials} == {"bandit-ring"}
     assert {trial.steps for trial in trials} == {20_000}
     frozen = [trial for trial in trials if toy.method(trial) == "Diffusion-QL"]
-    assert all(trial.algorithm.lambda_learning_rate == 0 for trial in frozen)
+    assert all(trial.value("lambda_learning_rate") == 0 for trial in frozen)
     assert len({toy.method(trial) for trial in trials}) == len(toy.METHODS)
 
 

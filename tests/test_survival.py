@@ -369,7 +369,7 @@ def test_no_room_for_anything(place: Place, caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 def test_a_disk_that_really_is_full(place: Place) -> None:
     """This process may write files of 100 kB only, which is enough for all but a checkpoint."""
-    config = CONFIG.replaced(algorithm=CONFIG.algorithm.replaced(hidden_size=64))
+    config = CONFIG.with_settings(hidden_size=64)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:

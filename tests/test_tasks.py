@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffcps import algorithms
 from diffcps.config import RunConfig, TaskDefinition
 from diffcps.errors import UserError
 from diffcps.tasks import paper
-from diffcps.tasks.profiles import changed_settings
+from diffcps.tasks.profiles import changed_settings, official
 from diffcps.tasks.registry import TASKS, defined, from_definition, get_task, task_folder, task_of
 
 ROWS = paper.rows("hyperparameters")
@@ -41,26 +42,26 @@ def test_the_paper_has_fifteen_tasks() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["task"])
 def test_hyper_parameters_are_those_of_the_paper(row: dict[str, str]) -> None:
     task = get_task(row["task"])
-    member, algorithm = task.member, task.algorithm
-    assert member.learning_rate == float(row["lr"])
-    assert member.lambda_init == float(row["lambda_init"])
-    assert member.lambda_clip == float(row["lambda_clip"])
-    assert member.target_kl == float(row["target_kl"])
-    assert member.grad_norm == float(row["grad_norm"])
-    assert algorithm.policy_freq == int(row["policy_freq"])
-    assert algorithm.max_q_backup is {"true": True, "false": False}[row["max_q_backup"]]
-    assert algorithm.diffusion_steps == int(row["T"])
+    (settings,) = algorithms.settings(official(task, seeds=1))
+    assert settings.learning_rate == float(row["lr"])
+    assert settings.lambda_init == float(row["lambda_init"])
+    assert settings.lambda_clip == float(row["lambda_clip"])
+    assert settings.target_kl == float(row["target_kl"])
+    assert settings.grad_norm == float(row["grad_norm"])
+    assert settings.policy_freq == int(row["policy_freq"])
+    assert settings.max_q_backup is {"true": True, "false": False}[row["max_q_backup"]]
+    assert settings.diffusion_steps == int(row["T"])
     assert task.reward_transform == {"none": "none", "cql_antmaze": "antmaze"}[row["reward_tune"]]
     assert task.steps == 1000 * int(row["epochs"])
     assert task.evaluation.episodes == int(row["eval_episodes"])
     assert (task.evaluation.every, task.evaluation.candidates) == (50_000, 50)
     # the rest is the same for all
-    assert (algorithm.batch_size, algorithm.discount, algorithm.target_rate) == (256, 0.99, 0.005)
-    assert (algorithm.hidden_size, algorithm.time_embedding) == (256, 16)
-    assert (algorithm.beta_min, algorithm.beta_max, algorithm.lambda_max) == (0.1, 10.0, 100.0)
-    assert (algorithm.critic_learning_rate, algorithm.lambda_learning_rate) == (3e-4, 3e-5)
-    assert (algorithm.ema_decay, algorithm.ema_every, algorithm.ema_start) == (0.995, 5, 1000)
-    assert algorithm.max_q_candidates == 10
+    assert (settings.batch_size, settings.discount, settings.target_rate) == (256, 0.99, 0.005)
+    assert (settings.hidden_size, settings.time_embedding) == (256, 16)
+    assert (settings.beta_min, settings.beta_max, settings.lambda_max) == (0.1, 10.0, 100.0)
+    assert (settings.critic_learning_rate, settings.lambda_learning_rate) == (3e-4, 3e-5)
+    assert (settings.ema_decay, settings.ema_every, settings.ema_start) == (0.995, 5, 1000)
+    assert settings.max_q_candidates == 10
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -138,15 +139,11 @@ def test_unknown_task_names_the_nearest(wrong: str, said: str) -> None:
 
 def test_settings_that_are_not_the_papers_are_named() -> None:
     task = get_task("hopper-medium-v2")
-    members = tuple(task.member.replaced(seed=seed) for seed in range(2))
-    paper = RunConfig(task.name, members, algorithm=task.algorithm, evaluation=task.evaluation)
+    paper = official(task, seeds=2)
     assert changed_settings(paper) == []
-    other = paper.replaced(
-        algorithm=task.algorithm.replaced(hidden_size=128, precision="bf16"),
-        evaluation=task.evaluation.replaced(every=60),
-        members=tuple(member.replaced(lambda_clip=0.25) for member in members),
-    )
-    assert changed_settings(other) == ["hidden_size 128", "precision bf16", "evaluate_every 60", "lambda_clip 0.25"]
+    other = paper.with_settings(hidden_size=128, precision="bf16", lambda_clip=0.25)
+    other = other.replaced(evaluation=task.evaluation.replaced(every=60))
+    assert changed_settings(other) == ["hidden_size 128", "precision bf16", "lambda_clip 0.25", "evaluate_every 60"]
 
 
 # Tasks that are not built in ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import run_folders as synthetic
 from mlflow.entities import Run
+from trials import member
 
 from diffcps import report, tracking
 from diffcps.config import RunConfig
@@ -113,13 +114,11 @@ def test_parameters_are_flat_numbers_and_the_data_set_is_an_input(tracker: Track
     assert entry.dataset.name == "hopper-medium-v2"
 
 
-def test_a_later_setting_of_some_members_is_told_of_each() -> None:
-    """The first member's is as it always was, and so is not in its dictionary."""
-    trial = synthetic.config(seeds=2)
-    own = trial.members[0], trial.members[1].replaced(lambda_speed=0.5)
-    told = [labels.parameters(trial.replaced(members=own), [member]) for member in own]
-    assert [params["lambda_speed"] for params in told] == ["1.0", "0.5"]
-    assert "lambda_speed" not in labels.parameters(trial.replaced(members=own), own)
+def test_a_setting_in_which_members_differ_is_a_parameter_of_each() -> None:
+    trial = synthetic.config(seeds=1)
+    trial = trial.replaced(members=(trial.members[0], member(1, discount=0.5)))
+    assert [labels.parameters(trial, [k])["discount"] for k in range(2)] == ["0.99", "0.5"]
+    assert "discount" not in labels.parameters(trial, range(2))
 
 
 def test_rows_are_each_members_own_and_their_mean_on_the_trial(tracker: Tracker) -> None:

@@ -18,10 +18,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from trials import member, trial
 
 from diffcps import files
 from diffcps.algorithms.model import METRICS
-from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
+from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
 from diffcps.runs import folder as folders
@@ -36,13 +37,16 @@ from diffcps.training.learner import Learner
 from diffcps.training.policy import Policy
 
 RING = get_task("bandit-ring")
-CONFIG = RunConfig(
+CONFIG = trial(
     RING.name,
-    members=(MemberConfig(seed=5), MemberConfig(seed=8, learning_rate=1e-3, target_kl=0.5)),
+    members=(member(5), member(8, learning_rate=1e-3, target_kl=0.5)),
     steps=20,
-    algorithm=AlgorithmConfig(
-        diffusion_steps=2, hidden_size=8, batch_size=4, time_embedding=4, ema_start=5, ema_every=2
-    ),
+    diffusion_steps=2,
+    hidden_size=8,
+    batch_size=4,
+    time_embedding=4,
+    ema_start=5,
+    ema_every=2,
     evaluation=EvaluationConfig(every=6, episodes=3),
     log_every=4,
     checkpoint_minutes=2,
@@ -79,7 +83,7 @@ DATA = transitions()
 
 
 def make_learner(config: RunConfig = CONFIG) -> Learner:
-    return Learner(config.algorithm, config.members, DATA, RING.max_action)
+    return Learner(config, DATA, RING.max_action)
 
 
 def evaluate(policy: Policy, index: int, episodes: int = 3) -> Rollouts:
@@ -429,7 +433,7 @@ def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
 
 def test_time_left_tells_cloning_from_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60 steps of cloning that take 2 s each, then 40 that take 20: known from the first of them, and measured afterwards."""
-    config = CONFIG.replaced(steps=100, algorithm=CONFIG.algorithm.replaced(behaviour_steps=60))
+    config = CONFIG.with_settings(behaviour_steps=60).replaced(steps=100)
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(loop.compute, "eager_seconds", lambda _, step=100: min(step, 60) + 10.0 * max(0, step - 60))
@@ -563,7 +567,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     _, folder = straight(CONFIG, tmp_path)
     folder.write_status({"state": "stopped", "step": 20})
     before = (folder.path / "metrics.csv").read_bytes()
-    wider = CONFIG.replaced(algorithm=CONFIG.algorithm.replaced(hidden_size=12))
+    wider = CONFIG.with_settings(hidden_size=12)
     with pytest.raises(UserError, match="another pack or network"):
         loop.run(CONFIG, make_learner(wider), evaluate, folder)
     assert (folder.path / "metrics.csv").read_bytes() == before

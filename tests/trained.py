@@ -7,25 +7,27 @@ from typing import Any
 import numpy as np
 import run_folders as synthetic
 import torch
+import trials
 
-from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig, RunConfig
+from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
 from diffcps.training.learner import Learner
 
 
-def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **algorithm: Any) -> RunConfig:
-    """A trial of small networks; settings of the algorithm by name."""
-    settings = AlgorithmConfig(
-        hidden_size=8, batch_size=4, ema_start=0, ema_every=1, **{"diffusion_steps": 2, **algorithm}
-    )
-    return RunConfig(
-        task=task,
-        members=tuple(MemberConfig(seed=seed, learning_rate=1e-2) for seed in range(seeds)),
-        steps=steps,
-        algorithm=settings,
-        evaluation=EvaluationConfig(every=steps, episodes=3, candidates=1 if settings.algorithm == "bc" else 4),
-    )
+def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **changes: Any) -> RunConfig:
+    """A trial of small networks; ``changes`` are the algorithm and its settings by name."""
+    candidates = 1 if changes.get("algorithm") == "bc" else 4
+    evaluation = EvaluationConfig(every=steps, episodes=3, candidates=candidates)
+    small = {
+        "hidden_size": 8,
+        "batch_size": 4,
+        "ema_start": 0,
+        "ema_every": 1,
+        "diffusion_steps": 2,
+        "learning_rate": 1e-2,
+    }
+    return trials.trial(task, members=trials.members(seeds), steps=steps, evaluation=evaluation, **small | changes)
 
 
 def learner(trial: RunConfig) -> Learner:
@@ -38,7 +40,7 @@ def learner(trial: RunConfig) -> Learner:
     }
     data: dict[str, Any] = {name: rng.uniform(-1, 1, (20, size)).astype(np.float32) for name, size in sizes.items()}
     data |= {name: rng.uniform(0, 1, 20).astype(np.float32) for name in ("rewards", "terminals")}
-    return Learner(trial.algorithm, trial.members, SimpleNamespace(**data), task.max_action)
+    return Learner(trial, SimpleNamespace(**data), task.max_action)
 
 
 def write(root: Path, trial: RunConfig, scores: tuple[float, ...] | None = None, until: int | None = None) -> RunFolder:

@@ -5,6 +5,7 @@ behaviour loss. Values are learned as in DiffCPS; there is no constraint and no 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +16,36 @@ from diffcps.algorithms.model import Batch, Draws, Metrics, Model, Part, sample_
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
+from diffcps.algorithms.settings import OFFICIAL, Changes, Improving, TaskFacts
+from diffcps.config import RunConfig
+from diffcps.config.plain import require_number
 
 __all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
+
+
+@dataclass(frozen=True)
+class Settings(Improving):
+    """The settings of a member. V is the mean over ``max_q_candidates`` actions of the policy."""
+
+    temperature: float = 1.0
+    """Of the weights exp(A / temperature), with advantages A in units of the mean value's size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(self, "a positive number", "temperature")
+
+
+PROFILES = OFFICIAL
+
+
+def of_task(task: TaskFacts) -> Changes:
+    """The settings of the DiffCPS paper for a task, those that this algorithm has."""
+    return {"settings": Settings.among(task.settings)}
+
+
+def check(trial: RunConfig, settings: Settings) -> None:
+    """Every length and evaluation fits."""
+
 
 METRICS: Mapping[Part, tuple[str, ...]] = {
     "critic": CRITIC_METRICS,
@@ -50,7 +79,7 @@ def actor_loss(
         estimates = model.critic(critic, batch.observations, batch.actions).amin(dim=1)
         scale = values.abs().mean(dim=1)
         advantages = (estimates - values) / scale[:, None]
-        weights = (advantages / model.config.temperature).exp().clamp(max=LARGEST_WEIGHT)
+        weights = (advantages / pack.values["temperature"][:, None]).exp().clamp(max=LARGEST_WEIGHT)
         weights = weights / weights.mean(dim=1, keepdim=True)
     loss = (weights * explained.rows).mean(dim=1)
     metrics = {
@@ -75,5 +104,5 @@ def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
         metrics |= more
     elif draws.step is not None:
         metrics |= bc.update(model, pack, batch, draws)
-    pack.target.lerp_(pack.critic, model.config.target_rate)
+    pack.target.lerp_(pack.critic, pack.values["target_rate"][:, None])
     return metrics

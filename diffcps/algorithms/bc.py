@@ -1,6 +1,7 @@
 """Behaviour cloning: the policy that explains the data best, without values, constraint or λ."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -8,8 +9,31 @@ from diffcps.algorithms.model import Batch, Draws, Metrics, Model, Part, sample_
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
+from diffcps.algorithms.settings import OFFICIAL, Changes, Cloning, TaskFacts
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
 
 __all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
+
+
+@dataclass(frozen=True)
+class Settings(Cloning):
+    """The settings of a member."""
+
+
+PROFILES = OFFICIAL
+
+
+def of_task(task: TaskFacts) -> Changes:
+    """The settings of the DiffCPS paper for a task, those that this algorithm has."""
+    return {"settings": Settings.among(task.settings), "evaluation": {"candidates": 1}}
+
+
+def check(trial: RunConfig, settings: Settings) -> None:
+    """Raise ``UserError`` where a trial would choose among candidates."""
+    if trial.evaluation.candidates > 1:
+        raise UserError("behaviour cloning learns no values to choose among candidates with: candidates must be 1.")
+
 
 METRICS: Mapping[Part, tuple[str, ...]] = {
     "critic": (),

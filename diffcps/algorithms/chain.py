@@ -8,7 +8,7 @@ from diffcps.algorithms.diffusion import Denoiser, Schedule, add_noise, reverse_
 from diffcps.algorithms.likelihood import path_log_weights, prior_divergence, renyi_bound, step_divergence
 from diffcps.algorithms.nn import Layers, NoiseNet
 from diffcps.algorithms.policies import Explained
-from diffcps.config import AlgorithmConfig
+from diffcps.algorithms.settings import Cloning
 
 
 class ChainPolicy:
@@ -16,7 +16,7 @@ class ChainPolicy:
 
     def __init__(
         self,
-        config: AlgorithmConfig,
+        config: Cloning,
         observation_size: int,
         action_size: int,
         max_action: float,

@@ -6,6 +6,8 @@ them together into one gradient step. Shapes: K members, B transitions, T diffus
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from diffcps.algorithms.model import Batch, Draws, Metrics, Model, Part, sample_
 from diffcps.algorithms.nn import Layers, clip_by_norm, gradient
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
+from diffcps.algorithms.settings import OFFICIAL, Changes, Dual, Improving, TaskFacts
+from diffcps.config import Actor, RunConfig
+from diffcps.config.plain import require, require_number
 
 # What λ holds, and at what: the constraint C of a policy and its bound κ, all ``[K]``.
 
@@ -26,7 +31,7 @@ def held(model: Model, pack: Pack, batch: Batch, draws: Draws, constraint: Tenso
     slack sets κ it is added to what the cloned policies explain by them. An estimate of C in nats by one diffusion step an
     action scatters by some 20 nats (four corners, T = 30), the difference of two such policies on the same draws by 2 to 6.
     """
-    if model.config.held_policy == "online":
+    if model.config.constraint_policy == "online":
         return constraint.detach(), pack.bound(model)
 
     def explained(parameters: Tensor, step_losses: Tensor | None) -> Tensor:
@@ -44,6 +49,93 @@ def held(model: Model, pack: Pack, batch: Batch, draws: Draws, constraint: Tenso
 
 
 __all__ = ["METRICS", "actor_loss", "critic_loss", "dual_loss", "sample_actions", "update"]
+
+SLACK = 0.1
+"""δ of the principled profile: the behaviour loss may be a tenth above what behaviour cloning reaches, on every task."""
+CLONING = 100_000
+"""Gradient steps of behaviour cloning before κ is read, in the principled profile: a tenth of the trial where that is more,
+half of it where even that is less. On 60 000 rows of Hopper its loss fell by a tenth over the last 11 000 of 30 000."""
+FINAL_EPISODES = 100
+"""Least number of episodes by which the principled profile evaluates the last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Settings(Improving):
+    """The settings of a member."""
+
+    target_kl: float = 0.05
+    """κ, the bound on the behaviour loss that λ enforces."""
+    slack: float | None = None
+    """Sets κ from what behaviour cloning reaches in ``behaviour_steps``: (1 + slack)·L_BC for the behaviour loss, and
+    slack nats above it for the cross-entropies; ``None`` keeps ``target_kl``."""
+    constraint_policy: Actor = "online"
+    """Which policy the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy). With
+    ``average``, ``slack`` is relative to the EMA policy at the end of behaviour cloning."""
+    lambda_init: float = 1.0
+    """λ before the first step."""
+    lambda_clip: float = 0.0
+    """Lower clip of λ where the policy's loss uses it (the paper's λ_clip)."""
+    lambda_max: float = 100.0
+    """Upper clip of λ where the policy's loss uses it."""
+    lambda_learning_rate: float = 3e-5
+    """Adam's learning rate for the multiplier λ."""
+    dual: Dual = "released"
+    """How λ moves: as ``released``, clipped only where it is used; ``projected`` on [λ_clip, λ_max] at each step;
+    ``softplus`` of a free number; a ``pi`` controller; an ``augmented`` Lagrangian."""
+    dual_gain: float = 1.0
+    """Gain of the ``pi`` controller's proportional part, and penalty of the ``augmented`` Lagrangian."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(self, "a positive number", "lambda_max")
+        require_number(
+            self, "zero or more", "target_kl", "lambda_init", "lambda_clip", "lambda_learning_rate", "dual_gain"
+        )
+        if self.slack is not None:
+            require_number(self, "zero or more", "slack")
+
+
+def of_task(task: TaskFacts) -> Changes:
+    """What the paper's program sets for a task."""
+    return {"settings": Settings.among(task.settings)}
+
+
+def principled(trial: RunConfig) -> Changes:
+    """What the paper's equations ask for.
+
+    * The covariance of a chain is calibrated and its last step noisy, so the policy that acts is the one whose
+      likelihood is bounded.
+    * Behaviour cloning for max(steps/10, min(``CLONING``, steps/2)) steps, then κ = (1 + ``SLACK``)·L_BC.
+    * λ starts at 1, has learning rate 3e-3 and is projected on [0, λ_max].
+    * The last checkpoint is evaluated by at least ``FINAL_EPISODES`` episodes.
+    """
+    settings: dict[str, Any] = {
+        "dual": "projected", "lambda_learning_rate": 3e-3, "slack": SLACK, "lambda_init": 1.0, "lambda_clip": 0.0,
+        # an L_BC that is read too early is far above what can be reached, and κ would bound nothing
+        "behaviour_steps": max(4 * trial.value("policy_freq"), trial.steps // 10, min(CLONING, trial.steps // 2)),
+    }  # fmt: skip
+    if trial.value("policy") == "diffusion":
+        settings |= {"covariance": "calibrated", "last_step_noise": True}
+    return {"settings": settings, "evaluation": {"final_episodes": max(FINAL_EPISODES, trial.evaluation.episodes)}}
+
+
+PROFILES = OFFICIAL | {"principled": principled}
+"""Name -> what a profile changes of a trial with the settings of its task."""
+
+
+def check(trial: RunConfig, settings: Settings) -> None:
+    """Raise ``UserError`` where slack cannot set κ from behaviour cloning in this trial."""
+    if settings.slack is None:
+        return
+    steps, least = settings.behaviour_steps, 4 * settings.policy_freq
+    require(steps >= least, "behaviour_steps", steps, f"at least {least}, from which slack can set κ")
+    require(
+        steps < trial.steps, "behaviour_steps", steps, f"fewer than the {trial.steps} steps, or κ would bound nothing"
+    )
+    if settings.constraint_policy == "average":
+        rule = f"at least {settings.average_settles:.0f}: five times the memory of the EMA policy after ema_start"
+        require(steps >= settings.average_settles, "behaviour_steps", steps, rule)
+
 
 CRITIC_METRICS = "critic_loss", "q_value", "critic_grad_norm"
 METRICS: Mapping[Part, tuple[str, ...]] = {
@@ -64,7 +156,6 @@ def critic_loss(
 
     With max-Q backup, 10 actions are drawn per next state; each target head keeps its largest value before the minimum.
     """
-    config = model.config
     goal = batch.rewards
     if model.next_candidates:
         with torch.no_grad():
@@ -72,7 +163,8 @@ def critic_loss(
             actions = model.actions(average, batch.next_observations, draws.next_actions, pack.step_losses)
             values = model.critic(target, batch.next_observations, actions)
             values = values.unflatten(-1, (-1, model.next_candidates)).amax(dim=-1)
-            goal = batch.rewards + config.discount * (1.0 - batch.terminals) * values.amin(dim=1)
+            discount = pack.values["discount"][:, None]
+            goal = batch.rewards + discount * (1.0 - batch.terminals) * values.amin(dim=1)
     estimates = model.critic(critic, batch.observations, batch.actions)
     loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
     return loss, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
@@ -110,7 +202,7 @@ def actor_loss(
 
     limited, bound = held(model, pack, batch, draws, constraint)
     violation = limited - bound
-    weight = duals.weight(model.config, pack.multiplier[:, 0], pack.lambda_clip, violation, pack.smoothed)
+    weight = duals.weight(model.config.dual, pack.values, pack.multiplier[:, 0], violation, pack.smoothed)
     loss = weight * constraint + improvement
     metrics = {
         "actor_loss": loss,
@@ -130,7 +222,7 @@ def actor_loss(
 
 def dual_loss(model: Model, multiplier: Tensor, constraint: Tensor, bound: Tensor) -> tuple[Tensor, Metrics]:
     """(κ − C)·λ with C a constant: λ grows while the constraint is violated. All ``[K]``."""
-    loss = (bound - constraint).detach() * duals.value(model.config, multiplier)
+    loss = (bound - constraint).detach() * duals.value(model.config.dual, multiplier)
     return loss, {"dual_loss": loss.detach()}
 
 
@@ -148,15 +240,13 @@ def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
         dual, dual_metrics = dual_loss(model, multiplier[:, 0], more["constraint"], more["target_kl"])
         (slope,) = torch.autograd.grad(dual.sum(), multiplier)
         metrics["actor_grad_norm"] = pack.improve(model, actor, loss, explained, more["constraint"])
-        duals.step(
-            model.config, pack.multiplier, pack.multiplier_adam, slope, pack.lambda_clip, pack.grad_norm, pack.smoothed
-        )
+        duals.step(model.config.dual, pack.values, pack.multiplier, pack.multiplier_adam, slope, pack.smoothed)
         metrics |= more | dual_metrics
         if model.config.dual == "released":
             metrics["lambda"] = pack.multiplier[:, 0].clone()
     elif draws.step is not None:
         metrics |= bc.update(model, pack, batch, draws)
-    pack.target.lerp_(pack.critic, model.config.target_rate)
+    pack.target.lerp_(pack.critic, pack.values["target_rate"][:, None])
     return metrics
 
 
@@ -166,6 +256,6 @@ def update_critic(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metri
     loss, metrics = critic_loss(model, critic, model.critic.layers(pack.target), pack, batch, draws)
     # the heads of a member stand in two rows of the stack and are clipped as one gradient
     slope = gradient(loss, critic).view_as(pack.critic)
-    slope, metrics["critic_grad_norm"] = clip_by_norm(slope, pack.grad_norm)
+    slope, metrics["critic_grad_norm"] = clip_by_norm(slope, pack.values["grad_norm"])
     pack.critic_adam.step(pack.critic, slope)
     return metrics

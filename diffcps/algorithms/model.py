@@ -1,8 +1,9 @@
 """What a gradient step reads: a batch, its random draws, and the networks of a pack without their parameters."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -11,24 +12,25 @@ from diffcps.algorithms import streams
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.nn import Layers, TwinCritic
 from diffcps.algorithms.policies import GaussianPolicy, Policy
-from diffcps.config import AlgorithmConfig
+from diffcps.algorithms.settings import Improving, Settings
 
 Part = Literal["critic", "behaviour", "policy"]
 """What a gradient step moves: the critic alone, also the policy towards the behaviour, or also policy and λ."""
 
 
-def part_at(config: AlgorithmConfig, step: int) -> Part:
+def part_at(config: Any, step: int) -> Part:
     """What gradient step ``step`` (counted from 0) moves."""
     if step % config.policy_freq:
         return "critic"
-    return "behaviour" if config.algorithm == "bc" or step < config.behaviour_steps else "policy"
+    return "behaviour" if step < getattr(config, "behaviour_steps", math.inf) else "policy"
 
 
-def parts(config: AlgorithmConfig) -> tuple[Part, ...]:
-    """Every kind of step that there is in a training."""
-    found: list[Part] = [] if config.algorithm == "bc" else ["policy"]
+def parts(config: Any) -> tuple[Part, ...]:
+    """Every kind of step that there is in a training; cloning alone never improves by values."""
+    cloning = getattr(config, "behaviour_steps", math.inf)
+    found: list[Part] = [] if cloning == math.inf else ["policy"]
     found += ["critic"] if config.policy_freq > 1 else []
-    found += ["behaviour"] if config.algorithm == "bc" or config.behaviour_steps else []
+    found += ["behaviour"] if cloning else []
     return tuple(found)
 
 
@@ -102,10 +104,21 @@ class Draws:
 class Model:
     """The networks and constants that the functions of an algorithm share; it holds no parameter and no state."""
 
+    config: Any
+    """What the members share: the settings of the first, of which only those of the pack are to be read."""
+
     def __init__(
-        self, config: AlgorithmConfig, observation_size: int, action_size: int, max_action: float, device: torch.device
+        self,
+        algorithm: str,
+        members: Sequence[Settings],
+        observation_size: int,
+        action_size: int,
+        max_action: float,
+        device: torch.device,
     ) -> None:
-        self.config = config
+        self.algorithm = algorithm
+        self.members = members
+        self.config = config = cast(Any, members[0])
         self.max_action = max_action
         self.device = device
         self.action_size = action_size
@@ -115,11 +128,11 @@ class Model:
         self.critic = TwinCritic(observation_size, action_size, config.hidden_size, product, config.hidden_layers)
         self.in_nats = config.constraint != "behaviour_loss" or config.policy in ("gaussian", "mixture")
         """Whether what κ bounds is a cross-entropy."""
-        self.next_candidates = config.max_q_candidates if config.max_q_backup else 1
+        self.next_candidates = 0
         """Target actions for each next observation."""
-        if config.algorithm == "bc" or config.discount == 0.0:
-            self.next_candidates = 0
-        self.own_candidates = config.max_q_candidates if config.algorithm == "awr" else 1
+        if isinstance(config, Improving) and config.discount > 0.0:
+            self.next_candidates = config.max_q_candidates if config.max_q_backup else 1
+        self.own_candidates = config.max_q_candidates if hasattr(config, "temperature") else 1
         """Actions that a policy step draws for each observation."""
 
     def actions(self, actor: Layers, observations: Tensor, noise: Tensor, step_losses: Tensor | None = None) -> Tensor:

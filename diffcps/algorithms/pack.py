@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from diffcps.algorithms import duals
 from diffcps.algorithms.model import Model
 from diffcps.algorithms.nn import Adam, Layers, clip_by_norm, gradient
 from diffcps.algorithms.policies import Explained
-from diffcps.config import MemberConfig
 
 STEP_LOSS_MEMORY = 5000.0
 """Actions over which a calibrated covariance averages the error of each diffusion step."""
@@ -39,14 +39,10 @@ class Pack:
     actor_adam: Adam
     critic_adam: Adam
     multiplier_adam: Adam
-    lambda_clip: Tensor
-    """λ_clip of each member, ``[K]``."""
-    target_kl: Tensor
-    """κ of each member where nothing sets it, ``[K]``."""
-    slack: Tensor
-    """What sets κ from behaviour cloning, ``[K]``; NaN where nothing does."""
-    grad_norm: Tensor
-    """Largest gradient norm of each member, ``[K]``."""
+    values: dict[str, Tensor]
+    """Settings that may differ between the members, by name, ``[K]``; NaN where a member has ``None``."""
+    average_rate: Tensor
+    """1 − ema_decay, ``[K, 1]``."""
     step_losses: Tensor | None = None
     """Running mean of the behaviour loss at each diffusion step, ``[K, T]``; a calibrated covariance needs it."""
     behaviour: Tensor | None = None
@@ -60,39 +56,38 @@ class Pack:
     """Running mean of the violation, ``[K]``; the ``pi`` controller needs it."""
 
     @classmethod
-    def create(cls, model: Model, members: Sequence[MemberConfig], generators: Sequence[torch.Generator]) -> "Pack":
-        """Fresh members; member k's weights come from ``generators[k]`` (CPU), so they do not depend on its company."""
-        device, config, count = model.device, model.config, len(members)
+    def create(cls, model: Model, generators: Sequence[torch.Generator]) -> "Pack":
+        """Fresh members; member k's weights come from ``generators[k]`` (CPU), so they do not depend on other members."""
+        device, config, count = model.device, model.config, len(model.members)
 
-        def column(name: str) -> Tensor:
-            values = [getattr(m, name) for m in members]
-            return torch.tensor([float("nan") if v is None else float(v) for v in values], device=device)
+        def column(found: list[float | None]) -> Tensor:
+            return torch.tensor([float("nan") if v is None else v for v in found], device=device)
 
+        values = {name: column([getattr(m, name) for m in model.members]) for name in config.of_member()}
+        same = torch.ones(count, device=device)
         actor = model.policy.layout.initial(generators).to(device)
         critic = model.critic.initial(generators).to(device)
-        multiplier = duals.initial(config, column("lambda_init")[:, None])
-        same = torch.ones(count, device=device)
+        multiplier = duals.initial(getattr(config, "dual", "released"), values.get("lambda_init", same)[:, None])
         # an untrained net explains nothing: its error is 1, the variance of the noise
         step_losses = same[:, None].repeat(1, config.diffusion_steps) if config.covariance == "calibrated" else None
-        averages = config.held_policy == "average" and config.behaviour_steps > 0
+        clones = getattr(config, "behaviour_steps", 0) > 0
+        averages = clones and getattr(config, "constraint_policy", "online") == "average"
         return cls(
             actor=actor,
             average=actor.clone(),
             critic=critic,
             target=critic.clone(),
             multiplier=multiplier,
-            actor_adam=Adam.create(actor, column("learning_rate")),
-            critic_adam=Adam.create(critic, config.critic_learning_rate * same),
-            multiplier_adam=Adam.create(multiplier, config.lambda_learning_rate * column("lambda_speed")),
-            lambda_clip=column("lambda_clip"),
-            target_kl=column("target_kl"),
-            slack=column("slack"),
-            grad_norm=column("grad_norm"),
+            actor_adam=Adam.create(actor, values["learning_rate"]),
+            critic_adam=Adam.create(critic, values.get("critic_learning_rate", same)),
+            multiplier_adam=Adam.create(multiplier, values.get("lambda_learning_rate", same)),
+            values=values,
+            average_rate=column([1.0 - cast(Any, m).ema_decay for m in model.members])[:, None],
             step_losses=step_losses,
-            behaviour=torch.zeros(count, 2, device=device) if config.behaviour_steps and not averages else None,
+            behaviour=torch.zeros(count, 2, device=device) if clones and not averages else None,
             cloned=actor.clone() if averages else None,
             cloned_losses=step_losses.clone() if averages and step_losses is not None else None,
-            smoothed=torch.zeros(count, device=device) if config.dual == "pi" else None,
+            smoothed=torch.zeros(count, device=device) if getattr(config, "dual", None) == "pi" else None,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -125,10 +120,11 @@ class Pack:
         """
         if reached is None:
             if self.behaviour is None:
-                return self.target_kl
+                return self.values["target_kl"]
             reached = self.behaviour[:, 0] / self.behaviour[:, 1].clamp(min=1.0)
-        relaxed = reached + self.slack if model.in_nats else reached * (1.0 + self.slack)
-        return torch.where(self.slack.isnan(), self.target_kl, relaxed)
+        slack = self.values["slack"]
+        relaxed = reached + slack if model.in_nats else reached * (1.0 + slack)
+        return torch.where(slack.isnan(), self.values["target_kl"], relaxed)
 
     def improve(self, model: Model, actor: Layers, loss: Tensor, explained: Explained, constraint: Tensor) -> Tensor:
         """Step the policies ``actor`` down the gradient of their loss ``[K]``; returns the gradients' norms ``[K]``.
@@ -136,7 +132,7 @@ class Pack:
         The running means move by what this policy step has seen.
         """
         self._remember(model, explained, constraint)
-        slope, norm = clip_by_norm(gradient(loss, actor), self.grad_norm)
+        slope, norm = clip_by_norm(gradient(loss, actor), self.values["grad_norm"])
         self.actor_adam.step(self.actor, slope)
         return norm
 

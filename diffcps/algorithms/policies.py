@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms.nn import Layers, Layout, Mlp
-from diffcps.config import AlgorithmConfig
+from diffcps.algorithms.settings import Cloning
 
 
 class Explained(NamedTuple):
@@ -74,7 +74,7 @@ class GaussianPolicy:
 
     def __init__(
         self,
-        config: AlgorithmConfig,
+        config: Cloning,
         observation_size: int,
         action_size: int,
         max_action: float,

@@ -15,7 +15,7 @@ from diffcps.runs.plan import SearchSpace
 from diffcps.runs.read import SweepEntry, TrialEntry
 from diffcps.storage import place
 from diffcps.text import STYLES, Column, ago, duration, fitting, lifted, progress, short, shown, table, tally
-from diffcps.tracking.labels import common
+from diffcps.tracking.labels import SHOWN, common
 
 # What the list and the view of one sweep say in the same words.
 
@@ -212,11 +212,10 @@ def _varied(sweep: SweepEntry) -> str:
         return f"Optuna chooses {_space(plan.search)}; {_several(plan.search.trials, 'trial')} a task"
     settings: dict[str, set[float]] = defaultdict(set)
     for config in plan.trials:
-        settings["T"].add(config.algorithm.diffusion_steps)
-        settings["λ-clip"] |= {member.lambda_clip for member in config.members}
-        settings["κ"] |= {member.target_kl for member in config.members}
+        for setting, symbol in SHOWN.items():
+            settings[symbol] |= {value for value in config.values(setting) if value is not None}
     return "; ".join(
-        f"{name} {', '.join(f'{value:g}' for value in sorted(values))}" for name, values in settings.items()
+        f"{name} {', '.join(f'{value:g}' for value in sorted(values))}" for name, values in settings.items() if values
     )
 
 
@@ -250,9 +249,14 @@ def _columns(trials: tuple[TrialEntry, ...], narrow: bool) -> list[Column]:
         Column(
             "task", [config.task if config else trial.key for config, trial in zip(configs, trials, strict=True)], False
         ),
-        Column("T", [str(config.algorithm.diffusion_steps) if config else "" for config in configs], liftable=True),
-        Column("λ-clip", [common(c.members, "lambda_clip")[:10] if c else "" for c in configs], liftable=True),
-        Column("κ", [common(c.members, "target_kl")[:10] if c else "" for c in configs], liftable=True),
+        *(
+            Column(
+                symbol,
+                [common(c, range(len(c.members)), setting)[:10] if c else "" for c in configs],
+                liftable=True,
+            )
+            for setting, symbol in SHOWN.items()
+        ),
         Column("seeds", [str(len(config.members)) if config else "" for config in configs], liftable=True, drop=1),
         Column("state", [trial.state for trial in trials], right=False),
         Column("steps", [progress(trial.step, trial.steps, number) for trial in trials]),
@@ -314,9 +318,9 @@ def _trial_record(trial: TrialEntry, folder: str, environment: Mapping[str, Any]
     return {
         "key": trial.key,
         "task": config.task if config else None,
-        "diffusion_steps": config.algorithm.diffusion_steps if config else None,
-        "lambda_clip": [member.lambda_clip for member in config.members] if config else None,
-        "target_kl": [member.target_kl for member in config.members] if config else None,
+        "diffusion_steps": config.value("diffusion_steps") if config else None,
+        "lambda_clip": list(config.values("lambda_clip")) if config else None,
+        "target_kl": list(config.values("target_kl")) if config else None,
         "seeds": [member.seed for member in config.members] if config else None,
         "state": trial.state,
         "step": trial.step,

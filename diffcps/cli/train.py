@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from diffcps.config import Precision, Profile, RunConfig
+from diffcps.algorithms.settings import Precision
+from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.storage.remote import is_url
 
@@ -27,7 +28,7 @@ class Train:
     """Seeds, trained together as one pack; by default the preset's number."""
     steps: int | None = None
     """Gradient steps; by default the preset's number."""
-    profile: Profile | None = None
+    profile: str | None = None
     """``official``: what the paper's released program does. ``principled``: calibrated covariance and κ, projected λ."""
     precision: Precision | None = None
     """``fp32`` (as the paper), or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""

@@ -1,28 +1,19 @@
-"""Every setting of a run, its default, and the rule it must satisfy.
+"""Every setting of a run but those of its algorithm, with defaults and rules.
 
-These frozen dataclasses are the only home of a default. Each checks itself when it is made, turns into a plain
-dictionary and back, and refuses unknown keys, so a configuration that exists is a configuration that can run.
+Each frozen dataclass checks itself when it is made, turns into a plain dictionary and back, and refuses unknown keys. The
+settings of an algorithm are plain values here; their defaults and rules are in the file of the algorithm.
 """
 
 import os
 from pathlib import Path
 
-from diffcps.config.algorithm import (
-    Actor,
-    Algorithm,
-    AlgorithmConfig,
-    Constraint,
-    Covariance,
-    Dual,
-    MemberConfig,
-    PolicyClass,
-    Precision,
-)
+from diffcps.config.plain import Plain, Value, Values
 from diffcps.config.run import (
+    Actor,
     DataConfig,
     EvaluationConfig,
+    Member,
     Physics,
-    Profile,
     RewardTransform,
     RunConfig,
     ScoreKind,
@@ -31,22 +22,17 @@ from diffcps.config.run import (
 
 __all__ = [
     "Actor",
-    "Algorithm",
-    "AlgorithmConfig",
-    "Constraint",
-    "Covariance",
     "DataConfig",
-    "Dual",
     "EvaluationConfig",
-    "MemberConfig",
+    "Member",
     "Physics",
-    "PolicyClass",
-    "Precision",
-    "Profile",
+    "Plain",
     "RewardTransform",
     "RunConfig",
     "ScoreKind",
     "TaskDefinition",
+    "Value",
+    "Values",
     "home",
 ]
 

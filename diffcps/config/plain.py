@@ -1,10 +1,10 @@
 """Settings as checked, frozen dataclasses that turn into plain dictionaries and back."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from diffcps.errors import UserError, nearest
 
@@ -12,13 +12,41 @@ if TYPE_CHECKING:
     from typing import Self
 
 _HINTS: dict[type, dict[str, Any]] = {}
+Value = str | int | float | bool | None
+"""A setting as JSON holds it."""
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    """The annotated types of a class's fields; a sweep of a thousand trials asks for them many thousand times."""
+def hints(cls: type) -> dict[str, Any]:
+    """The annotated types of the fields of a dataclass; kept, for a large sweep asks for them many thousand times."""
     if cls not in _HINTS:
-        _HINTS[cls] = {name: hint for name, hint in get_type_hints(cls).items() if name != "later"}
+        _HINTS[cls] = get_type_hints(cls)
     return _HINTS[cls]
+
+
+class Values(Mapping[str, Value]):
+    """Settings by name: immutable, hashable, equal where all names and values are equal."""
+
+    def __init__(self, values: Mapping[str, Value] = {}) -> None:
+        for name, value in values.items():
+            require(isinstance(value, Value), str(name), value, "text, a number, true, false or null")
+            require(not isinstance(value, float) or math.isfinite(value), str(name), value, "finite")
+        # 0.0 and -0.0 are one setting and must give one key
+        self._values = {name: value + 0.0 if isinstance(value, float) else value for name, value in values.items()}
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -52,33 +80,33 @@ def require_number(owner: object, rule: str, *names: str) -> None:
 class Plain:
     """Checks the type of every setting, turns a dataclass into a plain dictionary and back; unknown keys are errors."""
 
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came after results had been made without them. At their defaults they change nothing and are not
-    written, so that a trial keeps the key under which its results lie."""
-
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        for name, hint in hints(type(self)).items():
             value = getattr(self, name)
+            if hint is Values and isinstance(value, Mapping):
+                object.__setattr__(self, name, Values(value))
+                continue
             _require_type(name, hint, value)
-            if hint is float:
-                # 0, 0.0 and -0.0 are one setting and must give one key
-                object.__setattr__(self, name, float(value) + 0.0)
+            if isinstance(value, int) and _is_float(hint):
+                # 0 and 0.0 are one setting and must give one key; so are 0.0 and -0.0
+                object.__setattr__(self, name, float(value))
+            elif isinstance(value, float):
+                object.__setattr__(self, name, value + 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only (tuples become lists), ready for JSON."""
-        settings = [(field, getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
-        return {f.name: _plain(v) for f, v in settings if f.name not in self.later or v != f.default}
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Self":
         """The inverse of ``to_dict``. Raises ``UserError`` naming an unknown key, a missing one or a wrong type."""
         require(isinstance(values, Mapping), cls.__name__, values, "a group of settings")
-        hints = _hints(cls)
+        known = hints(cls)
         for key in values:
-            if key not in hints:
-                raise UserError(f"{cls.__name__} has no setting {key!r}{nearest(str(key), hints) or '.'}")
+            if key not in known:
+                raise UserError(f"{cls.__name__} has no setting {key!r}{nearest(str(key), known) or '.'}")
         try:
-            return cls(**{key: _revive(hints[key], value) for key, value in values.items()})
+            return cls(**{key: _revive(known[key], value) for key, value in values.items()})
         except (TypeError, OverflowError) as error:
             raise UserError(f"{cls.__name__}: {error}") from error
 
@@ -90,7 +118,14 @@ class Plain:
 def _plain(value: Any) -> Any:
     if isinstance(value, Plain):
         return value.to_dict()
+    if isinstance(value, Values):
+        return dict(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _is_float(hint: Any) -> bool:
+    """Whether a setting is a real number, or one that may be missing."""
+    return hint is float or (get_origin(hint) is UnionType and float in get_args(hint))
 
 
 def _require_type(name: str, hint: Any, value: Any) -> None:

@@ -1,16 +1,14 @@
-"""A trial: its task, its data, its pack, and how it is judged."""
+"""A trial: its task, its data, its algorithm, its pack, and how it is evaluated."""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from diffcps.config.algorithm import Actor, AlgorithmConfig, MemberConfig
-from diffcps.config.plain import Plain, require, require_number
-from diffcps.errors import UserError
+from diffcps.config.plain import Plain, Value, Values, require, require_number
+from diffcps.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from typing import Self
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 Physics = Literal["d4rl", "modern"]
 RewardTransform = Literal["none", "antmaze"]
 ScoreKind = Literal["normalised", "success", "return"]
-Profile = Literal["official", "principled"]
+Actor = Literal["online", "average"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,6 @@ class EvaluationConfig(Plain):
     """Episodes per member at the last evaluation; ``None``: as many as at the others."""
     actor: Actor = "online"
     """Which policy acts: the ``online`` one, or its moving ``average``."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"final_episodes", "actor"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,12 +91,10 @@ class TaskDefinition(Plain):
     """``antmaze`` learns from 4 (r − 0.5)."""
     steps: int = 2_000_000
     """Gradient steps of the full-length run."""
-    algorithm: AlgorithmConfig = AlgorithmConfig()
-    """What a pack shares."""
-    member: MemberConfig = MemberConfig()
-    """What each member has."""
+    settings: Values = Values()
+    """Settings of algorithms in which the task differs from their defaults; each takes those that it has."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """How policies are judged."""
+    """How policies are evaluated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,26 +114,49 @@ class TaskDefinition(Plain):
 
 
 @dataclass(frozen=True)
+class Member(Plain):
+    """One policy of a pack."""
+
+    seed: int = 0
+    """Seeds the initial weights and all random streams of this member."""
+    settings: Values = Values()
+    """Settings in which it differs from the pack."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(self, "a whole number, zero or more", "seed")
+        # one 32-bit word: the random streams of longer seeds could run into those of another seed
+        require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
+
+
+@dataclass(frozen=True)
 class RunConfig(Plain):
-    """One trial: a task, a configuration, and its seeds as one pack."""
+    """One trial: a task, an algorithm with its settings, and a pack of members.
+
+    It holds plain values only and can be stored and read without the algorithm; ``diffcps.algorithms.complete`` fills in
+    its defaults and checks the values. ``settings`` are those of the first member and the others keep what differs from
+    them, so trials that compute the same are equal.
+    """
 
     task: str
     """Name of the task."""
-    members: tuple[MemberConfig, ...] = (MemberConfig(),)
+    members: tuple[Member, ...] = (Member(),)
     """The pack."""
     steps: int = 2_000_000
     """Gradient steps."""
-    profile: Profile = "official"
-    """``official`` is what the paper's released program does, its oddities included; ``principled`` calibrates covariance
-    and κ, projects λ, and is judged by its last checkpoint. It names where the settings below come from."""
+    algorithm: str = "diffcps"
+    """Name of the algorithm, one of ``diffcps.algorithms.names()``."""
+    settings: Values = Values()
+    """Every setting of the algorithm by name."""
+    profile: str = "official"
+    """``official``: the published settings. Other profiles are those of the algorithm: for DiffCPS ``principled``. A profile
+    says where the settings come from; every one of them can still be changed."""
     physics: Physics = "d4rl"
     """``d4rl`` evaluates with the body masses of MuJoCo ≤ 2.1.1, under which D4RL was recorded; ``modern`` with today's."""
     data: DataConfig = DataConfig()
     """The data set."""
-    algorithm: AlgorithmConfig = AlgorithmConfig()
-    """What the pack shares."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """How it is judged."""
+    """How policies are evaluated."""
     log_every: int = 1000
     """Gradient steps between rows of ``metrics.csv``; each row is the mean over them."""
     checkpoint_minutes: float = 5.0
@@ -149,42 +166,59 @@ class RunConfig(Plain):
     measures: tuple[str, ...] = ()
     """What is measured of each policy besides its score, at every evaluation; names of ``diffcps.training.measures``."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"definition", "measures"})
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.task), "task", self.task, "the name of a task")
+        require(bool(self.algorithm), "algorithm", self.algorithm, "the name of an algorithm")
+        require(bool(self.profile), "profile", self.profile, "the name of a profile")
         if self.definition is not None:
             require(
                 self.definition.name == self.task, "task", self.task, f"as in its definition, {self.definition.name!r}"
             )
         require(len(self.members) >= 1, "seeds", len(self.members), "at least 1")
+        self._order_settings()
         seeds = [m.seed for m in self.members]
         if len(set(self.members)) != len(seeds):
             raise UserError(f"two members of the pack are the same (seeds {seeds}): give each its own seed.")
         require_number(self, "a positive whole number", "steps", "log_every")
         require_number(self, "a positive number", "checkpoint_minutes")
-        if self.algorithm.algorithm == "bc" and self.evaluation.candidates > 1:
-            raise UserError("behaviour cloning learns no values to choose among candidates with: candidates must be 1.")
-        if any(member.slack is not None for member in self.members):
-            least = 4 * self.algorithm.policy_freq
-            behaviour = self.algorithm.behaviour_steps
-            require(behaviour >= least, "behaviour_steps", behaviour, f"at least {least}, from which slack can set κ")
-            fewer = f"fewer than the {self.steps} steps, or κ would hold nothing"
-            require(behaviour < self.steps, "behaviour_steps", behaviour, fewer)
-            if self.algorithm.held_policy == "average":
-                settled = self.algorithm.average_settles
-                enough = (
-                    f"at least {settled:.0f}, five memories of the averaged policy after ema_start, to hold the average"
-                )
-                require(behaviour >= settled, "behaviour_steps", behaviour, enough)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Self":
-        """See ``Plain.from_dict``. A setting of earlier versions that never changed a result is passed over."""
-        if isinstance(values, Mapping):
-            values = {name: value for name, value in values.items() if name != "checkpoint_every"}
-        return super().from_dict(values)
+    def _order_settings(self) -> None:
+        """Make the first member's settings those of the pack, and keep what differs from them in the other members.
+
+        A setting that some members do not have, which stands for a default, stays with those that have it.
+        """
+        found = [{**self.settings, **member.settings} for member in self.members]
+        pack = Values({name: value for name, value in found[0].items() if all(name in own for own in found)})
+        members = []
+        for member, own in zip(self.members, found, strict=True):
+            differs = {name: value for name, value in own.items() if name not in pack or value != pack[name]}
+            members.append(Member(member.seed, Values(differs)))
+        object.__setattr__(self, "settings", pack)
+        object.__setattr__(self, "members", tuple(members))
+
+    def value(self, name: str, member: int | None = None) -> Any:
+        """A setting of the pack or, if ``member`` is given, of that member; ``None`` where the algorithm has none."""
+        own = {} if member is None else self.members[member].settings
+        return own.get(name, self.settings.get(name))
+
+    def values(self, name: str) -> tuple[Any, ...]:
+        """A setting of each member."""
+        return tuple(self.value(name, k) for k in range(len(self.members)))
+
+    def with_settings(self, **changes: Value) -> "Self":
+        """A copy in which these settings have these values, in all members. Raises ``UserError`` for an unknown name."""
+        for name, value in changes.items():
+            if name not in self.settings:
+                near = nearest(name, self.settings) or "."
+                raise UserError(f"{self.algorithm} has no setting {name!r}{near}")
+            if isinstance(self.settings[name], float) and type(value) is int:
+                changes[name] = float(value)
+        members = tuple(
+            member.replaced(settings={n: v for n, v in member.settings.items() if n not in changes})
+            for member in self.members
+        )
+        return self.replaced(settings={**self.settings, **changes}, members=members)
 
     @cached_property
     def key(self) -> str:
@@ -196,6 +230,10 @@ class RunConfig(Plain):
         values = self.to_dict()
         del values["checkpoint_minutes"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
-        first = self.members[0]
-        name = f"{self.task}_T{self.algorithm.diffusion_steps}_clip{first.lambda_clip:g}_kl{first.target_kl:.4g}"
-        return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{name}_{digest}")
+        parts = [self.task, self.algorithm]
+        parts += [f"{word}{self.value(name):.4g}" for name, word in _IN_KEY.items() if self.value(name) is not None]
+        return re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join([*parts, digest]))
+
+
+_IN_KEY = {"diffusion_steps": "T", "lambda_clip": "clip", "target_kl": "kl"}
+"""Settings that a key shows, where the algorithm has them."""

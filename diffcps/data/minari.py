@@ -160,7 +160,7 @@ def describe(dataset_id: str) -> Found:
         expert_return=high,
         score=score,
         reward_transform=transform,
-        **{key: getattr(model, key) for key in ("steps", "algorithm", "member", "evaluation") if model},
+        **{key: getattr(model, key) for key in ("steps", "settings", "evaluation") if model},
     )
     task = from_definition(definition)
     info = _transitions(task, path, _as_judged(task, episodes)).info

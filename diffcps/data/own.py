@@ -89,7 +89,7 @@ def save(
         environment: id of the Gymnasium environment.
         episodes: what was recorded, observations flat.
         references: returns that count as a score of 0 and of 100; without them a score is the plain return.
-        settings: fields of ``TaskDefinition`` that differ from its defaults, ``steps`` or ``algorithm`` for example.
+        settings: fields of ``TaskDefinition`` that differ from its defaults, ``steps`` or ``settings`` for example.
 
     Raises:
         UserError: the id is impossible or taken by other episodes or a task of other references, or the environment

@@ -37,9 +37,16 @@ class _Function(nn.Module):
     def __init__(self, policy: SavedPolicy, actor: Actor) -> None:
         super().__init__()
         card = policy.card
-        config = card.run.algorithm.replaced(precision="fp32")
-        self.model = Model(config, card.observation_size, card.action_size, card.max_action, torch.device("cpu"))
-        self.sample = algorithms.get(config.algorithm).sample_actions
+        run = card.run.with_settings(precision="fp32")
+        self.model = Model(
+            run.algorithm,
+            algorithms.settings(run),
+            card.observation_size,
+            card.action_size,
+            card.max_action,
+            torch.device("cpu"),
+        )
+        self.sample = algorithms.get(run.algorithm).sample_actions
         networks = policy.policy.parameters
         networks = networks | ({"actor": networks["average"]} if actor == "average" else {})
         self.names = [name for name in networks if name != "average"]
@@ -139,7 +146,7 @@ def _describe(model: "onnx.ModelProto", policy: SavedPolicy, candidates: int, ac
     """Say in the file what it is."""
     card = policy.card
     model.doc_string = (
-        f"Policy for {card.run.task} after {card.step} steps of {card.run.algorithm.algorithm}. noise [B, N, D, a] is "
+        f"Policy for {card.run.task} after {card.step} steps of {card.run.algorithm}. noise [B, N, D, a] is "
         "standard normal; uniform [B, N], where there is such an input, lies on (0, 1)."
     )
     facts = {

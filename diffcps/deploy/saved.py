@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from diffcps import algorithms
 from diffcps.algorithms.model import Model
-from diffcps.config import Actor, MemberConfig, RunConfig
+from diffcps.config import Actor, Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import room, write_atomically
 from diffcps.training.policy import Policy
@@ -57,8 +58,8 @@ class Card:
     """The project's commit it was trained with."""
 
     @property
-    def config(self) -> MemberConfig:
-        """The member's own settings."""
+    def config(self) -> Member:
+        """The member."""
         return self.run.members[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,12 +102,17 @@ class SavedPolicy:
     def __init__(self, card: Card, parameters: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
         self.card = card
         model = Model(
-            card.run.algorithm, card.observation_size, card.action_size, card.max_action, torch.device(device)
+            card.run.algorithm,
+            algorithms.settings(card.run),
+            card.observation_size,
+            card.action_size,
+            card.max_action,
+            torch.device(device),
         )
         wanted = {name: [1, model.policy.layout.parameters] for name in ("actor", "average")}
         wanted["target"] = [1, 2 * model.critic.layout.parameters]
-        if card.run.algorithm.covariance == "calibrated":
-            wanted["step_losses"] = [1, card.run.algorithm.diffusion_steps]
+        if card.run.value("covariance") == "calibrated":
+            wanted["step_losses"] = [1, card.run.value("diffusion_steps")]
         given = {name: list(value.shape) for name, value in parameters.items() if value.dtype == torch.float32}
         if given != wanted:
             raise UserError(f"its networks are {given}, and its settings ask for {wanted}, all of float32.")
@@ -164,7 +170,7 @@ class SavedPolicy:
         actor = evaluation.actor if actor is None else actor
         if candidates < 1:
             raise UserError(f"candidates = {candidates}: it must be a positive whole number.")
-        if candidates > 1 and self.card.run.algorithm.algorithm == "bc":
+        if candidates > 1 and self.card.run.algorithm == "bc":
             raise UserError("behaviour cloning learns no values to choose among candidates with: candidates must be 1.")
         if actor not in ("online", "average"):
             raise UserError(f"actor = {actor!r}: it must be 'online' or 'average'.")

@@ -359,7 +359,7 @@ def grids(table: Sequence[Row]) -> list[Grid]:
     for task, group in by_task(table).items():
         if any(len(row.trial.shared("lambda_clip")) > 1 for row in group):
             continue
-        cells = {(row.trial.config.algorithm.diffusion_steps, row.trial.shared("lambda_clip")[0]): row for row in group}
+        cells = {(row.trial.config.value("diffusion_steps"), row.trial.shared("lambda_clip")[0]): row for row in group}
         steps, clips = sorted({point[0] for point in cells}), sorted({point[1] for point in cells})
         alone = len(cells) == len(group) and _only(group, "diffusion_steps", "lambda_clip")
         if alone and len(steps) > 1 and len(clips) > 1:
@@ -401,7 +401,7 @@ def beside_paper(table: Sequence[Row]) -> list[Beside]:
         points = []
         for row in group:
             theirs, clips = ablation(row.trial), row.trial.shared("lambda_clip")
-            if row.trial.config.algorithm.diffusion_steps == 5 and row.best and len(clips) == 1 and clips[0] in theirs:
+            if row.trial.config.value("diffusion_steps") == 5 and row.best and len(clips) == 1 and clips[0] in theirs:
                 points.append((clips[0], row, theirs[clips[0]]))
         points.sort(key=lambda point: point[0])
         if len({point[0] for point in points}) == len(points) > 1:

@@ -57,23 +57,18 @@ def bounded(trial: Trial) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArr
 
     That is the behaviour loss unless the trial bounds another quantity. Without a λ there is nothing: no constraint.
     """
-    steps, losses = trial.metric("behaviour_loss")
-    _, multipliers = trial.metric("lambda")
+    steps, multipliers = trial.metric("lambda")
     if not np.isfinite(multipliers).any():
         return np.zeros(0, dtype=np.int64), np.zeros((0, trial.seeds)), np.zeros((0, trial.seeds))
-    # run folders from before κ could be set on the way have it in their settings only
     held, bounds = trial.metric("constraint")[1], trial.metric("target_kl")[1]
-    held = held if np.isfinite(held).any() else losses
-    constant = np.broadcast_to([member.target_kl for member in trial.config.members], losses.shape)
-    bounds = bounds if np.isfinite(bounds).any() else constant
     known = np.isfinite(held).all(axis=1) & np.isfinite(bounds).all(axis=1)
     return steps[known], held[known], bounds[known]
 
 
 def bounds_loss(trial: Trial) -> bool:
     """Whether κ is the bound of the behaviour loss on record, the online policy's, not of another quantity."""
-    algorithm = trial.config.algorithm
-    return algorithm.constraint == "behaviour_loss" and algorithm.held_policy == "online"
+    constraint, policy = trial.config.value("constraint"), trial.config.value("constraint_policy")
+    return bool(constraint == "behaviour_loss" and policy == "online")
 
 
 def discounted(trial: Trial) -> NDArray[np.float64]:
@@ -84,7 +79,7 @@ def discounted(trial: Trial) -> NDArray[np.float64]:
     that overestimates; it is no proof, for the critic is asked in states of the data.
     """
     _, returns, lengths = trial.evaluations
-    discount = trial.config.algorithm.discount
+    discount = trial.config.value("discount") or 0.0
     found = []
     for gained, length in zip(returns, lengths, strict=True):
         rewards = gained / np.maximum(length, 1.0)

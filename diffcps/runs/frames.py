@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffcps.config import MemberConfig, RunConfig
+from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs.folder import RunFolder
@@ -66,15 +66,12 @@ class Trial:
 
     @cached_property
     def settings(self) -> Mapping[str, tuple[Any, ...]]:
-        """Every setting of the algorithm and of the members but the seed -> its values, each once, in ascending order."""
-        algorithm = self.config.algorithm
-        values = {item.name: (getattr(algorithm, item.name),) for item in fields(algorithm)}
-        return values | {item.name: self.shared(item.name) for item in fields(MemberConfig) if item.name != "seed"}
+        """The algorithm and each of its settings -> the values of the members, each once, in ascending order."""
+        return {"algorithm": (self.config.algorithm,)} | {name: self.shared(name) for name in self.config.settings}
 
     def shared(self, name: str) -> tuple[Any, ...]:
-        """The values that the members have for a setting of ``MemberConfig``, each once, in ascending order."""
-        values = {getattr(member, name) for member in self.config.members}
-        return tuple(sorted(values, key=lambda value: (value is not None, value)))
+        """The values that the members have for a setting, each once, in ascending order."""
+        return tuple(sorted(set(self.config.values(name)), key=lambda value: (value is not None, value)))
 
     @cached_property
     def evaluations(self) -> Evaluations:
@@ -184,8 +181,7 @@ class Sweep:
                     "key": trial.key,
                     "task": trial.task.name,
                     "state": trial.state,
-                    "diffusion_steps": trial.config.algorithm.diffusion_steps,
-                    **{name: _plain(trial.shared(name)) for name in MemberConfig.__dataclass_fields__},
+                    **{name: _plain(values) for name, values in trial.settings.items()},
                     "seeds": trial.seeds,
                     "step": int(trial.status.get("step", 0)),
                     "steps": trial.config.steps,

@@ -230,7 +230,7 @@ class _SecondsPerStep:
 
     @staticmethod
     def _kinds(config: RunConfig) -> tuple[object, ...]:
-        return (config.task, config.algorithm, len(config.members)), config.task, None
+        return (config.task, config.algorithm, config.settings, len(config.members)), config.task, None
 
     def of(self, config: RunConfig) -> float:
         """Seconds; there must be one trial with a speed."""

@@ -48,10 +48,12 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
     }  # fmt: skip
     principled = bandit_trial(
         "corners", scale, profile="principled", steps=(length, length), constraint="elbo", behaviour_steps=cloning,
-        held_policy="average", ema_start=0, ema_every=1, ema_decay=1.0 - 1.0 / min(1000, max(2, cloning // 6)),
-        lambda_learning_rate=SPEED * (20 if scale.quick else 1),
+        constraint_policy="average", ema_start=0, ema_every=1, ema_decay=1.0 - 1.0 / min(1000, max(2, cloning // 6)),
         members=[
-            {"slack": epsilon, "lambda_init": side * START / epsilon, "lambda_speed": START / epsilon, "grad_norm": 100.0}
+            {
+                "slack": epsilon, "lambda_init": side * START / epsilon, "grad_norm": 100.0,
+                "lambda_learning_rate": SPEED * (20 if scale.quick else 1) * START / epsilon,
+            }
             for epsilon in BUDGETS
             for side in SIDES
         ],

@@ -71,8 +71,8 @@ def _settings(trial: Trial, k: int) -> dict[str, Any]:
         "profile": config.profile,
         "rows": trial.dataset.get("rows"),
         "steps": config.steps,
-        **{name: value for name, value in vars(config.algorithm).items()},
-        **{name: value for name, value in vars(config.members[k]).items() if name != "seed"},
+        "algorithm": config.algorithm,
+        **{name: config.value(name, k) for name in config.settings},
     }
 
 

@@ -9,7 +9,6 @@ from diffcps.studies import drawing
 from diffcps.studies.results import Results, interval, summary
 from diffcps.studies.study import Page, Scale, Study
 from diffcps.studies.trials import locomotion_trial
-from diffcps.tasks.profiles import FINAL_EPISODES
 
 TASKS = "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2"
 ACTING = "score_online_1", "score_online_50", "score_average_1", "score_average_50"
@@ -19,7 +18,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
     """Both profiles on locomotion tasks, judged in every way at every evaluation, and at the end by equally many episodes."""
     names = scale.data or (TASKS[:1] if scale.quick else TASKS)
     small: dict[str, Any] = {"hidden_size": 64, "batch_size": 64, "ema_start": 100} if scale.quick else {}
-    judged: dict[str, Any] = {"final_episodes": FINAL_EPISODES}
+    judged: dict[str, Any] = {"final_episodes": 100}
     if scale.quick:
         judged = {"episodes": 2, "candidates": 10, "final_episodes": None}
     found = []

@@ -37,14 +37,14 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 def method(trial: RunConfig) -> str:
     """What a trial of this study is called."""
-    match trial.algorithm.algorithm, trial.profile:
+    match trial.algorithm, trial.profile:
         case "awr", _:
             return "AWR, Gaussian"
         case "bc", _:
             return "behaviour cloning"
         case _, "principled":
             return "DiffCPS, principled"
-    return "Diffusion-QL" if trial.algorithm.lambda_learning_rate == 0 else "DiffCPS"
+    return "Diffusion-QL" if trial.value("lambda_learning_rate") == 0 else "DiffCPS"
 
 
 def page(results: Results) -> Page:
@@ -57,10 +57,10 @@ def page(results: Results) -> Page:
     figures = {}
     for name in frame["task"].unique():
         own = [trial for trial in results.trials if trial.config.task == name]
-        own.sort(key=lambda trial: (METHODS.index(named[trial.key]), trial.config.algorithm.diffusion_steps))
+        own.sort(key=lambda trial: (METHODS.index(named[trial.key]), trial.config.value("diffusion_steps")))
         titles = [
             named[trial.key]
-            + ("" if named[trial.key].startswith("AWR") else f", T = {trial.config.algorithm.diffusion_steps}")
+            + ("" if named[trial.key].startswith("AWR") else f", T = {trial.config.value('diffusion_steps')}")
             for trial in own
         ]
         figures[f"{name.removeprefix('bandit-')}-samples"] = drawing.clouds(dict(zip(titles, own, strict=True)))

@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from diffcps.config import DataConfig, MemberConfig, Profile, RunConfig
+from diffcps import algorithms
+from diffcps.config import DataConfig, Member, RunConfig, Values
 from diffcps.studies.study import Scale
 from diffcps.tasks import profiles
 from diffcps.tasks.bandits import bandit
@@ -19,10 +20,11 @@ def bandit_trial(
     seeds: tuple[int, int] = (2, 5),
     measures: tuple[str, ...] = ("density",),
     evaluations: int = 1,
-    profile: Profile = "official",
+    algorithm: str = "diffcps",
+    profile: str = "official",
     members: Sequence[dict[str, Any]] = ({},),
     evaluation: dict[str, Any] | None = None,
-    **algorithm: Any,
+    **settings: Any,
 ) -> RunConfig:
     """One pack on a bandit.
 
@@ -33,42 +35,35 @@ def bandit_trial(
         seeds: their number, quick and in full.
         measures: taken at each evaluation.
         evaluations: how many there are.
+        algorithm: its name.
         profile: whose settings are changed by those below.
         members: settings of a member each, and each for every seed.
         evaluation: how policies are judged, where it is not as usual.
-        algorithm: settings of the pack.
+        settings: of the pack.
     """
     task = get_task(f"bandit-{name}")
     length = scale.steps or steps[not scale.quick]
-    count = scale.seeds or seeds[not scale.quick]
     # a bandit needs no wide net: a quarter of the width learns as well in a quarter of the time
-    settings: dict[str, Any] = {
-        "discount": 0.0,
-        "policy_freq": 1,
-        "hidden_size": 64,
-        "critic_learning_rate": 1e-3,
-        "batch_size": 128,
-    }
-    base = task.algorithm.replaced(**settings)
-    every = max(1, length // evaluations)
-    trial = RunConfig(
-        task=task.name,
-        members=(MemberConfig(learning_rate=1e-3, lambda_init=1.0, target_kl=task.member.target_kl),),
+    usual: dict[str, Any] = {
+        "discount": 0.0, "policy_freq": 1, "hidden_size": 64, "batch_size": 128,
+        "learning_rate": 1e-3, "critic_learning_rate": 1e-3, "lambda_init": 1.0, "lambda_clip": 0.0, "grad_norm": 9.0,
+    }  # fmt: skip
+    trial = profiles.official(task, algorithm, seeds=1)
+    trial = trial.with_settings(**{name: value for name, value in usual.items() if name in trial.settings})
+    trial = trial.replaced(
         steps=length,
-        physics=task.physics,
         data=DataConfig(source="collected", rows=bandit(name).rows),
-        algorithm=base,
-        evaluation=task.evaluation.replaced(every=every, episodes=500, candidates=1),
+        evaluation=task.evaluation.replaced(every=max(1, length // evaluations), episodes=500, candidates=1),
         log_every=max(1, length // 50),
         measures=measures,
     )
-    trial = profiles.under(trial, profile)
-    first = trial.members[0]
-    pack = [first.replaced(**own) for _ in range(count) for own in members]
-    return trial.replaced(
-        algorithm=trial.algorithm.replaced(**algorithm),
-        members=tuple(member.replaced(seed=seed) for seed, member in enumerate(pack)),
-        evaluation=trial.evaluation.replaced(**{"final_episodes": None} | (evaluation or {})),
+    trial = profiles.under(trial, profile).with_settings(**settings)
+    pack = [own for _ in range(scale.seeds or seeds[not scale.quick]) for own in members]
+    return algorithms.complete(
+        trial.replaced(
+            members=tuple(Member(seed, Values(own)) for seed, own in enumerate(pack)),
+            evaluation=trial.evaluation.replaced(**{"final_episodes": None} | (evaluation or {})),
+        )
     )
 
 
@@ -96,31 +91,28 @@ def locomotion_trial(
     seeds: tuple[int, int] = (2, 5),
     measures: tuple[str, ...] = (),
     evaluations: int = 5,
-    profile: Profile = "official",
+    algorithm: str = "diffcps",
+    profile: str = "official",
     evaluation: dict[str, Any] | None = None,
-    **algorithm: Any,
+    **settings: Any,
 ) -> RunConfig:
     """One configuration on a locomotion task. Data collected here are ``rows`` for a quick study, else D4RL's number."""
     task = get_task(name)
     length = scale.steps or steps[not scale.quick]
-    count = scale.seeds or seeds[not scale.quick]
     data = DataConfig(source=scale.source)
     if scale.source == "collected":
         data = data.replaced(rows=rows if scale.quick else task.rows)
-    trial = RunConfig(
-        task=name,
-        members=tuple(task.member.replaced(seed=seed) for seed in range(count)),
+    trial = profiles.official(task, algorithm, seeds=scale.seeds or seeds[not scale.quick])
+    trial = trial.replaced(
         steps=length,
         physics=scale.physics or task.physics,
         data=data,
-        algorithm=task.algorithm,
-        evaluation=task.evaluation.replaced(every=max(1, length // evaluations)),
+        evaluation=trial.evaluation.replaced(every=max(1, length // evaluations)),
         log_every=max(1, length // 50),
         measures=measures,
     )
     trial = profiles.under(trial, profile)
     asked = {"hidden_size": scale.hidden_size, "batch_size": scale.batch_size}
-    algorithm |= {name: value for name, value in asked.items() if value is not None}
-    return trial.replaced(
-        algorithm=trial.algorithm.replaced(**algorithm), evaluation=trial.evaluation.replaced(**(evaluation or {}))
-    )
+    settings |= {name: value for name, value in asked.items() if value is not None}
+    evaluated = trial.evaluation.replaced(**(evaluation or {}))
+    return algorithms.complete(trial.with_settings(**settings).replaced(evaluation=evaluated))

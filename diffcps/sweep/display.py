@@ -184,7 +184,7 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, group in alike.items():
         settings = [
-            {"profile": one.profile, **vars(one.algorithm), **vars(one.members[0])}
+            {"algorithm": one.algorithm, "profile": one.profile, **one.settings}
             | {"steps": one.steps, "rows": one.data.rows, "physics": one.physics}
             for one in group
         ]

@@ -26,7 +26,7 @@ class Estimator:
         """(learning, evaluation) in seconds; the second supposes that every episode lasts to its limit."""
         task = task_of(trial)
         count = len(trial.members)
-        key = (trial.algorithm, count, task.observation_size, task.action_size, trial.evaluation)
+        key = (trial.algorithm, trial.settings, count, task.observation_size, task.action_size, trial.evaluation)
         if key not in self._known:
             self._known[key] = self._time(trial, task)
         cloning, step, act = self._known[key]
@@ -34,7 +34,7 @@ class Estimator:
             self._steps[task.environment] = _environment_step(trial, task)
         act += self._steps[task.environment] * count * trial.evaluation.episodes
         evaluations = -(-trial.steps // trial.evaluation.every)
-        cloned = min(trial.steps, trial.algorithm.behaviour_steps)
+        cloned = min(trial.steps, trial.value("behaviour_steps") or 0)
         return cloning * cloned + step * (trial.steps - cloned), act * task.episode_limit * evaluations
 
     def _time(self, trial: RunConfig, task: Task) -> tuple[float, float, float]:
@@ -48,17 +48,18 @@ class Estimator:
             next_observations=rng.standard_normal((rows, task.observation_size), dtype=np.float32),
             terminals=np.zeros(rows, np.float32),
         )
-        learner = Learner(trial.algorithm, trial.members, data, task.max_action, self.device)
+        learner = Learner(trial, data, task.max_action, self.device)
 
         def step(begin: int) -> float:
             def run() -> None:
                 learner.step = begin
-                learner.update(trial.algorithm.policy_freq)
+                learner.update(trial.value("policy_freq"))
 
-            return self._median(run) / trial.algorithm.policy_freq
+            return self._median(run) / trial.value("policy_freq")
 
-        cloning = step(0) if trial.algorithm.behaviour_steps else 0.0
-        own = step(trial.algorithm.behaviour_steps)
+        cloned = trial.value("behaviour_steps") or 0
+        cloning = step(0) if cloned else 0.0
+        own = step(cloned)
         policy, count = learner.policy(), len(trial.members)
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
         states = [data.observations[: trial.evaluation.episodes]] * count

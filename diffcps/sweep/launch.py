@@ -15,6 +15,7 @@ from rich.status import Status
 from rich.table import Table
 
 from diffcps import data, text
+from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs import plan as runs_plan
@@ -289,13 +290,10 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
     for trial, difference in zip(plan.trials, differs, strict=True):
         learning, evaluating = estimator.seconds(trial)
         total += (learning + evaluating) * (plan.search.trials if plan.search else 1)
-        first, algorithm = trial.members[0], trial.algorithm
-        chosen = ["chosen"] * 3 if plan.search else [
-            str(algorithm.diffusion_steps), f"{first.lambda_clip:g}", f"{first.target_kl:g}"
-        ]  # fmt: skip
+        chosen = ["chosen"] * 3 if plan.search else [_shown(trial, name) for name in shown[:3]]
         table.add_row(
             trial.task, trial.data.source, *chosen, str(len(trial.members)), f"{trial.steps:,}",
-            f"{first.learning_rate:g}", f"{first.grad_norm:g}", "yes" if algorithm.max_q_backup else "no",
+            *(_shown(trial, name) for name in shown[3:5]), "yes" if trial.value("max_q_backup") else "no",
             duration(learning), f"≤ {duration(evaluating)}", *([difference] if any(differs) else []),
         )  # fmt: skip
     # a narrow terminal breaks the lines; cutting the names would lose them
@@ -311,6 +309,11 @@ def _dry_run(plan: Plan, options: SweepOptions, console: Console) -> None:
         "(without compiling, which saves long trials a quarter to a half; evaluation as if every episode lasted to its limit)",
         highlight=False,
     )
+
+
+def _shown(trial: RunConfig, name: str) -> str:
+    value = trial.value(name)
+    return "" if value is None else f"{value:g}"
 
 
 def _resume_command(place: Place, options: SweepOptions, own: bool) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffcps.config import Actor, Algorithm, Constraint, Covariance, Dual, Physics, PolicyClass, Precision, Profile
+from diffcps.algorithms.settings import Constraint, Covariance, Dual, PolicyClass, Precision
+from diffcps.config import Actor, Physics
 
 Preset = Literal["paper", "demo", "search", "ablation"]
 
@@ -44,10 +45,10 @@ class SweepOptions:
     """Lower clip of λ; with several values every one is tried."""
     target_kl: tuple[float, ...] = ()
     """κ, the bound on the behaviour loss; with several values every one is tried."""
-    profile: Profile | None = None
-    """``official``: what the paper's released program does. ``principled``: calibrated covariance and κ, projected λ, at
-    least 100 final episodes. The flags below change single settings of either."""
-    algorithm: Algorithm | None = None
+    profile: str | None = None
+    """``official``: the published settings. ``principled`` (DiffCPS): calibrated covariance and κ, projected λ, at least 100
+    final episodes. The flags below change single settings of either."""
+    algorithm: str | None = None
     """``diffcps``; ``awr``: advantage-weighted regression; ``bc``: behaviour cloning."""
     policy: PolicyClass | None = None
     """``diffusion``, ``gaussian``, ``mixture`` or ``deterministic``."""
@@ -63,8 +64,8 @@ class SweepOptions:
     """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy."""
     behaviour_steps: int | None = None
     """Gradient steps of behaviour cloning first."""
-    held_policy: Actor | None = None
-    """Whose explanation of the data λ holds at κ: the online policy's, or its average's."""
+    constraint_policy: Actor | None = None
+    """Which policy the constraint applies to: the online one, or its EMA average."""
     evaluate_every: int | None = None
     """Gradient steps between evaluations."""
     episodes: int | None = None

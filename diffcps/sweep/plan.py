@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffcps.config import DataConfig, RunConfig
+from diffcps import algorithms
+from diffcps.config import DataConfig, Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan, SearchSpace
 from diffcps.sweep.options import SweepOptions
@@ -29,8 +30,8 @@ def build(options: SweepOptions) -> Plan:
         raise UserError(f"--trials {options.trials}: a search needs at least one trial.")
     names = options.tasks or (DEMO_TASKS if options.preset == "demo" else PAPER_TASKS)
     tasks = [get_task(name) for name in dict.fromkeys(names)]
-    base = [_demo_trial(task) if options.preset == "demo" else _paper_trial(task) for task in tasks]
-    base = [_overridden(trial, options) for trial in base]
+    make = _demo_trial if options.preset == "demo" else profiles.official
+    base = [_overridden(make(task, options.algorithm or "diffcps"), options) for task in tasks]
     search = None
     if options.preset == "search":
         keys = "diffusion_steps", "lambda_clip", "target_kl"
@@ -50,14 +51,12 @@ def build(options: SweepOptions) -> Plan:
     return Plan(name, options.preset, tuple(trials), search)
 
 
-def varied(trial: RunConfig, diffusion_steps: int, lambda_clip: float, target_kl: float) -> RunConfig:
-    """The trial with another T, λ-clip and κ in all of its members."""
-    return trial.replaced(
-        algorithm=trial.algorithm.replaced(diffusion_steps=int(diffusion_steps)),
-        members=tuple(
-            member.replaced(lambda_clip=float(lambda_clip), target_kl=float(target_kl)) for member in trial.members
-        ),
-    )
+def varied(
+    trial: RunConfig, diffusion_steps: int | None, lambda_clip: float | None, target_kl: float | None
+) -> RunConfig:
+    """The trial with another T, λ-clip and κ in all of its members; ``None`` where its algorithm has no such setting."""
+    point = dict(zip(POINT, (diffusion_steps, lambda_clip, target_kl), strict=True))
+    return trial.with_settings(**{name: value for name, value in point.items() if value is not None})
 
 
 def trial_of(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
@@ -68,53 +67,28 @@ def trial_of(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
     return varied(base, point["diffusion_steps"], point["lambda_clip"], point["target_kl"])
 
 
-def _paper_trial(task: Task) -> RunConfig:
-    """The full-length trial of a task with the hyper-parameters that the paper gives it, 5 seeds."""
-    data = DataConfig(source=task.sources[0])
-    if data.source == "collected":
-        data = data.replaced(rows=task.rows)
-    return RunConfig(
-        task=task.name,
-        members=_seeded(task.member, 5),
-        steps=task.steps,
-        physics=task.physics,
-        data=data,
-        algorithm=task.algorithm,
-        evaluation=task.evaluation,
-        definition=task.definition,
-    )
-
-
-def _demo_trial(task: Task) -> RunConfig:
+def _demo_trial(task: Task, algorithm: str) -> RunConfig:
     """A trial of about two minutes on one core that visibly learns: 2 seeds, small nets, fast policies."""
-    trial = _paper_trial(task)
+    trial = profiles.official(task, algorithm)
     usual = {"steps": 8000, "hidden_size": 128, "learning_rate": 3e-3, "episodes": 10, "candidates": 10, "rows": 50_000}
+    usual |= {"batch_size": 128, "ema_start": 200, "critic_learning_rate": 1e-3}
     demo = usual | dict(task.demo)
-    steps = demo["steps"]
-    changes = {name: demo[name] for name in ("hidden_size", "diffusion_steps", "policy_freq") if name in demo}
-    algorithm = trial.algorithm.replaced(batch_size=128, ema_start=200, critic_learning_rate=1e-3, **changes)
-    return trial.replaced(
-        members=tuple(member.replaced(learning_rate=demo["learning_rate"]) for member in trial.members[:2]),
+    steps, candidates = demo["steps"], min(demo["candidates"], trial.evaluation.candidates)
+    return trial.with_settings(**{name: value for name, value in demo.items() if name in trial.settings}).replaced(
+        members=trial.members[:2],
         steps=steps,
-        algorithm=algorithm,
         data=DataConfig(source=task.sources[-1], rows=demo["rows"]),
-        evaluation=trial.evaluation.replaced(
-            every=steps // 10, episodes=demo["episodes"], candidates=demo["candidates"]
-        ),
+        evaluation=trial.evaluation.replaced(every=steps // 10, episodes=demo["episodes"], candidates=candidates),
         log_every=steps // 50,
         checkpoint_minutes=0.5,
     )
 
 
-def _seeded(member: Any, seeds: int) -> tuple[Any, ...]:
-    return tuple(member.replaced(seed=seed) for seed in range(seeds))
-
-
-_SHARED = (
-    "batch_size", "precision", "algorithm", "policy", "covariance", "last_step_noise", "constraint", "dual",
-    "behaviour_steps", "held_policy",
+_SETTINGS = (
+    "batch_size", "precision", "policy", "covariance", "last_step_noise", "constraint", "dual", "behaviour_steps",
+    "constraint_policy", "slack",
 )  # fmt: skip
-"""Flags that are settings of the pack under the same name."""
+"""Flags that are settings of the algorithm under the same name."""
 
 
 def _given(options: SweepOptions, names: Sequence[str]) -> dict[str, Any]:
@@ -126,7 +100,7 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     """The trial with the single-valued flags applied."""
     changes: dict[str, Any] = {}
     if options.seeds is not None:
-        changes["members"] = _seeded(trial.members[0], options.seeds)
+        changes["members"] = tuple(Member(seed) for seed in range(options.seeds))
     if options.steps is not None:
         changes["steps"] = options.steps
         # a short run keeps at least five evaluations, and as many rows as a curve needs
@@ -138,13 +112,11 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     changes["evaluation"] = evaluation.replaced(**{key: value for key, value in flags.items() if value is not None})
     trial = trial.replaced(**changes)
     if options.policy is not None:  # before the profile, which gives a covariance to chains alone
-        trial = trial.replaced(algorithm=trial.algorithm.replaced(policy=options.policy))
+        trial = trial.with_settings(policy=options.policy)
     if options.profile is not None:
         trial = profiles.under(trial, options.profile)
-    changes = {"algorithm": trial.algorithm.replaced(**_given(options, _SHARED))}
-    changes["members"] = tuple(member.replaced(**_given(options, ("slack",))) for member in trial.members)
-    if trial.algorithm.algorithm != changes["algorithm"].algorithm == "bc" and options.candidates is None:
-        changes["evaluation"] = trial.evaluation.replaced(candidates=1)  # there are no values to choose by
+    trial = trial.with_settings(**_given(options, _SETTINGS))
+    changes = {}
     if options.checkpoint_minutes is not None:
         changes["checkpoint_minutes"] = options.checkpoint_minutes
     task = task_of(trial)
@@ -163,15 +135,15 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
             f"{task.name} has no {changes['data'].source} data, only {' and '.join(task.sources)}. "
             f"Tasks that have: {having}."
         )
-    return trial.replaced(**changes)
+    return algorithms.complete(trial.replaced(**changes))
 
 
 def _grid(trial: RunConfig, options: SweepOptions) -> list[RunConfig]:
     """The trial for every combination of the T, λ-clip and κ asked for."""
-    first = trial.members[0]
     ablation = options.preset == "ablation"
-    steps = options.diffusion_steps or ((5, 15, 20) if ablation else (trial.algorithm.diffusion_steps,))
-    clips = options.lambda_clip or (task_of(trial).ablation if ablation else (first.lambda_clip,))
-    kls = options.target_kl or (first.target_kl,)
+    steps = options.diffusion_steps or ((5, 15, 20) if ablation else (trial.value("diffusion_steps"),))
+    clips = options.lambda_clip or (task_of(trial).ablation if ablation else (trial.value("lambda_clip"),))
+    kls = options.target_kl or (trial.value("target_kl"),)
     # a value given twice is one trial
-    return list(dict.fromkeys(varied(trial, *point) for point in itertools.product(steps, clips, kls)))
+    points = itertools.product(steps, clips, kls)
+    return list(dict.fromkeys(algorithms.complete(varied(trial, *point)) for point in points))

@@ -186,12 +186,7 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 def point_of(trial: RunConfig) -> dict[str, Any]:
     """The trial as a point of the search space."""
-    first = trial.members[0]
-    return {
-        "diffusion_steps": trial.algorithm.diffusion_steps,
-        "lambda_clip": first.lambda_clip,
-        "target_kl": first.target_kl,
-    }
+    return {name: trial.value(name) for name in POINT}
 
 
 # Runs a whole sweep: trials to Ray, run folders as the truth, MLflow as the view, a table at the end.

@@ -157,10 +157,13 @@ def _learner(
     """The learner of the members ``own``, one pack for each of ``parts``; all packs share the data on the device."""
     names = "observations", "actions", "rewards", "next_observations", "terminals"
     shared: Any = SimpleNamespace(**{name: torch.as_tensor(getattr(dataset, name), device=device) for name in names})
-    members, action = config.members[own], task_of(config).max_action
+    action = task_of(config).max_action
     pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
     return member_tools.Packs(
-        [Learner(config.algorithm, members[part], shared, action, device, engine, pool) for part in parts]
+        [
+            Learner(config, shared, action, device, engine, pool, slice(own.start + part.start, own.start + part.stop))
+            for part in parts
+        ]
     )
 
 

@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import (
-    AlgorithmConfig,
     EvaluationConfig,
-    MemberConfig,
     Physics,
     RewardTransform,
     RunConfig,
     ScoreKind,
     TaskDefinition,
+    Values,
     home,
 )
 from diffcps.errors import UserError, nearest
@@ -91,8 +90,8 @@ class Task:
     """Actions lie in [−max_action, max_action]."""
     steps: int = 2_000_000
     """Gradient steps of the full-length run."""
-    algorithm: AlgorithmConfig = AlgorithmConfig()
-    member: MemberConfig = MemberConfig()
+    settings: Values = Values()
+    """The paper's hyper-parameters for it, by the names of settings; each algorithm takes those that it has."""
     evaluation: EvaluationConfig = EvaluationConfig()
     demo: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings in which its demonstration differs from that of other tasks."""
@@ -146,17 +145,17 @@ def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]])
         reward_transform="antmaze" if row["reward_tune"] == "cql_antmaze" else "none",
         physics="d4rl",
         steps=1000 * int(row["epochs"]),
-        algorithm=AlgorithmConfig(
-            diffusion_steps=int(row["T"]),
-            policy_freq=int(row["policy_freq"]),
-            max_q_backup=row["max_q_backup"] == "true",
-        ),
-        member=MemberConfig(
-            learning_rate=float(row["lr"]),
-            lambda_init=float(row["lambda_init"]),
-            lambda_clip=float(row["lambda_clip"]),
-            target_kl=float(row["target_kl"]),
-            grad_norm=float(row["grad_norm"]),
+        settings=Values(
+            {
+                "diffusion_steps": int(row["T"]),
+                "policy_freq": int(row["policy_freq"]),
+                "max_q_backup": row["max_q_backup"] == "true",
+                "learning_rate": float(row["lr"]),
+                "lambda_init": float(row["lambda_init"]),
+                "lambda_clip": float(row["lambda_clip"]),
+                "target_kl": float(row["target_kl"]),
+                "grad_norm": float(row["grad_norm"]),
+            }
         ),
         evaluation=EvaluationConfig(episodes=int(row["eval_episodes"])),
         in_paper=True,
@@ -246,8 +245,9 @@ def _bandit_task(name: str) -> Task:
         bandit=name,
         max_action=known.bound,
         steps=20_000,
-        algorithm=AlgorithmConfig() if name == "ring" else AlgorithmConfig(discount=0.0, policy_freq=1),
-        member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.05, grad_norm=9.0),
+        settings=Values(
+            {"lambda_clip": 0.3, "target_kl": 0.05} | ({} if name == "ring" else {"discount": 0.0, "policy_freq": 1})
+        ),
         evaluation=EvaluationConfig(every=1000, episodes=500, candidates=1),
         # a policy step costs next to nothing here, and with T = 5 samples of the ring stay too narrow for a demo
         demo={
@@ -285,7 +285,7 @@ def _registry() -> dict[str, Task]:
             sources=("collected",),
             reward_transform="antmaze",
             steps=200_000,
-            member=MemberConfig(lambda_init=1.0, lambda_clip=0.3, target_kl=0.2, grad_norm=2.0),
+            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0}),
             evaluation=EvaluationConfig(every=10_000, episodes=20),
             demo={"learning_rate": 1e-3, "episodes": 20},
         )
@@ -354,8 +354,7 @@ def from_definition(definition: TaskDefinition) -> Task:
         terminals_end=definition.score != "success",
         max_action=definition.max_action,
         steps=definition.steps,
-        algorithm=definition.algorithm,
-        member=definition.member,
+        settings=definition.settings,
         evaluation=definition.evaluation,
         definition=definition,
     )

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffcps.config import MemberConfig, RunConfig
+from diffcps.config import RunConfig
 from diffcps.text import shown
 
 Key = tuple[str, str, str]
@@ -18,19 +18,30 @@ def keys(config: RunConfig) -> list[Key]:
     return [("trial", config.key, ""), *(("member", config.key, str(k)) for k in range(len(config.members)))]
 
 
-def name(config: RunConfig, members: Sequence[MemberConfig]) -> str:
+SHOWN = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
+"""Settings in the name of a run, where the algorithm has them, and their symbols."""
+
+
+def name(config: RunConfig, members: Sequence[int]) -> str:
     """The configuration in words; of one member or of a whole pack."""
-    clip, bound = common(members, "lambda_clip"), common(members, "target_kl")
-    return f"{config.task} T={config.algorithm.diffusion_steps} λ-clip={clip} κ={bound}"
+    shown = {
+        symbol: common(config, members, setting) for setting, symbol in SHOWN.items() if setting in config.settings
+    }
+    return " ".join([config.task, *(f"{symbol}={value}" for symbol, value in shown.items())])
 
 
-def tags(config: RunConfig, members: Sequence[MemberConfig], environment: Mapping[str, Any]) -> dict[str, str]:
+def tags(config: RunConfig, members: Sequence[int], environment: Mapping[str, Any]) -> dict[str, str]:
     """What people filter by; ``environment`` is the content of ``environment.json``, empty before the trial started."""
     known = {
         "config_key": config.key,
         "task": config.task,
-        "T": str(config.algorithm.diffusion_steps),
-        **{setting: common(members, setting) for setting in ("lambda_clip", "target_kl", "seed")},
+        "algorithm": config.algorithm,
+        **{
+            "T" if setting == "diffusion_steps" else setting: common(config, members, setting)
+            for setting in SHOWN
+            if setting in config.settings
+        },
+        "seed": ", ".join(str(config.members[k].seed) for k in members),
         "profile": config.profile,
         "physics": config.physics,
         "data_source": config.data.source,
@@ -60,23 +71,25 @@ def sweep_tags(sweep: str, description: Mapping[str, Any]) -> dict[str, str]:
     return known
 
 
-def parameters(config: RunConfig, members: Sequence[MemberConfig]) -> dict[str, str]:
+def parameters(config: RunConfig, members: Sequence[int]) -> dict[str, str]:
     """Every setting under its own name, flat; those in which the members differ only on the members' runs.
 
     ``checkpoint_minutes`` is left out: it may change when a trial is resumed, and a parameter of MLflow's cannot.
     """
     values = config.to_dict()
-    flat = {setting: values[setting] for setting in ("task", "steps", "profile", "physics", "log_every")}
+    flat = {setting: values[setting] for setting in ("task", "algorithm", "steps", "profile", "physics", "log_every")}
     flat["seeds"] = len(config.members)
-    flat |= values["algorithm"]
     flat |= {f"data_{setting}": value for setting, value in values["data"].items()}
     flat |= {f"evaluation_{setting}": value for setting, value in values["evaluation"].items()}
-    for setting in dict.fromkeys(name for member in values["members"] for name in member):
-        if len({getattr(member, setting) for member in members}) == 1:
-            flat[setting] = getattr(members[0], setting)
+    if len(members) == 1:
+        flat["seed"] = config.members[members[0]].seed
+    for setting in config.settings:
+        if len(own := {config.value(setting, k) for k in members}) == 1:
+            flat[setting] = own.pop()
     return {setting: str(value) for setting, value in flat.items()}
 
 
-def common(members: Sequence[MemberConfig], setting: str) -> str:
-    """The value of a setting, or every value where the members differ."""
-    return ", ".join(dict.fromkeys(f"{getattr(member, setting):.10g}" for member in members))
+def common(config: RunConfig, members: Sequence[int], setting: str) -> str:
+    """The value of a setting, or every value where the members differ; empty where the algorithm has no such setting."""
+    values = [config.value(setting, k) for k in members]
+    return ", ".join(dict.fromkeys(f"{value:.10g}" for value in values if value is not None))

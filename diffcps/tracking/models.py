@@ -20,6 +20,7 @@ from diffcps.deploy.saved import SavedPolicy
 from diffcps.deploy.trained import members
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
+from diffcps.tracking.labels import SHOWN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -152,14 +153,11 @@ def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPol
     from mlflow.entities import LoggedModelOutput, Metric
 
     card = policy.card
-    settings = {"diffusion_steps": card.run.algorithm.diffusion_steps, "seed": card.config.seed}
-    settings |= {name: getattr(card.config, name) for name in ("lambda_clip", "target_kl")}
-    params = {name: str(value) for name, value in settings.items()}
+    settings = {name: card.run.value(name) for name in SHOWN if name in card.run.settings}
+    params = {name: str(value) for name, value in (settings | {"seed": card.config.seed}).items()}
     # MLflow's names know no full stop
-    name = (
-        re.sub("[^A-Za-z0-9_-]", "-", card.run.task)
-        + f" T={card.run.algorithm.diffusion_steps} seed {card.config.seed}"
-    )
+    steps = f" T={settings['diffusion_steps']}" if "diffusion_steps" in settings else ""
+    name = re.sub("[^A-Za-z0-9_-]", "-", card.run.task) + f"{steps} seed {card.config.seed}"
     model = client.create_logged_model(experiment, name, run, tags(policy), params, model_type="policy")
     write(policy, folder, code, run, model.model_id)
     client.log_model_artifacts(model.model_id, str(folder))

@@ -199,13 +199,13 @@ class Tracker:
     def _trial_runs(self, config: RunConfig, environment: Mapping[str, Any], found: Found, parent: str) -> list[str]:
         runs: list[str] = []
         for index, key in enumerate(labels.keys(config)):
-            members = config.members if index == 0 else config.members[index - 1 : index]
+            members = [index - 1] if index else range(len(config.members))
             title = labels.name(config, members)
             tags = labels.tags(config, members, environment) | {
                 "sweep": self.sweep,
                 "level": key[0],
                 "member": key[2],
-                "mlflow.runName": f"seed {members[0].seed} · {title}" if index else title,
+                "mlflow.runName": f"seed {config.members[members[0]].seed} · {title}" if index else title,
                 "mlflow.parentRunId": runs[0] if index else parent,
             }
             runs.append(self._renewed(found.get(key), tags, labels.parameters(config, members)))

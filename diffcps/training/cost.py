@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from diffcps.algorithms.nn import mlp
-from diffcps.config import AlgorithmConfig, RunConfig
+from diffcps.config import RunConfig
 from diffcps.tasks.registry import task_of
 from diffcps.training.engine import Kind
 
@@ -32,80 +32,78 @@ def backward(sizes: Sizes, rows: int, *, inputs: bool, weights: bool) -> int:
     return through_weights + through_activations
 
 
-def components(config: AlgorithmConfig) -> int:
+def components(trial: RunConfig) -> int:
     """Actions that a policy step looks at for each observation: one for every Gaussian of a mixture."""
-    return config.mixture_components if config.policy == "mixture" else 1
+    return trial.value("mixture_components") if trial.value("policy") == "mixture" else 1
 
 
-def networks(config: AlgorithmConfig, observation_size: int, action_size: int) -> tuple[Sizes, Sizes, Sizes]:
+def networks(trial: RunConfig, observation_size: int, action_size: int) -> tuple[Sizes, Sizes, Sizes]:
     """The layers of the time embedding, of the policy's network after it, and of one critic head."""
-    size, hidden, layers = config.time_embedding, config.hidden_size, config.hidden_layers
+    size, hidden, layers = trial.value("time_embedding"), trial.value("hidden_size"), trial.value("hidden_layers")
     head = mlp(observation_size + action_size, hidden, 1, layers)
-    if config.policy != "diffusion":
-        outputs = action_size if config.policy == "deterministic" else components(config) * (2 * action_size + 1)
+    if trial.value("policy") != "diffusion":
+        outputs = action_size if trial.value("policy") == "deterministic" else components(trial) * (2 * action_size + 1)
         return (), mlp(observation_size, hidden, outputs, layers), head
     time = (size, 2 * size), (2 * size, size)
-    outputs = action_size * (2 if config.covariance in ("interpolated", "learned") else 1)
+    outputs = action_size * (2 if trial.value("covariance") in ("interpolated", "learned") else 1)
     return time, mlp(action_size + size + observation_size, hidden, outputs, layers), head
 
 
-def flops_per_member_step(
-    config: AlgorithmConfig, observation_size: int, action_size: int, *, cloning: bool = False
-) -> float:
+def flops_per_member_step(trial: RunConfig, observation_size: int, action_size: int, *, cloning: bool = False) -> float:
     """One gradient step of one member: a critic step, and a policy step every ``policy_freq`` of them.
 
     Where a gradient is not needed it is not counted: of the critic's weights in the policy's loss, of the head there
     that is only a divisor, of what the network is fed. ``cloning``: in a step of behaviour cloning no action is drawn for
     the policy's loss.
     """
-    time, policy, head = networks(config, observation_size, action_size)
-    batch, critics = config.batch_size, config.algorithm != "bc"
+    time, policy, head = networks(trial, observation_size, action_size)
+    batch, critics = trial.value("batch_size"), trial.algorithm != "bc"
     improving = critics and not cloning
-    chain = config.diffusion_steps if config.policy == "diffusion" else 1
-    targets = batch * _next_actions(config)
+    chain = trial.value("diffusion_steps") if trial.value("policy") == "diffusion" else 1
+    targets = batch * _next_actions(trial)
 
     critic_step = chain * (forward(time, targets) + forward(policy, targets)) + 2 * forward(head, targets)
     if critics:
         critic_step += 2 * forward(head, batch) + 2 * backward(head, batch, inputs=False, weights=True)
     # the network runs T times in the chain, and once to explain an action, or once for each step of every path
-    explained = config.constraint_samples * chain if config.constraint in ("iwae", "renyi") else 1
-    runs = explained + (chain if improving and config.algorithm == "diffcps" else 0)
+    explained = trial.value("constraint_samples") * chain if trial.value("constraint") in ("iwae", "renyi") else 1
+    runs = explained + (chain if improving and trial.algorithm == "diffcps" else 0)
     policy_step = runs * (forward(time, batch) + forward(policy, batch))
     policy_step += runs * backward(time, batch, inputs=False, weights=True)
     policy_step += runs * backward(policy, batch, inputs=True, weights=True)
-    if config.held_policy == "average" and improving:
-        policies = 2 if config.behaviour_steps else 1
+    if trial.value("constraint_policy") == "average" and improving:
+        policies = 2 if trial.value("behaviour_steps") else 1
         policy_step += policies * explained * (forward(time, batch) + forward(policy, batch))
-    if config.algorithm == "diffcps" and improving:
-        own = batch * components(config)
+    if trial.algorithm == "diffcps" and improving:
+        own = batch * components(trial)
         policy_step += 2 * forward(head, own) + backward(head, own, inputs=True, weights=False)
-    elif config.algorithm == "awr" and improving:
-        own = batch * config.max_q_candidates
+    elif trial.algorithm == "awr" and improving:
+        own = batch * trial.value("max_q_candidates")
         policy_step += chain * (forward(time, own) + forward(policy, own)) + 2 * forward(head, own + batch)
-    return critic_step + policy_step / config.policy_freq
+    return critic_step + policy_step / trial.value("policy_freq")
 
 
-def network_runs(config: AlgorithmConfig, *, cloning: bool = False) -> float:
+def network_runs(trial: RunConfig, *, cloning: bool = False) -> float:
     """How often one after the other the policy's network is run in a gradient step, forwards, on average."""
-    chain = config.diffusion_steps if config.policy == "diffusion" else 1
-    explained = chain if config.constraint in ("iwae", "renyi") else 1
-    proposed = 0 if cloning or config.algorithm == "bc" else chain
-    if config.held_policy == "average" and not cloning:
-        explained *= 3 if config.behaviour_steps else 2
-    return (chain if _next_actions(config) else 0) + (explained + proposed) / config.policy_freq
+    chain = trial.value("diffusion_steps") if trial.value("policy") == "diffusion" else 1
+    explained = chain if trial.value("constraint") in ("iwae", "renyi") else 1
+    proposed = 0 if cloning or trial.algorithm == "bc" else chain
+    if trial.value("constraint_policy") == "average" and not cloning:
+        explained *= 3 if trial.value("behaviour_steps") else 2
+    return (chain if _next_actions(trial) else 0) + (explained + proposed) / trial.value("policy_freq")
 
 
-def _next_actions(config: AlgorithmConfig) -> int:
+def _next_actions(trial: RunConfig) -> int:
     """Actions that are drawn for each next state in a critic step."""
-    if config.algorithm == "bc" or config.discount == 0.0:
+    if not trial.value("discount"):
         return 0
-    return config.max_q_candidates if config.max_q_backup else 1
+    return trial.value("max_q_candidates") if trial.value("max_q_backup") else 1
 
 
-def flops_per_action(config: AlgorithmConfig, observation_size: int, action_size: int, candidates: int) -> float:
+def flops_per_action(trial: RunConfig, observation_size: int, action_size: int, candidates: int) -> float:
     """Acting at one state: a chain and two critic heads for each candidate."""
-    time, policy, head = networks(config, observation_size, action_size)
-    steps = config.diffusion_steps if config.policy == "diffusion" else 1
+    time, policy, head = networks(trial, observation_size, action_size)
+    steps = trial.value("diffusion_steps") if trial.value("policy") == "diffusion" else 1
     chain = steps * (forward(time, candidates) + forward(policy, candidates))
     return chain + 2 * forward(head, candidates)
 
@@ -185,7 +183,7 @@ def choose(trial: RunConfig, device: torch.device) -> Choice:
         if trial.steps >= COMPILE_FROM_STEPS:
             return Choice("compiled", "compiled and captured as a CUDA graph")
         return Choice("graph", "captured as a CUDA graph, for the trial is too short to repay compiling")
-    if eager_seconds(trial) >= COMPILE_FROM_SECONDS * trial.algorithm.diffusion_steps:
+    if eager_seconds(trial) >= COMPILE_FROM_SECONDS * (trial.value("diffusion_steps") or 1):
         return Choice("compiled", "compiled")
     return Choice("eager", "one operation after the other, for the trial is too short to repay compiling")
 
@@ -197,13 +195,15 @@ def eager_seconds(trial: RunConfig, step: int | None = None) -> float:
     and what each run of a network takes however small it is. Within a third of what was measured for T = 5 and 40, widths 64
     to 256, one to eight members (2-core AMD EPYC).
     """
-    config, task = trial.algorithm, task_of(trial)
+    task = task_of(trial)
 
     def seconds(cloning: bool) -> float:
-        flops = flops_per_member_step(config, task.observation_size, task.action_size, cloning=cloning)
+        flops = flops_per_member_step(trial, task.observation_size, task.action_size, cloning=cloning)
         products = len(trial.members) * flops / 119e9
-        return 5e-3 + 0.8e-3 * network_runs(config, cloning=cloning) + products * (1.0 + 160.0 / config.hidden_size)
+        return (
+            5e-3 + 0.8e-3 * network_runs(trial, cloning=cloning) + products * (1.0 + 160.0 / trial.value("hidden_size"))
+        )
 
     steps = trial.steps if step is None else step
-    cloned = min(steps, config.behaviour_steps)
+    cloned = min(steps, trial.value("behaviour_steps") or 0)
     return cloned * seconds(cloning=True) + (steps - cloned) * seconds(cloning=False)

@@ -19,7 +19,6 @@ from torch import Tensor
 from diffcps import algorithms
 from diffcps.algorithms.model import Batch, Draws, Model, Part, parts
 from diffcps.algorithms.pack import Pack
-from diffcps.config import AlgorithmConfig
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +44,21 @@ class Work:
     """Sum of each metric over steps, ``[metrics, K]``, in the order of ``metrics``."""
 
 
-def metrics(config: AlgorithmConfig) -> tuple[str, ...]:
+def metrics(model: Model) -> tuple[str, ...]:
     """The metric in each row of ``Work.sums``."""
-    given = algorithms.get(config.algorithm).METRICS
-    return tuple(dict.fromkeys(name for part in parts(config) for name in given[part]))
+    given = algorithms.get(model.algorithm).METRICS
+    return tuple(dict.fromkeys(name for part in parts(model.config) for name in given[part]))
 
 
-def average_policy(config: AlgorithmConfig, pack: Pack, step: int) -> None:
+def average_policy(model: Model, pack: Pack, step: int) -> None:
     """Move the averaged policies towards the online ones after ``step``, at the steps where they move at all.
 
     Those that the last step of behaviour cloning leaves are kept.
     """
+    config = model.config
     if step >= config.ema_start and step % config.ema_every == 0:
-        pack.average.lerp_(pack.actor, 1.0 - config.ema_decay)
-    if step == config.behaviour_steps - 1:
+        pack.average.lerp_(pack.actor, pack.average_rate)
+    if step == getattr(config, "behaviour_steps", 0) - 1:
         pack.keep_cloned()
 
 
@@ -70,9 +70,9 @@ def draw(model: Model, work: Work, part: Part) -> Draws:
 def learn(model: Model, work: Work, draws: Draws) -> None:
     """One gradient step of every member on the batch that was drawn, in place."""
     batch = Batch(**{name: value[draws.rows] for name, value in vars(work.data).items()})
-    given = algorithms.get(model.config.algorithm).update(model, work.pack, batch, draws)
+    given = algorithms.get(model.algorithm).update(model, work.pack, batch, draws)
     nothing = torch.zeros_like(work.sums[0])
-    work.sums.add_(torch.stack([given.get(name, nothing) for name in metrics(model.config)]))
+    work.sums.add_(torch.stack([given.get(name, nothing) for name in metrics(model)]))
     work.step.add_(1)
 
 
@@ -106,7 +106,7 @@ def build(model: Model, work: Work, kind: Kind, pool: Any = None) -> Steps:
     if kind == "compiled":
         try:
             compiled = {p: _compile(model, work, p) for p in every}
-            _compare(model.config, work, eager, compiled)
+            _compare(model, work, eager, compiled)
             return _placed(model, work, "compiled", compiled, notes, pool)
         except Exception as error:  # whatever a compiler may throw: training goes on without it
             notes.append(_complaint("compiled", error))
@@ -181,9 +181,9 @@ def _compiled(device: torch.device, function: Callable[..., Any], tensors: list[
     return compiled
 
 
-def _compare(config: AlgorithmConfig, work: Work, eager: dict[Part, Step], compiled: dict[Part, Step]) -> None:
+def _compare(model: Model, work: Work, eager: dict[Part, Step], compiled: dict[Part, Step]) -> None:
     """Raise ``ArithmeticError`` unless a few compiled steps give the metrics, and the changes, of the eager ones."""
-    tolerance = _TOLERANCE[config.precision]
+    tolerance = _TOLERANCE[model.config.precision]
     first, second = _copy(work), _copy(work)
     for copy, steps in ((first, eager), (second, compiled)):
         copy.sums.zero_()
@@ -193,11 +193,11 @@ def _compare(config: AlgorithmConfig, work: Work, eager: dict[Part, Step], compi
     scale = first.sums.abs().amax(dim=1, keepdim=True).clamp(min=1e-3)
     good = (second.sums - first.sums).abs() <= tolerance * scale  # of NaN, too, this is not true
     # whether a bound is violated is a yes or no, which rounding may decide, and so is all of (κ − C)·λ where C is next to κ
-    good |= torch.tensor([[name in ("violation", "dual_loss")] for name in metrics(config)], device=good.device)
+    good |= torch.tensor([[name in ("violation", "dual_loss")] for name in metrics(model)], device=good.device)
     if not good.all():
         row = int((~good).any(dim=1).nonzero()[0])
         values = [sums[row][~good[row]][0].item() for sums in (first.sums, second.sums)]
-        raise ArithmeticError(f"{metrics(config)[row]} is {values[1]:.6g} where the eager step gives {values[0]:.6g}")
+        raise ArithmeticError(f"{metrics(model)[row]} is {values[1]:.6g} where the eager step gives {values[0]:.6g}")
     # Adam's first steps follow the sign of a gradient, and next to zero rounding decides it: hence a norm, and 10 times
     changes = [
         [(after - before).double() for after, before in zip(_state(c), _state(work), strict=True)]
@@ -238,9 +238,12 @@ def _capture(work: Work, steps: dict[Part, Callable[[], None]], pool: Any) -> di
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
-    """The tensors in a dataclass of dataclasses, tensors and ``None``, in a fixed order."""
+    """The tensors in a dataclass of dataclasses, dictionaries, tensors and ``None``, in a fixed order."""
     if isinstance(tree, Tensor):
         yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)
     elif tree is not None:
         for field in fields(tree):
             yield from _tensors(getattr(tree, field.name))
@@ -250,6 +253,8 @@ def _filled(tree: Any, tensors: Iterator[Tensor]) -> Any:
     """The same tree with other tensors, in the order of ``_tensors``."""
     if tree is None or isinstance(tree, Tensor):
         return None if tree is None else next(tensors)
+    if isinstance(tree, dict):
+        return {name: _filled(value, tensors) for name, value in tree.items()}
     return replace(tree, **{field.name: _filled(getattr(tree, field.name), tensors) for field in fields(tree)})
 
 

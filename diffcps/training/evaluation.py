@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffcps.config import Actor, EvaluationConfig, MemberConfig, Physics
+from diffcps.config import Actor, EvaluationConfig, Member, Physics
 from diffcps.envs import make_vector
 from diffcps.tasks.registry import Task
 from diffcps.training.policy import Policy
@@ -34,7 +34,7 @@ class Evaluator:
         self,
         task: Task,
         physics: Physics,
-        members: Sequence[MemberConfig],
+        members: Sequence[Member],
         config: EvaluationConfig,
         threads: int = 1,
         tick: Callable[[], None] | None = None,

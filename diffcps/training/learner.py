@@ -1,6 +1,6 @@
 """The engine: owns all mutable training state of a pack and steps it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffcps.algorithms import get as algorithm_of
+from diffcps import algorithms
 from diffcps.algorithms import streams
 from diffcps.algorithms.model import Batch, Model, Part, part_at, parts
 from diffcps.algorithms.pack import Pack
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.training.engine import Kind, Work, average_policy, build, metrics
 from diffcps.training.policy import Policy
@@ -49,27 +49,26 @@ class Learner:
     company, nor on the device.
 
     Args:
-        config: what the pack shares.
-        members: what its members do not share.
+        trial: the algorithm, its settings and the members.
         dataset: transitions, rewards already transformed.
         max_action: actions lie in ±max_action.
         device: where everything lives.
         engine: how a gradient step is run; ``steps`` tells what it came to and why.
         pool: memory pool for CUDA graphs, to share with packs that take turns with this one.
+        own: the members that it trains; by default all.
     """
 
     def __init__(
         self,
-        config: AlgorithmConfig,
-        members: Sequence[MemberConfig],
+        trial: RunConfig,
         dataset: Dataset,
         max_action: float,
         device: torch.device | str = "cpu",
         engine: Kind = "eager",
         pool: Any = None,
+        own: slice = slice(None),
     ) -> None:
         self.device = torch.device(device)
-        self.config = config
         self.step = 0
         tensors = {
             name: torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=self.device)
@@ -77,24 +76,30 @@ class Learner:
         }
         self.data = Batch(**tensors)
         self.model = Model(
-            config, tensors["observations"].shape[1], tensors["actions"].shape[1], max_action, self.device
+            trial.algorithm,
+            algorithms.settings(trial)[own],
+            tensors["observations"].shape[1],
+            tensors["actions"].shape[1],
+            max_action,
+            self.device,
         )
-        seeds = [member.seed for member in members]
+        self.config = self.model.config
+        seeds = [member.seed for member in trial.members[own]]
         initial = [torch.Generator().manual_seed(_seed(seed)) for seed in seeds]
-        self.pack = Pack.create(self.model, members, initial)
+        self.pack = Pack.create(self.model, initial)
         self.work = Work(
             pack=self.pack,
             data=self.data,
             key=streams.keys(seeds, purpose=1).to(self.device),
             step=torch.zeros((), dtype=torch.int64, device=self.device),
-            sums=torch.zeros(len(metrics(config)), len(members), device=self.device),
+            sums=torch.zeros(len(metrics(self.model)), len(seeds), device=self.device),
         )
         self.steps = build(self.model, self.work, engine, pool)
 
     @property
     def members(self) -> int:
         """K."""
-        return len(self.pack.lambda_clip)
+        return len(self.work.key)
 
     def update(self, steps: int, tick: Callable[[], None] | None = None) -> dict[str, Tensor]:
         """Take ``steps`` gradient steps; returns the mean of each metric over them, ``[K]``, on the device.
@@ -106,12 +111,12 @@ class Learner:
         for _ in range(steps):
             part = part_at(self.config, self.step)
             self.steps.take(part)
-            average_policy(self.config, self.pack, self.step)
+            average_policy(self.model, self.pack, self.step)
             taken[part] += 1
             self.step += 1
             if tick is not None:
                 tick()
-        given, names = algorithm_of(self.config.algorithm).METRICS, metrics(self.config)
+        given, names = algorithms.get(self.model.algorithm).METRICS, metrics(self.model)
         counts = {name: sum(n for part, n in taken.items() if name in given[part]) for name in names}
         sums = dict(zip(names, self.work.sums, strict=True))
         return {name: sums[name] / count for name, count in counts.items() if count}

@@ -195,7 +195,7 @@ class _Status:
             passed = max(self.shown - self.start_time, 1e-9)
             done = cost.eager_seconds(self.config, step) - cost.eager_seconds(self.config, self.start_step)
             self.rate, self.pace = (step - self.start_step) / passed, passed / done
-        if self.start_step < self.config.algorithm.behaviour_steps <= step:
+        if self.start_step < (self.config.value("behaviour_steps") or 0) <= step:
             self.start_step, self.start_time = step, self.shown
 
 

@@ -189,9 +189,9 @@ _BASE = 1.0 * _GIB
 
 def resident_bytes(config: RunConfig, task: Task) -> int:
     """What a member always takes: networks, averages, targets, Adam's moments, each also in a copy for a checkpoint."""
-    time, policy, head = networks(config.algorithm, task.observation_size, task.action_size)
+    time, policy, head = networks(config, task.observation_size, task.action_size)
     actor, critic = (sum((fan_in + 1) * fan_out for fan_in, fan_out in sizes) for sizes in ((*time, *policy), head))
-    cloned = actor if config.algorithm.held_policy == "average" and config.algorithm.behaviour_steps else 0
+    cloned = actor if config.value("constraint_policy") == "average" and config.value("behaviour_steps") else 0
     return 2 * 4 * (4 * (actor + 2 * critic) + cloned)
 
 
@@ -201,13 +201,14 @@ def working_bytes(config: RunConfig, task: Task) -> int:
     A policy step keeps the activations of T chain steps, of what explains the data's actions and of both critic heads:
     four tensors a layer, measured; besides them the gradients.
     """
-    algorithm = config.algorithm
-    row = 4 * algorithm.hidden_size
-    layers = 4 * algorithm.hidden_layers
-    paths = algorithm.constraint_samples if algorithm.constraint in ("iwae", "renyi") else 0
-    runs = algorithm.diffusion_steps * (1 + paths) + 1 + 2 * components(algorithm)
-    step = layers * row * algorithm.batch_size * runs + resident_bytes(config, task) // 4
-    backup = 8 * row * algorithm.batch_size * (algorithm.max_q_candidates if algorithm.max_q_backup else 1)
+    row = 4 * config.value("hidden_size")
+    layers = 4 * config.value("hidden_layers")
+    paths = config.value("constraint_samples") if config.value("constraint") in ("iwae", "renyi") else 0
+    runs = config.value("diffusion_steps") * (1 + paths) + 1 + 2 * components(config)
+    step = layers * row * config.value("batch_size") * runs + resident_bytes(config, task) // 4
+    backup = (
+        8 * row * config.value("batch_size") * (config.value("max_q_candidates") if config.value("max_q_backup") else 1)
+    )
     acting = 8 * row * config.evaluation.episodes * config.evaluation.candidates
     return max(step, backup) + acting  # a captured step keeps its memory while others act
 

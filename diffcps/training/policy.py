@@ -59,7 +59,7 @@ class Policy:
             For each member an array ``[B_k, a]`` within the action bounds.
         """
         device, size = self.model.device, self.model.action_size
-        sample_actions = algorithms.get(self.model.config.algorithm).sample_actions
+        sample_actions = algorithms.get(self.model.algorithm).sample_actions
         parameters = self.parameters | ({"actor": self.parameters["average"]} if actor == "average" else {})
         counts = [len(rows) for rows in observations]
         longest = max(counts)

@@ -215,7 +215,7 @@ class Bench:
         built = time.perf_counter() - start
         contenders = measure.agent_steps(agent, self.routes), measure.learner_steps(learner, self.routes)
         plain, pack = measure.alternate(
-            contenders, options.seconds, options.rounds, self.device, least=task.algorithm.policy_freq
+            contenders, options.seconds, options.rounds, self.device, least=task.settings["policy_freq"]
         )
         work = cost.flops_per_member_step(measure.settings(task), task.observation_size, task.action_size)
         self.add("steps", measure.as_row(

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +18,10 @@ import gymnasium
 import numpy as np
 import torch
 
-from diffcps.config import AlgorithmConfig, EvaluationConfig, MemberConfig
+from diffcps import algorithms
+from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.envs import make
+from diffcps.tasks import profiles
 from diffcps.tasks.registry import Task, get_task
 from diffcps.training import cost
 from diffcps.training.engine import Kind
@@ -146,9 +148,9 @@ class Routes:
             torch.backends.mkldnn.matmul.fp32_precision = route  # type: ignore[attr-defined]
 
 
-def settings(task: Task, precision: str = "fp32") -> AlgorithmConfig:
+def settings(task: Task, precision: str = "fp32", members: int = 1) -> RunConfig:
     """The paper's settings for the task; the averaged policy moves from the first step, as in nearly all of a run."""
-    return replace(task.algorithm, ema_start=0, precision=precision)  # type: ignore[arg-type]
+    return profiles.official(task, seeds=members).with_settings(ema_start=0, precision=precision)
 
 
 def made_up_data(task: Task, rows: int = ROWS) -> SimpleNamespace:
@@ -166,13 +168,14 @@ def made_up_data(task: Task, rows: int = ROWS) -> SimpleNamespace:
 def build_agent(task: Task, data: SimpleNamespace, device: torch.device) -> reference.Agent:
     tensors = {name: torch.as_tensor(value, device=device) for name, value in vars(data).items()}
     tensors |= {name: tensors[name][:, None] for name in ("rewards", "terminals")}
-    return reference.Agent(settings(task), task.member, reference.Batch(**tensors), task.max_action, device)
+    (own,) = algorithms.settings(settings(task))
+    return reference.Agent(own, reference.Batch(**tensors), task.max_action, device)
 
 
 def build_learner(variant: Variant, data: SimpleNamespace, device: torch.device) -> Learner:
     task = get_task(variant.task)
-    members = [task.member.replaced(seed=seed) for seed in range(variant.members)]
-    return Learner(settings(task, variant.precision), members, data, task.max_action, device, variant.engine)
+    trial = settings(task, variant.precision, variant.members)
+    return Learner(trial, data, task.max_action, device, variant.engine)
 
 
 def agent_steps(agent: reference.Agent, routes: Routes) -> Contender:
@@ -234,7 +237,7 @@ def evaluation_rates(
     """
     data = made_up_data(task, rows=1000)
     agent, learner = build_agent(task, data, device), build_learner(variant, data, device)
-    members = [MemberConfig(seed=seed) for seed in range(variant.members)]
+    members = [Member(seed) for seed in range(variant.members)]
     config = EvaluationConfig(episodes=10)
     evaluator, environment = Evaluator(task, "d4rl", members, config, threads), make(task, "d4rl")
     contenders = (
@@ -286,7 +289,7 @@ def memory_growth(variant: Variant, threads: int) -> dict[str, float]:
     task = get_task(variant.task)
     data = made_up_data(task)
     before = _resident_bytes("VmRSS")
-    build_learner(variant, data, torch.device("cpu")).update(2 * task.algorithm.policy_freq)
+    build_learner(variant, data, torch.device("cpu")).update(2 * task.settings["policy_freq"])
     return {"bytes": max(0, _resident_bytes("VmHWM") - before)}
 
 

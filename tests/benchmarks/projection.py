@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from diffcps.tasks import profiles
 from diffcps.tasks.registry import TASKS, Task, get_task
 from diffcps.training.cost import flops_per_member_step
 
@@ -10,9 +11,9 @@ SEEDS = 5
 PAPER = [task for task in TASKS.values() if task.in_paper]
 
 
-def size(task: Task) -> tuple[int, int, bool, int]:
+def size(task: Task) -> tuple[Any, ...]:
     """What decides the cost of a gradient step: observation, action, max-Q backup, policy frequency."""
-    return task.observation_size, task.action_size, task.algorithm.max_q_backup, task.algorithm.policy_freq
+    return task.observation_size, task.action_size, task.settings["max_q_backup"], task.settings["policy_freq"]
 
 
 def distinct_sizes(known: Iterable[str]) -> list[str]:
@@ -27,7 +28,7 @@ def distinct_sizes(known: Iterable[str]) -> list[str]:
 
 
 def operations(task: Task) -> float:
-    return flops_per_member_step(task.algorithm, task.observation_size, task.action_size)
+    return flops_per_member_step(profiles.official(task), task.observation_size, task.action_size)
 
 
 def hours(rates: dict[str, float]) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
-from diffcps.config import AlgorithmConfig, MemberConfig
+from diffcps.algorithms.diffcps import Settings
 
 
 @dataclass
@@ -76,7 +76,7 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class NoiseNet(nn.Module):
     """ε_θ(a_t, t, s)."""
 
-    def __init__(self, observation_size: int, action_size: int, config: AlgorithmConfig) -> None:
+    def __init__(self, observation_size: int, action_size: int, config: Settings) -> None:
         super().__init__()
         size = config.time_embedding
         self.time = nn.Sequential(
@@ -97,7 +97,7 @@ class Diffusion(nn.Module):
     current_weight: Tensor
     deviation: Tensor
 
-    def __init__(self, observation_size: int, action_size: int, max_action: float, config: AlgorithmConfig) -> None:
+    def __init__(self, observation_size: int, action_size: int, max_action: float, config: Settings) -> None:
         super().__init__()
         self.action_size, self.max_action, self.steps = action_size, max_action, config.diffusion_steps
         self.net = NoiseNet(observation_size, action_size, config)
@@ -159,17 +159,15 @@ class TwinCritic(nn.Module):
 class Agent:
     """One policy, its critics, λ, and their optimisers; ``data`` is the whole data set on the device."""
 
-    def __init__(
-        self, config: AlgorithmConfig, member: MemberConfig, data: Batch, max_action: float, device: torch.device | str
-    ) -> None:
-        self.config, self.member, self.data, self.device, self.step = config, member, data, torch.device(device), 0
+    def __init__(self, config: Settings, data: Batch, max_action: float, device: torch.device | str) -> None:
+        self.config, self.data, self.device, self.step = config, data, torch.device(device), 0
         sizes = data.observations.shape[1], data.actions.shape[1]
         self.actor = Diffusion(*sizes, max_action, config).to(device)
         self.average = copy.deepcopy(self.actor)
         self.critic = TwinCritic(*sizes, config.hidden_size).to(device)
         self.target = copy.deepcopy(self.critic)
-        self.multiplier = nn.Parameter(torch.tensor(member.lambda_init, device=device))
-        self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=member.learning_rate)
+        self.multiplier = nn.Parameter(torch.tensor(config.lambda_init, device=device))
+        self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=config.critic_learning_rate)
         self.multiplier_adam = torch.optim.Adam([self.multiplier], lr=config.lambda_learning_rate)
 
@@ -185,7 +183,7 @@ class Agent:
         critic_loss = self.critic_loss(batch, draws.next_actions if draws else None)
         self.critic_adam.zero_grad()
         critic_loss.backward()
-        clip_grad_norm_(self.critic.parameters(), self.member.grad_norm)
+        clip_grad_norm_(self.critic.parameters(), self.config.grad_norm)
         self.critic_adam.step()
         losses = {"critic_loss": critic_loss.detach()}
 
@@ -194,17 +192,17 @@ class Agent:
                 batch.actions, batch.observations, draws.step if draws else None, draws.noise if draws else None
             )
             q_loss = self.q_loss(batch, draws)
-            weight = self.multiplier.clamp(self.member.lambda_clip, config.lambda_max).detach()
+            weight = self.multiplier.clamp(self.config.lambda_clip, config.lambda_max).detach()
             actor_loss = weight * behaviour_loss + q_loss
             self.actor_adam.zero_grad()
             actor_loss.backward()
-            clip_grad_norm_(self.actor.parameters(), self.member.grad_norm)
+            clip_grad_norm_(self.actor.parameters(), self.config.grad_norm)
             self.actor_adam.step()
 
-            dual_loss = (self.member.target_kl - behaviour_loss).detach() * self.multiplier
+            dual_loss = (self.config.target_kl - behaviour_loss).detach() * self.multiplier
             self.multiplier_adam.zero_grad()
             dual_loss.backward()
-            clip_grad_norm_([self.multiplier], self.member.grad_norm)
+            clip_grad_norm_([self.multiplier], self.config.grad_norm)
             self.multiplier_adam.step()
             losses |= {"behaviour_loss": behaviour_loss.detach(), "q_loss": q_loss.detach()}
             losses |= {"actor_loss": actor_loss.detach(), "dual_loss": dual_loss.detach()}

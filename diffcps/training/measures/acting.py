@@ -12,7 +12,7 @@ _PURPOSE = 4
 def take(subject: Subject) -> dict[str, float]:
     """See ``registry``: mean normalised score over as many episodes as an evaluation has."""
     config, task = subject.config, subject.task
-    counts = (1,) if config.algorithm.algorithm == "bc" else (1, CANDIDATES)
+    counts = (1,) if config.algorithm == "bc" else (1, CANDIDATES)
     evaluator = Evaluator(
         task, config.physics, [subject.member], config.evaluation, subject.threads, subject.tick, _PURPOSE
     )

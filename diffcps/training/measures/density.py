@@ -72,7 +72,7 @@ def take(subject: Subject) -> dict[str, float]:
     assert subject.task.bandit is not None
     own = behaviour(subject.task.bandit)
     masses = policy_masses(subject, own.edges).numpy()
-    return columns(subject.bandit, own, masses, singular=subject.config.algorithm.policy == "deterministic")
+    return columns(subject.bandit, own, masses, singular=subject.config.value("policy") == "deterministic")
 
 
 def columns(found: Bandit, own: Behaviour, masses: NDArray[np.float64], singular: bool = False) -> dict[str, float]:
@@ -116,7 +116,7 @@ def policy_masses(subject: Subject, edges: tuple[Tensor, ...], resolution: float
         return mixture_masses(log_weights, means, stds, edges)
     assert isinstance(policy, ChainPolicy)
     denoise = _in_float64(policy.denoiser(subject.actor, observation, subject.step_losses), device)
-    noisy = subject.config.algorithm.last_step_noise and subject.config.algorithm.covariance != "posterior"
+    noisy = subject.config.value("last_step_noise") and subject.config.value("covariance") != "posterior"
     schedule = policy.schedule.to(torch.device("cpu"))
     return chain_masses(denoise, schedule, policy.max_action, noisy, edges, resolution, subject.tick)
 

@@ -68,7 +68,7 @@ def _no_plane(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_density(config: RunConfig, task: Task) -> str | None:
-    return "a deterministic policy has no density." if config.algorithm.policy == "deterministic" else None
+    return "a deterministic policy has no density." if config.value("policy") == "deterministic" else None
 
 
 def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
@@ -81,20 +81,20 @@ def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
 
 def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:
     recall = () if _bandit(task).modes is None else ("sample_recall",)
-    best = () if config.algorithm.algorithm == "bc" else ("bestof_value", "bestof_off_support")
+    best = () if config.algorithm == "bc" else ("bestof_value", "bestof_off_support")
     return ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
 
 
 def has_paths(config: RunConfig) -> bool:
     """Whether the policy is a chain every step of which has a density, the last too."""
-    return config.algorithm.policy == "diffusion" and config.algorithm.covariance != "posterior"
+    return config.value("policy") == "diffusion" and config.value("covariance") != "posterior"
 
 
 def _likelihood(config: RunConfig, task: Task) -> tuple[str, ...]:
     excess = ("cross_entropy_excess", "cross_entropy_excess_error") if task.bandit is not None else ()
-    if config.algorithm.policy != "diffusion":
+    if config.value("policy") != "diffusion":
         return ("cross_entropy", "cross_entropy_error", *excess)
-    loss = ("loss", *(f"loss_step_{t}" for t in range(config.algorithm.diffusion_steps)))
+    loss = ("loss", *(f"loss_step_{t}" for t in range(config.value("diffusion_steps"))))
     if not has_paths(config):
         return loss
     bounds = tuple(f"iwae_{paths}" for paths in PATHS)
@@ -102,7 +102,7 @@ def _likelihood(config: RunConfig, task: Task) -> tuple[str, ...]:
 
 
 def _acting(config: RunConfig, task: Task) -> tuple[str, ...]:
-    counts = (1,) if config.algorithm.algorithm == "bc" else (1, CANDIDATES)
+    counts = (1,) if config.algorithm == "bc" else (1, CANDIDATES)
     return tuple(f"score_{actor}_{count}" for actor in ("online", "average") for count in counts)
 
 

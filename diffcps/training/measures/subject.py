@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms.nn import Layers
-from diffcps.config import MemberConfig, RunConfig
+from diffcps.config import Member, RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.tasks.registry import Task
@@ -29,7 +29,7 @@ class Subject:
 
     task: Task
     config: RunConfig
-    member: MemberConfig
+    member: Member
     policy: Policy
     """A pack of this one."""
     dataset: Transitions

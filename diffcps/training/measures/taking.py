@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffcps.config import MemberConfig, RunConfig
+from diffcps.config import Member, RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.tasks.registry import task_of
 from diffcps.training.measures import samples
@@ -42,7 +42,7 @@ class Measurer:
     def __init__(
         self,
         config: RunConfig,
-        members: Sequence[MemberConfig],
+        members: Sequence[Member],
         dataset: Transitions,
         threads: int = 1,
         tick: Callable[[], None] | None = None,
