@@ -436,7 +436,7 @@ def test_time_left_tells_cloning_from_what_follows(tmp_path: Path, monkeypatch: 
     config = CONFIG.with_settings(behaviour_steps=60).replaced(steps=100)
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(loop.compute, "eager_seconds", lambda _, step=100: min(step, 60) + 10.0 * max(0, step - 60))
+    monkeypatch.setattr(loop.cost, "eager_seconds", lambda _, step=100: min(step, 60) + 10.0 * max(0, step - 60))
     learner = SimpleNamespace(step=0)
     status = loop._Status(learner, config, RunFolder(tmp_path), SimpleNamespace(spent={}), None, [], silent=True)  # type: ignore[arg-type]
     expected = (

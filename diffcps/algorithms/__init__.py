@@ -13,11 +13,11 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError, nearest
 
 _ALGORITHMS = {
-    "diffcps": "diffcps.algorithms.diffcps",
-    "awr": "diffcps.algorithms.awr",
-    "bc": "diffcps.algorithms.bc",
+    "diffcps": ".diffcps",
+    "awr": ".awr",
+    "bc": ".bc",
 }
-"""Name -> module."""
+"""Name -> module, relative to this package."""
 
 
 def names() -> list[str]:
@@ -29,7 +29,7 @@ def get(name: str) -> ModuleType:
     """The algorithm of that name. Raises ``UserError`` naming the nearest one when there is none."""
     if name not in _ALGORITHMS:
         raise UserError(f"no algorithm is called {name!r}{nearest(name, names()) or '.'} Known: {', '.join(names())}.")
-    return importlib.import_module(_ALGORITHMS[name])
+    return importlib.import_module(_ALGORITHMS[name], __name__)
 
 
 def settings(trial: RunConfig) -> tuple[Any, ...]:

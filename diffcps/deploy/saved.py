@@ -78,6 +78,7 @@ class Card:
             whole = all(isinstance(size, int) for size in sizes) and min(sizes[:2]) > 0
             if not whole or not float(card.max_action) > 0 or len(card.run.members) != 1:
                 raise ValueError(f"sizes {sizes}, bound {card.max_action} and {len(card.run.members)} members")
+            algorithms.settings(card.run)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"it does not describe one policy ({type(error).__name__}: {error}).") from error
         return card
