@@ -63,14 +63,11 @@ def read_json(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Raises ``UserError`` when it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: it cannot be read ({error.strerror}).") from error
-    return digest.hexdigest()
 
 
 # Puts the files of a report where they belong.

@@ -48,7 +48,7 @@ def copy(content):
 
 
 def look(tmp_path, content, rows=0, name="hopper_medium-v2.hdf5") -> check.Check:
-    return check.examine(library.find_sources(str(write(tmp_path / name, content)), None, ()), ("modern",), rows).check
+    return check.examine(library.look_up(str(write(tmp_path / name, content)), None, ()), ("modern",), rows).check
 
 
 def said(found: check.Check) -> str:
@@ -292,9 +292,9 @@ def test_a_top_view_of_nothing():
 def test_a_file_a_task_and_a_folder(tmp_path, hopper):
     path = write(tmp_path / "hopper_medium-v2.hdf5", hopper)
     other = write(tmp_path / "mine.hdf5", hopper)
-    assert library.find_sources(str(path), None, ()).task is HOPPER
-    assert library.find_sources(str(other), "hopper-medium-v2", ()).path == other
-    assert library.find_sources("hopper-medium-v2", None, [tmp_path]).path == path
+    assert library.look_up(str(path), None, ()).task is HOPPER
+    assert library.look_up(str(other), "hopper-medium-v2", ()).path == other
+    assert library.look_up("hopper-medium-v2", None, [tmp_path]).path == path
     for named, task, words in (
         (str(other), None, "--task NAME"),
         ("hoper-medium-v2", None, "did you mean 'hopper-medium-v2'"),
@@ -305,25 +305,25 @@ def test_a_file_a_task_and_a_folder(tmp_path, hopper):
         ("hopper-medium-v2", "walker2d-medium-v2", "leave out"),
     ):
         with pytest.raises(UserError, match=words):
-            library.find_sources(named, task, ())
+            library.look_up(named, task, ())
 
 
 def test_collected_sets(capsys):
     point, ring = get_task("pointmaze-umaze"), get_task("bandit-ring")
-    path, _ = collected.collected(point, DataConfig("collected", 700, 0), library.collected_root())
-    assert library.find_sources("pointmaze-umaze", None, ()).path == path
-    found = check.examine(library.find_sources(str(path), None, ()), ("d4rl", "modern"), 300).check
+    path = collected.SOURCE.make(point, DataConfig("collected", 700, 0))
+    assert library.look_up("pointmaze-umaze", None, ()).path == path
+    found = check.examine(library.look_up(str(path), None, ()), ("d4rl", "modern"), 300).check
     assert (found.source, found.rows, found.transitions, found.refusal) == ("collected", 700, 700, None)
     assert found.parity.came_from == "modern"
     assert found.visits.free_cells == 7
-    collected.collected(ring, DataConfig("collected", 100, 0), library.collected_root())
-    found = check.examine(library.find_sources("bandit-ring", None, ()), ("modern",), 300).check
+    collected.SOURCE.make(ring, DataConfig("collected", 100, 0))
+    found = check.examine(library.look_up("bandit-ring", None, ()), ("modern",), 300).check
     assert found.parity is None
     assert "not stepped" in found.no_parity
     assert found.remarks == ()
-    collected.collected(ring, DataConfig("collected", 100, 1), library.collected_root())
-    with pytest.raises(UserError, match="2 collected sets"):
-        library.find_sources("bandit-ring", None, ())
+    collected.SOURCE.make(ring, DataConfig("collected", 100, 1))
+    with pytest.raises(UserError, match="2 data sets"):
+        library.look_up("bandit-ring", None, ())
     assert command("pointmaze-umaze", "--rows", "200") == 0
     assert Path("checks/check-pointmaze-umaze-collected.png").read_bytes().startswith(PNG)
 
@@ -332,16 +332,16 @@ def test_an_imported_file(tmp_path, hopper):
     root = tmp_path / "home"  # where MINARI_DATASETS_PATH points
     path = write(tmp_path / "hopper_medium-v2.hdf5", hopper)
     imported = imports.import_file(HOPPER, path, root)
-    of_file = check.examine(library.find_sources(str(path), None, ()), ("modern",), 1000).check
+    of_file = check.examine(library.look_up(str(path), None, ()), ("modern",), 1000).check
     for named in ("hopper-medium-v2", str(imported.path)):
-        found = check.examine(library.find_sources(named, None, ()), ("modern",), 1000).check
+        found = check.examine(library.look_up(named, None, ()), ("modern",), 1000).check
         assert found.source == "minari"
         assert found.checksum == of_file.checksum
         assert (found.rows, found.transitions, found.trajectories) == (300, of_file.transitions, of_file.trajectories)
         assert found.parity.states == "the observations"
         assert found.parity.came_from == "modern"
     with pytest.raises(UserError, match="leave out"):
-        library.find_sources(str(imported.path), "walker2d-medium-v2", ())
+        library.look_up(str(imported.path), "walker2d-medium-v2", ())
 
 
 def test_a_minari_set_that_is_a_task(tmp_path):
@@ -349,13 +349,13 @@ def test_a_minari_set_that_is_a_task(tmp_path):
     definition = minari.describe("mujoco/hopper/medium-v0").definition
     minari.register(definition)
     for named, task in ((definition.name, None), (str(folder), definition.name)):
-        found = check.examine(library.find_sources(named, task, ()), ("modern",), 1000)
+        found = check.examine(library.look_up(named, task, ()), ("modern",), 1000)
         assert (found.check.source, found.check.task) == ("minari", definition.name)
         assert found.check.rows == found.check.transitions
         assert "not stepped" in found.check.no_parity
         assert pictures.draw(found).startswith(PNG)
     with pytest.raises(UserError, match="--task NAME"):
-        library.find_sources(str(folder), None, ())
+        library.look_up(str(folder), None, ())
 
 
 def test_a_maze_of_minari_is_measured_as_it_is_learned(tmp_path):
@@ -363,7 +363,7 @@ def test_a_maze_of_minari_is_measured_as_it_is_learned(tmp_path):
     minari_sets.antmaze(tmp_path / "home")
     definition = minari.describe("D4RL/antmaze/umaze-v1").definition
     minari.register(definition)
-    source = library.find_sources(definition.name, None, ())
+    source = library.look_up(definition.name, None, ())
     found, learned = check.examine(source, ("modern",), 0).check, source.load()
     assert learned.info.returns.tolist() == [0.0, 1.0, 0.0]
     assert found.trajectories.returns.maximum == 1.0
@@ -492,7 +492,7 @@ def test_fuzz_a_check_never_stumbles_and_refuses_what_the_reader_refuses(tmp_pat
     with np.errstate(all="ignore"):
         content = data.draw(mutated({key: value[:60] for key, value in hopper.items()}))
         path = write(tmp_path / "hopper_medium-v2.hdf5", content)
-    source = library.find_sources(str(path), None, ())
+    source = library.look_up(str(path), None, ())
     examined = check.examine(source, ("modern",), 40)
     refusal, expected = outcome(path)
     assert examined.check.refusal == refusal
@@ -546,7 +546,7 @@ def test_links_that_lead_nowhere(tmp_path, hopper, link):
     with h5py.File(path, "a") as file:
         file["rewards"] = link
     refused(path)
-    found = check.examine(library.find_sources(str(path), "hopper-medium-v2", ()), ("modern",), 10).check
+    found = check.examine(library.look_up(str(path), "hopper-medium-v2", ()), ("modern",), 10).check
     assert found.refusal is not None
     assert found.rows is None
 
@@ -569,7 +569,7 @@ def test_fuzz_flipped_and_lost_bytes(tmp_path, hopper, data):
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
     path.write_bytes(content)
-    found = check.examine(library.find_sources(str(path), None, ()), ("modern",), 0).check
+    found = check.examine(library.look_up(str(path), None, ()), ("modern",), 0).check
     refusal, expected = outcome(path)
     assert found.refusal == refusal
     assert found.transitions == expected

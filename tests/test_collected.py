@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from diffcps import data
 from diffcps.config import DataConfig
 from diffcps.data import collected
 from diffcps.data import episodes as storage
@@ -26,7 +27,7 @@ HOPPER = DataConfig(source="collected", rows=600, seed=3)
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small collected Hopper data set; copy it before changing it."""
-    return collected.collected(get_task("hopper-medium-v2"), HOPPER, tmp_path_factory.mktemp("data"))[0]
+    return collected.SOURCE.make(get_task("hopper-medium-v2"), HOPPER, folder=tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.parametrize("name", ["hopper-medium-v2", "pointmaze-umaze", "bandit-ring"])
@@ -38,14 +39,14 @@ def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
     assert len(back) == len(episodes)
 
 
-def test_the_second_time_it_is_found_not_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_time_it_is_found_not_collected(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     task = get_task("hopper-medium-v2")
-    path, first = collected.collected(task, HOPPER, tmp_path, lambda done, rows: seen.append((done, rows)))
+    path = collected.SOURCE.make(task, HOPPER, lambda done, rows: seen.append((done, rows)), tmp_path)
     assert path == tmp_path / "diffcps" / "hopper-medium-v2-collected-s3-600-v1"
     assert seen[-1] == (600, 600)
-    monkeypatch.setattr(collected, "collect", lambda *_: pytest.fail("collected again"))
-    assert checksum(collected.collected(task, HOPPER, tmp_path)[1]) == checksum(first)
+    assert collected.SOURCE.find(task, HOPPER, [tmp_path]) == path
+    assert collected.SOURCE.find(task, HOPPER.replaced(rows=601), [tmp_path]) is None
 
 
 def test_minari_itself_lists_and_loads_it(hopper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +69,7 @@ def test_the_users_own_minari_folder_is_left_alone(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "theirs"))
     before = dict(os.environ)
-    collected.collected(get_task("bandit-ring"), RING, tmp_path / "ours")
+    collected.SOURCE.make(get_task("bandit-ring"), RING, folder=tmp_path / "ours")
     assert dict(os.environ) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours"]
 
@@ -82,10 +83,10 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(storage.MinariStorage, "update_metadata", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            collected.collected(task, RING, tmp_path)
-    assert collected.find(task, RING, tmp_path) is None
+            collected.SOURCE.make(task, RING, folder=tmp_path)
+    assert collected.SOURCE.find(task, RING, [tmp_path]) is None
     assert list(tmp_path.rglob("*.hdf5")) == []
-    assert len(collected.collected(task, RING, tmp_path)[1]) == 1
+    assert len(storage.read(collected.SOURCE.make(task, RING, folder=tmp_path))) == 1
 
 
 def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be stored under"):
-        collected.collected(get_task("bandit-ring"), RING, tmp_path / "file")
+        collected.SOURCE.make(get_task("bandit-ring"), RING, folder=tmp_path / "file")
 
 
 def _no_metadata(path: Path) -> None:
@@ -161,7 +162,7 @@ def test_damage_is_reported_with_the_folder(damage: Callable[[Path], None], hopp
     shutil.copytree(hopper, path)
     damage(path)
     with pytest.raises(UserError, match=hopper.name):
-        collected.collected(get_task("hopper-medium-v2"), HOPPER, tmp_path)
+        data.load(get_task("hopper-medium-v2"), HOPPER, [tmp_path])
 
 
 def test_data_collected_under_other_conditions_are_refused(
@@ -173,7 +174,7 @@ def test_data_collected_under_other_conditions_are_refused(
     values["diffcps"]["recipe"]["policy"] = "another"
     file.write_text(json.dumps(values))
     with pytest.raises(UserError, match="other policy"):
-        collected.collected(get_task("hopper-medium-v2"), HOPPER, tmp_path)
+        data.load(get_task("hopper-medium-v2"), HOPPER, [tmp_path])
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:

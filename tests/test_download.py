@@ -24,7 +24,8 @@ from rich.console import Console
 
 from diffcps.cli.data.downloading import DownloadData, ProgressDisplay, size
 from diffcps.cli.data.listing import ListData
-from diffcps.data import download, library, mirrors, provenance
+from diffcps.config import home
+from diffcps.data import collected, d4rl, download, mirrors, provenance
 from diffcps.data.mirrors import Patience
 from diffcps.errors import UserError
 from diffcps.storage.remote import Remote
@@ -626,7 +627,7 @@ def test_the_command(tmp_path, content, capsys, monkeypatch):
         assert len(server.asked) == 1
         output = capsys.readouterr().out
         assert "no sha256 published" in output
-        assert str(library.datasets_root() / HOPPER.d4rl_file) in output
+        assert str(d4rl.datasets_root() / HOPPER.d4rl_file) in output
         assert DownloadData(tasks=(WALKER.name, HOPPER.name), mirror=(server.url,), jobs=2)() == 1
     output = capsys.readouterr().out
     assert re.search(rf"{WALKER.name} +FAILED", output)
@@ -701,10 +702,10 @@ def test_sums_are_remembered_until_the_file_changes(tmp_path):
     provenance.sha256_of(path)
     assert provenance.checksum_state(path, published) == "differs"
     for text in ("{", "[]", f'{{"{path}": 3}}'):
-        (library.home() / "checksums.json").write_text(text)
+        (home() / "checksums.json").write_text(text)
         assert provenance.known_sha256(path) is None
-    (library.home() / "checksums.json").unlink()
-    (library.home() / "checksums.json").mkdir()
+    (home() / "checksums.json").unlink()
+    (home() / "checksums.json").mkdir()
     assert provenance.sha256_of(path) == hashlib.sha256(b"two!").hexdigest()
 
 
@@ -720,7 +721,7 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
         file["obs"] = np.zeros(3)
     (tmp_path / ANT.d4rl_file).symlink_to(tmp_path / "gone")
     monkeypatch.setitem(provenance.KNOWN_SHA256, HOPPER.d4rl_file, hashlib.sha256(content).hexdigest())
-    made = library.collected_root() / "diffcps/bandit-ring-collected-s0-5000-v0/data"
+    made = collected.root() / "diffcps/bandit-ring-collected-s0-5000-v0/data"
     made.mkdir(parents=True)
     (made / "metadata.json").write_text('{"total_steps": 5000}')
     lines = listed(capsys, data_dir=(tmp_path,))
@@ -732,7 +733,7 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
         assert words in text
     assert re.search(r"bandit-ring +collected +21 bytes +5 000\n", text)
     assert all(name in text for name in TASKS)
-    here = [line for line in lines if str(tmp_path) not in line and str(library.home()) not in line]
+    here = [line for line in lines if str(tmp_path) not in line and str(home()) not in line]
     assert max(len(line) for line in here if not line.startswith("    ")) <= 80
     (made / "metadata.json").write_text("{")
     text = "\n".join(listed(capsys, data_dir=(tmp_path,), verify=True))
@@ -747,15 +748,15 @@ def test_the_list_shows_files_of_one_name_that_differ(tmp_path, content, capsys)
         (tmp_path / folder).mkdir()
         (tmp_path / folder / HOPPER.d4rl_file).write_bytes(content)
     folders = tuple(tmp_path / folder for folder in "abc")
-    assert "another file than" not in "\n".join(listed(capsys, data_dir=folders, verify=True))
+    assert "differs from" not in "\n".join(listed(capsys, data_dir=folders, verify=True))
     hdf5(tmp_path / "b" / HOPPER.d4rl_file, seed=1)
     lines = listed(capsys, data_dir=folders, verify=True)
-    [said] = [number for number, line in enumerate(lines) if "another file than" in line]
+    [said] = [number for number, line in enumerate(lines) if "differs from" in line]
     assert lines[said - 2] == f"    {tmp_path / 'b' / HOPPER.d4rl_file}"
 
 
 def test_the_list_goes_on_after_a_task_that_is_broken(capsys):
-    folder = library.home() / "tasks"
+    folder = home() / "tasks"
     folder.mkdir(parents=True)
     (folder / "minari-x.json").write_text("{")
     lines = listed(capsys)

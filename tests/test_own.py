@@ -54,7 +54,7 @@ def test_a_log_becomes_a_task() -> None:
     np.testing.assert_array_equal(transitions.next_observations, np.concatenate([e.observations[1:] for e in log]))
     np.testing.assert_allclose(transitions.info.returns, [episode.rewards.sum() for episode in log], rtol=1e-6)
     assert not transitions.terminals.any()
-    assert library.find_sources(task.name, None, ()).task == task
+    assert library.look_up(task.name, None, ()).task == task
     assert own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0)) == task, "a task that is there is left as it is"
 
 

@@ -11,7 +11,7 @@ import test_d4rl as d4rl_files
 
 from diffcps import data
 from diffcps.config import DataConfig, RunConfig
-from diffcps.data import collected, imports, library
+from diffcps.data import collected, imports
 from diffcps.data.collecting.collect import collect
 from diffcps.errors import UserError
 from diffcps.storage import place as places
@@ -76,8 +76,8 @@ def test_collected_data_reach_another_node_and_are_not_collected_again(
 ) -> None:
     place, info = _staged(place, RING)
     _node(monkeypatch, tmp_path)
-    monkeypatch.setattr(collected, "collect", lambda *_: pytest.fail("collected again"))
     assert _load(place, RING).checksum == info.checksum
+    assert not collected.root().exists()
 
 
 def test_a_nodes_own_copy_is_not_learned_from(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_a_nodes_own_copy_is_not_learned_from(place: Place, tmp_path: Path, monk
     _node(monkeypatch, tmp_path)
     task = get_task("bandit-ring")
     other = collect(task, DataConfig("collected", 200, seed=9))  # as a machine that rounds otherwise would have it
-    collected.write(task, RING.data, other, library.collected_root())
+    collected.write(task, RING.data, other, collected.root())
     assert _load(place, RING).checksum == info.checksum
 
 

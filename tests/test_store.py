@@ -8,7 +8,7 @@ import pytest
 
 from diffcps import data
 from diffcps.config import DataConfig
-from diffcps.data import Episode, library
+from diffcps.data import collected, d4rl, library
 from diffcps.errors import UserError
 from diffcps.tasks.registry import get_task
 
@@ -36,6 +36,10 @@ def put(folder: Path, content: bytes = b"x", task=HOPPER) -> Path:
     return path
 
 
+def find(folders, task=HOPPER):
+    return d4rl.SOURCE.find(task, D4RL, folders)
+
+
 def put_real(folder: Path, task) -> Path:
     path = put(folder, task=task)
     rewards = np.array([0, 1, 1, 0, 0], dtype=np.float32)
@@ -54,64 +58,63 @@ def test_each_place_is_found_and_they_are_searched_in_order(tmp_path, empty_home
     for folder in (first, second):
         folder.mkdir()
     monkeypatch.setenv("DIFFCPS_DATA", f"{by_variable}:{by_variable_too}")
-    assert library.search_path([first, second, first]) == places
-    assert library.find(HOPPER, [first, second]) is None
+    assert d4rl.search_path([first, second, first]) == places
+    assert find([first, second]) is None
     for folder in reversed(places):
         expected = put(folder)
-        assert library.find(HOPPER, [first, second]) == expected
+        assert find([first, second]) == expected
 
 
 def test_home_and_collected_root(tmp_path, empty_home, monkeypatch):
-    assert library.collected_root() == empty_home / ".diffcps/collected"
+    assert collected.root() == empty_home / ".diffcps/collected"
     monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "elsewhere"))
-    assert library.collected_root() == tmp_path / "elsewhere/collected"
-    assert tmp_path / "elsewhere/datasets" in library.search_path([])
+    assert collected.root() == tmp_path / "elsewhere/collected"
+    assert tmp_path / "elsewhere/datasets" in d4rl.search_path([])
 
 
 def test_relative_folders_become_absolute(tmp_path, monkeypatch):
     put(tmp_path / "here")
     monkeypatch.chdir(tmp_path)
-    found = library.find(HOPPER, [Path("here")])
+    found = find([Path("here")])
     assert found is not None
     assert found.is_absolute()
 
 
 def test_a_given_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere: there is no such folder"):
-        library.find(HOPPER, [tmp_path / "nowhere"])
+        find([tmp_path / "nowhere"])
     file = put(tmp_path / "a")
     with pytest.raises(UserError, match="it is a file; give the folder"):
-        library.find(HOPPER, [file])
+        find([file])
 
 
 def test_two_files_of_one_name(tmp_path):
     first = put(tmp_path / "a", b"one")
     second = put(tmp_path / "b", b"one")
     folders = [tmp_path / "a", tmp_path / "b"]
-    assert library.find(HOPPER, folders) == first
+    assert find(folders) == first
     for content in (b"two", b"longer"):
         second.write_bytes(content)
         with pytest.raises(UserError) as caught:
-            library.find(HOPPER, folders)
+            find(folders)
         assert str(first) in str(caught.value)
         assert str(second) in str(caught.value)
     second.unlink()
     second.symlink_to(first)
-    assert library.find(HOPPER, folders) == first
+    assert find(folders) == first
 
 
 def test_tasks_without_a_file():
-    assert library.find(RING, []) is None
     with pytest.raises(UserError, match="no D4RL file"):
-        library.public_path(RING)
+        d4rl.public_path(RING)
 
 
 def test_public_addresses():
-    assert library.PUBLIC_HOME == "http://rail.eecs.berkeley.edu/datasets/offline_rl"
-    assert library.public_path(HOPPER) == "gym_mujoco_v2/hopper_medium-v2.hdf5"
-    assert library.public_path(ANT) == f"ant_maze_new/{ANT.d4rl_file}"
+    assert d4rl.PUBLIC_HOME == "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+    assert d4rl.public_path(HOPPER) == "gym_mujoco_v2/hopper_medium-v2.hdf5"
+    assert d4rl.public_path(ANT) == f"ant_maze_new/{ANT.d4rl_file}"
     fixed = get_task("antmaze-umaze-v2")
-    assert library.public_path(fixed) == f"ant_maze_v2/{fixed.d4rl_file}"
+    assert d4rl.public_path(fixed) == f"ant_maze_v2/{fixed.d4rl_file}"
 
 
 def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
@@ -125,7 +128,7 @@ def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
         str(given),
         f"{empty_home}/.d4rl/datasets (no such folder)",
         "diffcps data download hopper-medium-v2",
-        f"{library.PUBLIC_HOME}/gym_mujoco_v2/",
+        f"{d4rl.PUBLIC_HOME}/gym_mujoco_v2/",
         f"into {empty_home}/.diffcps/datasets",
         "--data-dir",
         "DIFFCPS_DATA",
@@ -139,7 +142,7 @@ def test_what_a_person_is_told_when_data_are_missing(tmp_path, empty_home):
 def test_several_files_are_fetched_by_one_command():
     text = str(data.missing([(HOPPER, D4RL), (ANT, D4RL), (HOPPER, D4RL)], []))
     assert "diffcps data download hopper-medium-v2 antmaze-umaze-v0\n" in text
-    assert f"{library.PUBLIC_HOME}/ant_maze_new/ and {library.PUBLIC_HOME}/gym_mujoco_v2/" in text
+    assert f"{d4rl.PUBLIC_HOME}/ant_maze_new/ and {d4rl.PUBLIC_HOME}/gym_mujoco_v2/" in text
 
 
 def test_collected_data_are_never_missing():
@@ -175,30 +178,30 @@ def test_load_without_data():
         data.load(HOPPER, D4RL, [])
 
 
-def test_load_collected_data(monkeypatch):
-    from diffcps.data import collected as room
-
-    episode = Episode(
-        observations=np.zeros((4, 1)),
-        actions=np.ones((3, 2)),
-        rewards=np.ones(3),
-        terminations=np.ones(3, dtype=bool),
-        truncations=np.zeros(3, dtype=bool),
-    )
-    asked = []
-
-    def collected(task, config, root, progress=None):
-        asked.append((task.name, config.rows, root))
-        return root / "set", [episode]
-
-    monkeypatch.setattr(room, "collected", collected)
-    loaded = data.load(RING, COLLECTED, [])
-    assert asked == [("bandit-ring", 3, library.collected_root())]
+def test_load_collected_data():
+    told = []
+    loaded = data.load(RING, COLLECTED, [], lambda done, rows: told.append((done, rows)))
+    assert told == [(3, 3)]
     assert len(loaded) == 3
     assert loaded.terminals.tolist() == [1, 1, 1]
-    assert loaded.info.returns.tolist() == [1, 1, 1]
+    assert len(loaded.info.returns) == 3
     assert loaded.info.source == "collected"
     assert loaded.info.provenance == "other"
     assert "not D4RL's data" in loaded.info.provenance_note
     assert len(loaded.info.checksum) == 64
-    assert loaded.info.path == library.collected_root() / "set"
+    assert loaded.info.path.is_relative_to(collected.root())
+    again = data.load(RING, COLLECTED, [], lambda *_: pytest.fail("collected again"))
+    assert again.info.checksum == loaded.info.checksum
+
+
+def test_an_unknown_source_is_named():
+    with pytest.raises(UserError, match="'d4lr'; did you mean 'd4rl'"):
+        library.source("d4lr")
+    with pytest.raises(UserError, match=r"'mujoco'.*--data d4rl"):
+        library.configured(HOPPER, "mujoco")
+
+
+def test_rows_matter_only_to_a_source_that_makes_them():
+    assert library.configured(HOPPER, rows=7) == D4RL
+    assert library.configured(RING, rows=7) == DataConfig(source="collected", rows=7)
+    assert library.configured(HOPPER, "collected").rows == HOPPER.rows == 1_000_000

@@ -234,8 +234,7 @@ def _data(sweep: SweepEntry, environments: Mapping[str, Mapping[str, Any]]) -> s
     for config in sweep.plan.trials:
         source, dataset = config.data.source, environments.get(config.task, {}).get("dataset")
         known = isinstance(dataset, Mapping) and dataset.get("provenance")
-        # what is collected is never D4RL's: there is nothing to verify
-        groups[f"{source} ({known})" if known and source != "collected" else source].append(config.task)
+        groups[f"{source} ({known})" if known else source].append(config.task)
     one = len(groups) == 1
     return "; ".join(name if one else f"{name}: {', '.join(dict.fromkeys(tasks))}" for name, tasks in groups.items())
 

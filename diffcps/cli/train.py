@@ -100,7 +100,7 @@ def _check_data(config: RunConfig, place: "Place", console: Console) -> None:
         def show(done: int, rows: int) -> None:
             status.update(f"collecting data: {done:,} of {rows:,} rows, {100 * done // rows} %")
 
-        if config.data.source == "collected":
+        if data.library.source(config.data.source).rows(task_of(config)) is not None:
             console.print(f"data: collected here, {config.data.rows:,} rows", highlight=False)
         info = data.load(task_of(config), config.data, place.data_directories, show).info
     console.print(f"data: {info.rows:,} rows from {info.path}", soft_wrap=True, highlight=False)

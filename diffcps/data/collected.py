@@ -1,22 +1,108 @@
 """Collected data sets on disk: made once, found again, and refused when they were made under other conditions."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffcps.config import DataConfig
-from diffcps.data import episodes as storage
+from diffcps.config import DataConfig, home
 from diffcps.data.collecting import behaviour
-from diffcps.data.collecting.collect import Progress, collect
+from diffcps.data.library import Checksum, Holding, Progress, Source, distinct
+from diffcps.data.minari import holding, noted_task
 from diffcps.data.transitions import Episode, Origin, Transitions, checksum, from_episodes
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
 
+if TYPE_CHECKING:
+    from diffcps.data.checking.recording import Recording
+
 COLLECTION = 1
 """Version of the collecting code and of the shipped policies; raise it when either changes what is collected."""
 
-_NOTE = "Collected by DiffCPS with its own behaviour policy; not D4RL's data."
+_NOTE = "Collected on this machine by DiffCPS with its own behaviour policy: not D4RL's data."
+
+
+class Collected(Source):
+    """Data sets made on this machine by the behaviour policies that come with the project."""
+
+    name = "collected"
+    says = "data made on this machine when they are first needed (collected)"
+
+    def load(self, task: Task, path: Path) -> Transitions:
+        """See ``Source.load``."""
+        from diffcps.data import episodes  # Minari takes seconds to import
+
+        found = episodes.read(path)
+        origin = Origin(
+            source=self.name, path=path, checksum=checksum(found), provenance="other", provenance_note=_NOTE
+        )
+        return from_episodes(found, origin, terminals_end=task.terminals_end)
+
+    def rows(self, task: Task) -> int:
+        """As many as D4RL's own data set has."""
+        return task.rows
+
+    def places(self, directories: Sequence[Path]) -> list[Path]:
+        """The given folders and the one that data are made in."""
+        return distinct([*directories, root()])
+
+    def wanted(self, task: Task) -> str:
+        """Of any rows and seed."""
+        return f"diffcps/{task.name}-collected-*"
+
+    def every(self, task: Task, directories: Sequence[Path]) -> list[Path]:
+        """Those of all rows and seeds."""
+        found = (path for folder in self.places(directories) for path in sorted(folder.glob(self.wanted(task))))
+        return [path for path in found if (path / "data").is_dir()]
+
+    def find(self, task: Task, data: DataConfig, directories: Sequence[Path]) -> Path | None:
+        """The one of these rows and this seed. Raises ``UserError`` when it was made under other conditions."""
+        paths = (folder / dataset_id(task, data) for folder in self.places(directories))
+        path = next((path for path in paths if path.is_dir()), None)
+        if path is not None:
+            _check_recipe(path, task, data)
+        return path
+
+    def make(self, task: Task, data: DataConfig, progress: Progress | None = None, folder: Path | None = None) -> Path:
+        """Collect it, by default into ``root()``. Raises ``UserError`` when the folder cannot be written."""
+        # the simulator takes a second to import
+        from diffcps.data.collecting.collect import collect
+
+        return write(task, data, collect(task, data, progress), folder or root())
+
+    def remedy(self, tasks: Sequence[Task]) -> str:
+        """The command that makes them."""
+        return f"  Make some: diffcps data collect {' '.join(task.name for task in tasks)}"
+
+    def label(self, task: Task, provenance: str | None) -> str:
+        """Said to be not D4RL's where a D4RL file has the task's name."""
+        return "collected, not D4RL's" if task.d4rl_file else "collected"
+
+    def holding(self, path: Path, sha256: Checksum) -> Holding:
+        """See ``minari.holding``."""
+        return holding(self.name, path)
+
+    def recognise(self, path: Path, name: str | None) -> Task | None:
+        """By the recipe in it."""
+        recipe = _noted(path).get("recipe")
+        return noted_task(path, recipe.get("task"), name) if isinstance(recipe, dict) else None
+
+    def record(self, task: Task, path: Path) -> "tuple[Recording | None, dict[str, str]]":
+        """See ``Source.record``."""
+        from diffcps.data import episodes
+        from diffcps.data.checking import recording
+
+        found = episodes.read(path)
+        return recording.from_episodes(task, found), recording.shapes(found)
+
+
+SOURCE = Collected()
+
+
+def root() -> Path:
+    """The folder of collected data sets; it may not exist yet."""
+    return home() / "collected"
 
 
 def dataset_id(task: Task, data: DataConfig) -> str:
@@ -24,47 +110,10 @@ def dataset_id(task: Task, data: DataConfig) -> str:
     return f"diffcps/{task.name}-collected-s{data.seed}-{data.rows}-v{COLLECTION}"
 
 
-def find(task: Task, data: DataConfig, root: Path) -> Path | None:
-    """The folder of the collected data set under ``root``, or ``None`` when there is none yet."""
-    path = root / dataset_id(task, data)
-    return path if path.is_dir() else None
+def write(task: Task, data: DataConfig, found: Sequence[Episode], folder: Path) -> Path:
+    """Store collected episodes under ``folder`` and return the data set's path; raises as ``episodes.write`` does."""
+    from diffcps.data import episodes
 
-
-def collected(task: Task, data: DataConfig, root: Path, progress: Progress | None = None) -> tuple[Path, list[Episode]]:
-    """Folder and episodes of the collected data set under ``root``; collected now if it is not there.
-
-    What is returned was read back from the disk either way. Raises ``UserError`` when the folder cannot be written, or
-    holds a damaged data set or one that was collected under other conditions.
-    """
-    path = find(task, data, root)
-    if path is None:
-        path = write(task, data, collect(task, data, progress), root)
-    episodes = storage.read(path)
-    recipe = _recipe(task, data)
-    found = storage.notes(path).get("recipe")
-    if found != recipe:
-        changed = [key for key, value in recipe.items() if not isinstance(found, dict) or found.get(key) != value]
-        raise UserError(
-            f"{path} was collected differently from what {task.name} asks for now (other {', '.join(changed)}). "
-            f"Delete or move it and it is collected anew, or name another data folder."
-        )
-    return path, episodes
-
-
-def transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transitions:
-    """The transitions of the collected data set in the folder ``path``, rewards untransformed."""
-    origin = Origin(
-        source="collected",
-        path=path,
-        checksum=checksum(episodes),
-        provenance="other",
-        provenance_note="Collected on the spot by a behaviour policy of this project: not D4RL's data.",
-    )
-    return from_episodes(episodes, origin, terminals_end=task.terminals_end)
-
-
-def write(task: Task, data: DataConfig, episodes: Sequence[Episode], root: Path) -> Path:
-    """Store collected episodes under ``root`` and return the data set's folder; raises as ``episodes.write`` does."""
     about = {
         "algorithm_name": "behaviour policy of DiffCPS",
         "description": f"{data.rows} steps of {task.environment.id} for the task {task.name}. {_NOTE}",
@@ -72,7 +121,7 @@ def write(task: Task, data: DataConfig, episodes: Sequence[Episode], root: Path)
     own: dict[str, Any] = {"recipe": _recipe(task, data), "note": _NOTE}
     if task.robot is not None:
         own["policies"] = asdict(behaviour.load(task.robot).facts)
-    return storage.write(root, dataset_id(task, data), task, episodes, about, own)
+    return episodes.write(folder, dataset_id(task, data), task, found, about=about, own=own)
 
 
 def _recipe(task: Task, data: DataConfig) -> dict[str, Any]:
@@ -88,3 +137,26 @@ def _recipe(task: Task, data: DataConfig) -> dict[str, Any]:
     if task.robot is not None:
         recipe["policy"] = behaviour.load(task.robot).checksum
     return recipe
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """The project's entry in the metadata of a Minari data set; empty where there is none."""
+    try:
+        found = json.loads((path / "data" / "metadata.json").read_text(encoding="utf-8"))["diffcps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_recipe(path: Path, task: Task, data: DataConfig) -> None:
+    """Raise ``UserError`` when the data set at ``path`` was made under other conditions than the task has now."""
+    recipe, noted = _recipe(task, data), _noted(path)
+    if not noted:
+        raise UserError(f"{path} has no readable metadata. Delete it, and it is collected again.")
+    found = noted.get("recipe")
+    if found != recipe:
+        changed = [key for key, value in recipe.items() if not isinstance(found, dict) or found.get(key) != value]
+        raise UserError(
+            f"{path} was collected under other conditions than {task.name} has now (other {', '.join(changed)}). Delete "
+            f"or move it, and it is collected again, or name another data folder."
+        )

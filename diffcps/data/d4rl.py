@@ -1,29 +1,35 @@
-"""Reads D4RL's HDF5 files as they are, and refuses what cannot be learned from.
+"""D4RL's HDF5 files: finding and reading them, and refusing what cannot be learned from.
 
-What is used: ``observations`` [N, o], ``actions`` [N, a], ``rewards`` [N] or [N, 1], ``terminals`` [N] (bool or 0/1
-numbers) and, where there is one, ``timeouts`` [N]. The rest (``infos/…``, scalars under ``metadata/…``) is never
-opened. Shapes and types are checked for the whole file before any data are read.
+Files are looked for in the folders that the user names, in those of ``DIFFCPS_DATA``, in D4RL's own ``~/.d4rl/datasets``
+and in ``~/.diffcps/datasets``. Arrays that are read: ``observations`` [N, o], ``actions`` [N, a], ``rewards`` [N] or
+[N, 1], ``terminals`` [N] (bool or 0/1 numbers) and, where there is one, ``timeouts`` [N]. Everything else (``infos/…``,
+scalars under ``metadata/…``) stays closed. Shapes and types of the whole file are checked before any data are read.
 """
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps import files
+from diffcps.config import home
 from diffcps.data import provenance
-from diffcps.data.transitions import FloatArray, Origin, Rows, Transitions, from_rows
-from diffcps.errors import UserError
-from diffcps.files import sha256
-from diffcps.tasks.registry import Task
+from diffcps.data.library import Checksum, Holding, Source, distinct, named_folders
+from diffcps.data.transitions import ACTION_TOLERANCE, FloatArray, Origin, Rows, Transitions, from_rows
+from diffcps.errors import UserError, nearest
+from diffcps.tasks.registry import TASKS, Task, get_task
+from diffcps.text import first_line
+
+if TYPE_CHECKING:
+    from diffcps.data.checking.recording import Recording
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "next_observations")
-
-ACTION_TOLERANCE = 1e-4
-"""Actions may exceed the bounds by this (rounding); anything above is a wrong scale or a wrong task."""
 
 _BEGINNINGS = (
     (b"<", "it is a web page or XML; a mirror has probably answered with an error page"),
@@ -37,10 +43,113 @@ H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowE
 """What h5py raises, depending on where a file is damaged."""
 
 
+PUBLIC_HOME = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+
+
+class D4RL(Source):
+    """D4RL's files."""
+
+    name = "d4rl"
+    says = "D4RL files (d4rl)"
+
+    def load(self, task: Task, path: Path) -> Transitions:
+        """See ``Source.load``; raises as ``read`` and ``from_rows`` do."""
+        return load(task, path)
+
+    def wanted(self, task: Task) -> str:
+        """The file's name."""
+        return str(task.d4rl_file)
+
+    def places(self, directories: Sequence[Path]) -> list[Path]:
+        """Raises ``UserError`` when one of ``directories`` does not exist."""
+        return search_path(directories)
+
+    def remedy(self, tasks: Sequence[Task]) -> str:
+        """Three ways."""
+        public = " and ".join(sorted({f"{PUBLIC_HOME}/{task.d4rl_folder}/" for task in tasks}))
+        return (
+            f"  Three ways to get {'them' if len(tasks) > 1 else 'it'}:\n"
+            f"  1. diffcps data download {' '.join(task.name for task in tasks)}\n"
+            f"     from {public}\n"
+            f"     (that host is sometimes down for weeks; --mirror ADDRESS or FOLDER names another) into {datasets_root()}\n"
+            f"  2. point to a folder that has a copy: --data-dir FOLDER, or DIFFCPS_DATA=FOLDER\n"
+            f"  3. use --data collected: data made on this machine by the behaviour policies that come with the project"
+        )
+
+    def label(self, task: Task, provenance: str | None) -> str:
+        """By provenance."""
+        names = {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's own"}
+        return names.get(str(provenance), "not loaded")
+
+    def holding(self, path: Path, sha256: Checksum) -> Holding:
+        """With rows, and the sha256 beside the published one."""
+        rows, digest, state = count_rows(path), sha256(path), provenance.checksum_state(path)
+        fault = None if rows is not None else "it has no 'rewards', so it is not in D4RL's layout."
+        return Holding(self.name, path, path.stat().st_size, rows, checksum=state, sha256=digest, fault=fault)
+
+    def recognise(self, path: Path, name: str | None) -> Task | None:
+        """By the file's name, or the named task, where it has a D4RL file."""
+        if not path.is_file() or (name is not None and get_task(name).d4rl_file is None):
+            return None
+        return recognise(path, name) if name is not None or path.suffix in {".hdf5", ".h5"} else None
+
+    def record(self, task: Task, path: Path) -> "tuple[Recording | None, dict[str, str]]":
+        """See ``recording.from_d4rl``."""
+        from diffcps.data.checking import recording  # it imports this file
+
+        return recording.from_d4rl(task, path)
+
+
+SOURCE = D4RL()
+
+
+def datasets_root() -> Path:
+    """The folder that D4RL files are downloaded to unless another is named; it may not exist yet."""
+    return home() / "datasets"
+
+
+def search_path(directories: Sequence[Path]) -> list[Path]:
+    """The folders that are searched, in order: the given ones, those of ``DIFFCPS_DATA``, the standard ones.
+
+    Raises ``UserError`` when a given folder does not exist.
+    """
+    variable = [part for part in os.environ.get("DIFFCPS_DATA", "").split(os.pathsep) if part]
+    return distinct([*named_folders(directories), *variable, "~/.d4rl/datasets", datasets_root()])
+
+
+def public_path(task: Task) -> str:
+    """Where the task's file is on D4RL's host, ``folder/name``. Raises ``UserError`` when it has none."""
+    if task.d4rl_file is None:
+        raise UserError(f"{task.name} has no D4RL file; its data are of source {' or '.join(map(repr, task.sources))}.")
+    return f"{task.d4rl_folder}/{task.d4rl_file}"
+
+
+def recognise(path: Path, name: str | None = None) -> Task:
+    """The task whose data a file holds: the one called ``name``, else the one whose D4RL file has the file's name.
+
+    Raises ``UserError`` when there is none.
+    """
+    known = {str(task.d4rl_file): task for task in TASKS.values() if task.d4rl_file}
+    if name is None:
+        if path.name not in known:
+            raise UserError(
+                f"{path}: no task's D4RL file has that name{nearest(path.name, known) or '.'} If it holds a task's data, "
+                f"name the task: --task NAME."
+            )
+        return known[path.name]
+    tasks = {task.name: task for task in known.values()}
+    if name not in tasks:
+        raise UserError(
+            f"--task {name!r}: no task with a D4RL file has that name{nearest(name, tasks) or '.'} "
+            f"Tasks that have one: {', '.join(sorted(tasks))}."
+        )
+    return tasks[name]
+
+
 def load(task: Task, path: Path) -> Transitions:
     """The transitions of a D4RL file, rewards untransformed. Raises ``UserError`` as ``read`` and ``from_rows`` do."""
     rows = read(task, path)
-    digest = sha256(path)
+    digest = files.sha256(path)
     verdict, note = provenance.judge(task, digest, rows.observations)
     origin = Origin(source="d4rl", path=path, checksum=digest, provenance=verdict, provenance_note=note)
     return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
@@ -58,15 +167,15 @@ def read(task: Task, path: Path) -> Rows:
         with h5py.File(path, "r", locking="best-effort") as file:
             return _read(task, path, file)
     except MemoryError as error:
-        raise UserError(f"{path}: it does not fit into memory ({_first_line(error)}).") from error
+        raise UserError(f"{path}: it does not fit into memory ({first_line(error)}).") from error
     except H5PY_ERRORS as error:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: BaseException) -> UserError:
+def _damaged(path: Path, error: Exception) -> UserError:
     reason = "it is truncated" if "truncated" in str(error) else "it is damaged"
     return UserError(
-        f"{path}: {reason} and cannot be read to its end ({_first_line(error)}). Copy or download it again."
+        f"{path}: {reason} and cannot be read to its end ({first_line(error)}). Copy or download it again."
     )
 
 
@@ -230,8 +339,3 @@ def _key(dataset: h5py.Dataset) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import filelock
 
-from diffcps.data import d4rl, library, provenance
+from diffcps.data import d4rl, provenance
 from diffcps.data.mirrors import (
     PATIENCE,
     Answer,
@@ -95,7 +95,7 @@ def download(
     """
     readers: dict[str, list[Task]] = {}
     for task in tasks:
-        readers.setdefault(library.public_path(task), []).append(task)
+        readers.setdefault(d4rl.public_path(task), []).append(task)
     shared = _Shared(folder.expanduser().absolute(), mirrors, watcher, tuple(elsewhere), patience, published)
     files = [_File(shared, sub_path, tasks) for sub_path, tasks in readers.items()]
     if not all(file.copies() for file in files):

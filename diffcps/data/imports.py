@@ -17,16 +17,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps import files as file_tools
+from diffcps import files
 from diffcps.data import d4rl, minari, provenance
 from diffcps.data.transitions import DatasetInfo, Episode, Origin, Rows, Transitions, from_rows, limit_timeouts
-from diffcps.errors import UserError, nearest
-from diffcps.tasks.registry import TASKS, Task
+from diffcps.errors import UserError
+from diffcps.tasks.registry import Task
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
-NAMESPACE = "d4rl-import"
 LEFT_OVER = "d4rl.hdf5"
 """Beside Minari's own files: group ``rows``, the rows that are no steps; group ``file``, what else the D4RL file held,
 with every array that the episodes do not hold as exactly as the file does."""
@@ -49,49 +48,6 @@ class Imported:
     """Whether it was written now; else it was there already, from a file of the same bytes."""
 
 
-def dataset_id(task: Task) -> str:
-    """Minari's id of a task's imported file."""
-    return f"{NAMESPACE}/{task.name}-v0"
-
-
-def find(task: Task, directories: Sequence[Path]) -> Path | None:
-    """The folder of the task's imported data set: the first of ``directories`` and Minari's folder that has one."""
-    return minari.find(dataset_id(task), directories)
-
-
-def how_to_import(absent: Sequence[Task], directories: Sequence[Path]) -> str:
-    """What a person needs to know when tasks have no imported data set: which, where they were looked for, how to."""
-    names = "\n".join(f"    {task.name}: {dataset_id(task)}" for task in absent)
-    looked = "\n".join(f"    {folder}" for folder in minari.search_path(directories))
-    files = " ".join(str(task.d4rl_file) for task in absent)
-    return (
-        f"{len(absent)} imported data set{'s are' if len(absent) > 1 else ' is'} missing:\n{names}\n  Looked in\n{looked}\n"
-        f"  Make a Minari data set of a D4RL file with `diffcps data import {files}`, or use the file as it is: --data d4rl"
-    )
-
-
-def recognise(path: Path, name: str | None = None) -> Task:
-    """The task whose data a file holds: the one called ``name``, else the one whose D4RL file has the file's name.
-
-    Raises ``UserError`` when there is none.
-    """
-    known = {str(task.d4rl_file): task for task in TASKS.values() if task.d4rl_file}
-    if name is None:
-        if path.name not in known:
-            raise UserError(
-                f"{path}: no task's D4RL file has that name{nearest(path.name, known) or '.'} If it holds the data of a "
-                f"task all the same, say which: --task NAME."
-            )
-        return known[path.name]
-    tasks = {task.name: task for task in known.values()}
-    if name not in tasks:
-        raise UserError(
-            f"--task {name!r}: no task with a D4RL file is called so{nearest(name, tasks) or '.'} "
-            f"Tasks that have one: {', '.join(sorted(tasks))}."
-        )
-    return tasks[name]
-
-
 def import_file(task: Task, path: Path, root: Path) -> Imported:
     """Store a task's D4RL file as a Minari data set under ``root``; the same file again changes nothing.
 
@@ -100,7 +56,7 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
     """
     from diffcps.data import episodes as storage
 
-    target = root / dataset_id(task)
+    target = root / minari.imported_id(task)
     if target.exists():
         return _again(task, path, target)
     read = d4rl.load(task, path)
@@ -133,8 +89,8 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
     def beside(folder: Path) -> None:
         (folder / LEFT_OVER).write_bytes(image)
 
-    written = storage.write(root, dataset_id(task), task, episodes, about, own, beside, len(image))
-    return Imported(dataset_id(task), written, load(task, written).info, new=True)
+    written = storage.write(root, minari.imported_id(task), task, episodes, about, own, beside, len(image))
+    return Imported(minari.imported_id(task), written, load(task, written).info, new=True)
 
 
 def load(task: Task, path: Path) -> Transitions:
@@ -225,14 +181,14 @@ def join(episodes: Sequence[Episode], kept: Rows, index: NDArray[np.int64]) -> R
 
 def _again(task: Task, path: Path, target: Path) -> Imported:
     """The data set that is there already. Raises ``UserError`` when it is another file's."""
-    digest = file_tools.sha256(path)
+    digest = files.sha256(path)
     info = load(task, target).info
     if info.checksum != digest:
         raise UserError(
             f"{target} was imported from another file of {task.name}: its sha256 is {info.checksum[:12]}…, that of {path} "
             f"is {digest[:12]}…. Delete the data set, or import into another folder with --root."
         )
-    return Imported(dataset_id(task), target, info, new=False)
+    return Imported(minari.imported_id(task), target, info, new=False)
 
 
 def _stored(path: Path, rows: Rows) -> Rows:

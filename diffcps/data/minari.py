@@ -1,17 +1,18 @@
-"""Minari data sets as tasks of their own.
+"""Minari data sets: as a source of data, and as tasks of their own.
 
-What is recorded in a data set becomes a task: its observations, flattened, its actions, its reference scores, and the
-environment that it was recorded in, or that it names for evaluation. Whatever is learned from it is labelled as not
-D4RL's, and no published number stands beside it.
+A task is made from what a data set records: its flattened observations, its actions, its reference scores, and the
+environment that it names for evaluation, or else was recorded in. Reports say that such data are not D4RL's and show no
+published numbers beside them. A D4RL file that was imported (``imports``) is a Minari data set of the file's task.
 
-**Mazes with a sparse reward** (AntMaze and PointMaze of gymnasium-robotics) may be recorded as continuing tasks, where
-an episode goes on after the goal is reached and collects a reward at every further step. They are learned and judged
-the way D4RL's AntMaze is: reaching the goal ends an episode with a return of 1, so that a score is the percentage of
-episodes that reach it. The environment is made with ``continuing_task=False``, and a step with a reward counts as terminal.
+**Mazes with a sparse reward** (AntMaze and PointMaze of gymnasium-robotics) may be recorded as continuing tasks: an
+episode continues after the goal is reached and has a reward at every further step. They are learned and evaluated like
+D4RL's AntMaze: reaching the goal ends an episode with a return of 1, and a score is the percentage of episodes that
+reach it. The environment is made with ``continuing_task=False``, and a step with a reward counts as terminal.
 
-**Reference scores** are those of the data set. Where it has none, a score is the plain return, and says so.
+**Reference scores** are those of the data set. Where it has none, a score is the plain return.
 """
 
+import json
 import os
 import re
 import tempfile
@@ -24,15 +25,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffcps.config import RewardTransform, ScoreKind, TaskDefinition
-from diffcps.data.d4rl import ACTION_TOLERANCE
-from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, checksum, from_episodes
+from diffcps.data.library import Checksum, Holding, Source, distinct
+from diffcps.data.transitions import (
+    ACTION_TOLERANCE,
+    DatasetInfo,
+    Episode,
+    Origin,
+    Transitions,
+    checksum,
+    from_episodes,
+)
 from diffcps.errors import UserError
 from diffcps.files import write_json
-from diffcps.tasks.registry import TASKS, Task, from_definition, read_definition, task_folder
+from diffcps.tasks.registry import TASKS, Task, from_definition, get_task, read_definition, task_folder
 
 if TYPE_CHECKING:
     import gymnasium
     from gymnasium.envs.registration import EnvSpec
+
+    from diffcps.data.checking.recording import Recording
 
 ID = re.compile(r"(?:[-_A-Za-z0-9]+/)*[-_A-Za-z0-9]+-v\d+")
 """Of data sets, such as ``mujoco/hopper/medium-v0``."""
@@ -42,16 +53,115 @@ _LEVELS = {"simple": "medium", "medium": "medium", "expert": "expert"}
 
 @dataclass(frozen=True)
 class Found:
-    """A data set, and the task that it makes."""
+    """A data set, and the task that is made from it."""
 
     definition: TaskDefinition
     path: Path
     """The data set's folder."""
     info: DatasetInfo
     observations: str
-    """Its observation space, for a person."""
+    """Its observation space as text."""
     settings_of: str | None
     """The built-in task whose hyper-parameters the task has; ``None`` for the defaults."""
+
+
+class Minari(Source):
+    """Minari data sets of a task: what it was made from, or its imported D4RL file."""
+
+    name = "minari"
+    says = "Minari data sets and imported D4RL files (minari)"
+
+    def load(self, task: Task, path: Path) -> Transitions:
+        """See ``load`` here and in ``imports``."""
+        from diffcps.data import imports  # it imports this file
+
+        return load(task, path) if task.definition is not None else imports.load(task, path)
+
+    def wanted(self, task: Task) -> str:
+        """Minari's id."""
+        return task.definition.minari_id if task.definition is not None else imported_id(task)
+
+    def places(self, directories: Sequence[Path]) -> list[Path]:
+        """The given folders and Minari's own."""
+        return distinct([*directories, root()])
+
+    def every(self, task: Task, directories: Sequence[Path]) -> list[Path]:
+        """The first one; imported twice, it is the same."""
+        found = find(self.wanted(task), directories)
+        return [] if found is None else [found]
+
+    def remedy(self, tasks: Sequence[Task]) -> str:
+        """Commands."""
+        files = " ".join(str(task.d4rl_file) for task in tasks if task.definition is None)
+        lines = [
+            f"    diffcps data minari {task.definition.minari_id}" for task in tasks if task.definition is not None
+        ]
+        if files:
+            lines += [f"    diffcps data import {files}", "  or use the D4RL file as it is: --data d4rl"]
+        return "\n".join(["  To get them:", *lines])
+
+    def label(self, task: Task, provenance: str | None) -> str:
+        """An imported file counts as the file."""
+        if task.definition is not None:
+            return "Minari, not D4RL's data"
+        from diffcps.data import d4rl
+
+        return d4rl.SOURCE.label(task, provenance)
+
+    def holding(self, path: Path, sha256: Checksum) -> Holding:
+        """See ``holding``."""
+        return holding(self.name, path)
+
+    def recognise(self, path: Path, name: str | None) -> Task | None:
+        """By what the data set says, or else the named task."""
+        if not (path / "data").is_dir():
+            return None
+        from diffcps.data import episodes as storage
+
+        own = storage.notes(path)
+        return None if "recipe" in own else noted_task(path, own.get("task"), name)
+
+    def record(self, task: Task, path: Path) -> "tuple[Recording | None, dict[str, str]]":
+        """See ``Source.record``."""
+        from diffcps.data import imports
+        from diffcps.data.checking import recording
+
+        if task.definition is None:
+            return recording.from_rows(task, imports.read(task, path)[0]), {}
+        found = read(task, path)
+        return recording.from_episodes(task, found), recording.shapes(found)
+
+
+SOURCE = Minari()
+
+
+def holding(source: str, path: Path) -> Holding:
+    """A Minari data set on this machine, without importing Minari, which takes seconds."""
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    try:
+        rows = json.loads((path / "data" / "metadata.json").read_text(encoding="utf-8"))["total_steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Holding(source, path, size, fault="its metadata.json cannot be read; delete it and make it again.")
+    return Holding(source, path, size, int(rows))
+
+
+def noted_task(path: Path, noted: object, name: str | None) -> Task:
+    """The task that a Minari data set notes, or else the one that the user names.
+
+    Raises ``UserError`` when there is neither, or they differ.
+    """
+    if noted is None and name is None:
+        raise UserError(
+            f"{path} does not say whose data it holds: --task NAME (`diffcps data minari ID` makes a task)."
+        )
+    if None not in (noted, name) and noted != name:
+        raise UserError(f"{path} holds the data of {noted}: leave out --task {name}.")
+    return get_task(str(noted if noted is not None else name))
+
+
+def imported_id(task: Task) -> str:
+    """Minari's id of a task's imported D4RL file."""
+    return f"d4rl-import/{task.name}-v0"
 
 
 def root() -> Path:
@@ -59,23 +169,10 @@ def root() -> Path:
     return Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser().absolute()
 
 
-def search_path(directories: Sequence[Path]) -> list[Path]:
-    """The folders in which Minari data sets are looked for, in order, each once."""
-    return list(dict.fromkeys([*(folder.expanduser().absolute() for folder in directories), root()]))
-
-
 def find(dataset_id: str, directories: Sequence[Path]) -> Path | None:
-    """The folder of a data set, the first on ``search_path``; ``None`` when it is in none of them."""
-    folders = (folder / dataset_id for folder in search_path(directories))
+    """The folder of a data set, in the first of ``directories`` or Minari's own folder that has it; else ``None``."""
+    folders = (folder / dataset_id for folder in SOURCE.places(directories))
     return next((folder for folder in folders if (folder / "data").is_dir()), None)
-
-
-def how_to_get(absent: Sequence[Task], directories: Sequence[Path]) -> str:
-    """What a person needs to know when the data sets of tasks are absent: which, where they were looked for, how to."""
-    ids = [task.definition.minari_id for task in absent if task.definition is not None]
-    looked = "\n".join(f"    {folder}" for folder in search_path(directories))
-    commands = "\n".join(f"    diffcps data minari {dataset_id}" for dataset_id in ids)
-    return f"missing Minari data sets: {', '.join(ids)}\n  Looked in\n{looked}\n  To get them:\n{commands}"
 
 
 def task_name(dataset_id: str) -> str:

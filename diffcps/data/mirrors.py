@@ -17,7 +17,7 @@ import requests
 from urllib3.exceptions import ReadTimeoutError
 
 from diffcps import __version__
-from diffcps.data.library import PUBLIC_HOME
+from diffcps.data.d4rl import PUBLIC_HOME
 from diffcps.errors import UserError
 from diffcps.files import file_system
 

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from diffcps.errors import UserError
 
+ACTION_TOLERANCE = 1e-4
+"""Actions may exceed the bounds by this (rounding); anything above is a wrong scale or a wrong task."""
+
 Provenance = Literal["verified", "unverified", "other"]
 FloatArray = NDArray[np.float32]
 

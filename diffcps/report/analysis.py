@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import stats
+from diffcps.data import library
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.published import Published, ablation, published
 from diffcps.runs.frames import Sweep, Trial, worded
@@ -109,14 +110,9 @@ class Row:
 
     @property
     def data(self) -> str:
-        """What the data set is, in few words."""
-        trial = self.trial
-        if trial.task.definition is not None:
-            return "Minari, not D4RL's data"
-        if trial.config.data.source == "collected":
-            return "collected, not D4RL's" if trial.task.d4rl_file else "collected"
-        names = {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's own"}
-        return names.get(str(trial.dataset.get("provenance")), "not loaded")
+        """The data set in a few words."""
+        provenance = self.trial.dataset.get("provenance")
+        return library.source(self.trial.config.data.source).label(self.trial.task, provenance)
 
 
 def seed_scores(trial: Trial, kind: str) -> NDArray[np.float64]:

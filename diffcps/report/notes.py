@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from diffcps.data import library
 from diffcps.report import diagnostics
 from diffcps.report.analysis import NEWEST, Row
 from diffcps.report.published import (
@@ -63,7 +64,8 @@ def footnotes(table: Sequence[Row]) -> list[str]:
     mixed = [
         row.trial.task.name
         for row in table
-        if row.trial.config.data.source == "collected" and row.trial.config.physics != row.trial.task.physics
+        if library.source(row.trial.config.data.source).rows(row.trial.task) is not None
+        and row.trial.config.physics != row.trial.task.physics
     ]
     if mixed:
         notes.append(

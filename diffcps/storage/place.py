@@ -207,7 +207,7 @@ class Staged:
 def label(config: RunConfig) -> str:
     """Which data set a trial learns from, in a word."""
     data = config.data
-    return f"{config.task} {data.source}" + (f" {data.rows} {data.seed}" if data.source == "collected" else "")
+    return f"{config.task} {data.source} {data.rows} {data.seed}"
 
 
 def publish(results: Remote, info: DatasetInfo) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffcps import algorithms
 from diffcps.config import DataConfig, Member, RunConfig, Values
+from diffcps.data import library
 from diffcps.studies.study import Scale
 from diffcps.tasks import profiles
 from diffcps.tasks.bandits import bandit
@@ -99,9 +100,7 @@ def locomotion_trial(
     """One configuration on a locomotion task. Data collected here are ``rows`` for a quick study, else D4RL's number."""
     task = get_task(name)
     length = scale.steps or steps[not scale.quick]
-    data = DataConfig(source=scale.source)
-    if scale.source == "collected":
-        data = data.replaced(rows=rows if scale.quick else task.rows)
+    data = library.configured(task, scale.source, rows if scale.quick else None)
     trial = profiles.official(task, algorithm, seeds=scale.seeds or seeds[not scale.quick])
     trial = trial.replaced(
         steps=length,

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from diffcps import algorithms
-from diffcps.config import DataConfig, Member, RunConfig
+from diffcps.config import Member, RunConfig
+from diffcps.data import library
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan, SearchSpace
 from diffcps.sweep.options import SweepOptions
@@ -77,7 +78,7 @@ def _demo_trial(task: Task, algorithm: str) -> RunConfig:
     return trial.with_settings(**{name: value for name, value in demo.items() if name in trial.settings}).replaced(
         members=trial.members[:2],
         steps=steps,
-        data=DataConfig(source=task.sources[-1], rows=demo["rows"]),
+        data=library.configured(task, task.sources[-1], demo["rows"]),
         evaluation=trial.evaluation.replaced(every=steps // 10, episodes=demo["episodes"], candidates=candidates),
         log_every=steps // 50,
         checkpoint_minutes=0.5,
@@ -123,18 +124,8 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     if options.physics in task.environment.physics:
         changes["physics"] = options.physics
     source = options.data or trial.data.source
-    # who turns from D4RL's data to collected ones means as many
-    usual = task.rows if source != trial.data.source else trial.data.rows
-    rows = usual if options.rows is None else options.rows
-    collected = trial.data.replaced(source=source, rows=rows)
-    # a file is read whole: a number of rows must not make another trial of it
-    changes["data"] = collected if source == "collected" else trial.data.replaced(source=source)
-    if changes["data"].source not in task.sources:
-        having = ", ".join(name for name, other in TASKS.items() if changes["data"].source in other.sources)
-        raise UserError(
-            f"{task.name} has no {changes['data'].source} data, only {' and '.join(task.sources)}. "
-            f"Tasks that have: {having}."
-        )
+    rows = trial.data.rows if options.rows is None and source == trial.data.source else options.rows
+    changes["data"] = library.configured(task, source, rows)
     return algorithms.complete(trial.replaced(**changes))
 
 

@@ -13,14 +13,13 @@ from diffcps.tasks.registry import Task, task_of
 
 def official(task: Task, algorithm: str = "diffcps", seeds: int = 5) -> RunConfig:
     """The full-length trial of a task with the algorithm's published settings for it."""
-    data = DataConfig(source=task.sources[0])
     trial = RunConfig(
         task=task.name,
         algorithm=algorithm,
         members=tuple(Member(seed) for seed in range(seeds)),
         steps=task.steps,
         physics=task.physics,
-        data=data.replaced(rows=task.rows) if data.source == "collected" else data,
+        data=DataConfig(source=task.sources[0], rows=task.rows),
         evaluation=task.evaluation,
         definition=task.definition,
     )

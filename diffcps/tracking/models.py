@@ -93,7 +93,7 @@ def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
     task = task_of(config)
     parts = [config.task]
     parts += [config.data.source] if config.data.source != task.sources[0] else []
-    parts += ["other-data"] if config.data.source == "d4rl" and provenance == "other" else []
+    parts += ["other-data"] if task.d4rl_file and len(parts) == 1 and provenance == "other" else []
     parts += [config.physics] if config.physics != task.physics else []
     return "-".join(parts)
 

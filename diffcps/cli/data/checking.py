@@ -54,7 +54,7 @@ class CheckData:
 
         if self.rows < 0:
             raise UserError(f"--rows {self.rows}: it must be zero or more.")
-        source = library.find_sources(self.data, self.task, self.data_dir)
+        source = library.look_up(self.data, self.task, self.data_dir)
         console = Console()
         with console.status(f"checking {source.path.name}"):
             examined = check.examine(

@@ -55,14 +55,13 @@ class CollectData:
             for task, data in wanted:
                 bar = bars.add_task(task.name, total=data.rows)
                 start = time.monotonic()
-                found = collected.find(task, data, library.collected_root()) is not None
-                path, episodes = collected.collected(task, data, library.collected_root(), partial(_show, bars, bar))
+                found = collected.SOURCE.find(task, data, ()) is not None
+                info = library.load(task, data, (), partial(_show, bars, bar)).info
                 bars.remove_task(bar)
-                info = collected.transitions(task, path, episodes).info
                 took = "already here" if found else f"{time.monotonic() - start:.0f} s"
                 console.print(
                     f"{task.name}: {info.rows:,} rows, {info.trajectories:,} trajectories, "
-                    f"{_returns(info.returns, task)} ({took})\n  {path}",
+                    f"{_returns(info.returns, task)} ({took})\n  {info.path}",
                     highlight=False,
                     soft_wrap=True,
                 )

@@ -50,16 +50,16 @@ class DownloadData:
 
     def __call__(self) -> int:
         """Run it."""
-        from diffcps.data import library
+        from diffcps.data import d4rl
         from diffcps.data.download import download
         from diffcps.data.mirrors import mirrors
 
         if self.jobs < 1:
             raise UserError(f"--jobs {self.jobs}: it must be at least 1.")
         tasks, sources = self._chosen(), mirrors(self.mirror)
-        folder = self.to or library.datasets_root()
+        folder = self.to or d4rl.datasets_root()
         # without --to, a copy in any folder that a training run searches is enough
-        elsewhere = () if self.to else library.search_path(())
+        elsewhere = () if self.to else d4rl.search_path(())
         with ProgressDisplay(Console(stderr=True)) as display:
             outcomes = download(tasks, folder, sources, display, jobs=self.jobs, elsewhere=elsewhere)
         console = Console()

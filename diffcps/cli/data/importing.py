@@ -28,7 +28,7 @@ class ImportData:
 
     def __call__(self) -> None:
         """Run it."""
-        from diffcps.data import imports, minari
+        from diffcps.data import d4rl, imports, minari
 
         if not self.files:
             raise UserError("name at least one D4RL HDF5 file to import.")
@@ -38,7 +38,7 @@ class ImportData:
             )
         console = Console()
         root = self.root.expanduser().absolute() if self.root is not None else minari.root()
-        for path, task in [(path, imports.recognise(path, self.task)) for path in self.files]:
+        for path, task in [(path, d4rl.recognise(path, self.task)) for path in self.files]:
             with console.status(f"importing {path.name}"):
                 imported = imports.import_file(task, path, root)
             done = "imported as" if imported.new else "was already imported as"

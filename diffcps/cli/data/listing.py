@@ -77,18 +77,16 @@ class ListData:
         absent = [source for source in task.sources if source not in {holding.source for holding in found}]
         if absent:
             yield f"{label:29} {', '.join(absent)}: not on this machine", "default"
-        if "d4rl" in absent:
+        if task.d4rl_file is not None and task.sources[0] in absent:
             yield f"    file {task.d4rl_file}", "dim"
 
     def _places(self) -> Iterator[str]:
-        from diffcps.data import library, minari
+        from diffcps.data import library
 
-        yield "Folders searched for D4RL's files:"
-        yield from (f"    {line}" for line in library.where_looked(self.data_dir))
-        yield "for Minari data sets and imported files:"
-        yield from (f"    {folder}" for folder in minari.search_path(self.data_dir))
-        yield "for collected data (generated when they are first needed):"
-        yield f"    {library.collected_root()}"
+        for name in library.SOURCES:
+            source = library.source(name)
+            yield f"Folders searched for {source.says}:"
+            yield from (f"    {line}" for line in source.looked(self.data_dir))
         yield "To download D4RL's files: `diffcps data download TASK…`"
 
 

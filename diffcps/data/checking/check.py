@@ -15,9 +15,9 @@ from diffcps.data.checking.layouts import Visits
 from diffcps.data.checking.parity import ParityReport
 from diffcps.data.checking.recording import Recording
 from diffcps.data.checking.statistics import Actions, Columns, Dimension, Ends, Trajectories
-from diffcps.data.d4rl import ACTION_TOLERANCE
-from diffcps.data.library import Source
+from diffcps.data.library import DataSet
 from diffcps.data.provenance import TOLERANCE
+from diffcps.data.transitions import ACTION_TOLERANCE
 from diffcps.envs.simulations import Floats, Layout, Simulated
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
@@ -79,13 +79,13 @@ class Examined:
     """Largest one-step errors of the observations ``[rows]``, by physics."""
 
 
-def examine(source: Source, physics: Sequence[Physics], replayed: int) -> Examined:
+def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examined:
     """Look at a data set; ``replayed`` is how many of its rows are replayed at most under each physics (0: none)."""
     began = time.perf_counter()
-    task = source.task
-    check = Check(task.name, source.kind, str(source.path))
+    task = found.task
+    check = Check(task.name, found.source.name, str(found.path))
     try:
-        transitions = source.load()
+        transitions = found.source.load(task, found.path)
     except UserError as error:
         check = replace(check, refusal=str(error))
     else:
@@ -100,7 +100,7 @@ def examine(source: Source, physics: Sequence[Physics], replayed: int) -> Examin
         del transitions
     data: Recording | None = None
     try:
-        data, arrays = source.record()
+        data, arrays = found.source.record(task, found.path)
         check = replace(check, arrays=arrays)
     except UserError as error:
         check = replace(check, refusal=check.refusal or str(error))
@@ -110,7 +110,8 @@ def examine(source: Source, physics: Sequence[Physics], replayed: int) -> Examin
     if data is not None and len(data):
         check, errors = _measured(check, task, data, rules, maze, physics, replayed)
     check = replace(check, seconds=time.perf_counter() - began)
-    return Examined(replace(check, remarks=tuple(_remarks(check, task))), task, data, maze, errors)
+    remarks = _remarks(check, task, made=found.source.rows(task) is not None)
+    return Examined(replace(check, remarks=tuple(remarks)), task, data, maze, errors)
 
 
 def _measured(
@@ -161,8 +162,8 @@ def _rules(task: Task) -> Simulated | None:
     return rules
 
 
-def _remarks(check: Check, task: Task) -> list[str]:
-    """What is not as it should be, or not as one may think."""
+def _remarks(check: Check, task: Task, made: bool) -> list[str]:
+    """What is wrong with the data or may surprise; ``made`` says that this project made them."""
     said = [
         f"Rows of '{name}' with NaN or infinite values: {count:,}. They are left out of what is measured here."
         for name, count in check.not_finite.items()
@@ -194,7 +195,7 @@ def _remarks(check: Check, task: Task) -> list[str]:
         off = sum(max(d.mean_off, d.std_off) > TOLERANCE for d in check.published)
         said.append(f"{off} of {len(check.published)} observation dimensions are not distributed as D4RL's.")
     if check.visits is not None:
-        said += _about_maze(check.visits, check.source)
+        said += _about_maze(check.visits, made)
     if (report := check.parity) is not None:
         said += _about_parity(report, task)
     return said
@@ -230,13 +231,13 @@ def _about_ends(ends: Ends) -> list[str]:
     return said
 
 
-def _about_maze(visits: Visits, source: str) -> list[str]:
+def _about_maze(visits: Visits, made: bool) -> list[str]:
     said = []
     if visits.in_walls:
         said.append(f"Rows in a wall or outside of the maze: {visits.in_walls:,}. Are they another maze's data?")
     if visits.cells < visits.free_cells:
         said.append(f"{visits.free_cells - visits.cells} of {visits.free_cells} free cells were never entered.")
-    if visits.goal is None and visits.reached and source != "collected":
+    if visits.goal is None and visits.reached and not made:
         said.append("No single goal explains which rows have a reward.")
     return said
 

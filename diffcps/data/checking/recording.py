@@ -95,6 +95,12 @@ def from_episodes(task: Task, episodes: Sequence[Episode]) -> Recording:
     )
 
 
+def shapes(episodes: Sequence[Episode]) -> dict[str, str]:
+    """Type and width of the arrays of the first episode; all episodes have the same."""
+    arrays = vars(episodes[0]).items()
+    return {name: " ".join(map(str, (a.dtype, list(a.shape[1:]) or ""))).strip() for name, a in arrays}
+
+
 def from_d4rl(task: Task, path: Path) -> tuple[Recording | None, dict[str, str]]:
     """What can be read of a D4RL file, and type and shape of everything in it by key.
 

@@ -16,14 +16,12 @@ from diffcps.config import DataConfig
 from diffcps.data.collecting import behaviour
 from diffcps.data.collecting.behaviour import BehaviourPolicy
 from diffcps.data.collecting.mazes import AntErrands, PointWanders
+from diffcps.data.library import Progress
 from diffcps.data.transitions import Episode
 from diffcps.envs.simulations import Simulations, processors
 from diffcps.errors import UserError
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import Task
-
-Progress = Callable[[int, int], None]
-"""Called now and then with the rows collected so far and the rows wanted."""
 
 _PROGRESS_EVERY = 1000
 _SIMULATIONS = 16
