@@ -364,7 +364,7 @@ def test_a_maze_of_minari_is_measured_as_it_is_learned(tmp_path):
     definition = minari.describe("D4RL/antmaze/umaze-v1").definition
     minari.register(definition)
     source = library.look_up(definition.name, None, ())
-    found, learned = check.examine(source, ("modern",), 0).check, source.load()
+    found, learned = check.examine(source, ("modern",), 0).check, source.source.load(source.task, source.path)
     assert learned.info.returns.tolist() == [0.0, 1.0, 0.0]
     assert found.trajectories.returns.maximum == 1.0
     assert found.trajectories.returns.mean == pytest.approx(learned.info.returns.mean())

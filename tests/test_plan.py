@@ -235,8 +235,8 @@ def test_seeds_are_the_tasks_own_members() -> None:
         ({"candidates": 0}, "candidates = 0"),
         ({"rows": 0}, "rows = 0"),
         ({"checkpoint_minutes": 0.0}, "checkpoint_minutes = 0"),
-        ({"data": "minari", "tasks": ("bandit-ring",)}, "bandit-ring has no minari data, only collected"),
-        ({"data": "d4rl", "preset": "demo"}, "bandit-ring has no d4rl data, only collected"),
+        ({"data": "minari", "tasks": ("bandit-ring",)}, "bandit-ring has no data of source 'minari', only 'collected'"),
+        ({"data": "d4rl", "preset": "demo"}, "bandit-ring has no data of source 'd4rl', only 'collected'"),
     ],
 )
 @pytest.mark.parametrize("preset", ["paper", "search"])

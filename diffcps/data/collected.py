@@ -27,7 +27,7 @@ class Collected(Source):
     """Data sets made on this machine by the behaviour policies that come with the project."""
 
     name = "collected"
-    says = "data made on this machine when they are first needed (collected)"
+    says = "collected data, made when they are first needed"
 
     def load(self, task: Task, path: Path) -> Transitions:
         """See ``Source.load``."""

@@ -50,7 +50,7 @@ class D4RL(Source):
     """D4RL's files."""
 
     name = "d4rl"
-    says = "D4RL files (d4rl)"
+    says = "D4RL files"
 
     def load(self, task: Task, path: Path) -> Transitions:
         """See ``Source.load``; raises as ``read`` and ``from_rows`` do."""

@@ -178,10 +178,13 @@ def configured(task: Task, name: str | None = None, rows: int | None = None) -> 
     Raises ``UserError`` when the task does not have that source.
     """
     data = DataConfig(source=name or task.sources[0])
+    asked = data if rows is None else data.replaced(rows=rows)
     if (refused := not_offered(task, data)) is not None:
         raise UserError(refused)
     usual = source(data.source).rows(task)
-    return data if usual is None else data.replaced(rows=usual if rows is None else rows)
+    if usual is None:
+        return data
+    return data.replaced(rows=usual) if rows is None else asked
 
 
 def load(task: Task, data: DataConfig, directories: Sequence[Path], progress: Progress | None = None) -> "Transitions":

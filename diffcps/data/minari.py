@@ -69,7 +69,7 @@ class Minari(Source):
     """Minari data sets of a task: what it was made from, or its imported D4RL file."""
 
     name = "minari"
-    says = "Minari data sets and imported D4RL files (minari)"
+    says = "Minari data sets and imported D4RL files"
 
     def load(self, task: Task, path: Path) -> Transitions:
         """See ``load`` here and in ``imports``."""
