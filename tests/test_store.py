@@ -202,6 +202,6 @@ def test_an_unknown_source_is_named():
 
 
 def test_rows_matter_only_to_a_source_that_makes_them():
-    assert library.configured(HOPPER, rows=7) == D4RL
+    assert library.configured(HOPPER, rows=7) == library.configured(HOPPER) == D4RL.replaced(rows=1_000_000)
     assert library.configured(RING, rows=7) == DataConfig(source="collected", rows=7)
     assert library.configured(HOPPER, "collected").rows == HOPPER.rows == 1_000_000

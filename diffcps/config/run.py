@@ -52,7 +52,7 @@ class DataConfig(Plain):
     source: str = "d4rl"
     """Where it comes from: one of the task's sources."""
     rows: int = 50_000
-    """Transitions to collect, for a source that makes its data."""
+    """Transitions to collect, for a source that makes its data; else those of the published data set."""
     seed: int = 0
     """Seed of the collection, for a source that makes its data."""
 

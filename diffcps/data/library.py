@@ -177,14 +177,11 @@ def configured(task: Task, name: str | None = None, rows: int | None = None) -> 
 
     Raises ``UserError`` when the task does not have that source.
     """
-    data = DataConfig(source=name or task.sources[0])
-    asked = data if rows is None else data.replaced(rows=rows)
+    data = DataConfig(source=name or task.sources[0], rows=task.rows if rows is None else rows)
     if (refused := not_offered(task, data)) is not None:
         raise UserError(refused)
-    usual = source(data.source).rows(task)
-    if usual is None:
-        return data
-    return data.replaced(rows=usual) if rows is None else asked
+    # a file is read whole: a number of rows must not make another trial of it
+    return data if source(data.source).rows(task) is not None else data.replaced(rows=task.rows)
 
 
 def load(task: Task, data: DataConfig, directories: Sequence[Path], progress: Progress | None = None) -> "Transitions":
