@@ -68,7 +68,7 @@ def test_paper_is_the_table() -> None:
         assert trial.value("max_q_backup") == (row["max_q_backup"] == "true")
         assert trial.steps == 1000 * int(row["epochs"])
         assert trial.evaluation == EvaluationConfig(50_000, int(row["eval_episodes"]), 50)
-        assert trial.data == DataConfig("d4rl")
+        assert trial.data == DataConfig("d4rl", get_task(trial.task).rows)
         assert trial.physics == "d4rl"
         assert trial.profile == "official"
 
@@ -136,7 +136,7 @@ def test_every_preset_takes_every_task(preset: str, name: str) -> None:
         ({"candidates": 2}, lambda t: t.evaluation.candidates == 2),
         ({"data": "collected"}, lambda t: t.data.source == "collected"),
         ({"data": "d4rl"}, lambda t: t.data.source == "d4rl"),
-        ({"rows": 123}, lambda t: t.data.rows == (123 if t.data.source == "collected" else 50_000)),
+        ({"rows": 123}, lambda t: t.data.rows == (123 if t.data.source == "collected" else get_task(t.task).rows)),
         ({"physics": "modern"}, lambda t: t.physics == "modern"),
         ({"checkpoint_minutes": 9.5}, lambda t: t.checkpoint_minutes == 9.5),
     ],
