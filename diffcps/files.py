@@ -1,9 +1,10 @@
-"""."""
+"""Files: atomic writes, JSON, checksums, a full disk, requests to servers and object stores."""
 
 import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,30 +12,30 @@ from typing import Any, TypeVar
 
 from diffcps.errors import UserError
 
-_NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
-"""What a disk says that will say the same to the next attempt."""
+_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+"""Errors of a disk that the next attempt would meet again."""
 
 
-class NoRoomError(UserError):
-    """The disk is full, or may not be written: the next attempt would meet the same."""
+class DiskFullError(UserError):
+    """The disk is full or write-protected: the next attempt would meet the same error."""
 
 
 @contextmanager
-def room(path: Path) -> Iterator[None]:
-    """Writes of ``path`` within it that find no room raise ``NoRoomError``; all others pass on what the disk says."""
+def disk_full_as_user_error(path: Path) -> Iterator[None]:
+    """Turn a full or write-protected disk into ``DiskFullError`` naming ``path``; other errors pass through."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _DISK_FULL:
             raise
-        raise NoRoomError(
-            f"{path} cannot be written: {error.strerror}. What was saved before is whole: "
-            "make room, or move the results, and go on with --resume."
+        raise DiskFullError(
+            f"{path} cannot be written: {error.strerror}. What was saved before is intact: "
+            "free some space, or move the results, and continue with --resume."
         ) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` in one move: a reader, or a kill, sees the old file or the new one and nothing between."""
+    """Replace ``path`` at once: readers see the old or the new content, also after a kill."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -46,9 +47,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, write: Callable[[Path, bytes], None] = write_atomically) -> None:
     """Write ``value`` as readable JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -59,6 +60,11 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path} cannot be read: {error}. If it is damaged, delete its folder and run again."
         ) from error
+
+
+def is_url(place: str) -> bool:
+    """Whether this is the URL of an object store; a path and ``file://`` are not."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", place) is not None and not place.startswith("file://")
 
 
 def sha256(path: Path) -> str:

@@ -85,6 +85,11 @@ def short(count: int) -> str:
     return str(count)
 
 
+def counted(count: int, what: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def tally(count: Mapping[str, int]) -> str:
     """``2 running, 1 complete``; states that no trial is in are left out."""
     return ", ".join(f"{number} {state}" for state, number in count.items() if number > 0)

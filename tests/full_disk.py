@@ -17,15 +17,13 @@ from unittest import mock
 import pytest
 import sweeps
 import test_training as trials
-import torch
 
 from diffcps import report, tracking
 from diffcps.errors import UserError
-from diffcps.files import NoRoomError
-from diffcps.storage.place import Place
-from diffcps.sweep import worker
-from diffcps.sweep.worker import run_trial
+from diffcps.files import DiskFullError
+from diffcps.runs.folder import RunFolder
 
+CONFIG = trials.CONFIG.replaced(checkpoint_minutes=1e-9)  # a checkpoint a row
 PAGE = 4096
 BALLAST = "ballast"
 
@@ -42,21 +40,16 @@ def main(root: Path) -> None:
     disk = root / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], check=True)
-    trials.training._minutes = trials.clock([2])  # type: ignore[attr-defined]  # a checkpoint a row
-    worker.data.load = lambda task, data, directories: trials.DATA  # type: ignore[assignment]
-    whole = Place(root / "whole")
-    run_trial(trials.CONFIG, whole, torch.device("cpu"))
-    undisturbed = whole.run_folder(trials.CONFIG)
+    undisturbed = trials.trained(root / "whole" / "runs" / CONFIG.key, CONFIG)
     room, failed = 0, True
     while failed:
-        place = Place(disk / f"sweep-{room}")
-        folder = place.run_folder(trials.CONFIG)
-        folder.create(trials.CONFIG)
+        folder = RunFolder(disk / f"run-{room}")
+        folder.create(CONFIG)
         fill(disk, room)
         failed = False
         try:
-            run_trial(trials.CONFIG, place, torch.device("cpu"))
-        except NoRoomError as error:
+            trials.trained(folder.path, CONFIG)
+        except DiskFullError as error:
             failed, what = True, str(error)
             assert "No space left on device" in what, what
             assert "--resume" in what, what
@@ -66,11 +59,11 @@ def main(root: Path) -> None:
             assert not complaints, complaints
             assert not list(folder.path.rglob("*.tmp"))
             print(room, Path(what.partition(" cannot be written")[0]).name, state["learner"]["step"] if state else 0)
-            run_trial(trials.CONFIG, place, torch.device("cpu"))
+            trials.trained(folder.path, CONFIG)
         sweeps.assert_same_result(folder, undisturbed)
-        subprocess.run(["rm", "-r", place.folder], check=True)
+        subprocess.run(["rm", "-r", folder.path], check=True)
         room += PAGE
-    table(whole.folder, disk)
+    table(root / "whole", disk)
     mlflow(disk)
 
 
@@ -98,19 +91,23 @@ def mlflow(disk: Path) -> None:
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("diffcps").addHandler(handler)
-    place = Place(disk.parent / "shown", tracking_uri=None, sweep="shown")
+    folder = RunFolder(disk.parent / "shown" / "runs" / CONFIG.key)
     uri = tracking.check(tracking.default_uri(disk))
     tracker = tracking.Tracker(uri, "shown")
-    tracker.trial_runs(trials.CONFIG, {})
+    tracker.trial_runs(CONFIG, {})
     fill(disk, 0)
     with mock.patch("diffcps.tracking.sink.CLOSE_SECONDS", 5.0):
-        run_trial(trials.CONFIG, Place(place.folder, tracking_uri=uri, sweep="shown"), torch.device("cpu"))
-    assert place.run_folder(trials.CONFIG).complete
+        trials.trained(
+            folder.path,
+            CONFIG,
+            sinks=lambda facts: [tracking.MlflowSink(tracking.Tracker(uri, "shown"), CONFIG, facts, folder)],
+        )
+    assert folder.complete
     assert any("disk is full" in text and "Training goes on" in text for text in records), records
     (disk / BALLAST).unlink()
-    tracker.reconcile(place.folder)
-    runs = tracker.trial_runs(trials.CONFIG, place.run_folder(trials.CONFIG).environment)
-    assert {tracker.progress(run) for run in runs} == {trials.CONFIG.steps}
+    tracker.reconcile(disk.parent / "shown")
+    runs = tracker.trial_runs(CONFIG, folder.environment)
+    assert {tracker.progress(run) for run in runs} == {CONFIG.steps}
     print("mlflow")
 
 

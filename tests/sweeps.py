@@ -1,5 +1,6 @@
 """Starts sweeps, in this process or in a session of their own, and checks what they leave in MLflow."""
 
+import bisect
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,14 +22,18 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from diffcps import cli
+from diffcps import cli, data
 from diffcps.algorithms.model import METRICS
 from diffcps.config import RunConfig
+from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import load
 from diffcps.sweep.launch import launch
 from diffcps.sweep.options import SweepOptions
-from diffcps.tasks.registry import get_task
+from diffcps.tasks.registry import get_task, task_of
+from diffcps.training import trial as trials
+from diffcps.training.members import fitting
+from diffcps.training.trial import Machine
 
 SCRIPT = Path(__file__).parents[1] / "tune" / "sweep_d4rl.py"
 
@@ -54,10 +60,13 @@ def isolated(home: Path) -> Iterator[None]:
         yield
 
 
-def run_here(*arguments: object) -> int:
-    """``python tune/sweep_d4rl.py`` with these arguments, in this process; returns the exit status."""
+def run_here(*arguments: object, **options: Any) -> int:
+    """``python tune/sweep_d4rl.py`` with these arguments, in this process; returns the exit status.
+
+    ``options`` are further arguments of ``launch``.
+    """
     with pytest.raises(SystemExit) as ended:
-        cli.run(SweepOptions, launch, [str(argument) for argument in arguments])
+        cli.run(SweepOptions, partial(launch, **options), [str(argument) for argument in arguments])
     return int(ended.value.code or 0)
 
 
@@ -131,6 +140,28 @@ class Session:
             except ProcessLookupError:
                 continue
         self.process.wait(30)
+
+
+def train(config: RunConfig, root: Path) -> RunFolder:
+    """The run folder of a trial, trained in this process on its own data as one of the trials in ``root``."""
+    folder = RunFolder(root / "runs" / config.key)
+    trials.run(config, folder, lambda: data.load(task_of(config), config.data, ()), Machine(torch.device("cpu")))
+    return folder
+
+
+def memory_for(config: RunConfig, *, rows: int, packs: int) -> int:
+    """Bytes with which a worker has to train all members of a trial in so many packs."""
+
+    def fewer(memory: int) -> int:
+        try:
+            return -len(fitting(config, len(config.members), task_of(config), rows=rows, memory=memory))
+        except UserError:
+            return -len(config.members) - 1
+
+    sizes = range(2**30, 2**32)
+    memory = sizes[bisect.bisect_left(sizes, -packs, key=fewer)]
+    assert fewer(memory) == -packs
+    return memory
 
 
 def folders_of(sweep: Path) -> dict[str, RunFolder]:

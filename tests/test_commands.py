@@ -165,21 +165,22 @@ def test_a_folder_that_holds_something_else(capsys, place, tmp_path):
     thesis.parent.mkdir(parents=True)
     thesis.touch()
     said = refused(capsys, place, *RING, "--results", tmp_path / "results", "--name", "mine")
-    assert "is no sweep's folder" in said
+    assert str(thesis.parent) in said
+    assert "--name" in said
     assert list((tmp_path / "results").rglob("*")) == [thesis.parent, thesis]
 
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The folder of a sweep of 20 steps that was stopped before its first trial."""
-    from diffcps.storage.place import Place
+    from diffcps.storage.location import Location
     from diffcps.sweep import folder
     from diffcps.sweep.options import SweepOptions
     from diffcps.sweep.plan import build
 
     plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), steps=20, name="begun"))
-    here = Place(tmp_path / "results" / "begun", tracking_uri=f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")
-    with folder.held(here, plan):
+    here = Location(tmp_path / "results" / "begun", tracking_uri=f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")
+    with folder.claimed(here, plan):
         folder.begin(here, plan)
     return here.folder
 
@@ -204,10 +205,10 @@ def test_resuming_what_is_not_there_or_with_a_change(capsys, place, begun):
 
 def test_a_sweep_in_use(capsys, place, begun):
     from diffcps.runs.plan import load
-    from diffcps.storage.place import Place
+    from diffcps.storage.location import Location
     from diffcps.sweep import folder
 
-    with folder.held(Place(begun), load(begun)):
+    with folder.claimed(Location(begun), load(begun)):
         said = refused(capsys, place, "--resume", "begun", "--results", begun.parent)
     assert "is in use by process" in said
 

@@ -98,8 +98,15 @@ def test_company_changes_nothing(config: RunConfig) -> None:
 @pytest.mark.parametrize("task", [HOPPER, replace(get_task("antmaze-umaze-v0"), episode_limit=5)])
 def test_threads_change_nothing(task: Task) -> None:
     policy = make_learner(task).policy()
-    one, three = (Evaluator(task, task.physics, MEMBERS, CONFIG, threads)(policy, 0) for threads in (1, 3))
+    one, three = (Evaluator(task, task.physics, MEMBERS, CONFIG, threads=threads)(policy, 0) for threads in (1, 3))
     assert same(one, three)
+
+
+def test_every_step_of_the_environments_is_a_heartbeat() -> None:
+    beats: list[None] = []
+    evaluator = Evaluator(HOPPER, HOPPER.physics, MEMBERS, CONFIG, heartbeat=lambda: beats.append(None))
+    rollouts = evaluator(make_learner(HOPPER).policy(), 0)
+    assert len(beats) == rollouts.lengths.max()
 
 
 @pytest.mark.parametrize("candidates", [1, 7])

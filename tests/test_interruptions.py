@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 import sweeps
-import torch
 from sweeps import Session
 
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import load
-from diffcps.storage.place import Place
-from diffcps.sweep.worker import run_trial
 from diffcps.training import cost
 
 pytestmark = [
@@ -62,15 +59,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def uninterrupted(home: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunFolder], RunFolder]:
     """The same trial trained in this process from its start to its end, without Ray."""
-    place, done = Place(tmp_path_factory.mktemp("uninterrupted")), set()
+    root, done = tmp_path_factory.mktemp("uninterrupted"), {}
 
     def train(folder: RunFolder) -> RunFolder:
         config = folder.config
         cost.prepare(1)  # as a worker does
         if config.key not in done:
-            run_trial(config, place, torch.device("cpu"))
-        done.add(config.key)
-        return place.run_folder(config)
+            done[config.key] = sweeps.train(config, root)
+        return done[config.key]
 
     return train
 

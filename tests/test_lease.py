@@ -1,11 +1,8 @@
 """A sweep in an object store is held by one process at a time, and given free by one that died."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ import stores
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan
 from diffcps.storage.lease import leased
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
 from diffcps.storage.remote import Remote
 from diffcps.sweep import folder
 
@@ -94,15 +91,13 @@ def test_a_holder_that_the_store_kept_waiting_is_not_dead(remote: Remote, monkey
         monkeypatch.undo()
 
 
-def test_what_was_taken_over_is_left_alone(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver whose sweep another one has taken over must not stop that one's trials."""
-    sent: list[int] = []
-    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
-    monkeypatch.setattr(folder, "leased", partial(leased, beat=BEAT))
-    place, plan = Place(tmp_path / "view", remote=remote), Plan("view", "demo", ())
-    with folder.held(place, plan) as lost:
+def test_what_was_taken_over_is_left_alone(remote: Remote, tmp_path: Path) -> None:
+    """A driver whose sweep another one has claimed must stop, and must not stop that one's trials."""
+    stopped = threading.Event()
+    location, plan = Location(tmp_path / "view", remote=remote), Plan("view", "demo", ())
+    with folder.claimed(location, plan, heartbeat=BEAT, stop=stopped.set) as lost:
         assert not lost.is_set()
         remote.write("lease.json", b'{"token": "other", "holder": "process 2 on there"}')
         assert lost.wait(10)
-    assert sent == [signal.SIGTERM]
+        assert stopped.wait(10)
     assert remote.read("lease.json") is not None

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+import sweeps
 import torch
 import trials
 
@@ -21,19 +23,19 @@ from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.frames import read_trial
-from diffcps.storage.place import Place
-from diffcps.sweep import worker
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
 from diffcps.tracking.rows import rows_of
-from diffcps.training import measures, members
+from diffcps.training import measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
 from diffcps.training.measures import acting, density, likelihood, modes, samples
 from diffcps.training.measures.subject import Subject
 from diffcps.training.measures.taking import Measurer
 from diffcps.training.policy import Policy
+from diffcps.training.trial import Machine, run
 
+CPU = Machine(torch.device("cpu"))
 TINY = {"hidden_size": 8, "time_embedding": 4, "batch_size": 4, "ema_start": 5, "ema_every": 2, "hidden_layers": 1}
 
 
@@ -353,23 +355,15 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     with pytest.raises(UserError) as said:
         measures.check(config)
     assert all(word in str(said.value) for word in words), str(said.value)
-    load = mock.patch.object(worker.data, "load", side_effect=AssertionError("work has begun"))
-    with load, pytest.raises(UserError):
-        worker.run_trial(config, Place(tmp_path), torch.device("cpu"))
-    assert Place(tmp_path).run_folder(config).status["state"] == "failed"
+    with pytest.raises(UserError):
+        run(config, RunFolder(tmp_path), mock.Mock(side_effect=AssertionError("work has begun")), CPU)
+    assert RunFolder(tmp_path).status["state"] == "failed"
 
 
 MEASURED = trial(
     "bandit-normal-0.5", "density", "samples", "likelihood", "acting", seeds=3, covariance="calibrated",
     last_step_noise=True,
 )  # fmt: skip
-
-
-@pytest.fixture
-def here(brief: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    data = transitions(MEASURED.task)
-    monkeypatch.setattr(worker.data, "load", lambda task, config, directories: data)
-    return tmp_path
 
 
 @pytest.fixture
@@ -380,13 +374,14 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "BEST_COUNT", 20)
 
 
-def trained(path: Path, config: RunConfig = MEASURED) -> RunFolder:
-    worker.run_trial(config, Place(path), torch.device("cpu"))
-    return Place(path).run_folder(config)
+def trained(path: Path, config: RunConfig = MEASURED, machine: Machine = CPU) -> RunFolder:
+    folder = RunFolder(path)
+    run(config, folder, lambda: transitions(config.task), machine)
+    return folder
 
 
-def test_a_trial_leaves_its_measures(here: Path) -> None:
-    folder = trained(here)
+def test_a_trial_leaves_its_measures(brief: None, tmp_path: Path) -> None:
+    folder = trained(tmp_path)
     table = pd.read_csv(folder.path / "measures.csv")
     assert tuple(table.columns) == ("step", "member", "seed", *measures.columns(MEASURED))
     assert table[["step", "member"]].to_numpy().tolist() == [[4, 0], [4, 1], [4, 2], [8, 0], [8, 1], [8, 2]]
@@ -404,24 +399,22 @@ def test_a_trial_leaves_its_measures(here: Path) -> None:
     assert folder.status["seconds"]["evaluation"] > 0
 
 
-def test_measures_do_not_depend_on_company_and_leave_training_alone(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = trained(here / "whole")
-    bare = trained(here / "bare", MEASURED.replaced(measures=()))
+def test_measures_do_not_depend_on_company_and_leave_training_alone(brief: None, tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole")
+    bare = trained(tmp_path / "bare", MEASURED.replaced(measures=()))
     assert not (bare.path / "measures.csv").exists()
     assert (bare.path / "returns.csv").read_text() == (whole.path / "returns.csv").read_text()
-    monkeypatch.setattr(members, "fitting", lambda *arguments: members.shares(3, 2))
-    parts = trained(here / "parts")
+    memory = sweeps.memory_for(MEASURED, rows=600, packs=2)
+    parts = trained(tmp_path / "parts", machine=replace(CPU, memory=memory))
     assert parts.environment["pack_sizes"] == [1, 2]
     first, second = (pd.read_csv(folder.path / "measures.csv") for folder in (whole, parts))
     np.testing.assert_allclose(first.to_numpy(), second.to_numpy(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "measures.csv", "samples.csv"])
-def test_killed_while_writing_and_resumed(here: Path, name: str) -> None:
+def test_killed_while_writing_and_resumed(brief: None, tmp_path: Path, name: str) -> None:
     """The file is cut in the middle of its last rows, and the trial goes on to the very same bytes."""
-    straight = trained(here / "straight")
+    straight = trained(tmp_path / "straight")
     append = RunFolder._append
     config = MEASURED.replaced(checkpoint_minutes=1e-9)
 
@@ -433,8 +426,8 @@ def test_killed_while_writing_and_resumed(here: Path, name: str) -> None:
             raise KeyboardInterrupt
 
     with mock.patch.object(RunFolder, "_append", dying), pytest.raises(KeyboardInterrupt):
-        trained(here / "killed", config)
-    resumed = trained(here / "killed", config)
+        trained(tmp_path / "killed", config)
+    resumed = trained(tmp_path / "killed", config)
     for file in ("measures.csv", "samples.csv", "returns.csv"):
         assert (resumed.path / file).read_bytes() == (straight.path / file).read_bytes(), file
 

@@ -10,7 +10,7 @@ import stores
 import sweeps
 
 from diffcps.runs.folder import RunFolder
-from diffcps.storage.place import results_folder
+from diffcps.storage.location import results_folder
 from diffcps.storage.remote import Remote
 
 FLAGS = (

@@ -23,7 +23,7 @@ from diffcps.files import write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Plan, SearchSpace, load
 from diffcps.runs.read import seconds_per_step, until_the_end
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
 from diffcps.sweep.display import MOST_ROWS, Board, names
 from diffcps.sweep.dry_run import Estimator
 from diffcps.sweep.options import SweepOptions
@@ -351,7 +351,7 @@ def drain(search: StudyPerTask, prefix: str = "t", most: int = 1000) -> list[dic
         point = search.suggest(f"{prefix}{number}")
         if point == Searcher.FINISHED:
             break
-        assert point.pop("asked") <= time.time()
+        assert point.pop("requested_at") <= time.time()
         points.append(point)
     return points
 
@@ -526,7 +526,7 @@ GRID = plan_of(tasks=("bandit-ring",), diffusion_steps=(1, 2, 3, 4, 5, 6), steps
 def sweep_folder(root: Path) -> Board:
     """A sweep with a trial in each state, the sixth without a status, the seventh not begun."""
     plan = replace(GRID, trials=(*GRID.trials, *plan_of(tasks=("pointmaze-umaze",), steps=2000).trials))
-    place = Place(root)
+    location = Location(root)
     statuses: list[dict[str, Any]] = [
         {"state": "complete", "step": 2000, "steps": 2000, "steps_per_second": 3.0, "seconds_left": 0.0,
          "last": 81.04, "best": 90.0},
@@ -537,11 +537,11 @@ def sweep_folder(root: Path) -> Board:
         {"state": "running", "step": 0, "steps": 2000, "steps_per_second": 0.0, "seconds_left": None},
     ]  # fmt: skip
     for trial, status in zip(plan.trials, [*statuses, None], strict=False):
-        folder = place.run_folder(trial)
+        folder = location.run_folder(trial.key)
         folder.create(trial)
         if status:
             folder.write_status(status)
-    return Board(plan, place, Console(width=150))
+    return Board(plan, location, Console(width=150))
 
 
 def shown(board: Board) -> str:
@@ -601,7 +601,7 @@ def test_table_shows_every_state(tmp_path: Path) -> None:
 
 def test_table_of_many_trials_is_cut(tmp_path: Path) -> None:
     plan = plan_of(tasks=("bandit-ring",), diffusion_steps=tuple(range(1, MOST_ROWS + 6)))
-    text = shown(Board(plan, Place(tmp_path), Console(width=150)))
+    text = shown(Board(plan, Location(tmp_path), Console(width=150)))
     assert text.count("bandit-ring") == MOST_ROWS
     assert "and 5 more" in text
     assert f"{MOST_ROWS + 5} pending" in text
@@ -630,19 +630,19 @@ def test_trials_of_one_name_are_told_apart() -> None:
 
 def test_search_counts_what_it_will_run(tmp_path: Path) -> None:
     """Trials of a search have no folder before they are suggested."""
-    place = Place(tmp_path)
-    board = Board(PLAN, place, Console(width=150))
+    location = Location(tmp_path)
+    board = Board(PLAN, location, Console(width=150))
     assert "12 pending" in board.lines()[0]
     trial = varied(BASES[0], 10, 0.123, 0.05)
-    place.run_folder(trial).create(trial)
-    place.run_folder(trial).write_status({"state": "running", "step": 1, "steps": 10})
+    location.run_folder(trial.key).create(trial)
+    location.run_folder(trial.key).write_status({"state": "running", "step": 1, "steps": 10})
     heading, line = board.lines()
     assert "1 running, 11 pending" in heading
     assert "bandit-ring diffcps T10 clip0.123 kl0.05" in line
 
 
 def test_empty_folder_is_no_error(tmp_path: Path) -> None:
-    board = Board(GRID, Place(tmp_path / "nothing"), Console(width=150))
+    board = Board(GRID, Location(tmp_path / "nothing"), Console(width=150))
     assert "6 pending" in board.lines()[0]
     (tmp_path / "nothing" / "runs").mkdir(parents=True)
     (tmp_path / "nothing" / "runs" / "stray.txt").touch()
@@ -653,7 +653,7 @@ def test_empty_folder_is_no_error(tmp_path: Path) -> None:
 def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("diffcps.sweep.display.TERMINAL_SECONDS", 0.05)
     board = sweep_folder(tmp_path)
-    (board.place.run_folder(GRID.trials[3]).path / "status.json").write_text(text)
+    (board.location.run_folder(GRID.trials[3].key).path / "status.json").write_text(text)
     assert [status["state"] for status in board.statuses().values()].count("damaged") == 1
     heading, *lines = board.lines()
     assert "1 damaged" in heading
@@ -662,7 +662,7 @@ def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pyt
     assert "damaged" in row
     assert str(tmp_path)[:10] in row
     out = io.StringIO()
-    watching = Board(board.plan, board.place, Console(file=out, force_terminal=True, width=150))
+    watching = Board(board.plan, board.location, Console(file=out, force_terminal=True, width=150))
     with watching:
         time.sleep(0.2)
         assert watching._thread.is_alive()
@@ -683,10 +683,10 @@ def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, monkeypatch: pytest.M
     assert all("\n" not in line for line in told)
     assert board.news(now, now) == []
     out = io.StringIO()
-    watching = Board(board.plan, board.place, Console(file=out, width=150))
+    watching = Board(board.plan, board.location, Console(file=out, width=150))
     with watching:
         time.sleep(0.1)
-        folder = board.place.run_folder(GRID.trials[2])
+        folder = board.location.run_folder(GRID.trials[2].key)
         folder.write_status({**folder.status, "state": "failed", "error": "ValueError: [bold]no[/bold] number"})
         time.sleep(0.3)
     assert out.getvalue().count("T3 clip0.3 kl0.05  failed: ValueError: [bold]no[/bold] number") == 1
@@ -698,13 +698,13 @@ def test_board_watches_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("diffcps.sweep.display.TERMINAL_SECONDS", 0.05)
     sweep_folder(tmp_path)
     out = io.StringIO()
-    board = Board(GRID, Place(tmp_path), Console(file=out, force_terminal=terminal, width=150))
+    board = Board(GRID, Location(tmp_path), Console(file=out, force_terminal=terminal, width=150))
     with board:
         time.sleep(0.3)
     assert not board._thread.is_alive()
     assert "bandit-ring diffcps T3" in out.getvalue()
     before = out.getvalue()
-    with Board(GRID, Place(tmp_path), Console(file=out, force_terminal=terminal), quiet=True):
+    with Board(GRID, Location(tmp_path), Console(file=out, force_terminal=terminal), quiet=True):
         time.sleep(0.1)
     assert out.getvalue() == before
 
@@ -757,5 +757,5 @@ def test_the_next_trial_begins_when_the_first_has_ended() -> None:
 
 def test_run_folder_of_a_trial_bears_its_key(tmp_path: Path) -> None:
     trial = GRID.trials[0]
-    assert Place(tmp_path).run_folder(trial).path == tmp_path / "runs" / trial.key
-    assert isinstance(Place(tmp_path).run_folder(trial), RunFolder)
+    assert Location(tmp_path).run_folder(trial.key).path == tmp_path / "runs" / trial.key
+    assert isinstance(Location(tmp_path).run_folder(trial.key), RunFolder)

@@ -13,9 +13,10 @@ import torch
 
 from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
+from diffcps.files import is_url
 from diffcps.runs.folder import TakenOverError
 from diffcps.storage.mirror import MirroredFolder, View
-from diffcps.storage.remote import Remote, is_url
+from diffcps.storage.remote import Remote
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +166,13 @@ def test_a_damaged_checkpoint_in_the_store_is_replaced(remote: Remote, tmp_path:
 def test_a_worker_that_was_taken_over_writes_nothing_more(remote: Remote, tmp_path: Path) -> None:
     old, new = MirroredFolder(tmp_path / "a", remote), MirroredFolder(tmp_path / "b", remote)
     old.create(CONFIG)
-    old.take()
+    old.claim()
     _work(old, 10)
     new.create(CONFIG)
-    new.take()
+    new.claim()
     new.write_status({"state": "complete", "step": 100, "last": 1.0})
     before = remote.names()
-    old._told = -1e9
+    old._uploaded_at = -1e9
     with pytest.raises(TakenOverError):
         old.write_status({"state": "running", "step": 11})
     with pytest.raises(TakenOverError):

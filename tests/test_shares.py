@@ -6,7 +6,6 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,21 +14,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sweeps import assert_equal, assert_same_result
-from test_training import CONFIG, DATA, RING, clock
+from test_training import CONFIG, DATA, RING, clock, trained
 from trials import member
 
 from diffcps.config import RunConfig
+from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
-from diffcps.storage.place import Place
-from diffcps.sweep import worker
 from diffcps.sweep.cluster import Cluster, Node, Resources
 from diffcps.tasks.profiles import official
 from diffcps.tasks.registry import get_task
-from diffcps.training import loop
-from diffcps.training import members as member_tools
 from diffcps.training.learner import Learner
-from diffcps.training.members import WorkerLostError, Workers
+from diffcps.training.members import (
+    WorkerLostError,
+    Workers,
+    connect,
+    disconnect,
+    fitting,
+    joined_state,
+    resident_bytes,
+    share_of_state,
+    shares,
+    working_bytes,
+)
+from diffcps.training.trial import Machine
 
 FIVE = CONFIG.replaced(members=tuple(member(seed, target_kl=0.1 * (seed + 1)) for seed in range(5)))
 GIB = 2**30
@@ -37,7 +45,7 @@ GIB = 2**30
 
 @given(members=st.integers(1, 200), parts=st.integers(1, 50))
 def test_shares_are_whole_and_as_equal_as_can_be(members: int, parts: int) -> None:
-    found = member_tools.shares(members, parts)
+    found = shares(members, parts)
     assert [k for part in found for k in range(members)[part]] == list(range(members))
     sizes = [part.stop - part.start for part in found]
     assert len(sizes) == parts
@@ -55,9 +63,9 @@ def test_state_is_cut_and_joined(parts: int) -> None:
     whole = learner_of(FIVE)
     whole.update(7)
     state = whole.state_dict()
-    cut = [member_tools.share_of_state(state, own) for own in member_tools.shares(5, parts)]
-    assert_equal(member_tools.joined_state(cut), state)
-    for own, part in zip(member_tools.shares(5, parts), cut, strict=True):
+    cut = [share_of_state(state, own) for own in shares(5, parts)]
+    assert_equal(joined_state(cut), state)
+    for own, part in zip(shares(5, parts), cut, strict=True):
         alone = learner_of(FIVE.replaced(members=FIVE.members[own]))
         alone.load_state_dict(part)
         assert alone.step == 7
@@ -69,43 +77,28 @@ def test_state_is_cut_and_joined(parts: int) -> None:
 def test_shares_that_have_come_apart_are_not_joined() -> None:
     first, second = learner_of(CONFIG), learner_of(CONFIG)
     second.update(1)
-    with pytest.raises(ValueError, match="come apart"):
-        member_tools.joined_state([first.state_dict(), second.state_dict()])
+    with pytest.raises(ValueError, match="differ"):
+        joined_state([first.state_dict(), second.state_dict()])
 
 
 # Several packs in one worker ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(worker.data, "load", lambda task, data, directories: DATA)
-    return tmp_path
+def split(config: RunConfig, path: Path, parts: int) -> RunFolder:
+    """The run folder of the trial trained in so many packs, on a machine with just so little memory."""
+    memory = sweeps.memory_for(config, rows=DATA.info.rows, packs=parts)
+    return trained(path, config, machine=Machine(torch.device("cpu"), memory=memory))
 
 
-def trained(config: RunConfig, path: Path, **arguments: Any) -> RunFolder:
-    """The trial's run folder after training it in this process."""
-    place = Place(path)
-    worker.run_trial(config, place, torch.device("cpu"), **arguments)
-    return place.run_folder(config)
-
-
-def split(config: RunConfig, path: Path, monkeypatch: pytest.MonkeyPatch, parts: int) -> RunFolder:
-    """The run folder of the trial trained in so many packs."""
-    count = len(config.members)
-    monkeypatch.setattr(member_tools, "fitting", lambda *arguments: member_tools.shares(count, parts))
-    return trained(config, path)
-
-
-def test_packs_that_take_turns_leave_the_run_folder_of_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = trained(FIVE, here / "whole")
-    parts = split(FIVE, here / "parts", monkeypatch, 2)
+def test_packs_that_take_turns_leave_the_run_folder_of_one(tmp_path: Path) -> None:
+    whole, parts = trained(tmp_path / "whole", FIVE), split(FIVE, tmp_path / "parts", 2)
     assert_same_result(whole, parts)
     assert (whole.environment["pack_sizes"], parts.environment["pack_sizes"]) == ([5], [2, 3])
 
 
-def test_packs_of_one_differ_in_rounding_at_most(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packs_of_one_differ_in_rounding_at_most(tmp_path: Path) -> None:
     """For networks this small, matrix products of a single member take another kernel than those of several."""
-    folders = trained(FIVE, here / "whole"), split(FIVE, here / "parts", monkeypatch, 5)
+    folders = trained(tmp_path / "whole", FIVE), split(FIVE, tmp_path / "parts", 5)
     first, second = (sweeps.training_rows(folder) for folder in folders)
     np.testing.assert_allclose(first.to_numpy(), second.to_numpy(), rtol=1e-5, atol=1e-6)
     states = [state["learner"]["pack"] for folder in folders if (state := folder.load_checkpoint()[0])]
@@ -117,19 +110,19 @@ def test_the_largest_packs_that_fit() -> None:
     """Never more than the memory holds by the estimate, never more packs than needed; no limit, one pack."""
     task = get_task("hopper-medium-v2")
     config = official(task)
-    assert member_tools.fitting(config, 1000, task, 1_000_000, None) == [slice(0, 1000)]
-    resident, working = member_tools.resident_bytes(config, task), member_tools.working_bytes(config, task)
+    assert fitting(config, 1000, task, rows=1_000_000, memory=None) == [slice(0, 1000)]
+    resident, working = resident_bytes(config, task), working_bytes(config, task)
     for members, memory in ((5, 4 * GIB), (1000, 24 * GIB), (1000, 80 * GIB), (3000, 80 * GIB)):
-        found = member_tools.fitting(config, members, task, 1_000_000, memory)
+        found = fitting(config, members, task, rows=1_000_000, memory=memory)
         largest = max(part.stop - part.start for part in found)
         data = 4 * 1_000_000 * (2 * 11 + 3 + 2)
         assert GIB + data + members * resident + largest * working <= 0.8 * memory
         if len(found) > 1:
             fewer = -(-members // (len(found) - 1))
             assert GIB + data + members * resident + fewer * working > 0.8 * memory
-    assert len(member_tools.fitting(config, 5, task, 1_000_000, 4 * GIB)) == 1
+    assert len(fitting(config, 5, task, rows=1_000_000, memory=4 * GIB)) == 1
     with pytest.raises(UserError, match=r"4000 seeds .* need at least .* GiB .* has 24.0.*--workers-per-trial"):
-        member_tools.fitting(config, 4000, task, 1_000_000, 24 * GIB)
+        fitting(config, 4000, task, rows=1_000_000, memory=24 * GIB)
 
 
 @pytest.mark.parametrize("name", ["hopper-medium-v2", "antmaze-umaze-v0"])
@@ -145,39 +138,38 @@ def test_estimated_size_of_a_member_is_that_of_its_state(name: str) -> None:
     learner = Learner(config, data, task.max_action)
     tensors = learner.state_dict()["pack"].values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / len(config.members)
-    assert 2 * size == pytest.approx(member_tools.resident_bytes(config, task), rel=1e-3)
+    assert 2 * size == pytest.approx(resident_bytes(config, task), rel=1e-3)
 
 
 # Several workers ------------------------------------------------------------------------------------------------------
 
 
-def _worker(rank: int, count: int, address: str, path: Path, fault: str, outcome: Any) -> None:
+def _worker(rank: int, count: int, address: str, path: Path, *, fault: str, outcome: Any) -> None:
     """One worker of a trial, a process of its own; puts how it ended into ``outcome``."""
     torch.set_num_threads(1)
-    worker.data.load = lambda task, data, directories: DATA
-    # clocks differ between machines: the first worker's says when there is a checkpoint
-    loop._minutes = clock([1 if rank == 0 else 0.3])
-    member_tools.connect(rank, count, address)
-    company = Workers(rank, count, member_tools.shares(len(FIVE.members), count)[rank])
+    connect(rank, count, address)
+    group = Workers(rank, count, shares(len(FIVE.members), count)[rank])
     guilty = rank == count - 1
-    if fault == "data" and guilty:
-        worker.data.load = mock.Mock(side_effect=UserError("no such file here"))
-    if fault == "evaluator" and guilty:
-        judge = worker.packs.Judges.__call__
-
-        def falling_over(self: member_tools.Judges, policies: Any, index: int, episodes: int) -> Any:
-            if index == 2:
-                raise RuntimeError("the simulator fell over")
-            return judge(self, policies, index, episodes)
-
-        worker.packs.Judges.__call__ = falling_over  # type: ignore[method-assign]
     reports: list[dict[str, float]] = []
+
+    def load() -> Transitions:
+        if fault == "data" and guilty:
+            raise UserError("no such file here")
+        return DATA
+
+    def report(scores: dict[str, float]) -> None:
+        if fault == "report" and guilty and scores["step"] == 18:
+            raise RuntimeError("the simulator fell over")
+        reports.append(scores)
+
+    # clocks differ between machines: the first worker's says when there is a checkpoint
+    ticking = clock([1 if rank == 0 else 0.3])
     try:
-        worker.run_trial(FIVE, Place(path), torch.device("cpu"), reports.append, company=company)
+        trained(path, FIVE, load=load, report=report, workers=group, checkpoint_clock=ticking)
         outcome.put((rank, "done", reports))
     except Exception as error:
         outcome.put((rank, type(error).__name__, str(error) + traceback.format_exc()))
-    member_tools.disconnect()
+    disconnect()
 
 
 def workers(count: int, path: Path, fault: str = "") -> dict[int, tuple[str, Any]]:
@@ -187,7 +179,8 @@ def workers(count: int, path: Path, fault: str = "") -> dict[int, tuple[str, Any
     fork = multiprocessing.get_context("fork")
     outcome = fork.Queue()
     processes = [
-        fork.Process(target=_worker, args=(rank, count, address, path, fault, outcome)) for rank in range(count)
+        fork.Process(target=_worker, args=(rank, count, address, path), kwargs={"fault": fault, "outcome": outcome})
+        for rank in range(count)
     ]
     for process in processes:
         process.start()
@@ -197,11 +190,11 @@ def workers(count: int, path: Path, fault: str = "") -> dict[int, tuple[str, Any
     return {rank: rest for rank, *rest in found}
 
 
-def test_several_workers_leave_the_run_folder_of_one(here: Path) -> None:
-    whole = trained(FIVE, here / "whole")
-    ended = workers(2, here / "shared")
+def test_several_workers_leave_the_run_folder_of_one(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole", FIVE)
+    ended = workers(2, tmp_path / "shared")
     assert [ended[rank][0] for rank in range(2)] == ["done"] * 2
-    folder = Place(here / "shared").run_folder(FIVE)
+    folder = RunFolder(tmp_path / "shared")
     assert_same_result(whole, folder)
     assert folder.environment["workers"] == 2
     assert [report["step"] for report in ended[0][1]] == [6, 12, 18, 20]
@@ -210,11 +203,11 @@ def test_several_workers_leave_the_run_folder_of_one(here: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_trial_goes_on_with_another_number_of_workers(here: Path, before: int, after: int) -> None:
+def test_a_trial_goes_on_with_another_number_of_workers(tmp_path: Path, before: int, after: int) -> None:
     """The last worker fails after the first checkpoint; the first learns of it and writes down why."""
-    whole = trained(FIVE, here / "whole")
-    ended = workers(before, here / "shared", fault="evaluator")
-    folder = Place(here / "shared").run_folder(FIVE)
+    whole = trained(tmp_path / "whole", FIVE)
+    ended = workers(before, tmp_path / "shared", fault="report")
+    folder = RunFolder(tmp_path / "shared")
     assert ended[before - 1][0] == "RuntimeError"
     assert folder.status["state"] == "failed"
     assert "RuntimeError: the simulator fell over" in folder.status["error"]
@@ -222,16 +215,16 @@ def test_a_trial_goes_on_with_another_number_of_workers(here: Path, before: int,
     if before > 1:
         assert ended[0][0] == WorkerLostError.__name__
         assert folder.status["error"].startswith("worker 2 of 2: ")
-    assert [file.stem for file in sorted(folder.path.glob("checkpoint/*.pt"))] == ["step_000000006", "step_000000012"]
-    ended = workers(after, here / "shared")
+    assert [file.stem for file in sorted(folder.path.glob("checkpoint/*.pt"))] == ["step_000000012", "step_000000018"]
+    ended = workers(after, tmp_path / "shared")
     assert {state for state, _ in ended.values()} == {"done"}
     assert_same_result(whole, folder)
 
 
-def test_what_one_worker_lacks_is_everybodys_mistake(here: Path) -> None:
-    ended = workers(2, here, fault="data")
+def test_what_one_worker_lacks_is_everybodys_mistake(tmp_path: Path) -> None:
+    ended = workers(2, tmp_path, fault="data")
     assert {state for state, _ in ended.values()} == {"UserError"}
-    status = Place(here).run_folder(FIVE).status
+    status = RunFolder(tmp_path).status
     assert status["state"] == "failed"
     assert status["error"].startswith("no such file here (on ")
     assert status["details"] == ""
@@ -285,16 +278,16 @@ def test_resources(nodes: list[tuple[float, float]], asked: dict[str, float], ex
 )
 def test_more_than_there_is(nodes: list[tuple[float, float]], asked: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as said:
-        Resources.fitting(cluster(*nodes), None, asked.get("gpus"), None, asked["workers"])
+        Resources.fitting(cluster(*nodes), gpus=asked.get("gpus"), workers=asked["workers"])
     assert all(word in str(said.value) for word in words)
 
 
 def test_drivers_on_a_node_of_their_own_cost_no_room() -> None:
     """Sixteen small machines hold sixteen trials; fifteen where drivers take a sliver of one."""
     there = cluster((0, 0), *[(1, 0)] * 16)
-    assert Resources.fitting(there, None, None, None).concurrent == 15
-    assert Resources.fitting(replace(there, for_drivers=True), None, None, None).concurrent == 16
+    assert Resources.fitting(there).concurrent == 15
+    assert Resources.fitting(replace(there, for_drivers=True)).concurrent == 16
 
 
 def test_memory_of_a_worker_is_its_share_of_its_machines() -> None:
-    assert Resources.fitting(cluster((16, 0)), 4, None, None, 2).memory == pytest.approx(16 * 2 * GIB * 2 / 16)
+    assert Resources.fitting(cluster((16, 0)), cpus=4, workers=2).memory == pytest.approx(16 * 2 * GIB * 2 / 16)

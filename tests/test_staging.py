@@ -14,8 +14,7 @@ from diffcps.config import DataConfig, RunConfig
 from diffcps.data import collected, imports
 from diffcps.data.collecting.collect import collect
 from diffcps.errors import UserError
-from diffcps.storage import place as places
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
 from diffcps.storage.remote import Remote
 from diffcps.tasks.registry import get_task
 
@@ -30,21 +29,22 @@ def server() -> Iterator[stores.Store]:
 
 
 @pytest.fixture
-def place(
+def location(
     server: stores.Store, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Place:
+) -> Location:
     monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "driver"))
     monkeypatch.setenv("HOME", str(tmp_path / "person"))
     monkeypatch.delenv("DIFFCPS_DATA", raising=False)
     remote = Remote(f"s3://bucket/{request.node.name}/sweep", patience=20)
-    return Place(tmp_path / "view", remote=remote)
+    return Location(tmp_path / "view", remote=remote)
 
 
-def _staged(place: Place, config: RunConfig, directories: tuple[Path, ...] = ()) -> tuple[Place, data.DatasetInfo]:
+def _staged(
+    location: Location, config: RunConfig, directories: tuple[Path, ...] = ()
+) -> tuple[Location, data.DatasetInfo]:
     """What the process that starts a sweep does."""
     info = data.load(get_task(config.task), config.data, directories).info
-    found = places.Staged(info.checksum, places.publish(place.results, info))
-    return replace(place, staged={**place.staged, places.label(config): found}), info
+    return location.with_data(config, info), info
 
 
 def _node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -53,44 +53,46 @@ def _node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "node-minari"))
 
 
-def _load(place: Place, config: RunConfig) -> data.DatasetInfo:
+def _load(location: Location, config: RunConfig) -> data.DatasetInfo:
     """What a worker does."""
-    info = data.load(get_task(config.task), config.data, places.fetched(place, config).data_directories).info
-    places.check(place, config, info)
+    info = data.load(get_task(config.task), config.data, location.data_folders(config)).info
+    location.check_data(config, info)
     return info
 
 
-def test_a_file_reaches_another_node(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_reaches_another_node(location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "files").mkdir()
     d4rl_files.write(tmp_path / "files" / str(HOPPER.d4rl_file), d4rl_files.arrays(HOPPER))
     config = RunConfig(HOPPER.name)
-    place, info = _staged(place, config, (tmp_path / "files",))
+    location, info = _staged(location, config, (tmp_path / "files",))
     _node(monkeypatch, tmp_path)
-    there = _load(place, config)
+    there = _load(location, config)
     assert there.checksum == info.checksum
     assert str(there.path).startswith(str(tmp_path / "node"))
 
 
 def test_collected_data_reach_another_node_and_are_not_collected_again(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, info = _staged(place, RING)
+    location, info = _staged(location, RING)
     _node(monkeypatch, tmp_path)
-    assert _load(place, RING).checksum == info.checksum
+    assert _load(location, RING).checksum == info.checksum
     assert not collected.root().exists()
 
 
-def test_a_nodes_own_copy_is_not_learned_from(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, info = _staged(place, RING)
+def test_a_nodes_own_copy_is_not_learned_from(
+    location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location, info = _staged(location, RING)
     _node(monkeypatch, tmp_path)
     task = get_task("bandit-ring")
     other = collect(task, DataConfig("collected", 200, seed=9))  # as a machine that rounds otherwise would have it
     collected.write(task, RING.data, other, collected.root())
-    assert _load(place, RING).checksum == info.checksum
+    assert _load(location, RING).checksum == info.checksum
 
 
 def test_the_same_data_as_a_file_and_as_a_minari_set(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "files").mkdir()
     file = tmp_path / "files" / str(HOPPER.d4rl_file)
@@ -98,45 +100,45 @@ def test_the_same_data_as_a_file_and_as_a_minari_set(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     imports.import_file(HOPPER, file, tmp_path / "minari")
     plain, imported = RunConfig(HOPPER.name), RunConfig(HOPPER.name, data=DataConfig("minari"))
-    place, first = _staged(place, plain, (tmp_path / "files",))
-    place, second = _staged(place, imported)
+    location, first = _staged(location, plain, (tmp_path / "files",))
+    location, second = _staged(location, imported)
     assert first.checksum == second.checksum
     _node(monkeypatch, tmp_path)
-    assert _load(place, plain).source == "d4rl"
-    assert _load(place, imported).source == "minari"
+    assert _load(location, plain).source == "d4rl"
+    assert _load(location, imported).source == "minari"
 
 
-def test_it_is_put_there_once(place: Place, server: stores.Store) -> None:
-    place, info = _staged(place, RING)
+def test_it_is_put_there_once(location: Location, server: stores.Store) -> None:
+    location, info = _staged(location, RING)
     before = server.requests
-    places.publish(place.results, info)
+    location.with_data(RING, info)
     assert server.requests - before == 1, "one look"
 
 
-def test_other_data_than_were_checked_are_refused(place: Place, tmp_path: Path) -> None:
+def test_other_data_than_were_checked_are_refused(location: Location, tmp_path: Path) -> None:
     info = data.load(get_task("bandit-ring"), RING.data, ()).info
-    local = Place(tmp_path, staged={places.label(RING): places.Staged("0" * 64)})
-    with pytest.raises(UserError, match="was checked when the sweep started has 000000000000"):
-        places.check(local, RING, info)
-    places.check(replace(local, staged={}), RING, info)
+    local = Location(tmp_path)
+    local.check_data(RING, info)
+    with pytest.raises(UserError, match="000000000000"):
+        local.with_data(RING, replace(info, checksum="0" * 64)).check_data(RING, info)
 
 
-def test_data_that_are_gone_from_the_store(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, _ = _staged(place, RING)
-    for name in place.results.names("data"):
-        place.results.delete(name)
+def test_data_that_are_gone_from_the_store(location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location, _ = _staged(location, RING)
+    for name in location.results.names("data"):
+        location.results.delete(name)
     _node(monkeypatch, tmp_path)
-    with pytest.raises(UserError, match="holds no data any more"):
-        places.fetched(place, RING)
+    with pytest.raises(UserError, match=f"{location.results.url}/data/"):
+        location.data_folders(RING)
 
 
-def test_half_a_set_is_completed(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, info = _staged(place, RING)
-    folder = place.staged[places.label(RING)].folder
-    place.results.delete(f"{folder}/complete")
-    (name,) = (n for n in place.results.names(str(folder)) if n.endswith(".hdf5"))
-    place.results.write(name, b"cut off")
-    places.publish(place.results, info)
+def test_half_a_set_is_completed(location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location, info = _staged(location, RING)
+    ((_, folder),) = location.staged.values()
+    location.results.delete(f"{folder}/complete")
+    (name,) = (n for n in location.results.names(str(folder)) if n.endswith(".hdf5"))
+    location.results.write(name, b"cut off")
+    location.with_data(RING, info)
     _node(monkeypatch, tmp_path)
     shutil.rmtree(tmp_path / "node", ignore_errors=True)
-    assert _load(place, RING).checksum == info.checksum
+    assert _load(location, RING).checksum == info.checksum

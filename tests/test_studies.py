@@ -6,18 +6,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sweeps
-import torch
 
 from diffcps import cli, studies
 from diffcps.cli.study import StudyCommand
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
 from diffcps.studies import NAMES, toy
 from diffcps.studies.results import Results
 from diffcps.studies.study import Scale, markdown, write
 from diffcps.sweep.folder import begin
-from diffcps.sweep.worker import run_trial
 from diffcps.training import measures
 
 
@@ -56,10 +54,9 @@ def run_small(name: str, folder: Path) -> Path:
     """The quick grid, 24 steps of one seed, without Ray."""
     trials = studies.get(name).trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
     folder.mkdir()
-    place = Place(folder)
-    begin(place, Plan(name, "study", trials))
+    begin(Location(folder), Plan(name, "study", trials))
     for trial in trials:
-        run_trial(trial, place, torch.device("cpu"))
+        sweeps.train(trial, folder)
     return folder
 
 
@@ -82,10 +79,9 @@ def test_a_study_ends_in_a_page(name: str, tmp_path: Path) -> None:
 
 def test_unfinished_trials_are_named_and_left_out(tmp_path: Path) -> None:
     trials = studies.get("covariance").trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
-    place = Place(tmp_path)
-    begin(place, Plan("covariance", "study", trials))
+    begin(Location(tmp_path), Plan("covariance", "study", trials))
     for trial in trials[:2]:
-        run_trial(trial, place, torch.device("cpu"))
+        sweeps.train(trial, tmp_path)
     results = Results.read(tmp_path)
     assert results.missing == len(trials) - 2
     write(studies.get("covariance"), results, tmp_path)

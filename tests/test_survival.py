@@ -13,13 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 import sweeps
 import test_training as trials
-import torch
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import (
     InsufficientClusterResourcesError,
@@ -31,22 +28,16 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from sweeps import Session
 
-from diffcps import files
-from diffcps.errors import UserError
-from diffcps.runs import folder as folders
+from diffcps.files import DiskFullError, write_atomically
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.runs.plan import load
+from diffcps.storage.location import Location
 from diffcps.storage.mirror import MirroredFolder
-from diffcps.storage.place import Place
 from diffcps.storage.remote import Remote
-from diffcps.sweep import ray_train, worker
-from diffcps.sweep.cluster import Resources
-from diffcps.sweep.ray_train import FROM_OUTSIDE, ITS_OWN, Attempts, Reservations, cause_of
-from diffcps.sweep.worker import run_trial, train_worker
-from diffcps.training.watchdog import EXIT, Watchdog
+from diffcps.sweep.ray_train import CRASHES, INTERRUPTIONS, RetryPolicy, cause_of, left_behind
+from diffcps.training.watchdog import Watchdog
 
-CONFIG = trials.CONFIG
-CPU = torch.device("cpu")
+CONFIG = trials.CONFIG.replaced(checkpoint_minutes=1e-9)  # a checkpoint a row
 KILLED = (
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker \
 unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed \
@@ -55,25 +46,10 @@ by the OOM killer due to high memory usage, (2) ray stop --force was called, or 
 NODE_GONE = "The actor died because its node has died. Node Id: abc\n\tthe actor's node was terminated unexpectedly."
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A sweep's folder whose data set is a made-up one."""
-    monkeypatch.setattr(worker.data, "load", lambda task, data, directories: trials.DATA)
-    return Place(tmp_path / "sweep")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The trial without any interruption."""
-    place = Place(tmp_path_factory.mktemp("undisturbed"))
-    with mock.patch.object(worker.data, "load", return_value=trials.DATA):
-        run_trial(CONFIG, place, CPU)
-    return place.run_folder(CONFIG)
-
-
-@pytest.fixture(autouse=True)
-def a_checkpoint_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials.training, "_minutes", trials.clock([2]))
+    return trials.trained(tmp_path_factory.mktemp("undisturbed"))
 
 
 def died(text: str = KILLED) -> WorkerGroupError:
@@ -85,25 +61,25 @@ def died(text: str = KILLED) -> WorkerGroupError:
 # How many interruptions a trial bears ---------------------------------------------------------------------------------
 
 
-def begun(place: Place, launch: str = "launch-1") -> Attempts:
-    trial = Attempts(place, CONFIG.key, launch)
+def begun(location: Location, launch: str = "launch-1") -> RetryPolicy:
+    trial = RetryPolicy(location, CONFIG.key, launch)
     assert trial.begin()
     return trial
 
 
-def tell(place: Place, step: int, saved: int) -> None:
-    place.run_folder(CONFIG).write_status({"state": "running", "step": step, "saved": saved, "steps": 20})
+def tell(location: Location, step: int, saved: int) -> None:
+    location.run_folder(CONFIG.key).write_status({"state": "running", "step": step, "saved": saved, "steps": 20})
 
 
 def test_a_trial_that_gets_on_survives_any_number_of_deaths(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    trial = begun(place)
+    location = Location(tmp_path)
+    trial = begun(location)
     for step in range(30):
-        tell(place, 10 * step + 5, 10 * step)
-        for _ in range(ITS_OWN - 1):
+        tell(location, 10 * step + 5, 10 * step)
+        for _ in range(CRASHES - 1):
             assert trial.make_decision(died()) is FailureDecision.RETRY
-    record = place.run_folder(CONFIG).attempts
-    assert record["interruptions"] == 30 * (ITS_OWN - 1)
+    record = location.run_folder(CONFIG.key).attempts
+    assert record["interruptions"] == 30 * (CRASHES - 1)
     assert len(record["newest"]) == 20, "the record does not grow for ever"
 
 
@@ -111,85 +87,86 @@ def test_a_trial_that_gets_on_survives_any_number_of_deaths(tmp_path: Path) -> N
     ("saved", "where"), [(1200, "its next checkpoint (the last is of step 1,200)"), (0, "its first")]
 )
 def test_a_trial_that_dies_again_and_again_at_one_place_fails(tmp_path: Path, saved: int, where: str) -> None:
-    place = Place(tmp_path)
-    trial = begun(place)
-    tell(place, saved + 7, saved)
-    decisions = [trial.make_decision(died()) for _ in range(ITS_OWN)]
-    assert decisions == [FailureDecision.RETRY] * (ITS_OWN - 1) + [FailureDecision.RAISE]
-    status = place.run_folder(CONFIG).status
+    location = Location(tmp_path)
+    trial = begun(location)
+    tell(location, saved + 7, saved)
+    decisions = [trial.make_decision(died()) for _ in range(CRASHES)]
+    assert decisions == [FailureDecision.RETRY] * (CRASHES - 1) + [FailureDecision.RAISE]
+    status = location.run_folder(CONFIG.key).status
     assert status["state"] == "failed"
-    assert status["error"].startswith(f"its worker died {ITS_OWN} times in a row before {where}")
+    assert status["error"].startswith(f"its worker died {CRASHES} times in a row before {where}")
     assert "killed, out of memory, or crashed" in status["error"]
 
-    again = begun(place, "launch-2")
-    tell(place, saved + 7, saved)
+    again = begun(location, "launch-2")
+    tell(location, saved + 7, saved)
     assert again.make_decision(died()) is FailureDecision.RETRY, "the next launch has fresh attempts"
-    assert place.run_folder(CONFIG).attempts["interruptions"] == ITS_OWN + 1
+    assert location.run_folder(CONFIG.key).attempts["interruptions"] == CRASHES + 1
 
 
 def test_what_comes_from_outside_is_borne_more_often(tmp_path: Path) -> None:
     """Lost machines and dead drivers count together, before the first checkpoint too, and have an end as well."""
-    place = Place(tmp_path)
-    for count in range(1, FROM_OUTSIDE):
-        trial = Attempts(place, CONFIG.key, "launch-1")
+    location = Location(tmp_path)
+    for count in range(1, INTERRUPTIONS):
+        trial = RetryPolicy(location, CONFIG.key, "launch-1")
         assert trial.begin(), count
-        assert place.run_folder(CONFIG).attempts["from_outside"] == count - 1
+        assert location.run_folder(CONFIG.key).attempts["external"] == count - 1
     assert trial.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
-    assert not Attempts(place, CONFIG.key, "launch-1").begin()
-    status = place.run_folder(CONFIG).status
+    assert not RetryPolicy(location, CONFIG.key, "launch-1").begin()
+    status = location.run_folder(CONFIG.key).status
     assert status["state"] == "failed"
     assert (
-        f"it was interrupted {FROM_OUTSIDE} times in a row before its first checkpoint: its driver" in status["error"]
+        f"it was interrupted {INTERRUPTIONS} times in a row before its first checkpoint: its driver" in status["error"]
     )
 
 
 def test_deaths_of_its_own_and_from_outside_are_counted_apart(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    trial = begun(place)
-    for error in [died(), died(NODE_GONE)] * (ITS_OWN - 1):
+    location = Location(tmp_path)
+    trial = begun(location)
+    for error in [died(), died(NODE_GONE)] * (CRASHES - 1):
         assert trial.make_decision(error) is FailureDecision.RETRY
-    record = place.run_folder(CONFIG).attempts
-    assert (record["its_own"], record["from_outside"]) == (ITS_OWN - 1, ITS_OWN - 1)
+    record = location.run_folder(CONFIG.key).attempts
+    assert (record["crashes"], record["external"]) == (CRASHES - 1, CRASHES - 1)
 
 
 def test_what_the_worker_says_itself_is_the_reason(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    trial = begun(place)
-    for _ in range(ITS_OWN):
-        place.run_folder(CONFIG).fail("RuntimeError: the simulator fell over", "its traceback")
+    location = Location(tmp_path)
+    trial = begun(location)
+    for _ in range(CRASHES):
+        location.run_folder(CONFIG.key).fail("RuntimeError: the simulator fell over", "its traceback")
         trial.make_decision(WorkerGroupError("", {0: RuntimeError("the simulator fell over")}))
-    status = place.run_folder(CONFIG).status
+    status = location.run_folder(CONFIG.key).status
     assert status["error"].endswith("first checkpoint: RuntimeError: the simulator fell over")
     assert status["details"] == "its traceback"
 
 
-def test_waiting_for_machines_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, slept = Place(tmp_path), []
-    monkeypatch.setattr(ray_train.time, "sleep", slept.append)
-    trial = begun(place)
+def test_waiting_for_machines_costs_nothing(tmp_path: Path) -> None:
+    location = Location(tmp_path)
+    trial = RetryPolicy(location, CONFIG.key, "launch-1", pause=0.01)
+    assert trial.begin()
+    start = time.monotonic()
     for _ in range(100):
         error = ControllerError(InsufficientClusterResourcesError("no node has a CPU"))
         assert trial.make_decision(error) is FailureDecision.RETRY
-    assert len(slept) == 100
-    assert place.run_folder(CONFIG).attempts["interruptions"] == 0
+    assert time.monotonic() - start >= 1
+    assert location.run_folder(CONFIG.key).attempts["interruptions"] == 0
 
 
 def test_a_complete_trial_and_one_that_another_drives_are_left_alone(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    old = begun(place)
-    new = Attempts(place, CONFIG.key, "launch-1")
+    location = Location(tmp_path)
+    old = begun(location)
+    new = RetryPolicy(location, CONFIG.key, "launch-1")
     new.begin()
-    before = place.run_folder(CONFIG).attempts
+    before = location.run_folder(CONFIG.key).attempts
     assert old.make_decision(died()) is FailureDecision.RAISE
-    assert place.run_folder(CONFIG).attempts == before
-    place.run_folder(CONFIG).write_status({"state": "complete", "step": 20, "saved": 20})
+    assert location.run_folder(CONFIG.key).attempts == before
+    location.run_folder(CONFIG.key).write_status({"state": "complete", "step": 20, "saved": 20})
     assert new.make_decision(died()) is FailureDecision.RAISE
-    assert place.run_folder(CONFIG).complete
-    assert place.run_folder(CONFIG).attempts == before
+    assert location.run_folder(CONFIG.key).complete
+    assert location.run_folder(CONFIG.key).attempts == before
 
 
 @pytest.mark.parametrize(
-    ("error", "outside", "words"),
+    ("error", "external", "words"),
     [
         (died(), False, "killed, out of memory, or crashed"),
         (died(NODE_GONE), True, "terminated unexpectedly"),
@@ -199,16 +176,16 @@ def test_a_complete_trial_and_one_that_another_drives_are_left_alone(tmp_path: P
         (ControllerError(ZeroDivisionError("oh")), False, "ZeroDivisionError: oh"),
     ],
 )
-def test_causes_are_told_in_a_sentence(error: Exception, outside: bool, words: str) -> None:
+def test_causes_are_told_in_a_sentence(error: Exception, external: bool, words: str) -> None:
     cause = cause_of(error)
-    assert cause.outside is outside
+    assert cause.external is external
     assert words in cause.text
     assert len(cause.text) <= 400
     assert "\n" not in cause.text
 
 
-def test_what_a_dead_driver_has_reserved_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its trial's predecessors reserved, and whatever a sweep whose process is dead left; nobody else's."""
+def test_what_a_dead_driver_has_reserved_is_given_back() -> None:
+    """The groups of the trial's earlier drivers, and those of a sweep whose process is dead; no others."""
     alive, dead = "01000000", "02000000"
     table = {
         f"{number:028x}{job}": {"name": name, "state": state}
@@ -225,12 +202,8 @@ def test_what_a_dead_driver_has_reserved_is_given_back(monkeypatch: pytest.Monke
             ]
         )
     }
-    removed: list[str] = []
-    monkeypatch.setattr(ray_train, "jobs", lambda: [{"JobID": alive, "IsDead": False}, {"JobID": dead, "IsDead": True}])
-    monkeypatch.setattr(ray_train, "placement_group_table", lambda: table)
-    monkeypatch.setattr(ray_train, "remove_placement_group", lambda group: removed.append(group.id.hex()))
-    assert Reservations("launch-1:ring").release() == 2
-    assert [table[identity]["name"][-2:] for identity in removed] == ["a1", "e5"]
+    found = left_behind(table, "diffcps:launch-1:ring", {dead})
+    assert [table[identity]["name"][-2:] for identity in found] == ["a1", "e5"]
 
 
 # Who may write --------------------------------------------------------------------------------------------------------
@@ -239,10 +212,10 @@ def test_what_a_dead_driver_has_reserved_is_given_back(monkeypatch: pytest.Monke
 def test_only_the_newest_owner_writes(tmp_path: Path) -> None:
     old, new = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     old.create(CONFIG)
-    old.take()
+    old.claim()
     old.write_status({"state": "running", "step": 1})
     new.create(CONFIG)
-    new.take()
+    new.claim()
     writes: list[Callable[[], object]] = [
         lambda: old.write_status({"state": "running", "step": 2}),
         lambda: old.save_checkpoint({}, 2),
@@ -266,7 +239,7 @@ def test_the_newest_owner_on_any_machine_writes(tmp_path: Path) -> None:
     old, new = MirroredFolder(tmp_path / "a", store), MirroredFolder(tmp_path / "b", store)
     for folder in (old, new):
         folder.create(CONFIG)
-        folder.take()
+        folder.claim()
     with pytest.raises(TakenOverError):
         old.save_checkpoint({}, 5)
     with pytest.raises(TakenOverError):
@@ -276,33 +249,31 @@ def test_the_newest_owner_on_any_machine_writes(tmp_path: Path) -> None:
     assert "checkpoint/step_000000005.pt" in store.names()
 
 
-def test_a_worker_that_was_only_thought_dead_stops(place: Place, undisturbed: RunFolder) -> None:
-    """It is stopped in an evaluation; another one comes, and takes over; the first wakes up and leaves quietly."""
-    stopped, go_on = threading.Event(), threading.Event()
-    evaluator = worker.Evaluator
+def test_a_worker_that_was_only_thought_dead_stops(tmp_path: Path, undisturbed: RunFolder) -> None:
+    """It stops after an evaluation; another one claims the folder; the first wakes up and leaves without writing."""
+    stopped, wake_up = threading.Event(), threading.Event()
+    ended: list[Exception] = []
 
-    class Sleepy(evaluator):  # type: ignore[valid-type,misc]
-        def __call__(self, policy: Any, index: int, episodes: int | None = None) -> Any:
-            if index == 1 and threading.current_thread().name == "old":
-                stopped.set()
-                go_on.wait(30)
-            return super().__call__(policy, index, episodes)
+    def sleep(scores: dict[str, float]) -> None:
+        if scores["step"] == 12:
+            stopped.set()
+            wake_up.wait(30)
 
-    resources = Resources(cpus=1, gpus=0, concurrent=1)
-    arguments = CONFIG.to_dict(), place, resources, time.time()
-    with mock.patch.object(worker, "Evaluator", Sleepy):
-        old = threading.Thread(target=train_worker, args=arguments, name="old")
-        old.start()
-        assert stopped.wait(30)
-        new = threading.Thread(target=train_worker, args=arguments, name="new")
-        new.start()
-        new.join(60)
-        folder = place.run_folder(CONFIG)
-        assert folder.complete
-        before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
-        go_on.set()
-        old.join(30)
-    assert not old.is_alive()
+    def work() -> None:
+        try:
+            trials.trained(tmp_path, CONFIG, report=sleep)
+        except TakenOverError as error:
+            ended.append(error)
+
+    old = threading.Thread(target=work)
+    old.start()
+    assert stopped.wait(30)
+    folder = trials.trained(tmp_path, CONFIG)
+    assert folder.complete
+    before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
+    wake_up.set()
+    old.join(30)
+    assert len(ended) == 1
     assert {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")} == before
     sweeps.assert_same_result(folder, undisturbed)
 
@@ -311,20 +282,20 @@ def test_a_worker_that_was_only_thought_dead_stops(place: Place, undisturbed: Ru
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_no_room_for_a_checkpoint(place: Place, undisturbed: RunFolder, number: int) -> None:
-    """The one before it stays whole, the reason is told and not tried again, and the trial goes on exactly."""
-    write, seen = files.write_atomically, []
+def test_no_room_for_a_checkpoint(tmp_path: Path, undisturbed: RunFolder, number: int) -> None:
+    """The one before it stays intact, the status says why, and the next attempt continues exactly."""
+    seen: list[Path] = []
 
     def full(path: Path, content: bytes) -> None:
         if path.suffix == ".pt":
             seen.append(path)
             if len(seen) == 3:
                 raise OSError(number, os.strerror(number), str(path))
-        write(path, content)
+        write_atomically(path, content)
 
-    with mock.patch.object(folders, "write_atomically", full), pytest.raises(UserError, match=os.strerror(number)):
-        run_trial(CONFIG, place, CPU)
-    folder = place.run_folder(CONFIG)
+    with pytest.raises(DiskFullError, match=os.strerror(number)):
+        trials.trained(tmp_path, CONFIG, folder=RunFolder(tmp_path, full))
+    folder = RunFolder(tmp_path)
     assert folder.status["state"] == "failed"
     assert "--resume" in folder.status["error"]
     assert seen[2].name in folder.status["error"]
@@ -332,58 +303,53 @@ def test_no_room_for_a_checkpoint(place: Place, undisturbed: RunFolder, number: 
     assert state is not None
     assert not complaints
     assert f"step_{state['learner']['step']:09d}.pt" == seen[1].name
-    run_trial(CONFIG, place, CPU)
-    sweeps.assert_same_result(folder, undisturbed)
+    sweeps.assert_same_result(trials.trained(tmp_path, CONFIG), undisturbed)
 
 
-def test_other_errors_of_a_disk_are_tried_again(place: Place) -> None:
-    """A network's file system may fail for a moment: that is no mistake of a person."""
-    write = files.write_atomically
+def test_other_errors_of_a_disk_are_tried_again(tmp_path: Path) -> None:
+    """A network's file system may fail for a moment: no user can mend that."""
 
     def failing(path: Path, content: bytes) -> None:
         if path.suffix == ".pt":
             raise OSError(errno.EIO, "Input/output error")
-        write(path, content)
+        write_atomically(path, content)
 
-    with mock.patch.object(folders, "write_atomically", failing), pytest.raises(OSError, match="Input/output error"):
-        run_trial(CONFIG, place, CPU)
-    assert place.run_folder(CONFIG).status["error"] == "OSError: [Errno 5] Input/output error"
+    with pytest.raises(OSError, match="Input/output error"):
+        trials.trained(tmp_path, CONFIG, folder=RunFolder(tmp_path, failing))
+    assert RunFolder(tmp_path).status["error"] == "OSError: [Errno 5] Input/output error"
 
 
-def test_no_room_for_anything(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """Not even for the status: the reason is in the log, and is not hidden by a second error."""
-    write = files.write_atomically
+def test_no_room_for_anything(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even for the status: the reason is in the log, and no second error hides it."""
 
     def full(path: Path, content: bytes) -> None:
-        if list(place.folder.rglob("*.pt")):
+        if list(tmp_path.rglob("*.pt")):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, content)
+        write_atomically(path, content)
 
-    with mock.patch.object(folders, "write_atomically", full), pytest.raises(UserError, match="No space left"):
-        run_trial(CONFIG, place, CPU)
-    assert "its status cannot be written" in caplog.text
-    run_trial(CONFIG, place, CPU)
-    assert place.run_folder(CONFIG).complete
+    with pytest.raises(DiskFullError, match="No space left"):
+        trials.trained(tmp_path, CONFIG, folder=RunFolder(tmp_path, full))
+    assert caplog.text.count("No space left") >= 2
+    assert trials.trained(tmp_path, CONFIG).complete
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-def test_a_disk_that_really_is_full(place: Place) -> None:
+def test_a_disk_that_really_is_full(tmp_path: Path) -> None:
     """This process may write files of 100 kB only, which is enough for all but a checkpoint."""
     config = CONFIG.with_settings(hidden_size=64)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(UserError, match="File too large"):
-            run_trial(config, place, CPU)
+        with pytest.raises(DiskFullError, match="File too large"):
+            trials.trained(tmp_path, config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    folder = place.run_folder(config)
+    folder = RunFolder(tmp_path)
     assert folder.status["state"] == "failed"
     assert "File too large" in folder.status["error"]
     assert not list(folder.path.glob("checkpoint/*.pt"))
     assert not list(folder.path.rglob("*.tmp"))
-    run_trial(config, place, CPU)
-    assert folder.complete
+    assert trials.trained(tmp_path, config).complete
 
 
 @pytest.mark.slow
@@ -415,48 +381,50 @@ def test_every_write_on_a_disk_that_is_full(tmp_path: Path) -> None:
 # What hangs -----------------------------------------------------------------------------------------------------------
 
 
-def test_watchdog_ends_what_is_stuck(tmp_path: Path) -> None:
-    """Its process ends, and the run folder says where it stood; one that moves is left alone."""
+def test_a_worker_that_is_stuck_ends_itself(tmp_path: Path, undisturbed: RunFolder) -> None:
+    """It hangs with the GIL held. Its folder says why it ended; the next attempt says so too, and continues exactly."""
+    location = Location(tmp_path)
+    folder = location.run_folder(CONFIG.key)
     script = f"""
-import time, threading
+import ctypes
 from pathlib import Path
-from diffcps.training.watchdog import Watchdog
-from diffcps.runs.folder import RunFolder
-folder = RunFolder(Path({str(tmp_path)!r}))
-with Watchdog(1.0, folder.fail) as watchdog:
-    for _ in range(15):
-        watchdog.beat()
-        time.sleep(0.1)
-    def standing_still():
-        threading.Event().wait()
-    standing_still()
+import test_training as trials
+def hang_with_the_gil(scores):
+    if scores["step"] == 12:
+        ctypes.PyDLL(None).pause()
+config = trials.CONFIG.replaced(checkpoint_minutes=1e-9)
+trials.trained(Path({str(folder.path)!r}), config, report=hang_with_the_gil, stuck_after=3.0)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == EXIT
-    status = RunFolder(tmp_path).status
-    assert status["state"] == "failed"
-    assert "nothing has moved" in status["error"]
-    assert "standing_still" in status["details"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 1, done.stderr.decode()
+    assert "hang_with_the_gil" in folder.stuck
+    assert begun(location).make_decision(died()) is FailureDecision.RETRY
+    (event,) = folder.attempts["newest"]
+    assert "nothing moved for 0:00:03" in event["cause"]
+    trials.trained(folder.path, CONFIG)
+    assert "nothing moved for 0:00:03" in folder.status["notes"][0]
+    sweeps.assert_same_result(folder, undisturbed)
 
 
-def test_watchdog_looks_on_before_the_first_beat_and_after_its_end() -> None:
-    tell = mock.Mock()
-    with Watchdog(0.1, tell), Watchdog(None, tell) as other:
-        other.beat()
+def test_a_watchdog_ends_nothing_before_the_first_heartbeat_and_after_its_end(tmp_path: Path) -> None:
+    with Watchdog(None, tmp_path / "never") as never:
+        never.heartbeat()
+    with Watchdog(0.1, tmp_path / "stuck.txt") as watchdog:
         time.sleep(0.3)
-    with Watchdog(0.1, tell) as watchdog:
-        watchdog.beat()
+        watchdog.heartbeat()
+        assert (tmp_path / "stuck.txt").exists()
     time.sleep(0.3)
-    tell.assert_not_called()
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_trial_beats_in_learning_and_judging(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    beats: list[str] = []
-    monkeypatch.setattr(Watchdog, "beat", lambda watchdog: beats.append(sys._getframe(1).f_code.co_name))
-    shown: list[int] = []
-    run_trial(CONFIG, place, CPU, progress=lambda status: shown.append(status["step"]), stuck_after=3600)
-    assert beats.count("call") == len(shown) > 7, "with every look at the status"
-    assert beats.count("_round") >= 4, "and with every step of an environment"
+def test_a_trial_that_moves_is_left_alone(tmp_path: Path) -> None:
+    folder, watched = RunFolder(tmp_path), []
+    trials.trained(tmp_path, CONFIG, progress=lambda status: watched.append(folder.trace.exists()), stuck_after=60.0)
+    assert all(watched)
+    assert not folder.trace.exists()
 
 
 # On a cluster ---------------------------------------------------------------------------------------------------------
@@ -494,13 +462,13 @@ def test_a_worker_that_always_dies_fails_its_trial_alone(home: None, tmp_path: P
     try:
         session.wait_until((tmp_path / "ring" / "sweep.json").exists)
         bad, good = (RunFolder(tmp_path / "ring" / "runs" / trial.key) for trial in load(tmp_path / "ring").trials)
-        for _ in range(ITS_OWN):
+        for _ in range(CRASHES):
             kill_a_worker(session, bad)
         assert session.wait(120) == 1, session.output
         assert good.complete
-        assert f"its worker died {ITS_OWN} times in a row before its first checkpoint" in bad.status["error"]
+        assert f"its worker died {CRASHES} times in a row before its first checkpoint" in bad.status["error"]
         assert "1 trial failed" in session.output
-        assert f"died {ITS_OWN} times in a row" in (tmp_path / "ring" / "table.md").read_text("utf-8")
+        assert f"died {CRASHES} times in a row" in (tmp_path / "ring" / "table.md").read_text("utf-8")
         again = Session.sweep(tmp_path / "log2", "--resume", "ring", "--results", tmp_path)
         assert again.wait(120) == 0, again.output
         assert bad.complete

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import sweeps
 import test_d4rl as d4rl_files
+from rich.console import Console
+from rich.table import Table
 
 from diffcps import studies
 from diffcps.cli.study import StudyCommand, run_study
 from diffcps.runs.plan import Plan, load
-from diffcps.sweep import launch
 from diffcps.sweep.plan import DEMO_TASKS
 from diffcps.tasks import profiles
 from diffcps.tasks.registry import get_task
@@ -165,24 +166,22 @@ def test_ablation(cluster, tmp_path):
     assert "## bandit-ring: last score over T and λ-clip" in (tmp_path / "grid" / "table.md").read_text("utf-8")
 
 
-def test_a_trial_that_fails_takes_no_other_with_it_and_can_be_tried_again(cluster, tmp_path, data, monkeypatch, capsys):
-    """The file is broken between the check and the worker that reads it."""
+def test_a_trial_that_fails_takes_no_other_with_it_and_can_be_tried_again(cluster, tmp_path, data, capsys):
+    """The file is broken after the check, when its table is printed, and before a worker reads it."""
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "hopper_medium-v2.hdf5"
     whole = (data / file.name).read_bytes()
     file.write_bytes(whole)
-    check = launch._check_data
 
-    def check_then_break(*arguments):
-        place = check(*arguments)
-        file.write_bytes(whole[:1000])
-        return place
+    class BreakingConsole(Console):
+        def print(self, *objects, **options):
+            super().print(*objects, **options)
+            if isinstance(objects[0], Table):
+                file.write_bytes(whole[:1000])
 
     where = "--results", tmp_path / "results", "--address", cluster
-    with monkeypatch.context() as patch:
-        patch.setattr(launch, "_check_data", check_then_break)
-        arguments = "--tasks", "hopper-medium-v2", "bandit-ring", "--data-dir", file.parent, "--name", "broken"
-        assert sweeps.run_here(*arguments, "--rows", 500, *TINY, *where) == 1
+    arguments = "--tasks", "hopper-medium-v2", "bandit-ring", "--data-dir", file.parent, "--name", "broken"
+    assert sweeps.run_here(*arguments, "--rows", 500, *TINY, *where, console=BreakingConsole()) == 1
     said = capsys.readouterr().out
     assert "1 trial failed" in said
     assert "--resume broken" in said

@@ -19,13 +19,14 @@ from diffcps import cli
 from diffcps.config import RunConfig
 from diffcps.files import read_json, write_json
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.lock import NAME, holder
+from diffcps.runs.lock import LEASE, holder
 from diffcps.runs.plan import load
 from diffcps.runs.read import QUIET_SECONDS, SweepEntry
 from diffcps.storage.lease import leased
-from diffcps.storage.place import Place, opened
+from diffcps.storage.location import Location
 from diffcps.storage.remote import Remote
-from diffcps.sweep.folder import held
+from diffcps.storage.results import opened
+from diffcps.sweep.folder import claimed
 
 CLIPS = 0.1, 0.2, 0.3, 0.4
 TRIALS = tuple(synthetic.config("bandit-ring", seeds=2, lambda_clip=clip) for clip in CLIPS)
@@ -78,7 +79,7 @@ def find(root: Path, name: str) -> SweepEntry:
 @contextmanager
 def driver(folder: Path) -> Iterator[None]:
     """A main job works on the sweep."""
-    with held(Place(folder), load(folder)):
+    with claimed(Location(folder), load(folder)):
         yield
 
 
@@ -187,7 +188,7 @@ def test_running_is_only_what_somebody_works_on(tmp_path: Path) -> None:
 def test_a_sweep_that_has_not_begun_is_starting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results").mkdir()
     plan = load(make(tmp_path / "elsewhere", "x", ""))
-    with held(Place(tmp_path / "results" / "fresh"), plan):
+    with claimed(Location(tmp_path / "results" / "fresh"), plan):
         text = said(capsys, "--results", tmp_path / "results")
         assert row(text, "fresh")[:2] == ["fresh", "starting"]
         text = said(capsys, "show", "fresh", "--results", tmp_path / "results")
@@ -340,11 +341,11 @@ def test_sweeps_in_an_object_store(results: Path, capsys: pytest.CaptureFixture[
         record = records(capsys, "show", "killed", "--storage", url)
         assert (record["state"], record["held_by"]) == ("running", f"process {os.getpid()} on {os.uname().nodename}")
         assert [trial["state"] for trial in record["trials"]] == ["complete", "running", "failed", "pending"]
-        note = remote.read(f"killed/{NAME}")
+        note = remote.read(f"killed/{LEASE}")
     # a note that nobody has renewed, which is what a killed job leaves
     values = json.loads(note or b"")
     for old in (json.dumps(values | {"at": values["at"] - 600}), "[]", "{"):
-        remote.write(f"killed/{NAME}", old.encode())
+        remote.write(f"killed/{LEASE}", old.encode())
         assert records(capsys, "show", "killed", "--storage", url)["state"] == "stopped"
     assert call("--storage", "memory://bucket/elsewhere") == 0
     assert "There is no sweep in memory://bucket/elsewhere" in capsys.readouterr().out
@@ -421,7 +422,7 @@ def test_a_thousand_trials_take_no_time(tmp_path: Path) -> None:
 
 def test_looking_keeps_nobody_from_taking_hold(tmp_path: Path) -> None:
     folder = make(tmp_path, "busy", "")
-    place, plan, ended = Place(folder), load(folder), threading.Event()
+    location, plan, ended = Location(folder), load(folder), threading.Event()
 
     def look() -> None:
         while not ended.is_set():
@@ -431,7 +432,7 @@ def test_looking_keeps_nobody_from_taking_hold(tmp_path: Path) -> None:
     thread.start()
     try:
         for _ in range(20):
-            with held(place, plan):
+            with claimed(location, plan):
                 pass
     finally:
         ended.set()

@@ -1,11 +1,11 @@
 """The loop: kill it anywhere and go on, look at it as often as you like: what is learned and recorded stays the same."""
 
+import functools
 import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,21 +20,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from trials import member, trial
 
-from diffcps import files
+from diffcps import data, files
 from diffcps.algorithms.model import METRICS
 from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
-from diffcps.runs import folder as folders
 from diffcps.runs.folder import RunFolder
-from diffcps.storage.place import Place
-from diffcps.sweep import worker
-from diffcps.sweep.worker import run_trial
 from diffcps.tasks.registry import get_task
-from diffcps.training import environment, loop
+from diffcps.training import cost, environment, loop
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
 from diffcps.training.policy import Policy
+from diffcps.training.trial import Machine, run
 
 RING = get_task("bandit-ring")
 CONFIG = trial(
@@ -53,17 +50,10 @@ CONFIG = trial(
 )
 
 
-def clock(minutes: Sequence[float]) -> Callable[[], float]:
-    """A clock that goes on by these minutes, again and again, each time it is looked at: once a row."""
+def clock(minutes: Sequence[float] = (1,)) -> Callable[[], float]:
+    """A clock in seconds that advances by these minutes, in turn, each time it is read, which is once a row."""
     times = itertools.accumulate(itertools.cycle(minutes))
-    return lambda: next(times)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def a_minute_a_row() -> Iterator[None]:
-    """So that checkpoints come with every so many rows."""
-    with mock.patch.object(loop, "_minutes", clock([1])):
-        yield
+    return lambda: 60 * next(times)
 
 
 def transitions() -> Transitions:
@@ -154,8 +144,8 @@ def straight(config: RunConfig, path: Path, **arguments: Any) -> tuple[Outcome, 
     """The trial without any interruption."""
     folder, learner, sink = RunFolder(path / config.key), make_learner(config), Memory()
     folder.create(config)
-    judge = arguments.pop("evaluate", evaluate)
-    result = loop.run(config, learner, judge, folder, [sink], **arguments)
+    arguments = {"evaluate": evaluate, "checkpoint_clock": clock()} | arguments
+    result = loop.run(config, learner, folder=folder, sinks=[sink], **arguments)
     return outcome(folder, learner, result, sink), folder
 
 
@@ -183,30 +173,10 @@ class Reaper:
         if self.moment == 0:
             raise Killed
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        append, write = RunFolder._append, files.write_atomically
-
-        def dying_append(folder: RunFolder, name: str, *arguments: Any) -> None:
-            file = folder.path / name
-            before = file.stat().st_size if file.exists() else 0
-            append(folder, name, *arguments)
-            try:
-                self.pass_by()
-            except Killed:
-                whole = file.read_bytes()
-                file.write_bytes(whole[: before + round(self.fraction * (len(whole) - before))])
-                raise
-
-        def dying_write(path: Path, content: bytes) -> None:
-            self.pass_by()
-            write(path, content)
-            self.pass_by()
-
-        with ExitStack() as stack:
-            stack.enter_context(mock.patch.object(RunFolder, "_append", dying_append))
-            stack.enter_context(mock.patch.object(folders, "write_atomically", dying_write))
-            yield
+    def write(self, path: Path, content: bytes) -> None:
+        self.pass_by()
+        files.write_atomically(path, content)
+        self.pass_by()
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any) -> Any:
@@ -218,30 +188,46 @@ class Reaper:
         return watched
 
 
-@contextmanager
-def restless() -> Iterator[None]:
-    """Show the status at every step, and do not wait for the disk."""
-    with mock.patch.object(loop, "STATUS_SECONDS", 0.0), mock.patch("os.fsync", return_value=None):
-        yield
+class MortalFolder(RunFolder):
+    """A run folder whose process may be killed at every write."""
+
+    def __init__(self, path: Path, reaper: Reaper) -> None:
+        super().__init__(path, reaper.write)
+        self.reaper = reaper
+
+    def _append(self, name: str, *arguments: Any) -> None:
+        file = self.path / name
+        before = file.stat().st_size if file.exists() else 0
+        super()._append(name, *arguments)
+        try:
+            self.reaper.pass_by()
+        except Killed:
+            whole = file.read_bytes()
+            file.write_bytes(whole[: before + round(self.reaper.fraction * (len(whole) - before))])
+            raise
 
 
-def killed_and_resumed(config: RunConfig, path: Path, kills: list[tuple[int, float, bool]]) -> tuple[Outcome, int]:
+def killed_and_resumed(
+    config: RunConfig, path: Path, kills: list[tuple[int, float, bool]], minutes: Sequence[float] = (1,)
+) -> tuple[Outcome, int]:
     """The trial with kills at the given moments, each with a fresh learner, and a damaged checkpoint now and then."""
-    folder, sink, happened = RunFolder(path / config.key), Memory(), 0
+    sink, happened, checkpoint_clock = Memory(), 0, clock(minutes)
     for moment, fraction, damage in [*kills, (0, 0.0, False)]:
         reaper, learner = Reaper(moment, fraction), make_learner(config)
-        sink_log = mock.Mock(log=reaper.wrap(sink.log))
+        folder, sink_log = MortalFolder(path / config.key, reaper), mock.Mock(log=reaper.wrap(sink.log))
         try:
-            with reaper.watching():
+            with mock.patch("os.fsync", return_value=None):
                 folder.create(config)
                 result = loop.run(
                     config,
                     learner,
                     reaper.wrap(evaluate),
                     folder,
-                    [sink_log],
-                    reaper.wrap(lambda summary: None),
-                    reaper.wrap(lambda status: None),
+                    sinks=[sink_log],
+                    report=reaper.wrap(lambda summary: None),
+                    progress=reaper.wrap(lambda status: None),
+                    checkpoint_clock=checkpoint_clock,
+                    status_seconds=0.0,
                 )
             if moment == 0 or reaper.moment > 0:
                 break
@@ -290,22 +276,20 @@ def test_killed_anywhere_and_resumed(
         log_every=log_every,
         evaluation=CONFIG.evaluation.replaced(every=evaluate_every),
     )
-    ticking = mock.patch.object(loop, "_minutes", clock(minutes))
-    with restless(), ticking, tempfile.TemporaryDirectory() as path:
-        resumed, _ = killed_and_resumed(config, Path(path), kills)
+    with tempfile.TemporaryDirectory() as path:
+        resumed, _ = killed_and_resumed(config, Path(path), kills, minutes)
         resumed.assert_equal(reference(config))
 
 
 def test_killed_at_every_single_moment(tmp_path: Path) -> None:
     """One kill, at each moment that there is, from the first write to the last; the appends cut in their middle."""
     config = CONFIG.replaced(steps=8, evaluation=CONFIG.evaluation.replaced(every=3))
-    with restless():
-        expected = straight(config, tmp_path / "straight")[0]
-        for moment in range(1, 1000):
-            resumed, happened = killed_and_resumed(config, tmp_path / str(moment), [(moment, 0.5, False)])
-            resumed.assert_equal(expected)
-            if not happened:
-                break
+    expected = straight(config, tmp_path / "straight")[0]
+    for moment in range(1, 1000):
+        resumed, happened = killed_and_resumed(config, tmp_path / str(moment), [(moment, 0.5, False)])
+        resumed.assert_equal(expected)
+        if not happened:
+            break
     assert 60 < moment < 999
 
 
@@ -376,20 +360,24 @@ def test_checkpoints_come_with_a_row(tmp_path: Path, minutes: float, expected: l
     """With the first row after so many minutes since the last one, a minute a row here, and at the end."""
     saved: list[int] = []
     told: list[int] = []
-    with mock.patch.object(RunFolder, "save_checkpoint", lambda folder, state, step: saved.append(step)):
-        _, folder = straight(
-            CONFIG.replaced(checkpoint_minutes=minutes), tmp_path, progress=lambda status: told.append(status["saved"])
-        )
+
+    class Folder(RunFolder):
+        def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
+            saved.append(step)
+
+    folder = Folder(tmp_path)
+    folder.create(CONFIG)
+    loop.run(
+        CONFIG.replaced(checkpoint_minutes=minutes),
+        make_learner(),
+        evaluate,
+        folder,
+        progress=lambda status: told.append(status["saved"]),
+        checkpoint_clock=clock(),
+    )
     assert saved == expected
     assert list(dict.fromkeys(told)) == [0, *expected], "the status says from where it would go on"
     assert folder.status["saved"] == 20
-
-
-def test_rows_further_apart_than_checkpoints_are_mentioned(tmp_path: Path) -> None:
-    with mock.patch.object(loop.time, "monotonic", clock([40])):
-        _, folder = straight(CONFIG.replaced(checkpoint_minutes=0.5), tmp_path)
-    (note,) = folder.status["notes"]
-    assert "0.5 min between checkpoints" in note
 
 
 def test_report_follows_every_evaluation(tmp_path: Path) -> None:
@@ -431,33 +419,48 @@ def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
     assert done.sink[6]["evaluation/score"] == pytest.approx([100 * value for value in returns])
 
 
-def test_time_left_tells_cloning_from_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 steps of cloning that take 2 s each, then 40 that take 20: known from the first of them, and measured afterwards."""
-    config = CONFIG.with_settings(behaviour_steps=60).replaced(steps=100)
-    now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(loop.cost, "eager_seconds", lambda _, step=100: min(step, 60) + 10.0 * max(0, step - 60))
+def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[loop._Status, SimpleNamespace]:
+    """The status of a trial by the clock ``now``, and its learner."""
     learner = SimpleNamespace(step=0)
-    status = loop._Status(learner, config, RunFolder(tmp_path), SimpleNamespace(spent={}), None, [], silent=True)  # type: ignore[arg-type]
+    trial = loop._Trial(
+        config, learner, RunFolder(path), workers=loop.WorkerGroup(), clock=SimpleNamespace(spent={}), scores=[]
+    )  # type: ignore[arg-type]
+    return loop._Status(trial, now=now), learner
+
+
+def test_rows_further_apart_than_checkpoints_are_mentioned(tmp_path: Path) -> None:
+    status, _ = status_of(CONFIG.replaced(checkpoint_minutes=0.5), tmp_path, time.monotonic)
+    for minutes in (0.4, 0.7, 0.8):
+        status.warn_of_long_row(minutes)
+    (note,) = status.values["notes"]
+    assert "0.5 min" in note
+    assert "0.7 min" in note
+
+
+def test_time_left_tells_cloning_from_what_follows(tmp_path: Path) -> None:
+    """Steps of cloning that take 2 s each, then others: their cost follows from the first, and is measured afterwards."""
+    config = CONFIG.with_settings(behaviour_steps=60).replaced(steps=100)
+    whole, cloning = cost.eager_seconds(config), cost.eager_seconds(config, 60)
+    step, later = cloning / 60, (whole - cloning) / 40
+    now = [0.0]
+    status, learner = status_of(config, tmp_path, lambda: now[0])
     expected = (
-        (0, 0, 0, None),
-        (30, 60, 0.5, 860),
-        (60, 120, 0.5, 800),
-        (80, 520, 0.05, 400),
-        (90, 920, 0.0375, 800 / 3),
+        (0, 0.0, 0, None),
+        (30, 60.0, 0.5, 60 + 40 * 2 * later / step),
+        (60, 120.0, 0.5, 40 * 2 * later / step),
+        (80, 520.0, 0.05, 400),
+        (90, 920.0, 0.0375, 800 / 3),
     )
-    for step, seconds, rate, left in expected:
-        learner.step, now[0] = step, float(seconds)
-        status.show()
+    for learner.step, now[0], rate, left in expected:
+        status.write()
         assert status.values["steps_per_second"] == pytest.approx(rate)
         assert status.values["seconds_left"] == (None if left is None else pytest.approx(left))
-    assert status.values["seconds_whole"] == pytest.approx(460 * 800 / 300)
+    assert status.values["seconds_whole"] == pytest.approx(800 / 30 * whole / later)
 
 
 def test_progress_tells_the_truth(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
-    with restless():
-        _, folder = straight(CONFIG, tmp_path, progress=lambda status: seen.append(dict(status)))
+    _, folder = straight(CONFIG, tmp_path, progress=lambda status: seen.append(dict(status)), status_seconds=0.0)
     assert [status["state"] for status in seen] == ["running"] * (len(seen) - 1) + ["complete"]
     steps = [status["step"] for status in seen]
     assert steps == sorted(steps)
@@ -487,7 +490,7 @@ def test_time_spent_survives_a_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        loop.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder)
+        loop.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, checkpoint_clock=clock())
     state, _ = folder.load_checkpoint()
     assert state is not None
     state["seconds"]["learning"] = 1000.0
@@ -502,7 +505,9 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     folder.create(CONFIG)
     asked = time.time() - 100
     with pytest.raises(Killed):
-        loop.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, asked=asked)
+        loop.run(
+            CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, requested_at=asked, checkpoint_clock=clock()
+        )
     first = folder.status["seconds"]
     assert 100 <= first["start"] < 110
     state, _ = folder.load_checkpoint()
@@ -511,7 +516,7 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     # long after the newest checkpoint, and thirty seconds ago, it was killed
     lost = {**first, "learning": first["learning"] + 50}
     folder.write_status({**folder.status, "seconds": lost, "updated": time.time() - 30})
-    loop.run(CONFIG, make_learner(), evaluate, folder, asked=asked)
+    loop.run(CONFIG, make_learner(), evaluate, folder, requested_at=asked)
     spent = folder.status["seconds"]
     assert 130 <= spent["start"] < 140
     assert 50 <= spent["repeated"] < 60
@@ -522,7 +527,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
     sink, folder = Memory(), RunFolder(tmp_path / "failing")
     folder.create(CONFIG)
     with pytest.raises(ZeroDivisionError):
-        loop.run(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, [sink])
+        loop.run(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, sinks=[sink])
     assert sink.closed == 1
 
     class Slow(Memory):
@@ -533,7 +538,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
 
     sink, folder = Slow(), RunFolder(tmp_path / "whole")
     folder.create(CONFIG)
-    loop.run(CONFIG, make_learner(), evaluate, folder, [sink])
+    loop.run(CONFIG, make_learner(), evaluate, folder, sinks=[sink])
     assert sink.closed == 1
     assert 0.2 <= folder.status["seconds"]["tracking"] < 5
 
@@ -542,7 +547,7 @@ def test_damaged_checkpoint_is_mentioned(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        loop.run(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder)
+        loop.run(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder, checkpoint_clock=clock())
     newest = max((tmp_path / "checkpoint").glob("*.pt"))
     newest.write_bytes(b"")
     loop.run(CONFIG, make_learner(), evaluate, folder)
@@ -557,7 +562,9 @@ def test_complete_trial_is_left_alone(tmp_path: Path) -> None:
         file.unlink()
     before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
     refuse = mock.Mock(side_effect=AssertionError)
-    again = loop.run(CONFIG, make_learner(), refuse, folder, [mock.Mock(log=refuse)], refuse, refuse)
+    again = loop.run(
+        CONFIG, make_learner(), refuse, folder, sinks=[mock.Mock(log=refuse)], report=refuse, progress=refuse
+    )
     assert again == done.result
     assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
 
@@ -576,17 +583,23 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 # A whole trial, in this process ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A sweep's folder whose data set is the one of this file."""
-    monkeypatch.setattr(worker.data, "load", lambda task, data, directories: DATA)
-    return Place(tmp_path)
+CPU = Machine(torch.device("cpu"))
 
 
-def test_trial_leaves_a_whole_run_folder(place: Place) -> None:
+def trained(path: Path, config: RunConfig = CONFIG, **arguments: Any) -> RunFolder:
+    """The run folder after training the trial in this process, by default on the data of this file."""
+    arguments = {"folder": RunFolder(path), "load": lambda: DATA, "machine": CPU} | arguments
+    run(config, **arguments)
+    return arguments["folder"]
+
+
+def contents(folder: RunFolder) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+
+
+def test_trial_leaves_a_whole_run_folder(tmp_path: Path) -> None:
     reports: list[dict[str, float]] = []
-    run_trial(CONFIG, place, torch.device("cpu"), report=reports.append)
-    folder = place.run_folder(CONFIG)
+    folder = trained(tmp_path, report=reports.append)
     assert folder.complete
     assert [report["step"] for report in reports] == [6, 12, 18, 20]
     assert folder.config == CONFIG
@@ -596,19 +609,24 @@ def test_trial_leaves_a_whole_run_folder(place: Place) -> None:
     }  # fmt: skip
 
 
-def test_failure_is_written_down_and_overcome(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason stands in the status beside what was learned; the next attempt goes on and clears it."""
-    broken = mock.Mock(side_effect=RuntimeError("the simulator fell over"), close=lambda: None)
-    with monkeypatch.context() as patch:
-        patch.setattr(worker, "Evaluator", lambda *arguments: broken)
-        with pytest.raises(RuntimeError):
-            run_trial(CONFIG, place, torch.device("cpu"))
-    folder = place.run_folder(CONFIG)
+def test_sinks_are_made_from_what_the_trial_runs_with(tmp_path: Path) -> None:
+    sink, seen = Memory(), []
+    folder = trained(tmp_path, sinks=lambda environment: seen.append(environment) or [sink])
+    assert seen == [folder.environment]
+    assert list(sink.by_step()) == [4, 6, 8, 12, 16, 18, 20]
+    assert sink.closed == 1
+
+
+def test_failure_is_written_down_and_overcome(tmp_path: Path) -> None:
+    """The status says why, beside what was learned; the next attempt continues and clears it."""
+    with pytest.raises(RuntimeError):
+        trained(tmp_path, report=mock.Mock(side_effect=RuntimeError("the simulator fell over")))
+    folder = RunFolder(tmp_path)
     assert folder.status["state"] == "failed"
     assert folder.status["error"] == "RuntimeError: the simulator fell over"
     assert "Traceback" in folder.status["details"]
     assert folder.status["step"] > 0
-    run_trial(CONFIG, place, torch.device("cpu"))
+    trained(tmp_path)
     assert folder.complete
     assert "error" not in folder.status
 
@@ -616,21 +634,17 @@ def test_failure_is_written_down_and_overcome(place: Place, monkeypatch: pytest.
 def test_missing_data_are_a_failure_without_a_traceback(tmp_path: Path) -> None:
     config = CONFIG.replaced(task="hopper-medium-expert-v2")
     (tmp_path / "data").mkdir()
-    place = Place(tmp_path, (tmp_path / "data",))
+    load = functools.partial(data.load, get_task(config.task), config.data, (tmp_path / "data",))
     with pytest.raises(UserError, match="hopper_medium_expert-v2"):
-        run_trial(config, place, torch.device("cpu"))
-    status = place.run_folder(config).status
+        trained(tmp_path / "run", config, load=load)
+    status = RunFolder(tmp_path / "run").status
     assert (status["state"], status["details"]) == ("failed", "")
     assert "hopper_medium_expert-v2" in status["error"]
 
 
-def test_complete_trial_survives_the_loss_of_its_data(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_trial(CONFIG, place, torch.device("cpu"))
-    folder = place.run_folder(CONFIG)
-    before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
-    monkeypatch.setattr(worker.data, "load", mock.Mock(side_effect=UserError("gone")))
-    run_trial(CONFIG, place, torch.device("cpu"))
-    assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
+def test_complete_trial_survives_the_loss_of_its_data(tmp_path: Path) -> None:
+    before = contents(trained(tmp_path))
+    assert contents(trained(tmp_path, load=mock.Mock(side_effect=UserError("gone")))) == before
 
 
 def test_failure_keeps_the_status(tmp_path: Path) -> None:

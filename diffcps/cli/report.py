@@ -10,7 +10,7 @@ from rich.console import Console
 from diffcps.errors import UserError
 
 if TYPE_CHECKING:
-    from diffcps.storage.place import Place
+    from diffcps.storage.location import Location
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,30 @@ class Report:
         """Run it."""
         from diffcps import report
 
-        console, place = Console(), self._place(self.sweep)
+        console, location = Console(), self._location(self.sweep)
         if self.other is None:
-            built = report.build(place.folder)
+            built = report.build(location.folder)
             built.write()
-            place.publish(*report.FILES)
+            location.publish(*report.FILES)
             built.print(console)
-            console.print(f"page: {place.shown}/table.html", highlight=False, soft_wrap=True)
+            console.print(f"page: {location}/table.html", highlight=False, soft_wrap=True)
             return
-        second = self._place(self.other)
-        compared = report.versus(place.folder, second.folder)
+        second = self._location(self.other)
+        compared = report.versus(location.folder, second.folder)
         compared.write()
         second.publish(*compared.files)
         compared.print(console)
-        console.print(f"page: {second.shown}/{compared.file}.html", highlight=False, soft_wrap=True)
+        console.print(f"page: {second}/{compared.file}.html", highlight=False, soft_wrap=True)
 
-    def _place(self, sweep: str) -> "Place":
+    def _location(self, sweep: str) -> "Location":
         """Where a sweep is, brought up to date. Raises ``UserError`` naming those that there are when it is not one."""
-        from diffcps.storage.place import Place, results_folder
+        from diffcps.storage.location import Location, results_folder
 
         results, remote = results_folder(self.results)
         folder = Path(sweep) if (Path(sweep) / "runs").is_dir() else results / sweep
-        place = Place(folder, remote=remote.below(sweep) if remote and folder == results / sweep else None)
-        place.refresh()
+        location = Location(folder, remote=remote.below(sweep) if remote and folder == results / sweep else None)
+        location.refresh()
         if not (folder / "runs").is_dir():
             known = ", ".join(sorted(file.parent.name for file in results.glob("*/runs"))) or "none"
             raise UserError(f"no sweep is called {sweep!r} in {self.results}, which holds: {known}.")
-        return place
+        return location

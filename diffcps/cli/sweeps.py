@@ -13,9 +13,7 @@ from rich.text import Text
 
 from diffcps.runs.plan import SearchSpace
 from diffcps.runs.read import SweepEntry, TrialEntry
-from diffcps.storage import place
 from diffcps.text import STYLES, Column, ago, duration, fitting, lifted, progress, short, shown, table, tally
-from diffcps.tracking.labels import SHOWN, common
 
 # What the list and the view of one sweep say in the same words.
 
@@ -206,6 +204,8 @@ def _plan(sweep: SweepEntry) -> list[str]:
 
 def _varied(sweep: SweepEntry) -> str:
     """The values of T, λ-clip and κ."""
+    from diffcps.tracking.labels import SHOWN
+
     plan = sweep.plan
     assert plan is not None
     if plan.search:
@@ -240,6 +240,8 @@ def _data(sweep: SweepEntry, environments: Mapping[str, Mapping[str, Any]]) -> s
 
 
 def _columns(trials: tuple[TrialEntry, ...], narrow: bool) -> list[Column]:
+    from diffcps.tracking.labels import SHOWN, common
+
     configs = [trial.config for trial in trials]
     number = short if narrow else "{:,}".format
     speed = [trial.number("steps_per_second") for trial in trials]
@@ -387,8 +389,10 @@ class Sweeps:
 
     def __call__(self) -> None:
         """Run it."""
+        from diffcps.storage.results import opened
+
         console = wide_console()
-        with place.opened(self.results) as results:
+        with opened(self.results) as results:
             if isinstance(self.what, ShowSweep):
                 sweep = results.find(self.what.name)
                 if self.json:

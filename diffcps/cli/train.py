@@ -1,24 +1,23 @@
 """``diffcps train``: one trial in this process."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.status import Status
 
 from diffcps.algorithms.settings import Precision
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.storage.remote import is_url
-
-if TYPE_CHECKING:
-    from diffcps.storage.place import Place
+from diffcps.files import is_url
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train one task in this process, without Ray or MLflow; starting it again goes on where it stopped."""
+    """Train one task in this process, without Ray or MLflow; the same command again continues where it stopped."""
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of the task; ``diffcps data list`` shows those that there are."""
@@ -49,49 +48,58 @@ class Train:
             raise UserError(
                 "--results: a single trial keeps its folder on this machine. For an object store run a sweep."
             )
-        import torch
-
         from diffcps import data
-        from diffcps.storage.place import Place
+        from diffcps.runs.folder import RunFolder
+        from diffcps.tasks.registry import task_of
+        from diffcps.training import trial as trials
+
+        config, console = self._config(), Console()
+        task, directories = task_of(config), tuple(folder.resolve() for folder in self.data_dir)
+        if reason := data.missing([(task, config.data)], directories):
+            raise UserError(reason)
+        folder = RunFolder(self.results.resolve() / "single" / "runs" / config.key)
+        folder.check_data(_read(config, directories, console))
+        if folder.complete:
+            console.print("this trial is complete already", highlight=False)
+        with console.status(f"starting {config.key}") as status:
+            trials.run(
+                config,
+                folder,
+                functools.partial(data.load, task, config.data, directories),
+                trials.Machine.prepared(),
+                report=functools.partial(_report, console),
+                progress=functools.partial(_show, status, config.task),
+            )
+        console.print(f"run folder: {folder.path}", soft_wrap=True, highlight=False)
+
+    def _config(self) -> RunConfig:
+        """The trial that the flags describe."""
         from diffcps.sweep.options import SweepOptions
         from diffcps.sweep.plan import build
-        from diffcps.sweep.worker import run_trial
-        from diffcps.tasks.registry import task_of
-        from diffcps.training import cost
 
         options = SweepOptions(
             preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
             data_dir=self.data_dir, rows=self.rows, physics=self.physics, precision=self.precision, profile=self.profile,
         )  # fmt: skip
         (config,) = build(options).trials
-        if reason := data.missing([(task_of(config), config.data)], self.data_dir):
-            raise UserError(reason)
-        place = Place(self.results.resolve() / "single", tuple(folder.resolve() for folder in self.data_dir))
-        console = Console()
-        _check_data(config, place, console)
-        if place.run_folder(config).complete:
-            console.print("this trial is complete already", highlight=False)
-        with console.status(f"starting {config.key}") as status:
-
-            def show(values: dict[str, Any]) -> None:
-                scores = f" · last {values['last']:.1f}, best {values['best']:.1f}" if "last" in values else ""
-                speed = f"{values['step']:,}/{values['steps']:,} steps, {values['steps_per_second']:.1f}/s"
-                status.update(f"{config.task}: {speed}{scores}")
-
-            def report(scores: dict[str, float]) -> None:
-                console.print(
-                    f"step {scores['step']:,}: score {scores['score']:.1f}, mean of each seed's best so far {scores['best']:.1f}"
-                )
-
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            threads = torch.get_num_threads()
-            cost.prepare(threads, device)
-            run_trial(config, place, device, report, show, threads=threads)
-        console.print(f"run folder: {place.run_folder(config).path}", soft_wrap=True, highlight=False)
+        return config
 
 
-def _check_data(config: RunConfig, place: "Place", console: Console) -> None:
-    """Read, or collect, the data and say what they are; refuses other data than the trial was started on."""
+def _show(status: Status, task: str, values: dict[str, Any]) -> None:
+    """Show how far the trial is."""
+    scores = f" · last {values['last']:.1f}, best {values['best']:.1f}" if "last" in values else ""
+    speed = f"{values['step']:,}/{values['steps']:,} steps, {values['steps_per_second']:.1f}/s"
+    status.update(f"{task}: {speed}{scores}")
+
+
+def _report(console: Console, scores: dict[str, float]) -> None:
+    """Print the scores of an evaluation."""
+    best = f"mean of each seed's best so far {scores['best']:.1f}"
+    console.print(f"step {scores['step']:,}: score {scores['score']:.1f}, {best}")
+
+
+def _read(config: RunConfig, directories: tuple[Path, ...], console: Console) -> str:
+    """Read, or collect, the data and print what they are; returns their checksum."""
     from diffcps import data
     from diffcps.tasks.registry import task_of
 
@@ -102,7 +110,7 @@ def _check_data(config: RunConfig, place: "Place", console: Console) -> None:
 
         if data.library.source(config.data.source).rows(task_of(config)) is not None:
             console.print(f"data: collected here, {config.data.rows:,} rows", highlight=False)
-        info = data.load(task_of(config), config.data, place.data_directories, show).info
+        info = data.load(task_of(config), config.data, directories, show).info
     console.print(f"data: {info.rows:,} rows from {info.path}", soft_wrap=True, highlight=False)
     console.print(info.provenance_note, soft_wrap=True, highlight=False)
-    place.run_folder(config).check_data(info.checksum)
+    return info.checksum

@@ -122,7 +122,9 @@ def evaluate(
         if progress is not None:
             progress()
 
-    evaluator = Evaluator(task, physics or run.physics, run.members, config, threads, stepped, _PURPOSE)
+    evaluator = Evaluator(
+        task, physics or run.physics, run.members, config, threads=threads, heartbeat=stepped, purpose=_PURPOSE
+    )
     simulations: Any = evaluator.environments
     try:
         rollouts = evaluator(policy.policy, seed, episodes)

@@ -22,7 +22,7 @@ from diffcps import algorithms
 from diffcps.algorithms.model import Model
 from diffcps.config import Actor, Member, RunConfig
 from diffcps.errors import UserError
-from diffcps.files import room, write_atomically
+from diffcps.files import disk_full_as_user_error, write_atomically
 from diffcps.training.policy import Policy
 
 FORMAT = "diffcps policy 1"
@@ -186,7 +186,7 @@ class SavedPolicy:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for file, data in ((folder / NETWORKS, content), (folder / CARD, text.encode())):
-                with room(file):
+                with disk_full_as_user_error(file):
                     write_atomically(file, data)
         except OSError as error:
             raise UserError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error

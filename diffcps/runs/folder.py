@@ -1,4 +1,4 @@
-"""The run folder: the record of one trial, enough to rebuild every number in a table and to go on after a kill.
+"""The run folder: the record of one trial, enough to rebuild every number in a table and to continue after a kill.
 
     <key>/config.json         the configuration
           environment.json    versions, git commit, device, data set and its checksum
@@ -8,10 +8,11 @@
           samples.csv         step, member, seed, a_0, …: actions of the policies at the end; only if asked for
           status.json         state, step, speed, scores so far; what a live view shows
           attempts.json       how often it was interrupted, and by what; only if it was
+          stuck.txt           the stack of every thread, if nothing moved for hours
           owner               the one process that may write here
           checkpoint/         the two newest checkpoints, each with its SHA-256
 
-Files are replaced in one move or only appended to; whatever a kill cuts off is dropped by ``rewind`` before going on.
+Files are replaced atomically or only appended to. ``rewind`` drops what a kill cut off.
 """
 
 import csv
@@ -20,7 +21,7 @@ import io
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.files import read_json, room, write_atomically, write_json
+from diffcps.files import disk_full_as_user_error, read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -41,19 +42,24 @@ RETURNS = ("step", "member", "seed", "episode", "return", "length")
 
 
 class TakenOverError(UserError):
-    """Another process has taken over the run folder: this one is to stop, and to leave everything to the other."""
+    """Another process has claimed the run folder: this one must stop and write nothing more."""
 
 
 class RunFolder:
-    """Reads and writes one run folder; making the object touches nothing on disk."""
+    """Reads and writes one run folder; making the object touches nothing on disk.
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    Args:
+        path: the folder.
+        write: replaces a file atomically.
+    """
+
+    def __init__(self, path: Path, write: Callable[[Path, bytes], None] = write_atomically) -> None:
+        self.path, self._write = Path(path), write
         self._token: str | None = None
 
     @property
     def config(self) -> RunConfig:
-        """The configuration it was made for. Raises ``UserError`` when the file does not hold one."""
+        """The trial's configuration. Raises ``UserError`` when the file holds none."""
         file = self.path / "config.json"
         values = read_json(file)
         try:
@@ -63,7 +69,7 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What it ran on and with; empty before the trial has started."""
+        """Versions, machine and data set; empty before the trial has started."""
         file = self.path / "environment.json"
         return read_json(file) if file.exists() else {}
 
@@ -75,18 +81,18 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the trial has come to its end; nothing in the folder changes after that."""
+        """Whether the trial has ended; nothing in the folder changes after that."""
         return bool(self.status["state"] == "complete")
 
     def fetch(self) -> None:
-        """Bring the record to this machine, where it lies elsewhere: nothing to do for a folder that all machines see."""
+        """Bring the record to this machine; nothing to do for a folder that all machines see."""
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder for ``config``, or check that it is this configuration's. Raises ``UserError`` when not."""
+        """Make the folder, or check that it belongs to ``config``. Raises ``UserError`` if it belongs to another trial."""
         try:
             (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
             if not (self.path / "config.json").exists():
-                write_json(self.path / "config.json", config.to_dict())
+                write_json(self.path / "config.json", config.to_dict(), self._write)
         except OSError as error:
             raise UserError(
                 f"{self.path} cannot be written: {error.strerror}. Choose another results folder."
@@ -94,17 +100,16 @@ class RunFolder:
         if self.config.key != config.key:
             raise UserError(f"{self.path} holds another trial ({self.config.key}), not {config.key}.")
 
-    def take(self) -> None:
-        """Own the folder: whoever owned it before, and was only thought dead, meets ``TakenOverError`` when it next writes.
+    def claim(self) -> None:
+        """Claim the folder. A previous owner that is still alive gets ``TakenOverError`` on its next write.
 
-        Take it first and ``rewind`` it later: whatever the other was just writing when it was taken has come in by then.
+        Claim first and ``rewind`` later: by then the previous owner's last write has ended.
         """
         self._token = f"{secrets.token_hex(8)} process {os.getpid()} on {os.uname().nodename}"
-        with room(self.path / "owner"):
-            write_atomically(self.path / "owner", self._token.encode())
+        self._replace("owner", self._token.encode())
 
     def check_owner(self) -> None:
-        """Raise ``TakenOverError`` when this process has taken the folder and another one has taken it since."""
+        """Raise ``TakenOverError`` when another process has claimed the folder since this one did."""
         if self._token is None:
             return
         try:
@@ -115,55 +120,62 @@ class RunFolder:
 
     def _compare_owner(self, owner: str) -> None:
         if self._token is not None and owner != self._token:
-            raise TakenOverError(f"{self.path} was taken over by {owner.partition(' ')[2]}, which goes on with it.")
+            raise TakenOverError(f"{self.path} was claimed by {owner.partition(' ')[2]}, which continues the trial.")
 
     @property
     def attempts(self) -> dict[str, Any]:
-        """What interrupted the trial, and how often; empty when nothing did."""
+        """What interrupted the trial, and how often; empty if nothing did."""
         file = self.path / "attempts.json"
         return read_json(file) if file.exists() else {}
 
     def record_attempts(self, attempts: Mapping[str, Any]) -> None:
         """Replace ``attempts.json``."""
-        with room(self.path / "attempts.json"):
-            write_json(self.path / "attempts.json", dict(attempts))
+        self._replace("attempts.json", dict(attempts))
+
+    @property
+    def trace(self) -> Path:
+        """Where a watchdog writes the stack of every thread before it ends the process."""
+        return self.path / "stuck.txt"
+
+    @property
+    def stuck(self) -> str:
+        """The stacks that the watchdog of the last attempt wrote; empty if it did not end that attempt."""
+        return self.trace.read_text(encoding="utf-8") if self.trace.exists() else ""
 
     def check_data(self, checksum: str) -> None:
-        """Raise ``UserError`` when the trial was started, or is complete, on a data set with another checksum."""
+        """Raise ``UserError`` when the trial was started on a data set with another checksum."""
         before = self.environment.get("dataset", {}).get("checksum")
         if before is not None and before != checksum:
             raise UserError(
                 f"{self.path} was started on a data set with checksum {before[:12]}…, and the one found now has "
-                f"{checksum[:12]}…. Bring the first back, or start again in another results folder."
+                f"{checksum[:12]}…. Restore the first, or start again in another results folder."
             )
 
     def record_environment(self, environment: Mapping[str, Any]) -> None:
-        """Write ``environment.json``; the data must be those the folder was started with, else ``UserError``."""
+        """Write ``environment.json``. Raises ``UserError`` when the data differ from those of an earlier attempt."""
         old = self.environment
         self.check_data(environment["dataset"]["checksum"])
-        # an attempt on other code or another machine stays on record beside the newest
+        # attempts on other code or another machine stay on record
         same = {key: old.get(key) for key in ("versions", "git_commit", "device")}
         earlier = list(old.get("earlier", []))
         if old and same != {key: environment.get(key) for key in same}:
             earlier.append(same)
         self.check_owner()
-        with room(self.path / "environment.json"):
-            write_json(self.path / "environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
+        self._replace("environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace ``status.json``."""
         self.check_owner()
-        with room(self.path / "status.json"):
-            write_json(self.path / "status.json", dict(status))
+        self._replace("status.json", dict(status))
 
     def fail(self, reason: str, details: str = "") -> None:
-        """Say in the status that the trial failed and why; what it has learned stays."""
+        """Set the status to failed, with the reason; everything else stays."""
         self.write_status(
             {**self.status, "state": "failed", "error": reason, "details": details, "updated": time.time()}
         )
 
     def log(self, step: int, config: RunConfig, metrics: Mapping[str, NDArray[Any]], columns: Sequence[str]) -> None:
-        """Append one row a member to ``metrics.csv``; ``metrics`` maps a name of ``columns`` to values ``[K]``."""
+        """Append one row per member to ``metrics.csv``; ``metrics`` maps a name of ``columns`` to values ``[K]``."""
         self._append("metrics.csv", ("step", "member", "seed", *columns), _member_rows(step, config, metrics))
 
     def log_returns(self, step: int, config: RunConfig, returns: NDArray[Any], lengths: NDArray[Any]) -> None:
@@ -182,7 +194,7 @@ class RunFolder:
         values: Mapping[str, NDArray[Any]],
         samples: Mapping[str, NDArray[Any]],
     ) -> None:
-        """Append what was measured, ``[K]`` a column, to ``measures.csv``, and actions, ``[K, n]``, to ``samples.csv``."""
+        """Append measures, ``[K]`` per column, to ``measures.csv``, and actions, ``[K, n]``, to ``samples.csv``."""
         if values:
             self._append("measures.csv", ("step", "member", "seed", *values), _member_rows(step, config, values))
         if samples:
@@ -194,6 +206,15 @@ class RunFolder:
             ]
             self._append("samples.csv", ("step", "member", "seed", *samples), rows)
 
+    def _replace(self, name: str, content: bytes | dict[str, Any]) -> None:
+        """Replace a file. Raises ``DiskFullError`` when the disk is full."""
+        file = self.path / name
+        with disk_full_as_user_error(file):
+            if isinstance(content, bytes):
+                self._write(file, content)
+            else:
+                write_json(file, content, self._write)
+
     def _append(self, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -202,13 +223,13 @@ class RunFolder:
             writer.writeheader()
         writer.writerows(rows)
         self.check_owner()
-        with room(file), open(file, "a", encoding="utf-8") as out:
+        with disk_full_as_user_error(file), open(file, "a", encoding="utf-8") as out:
             out.write(text.getvalue())
             out.flush()
             os.fsync(out.fileno())
 
     def rewind(self, step: int) -> None:
-        """Drop rows of the growing files from after ``step``, and any row that a kill cut short."""
+        """Drop rows after ``step`` from the growing files, and any row that a kill cut short."""
         self.check_owner()
         for name in GROWING:
             file = self.path / name
@@ -219,14 +240,13 @@ class RunFolder:
             whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == width]
             kept = [line for line in whole if int(line.split(",", 1)[0]) <= step]
             if lines and lines[0].endswith("\n") and kept:
-                with room(file):
-                    write_atomically(file, "".join([lines[0], *kept]).encode())
+                self._replace(name, "".join([lines[0], *kept]).encode())
             else:
                 file.unlink()
 
     def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
         """Write ``state`` (tensors and plain values) with its SHA-256 and keep the two newest checkpoints."""
-        import torch  # takes a second, which processes that only read a trial's status need not spend
+        import torch  # takes a second, and many processes only read a trial's status
 
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
@@ -235,10 +255,10 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         file = folder / f"step_{step:09d}.pt"
         self.check_owner()
-        with room(file):
-            write_atomically(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
-            write_atomically(file, content)
-        # one of a later step is one that ``load_checkpoint`` refused: it must not count among the two
+        with disk_full_as_user_error(file):
+            self._write(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+            self._write(file, content)
+        # one of a later step is damaged, or this step would not be done again: it must not count among the two
         earlier = sorted(old for old in folder.glob("step_*.pt") if old.name < file.name)
         kept = {file, *earlier[-1:]}
         for other in (*folder.glob("step_*.*"), *folder.glob(".*.tmp")):
@@ -246,7 +266,7 @@ class RunFolder:
                 other.unlink()
 
     def load_checkpoint(self, device: "torch.device | str" = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest checkpoint that is whole (``None`` when there is none), and a sentence for each one that is not."""
+        """The newest undamaged checkpoint, or ``None``, and a sentence for each damaged one."""
         import torch
 
         complaints: list[str] = []
@@ -254,14 +274,14 @@ class RunFolder:
             content = file.read_bytes()
             expected = file.with_suffix(".sha256")
             if not expected.exists() or hashlib.sha256(content).hexdigest().encode() != expected.read_bytes():
-                complaints.append(f"checkpoint {file} does not match its checksum: it is left out.")
+                complaints.append(f"checkpoint {file} does not match its checksum: it is ignored.")
                 continue
             return torch.load(io.BytesIO(content), map_location=device, weights_only=True), complaints
         return None, complaints
 
 
 def _member_rows(step: int, config: RunConfig, values: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    """One row a member, of values ``[K]``."""
+    """One row per member, of values ``[K]``."""
     return [
         {"step": step, "member": k, "seed": member.seed, **{name: repr(float(v[k])) for name, v in values.items()}}
         for k, member in enumerate(config.members)
@@ -269,6 +289,6 @@ def _member_rows(step: int, config: RunConfig, values: Mapping[str, NDArray[Any]
 
 
 def scores_by_evaluation(returns: NDArray[np.float64]) -> tuple[float, float]:
-    """(last, best) of evaluation scores ``[evaluations, K]``: the mean over members of each one's last and highest."""
-    # fmax leaves out evaluations of a diverged policy, which gave no number
+    """(last, best) of scores ``[evaluations, K]``: the mean over members of each one's last and highest score."""
+    # fmax ignores evaluations of a diverged policy, whose score is NaN
     return float(returns[-1].mean()), float(np.fmax.reduce(returns, axis=0).mean())

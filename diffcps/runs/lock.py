@@ -1,4 +1,4 @@
-"""."""
+"""Which process works on a sweep: a lock on its folder, and the lease on one in an object store as others see it."""
 
 import fcntl
 import json
@@ -10,28 +10,29 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from diffcps.errors import UserError
-from diffcps.files import room
+from diffcps.files import disk_full_as_user_error
 
-BEAT = 15.0
-"""Seconds between renewals."""
-NAME = "lease.json"
-"""Name of the note in the sweep's folder."""
-_LOOK_SECONDS = 3 * BEAT + 120.0
+HEARTBEAT_SECONDS = 15.0
+"""Between two renewals of a lease."""
+LEASE = "lease.json"
+"""Name of a lease's note in the sweep's folder."""
+_LOOK_SECONDS = 3 * HEARTBEAT_SECONDS + 120.0
 
 
 class Holder(NamedTuple):
-    """Who works on a sweep."""
+    """The process that works on a sweep."""
 
     who: str
     """``process 123 on host``."""
     since: float
-    """``time.time()`` at which it took hold."""
+    """``time.time()`` at which it began."""
 
 
 def noted(content: bytes) -> Holder | None:
-    """Who holds a sweep as far as one look at its note tells; ``None`` when it has not been renewed for some time.
+    """The holder by a single look at its note; ``None`` when it has not been renewed for some time.
 
-    One look has only the clocks to go by, so it grants them two minutes; enough to show, not to take a sweep over.
+    A single look relies on clocks, so it allows them two minutes of difference. That is good enough to show, not to claim
+    a sweep.
     """
     try:
         values = json.loads(content)
@@ -42,7 +43,8 @@ def noted(content: bytes) -> Holder | None:
 
 
 @contextmanager
-def _locked(file: IO[str], folder: Path) -> Iterator[None]:
+def locked(file: IO[str], folder: Path) -> Iterator[None]:
+    """Lock a sweep's folder by its file ``.lock``. Raises ``UserError`` when another process has locked it."""
     try:
         _lock(file)
     except OSError as error:
@@ -50,7 +52,7 @@ def _locked(file: IO[str], folder: Path) -> Iterator[None]:
         holder = file.read().strip() or "another process"
         raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
     try:
-        with room(folder / ".lock"):
+        with disk_full_as_user_error(folder / ".lock"):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
@@ -61,7 +63,7 @@ def _locked(file: IO[str], folder: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Take the lock; a person who is just looking whether it is held (``holder``) lets go of it at once."""
+    """Take the lock; ``holder``, which only looks, releases it at once."""
     for _ in range(3):
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,7 +73,7 @@ def _lock(file: IO[str]) -> None:
 
 
 def holder(folder: Path) -> Holder | None:
-    """The process that holds a sweep's folder now, or ``None``; a process that was killed holds nothing."""
+    """The living process that has claimed a sweep's folder, or ``None``."""
     try:
         file = (folder / ".lock").open(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):

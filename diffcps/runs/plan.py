@@ -1,4 +1,4 @@
-"""."""
+"""The plan of a sweep: its trials, as ``sweep.json`` keeps them, and the command that continues it."""
 
 import itertools
 import shlex
@@ -90,25 +90,25 @@ def parsed(values: Any, file: Path) -> Plan:
 
 
 REPEATED = "address", "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "concurrent"
-"""Flags of a launch that the command to go on with the sweep repeats."""
+"""Flags of a launch that the command to continue the sweep repeats."""
 
 _SCRIPT = "tune/sweep_d4rl.py"
 
 
 def python() -> str:
-    """This process's Python, as a command from where it is."""
+    """This process's Python, as a command in the current folder."""
     path = Path(sys.executable)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def resume_command(name: str, results: object, script: str, flags: Mapping[str, object]) -> str:
-    """The command that goes on with the sweep ``name``, from where this process is and with its Python.
+    """The command that continues the sweep ``name``, in the current folder and with this process's Python.
 
     Args:
         name: of the sweep.
-        results: where it lies, a path or a URL.
-        script: what it was started with; where that is no script that can be found from here, the project's own.
-        flags: of ``REPEATED``, those that are not at their default.
+        results: the folder or URL that holds it.
+        script: what it was started with; if that cannot be found from here, the project's own is used.
+        flags: those of ``REPEATED`` that are not at their default.
     """
     if not script.endswith(".py") or not Path(script).exists():
         own = Path(__file__).parents[2] / _SCRIPT

@@ -240,7 +240,7 @@ class _SecondsPerStep:
 def read(folder: Path, results: str) -> SweepEntry | None:
     """The sweep in a folder; ``None`` when it holds none. What is damaged is in the entry's ``trouble``."""
     try:
-        note = folder / lock.NAME
+        note = folder / lock.LEASE
         held = holder(folder) or (lock.noted(note.read_bytes()) if note.exists() else None)
         if not (folder / "sweep.json").exists():
             return SweepEntry(folder, results, holder=held) if held else None

@@ -1,4 +1,4 @@
-"""Who works on a sweep in an object store, which has no locks: a note that its holder keeps renewing."""
+"""A lease on a sweep in an object store, which has no locks: a note that its holder keeps renewing."""
 
 import json
 import os
@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from diffcps.errors import UserError
-from diffcps.runs.lock import BEAT, NAME
+from diffcps.runs.lock import HEARTBEAT_SECONDS, LEASE
 from diffcps.storage.remote import Remote
 
 
 @contextmanager
-def leased(remote: Remote, beat: float = BEAT, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the sweep at ``remote`` alone; ``lost`` is called, in a thread, if another process has taken it over.
+def leased(remote: Remote, beat: float = HEARTBEAT_SECONDS, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the sweep at ``remote``; ``lost`` is called, in a thread, when another process has claimed it.
 
-    Whether another holder lives is not judged by clocks, which differ between machines, but by watching the note: one
-    that does not change for three beats belongs to nobody any more.
+    Clocks differ between machines, so whether another holder lives follows from watching its note: after three heartbeats
+    without a change it is dead.
 
     Raises ``UserError`` when a living process holds it.
     """
@@ -30,25 +30,25 @@ def leased(remote: Remote, beat: float = BEAT, lost: Callable[[], None] = lambda
         values = {"token": token, "holder": holder, "beat": count, "since": begun, "at": time.time()}
         return json.dumps(values).encode()
 
-    if not remote.create(NAME, note()):
+    if not remote.create(LEASE, note()):
         _wait_for_silence(remote, beat)
-        remote.write(NAME, note())
-        time.sleep(beat / 5)  # of two that found the same silence, the later one has it
-        if _token(remote.read(NAME)) != token:
-            raise UserError(_in_use(remote, remote.read(NAME)))
+        remote.write(LEASE, note())
+        time.sleep(beat / 5)  # if two waited for the same dead holder, the later one gets the lease
+        if _token(remote.read(LEASE)) != token:
+            raise UserError(_in_use(remote, remote.read(LEASE)))
     ended, taken = threading.Event(), threading.Event()
 
     def renew() -> None:
         nonlocal count
         while not ended.wait(beat):
             try:
-                if _token(remote.read(NAME, patience=beat)) not in (token, None):
+                if _token(remote.read(LEASE, patience=beat)) not in (token, None):
                     taken.set()
                     lost()
                     return
                 count += 1
-                remote.write(NAME, note(), patience=beat)
-            except UserError:  # the store is away: whoever comes meets the same silence
+                remote.write(LEASE, note(), patience=beat)
+            except UserError:  # the store does not answer, for other processes neither
                 continue
 
     thread = threading.Thread(target=renew, daemon=True)
@@ -58,19 +58,19 @@ def leased(remote: Remote, beat: float = BEAT, lost: Callable[[], None] = lambda
     finally:
         ended.set()
         thread.join()
-        if not taken.is_set() and _token(remote.read(NAME)) == token:
-            remote.delete(NAME)
+        if not taken.is_set() and _token(remote.read(LEASE)) == token:
+            remote.delete(LEASE)
 
 
 def _wait_for_silence(remote: Remote, beat: float) -> None:
-    before = remote.read(NAME)
+    before = remote.read(LEASE)
     deadline = time.monotonic() + 3 * beat
     while before is not None and time.monotonic() < deadline:
         time.sleep(beat / 5)
-        asked = time.monotonic()
-        now = remote.read(NAME)
-        if time.monotonic() - asked > beat / 5:
-            # the store did not answer for a while, and the holder could not renew its note either
+        begun = time.monotonic()
+        now = remote.read(LEASE)
+        if time.monotonic() - begun > beat / 5:
+            # the store did not answer for some time, so the holder could not renew its note either
             deadline = time.monotonic() + 3 * beat
         if now is not None and now != before:
             raise UserError(_in_use(remote, now))

@@ -1,7 +1,7 @@
-"""Run folders in an object store: worked on where the worker is, and copied up whenever something is worth keeping.
+"""Run folders in an object store: a copy on the worker's disk, uploaded with every checkpoint.
 
-A worker's copy lies on its node's own disk. What a kill there takes away is what has come since the last checkpoint,
-which is the least that any kill takes; the next worker, on whichever node, fetches the store's copy and goes on.
+A kill loses what came after the last checkpoint, as it does everywhere. The next worker, on any node, fetches the store's
+copy and continues.
 """
 
 import logging
@@ -21,30 +21,30 @@ from diffcps.storage.remote import Remote
 logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 15.0
-"""How often the store learns how far a running trial is."""
+"""Seconds between two uploads of a running trial's status."""
 _STATUS_PATIENCE = 3.0
-"""Seconds for which learning waits to tell the store so."""
+"""Seconds for which learning waits for such an upload."""
 
-_UNSEEN = re.compile(rf"/checkpoint/|^{re.escape(lock.NAME)}$|^ray/")
-"""What a view leaves in the store: checkpoints, who holds the sweep, Ray's own notes."""
+_UNSEEN = re.compile(rf"/checkpoint/|^{re.escape(lock.LEASE)}$|^ray/")
+"""Files that a view does not fetch: checkpoints, the lease, Ray's own."""
 
 
 class MirroredFolder(RunFolder):
-    """A run folder at ``path`` on this machine whose truth is ``remote``, the same folder in an object store.
+    """A run folder in an object store, with a copy on this machine.
 
     Args:
         path: this machine's copy.
         remote: the folder in the store.
-        working: whether the trial is worked on here, which takes checkpoints and a copy that no view refreshes.
+        working: whether the trial is trained here; then checkpoints are fetched too.
     """
 
     def __init__(self, path: Path, remote: Remote, working: bool = True) -> None:
         super().__init__(path)
         self.remote, self.working = remote, working
-        self._told = 0.0
+        self._uploaded_at = 0.0
 
     def fetch(self) -> None:
-        """Bring the store's copy here; in a working copy what lay here, from an earlier attempt, is discarded."""
+        """Fetch the store's copy; a working copy of an earlier attempt is discarded."""
         names = [name for name in self.remote.names() if self.working or not name.startswith("checkpoint/")]
         if self.working:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -52,16 +52,16 @@ class MirroredFolder(RunFolder):
         self.remote.get(names, self.path)
 
     def create(self, config: RunConfig) -> None:
-        """See ``RunFolder.create``; begins with what the store has."""
+        """See ``RunFolder.create``; fetches the store's copy first."""
         self.fetch()
         new = not (self.path / "config.json").exists()
         super().create(config)
         if new:
             self.remote.put(self.path / "config.json", "config.json")
 
-    def take(self) -> None:
-        """See ``RunFolder.take``; in the store too, where workers on other machines look before they write."""
-        super().take()
+    def claim(self) -> None:
+        """See ``RunFolder.claim``; also in the store, where workers on other machines look before they write."""
+        super().claim()
         self.remote.put(self.path / "owner", "owner")
 
     def _check_owner_there(self, patience: float | None = None) -> None:
@@ -81,23 +81,23 @@ class MirroredFolder(RunFolder):
         self.remote.put(self.path / "environment.json", "environment.json")
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace ``status.json``; the store learns of every end, and of progress now and then, if it answers."""
+        """Replace ``status.json``; in the store at every end, and for progress only now and then and if it answers."""
         super().write_status(status)
         if status["state"] != "running":
             self._check_owner_there()
             self.remote.put(self.path / "status.json", "status.json")
-        elif time.monotonic() - self._told > STATUS_SECONDS:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._uploaded_at > STATUS_SECONDS:
+            self._uploaded_at = time.monotonic()
             try:
                 self._check_owner_there(_STATUS_PATIENCE)
                 self.remote.put(self.path / "status.json", "status.json", _STATUS_PATIENCE)
             except TakenOverError:
                 raise
             except UserError as error:
-                logger.warning("%s", error)  # learning goes on; the next checkpoint waits for the store
+                logger.warning("%s", error)  # learning continues; the next checkpoint waits for the store
 
     def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
-        """Write a checkpoint and bring the store up to it: its rows first, so that it never is ahead of them."""
+        """Write a checkpoint and upload it; the rows first, so that no checkpoint in the store is ahead of its rows."""
         super().save_checkpoint(state, step)
         self._check_owner_there()
         for name in GROWING:
@@ -105,25 +105,25 @@ class MirroredFolder(RunFolder):
                 self.remote.put(self.path / name, name)
         here = {f"checkpoint/{file.name}": file for file in (self.path / "checkpoint").iterdir()}
         there = self.remote.names("checkpoint")
-        # one of this step may be there and be damaged, which is why the step was done again
+        # a damaged one of this step may be there, which is why the step was done again
         new = {name for name in here if name not in there or f"step_{step:09d}" in name}
         for name in sorted(new, key=lambda name: name.endswith(".pt")):
             self._check_owner_there()
             self.remote.put(here[name], name)
         for name in there.keys() - here.keys():
             self.remote.delete(name)
-        self._told = 0.0  # the status that comes next says that there is a new checkpoint
+        self._uploaded_at = 0.0  # upload the next status, which says that there is a new checkpoint
 
 
 class View:
-    """A sweep's folder in the store as this process sees it: everything but checkpoints, fetched when it has changed."""
+    """This machine's copy of a sweep's folder in an object store, without checkpoints."""
 
     def __init__(self, folder: Path, remote: Remote) -> None:
         self.folder, self.remote = folder, remote
         self._seen: dict[str, str] = {}
 
     def refresh(self, below: str = "", patience: float | None = None) -> None:
-        """Fetch what has changed since the last time."""
+        """Fetch files that have changed since the last call."""
         self.folder.mkdir(parents=True, exist_ok=True)
         there = {n: word for n, word in self.remote.names(below, patience).items() if not _UNSEEN.search(n)}
         changed = [name for name, word in there.items() if self._seen.get(name) != word]
@@ -131,7 +131,7 @@ class View:
         self._seen.update({name: there[name] for name in changed})
 
     def publish(self, *names: str) -> None:
-        """Copy files and folders of the sweep's folder up."""
+        """Upload files and folders of the sweep's folder."""
         for name in names:
             path = self.folder / name
             files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]

@@ -1,15 +1,14 @@
-"""Files below a URL (``s3://…``, ``gs://…``, …), through fsspec: put, got and listed with patience.
+"""Files below a URL (``s3://…``, ``gs://…``, …), through fsspec.
 
-An object store has no locks, no renames and no appending, and now and then it does not answer. So files go up and come
-down whole, a failed request is tried again for as long as the caller is willing to wait, and what is not there is told
-apart from what cannot be reached. Credentials come from the environment or the platform's own files, never from the URL.
+An object store has no locks, no renames and no appending, and sometimes it does not answer. So files are copied whole, a
+failed request is repeated for as long as the caller is willing to wait, and a missing file is told apart from a store that
+cannot be reached. Credentials come from the environment or the platform's own files, never from the URL.
 """
 
 import logging
 import random
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,21 +16,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffcps.errors import UserError
+from diffcps.files import file_system, patiently, write_atomically
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 PATIENCE = 600.0
-"""Seconds for which a request is tried again before the store counts as lost."""
+"""Seconds for which a request is repeated before the store counts as lost."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 _AT_ONCE = 16
-"""Files that come down at the same time."""
-
-
-def is_url(place: str) -> bool:
-    """Whether a place is a URL of an object store rather than a path (``file://`` is a path)."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", place) is not None and not place.startswith("file://")
+"""Files fetched at the same time."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +53,17 @@ class Remote:
 
     @cached_property
     def system(self) -> tuple[Any, str]:
-        """fsspec's file system and the path in it that the URL stands for."""
-        import fsspec
-
-        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if self.url.startswith("s3"):
-            # the store's own library would hang for minutes on a connection that does not answer
-            options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}
-            options["cache_regions"] = False
+        """fsspec's file system, and the URL's path in it."""
         try:
-            system, root = fsspec.url_to_fs(self.url, **options)
+            system = file_system(self.url, connect=5, stall=30)
         except (ImportError, ValueError) as error:
             raise UserError(
                 f"{self.url} cannot be used: {error} For S3 install `pip install 'diffcps[s3]'` on every node."
             ) from error
-        return system, str(root).rstrip("/")
+        return system, str(system._strip_protocol(self.url)).rstrip("/")
 
     def put(self, local: Path, name: str, patience: float | None = None) -> None:
-        """Copy a local file up; a reader sees the old content or the new."""
+        """Upload a local file; a reader sees the old content or the new."""
         content = local.read_bytes()
         self.write(name, content, patience)
 
@@ -84,7 +72,7 @@ class Remote:
         self._patiently(lambda system, root: system.pipe_file(f"{root}/{name}", content), f"write {name}", patience)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Store ``content`` under ``name`` unless there is something already; whether it was stored."""
+        """Store ``content`` under ``name`` unless that exists; returns whether it was stored."""
 
         def attempt(system: Any, root: str) -> bool:
             try:
@@ -107,12 +95,11 @@ class Remote:
         return self._patiently(attempt, f"read {name}", patience)
 
     def get(self, names: Iterable[str], folder: Path) -> None:
-        """Copy files down to the same names below ``folder``, several at a time; each appears whole."""
-        from diffcps.files import write_atomically
+        """Fetch files to the same names below ``folder``, several at a time; each appears whole."""
 
         def fetch(name: str) -> None:
             content = self.read(name)
-            if content is None:  # deleted since it was listed: a newer checkpoint has taken its place
+            if content is None:  # deleted since it was listed: a newer checkpoint has replaced it
                 return
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +109,7 @@ class Remote:
             list(pool.map(fetch, names))
 
     def names(self, folder: str = "", patience: float | None = None) -> dict[str, str]:
-        """Every file below ``folder``: its name (relative to the URL) and a word that changes with its content."""
+        """Every file below ``folder``: its name, relative to the URL -> a word that changes with its content."""
 
         def attempt(system: Any, root: str) -> dict[str, str]:
             system.invalidate_cache()
@@ -136,7 +123,7 @@ class Remote:
         return self._patiently(attempt, f"list {folder or 'its files'}", patience)
 
     def delete(self, name: str) -> None:
-        """Delete a file; one that is not there is no error."""
+        """Delete a file; a missing one is no error."""
 
         def attempt(system: Any, root: str) -> None:
             try:
@@ -147,35 +134,51 @@ class Remote:
         self._patiently(attempt, f"delete {name}", None)
 
     def _patiently(self, attempt: Callable[[Any, str], Result], what: str, patience: float | None) -> Result:
-        """The result of ``attempt``, tried again with growing pauses for as long as patience lasts."""
+        """The result of ``attempt``, repeated after growing pauses until ``patience`` runs out."""
         system, root = self.system
-        give_up = time.monotonic() + (self.patience if patience is None else patience)
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return attempt(system, root)
-            except FileNotFoundError as error:  # of a file that is read or deleted it is no error; see the attempts
-                raise UserError(f"{self.url}: cannot {what}: there is no such bucket or folder ({error}).") from error
-            except PermissionError as error:
-                raise UserError(
-                    f"{self.url}: may not {what} ({error}). Check the credentials in the environment of this machine."
-                ) from error
-            # each store's library has errors of its own, with no common base, for an answer that did not come
-            except Exception as error:
-                if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-                    raise UserError(f"{self.url}: there are no credentials for it here ({error}).") from error
-                if time.monotonic() + pause > give_up:
-                    raise UserError(
-                        f"{self.url} did not answer in {self.patience if patience is None else patience:.0f} s: cannot "
-                        f"{what} ({type(error).__name__}: {error}). Check the store, and start the same command again."
-                    ) from error
-                logger.warning("%s: cannot %s (%s: %s); trying again", self.url, what, type(error).__name__, error)
-                # workers that were thrown off together must not come back together
-                time.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        patience = self.patience if patience is None else patience
+
+        def wait(pause: float, error: Exception) -> None:
+            logger.warning("%s: cannot %s (%s: %s); trying again", self.url, what, type(error).__name__, error)
+            # workers that lost the store at the same moment must not all come back at the same moment
+            time.sleep(pause * random.uniform(0.5, 1.0))
+
+        try:
+            return patiently(lambda: attempt(system, root), _pauses(time.monotonic() + patience), _is_final, wait)
+        except FileNotFoundError as error:  # reading and deleting handle a missing file themselves
+            raise UserError(f"{self.url}: cannot {what}: there is no such bucket or folder ({error}).") from error
+        except PermissionError as error:
+            raise UserError(
+                f"{self.url}: may not {what} ({error}). Check the credentials in the environment of this machine."
+            ) from error
+        # every store's library has its own errors, without a common base
+        except Exception as error:
+            if _no_credentials(error):
+                raise UserError(f"{self.url}: there are no credentials for it here ({error}).") from error
+            raise UserError(
+                f"{self.url} did not answer in {patience:.0f} s: cannot {what} ({type(error).__name__}: {error}). "
+                "Check the store, and run the same command again."
+            ) from error
+
+
+def _pauses(end: float) -> Iterator[float]:
+    """Seconds before each repetition, until ``time.monotonic()`` reaches ``end``."""
+    pause = _FIRST_PAUSE
+    while time.monotonic() + pause <= end:
+        yield pause
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the same request would fail again."""
+    return isinstance(error, FileNotFoundError | PermissionError) or _no_credentials(error)
+
+
+def _no_credentials(error: Exception) -> bool:
+    return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
 
 
 def _fingerprint(facts: dict[str, Any]) -> str:
-    """What changes when a file's content does, from whatever the store tells of it."""
+    """A word that changes when a file's content does, from what the store says about the file."""
     words = [facts.get(key) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created", "size")]
     return " ".join(str(word) for word in words if word is not None)

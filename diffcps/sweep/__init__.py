@@ -1,1 +1,27 @@
 """Moves trials to machines: Ray Tune with Optuna schedules them, a Ray Train worker runs each."""
+
+import os
+
+RAY_SETTINGS = {
+    # no reports over the network
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # how often Train looks whether a worker has ended; 2 s by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # how long a worker may leave that unanswered, as a stopped one does; 10 min by default. It is answered beside the
+    # training, usually within a second.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+    # two processes per trial, for machines whose pre-emption Ray cannot see
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # a failed trial reports no score
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # the sweep handles Ctrl-C itself, keeps its own records and shows its own progress
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+"""Variables that Ray reads when it is imported; so they are set here, before any module of this room imports it."""
+for _name, _value in RAY_SETTINGS.items():
+    os.environ.setdefault(_name, _value)

@@ -1,4 +1,4 @@
-"""Finds a Ray cluster or starts one, and says which."""
+"""Connects to a Ray cluster, or starts one."""
 
 import logging
 import math
@@ -14,40 +14,20 @@ import ray
 from ray.runtime_env import RuntimeEnv
 
 from diffcps.errors import UserError
+from diffcps.sweep import RAY_SETTINGS
 from diffcps.training.environment import git_commit
 
-# Ray reads these when it is imported. The first reports usage over the network unless it is off; the second is how often
-# Train looks whether a worker has ended (2 s by default); the third how long a worker may leave that question unanswered,
-# as one that is stopped does (10 minutes by default; it is answered beside the training, within a second as a rule); the
-# fourth saves two processes a trial on machines whose pre-emption Ray could not see anyway. A failed trial reports no
-# score, which Tune must bear; the sweep handles Ctrl-C itself, keeps its own records and shows its own progress.
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-for _name, _value in _SETTINGS.items():
-    os.environ.setdefault(_name, _value)
-
 DRIVERS = "driver"
-"""Custom resource of a node on which trials' drivers should be."""
+"""Custom resource of a node that is reserved for trials' drivers."""
 
 
 class Node(NamedTuple):
-    """What one machine of a cluster has."""
+    """The resources of one machine of a cluster."""
 
     cpus: float
     gpus: float
     memory: float
-    """Bytes, after what Ray keeps for itself."""
+    """Bytes, without what Ray reserves for itself."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +35,16 @@ class Cluster:
     """A cluster that this process is connected to."""
 
     description: str
-    """One line for a person: which cluster this is and what it has."""
+    """Which cluster this is and its size, in one line."""
     cpus: float
     gpus: float
     nodes: tuple[Node, ...] = ()
     for_drivers: bool = False
-    """Whether a node offers the resource ``DRIVERS``: one that is not taken away, where what only waits should be."""
+    """Whether a node offers the resource ``DRIVERS``."""
 
 
 def check_address(address: str | None) -> None:
-    """Raise ``UserError`` when nothing answers at ``address`` or RAY_ADDRESS; a moment, where Ray would take minutes."""
+    """Raise ``UserError`` when nothing answers at ``address`` or RAY_ADDRESS. Ray itself would take minutes."""
     wanted = address or os.environ.get("RAY_ADDRESS")
     if wanted and wanted not in ("auto", "local"):
         plain = wanted.removeprefix("ray://")
@@ -79,7 +59,7 @@ def check_address(address: str | None) -> None:
 def connected(address: str | None) -> Iterator[Cluster]:
     """Connect to ``address``, else RAY_ADDRESS, else a cluster running on this machine, else start a local one.
 
-    At the end it disconnects; a cluster that was started here ends.
+    Disconnects at the end, and stops a cluster that was started here.
 
     Raises:
         UserError: nothing answers at the address, or Ray was installed without its dashboard.
@@ -97,7 +77,7 @@ def _connect(address: str | None) -> Cluster:
     environment = RuntimeEnv(env_vars=_worker_environment())
     try:
         ray.init(
-            # "auto" finds the very cluster that was found above, and brings its token along as an address does not
+            # "auto" finds the same cluster as above and also its token, which an address does not
             address=wanted or ("auto" if running else "local"),
             runtime_env=environment,
             log_to_driver=False,
@@ -122,32 +102,33 @@ def _connect(address: str | None) -> Cluster:
 
 
 def present(origin: str = "the Ray cluster") -> Cluster:
-    """What the cluster that this process is connected to has now: nodes come and go."""
+    """The connected cluster as it is now; nodes come and go."""
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0)) for node in found)
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     size = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
-    return Cluster(f"{origin}: {size}", cpus, gpus, nodes, any(node.get(DRIVERS) for node in found))
+    for_drivers = any(node.get(DRIVERS) for node in found)
+    return Cluster(f"{origin}: {size}", cpus, gpus, nodes=nodes, for_drivers=for_drivers)
 
 
 def _worker_environment() -> dict[str, str]:
-    """What worker processes must know that only this process does."""
+    """Variables of this process that worker processes need."""
     keep = {
         name: os.environ[name]
         for name in ("DIFFCPS_HOME", "DIFFCPS_DATA", "MINARI_DATASETS_PATH")
         if name in os.environ
     }
-    settings = {name: os.environ[name] for name in _SETTINGS}
+    settings = {name: os.environ[name] for name in RAY_SETTINGS}
     return {**settings, **keep, "DIFFCPS_COMMIT": git_commit()}
 
 
 def _address_file() -> Path:
-    """Where Ray writes down the newest cluster of this machine."""
+    """Where Ray keeps the address of the newest cluster of this machine."""
     return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
 
 
 def _running_here() -> str | None:
-    """Address of a cluster running on this machine; a file left behind by a dead one would hang Ray for minutes."""
+    """Address of a cluster running on this machine, if it answers; a dead one's would hang Ray for minutes."""
     try:
         address = _address_file().read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -156,7 +137,7 @@ def _running_here() -> str | None:
 
 
 def _keep_private(address: str) -> None:
-    """Let no other program find the cluster that was started here: it ends with this sweep, and with it all guests."""
+    """Hide the cluster that was started here from other programs: it ends with this sweep."""
     file = _address_file()
     try:
         if file.read_text(encoding="utf-8").strip() == address:
@@ -177,7 +158,7 @@ def _answers(address: str) -> bool:
 
 
 def _require_dashboard() -> None:
-    """Without the dashboard process, trials that a scheduler stops keep their CPUs and GPU, and the sweep hangs."""
+    """Raise ``UserError`` without the dashboard process: stopped trials would keep their CPUs and GPU, and the sweep hang."""
     from ray.exceptions import RayError
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException, ServerUnavailable
@@ -186,20 +167,20 @@ def _require_dashboard() -> None:
         list_nodes(address=ray.get_runtime_context().gcs_address, timeout=20)
     except (RayStateApiException, ServerUnavailable, RayError, RuntimeError, OSError) as error:
         raise UserError(
-            f"this Ray cluster runs without its dashboard process, which Ray Train needs to give resources back: {error}. "
+            f"this Ray cluster runs without its dashboard process, which Ray Train needs to free resources: {error}. "
             "Install it with pip install 'ray[default,train,tune]' on every node."
         ) from error
 
 
-# What a trial takes of a cluster, and how many trials run at once.
+# The resources of a trial, and how many trials run at once.
 
 DRIVER_CPUS = 0.01
-"""What a trial's driver asks for; it only waits."""
+"""CPUs of a trial's driver, which only waits."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What each worker of a trial takes, how many workers a trial has, and how many trials run at once."""
+    """Resources of each worker of a trial, workers per trial, and trials at once."""
 
     cpus: float
     """Of one worker."""
@@ -209,9 +190,9 @@ class Resources:
     """Trials at once when the sweep started."""
     workers: int = 1
     memory: float | None = None
-    """Bytes of RAM of one worker: its share of the machine's by its CPUs; ``None`` when Ray does not say."""
-    asked: bool = False
-    """Whether ``concurrent`` was asked for; else it follows the cluster as nodes come and go."""
+    """Bytes of RAM of one worker, in proportion to its CPUs; ``None`` when Ray does not know the machine's."""
+    fixed: bool = False
+    """Whether the user set ``concurrent``; else it follows the cluster as nodes come and go."""
 
     @property
     def threads(self) -> int:
@@ -220,17 +201,22 @@ class Resources:
 
     @classmethod
     def fitting(
-        cls, cluster: "Cluster", cpus: float | None, gpus: float | None, concurrent: int | None, workers: int = 1
+        cls,
+        cluster: "Cluster",
+        *,
+        cpus: float | None = None,
+        gpus: float | None = None,
+        concurrent: int | None = None,
+        workers: int = 1,
     ) -> "Resources":
-        """What was asked for, or what suits the cluster.
+        """What the user set, and for the rest what suits the cluster.
 
         Args:
-            cluster: what there is.
+            cluster: the cluster as it is now.
             cpus: CPUs of a trial, shared by its workers; ``None``: a worker with a GPU gets its share of the CPUs
-                beside that GPU, any other one CPU.
-            gpus: GPUs of a trial, shared by its workers; ``None``: one a worker where there are any.
-            concurrent: trials at once, also where the cluster is too small for them now and has to grow; ``None``: as
-                many as fit.
+                beside that GPU, any other worker one CPU.
+            gpus: GPUs of a trial, shared by its workers; ``None``: one per worker if the cluster has any.
+            concurrent: trials at once, even if the cluster must grow for them; ``None``: as many as fit.
             workers: workers of a trial.
 
         Raises:
@@ -249,18 +235,23 @@ class Resources:
         for name, wanted, there in (("GPUs", workers * part, cluster.gpus), ("CPUs", whole, cluster.cpus)):
             if wanted > there + 1e-9:
                 flags = f"--{name.lower()}-per-trial" + (" or --workers-per-trial" if workers > 1 else "")
-                raise UserError(
-                    f"a trial takes {wanted:g} {name} and the cluster has {there:g}: it would wait for ever. Lower {flags}."
-                )
+                raise UserError(f"a trial needs {wanted:g} {name}, and the cluster has {there:g}. Lower {flags}.")
         ram = [
             node.memory * min(1.0, share / node.cpus) for node in cluster.nodes if node.cpus >= share and node.memory
         ]
-        found = cls(share, part, concurrent or 1, workers, min(ram, default=None), concurrent is not None)
-        return found if found.asked else replace(found, concurrent=found.room(cluster))
+        found = cls(
+            cpus=share,
+            gpus=part,
+            concurrent=concurrent or 1,
+            workers=workers,
+            memory=min(ram, default=None),
+            fixed=concurrent is not None,
+        )
+        return found if found.fixed else replace(found, concurrent=found.slots(cluster))
 
-    def room(self, cluster: "Cluster") -> int:
-        """Trials that run at once on the cluster as it is; at least one, which waits for nodes if there are none."""
-        if self.asked:
+    def slots(self, cluster: "Cluster") -> int:
+        """Trials at once on the cluster as it is now; at least one, which waits for nodes if there are none."""
+        if self.fixed:
             return self.concurrent
         fits = math.floor(cluster.cpus / (self.workers * self.cpus + _driver_cpus(cluster)) + 1e-9)
         if self.gpus > 0:
@@ -269,19 +260,19 @@ class Resources:
 
 
 def _driver_cpus(cluster: "Cluster") -> float:
-    """What a trial's driver takes of the CPUs that workers need: nothing where drivers have a node of their own."""
+    """CPUs that a trial's driver takes from workers; none if drivers have a node of their own."""
     return 0.0 if cluster.for_drivers else DRIVER_CPUS
 
 
 def _fair_share(cluster: "Cluster", gpus: float) -> float:
-    """CPUs of a worker with so many GPUs: what falls to it where a node is full of such workers.
+    """CPUs of a worker with so many GPUs: its share of a node that is full of such workers.
 
-    Beside a GPU, CPUs are for stepping environments; left idle they would help nobody.
+    Beside a GPU, CPUs step environments; unused they help nobody.
     """
     if gpus > 0 and (nodes := [node for node in cluster.nodes if node.gpus >= gpus]):
         shares = [(node.cpus - 0.1) / math.floor(node.gpus / gpus + 1e-9) for node in nodes]
         return max(0.1, math.floor(10 * min(shares)) / 10)
-    # the slivers of the drivers must fit beside the workers
+    # the drivers' CPUs must fit beside the workers'
     return 0.9 if cluster.cpus <= 4 else 1.0
 
 

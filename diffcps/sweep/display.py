@@ -18,7 +18,7 @@ from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Plan
 from diffcps.runs.read import seconds_per_step, until_the_end
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
 from diffcps.text import duration, progress, tally
 
 TERMINAL_SECONDS, LOG_SECONDS, REMOTE_SECONDS = 1.0, 30.0, 10.0
@@ -34,8 +34,8 @@ STATES = "running", "failed", "damaged", "stopped", "complete", "pending"
 class Board:
     """Shows a sweep from a thread of its own while the caller waits in ``with``."""
 
-    def __init__(self, plan: Plan, place: Place, console: Console, quiet: bool = False) -> None:
-        self.plan, self.place, self.console, self.quiet = plan, place, console, quiet
+    def __init__(self, plan: Plan, location: Location, console: Console, quiet: bool = False) -> None:
+        self.plan, self.location, self.console, self.quiet = plan, location, console, quiet
         self.started = time.monotonic()
         self._refreshed = -REMOTE_SECONDS
         self._names = names(plan.trials)
@@ -58,7 +58,7 @@ class Board:
         The state is ``damaged``, with an ``error``, where the status cannot be read: that must not hide the others.
         """
         self._refresh()
-        folders = {path.name: RunFolder(path) for path in (self.place.folder / "runs").glob("*")}
+        folders = {path.name: RunFolder(path) for path in (self.location.folder / "runs").glob("*")}
         found = {name: _status(folder) for name, folder in folders.items()}
         if self.plan.search is None:
             planned = {trial.key: {"state": "pending", "step": 0, "steps": trial.steps} for trial in self.plan.trials}
@@ -67,11 +67,11 @@ class Board:
 
     def _refresh(self) -> None:
         """Learn how far trials are that other machines record in an object store."""
-        if self.place.remote is not None and time.monotonic() - self._refreshed > REMOTE_SECONDS:
+        if self.location.remote is not None and time.monotonic() - self._refreshed > REMOTE_SECONDS:
             self._refreshed = time.monotonic()
             # what is shown may be late; whether the store is lost for good is for the sweep to say
             with contextlib.suppress(UserError):
-                self.place.refresh("runs", patience=REMOTE_SECONDS)
+                self.location.refresh("runs", patience=REMOTE_SECONDS)
 
     def _show(self) -> None:
         if not self.console.is_terminal:

@@ -1,7 +1,7 @@
-"""A Tune trial as seen from its driver: ask Ray Train for workers, wait for them, say how it ended.
+"""The driver of one trial, a Tune trial: ask Ray Train for workers, wait for them, and report how it ended.
 
-Neither torch nor MLflow is imported here: the driver and Train's controller are processes of their own, and each would
-take seconds and hundreds of megabytes for what only workers use.
+Neither torch nor MLflow is imported here. The driver and Train's controller are processes of their own, and each would
+spend seconds and hundreds of megabytes on what only workers use.
 """
 
 import logging
@@ -14,28 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
-from diffcps.files import NoRoomError
+from diffcps.files import DiskFullError
 from diffcps.runs.plan import OBJECTIVE, Plan
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.plan import trial_of
-from diffcps.sweep.ray_train import _trainer
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from diffcps.sweep.ray_train import RetryPolicy
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a trial's driver needs, on whichever machine it runs."""
+    """Everything that a trial's driver needs, on any machine."""
 
     plan: Plan
-    place: Place
+    location: Location
     resources: Resources
     launch: str = ""
-    """Which start of the sweep this is; in each of them a trial has fresh attempts."""
+    """Which start of the sweep this is; in each of them a trial's retries count from zero."""
 
 
 def work(loop: dict[str, Any]) -> None:
@@ -47,55 +48,67 @@ def work(loop: dict[str, Any]) -> None:
 
 def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], None] = work) -> None:
     """A Tune trial: start Ray Train workers for the suggested point, which run ``work``, and wait for them."""
-    import ray.train
     from ray import tune
 
-    from diffcps.sweep.ray_train import Attempts, Reservations
+    from diffcps.sweep.ray_train import RetryPolicy
 
     trial = trial_of(job.plan, config)
-    place = job.place.here()
-    place.refresh(f"runs/{trial.key}")
-    folder = place.run_folder(trial)
-    attempts = Attempts(place, trial.key, job.launch)
+    location = job.location.on_this_machine()
+    location.refresh(f"runs/{trial.key}")
+    folder = location.run_folder(trial.key)
+    policy = RetryPolicy(location, trial.key, job.launch)
     try:
-        begins = not folder.complete and attempts.begin()
-    except NoRoomError as error:
-        # Tune would try a trial that fails again at once, a thousand times; the sweep's end tells of the full disk
+        begins = not folder.complete and policy.begin()
+    except DiskFullError as error:
+        # Tune would retry a failed trial at once, a thousand times; the end of the sweep reports the full disk
         logger.error("%s: %s", trial.key, error)
         return
     if begins:
-        resources = job.resources
-        per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-        loop = {"config": trial.to_dict(), "place": job.place, "resources": resources, "asked": config["asked"]}
-        reservations = Reservations(f"{job.launch}:{trial.key}")
-        reservations.release()
-        trainer = _trainer(attempts, reservations)(
-            work,
-            train_loop_config=loop,
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
-            ),
-            run_config=ray.train.RunConfig(name=trial.key, **place.ray_storage("train")),
-        )
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError:
-            place.refresh(f"runs/{trial.key}")
-            if folder.status["state"] not in ("complete", "failed"):
-                raise
-        place.refresh(f"runs/{trial.key}")
+        loop = {"config": trial.to_dict(), "location": job.location, "resources": job.resources}
+        loop |= {"requested_at": config["requested_at"]}
+        gave_up = _train(job, policy, loop=loop, work=work)
+        location.refresh(f"runs/{trial.key}")
+        if gave_up is not None and folder.status["state"] not in ("complete", "failed"):
+            raise gave_up
     status = folder.status
     if status["state"] == "complete":
         tune.report({"step": trial.steps, OBJECTIVE: status["last"], "best": status["best"]})
 
 
-# Ctrl-C, and SIGTERM that cluster managers send, end a sweep, at a moment when Ray can bear it.
+def _train(
+    job: Job, policy: "RetryPolicy", *, loop: dict[str, Any], work: Callable[[dict[str, Any]], None]
+) -> Exception | None:
+    """Run ``work(loop)`` in Ray Train workers and wait; returns the error with which Ray Train gave up, if it did."""
+    import ray.train
+
+    from diffcps.sweep.ray_train import PlacementGroups, trainer
+
+    resources, location = job.resources, policy.location
+    per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    groups = PlacementGroups(f"{job.launch}:{policy.key}")
+    groups.release()
+    training = trainer(policy, groups)(
+        work,
+        train_loop_config=loop,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
+        ),
+        run_config=ray.train.RunConfig(name=policy.key, **location.ray_storage("train")),
+    )
+    try:
+        training.fit()
+    except ray.train.TrainingFailedError as error:
+        return error
+    return None
+
+
+# Ctrl-C, and the SIGTERM of cluster managers, end a sweep between two of Ray's steps.
 
 _SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 class Interrupts:
-    """Turns both signals into ``KeyboardInterrupt`` while it is entered: at once, or where ``deferred`` lets them."""
+    """Turns both signals into ``KeyboardInterrupt``: at once, or at the next ``check`` inside ``deferred``."""
 
     def __init__(self) -> None:
         self._received = 0
@@ -112,11 +125,11 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A stretch that the first signal does not break: it ends one at the next ``check``, or after the stretch."""
+        """Inside, the first signal waits for the next ``check`` or for the end; a second one does not."""
         self._deferring = True
         try:
             yield
-        except SystemExit as error:  # Ray takes SIGTERM for itself while it starts, and ends the process with it
+        except SystemExit as error:  # while Ray starts, its own handler of SIGTERM ends the process
             raise KeyboardInterrupt from error
         finally:
             self._deferring = False
@@ -124,7 +137,7 @@ class Interrupts:
         self.check()
 
     def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` when a signal has come."""
+        """Raise ``KeyboardInterrupt`` if a signal has come."""
         if self._received:
             raise KeyboardInterrupt
 
@@ -140,8 +153,8 @@ class Interrupts:
 class StopBetweenSteps(Callback):
     """Lets a signal end Tune's loop between two of its steps.
 
-    Tune itself would first wait 15 seconds for its trials to end in good order; here a trial may end at any moment,
-    for its run folder holds all that the next launch needs.
+    Tune itself would wait 15 seconds for its trials to shut down. Here a trial may be killed at any moment, because its
+    run folder holds all that the next launch needs.
     """
 
     def __init__(self, interrupts: Interrupts) -> None:
@@ -152,5 +165,5 @@ class StopBetweenSteps(Callback):
         self._interrupts.check()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks into a file that nothing reads; a handler of signals stays with its process."""
+        """Tune pickles its callbacks into a file that nothing reads; signal handlers cannot be pickled."""
         return {"_interrupts": Interrupts()}

@@ -1,17 +1,18 @@
 """Trials one after another in this process, without Ray and MLflow: for a notebook, where all of them take minutes."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from diffcps import data
 from diffcps.config import RunConfig
 from diffcps.runs.plan import Plan
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
 from diffcps.sweep import folder as folders
-from diffcps.sweep.worker import run_trial
-from diffcps.training import cost, measures
+from diffcps.tasks.registry import task_of
+from diffcps.training import measures
+from diffcps.training.trial import Machine, run
 
 
 def train(
@@ -20,7 +21,7 @@ def train(
     data_directories: Sequence[Path] = (),
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
-    """Train trials into a sweep's folder, which it returns; called again it goes on, and skips what is complete.
+    """Train trials into a sweep's folder, which it returns; called again it continues, and skips what is complete.
 
     A trial that is interrupted says so in its status.
 
@@ -31,23 +32,22 @@ def train(
         progress: called with the running trial's status about every two seconds.
 
     Raises:
-        UserError: the folder holds other trials or another process's, a data set is missing, or a trial does not fit.
+        UserError: the folder holds other trials or is claimed by another process, a data set is missing, or a trial does
+            not fit.
     """
     for trial in trials:
         measures.check(trial)
     path = Path(folder).expanduser().resolve()
-    place = Place(path, tuple(directory.expanduser().resolve() for directory in data_directories))
-    plan = Plan(path.name, "here", tuple(trials))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    threads = torch.get_num_threads()
-    with folders.held(place, plan):
-        folders.begin(place, plan)
-        cost.prepare(threads, device)
-        interrupted = True
+    directories = tuple(directory.expanduser().resolve() for directory in data_directories)
+    location, plan = Location(path, directories), Plan(path.name, "local", tuple(trials))
+    with folders.claimed(location, plan):
+        folders.begin(location, plan)
+        machine, interrupted = Machine.prepared(), True
         try:
             for trial in trials:
-                run_trial(trial, place, device, progress=progress, threads=threads)
+                load = functools.partial(data.load, task_of(trial), trial.data, directories)
+                run(trial, location.run_folder(trial.key), load, machine, progress=progress)
             interrupted = False
         finally:
-            folders.settle(place, plan, interrupted)
+            folders.settle(location, plan, interrupted)
     return Path(folder).expanduser()

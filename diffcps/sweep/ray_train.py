@@ -1,17 +1,28 @@
-"""How often a trial may be interrupted: without end while it gets on, and a fair number of times where it does not.
+"""Everything of Ray Train that is not its public interface, and so the reason why pyproject.toml pins Ray to a minor release.
 
-Ray's own limits count over the whole life of a trial, so that a long one on machines that come and go must fail some day,
-and one that dies at the same place again and again is tried as often as any other. Here what counts is interruptions in
-a row, without a new checkpoint between them.
+What is private, and why it is needed:
+
+* ``FailurePolicy`` and ``_initialize_and_run_controller``: Ray Train's public limits count failures over the whole life of a
+  trial. A long trial on machines that come and go must reach any such limit.
+* ``_internal.exceptions``: the cause of a failure, which decides which limit it counts towards.
+* ``ControllerCallback`` and the function by which a worker group makes its placement group: to name the groups of a trial.
+* ``DatasetsCallback`` and ``PlacementGroupCleanerCallback``: to leave them out. Each starts a process per trial, at the very
+  time when the worker starts, which costs a core for a second and 100 MB.
+* ``ray._private.state.jobs``: which sweeps' processes are dead. The public way asks the dashboard, which does not answer
+  where several clusters run on one machine.
 """
 
+import functools
 import secrets
 import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import ray
 from ray._private.state import jobs
 from ray.exceptions import RayActorError
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import (
     InsufficientClusterResourcesError,
     WorkerGroupStartupFailedError,
@@ -20,113 +31,136 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckTimeoutError,
 )
 from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.context import TrainRunContext
-from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
-    DefaultPlacementGroupHandle,
-    PlacementGroupHandle,
-)
-from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
+from diffcps.training import watchdog
 
-ITS_OWN = 5
-"""Deaths in a row of a worker whose machine lives on: five times at one place is no accident."""
-FROM_OUTSIDE = 20
-"""The same where its machine or its driver is gone. Pre-emption may well strike several times before a checkpoint; yet a
-trial that takes its machine down with it, by its memory perhaps, must come to an end too."""
+CRASHES = 5
+"""Crashes in a row after which a trial fails; its machine lived on, so the cause is the trial."""
+INTERRUPTIONS = 20
+"""External interruptions in a row, its machine or its driver gone, after which a trial fails. Pre-emption may strike several
+times before a checkpoint, but a trial that takes its machine down, perhaps by its memory, must end too."""
 _KEPT = 20
-"""Interruptions that ``attempts.json`` tells of one by one; the newest."""
+"""Interruptions that ``attempts.json`` describes one by one, the newest."""
 _LONGEST = 400
 """Characters of a cause."""
 _PAUSE = 5.0
-"""Seconds before Ray Train looks again whether there are machines for its workers."""
+"""Seconds before Ray Train looks again for machines for its workers."""
+_OURS = "diffcps"
+"""First part of the name of every placement group made here."""
+_JOB_DIGITS = 8
+"""The last hexadecimal digits of a placement group's id are those of its job, the process of a sweep."""
+
+
+def trainer(retry_policy: "RetryPolicy", groups: "PlacementGroups") -> type[DataParallelTrainer]:
+    """Ray Train's plainest trainer, which tries again as ``retry_policy`` says and names its groups by ``groups``.
+
+    ``TorchTrainer`` would import torch here and in the controller; the workers connect to each other by themselves.
+    """
+
+    class Trainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            unused = DatasetsCallback, PlacementGroupCleanerCallback
+            callbacks = super()._create_default_callbacks()
+            return [*(each for each in callbacks if not isinstance(each, unused)), groups]
+
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            return super()._initialize_and_run_controller(**arguments | {"failure_policy": retry_policy})
+
+    return Trainer
 
 
 class Cause(NamedTuple):
     """What interrupted a trial."""
 
-    outside: bool
-    """Whether it came from outside: the machine or the driver is gone, and the worker only with it."""
+    external: bool
+    """Whether its machine or its driver was lost, and the worker only with it."""
     text: str
 
 
-class Attempts(FailurePolicy):
-    """Ray Train's failure policy for one trial, and the record of its interruptions in the run folder.
+class RetryPolicy(FailurePolicy):
+    """Retry a trial as long as new checkpoints appear; fail it after too many interruptions in a row without one.
 
-    It goes from the trial's driver to Train's controller on the same machine. A newer driver of the same trial, begun
-    because this one was thought dead, takes the record over.
+    That is ``CRASHES`` of its own or ``INTERRUPTIONS`` from outside. The record is ``attempts.json`` in the run folder. The
+    policy is made in the trial's driver and used in Train's controller on the same machine. When a newer driver of the
+    same trial begins, because this one was thought dead, the record is the newer driver's.
 
     Args:
-        place: where the trial's record is, as this machine sees it.
+        location: where the trial's record is, as this machine sees it.
         key: the trial's.
-        launch: which start of the sweep this is; each begins with fresh attempts.
+        launch: which start of the sweep this is; each start counts from zero.
+        pause: seconds before Ray Train looks again for machines for its workers.
     """
 
-    def __init__(self, place: Place, key: str, launch: str) -> None:
+    def __init__(self, location: Location, key: str, launch: str, pause: float = _PAUSE) -> None:
         super().__init__(FailureConfig(max_failures=-1))
-        self.place, self.key, self.launch = place, key, launch
+        self.location, self.key, self.launch, self.pause = location, key, launch, pause
         self.driver = secrets.token_hex(4)
 
     def begin(self) -> bool:
-        """A driver begins with the trial; whether it may. Not when its predecessors in this launch died too often."""
-        folder = self.place.record(self.key)
+        """Whether this driver may run the trial: not when too many of this launch's drivers died in a row before it."""
+        folder = self.location.run_folder(self.key)
         folder.path.mkdir(parents=True, exist_ok=True)
         record = folder.attempts
         again = record.get("launch") == self.launch
-        fresh = {"launch": self.launch, "step": _saved(folder.status), "its_own": 0, "from_outside": 0}
+        fresh = {"launch": self.launch, "step": _saved(folder.status), "crashes": 0, "external": 0}
         base = {"interruptions": 0, "newest": []} | record | ({} if again else fresh) | {"driver": self.driver}
         folder.record_attempts(base)
-        return not again or self._goes_on(Cause(True, "its driver or Ray Train's controller died"))
+        return not again or self._retry(Cause(True, "its driver or Ray Train's controller died"))
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        """Called by Ray Train's controller when its workers have died, or cannot be started."""
+        """Called by Ray Train's controller when workers have died or cannot be started."""
         if _waits_for_machines(training_failed_error):
-            time.sleep(_PAUSE)  # Ray would ask again at once, and keep a core busy with it
+            time.sleep(self.pause)  # Ray would ask again at once, and keep a core busy
             return FailureDecision.RETRY
-        self.place.refresh(f"runs/{self.key}")
-        goes_on = self._goes_on(cause_of(training_failed_error))
-        return FailureDecision.RETRY if goes_on else FailureDecision.RAISE
+        self.location.refresh(f"runs/{self.key}")
+        retry = self._retry(cause_of(training_failed_error))
+        return FailureDecision.RETRY if retry else FailureDecision.RAISE
 
-    def _goes_on(self, cause: Cause) -> bool:
-        """Count an interruption. Whether to try again; if not, the reason stands in the status."""
-        folder = self.place.record(self.key)
+    def _retry(self, cause: Cause) -> bool:
+        """Count an interruption. Whether to try again; if not, the status says why."""
+        folder = self.location.run_folder(self.key)
         record, status = folder.attempts, folder.status
         if record["driver"] != self.driver or status["state"] == "complete":
             return False
+        if stacks := folder.stuck:
+            cause = Cause(False, watchdog.reason(stacks))
         step = _saved(status)
         if step != record["step"]:
-            record |= {"step": step, "its_own": 0, "from_outside": 0}
-        kind, limit = ("from_outside", FROM_OUTSIDE) if cause.outside else ("its_own", ITS_OWN)
+            record |= {"step": step, "crashes": 0, "external": 0}
+        kind, limit = ("external", INTERRUPTIONS) if cause.external else ("crashes", CRASHES)
         record[kind] += 1
         record["interruptions"] += 1
-        event = {"time": time.time(), "step": status["step"], "from_outside": cause.outside, "cause": cause.text}
+        event = {"time": time.time(), "step": status["step"], "external": cause.external, "cause": cause.text}
         record["newest"] = [*record["newest"], event][-_KEPT:]
         folder.record_attempts(record)
         if record[kind] < limit:
             return True
-        # what the worker itself has said of its end is nearer to the truth than what Ray saw of it
-        said = str(status.get("error", "")) if status["state"] == "failed" else cause.text
+        # the worker's own words about its end are closer to the truth than Ray's
+        failed = status["state"] == "failed"
+        said, details = (status.get("error", ""), status.get("details", "")) if failed else (cause.text, stacks)
         where = f"its next checkpoint (the last is of step {step:,})" if step else "its first checkpoint"
-        what = "it was interrupted" if cause.outside else "its worker died"
-        folder.take()  # a worker that only hung must not come back and say that it is running
-        folder.fail(f"{what} {limit} times in a row before {where}: {said}", str(status.get("details", "")))
+        what = "it was interrupted" if cause.external else "its worker died"
+        folder.claim()  # a worker that only hung must not come back and report that it is running
+        folder.fail(f"{what} {limit} times in a row before {where}: {said}", str(details))
         return False
 
 
 def cause_of(error: BaseException) -> Cause:
-    """What Ray says of the end of a trial's workers, in a sentence."""
+    """What Ray says about the end of a trial's workers, in a sentence."""
     match error:
         case PreemptionError():
             return Cause(True, "its machine was taken away")
         case WorkerGroupError():
             causes = [cause_of(failure) for failure in error.worker_failures.values()]
-            # with one worker gone, the others fail for want of it
-            return min(causes, key=lambda cause: (not cause.outside, "of this trial" in cause.text))
+            # when one worker is gone, the others fail because they miss it
+            return min(causes, key=lambda cause: (not cause.external, "of this trial" in cause.text))
         case ControllerError():
             failure = error.controller_failure
             began = isinstance(failure, WorkerGroupStartupFailedError)
@@ -147,7 +181,7 @@ def cause_of(error: BaseException) -> Cause:
 _DEAD, _NODE, _SILENT = "The actor is dead because ", "its node has died", "connection error code 2. End of file"
 
 
-def _saved(status: dict[str, Any]) -> int:
+def _saved(status: Mapping[str, Any]) -> int:
     """The step of the newest checkpoint."""
     return int(status.get("saved", 0))
 
@@ -161,78 +195,55 @@ def _short(text: str) -> str:
     return " ".join(text.split())[:_LONGEST]
 
 
-def _trainer(attempts: "Attempts", reservations: "Reservations") -> type[Any]:
-    """Ray Train's plainest trainer, which tries again as ``attempts`` says, without what no trial here uses.
+class PlacementGroups(ControllerCallback):
+    """Names the placement groups of a trial, and removes those that a dead controller left behind.
 
-    Not ``TorchTrainer``, which imports torch here and in the controller; the workers find each other by themselves. And
-    without the callbacks that start a process for the shards of Ray data sets, and one for what ``reservations`` does:
-    each process costs a core a second and the machine 100 MB, at the very time when the worker starts.
-    """
-    from ray.train.v2._internal.callbacks import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    Ray keeps a placement group for as long as the sweep's process lives, even when the controller that made it is dead:
+    each dead controller would take a worker's CPUs and GPU with it, until the sweep hangs. Ray Train's own remedy is one
+    more process per trial, which asks the dashboard whether the controller lives. It ends for good the first time it gets
+    no answer, and it does not know groups that still wait for a machine.
 
-    class Trainer(DataParallelTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            unused = DatasetsCallback, PlacementGroupCleanerCallback
-            callbacks = super()._create_default_callbacks()
-            return [*(each for each in callbacks if not isinstance(each, unused)), reservations]
-
-        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            return super()._initialize_and_run_controller(**arguments | {"failure_policy": attempts})
-
-    return Trainer
-
-
-# Gives back what a trial has reserved for its workers when the process that reserved it is gone.
-
-_OURS = "diffcps"
-"""First part of the name of every group that is made here."""
-_JOB_DIGITS = 8
-"""Hexadecimal digits of the job, the process of a sweep, at the end of a group's identity."""
-
-
-class Reservations(ControllerCallback):
-    """Puts the name of a trial on every placement group that its controller makes.
+    A sweep whose own process dies loses all its groups, except one that a controller makes at the very moment when Ray
+    cleans up: that group stays as long as the cluster. Every driver removes such groups too.
 
     Args:
-        name: of the trial, in the whole cluster.
+        name: of the trial, unique in the cluster.
     """
 
     def __init__(self, name: str) -> None:
         self.name = f"{_OURS}:{name}"
 
-    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
-        """Called in the controller's process, which has this one trial."""
-        name = self.name
-
-        class NamedGroup(WorkerGroup):
-            def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> PlacementGroupHandle:
-                group = placement_group(
-                    [worker_group_context.resources_per_worker] * worker_group_context.num_workers,
-                    strategy=worker_group_context.placement_strategy,
-                    bundle_label_selector=worker_group_context.label_selector,
-                    name=f"{name}:{secrets.token_hex(4)}",
-                )
-                return DefaultPlacementGroupHandle(group)
-
-        TrainController.worker_group_cls = NamedGroup
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called in the controller's process, which has this one trial: name every group that is made there."""
+        worker_group.placement_group = functools.partial(_named, worker_group.placement_group, self.name)
 
     def release(self) -> int:
-        """Remove every group of the trial, and with it the processes in it, and those of sweeps whose process is dead.
-
-        Returns how many there were.
-        """
+        """Remove the groups that this trial's earlier drivers left behind, with the processes in them; returns how many."""
         dead = {job["JobID"] for job in jobs() if job["IsDead"]}
-        left = [
-            identity
-            for identity, facts in placement_group_table().items()
-            if facts["state"] != "REMOVED"
-            and (
-                facts["name"].startswith(f"{self.name}:")
-                or (facts["name"].startswith(f"{_OURS}:") and identity[-_JOB_DIGITS:] in dead)
-            )
-        ]
+        left = left_behind(placement_group_table(), self.name, dead)
         for identity in left:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
         return len(left)
+
+
+def _named(make: Callable[..., PlacementGroup], name: str, *arguments: Any, **options: Any) -> PlacementGroup:
+    return make(*arguments, **options | {"name": f"{name}:{secrets.token_hex(4)}"})
+
+
+def left_behind(table: Mapping[str, Mapping[str, Any]], name: str, dead_jobs: Collection[str]) -> list[str]:
+    """Ids of the placement groups of the trial ``name``, and of those of sweeps whose process is dead.
+
+    Args:
+        table: id -> ``name`` and ``state`` of every placement group of the cluster.
+        name: as ``PlacementGroups`` gives it.
+        dead_jobs: ids of the processes that have ended.
+    """
+    return [
+        identity
+        for identity, facts in table.items()
+        if facts["state"] != "REMOVED"
+        and (
+            facts["name"].startswith(f"{name}:")
+            or (facts["name"].startswith(f"{_OURS}:") and identity[-_JOB_DIGITS:] in dead_jobs)
+        )
+    ]

@@ -38,7 +38,7 @@ class _Grid(OptunaSearch):
     def suggest(self, trial_id: str) -> Any:
         """The next point."""
         point = super().suggest(trial_id)
-        return {**point, "asked": time.time()} if isinstance(point, dict) else point
+        return {**point, "requested_at": time.time()} if isinstance(point, dict) else point
 
 
 def grid_searcher(keys: Sequence[str]) -> OptunaSearch:
@@ -105,7 +105,7 @@ class StudyPerTask(Searcher):
             if point is not None:
                 self.seen[task].append(point)
                 self.left[task] -= 1
-                return {"task": task, **point, "asked": time.time()}
+                return {"task": task, **point, "requested_at": time.time()}
             self.left[task] = 0
         return Searcher.FINISHED
 
@@ -189,10 +189,10 @@ def point_of(trial: RunConfig) -> dict[str, Any]:
     return {name: trial.value(name) for name in POINT}
 
 
-# Runs a whole sweep: trials to Ray, run folders as the truth, MLflow as the view, a table at the end.
+# Runs what is not complete of a sweep on Ray Tune.
 
 MOST_DRIVERS = 1000
-"""How often a trial's driver may die in one launch, getting on or not: weeks on machines that come and go."""
+"""Deaths of a trial's driver that one launch survives: enough for weeks on machines that come and go."""
 
 
 def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive) -> None:
@@ -200,11 +200,11 @@ def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive
 
     Args:
         job: the sweep.
-        interrupts: where signals come in.
+        interrupts: receives signals.
         trial: what a trial's driver runs, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
 
     Raises:
-        KeyboardInterrupt: a signal has cut it short.
+        KeyboardInterrupt: a signal ended it.
     """
     from ray import tune
 
@@ -215,17 +215,17 @@ def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive
     job = replace(job, launch=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     driver = {clusters.DRIVERS: 0.001} if clusters.present().for_drivers else {"CPU": DRIVER_CPUS}
 
-    def room() -> int:
-        return job.resources.room(clusters.present())
+    def slots() -> int:
+        return job.resources.slots(clusters.present())
 
     tuner = tune.Tuner(
         tune.with_resources(functools.partial(trial, job=job), driver),
-        # a driver's process, which takes seconds to start, goes on with the next trial
-        tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, room), num_samples=count, reuse_actors=True),
+        # a driver's process takes seconds to start, so it is used again for the next trial
+        tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, slots), num_samples=count, reuse_actors=True),
         run_config=tune.RunConfig(
             name=job.launch,
-            storage_path=str(job.place.folder / "ray"),
-            # how often a trial is tried is decided where its progress is known: see ``attempts``
+            storage_path=str(job.location.folder / "ray"),
+            # ``RetryPolicy`` decides how often a trial is retried, because it knows the progress
             failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
             callbacks=[StopBetweenSteps(interrupts)],
             verbose=0,
@@ -237,8 +237,8 @@ def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive
 
 def _searcher(job: Job) -> tuple[Any, int]:
     """The searcher over what is not complete, and how many trials that is."""
-    job.place.refresh("runs")
-    folders = run_folders(job.place)
+    job.location.refresh("runs")
+    folders = run_folders(job.location)
     if job.plan.search is None:
         complete = {folder.path.name for folder in folders if folder.complete}
         keys = [trial.key for trial in job.plan.trials if trial.key not in complete]

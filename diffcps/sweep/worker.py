@@ -1,201 +1,78 @@
-"""What one trial does: in Ray Train workers, or in this process."""
+"""What a Ray Train worker does: bring the data and the run folder to this machine, and run the trial."""
 
-import itertools
 import logging
 import socket
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from diffcps import data
 from diffcps.config import RunConfig
+from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
-from diffcps.runs.folder import RunFolder, TakenOverError
-from diffcps.storage import place as places
-from diffcps.storage.place import Place
+from diffcps.runs.folder import TakenOverError
+from diffcps.storage.location import Location
 from diffcps.sweep.cluster import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
-from diffcps.training import cost, environment, loop, measures
-from diffcps.training import members as member_tools
-from diffcps.training.engine import Kind
-from diffcps.training.evaluation import Evaluator
-from diffcps.training.learner import Learner
-from diffcps.training.measures.taking import Measurer
-from diffcps.training.members import WorkerLostError, Workers, connect, disconnect, shares
-from diffcps.training.watchdog import STUCK_SECONDS, Watchdog
+from diffcps.training import cost
+from diffcps.training.members import Workers, connect, disconnect, shares, worker_memory
+from diffcps.training.trial import Machine, run
+from diffcps.training.watchdog import STUCK_SECONDS
 
 logger = logging.getLogger(__name__)
 
 
-def run_trial(
-    config: RunConfig,
-    place: Place,
-    device: torch.device,
-    report: Callable[[dict[str, float]], None] | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-    company: Workers | None = None,
-    threads: int = 1,
-    memory: float | None = None,
-    asked: float | None = None,
-    stuck_after: float | None = None,
-) -> None:
-    """Train and judge one trial, from its newest checkpoint if it has one. Leaves the reason in its folder if it fails.
-
-    A trial that is complete already is left as it is.
-
-    Args:
-        config: the trial.
-        place: where its data and its run folder are.
-        device: where it learns.
-        report: called after each evaluation.
-        progress: called with the status, about every two seconds.
-        company: the workers that share its members; by default this process trains them all.
-        threads: of this process, for stepping environments.
-        memory: bytes that may be used on the device; members that would need more are trained in several packs.
-        asked: ``time.time()`` at which it was asked for; by default now.
-        stuck_after: seconds without any movement after which this process ends itself; by default never.
-
-    Raises:
-        TakenOverError: another process works on the trial since.
-        UserError: the data set is missing or broken, the folder belongs to another trial, the memory is too little, or a
-            measure does not fit.
-    """
-    asked = time.time() if asked is None else asked
-    place = place.here()
-    folder = place.working_folder(config, 0 if company is None else company.rank)
-    first = company is None or company.first
-    own = slice(0, len(config.members)) if company is None else company.own
-    try:
-        if first:
-            folder.create(config)
-            if not folder.complete:
-                folder.take()
-        else:
-            folder.fetch()
-    except UserError as error:
-        if company is not None:
-            company.leave(str(error), mistake=True)
-        raise
-    if folder.complete:
-        return
-    with ExitStack() as stack:
-        try:
-            task = measures.check(config)
-            dataset = data.load(task, config.data, places.fetched(place, config).data_directories)
-            places.check(place, config, dataset.info)
-            if company is not None:
-                company.agree("the data set", dataset.info.checksum)
-            members = config.members[own]
-            parts = member_tools.fitting(config, len(members), task, dataset.info.rows, memory)
-            choice = cost.choose(config, device)
-            learner = _learner(config, parts, own, dataset, device, choice.engine)
-            kinds = [part.steps.kind for part in learner.learners]
-            notes = [note for part in learner.learners for note in part.steps.notes]
-            if company is not None:
-                kinds, notes = (list(itertools.chain(*company.collect(said))) for said in (kinds, notes))
-            facts = environment.describe(dataset.info, device)
-            facts |= {
-                "engine": {"asked": choice.engine, "used": ", ".join(sorted(set(kinds))), "reason": choice.reason},
-                "workers": company.count if company else 1,
-                "pack_sizes": [p.stop - p.start for p in parts],
-            }
-            if first:
-                folder.record_environment(facts)
-            # the others wait for the first at every row, and it for them: one that watches is enough
-            watchdog = stack.enter_context(Watchdog(stuck_after if first else None, folder.fail))
-            tick, shown = watchdog.beat, watchdog.following(progress)
-            packed = [members[part] for part in parts]
-            judges = member_tools.Judges(
-                [Evaluator(task, config.physics, m, config.evaluation, threads, tick) for m in packed]
-            )
-            stack.callback(judges.close)
-            gauges = member_tools.Gauges([Measurer(config, m, dataset, threads, tick) for m in packed])
-            sinks: Sequence[MlflowSink] = ()
-            if first and place.tracking_uri is not None:
-                sinks = (MlflowSink(Tracker(place.tracking_uri, place.sweep), config, facts, folder),)
-            loop.run(
-                config,
-                learner,
-                judges,
-                folder,
-                sinks,
-                report,
-                shown,
-                company,
-                asked,
-                list(dict.fromkeys(notes)),
-                gauges if config.measures else None,
-            )
-        except Exception as error:
-            _tell(error, folder if first else None, company)
-            raise
-
-
-def _tell(error: Exception, folder: RunFolder | None, company: Workers | None) -> None:
-    """Say why the trial failed: in its folder, and to the other workers."""
-    mistake = isinstance(error, UserError)
-    reason = str(error) if mistake or isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
-    details = "" if mistake else getattr(error, "details", None) or traceback.format_exc()
-    if folder is not None and not isinstance(error, TakenOverError):
-        try:
-            folder.fail(reason, details)
-        except (OSError, UserError) as again:
-            logger.error("%s: %s; and its status cannot be written: %s", folder.path, reason, again)
-    if company is not None:
-        company.leave(f"{reason} (on {socket.gethostname()})", details, mistake)
-
-
-def _learner(
-    config: RunConfig, parts: Sequence[slice], own: slice, dataset: Any, device: torch.device, engine: Kind
-) -> member_tools.Packs:
-    """The learner of the members ``own``, one pack for each of ``parts``; all packs share the data on the device."""
-    names = "observations", "actions", "rewards", "next_observations", "terminals"
-    shared: Any = SimpleNamespace(**{name: torch.as_tensor(getattr(dataset, name), device=device) for name in names})
-    action = task_of(config).max_action
-    pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-    return member_tools.Packs(
-        [
-            Learner(config, shared, action, device, engine, pool, slice(own.start + part.start, own.start + part.stop))
-            for part in parts
-        ]
-    )
-
-
-def train_worker(config: dict[str, Any], place: Place, resources: Resources, asked: float) -> None:
+def train_worker(config: dict[str, Any], location: Location, resources: Resources, requested_at: float) -> None:
     """The Ray Train worker's function.
 
     Args:
         config: the trial, as plain values.
-        place: where its data and its run folder are.
+        location: where its data and its run folder are.
         resources: what this worker may use.
-        asked: ``time.time()`` at which the trial was asked for.
+        requested_at: ``time.time()`` at which the trial was requested.
     """
-    trial = RunConfig.from_dict(config)
+    trial, location = RunConfig.from_dict(config), location.on_this_machine()
     # Ray shows a worker the GPU that it was given, and no other
     device = torch.device("cuda" if resources.gpus else "cpu")
     cost.prepare(resources.threads, device)
-    memory = member_tools.worker_memory(device, resources.gpus, resources.memory)
-    company = _company(trial) if resources.workers > 1 else None
+    machine = Machine(device, resources.threads, worker_memory(device, resources.gpus, resources.memory))
+    workers = _workers(trial) if resources.workers > 1 else None
+    folder = location.working_folder(trial.key, workers.rank if workers else 0)
+
+    def load() -> Transitions:
+        dataset = data.load(task_of(trial), trial.data, location.data_folders(trial))
+        location.check_data(trial, dataset.info)
+        return dataset
+
+    def sinks(environment: Mapping[str, Any]) -> Sequence[MlflowSink]:
+        if location.tracking_uri is None:
+            return ()
+        return (MlflowSink(Tracker(location.tracking_uri, location.sweep), trial, environment, folder),)
 
     try:
-        run_trial(trial, place, device, None, None, company, resources.threads, memory, asked, STUCK_SECONDS)
+        run(
+            trial,
+            folder,
+            load,
+            machine,
+            workers=workers,
+            sinks=sinks,
+            requested_at=requested_at,
+            stuck_after=STUCK_SECONDS,
+        )
     except TakenOverError as error:
         logger.warning("%s This worker, which was thought dead, stops.", error)
     except UserError as error:
-        # trying again would end the same way: the reason stands in the run folder, and Ray need not retry
+        # another attempt would end the same way, so Ray must not retry; the run folder has the reason
         logger.error("%s: %s", trial.key, error)
-    if company is not None:
+    if workers is not None:
         disconnect()
 
 
-def _company(trial: RunConfig) -> Workers:
-    """Find the other workers of the trial."""
+def _workers(trial: RunConfig) -> Workers:
+    """Connect to the other workers of the trial."""
     import ray.train
     import ray.util
     from ray.train.collective import broadcast_from_rank_zero

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, commit, machine, data. Everything a referee would ask."""
+"""What a trial ran with: versions, commit, machine, data. Everything a referee would ask."""
 
 import functools
 import os
@@ -20,9 +20,9 @@ PACKAGES = "diffcps", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujo
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of the code in use, with ``-dirty`` when it has been edited since; ``unknown`` outside a checkout.
+    """The commit of the code in use, with ``-dirty`` if it has been edited since; ``unknown`` outside a checkout.
 
-    ``DIFFCPS_COMMIT`` overrides it: the process that starts a sweep sets it for workers that have no checkout.
+    ``DIFFCPS_COMMIT`` overrides it; the process that starts a sweep sets it for workers without a checkout.
     """
     if commit := os.environ.get("DIFFCPS_COMMIT"):
         return commit

@@ -1,4 +1,4 @@
-"""Rolls out every member of a pack over many environments at once."""
+"""Rolls out every member of a pack in many environments at once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,25 @@ class Rollouts:
     """Raw results of one evaluation of K members over E episodes."""
 
     returns: NDArray[np.float64]
-    """Undiscounted sums of untransformed rewards, ``[K, E]``; NaN where the policy's actions were no numbers."""
+    """Undiscounted sums of untransformed rewards, ``[K, E]``; NaN where the policy's actions were not finite."""
     lengths: NDArray[np.int64]
     """Environment steps, ``[K, E]``."""
 
 
 class Evaluator:
-    """Judges policies on a task. It keeps its environments between calls and owns every random stream it uses.
+    """Evaluates policies on a task. It keeps its environments between calls and owns every random stream it uses.
 
-    The episodes of evaluation ``index`` of a member with seed s are set by (s, index) alone: the same at every attempt,
-    other ones at every index, whatever the company and whatever the learner has drawn.
+    Reset seeds depend only on (member seed, evaluation index), so results do not change with resumes, with other members,
+    or with the learner's random state.
+
+    Args:
+        task: the task.
+        physics: of the environments.
+        members: those of the pack.
+        config: episodes, candidates and actor.
+        threads: at most so many, the caller's among them, step the environments; results do not depend on it.
+        heartbeat: called at each step of the environments.
+        purpose: evaluators of two purposes have different episodes.
     """
 
     def __init__(
@@ -36,15 +45,12 @@ class Evaluator:
         physics: Physics,
         members: Sequence[Member],
         config: EvaluationConfig,
+        *,
         threads: int = 1,
-        tick: Callable[[], None] | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
         purpose: int = 2,
     ) -> None:
-        """At most ``threads`` threads, the caller's among them, step the environments; no result depends on it.
-
-        ``tick`` is called at each step of theirs. Evaluators of two purposes have other episodes.
-        """
-        self.tick = tick
+        self.heartbeat = heartbeat
         self.purpose = purpose
         self.task = task
         self.config = config
@@ -56,7 +62,8 @@ class Evaluator:
     def __call__(self, policy: Policy, index: int, episodes: int | None = None) -> Rollouts:
         """Roll out all members of ``policy`` until every episode has ended.
 
-        ``episodes`` of each, by default the configuration's: as many rounds in the same environments as it takes.
+        ``episodes`` is per member, by default the configuration's; it takes several rounds in the same environments if
+        there are more.
         """
         wanted, size = self.config.episodes if episodes is None else episodes, self.config.episodes
         acting = self.config.candidates, self.config.actor
@@ -67,12 +74,12 @@ class Evaluator:
         )
         return Rollouts(returns[:, :wanted], lengths[:, :wanted])
 
-    def judge(self, policy: Policy, index: int, candidates: int, actor: Actor) -> Rollouts:
-        """One episode in every environment, with other candidates and another actor than the configuration's."""
+    def evaluate_as(self, policy: Policy, index: int, candidates: int, actor: Actor) -> Rollouts:
+        """One episode in every environment, with these candidates and this actor instead of the configuration's."""
         return self._round(policy, (index,), candidates, actor)
 
     def _round(self, policy: Policy, index: tuple[int, ...], candidates: int, actor: Actor) -> Rollouts:
-        """One episode in every environment; which one, ``index`` and the members' seeds alone decide."""
+        """One episode in every environment; its start depends only on ``index`` and the members' seeds."""
         members, episodes = len(self.seeds), self.config.episodes
         roots = [np.random.SeedSequence([seed, self.purpose, *index]) for seed in self.seeds]
         generators = [generator_of(root, policy.model.device) for root in roots]
@@ -84,13 +91,12 @@ class Evaluator:
         lengths = np.zeros(members * episodes, dtype=np.int64)
         actions = np.zeros((members * episodes, self.task.action_size), dtype=np.float32)
         while active.any():
-            if self.tick is not None:
-                self.tick()
+            self.heartbeat()
             waiting = active.reshape(members, episodes)
             states = observations.reshape(members, episodes, -1)
             rows = [states[k][waiting[k]] for k in range(members)]
             actions[active] = np.concatenate(policy.act(rows, generators, candidates, actor))
-            # a member whose networks have diverged gets no number; its pack goes on without it
+            # a member whose networks have diverged gets NaN; the others continue
             diverged = active & ~np.isfinite(actions).all(axis=1)
             returns[diverged] = np.nan
             active = active & ~diverged

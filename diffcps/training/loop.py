@@ -1,7 +1,14 @@
-"""The loop: learn, evaluate, record, checkpoint. It takes callables and knows no Ray and no MLflow."""
+"""The loop of one trial: learn, evaluate, record, save. It takes callables and knows no Ray and no MLflow.
+
+Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints only
+together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
+``checkpoint_minutes`` and one row with its evaluation. Workers that share the members meet at rows only, and the run
+folder does not show how many there were.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -16,241 +23,285 @@ from diffcps.training.evaluation import Rollouts
 from diffcps.training.measures.taking import Measured
 
 STATUS_SECONDS = 2.0
-"""How often ``status.json`` is renewed while learning goes on."""
+"""Seconds between two updates of ``status.json`` while learning."""
 
 Policies = TypeVar("Policies")
 Policies_co = TypeVar("Policies_co", covariant=True)
 
 
 class Trainee(Protocol[Policies_co]):
-    """What is trained: a ``Learner``, or several that together are one."""
+    """What is trained: a ``Learner``, or several packs that together act as one."""
 
     @property
     def step(self) -> int:
-        """Gradient steps that all of it has taken."""
+        """Gradient steps taken."""
 
-    def update(self, steps: int, tick: Callable[[], None] | None = None) -> Mapping[str, Any]:
+    def update(self, steps: int, heartbeat: Callable[[], None] | None = None, /) -> Mapping[str, Any]:
         """Take gradient steps; returns the mean of each metric over them, a tensor ``[members]`` on any device."""
 
     def policy(self) -> Policies_co:
         """A snapshot for acting."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to continue."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
 
 
 class Sink(Protocol):
-    """Where metrics are shown. The run folder is the record and is always written; a sink is a view."""
+    """Shows metrics somewhere else. The run folder is the record and is always written; a sink is a view."""
 
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
-        """Show values ``[K]`` of one step; a step may come a second time after a resume, with the same values."""
+        """Show values ``[K]`` of one step; after a resume a step may come again, with the same values."""
 
     def close(self) -> object:
-        """Show what is still to be shown; called once, whether or not the trial has come to its end."""
+        """Show what is still waiting; called once, also when the trial has failed."""
 
 
-class Company(Protocol):
-    """The workers that train one trial together, each a share of its members, as one of them sees them.
+class WorkerGroup:
+    """The workers that train one trial together, each a share of its members, as one of them sees the group.
 
-    All of them call the same functions in the same order. When one has failed, the next call raises in all others.
+    All of them call the same functions in the same order. When one has failed, the next call raises in all others. This
+    class is the group of a single worker; ``members.Workers`` is one of several.
     """
 
-    @property
-    def first(self) -> bool:
-        """Whether this worker keeps the run folder and shows the trial. Exactly one does."""
+    first = True
+    """Whether this worker writes the run folder and shows the trial. Exactly one does."""
+    count = 1
+    """How many workers there are."""
+    own = slice(0, None)
+    """The members that this worker trains."""
 
     def agree(self, what: str, value: object) -> None:
         """Wait for all. Raises ``UserError`` when a value that must be the same for all is not."""
 
+    def collect(self, value: object) -> list[Any]:
+        """Every worker's value, in order, for every worker."""
+        return [value]
+
     def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Every worker's arrays ``[its members, …]`` put together as ``[K, …]``, for every worker."""
-
-    def decide(self, value: bool) -> bool:
-        """What the first worker says, for every worker."""
-
-    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The learner's state of the whole pack from every worker's; what it is worth to others than the first is open."""
-
-    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """This worker's share of the learner's state of the whole pack."""
-
-
-class Alone:
-    """The company of a worker that trains all members itself."""
-
-    first = True
-
-    def agree(self, what: str, value: object) -> None:
-        """There is nobody to disagree with."""
-
-    def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The same arrays."""
         return dict(arrays)
 
     def decide(self, value: bool) -> bool:
-        """The same value."""
+        """The first worker's value, for every worker."""
         return value
 
     def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The same state."""
+        """The learner's state of the whole pack, from every worker's; only the first worker may use the result."""
         return state
 
     def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The same state."""
+        """This worker's share of the learner's state of the whole pack."""
         return state
+
+    def leave(self, reason: str, details: str = "", mistake: bool = False) -> None:
+        """Tell the others that this worker has failed; ``mistake`` when the error is a ``UserError``."""
 
 
 PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking", "repeated"
-"""What a trial's time goes to: coming to its first step (processes, imports, data), gradient steps, waiting for the
-other workers of the trial, judging policies, writing the run folder, showing it elsewhere, and what a kill made it do
-twice."""
+"""How a trial spends its time: until its first step (processes, imports, data), gradient steps, waiting for the trial's
+other workers, evaluation, writing the run folder, sinks, and work repeated after kills."""
 
 
 class _Clock:
-    """Where the time of a trial goes, in seconds; survives a resume inside the checkpoint.
+    """Seconds that a trial has spent, by purpose; survives a resume inside the checkpoint.
 
     Args:
         spent: what the checkpoint says, empty without one.
-        seen: what the newest status says: a kill may have come long after the checkpoint.
-        asked: ``time.time()`` at which this attempt was asked for.
+        seen: what the newest status says; a kill may have come long after the checkpoint.
+        requested_at: ``time.time()`` at which this attempt was requested.
     """
 
-    def __init__(self, spent: Mapping[str, float], seen: Mapping[str, float], asked: float) -> None:
+    def __init__(self, spent: Mapping[str, float], seen: Mapping[str, float], requested_at: float) -> None:
         self.spent = dict.fromkeys(PURPOSES, 0.0) | dict(spent)
         lost = {name: max(0.0, seen.get(name, 0.0) - self.spent[name]) for name in PURPOSES}
-        # coming to the first step is not done again: it is done once an attempt
+        # the start is not repeated work: every attempt has one
         start = lost.pop("start")
         self.spent["repeated"] += sum(lost.values())
-        self.spent["start"] += start + max(0.0, time.time() - asked)
+        self.spent["start"] += start + max(0.0, time.time() - requested_at)
         self.mark = time.monotonic()
 
     def charge(self, purpose: str) -> float:
-        """Book the time since the last call under ``purpose`` and return it."""
+        """Add the time since the last call to ``purpose`` and return it, in seconds."""
         now = time.monotonic()
         elapsed, self.mark = now - self.mark, now
         self.spent[purpose] += elapsed
         return elapsed
 
 
+@dataclass(frozen=True)
+class _Trial(Generic[Policies]):
+    """What every part of the loop works on."""
+
+    config: RunConfig
+    learner: Trainee[Policies]
+    folder: RunFolder
+    workers: WorkerGroup
+    clock: _Clock
+    scores: list[list[float]]
+    """Of every evaluation so far, ``[evaluations, K]``."""
+    complaints: Sequence[str] = ()
+    """A sentence for each damaged checkpoint."""
+
+    @property
+    def next_row(self) -> int:
+        """The next step at which a row is written."""
+        every = self.config.log_every, self.config.evaluation.every
+        return min(self.config.steps, *(n * (self.learner.step // n + 1) for n in every))
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the row of this step has an evaluation."""
+        step = self.learner.step
+        return step % self.config.evaluation.every == 0 or step == self.config.steps
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """``last`` and ``best`` score so far, mean over members; empty before the first evaluation."""
+        if not self.scores:
+            return {}
+        last, best = scores_by_evaluation(np.array(self.scores))
+        return {"last": last, "best": best}
+
+
 class _Status:
-    """Keeps ``status.json`` and the caller's progress display up to date; silent in all workers but the first."""
+    """Keeps ``status.json`` and the caller's progress display up to date; silent in all workers but the first.
+
+    Args:
+        trial: whose status it is.
+        notes: sentences about this attempt.
+        progress: called with every status that is written.
+        seconds: between two updates while learning.
+        now: a clock, in seconds.
+    """
 
     def __init__(
         self,
-        learner: Trainee[Any],
-        config: RunConfig,
-        folder: RunFolder,
-        clock: _Clock,
-        progress: Callable[[dict[str, Any]], None] | None,
-        notes: Sequence[str],
-        silent: bool,
+        trial: _Trial[Any],
+        *,
+        notes: Sequence[str] = (),
+        progress: Callable[[dict[str, Any]], None] | None = None,
+        seconds: float = STATUS_SECONDS,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.learner, self.folder, self.clock, self.progress, self.silent = learner, folder, clock, progress, silent
-        self.config = config
-        self.values: dict[str, Any] = {"state": "running", "steps": config.steps, "notes": list(notes)}
-        self.start_step, self.start_time, self.shown = learner.step, time.monotonic(), 0.0
+        self.trial, self.progress, self.seconds, self.now = trial, progress, seconds, now
+        said = [*notes, *trial.complaints]
+        self.values: dict[str, Any] = {"state": "running", "steps": trial.config.steps, "notes": said}
+        self.start_step, self.start_time, self.written_at = trial.learner.step, now(), -seconds
         self.rate = self.pace = 0.0
 
-    def warn_of_long_row(self, minutes: float, interval: float) -> None:
-        """Say, once, that checkpoints are further apart than was asked for."""
-        said = "checkpoints come with rows, and here a row takes longer than"
-        if minutes > interval and not any(note.startswith(said) for note in self.values["notes"]):
-            self.values["notes"].append(f"{said} the {interval:g} min between checkpoints: {minutes:.1f} min.")
+    def warn_of_long_row(self, minutes: float) -> None:
+        """Note, once, that a row takes longer than the time asked for between checkpoints."""
+        interval = self.trial.config.checkpoint_minutes
+        beginning = "checkpoints come with rows, and here a row takes longer than"
+        if minutes > interval and not any(note.startswith(beginning) for note in self.values["notes"]):
+            self.values["notes"].append(f"{beginning} the {interval:g} min between checkpoints: {minutes:.1f} min.")
 
-    def tick(self) -> None:
-        """Show the progress when the last time is some seconds ago."""
-        if time.monotonic() - self.shown >= STATUS_SECONDS:
-            self.show()
+    def heartbeat(self) -> None:
+        """Write the status if the last one is some seconds old."""
+        if self.now() - self.written_at >= self.seconds:
+            self.write()
 
-    def show(self, **changes: Any) -> None:
-        """Show the progress now."""
-        self.shown = time.monotonic()
-        step = self.learner.step
+    def write(self, **changes: Any) -> None:
+        """Write the status now."""
+        self.written_at = self.now()
+        step, config = self.trial.learner.step, self.trial.config
         self._measure(step)
-        whole = cost.eager_seconds(self.config)
+        whole = cost.eager_seconds(config)
         self.values.update(
             step=step,
             steps_per_second=self.rate,
-            seconds_left=self.pace * (whole - cost.eager_seconds(self.config, step)) if self.pace else None,
+            seconds_left=self.pace * (whole - cost.eager_seconds(config, step)) if self.pace else None,
             seconds_whole=self.pace * whole if self.pace else None,
-            seconds=self.clock.spent,
+            seconds=self.trial.clock.spent,
             updated=time.time(),
             **changes,
         )
-        if self.silent:
-            return
-        self.folder.write_status(self.values)
-        if self.progress is not None:
-            self.progress(self.values)
+        if self.trial.workers.first:
+            self.trial.folder.write_status(self.values)
+            if self.progress is not None:
+                self.progress(self.values)
 
     def _measure(self, step: int) -> None:
-        """How fast it goes: steps a second, and seconds for a second of the estimate, in which steps of cloning count for less.
+        """Update ``rate``, steps per second, and ``pace``, seconds per second of the estimate.
 
-        Both since this attempt began or, after that, since cloning ended.
+        A step of cloning costs less than others, which the estimate knows. Both are measured since this attempt began
+        or, later, since cloning ended.
         """
+        config = self.trial.config
         if step > self.start_step:
-            passed = max(self.shown - self.start_time, 1e-9)
-            done = cost.eager_seconds(self.config, step) - cost.eager_seconds(self.config, self.start_step)
+            passed = max(self.written_at - self.start_time, 1e-9)
+            done = cost.eager_seconds(config, step) - cost.eager_seconds(config, self.start_step)
             self.rate, self.pace = (step - self.start_step) / passed, passed / done
-        if self.start_step < (self.config.value("behaviour_steps") or 0) <= step:
-            self.start_step, self.start_time = step, self.shown
+        if self.start_step < (config.value("behaviour_steps") or 0) <= step:
+            self.start_step, self.start_time = step, self.written_at
 
 
 class _Saver:
-    """Writes checkpoints, with the first row after so many minutes and at the end: all workers of a company together."""
+    """Writes checkpoints, with the first row after so many minutes and at the end; all workers take part.
 
-    def __init__(self, config: RunConfig, folder: RunFolder, company: Company) -> None:
-        self.config, self.folder, self.company = config, folder, company
-        self.last = _minutes()
+    Args:
+        trial: what is saved.
+        clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
+    """
 
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint belongs to the row of ``step``."""
-        passed = _minutes() - self.last
-        return step == self.config.steps or self.company.decide(passed >= self.config.checkpoint_minutes)
+    def __init__(self, trial: _Trial[Any], clock: Callable[[], float]) -> None:
+        self.trial, self.clock = trial, clock
+        self.last = clock()
 
-    def save(self, learner: Trainee[Any], state: Mapping[str, Any]) -> None:
-        """Write one, of the learner and of ``state``."""
-        whole = self.company.join_state(learner.state_dict())
-        if self.company.first:
-            self.folder.save_checkpoint({"learner": whole, **state}, learner.step)
-        self.last = _minutes()
+    def due(self) -> bool:
+        """Whether a checkpoint belongs to this row."""
+        config, passed = self.trial.config, self.clock() - self.last
+        return self.trial.learner.step == config.steps or self.trial.workers.decide(
+            passed >= 60 * config.checkpoint_minutes
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        trial = self.trial
+        whole = trial.workers.join_state(trial.learner.state_dict())
+        if trial.workers.first:
+            state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent}
+            trial.folder.save_checkpoint(state, trial.learner.step)
+        self.last = self.clock()
 
 
-class _Judging(Generic[Policies]):
-    """Evaluates and measures policies, and writes down what came out: all workers of a company together."""
+class _Evaluation(Generic[Policies]):
+    """Evaluates and measures policies, and records the results; all workers take part."""
 
     def __init__(
         self,
-        config: RunConfig,
+        trial: _Trial[Policies],
         evaluate: Callable[[Policies, int, int], Rollouts],
         measure: Callable[[Policies, int, bool], Measured] | None,
-        folder: RunFolder,
-        company: Company,
-        clock: _Clock,
     ) -> None:
-        self.config, self.evaluate, self.measure = config, evaluate, measure
-        self.folder, self.company, self.clock = folder, company, clock
+        self.trial, self.evaluate, self.measure = trial, evaluate, measure
 
-    def __call__(self, policies: Policies, index: int, step: int) -> dict[str, NDArray[Any]]:
-        """Judge this worker's policies after ``step`` steps; returns what is shown of all members, ``[K]``."""
-        config, company = self.config, self.company
+    def __call__(self) -> dict[str, NDArray[Any]]:
+        """Evaluate this worker's policies; returns what sinks show of all members, ``[K]``."""
+        config, workers, clock = self.trial.config, self.trial.workers, self.trial.clock
+        step, index, policies = self.trial.learner.step, len(self.trial.scores), self.trial.learner.policy()
         last = step == config.steps
         rollouts = self.evaluate(policies, index, config.evaluation.episodes_at(last))
         measured = None if self.measure is None else self.measure(policies, index, last)
-        self.clock.charge("evaluation")
-        rollouts = Rollouts(**company.join(vars(rollouts)))
-        measured = measured and Measured(*map(company.join, measured))
-        self.clock.charge("waiting")
-        if company.first:
-            self.folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
-        shown = _judged(config, rollouts)
+        clock.charge("evaluation")
+        rollouts = Rollouts(**workers.join(vars(rollouts)))
         if measured is not None:
-            if company.first:
-                self.folder.log_measures(step, config, measured.values, measured.samples)
+            measured = Measured(*map(workers.join, measured))
+        clock.charge("waiting")
+        if workers.first:
+            self.trial.folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
+            if measured is not None:
+                self.trial.folder.log_measures(step, config, measured.values, measured.samples)
+        shown = _scores(config, rollouts)
+        self.trial.scores.append(shown["evaluation/score"].tolist())
+        # fmax ignores evaluations of a diverged policy, whose score is NaN
+        shown["evaluation/best"] = np.fmax.reduce(np.array(self.trial.scores))
+        if measured is not None:
             shown |= {f"measures/{name}": value for name, value in measured.values.items()}
+        clock.charge("checkpoint")
         return shown
 
 
@@ -259,131 +310,132 @@ def run(
     learner: Trainee[Policies],
     evaluate: Callable[[Policies, int, int], Rollouts],
     folder: RunFolder,
+    *,
+    measure: Callable[[Policies, int, bool], Measured] | None = None,
+    workers: WorkerGroup | None = None,
     sinks: Sequence[Sink] = (),
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
-    company: Company | None = None,
-    asked: float | None = None,
     notes: Sequence[str] = (),
-    measure: Callable[[Policies, int, bool], Measured] | None = None,
+    requested_at: float | None = None,
+    checkpoint_clock: Callable[[], float] = time.monotonic,
+    status_seconds: float = STATUS_SECONDS,
 ) -> dict[str, float]:
-    """Train a pack from its newest checkpoint, or from the start, to its end.
-
-    Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and
-    checkpoints only together with a row, so an interrupted and resumed trial writes the very same rows. A kill therefore
-    costs at most ``checkpoint_minutes`` and one row with its evaluation. Where several workers share the members, they
-    meet at rows only, and the run folder does not show how many they were.
+    """Train a pack to its end; returns ``step``, ``last`` and ``best``. A complete trial is left as it is.
 
     Args:
         config: the trial.
-        learner: a fresh learner of this worker's members; its state is replaced by the checkpoint's when there is one.
+        learner: a fresh learner of this worker's members; the newest checkpoint, if any, is loaded into it.
         evaluate: ``(policy, index of the evaluation, episodes) -> Rollouts`` of this worker's members.
         folder: the run folder, already created for ``config``.
-        sinks: further places where metrics are shown; closed at the end. Only the company's first may have any.
-        report: called after each evaluation with ``step``, ``score`` (mean over members, last) and ``best``, in every
-            worker.
-        progress: called about every two seconds and at every row with the status.
-        company: the workers that share the members; by default there is no other.
-        asked: ``time.time()`` at which the trial was asked for, by default now; what has passed is its start.
-        notes: sentences about this attempt that a person should read; they stand in the status.
-        measure: ``(policy, index of the evaluation, whether it is the last) -> Measured`` of this worker's members, called
-            at each evaluation; by default nothing is measured.
-
-    Returns:
-        ``step``, ``last`` and ``best``. A trial that is complete already is left as it is.
+        measure: ``(policy, index of the evaluation, whether it is the last) -> Measured``; by default nothing is measured.
+        workers: the workers that share the members; by default this one trains all.
+        sinks: closed at the end; only the first worker may have any.
+        report: called in every worker after each evaluation with ``step``, ``score`` (the last) and ``best``.
+        progress: called in the first worker with every status that is written.
+        notes: sentences about this attempt, for the status.
+        requested_at: ``time.time()`` at which the trial was requested, by default now.
+        checkpoint_clock: a clock in seconds, for the time between checkpoints.
+        status_seconds: between two statuses while learning.
     """
     if folder.complete:
         return {name: folder.status[name] for name in ("step", "last", "best")}
-    company = company or Alone()
     try:
-        clock, scores, complaints = _begin(learner, folder, company, time.time() if asked is None else asked)
-        status = _Status(learner, config, folder, clock, progress, [*notes, *complaints], not company.first)
-        status.show(saved=learner.step, **_summary(scores))
-        judging = _Judging(config, evaluate, measure, folder, company, clock)
-        saver = _Saver(config, folder, company)
+        trial = _begin(config, learner, folder, workers=workers or WorkerGroup(), requested_at=requested_at)
+        status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
+        saver, evaluation = _Saver(trial, checkpoint_clock), _Evaluation(trial, evaluate, measure)
+        status.write(saved=learner.step, **trial.summary)
         while learner.step < config.steps:
-            before, after = learner.step, _next_row(config, learner.step)
-            clock.charge("checkpoint")
-            own = {name: value.cpu().numpy() for name, value in learner.update(after - before, status.tick).items()}
-            seconds = clock.charge("learning")
-            status.warn_of_long_row(seconds / 60, config.checkpoint_minutes)
-            metrics = company.join(own)
-            clock.charge("waiting")
-            metrics["steps_per_second"] = np.full(len(config.members), (after - before) / max(seconds, 1e-9))
-            if company.first:
-                folder.log(after, config, metrics, (*METRICS, "steps_per_second"))
-            shown = {f"training/{name}": value for name, value in metrics.items()}
-
-            evaluated = after % config.evaluation.every == 0 or after == config.steps
-            if evaluated:
-                clock.charge("checkpoint")
-                shown |= judging(learner.policy(), len(scores), after)
-                scores.append(shown["evaluation/score"].tolist())
-                # of all evaluations: a diverged policy's gave no number, and fmax leaves it out
-                shown["evaluation/best"] = np.fmax.reduce(np.array(scores))
-            clock.charge("checkpoint")
-            for sink in sinks:
-                sink.log(shown, after)
-            clock.charge("tracking")
-            if saver.due(after):
-                saver.save(learner, {"scores": scores, "seconds": clock.spent})
-                status.values["saved"] = after
-            clock.charge("checkpoint")
-            status.show(**_summary(scores))
-            if evaluated and report is not None:
-                summary = _summary(scores)
-                report({"step": after, "score": summary["last"], "best": summary["best"]})
-                clock.charge("tracking")
+            shown = _learn(trial, status)
+            if trial.evaluation_due:
+                shown |= evaluation()
+            _show(trial, sinks, shown)
+            if saver.due():
+                saver.save()
+                status.values["saved"] = learner.step
+            trial.clock.charge("checkpoint")
+            status.write(**trial.summary)
+            if trial.evaluation_due:
+                _report(trial, report)
     finally:
         for sink in sinks:
             sink.close()
-    clock.charge("tracking")
-    status.show(state="complete")
-    # the others leave only now: were the end not written, they would have to know
-    company.agree("the last step", learner.step)
-    return {"step": learner.step, **_summary(scores)}
+    return _end(trial, status)
 
 
 def _begin(
-    learner: Trainee[Any], folder: RunFolder, company: Company, asked: float
-) -> tuple[_Clock, list[list[float]], list[str]]:
-    """Go to the newest checkpoint; returns the clock, the scores so far, and a sentence for each damaged checkpoint."""
+    config: RunConfig,
+    learner: Trainee[Policies],
+    folder: RunFolder,
+    *,
+    workers: WorkerGroup,
+    requested_at: float | None,
+) -> _Trial[Policies]:
+    """Go to the newest whole checkpoint, and drop the rows that came after it."""
     state, complaints = folder.load_checkpoint()
     before = folder.status
-    # after a crash Ray starts the workers again by itself: what was asked for long ago begins at the last sign of life
-    begun = max(asked, before.get("updated", 0.0))
+    # after a crash Ray restarts the workers by itself: this attempt begins at the last sign of life of the one before
+    begun = max(time.time() if requested_at is None else requested_at, before.get("updated", 0.0))
     clock = _Clock(state["seconds"] if state else {}, before.get("seconds", {}), begun)
     if state:
-        learner.load_state_dict(company.own_state(state["learner"]))
-    company.agree("the step of the newest checkpoint", learner.step)
-    if company.first:
+        learner.load_state_dict(workers.own_state(state["learner"]))
+    workers.agree("the step of the newest checkpoint", learner.step)
+    if workers.first:
         folder.rewind(learner.step)
-    return clock, state["scores"] if state else [], complaints
+    return _Trial(
+        config,
+        learner,
+        folder,
+        workers=workers,
+        clock=clock,
+        scores=state["scores"] if state else [],
+        complaints=complaints,
+    )
 
 
-def _judged(config: RunConfig, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
-    """What an evaluation shows of each member, ``[K]``: mean score, return and length over its episodes."""
+def _learn(trial: _Trial[Any], status: _Status) -> dict[str, NDArray[Any]]:
+    """Take the gradient steps until the next row and write it; returns what sinks show of all members, ``[K]``."""
+    clock, steps = trial.clock, trial.next_row - trial.learner.step
+    clock.charge("checkpoint")
+    own = {name: value.cpu().numpy() for name, value in trial.learner.update(steps, status.heartbeat).items()}
+    seconds = clock.charge("learning")
+    status.warn_of_long_row(seconds / 60)
+    metrics = trial.workers.join(own)
+    clock.charge("waiting")
+    metrics["steps_per_second"] = np.full(len(trial.config.members), steps / max(seconds, 1e-9))
+    if trial.workers.first:
+        trial.folder.log(trial.learner.step, trial.config, metrics, (*METRICS, "steps_per_second"))
+    clock.charge("checkpoint")
+    return {f"training/{name}": value for name, value in metrics.items()}
+
+
+def _show(trial: _Trial[Any], sinks: Sequence[Sink], values: Mapping[str, NDArray[Any]]) -> None:
+    """Give a row to the sinks."""
+    for sink in sinks:
+        sink.log(values, trial.learner.step)
+    trial.clock.charge("tracking")
+
+
+def _report(trial: _Trial[Any], report: Callable[[dict[str, float]], None] | None) -> None:
+    """Give an evaluation to the caller."""
+    if report is not None:
+        report({"step": trial.learner.step, "score": trial.summary["last"], "best": trial.summary["best"]})
+        trial.clock.charge("tracking")
+
+
+def _end(trial: _Trial[Any], status: _Status) -> dict[str, float]:
+    """Say in the status that the trial is complete."""
+    trial.clock.charge("tracking")
+    status.write(state="complete")
+    # the other workers leave only now: if the status cannot be written, they must learn of it
+    trial.workers.agree("the last step", trial.learner.step)
+    return {"step": trial.learner.step, **trial.summary}
+
+
+def _scores(config: RunConfig, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
+    """Mean score, return and length of each member over its episodes, ``[K]``."""
     return {
         "evaluation/score": task_of(config).normalised_score(rollouts.returns).mean(axis=1),
         "evaluation/return": rollouts.returns.mean(axis=1),
         "evaluation/length": rollouts.lengths.mean(axis=1),
     }
-
-
-def _summary(scores: list[list[float]]) -> dict[str, float]:
-    """Last and best score so far, mean over members; nothing before the first evaluation."""
-    if not scores:
-        return {}
-    last, best = scores_by_evaluation(np.array(scores))
-    return {"last": last, "best": best}
-
-
-def _minutes() -> float:
-    """A clock for the time between checkpoints."""
-    return time.monotonic() / 60
-
-
-def _next_row(config: RunConfig, step: int) -> int:
-    """The next step at which a row is written."""
-    every = config.log_every, config.evaluation.every
-    return min(config.steps, *(n * (step // n + 1) for n in every))

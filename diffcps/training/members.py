@@ -1,7 +1,8 @@
-"""Members too many for one pack: how many fit into a worker's memory, and several packs that take turns as one.
+"""The members of a trial, shared among its workers and, within a worker, among several packs.
 
-Members are independent, so training them in one pack or in several gives the same numbers; only what a gradient step
-holds for a moment is then held for fewer of them at a time.
+Members are independent of each other, so how they are shared changes no number. Several packs in a worker need less memory:
+the temporary tensors of a gradient step are then of fewer members at a time. A learner's state has the member axis first in
+every tensor; what has no axis is the same for all.
 """
 
 import itertools
@@ -22,19 +23,18 @@ from diffcps.tasks.registry import Task
 from diffcps.training.cost import components, networks
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
+from diffcps.training.loop import WorkerGroup
 from diffcps.training.measures.taking import Measured, Measurer
 from diffcps.training.policy import Policy
-
-# The members of a trial shared out among its workers, or among several packs of one worker.
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE = timedelta(hours=24)
-"""A worker may wait that long for the others' evaluation; that one is dead is Ray's to see, and it takes it seconds."""
+"""A worker may wait that long for the others' evaluation. Ray notices a dead worker, within seconds."""
 
 
 def shares(members: int, parts: int) -> list[slice]:
-    """``members`` in ``parts`` contiguous shares as equal as can be; none is empty unless there are too few members."""
+    """``members`` in ``parts`` contiguous shares whose sizes differ by at most one."""
     bounds = [members * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
@@ -52,7 +52,7 @@ def joined_state(parts: Sequence[Any]) -> Any:
     if isinstance(first, torch.Tensor) and first.dim() > 0:
         return torch.cat(list(parts))
     if any(bool(part != first) for part in parts):
-        raise ValueError(f"the shares of a trial have come apart: {parts}")
+        raise ValueError(f"the shares of a trial differ in what must be the same: {parts}")
     return first
 
 
@@ -66,36 +66,32 @@ def share_of_state(state: Any, own: slice) -> Any:
 
 
 class WorkerLostError(Exception):
-    """Another worker of the trial has gone without a word, or said why it failed; ``details`` is its traceback."""
+    """Another worker of the trial has died, or has said why it failed; ``details`` is its traceback."""
 
     def __init__(self, reason: str, details: str = "") -> None:
         super().__init__(reason)
         self.details = details
 
 
-class Workers:
-    """A ``training.Company`` of Ray Train workers that talk through ``torch.distributed``, on CPUs, at rows only.
+class Workers(WorkerGroup):
+    """A group of processes that talk through ``torch.distributed``, on CPUs, at rows only.
 
-    Everything goes in one kind of message, which can also be the news of a failure: so a worker that fails may ``leave``
-    at any moment, and whatever the others do next, they learn of it.
+    There is one kind of message, which can also announce a failure. So a worker that fails may ``leave`` at any moment, and
+    the others learn of it in their next call.
 
     Args:
-        rank: this worker's place in the order of shares.
+        rank: this worker's index in the order of shares.
         count: how many workers there are.
-        own: its members.
+        own: the members that this worker trains.
     """
 
     def __init__(self, rank: int, count: int, own: slice) -> None:
         self.rank, self.count, self.own = rank, count, own
+        self.first = rank == 0
         self._lost = False
 
-    @property
-    def first(self) -> bool:
-        """Whether this worker keeps the run folder."""
-        return self.rank == 0
-
     def agree(self, what: str, value: object) -> None:
-        """Wait for all. Raises ``UserError`` when they differ: their machines do not see the same files."""
+        """Raises ``UserError`` when the values differ, because the workers' machines see different files."""
         values = self._exchange(value)
         if any(other != values[0] for other in values):
             raise UserError(
@@ -104,43 +100,43 @@ class Workers:
             )
 
     def collect(self, value: object) -> list[Any]:
-        """Every worker's value, in order, for every worker."""
+        """See ``WorkerGroup``."""
         return self._exchange(value)
 
     def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every worker's arrays put together, for every worker."""
+        """See ``WorkerGroup``."""
         return joined_arrays(self._exchange(dict(arrays)))
 
     def decide(self, value: bool) -> bool:
-        """What the first worker says, for every worker."""
+        """See ``WorkerGroup``."""
         return bool(self._exchange(value)[0])
 
     def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The whole pack's state at the first; the others get their own back."""
+        """See ``WorkerGroup``."""
         own = _on_cpu(state)
-        self._exchange(None)  # whoever has failed says so here, and no state is on its way then
+        self._exchange(None)  # a worker that has failed says so here, before any state is sent
         parts: list[Any] | None = [None] * self.count if self.first else None
-        self._spoken(torch.distributed.gather_object, own, parts)
+        self._call(torch.distributed.gather_object, own, parts)
         return joined_state(parts) if parts is not None else state
 
     def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """This worker's members of a whole pack's state."""
+        """See ``WorkerGroup``."""
         return dict(share_of_state(state, self.own))
 
     def leave(self, reason: str, details: str = "", mistake: bool = False) -> None:
-        """Tell the others, when they next meet, that this worker has failed; ``mistake`` for a ``UserError``."""
+        """See ``WorkerGroup``; the others learn of it in their next call."""
         if self._lost:
             return
         parts: list[Any] = [None] * self.count
         try:
-            self._spoken(torch.distributed.all_gather_object, parts, (reason, details, mistake))
+            self._call(torch.distributed.all_gather_object, parts, (reason, details, mistake))
         except WorkerLostError as error:
-            logger.warning("nobody is left to be told of this failure: %s", error)
+            logger.warning("no other worker is left to tell of this failure: %s", error)
 
     def _exchange(self, value: object) -> list[Any]:
-        """Every worker's value. Raises the reason of one that has left."""
+        """Every worker's value. Raises what a worker that has left gave as its reason."""
         parts: list[Any] = [None] * self.count
-        self._spoken(torch.distributed.all_gather_object, parts, value if value is None else [value])
+        self._call(torch.distributed.all_gather_object, parts, value if value is None else [value])
         for rank, part in enumerate(parts):
             if isinstance(part, tuple):
                 self._lost = True
@@ -150,31 +146,31 @@ class Workers:
                 raise WorkerLostError(f"worker {rank + 1} of {len(parts)}: {reason}", details)
         return [part and part[0] for part in parts]
 
-    def _spoken(self, collective: Any, *arguments: Any) -> None:
-        """Call a collective; one that breaks leaves nobody to talk to."""
+    def _call(self, collective: Any, *arguments: Any) -> None:
+        """Call a collective function; if it fails, another worker has died."""
         try:
             collective(*arguments)
         except Exception as error:
             self._lost = True
             raise WorkerLostError(
-                f"a worker of this trial died without a word (killed, or out of memory?): {error}"
+                f"a worker of this trial died without giving a reason (killed, or out of memory?): {error}"
             ) from error
 
 
 def connect(rank: int, workers: int, address: str) -> None:
-    """Let ``torch.distributed`` talk to the other workers; ``address`` is a free ``host:port`` of the first's machine."""
+    """Connect to the other workers; ``address`` is a free ``host:port`` of the first worker's machine."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"tcp://{address}", rank=rank, world_size=workers, timeout=_PATIENCE
     )
 
 
 def disconnect() -> None:
-    """End it."""
+    """End the connection."""
     torch.distributed.destroy_process_group()
 
 
 def _on_cpu(state: Any) -> Any:
-    """A state whose tensors are on the CPU, as messages are."""
+    """The state with its tensors on the CPU, for a message."""
     if isinstance(state, dict):
         return {name: _on_cpu(value) for name, value in state.items()}
     return state.cpu() if isinstance(state, torch.Tensor) else state
@@ -182,7 +178,7 @@ def _on_cpu(state: Any) -> Any:
 
 _GIB = 2**30
 _HEADROOM = 0.8
-"""How much of a worker's memory may be planned for: what is below is an estimate."""
+"""Share of a worker's memory that may be planned for; the sizes below are estimates."""
 _BASE = 1.0 * _GIB
 """The process itself with its libraries; on a GPU, CUDA's own."""
 
@@ -213,18 +209,18 @@ def working_bytes(config: RunConfig, task: Task) -> int:
     return max(step, backup) + acting  # a captured step keeps its memory while others act
 
 
-def fitting(config: RunConfig, members: int, task: Task, rows: int, memory: float | None) -> list[slice]:
-    """The members of a worker in as few packs as fit, as equal as can be.
+def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: float | None) -> list[slice]:
+    """The members of a worker in as few packs as fit, of sizes that differ by at most one.
 
     Args:
         config: the trial.
         members: how many of its members this worker trains.
         task: its task.
         rows: transitions of its data set.
-        memory: bytes that the worker may use, on the device where it learns; ``None`` for no limit.
+        memory: bytes that the worker may use on the device where it learns; ``None`` for no limit.
 
     Raises:
-        UserError: not even packs of one fit; says how much is lacking and what to change.
+        UserError: not even packs of one member fit; says how much is missing and what to change.
     """
     if memory is None:
         return shares(members, 1)
@@ -251,73 +247,55 @@ def worker_memory(device: torch.device, share: float, ram: float | None) -> floa
 
 
 class Packs:
-    """Several learners as one ``training.Trainee``: each takes its steps in turn, and one state holds them all.
+    """Several packs of one worker as one ``loop.Trainee``: each takes its steps in turn, and one state holds them all."""
 
-    Args:
-        learners: one a pack, in the order of their members.
-    """
+    def __init__(self) -> None:
+        self.learners: list[Learner] = []
+        self._evaluators: list[Evaluator] = []
+        self._measurers: list[Measurer] = []
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
-        self.learners = learners
-        bounds = [0]
-        for learner in learners:
-            bounds.append(bounds[-1] + learner.members)
-        self.slices = [slice(*bound) for bound in itertools.pairwise(bounds)]
+    def add(self, learner: Learner, evaluator: Evaluator, measurer: Measurer) -> None:
+        """Add a pack, with what evaluates and measures its members."""
+        self.learners.append(learner)
+        self._evaluators.append(evaluator)
+        self._measurers.append(measurer)
 
     @property
     def step(self) -> int:
-        """Steps that all have taken."""
+        """Steps that all packs have taken."""
         return self.learners[-1].step
 
-    @property
-    def members(self) -> int:
-        """How many policies learn here."""
-        return self.slices[-1].stop
-
-    def update(self, steps: int, tick: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
+    def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
         """Every pack takes ``steps`` gradient steps; returns the mean of each metric over them, ``[members]``."""
-        parts = [learner.update(steps, tick) for learner in self.learners]
+        parts = [learner.update(steps, heartbeat) for learner in self.learners]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def policy(self) -> list[Policy]:
         """A snapshot of each pack for acting."""
         return [learner.policy() for learner in self.learners]
 
+    def evaluate(self, policies: Sequence[Policy], index: int, episodes: int) -> Rollouts:
+        """Roll out all members, pack after pack."""
+        pairs = zip(self._evaluators, policies, strict=True)
+        return Rollouts(**joined_arrays([vars(evaluator(policy, index, episodes)) for evaluator, policy in pairs]))
+
+    def measure(self, policies: Sequence[Policy], index: int, last: bool) -> Measured:
+        """Measure all members, pack after pack."""
+        pairs = zip(self._measurers, policies, strict=True)
+        values, samples = zip(*(measurer(policy, index, last) for measurer, policy in pairs), strict=True)
+        return Measured(joined_arrays(values), joined_arrays(samples))
+
     def state_dict(self) -> dict[str, Any]:
-        """The state of all, the same as one learner of all members would have."""
+        """The state of all packs, the same as that of one learner of all members."""
         return dict(joined_state([learner.state_dict() for learner in self.learners]))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``. Raises ``UserError`` when the state is of other members or networks."""
-        for learner, own in zip(self.learners, self.slices, strict=True):
-            learner.load_state_dict(share_of_state(state, own))
-
-
-class Judges:
-    """Judges the policies of ``Packs``: one evaluator a pack."""
-
-    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
-        self.evaluators = evaluators
-
-    def __call__(self, policies: Sequence[Policy], index: int, episodes: int) -> Rollouts:
-        """Roll out all members, pack after pack."""
-        pairs = zip(self.evaluators, policies, strict=True)
-        return Rollouts(**joined_arrays([vars(evaluator(policy, index, episodes)) for evaluator, policy in pairs]))
+        bounds = itertools.accumulate((learner.members for learner in self.learners), initial=0)
+        for learner, bound in zip(self.learners, itertools.pairwise(bounds), strict=True):
+            learner.load_state_dict(share_of_state(state, slice(*bound)))
 
     def close(self) -> None:
         """Close the environments."""
-        for evaluator in self.evaluators:
+        for evaluator in self._evaluators:
             evaluator.close()
-
-
-class Gauges:
-    """Measures the policies of ``Packs``: one measurer a pack."""
-
-    def __init__(self, measurers: Sequence[Measurer]) -> None:
-        self.measurers = measurers
-
-    def __call__(self, policies: Sequence[Policy], index: int, last: bool) -> Measured:
-        """Measure all members, pack after pack."""
-        pairs = zip(self.measurers, policies, strict=True)
-        values, samples = zip(*(measurer(policy, index, last) for measurer, policy in pairs), strict=True)
-        return Measured(joined_arrays(values), joined_arrays(samples))

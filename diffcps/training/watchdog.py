@@ -1,55 +1,59 @@
-"""Ends a worker that is stuck: a lock, a device or a file system that never answers. Ray starts it again elsewhere.
+"""Ends a worker in which nothing moves: a lock, a device or a file system that never answers. Ray then starts it again.
 
-Ray itself sees a worker that is stopped as a whole, for then nobody answers it; it does not see one in which only the
-training thread stands still.
+Ray itself notices a process that has stopped as a whole. It does not notice a process of which only the training thread
+hangs.
 """
 
-import logging
-import os
-import sys
-import threading
+import faulthandler
 import time
-import traceback
 from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing import Self
 
-logger = logging.getLogger(__name__)
-
 STUCK_SECONDS = 2 * 3600.0
-"""How long nothing may move. Steps of gradient and environment move; compiling and waiting for the other workers'
-evaluation do not, and on a slow machine the latter may take most of an hour."""
-_LAST_WORDS = 30.0
-"""Seconds for writing down why; what is stuck may be the very disk that it is written to."""
-EXIT = 75
+"""Longest time without movement. Gradient steps and environment steps are movement. Compiling is not, and neither is
+waiting for the other workers' evaluation, which can take most of an hour on a slow machine."""
+_SET_AGAIN = 60.0
+"""Seconds after which a heartbeat sets the timer again; setting it starts a thread."""
 
 
 class Watchdog:
-    """Watches from its first ``beat`` on, while it is entered.
+    """Ends this process, with exit status 1, when no heartbeat comes for some time after the first one.
+
+    The timer is a C thread, which also runs while another thread holds the GIL. It writes every thread's stack to a file
+    and leaves; the process cannot do anything else at that moment.
 
     Args:
-        seconds: between two beats before it ends the process; ``None``: it only looks on.
-        tell: called before that with a sentence, and with what every thread is doing.
+        seconds: between two heartbeats; ``None``: the process is never ended.
+        file: where the stacks are written; it is removed when this context ends in any other way.
     """
 
-    def __init__(self, seconds: float | None, tell: Callable[[str, str], None]) -> None:
-        self.seconds, self.tell = seconds, tell
-        self._ended = threading.Event()
-        self._beaten = 0.0
+    def __init__(self, seconds: float | None, file: Path) -> None:
+        self.seconds, self.path = seconds, file
+        self._file: TextIOWrapper | None = None
+        self._set_at = 0.0
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Something has moved."""
-        before, self._beaten = self._beaten, time.monotonic()
-        if not before and self.seconds is not None:
-            threading.Thread(target=self._watch, args=(self.seconds,), name="watchdog", daemon=True).start()
+        if self.seconds is None:
+            return
+        now = time.monotonic()
+        if self._file is None:
+            self._file = self.path.open("w", encoding="utf-8")
+        elif now - self._set_at < min(_SET_AGAIN, self.seconds / 10):
+            return
+        self._set_at = now
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
 
     def following(self, progress: Callable[[dict[str, Any]], None] | None) -> Callable[[dict[str, Any]], None]:
-        """A callback for progress, which is a beat, and then goes on to ``progress``."""
+        """A callback for progress that is also a heartbeat; it calls ``progress``."""
 
         def call(status: dict[str, Any]) -> None:
-            self.beat()
+            self.heartbeat()
             if progress is not None:
                 progress(status)
 
@@ -59,23 +63,12 @@ class Watchdog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._ended.set()
-
-    def _watch(self, seconds: float) -> None:
-        while not self._ended.wait(seconds / 20):
-            if time.monotonic() - self._beaten > seconds:
-                reason = f"nothing has moved for {seconds / 3600:.2g} h"
-                logger.error("%s:\n%s", reason, stacks())
-                words = threading.Thread(target=self.tell, args=(reason, stacks()), daemon=True)
-                words.start()
-                words.join(_LAST_WORDS)
-                os._exit(EXIT)  # a thread that is stuck could not be ended by any exception
+        if self._file is not None:
+            faulthandler.cancel_dump_traceback_later()
+            self._file.close()
+            self.path.unlink(missing_ok=True)
 
 
-def stacks() -> str:
-    """What every thread of this process is doing."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    return "\n".join(
-        f"{names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
-        for ident, frame in sys._current_frames().items()
-    )
+def reason(stacks: str) -> str:
+    """Why a watchdog ended its process, from what it wrote; its first line is ``Timeout (2:00:00)!``."""
+    return f"nothing moved for {stacks.partition('(')[2].partition(')')[0]}"

@@ -1,6 +1,7 @@
 """How wide a trained chain samples N(0, s²), and its true KL: ``python -m tests.benchmarks.covariance [--steps N]``."""
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from diffcps import data
+from diffcps.runs.folder import RunFolder
 from diffcps.runs.frames import read_trial
-from diffcps.storage.place import Place
 from diffcps.studies.results import Results
 from diffcps.studies.study import Scale
 from diffcps.studies.trials import bandit_trial
-from diffcps.sweep.worker import run_trial
+from diffcps.tasks.registry import task_of
 from diffcps.training import cost
+from diffcps.training.trial import Machine, run
 
 STDS = 0.1, 0.2, 0.3, 0.5
 
@@ -27,15 +30,16 @@ def main() -> None:
     cost.prepare(1)
     table = Table("s", "covariance", "sampled std / s, by seed", "KL(π_b ‖ μ), nats", "behaviour loss")
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder))
         for std in STDS:
             for covariance in ("posterior", "calibrated"):
                 trial = bandit_trial(
                     f"normal-{std}", Scale(), steps=(length, length), seeds=(3, 3), algorithm="bc", batch_size=256,
                     covariance=covariance, last_step_noise=covariance != "posterior",
                 )  # fmt: skip
-                run_trial(trial, place, torch.device("cpu"))
-                frame = Results((read_trial(place.run_folder(trial).path),), 0).frame
+                run_folder = RunFolder(Path(folder) / trial.key)
+                load = functools.partial(data.load, task_of(trial), trial.data)
+                run(trial, run_folder, load, Machine(torch.device("cpu")))
+                frame = Results((read_trial(run_folder.path),), 0).frame
                 columns = frame["std_0"] / std, frame["kl"], frame["mean_behaviour_loss"]
                 table.add_row(f"{std:g}", covariance, *(" ".join(f"{v:.4f}" for v in column) for column in columns))
     Console(width=120).print(table)

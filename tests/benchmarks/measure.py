@@ -239,7 +239,7 @@ def evaluation_rates(
     agent, learner = build_agent(task, data, device), build_learner(variant, data, device)
     members = [Member(seed) for seed in range(variant.members)]
     config = EvaluationConfig(episodes=10)
-    evaluator, environment = Evaluator(task, "d4rl", members, config, threads), make(task, "d4rl")
+    evaluator, environment = Evaluator(task, "d4rl", members, config, threads=threads), make(task, "d4rl")
     contenders = (
         agent_episodes(agent, environment, config.candidates, routes),
         pack_episodes(learner, evaluator, routes),

@@ -30,8 +30,8 @@ from diffcps.config import RunConfig
 from diffcps.files import read_json, write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
-from diffcps.storage import place as places
-from diffcps.storage.place import Place
+from diffcps.storage.location import Location
+from diffcps.storage.results import opened
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep import search
 from diffcps.sweep.cluster import Resources
@@ -103,7 +103,7 @@ def sleep_in_worker(loop: dict[str, Any], seconds: float) -> None:
     from diffcps.sweep import worker  # noqa: F401
 
     config = RunConfig.from_dict(loop["config"])
-    _sleep(loop["place"].run_folder(config), config, seconds, entered)
+    _sleep(loop["location"].run_folder(config.key), config, seconds, entered)
 
 
 def sleep_in_driver(point: dict[str, Any], job: Job, seconds: float) -> None:
@@ -112,7 +112,7 @@ def sleep_in_driver(point: dict[str, Any], job: Job, seconds: float) -> None:
 
     entered = time.time()
     config = trial_of(job.plan, point)
-    _sleep(job.place.run_folder(config), config, seconds, entered)
+    _sleep(job.location.run_folder(config.key), config, seconds, entered)
     tune.report({"step": config.steps, OBJECTIVE: SCORE, "best": SCORE})
 
 
@@ -132,9 +132,9 @@ def measure(options: Options, root: Path) -> tuple[Figures, Plan]:
     from ray.cluster_utils import Cluster
 
     plan = _plan(options.trials)
-    place = Place(root / plan.name, sweep=plan.name)
-    (place.folder / "runs").mkdir(parents=True)
-    write_json(place.folder / "sweep.json", plan.to_dict() | {"command": sys.argv})
+    location = Location(root / plan.name, sweep=plan.name)
+    (location.folder / "runs").mkdir(parents=True)
+    write_json(location.folder / "sweep.json", plan.to_dict() | {"command": sys.argv})
     run = functools.partial(sleep_in_driver, seconds=options.seconds)
     if options.workers == "real":
         run = functools.partial(drive, work=functools.partial(sleep_in_worker, seconds=options.seconds))
@@ -146,19 +146,19 @@ def measure(options: Options, root: Path) -> tuple[Figures, Plan]:
             machines.add_node(num_cpus=options.cpus, object_store_memory=memory)
         machines.wait_for_nodes()
         with clusters.connected(machines.address) as cluster, Interrupts() as interrupts:
-            resources = Resources.fitting(cluster, None, None, None)
+            resources = Resources.fitting(cluster)
             slots = options.nodes * options.cpus
             before, cpu, everything = _memory(), time.process_time(), _machine_cpu()
             begun = time.time()
             console = Console(file=io.StringIO(), width=120)
-            with Board(plan, place, console):
-                search.execute(Job(plan, place, resources), interrupts, run)
+            with Board(plan, location, console):
+                search.execute(Job(plan, location, resources), interrupts, run)
             ended = time.time()
             cpu, everything = time.process_time() - cpu, _machine_cpu() - everything
             after = _memory()
     finally:
         machines.shutdown()
-    times = [read_json(place.run_folder(trial).path / SIGN) for trial in plan.trials]
+    times = [read_json(location.run_folder(trial.key).path / SIGN) for trial in plan.trials]
     entered, starts, ends, cpus = (sorted(column) for column in zip(*times, strict=True))
     gaps = [start - end for start, end in zip(starts[slots:], ends, strict=False)] or [0.0]
     reached = [start - end for start, end in zip(entered[slots:], ends, strict=False)] or [0.0]
@@ -183,7 +183,7 @@ def look(plan: Plan, root: Path) -> dict[str, float]:
     for trial in plan.trials:
         run_folders.write(root / plan.name, trial)
     begun = time.perf_counter()
-    with places.opened(str(root)) as results:
+    with opened(str(root)) as results:
         results.find(plan.name)
     seconds["read the sweep's state"] = time.perf_counter() - begun
     begun = time.perf_counter()

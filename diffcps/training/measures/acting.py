@@ -14,13 +14,19 @@ def take(subject: Subject) -> dict[str, float]:
     config, task = subject.config, subject.task
     counts = (1,) if config.algorithm == "bc" else (1, CANDIDATES)
     evaluator = Evaluator(
-        task, config.physics, [subject.member], config.evaluation, subject.threads, subject.tick, _PURPOSE
+        task,
+        config.physics,
+        [subject.member],
+        config.evaluation,
+        threads=subject.threads,
+        heartbeat=subject.tick,
+        purpose=_PURPOSE,
     )
     try:
         actors: tuple[Actor, ...] = "online", "average"
         return {
             f"score_{actor}_{count}": float(
-                task.normalised_score(evaluator.judge(subject.policy, subject.index, count, actor).returns).mean()
+                task.normalised_score(evaluator.evaluate_as(subject.policy, subject.index, count, actor).returns).mean()
             )
             for actor in actors
             for count in counts

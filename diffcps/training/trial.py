@@ -1,0 +1,205 @@
+"""One trial: put together from its settings, its data and a run folder, and trained to its end in this process.
+
+This room knows no storage, no MLflow and no Ray. Whoever starts a trial hands in the run folder, a function that reads the
+data, the sinks, and the other workers.
+"""
+
+import itertools
+import logging
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from diffcps.config import RunConfig
+from diffcps.data.transitions import DatasetInfo, Transitions
+from diffcps.errors import UserError
+from diffcps.runs.folder import RunFolder, TakenOverError
+from diffcps.tasks.registry import task_of
+from diffcps.training import cost, environment, loop, measures
+from diffcps.training.evaluation import Evaluator
+from diffcps.training.learner import Learner
+from diffcps.training.loop import Sink, WorkerGroup
+from diffcps.training.measures.taking import Measurer
+from diffcps.training.members import Packs, WorkerLostError, fitting
+from diffcps.training.watchdog import Watchdog, reason
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this process may use."""
+
+    device: torch.device
+    """Where it learns."""
+    threads: int = 1
+    """For stepping environments."""
+    memory: float | None = None
+    """Bytes on the device; members that need more are trained in several packs. ``None``: no limit."""
+
+    @classmethod
+    def prepared(cls) -> "Machine":
+        """The GPU if there is one, else the CPU with torch's number of threads; set up for learning."""
+        machine = cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads())
+        cost.prepare(machine.threads, machine.device)
+        return machine
+
+
+def run(
+    config: RunConfig,
+    folder: RunFolder,
+    load: Callable[[], Transitions],
+    machine: Machine,
+    *,
+    workers: WorkerGroup | None = None,
+    sinks: Callable[[Mapping[str, Any]], Sequence[Sink]] | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    requested_at: float | None = None,
+    checkpoint_clock: Callable[[], float] = time.monotonic,
+    stuck_after: float | None = None,
+) -> None:
+    """Train one trial to its end, from its newest checkpoint if it has one. A complete trial is left as it is.
+
+    Args:
+        config: the trial.
+        folder: its run folder; if the trial fails, its status says why.
+        load: reads the data set, once the folder is claimed.
+        machine: what this process may use.
+        workers: the workers that share the members; by default this one trains all.
+        sinks: makes the sinks from the content of ``environment.json``; called in the first worker only.
+        report, progress, requested_at, checkpoint_clock: see ``loop.run``.
+        stuck_after: seconds without movement after which this process ends itself; by default never.
+
+    Raises:
+        TakenOverError: another process has claimed the folder.
+        UserError: the data set is missing or broken, the folder belongs to another trial, the memory is too small, or a
+            measure does not fit.
+    """
+    workers, requested_at = workers or WorkerGroup(), time.time() if requested_at is None else requested_at
+    notes = _last_attempt(folder)
+    _open(folder, config, workers)
+    if folder.complete:
+        return
+    # the others wait for the first worker at every row, and it for them: one watchdog is enough
+    with Watchdog(stuck_after if workers.first else None, folder.trace) as watchdog, _recorded(folder, workers):
+        dataset = _read(config, load, workers)
+        with closing(_packs(config, dataset, machine, workers=workers, heartbeat=watchdog.heartbeat)) as packs:
+            facts = _facts(config, packs, dataset.info, machine=machine, workers=workers)
+            if workers.first:
+                folder.record_environment(facts)
+            loop.run(
+                config,
+                packs,
+                packs.evaluate,
+                folder,
+                measure=packs.measure if config.measures else None,
+                workers=workers,
+                sinks=sinks(facts) if sinks and workers.first else (),
+                report=report,
+                progress=watchdog.following(progress),
+                notes=[*notes, *_gathered([learner.steps.notes for learner in packs.learners], workers)],
+                requested_at=requested_at,
+                checkpoint_clock=checkpoint_clock,
+            )
+
+
+def _last_attempt(folder: RunFolder) -> list[str]:
+    """A sentence if a watchdog ended the attempt before this one."""
+    if not (stacks := folder.stuck):
+        return []
+    logger.warning("%s: the attempt before this one was ended:\n%s", folder.path, stacks)
+    return [f"an earlier attempt was ended because {reason(stacks)}; the log has the stack of every thread."]
+
+
+def _open(folder: RunFolder, config: RunConfig, workers: WorkerGroup) -> None:
+    """Make the run folder, or find it, and claim it; workers other than the first only read it."""
+    try:
+        if not workers.first:
+            folder.fetch()
+            return
+        folder.create(config)
+        if not folder.complete:
+            folder.claim()
+    except UserError as error:
+        workers.leave(str(error), mistake=True)
+        raise
+
+
+@contextmanager
+def _recorded(folder: RunFolder, workers: WorkerGroup) -> Iterator[None]:
+    """Write into the folder why the trial failed, and tell the other workers."""
+    try:
+        yield
+    except Exception as error:
+        mistake = isinstance(error, UserError)
+        why = str(error) if mistake or isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
+        details = "" if mistake else getattr(error, "details", None) or traceback.format_exc()
+        if workers.first and not isinstance(error, TakenOverError):
+            try:
+                folder.fail(why, details)
+            except (OSError, UserError) as again:
+                logger.error("%s: %s; and its status cannot be written: %s", folder.path, why, again)
+        workers.leave(f"{why} (on {socket.gethostname()})", details, mistake)
+        raise
+
+
+def _read(config: RunConfig, load: Callable[[], Transitions], workers: WorkerGroup) -> Transitions:
+    """The data set, the same for all workers."""
+    measures.check(config)
+    dataset = load()
+    workers.agree("the data set", dataset.info.checksum)
+    return dataset
+
+
+def _packs(
+    config: RunConfig,
+    dataset: Transitions,
+    machine: Machine,
+    *,
+    workers: WorkerGroup,
+    heartbeat: Callable[[], None],
+) -> Packs:
+    """This worker's members in as few packs as fit into its memory; all packs share the data on the device."""
+    task, device = task_of(config), machine.device
+    own = range(len(config.members))[workers.own]
+    names = "observations", "actions", "rewards", "next_observations", "terminals"
+    shared: Any = SimpleNamespace(**{name: torch.as_tensor(getattr(dataset, name), device=device) for name in names})
+    engine = cost.choose(config, device).engine
+    pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+    packs = Packs()
+    for part in fitting(config, len(own), task, rows=dataset.info.rows, memory=machine.memory):
+        share = slice(own[part].start, own[part].stop)
+        members = config.members[share]
+        packs.add(
+            Learner(config, shared, task.max_action, device=device, engine=engine, pool=pool, own=share),
+            Evaluator(task, config.physics, members, config.evaluation, threads=machine.threads, heartbeat=heartbeat),
+            Measurer(config, members, dataset, threads=machine.threads, tick=heartbeat),
+        )
+    return packs
+
+
+def _facts(
+    config: RunConfig, packs: Packs, dataset: DatasetInfo, *, machine: Machine, workers: WorkerGroup
+) -> dict[str, Any]:
+    """The content of ``environment.json``."""
+    choice = cost.choose(config, machine.device)
+    used = _gathered([[learner.steps.kind] for learner in packs.learners], workers)
+    return environment.describe(dataset, machine.device) | {
+        "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
+        "workers": workers.count,
+        "pack_sizes": [learner.members for learner in packs.learners],
+    }
+
+
+def _gathered(lists: Sequence[Sequence[str]], workers: WorkerGroup) -> list[str]:
+    """What the packs of all workers say, each text once."""
+    said = workers.collect(list(itertools.chain(*lists)))
+    return list(dict.fromkeys(itertools.chain(*said)))
