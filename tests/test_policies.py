@@ -99,28 +99,28 @@ def test_a_mistake_ends_in_a_sentence(tmp_path: Path) -> None:
         policy.act(np.zeros(11), actor="ema")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"member 2: .* has 2"):
         diffcps.load_policy(folder.path, 2)
-    with pytest.raises(UserError, match="whole sweep"):
+    with pytest.raises(UserError, match=r"runs/\{"):
         diffcps.load_policy(tmp_path / "sweep")
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="nowhere"):
         diffcps.load_policy(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="holds no policy"):
+    with pytest.raises(UserError, match=CARD):
         diffcps.load_policy(tmp_path)
-    with pytest.raises(UserError, match="leave out the member"):
+    with pytest.raises(UserError, match=r"member \(0\)"):
         diffcps.load_policy(policy.save(tmp_path / "out"), 0)
 
 
 @pytest.mark.parametrize(
     ("file", "damage", "named"),
     [
-        (NETWORKS, lambda data: data[:-1] + bytes([data[-1] ^ 1]), rf"{NETWORKS} is damaged"),
-        (NETWORKS, lambda data: b"", rf"{NETWORKS} is damaged"),
-        (CARD, lambda data: data[:-20], rf"{CARD} cannot be read"),
-        (CARD, lambda data: b"[]", rf"{CARD} cannot be read"),
-        (CARD, lambda data: b"{}", rf"{CARD}: its format is None"),
-        (CARD, lambda data: data.replace(b'"step": 4', b'"steps": 4'), rf"{CARD}: it does not describe"),
-        (CARD, lambda data: data.replace(b'"hidden_size": 8', b'"hidden_size": 9'), rf"{NETWORKS}: its networks are"),
+        (NETWORKS, lambda data: data[:-1] + bytes([data[-1] ^ 1]), rf"{NETWORKS}"),
+        (NETWORKS, lambda data: b"", rf"{NETWORKS}"),
+        (CARD, lambda data: data[:-20], rf"{CARD}"),
+        (CARD, lambda data: b"[]", rf"{CARD}"),
+        (CARD, lambda data: b"{}", rf"{CARD}: .*None"),
+        (CARD, lambda data: data.replace(b'"step": 4', b'"steps": 4'), rf"{CARD}: .*step"),
+        (CARD, lambda data: data.replace(b'"hidden_size": 8', b'"hidden_size": 9'), rf"{NETWORKS}: .*networks"),
         (CARD, lambda data: data.replace(b'"hidden_size"', b'"hidden_sizes"'), rf"{CARD}: .*no setting 'hidden_sizes'"),
-        (CARD, lambda data: data.replace(b"policy 1", b"policy 2"), rf"{CARD}: its format is 'diffcps policy 2'"),
+        (CARD, lambda data: data.replace(b"policy 1", b"policy 2"), rf"{CARD}: .*'diffcps policy 2'"),
     ],
 )
 def test_damaged_and_foreign_files_are_named(file: str, damage: Any, named: str, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_damaged_and_foreign_files_are_named(file: str, damage: Any, named: str,
     with pytest.raises(UserError, match=named):
         diffcps.load_policy(folder)
     (folder / file).unlink()
-    with pytest.raises(UserError, match=r"cannot be read|holds no policy"):
+    with pytest.raises(UserError, match=file):
         diffcps.load_policy(folder)
 
 
@@ -139,10 +139,10 @@ def test_a_checkpoint_that_is_damaged_or_not_there_is_no_policy(tmp_path: Path) 
     folder = trained.write(tmp_path, trained.config())
     (checkpoint,) = (folder.path / "checkpoint").glob("*.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"step_000000004\.pt does not match its checksum"):
+    with pytest.raises(UserError, match=r"step_000000004\.pt"):
         diffcps.load_policy(folder.path)
     checkpoint.unlink()
-    with pytest.raises(UserError, match="has no checkpoint yet"):
+    with pytest.raises(UserError, match="no checkpoint"):
         diffcps.load_policy(folder.path)
 
 

@@ -86,7 +86,7 @@ class Evaluate:
         from diffcps.tasks.registry import task_of
 
         steps = task_of(policy.card.run).episode_limit * -(-self.episodes // PARALLEL_EPISODES)
-        with _bar(console, f"seed {policy.card.config.seed}", steps) as progress:
+        with _bar(console, f"seed {policy.card.seed}", steps) as progress:
             return evaluate(
                 policy, self.episodes, candidates=self.candidates, actor=self.actor, physics=self.physics, seed=self.seed,
                 threads=torch.get_num_threads(), progress=progress, record=first and self.video is not None,
@@ -107,7 +107,7 @@ class Evaluate:
         )  # fmt: skip
         found = [result.summary() for result in results]
         cells = {
-            "seed": [str(policy.card.config.seed) for policy in policies],
+            "seed": [str(policy.card.seed) for policy in policies],
             "score": [f"{number(f['score']['mean'])} ± {number(f['score']['std'])}" for f in found],
             "95 % interval": [interval(f["score"]["low"], f["score"]["high"]) for f in found],
             "return": [f"{number(f['return']['mean'])} ± {number(f['return']['std'])}" for f in found],
@@ -150,7 +150,7 @@ def to_json(policy: "SavedPolicy", results: "EpisodeResults") -> dict[str, objec
     """The results of one policy, ready for JSON."""
     card = policy.card
     known: dict[str, object] = {"task": card.run.task, "key": card.key, "member": card.member, "step": card.step}
-    known |= {"seed": card.config.seed, "episodes": len(results.returns)}
+    known |= {"seed": card.seed, "episodes": len(results.returns)}
     for name, values in results.summary().items():
         known[name] = {statistic: _finite(value) for statistic, value in values.items()}
     return known | {"returns": [_finite(value) for value in results.returns.tolist()]}

@@ -51,7 +51,7 @@ class Export:
             step, steps = policy.card.step, policy.card.run.steps
             unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""
             console.print(
-                f"{policy.card.run.task}, seed {policy.card.config.seed}, step {step:,}{unfinished}", highlight=False
+                f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}", highlight=False
             )
             files = ["policy.safetensors", "policy.json"]
             if self.onnx:

@@ -1,4 +1,4 @@
-"""Policies for use outside of training: loaded, saved, exported, and served by MLflow. See the README beside this file."""
+"""Trained policies: load, save, export, evaluate, film, and serve through MLflow. See the README in this folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,22 +13,22 @@ __all__ = ["SavedPolicy", "load_policy"]
 
 
 def load_policy(path: Path | str, member: int | None = None, device: "torch.device | str" = "cpu") -> SavedPolicy:
-    """A trained policy, ready to act.
+    """Load a trained policy.
 
     Args:
         path: a run folder (``results/NAME/runs/KEY``), an exported folder, or the folder of an MLflow model.
-        member: which policy of a run folder's pack, counted from 0; by default the first. Other folders have one.
-        device: where it computes.
+        member: number of the policy in a run folder's pack, from 0; by default the first. Other folders have one policy.
+        device: the device that computes actions.
 
     Raises:
-        UserError: there is none, or its files are damaged or something else; names the file.
+        UserError: there is no policy, or a file is damaged or of another kind. The message names the file.
     """
     folder = Path(path).expanduser()
-    for place in (folder, folder / "data" / "policy"):
-        if (place / CARD).exists():
+    for location in (folder, folder / "data" / "policy"):
+        if (location / CARD).exists():
             if member is not None:
-                raise UserError(f"{folder} holds one policy: leave out the member ({member}).")
-            return read(place, device)
+                raise UserError(f"{folder} contains one policy: leave out the member ({member}).")
+            return read(location, device)
     if (folder / "config.json").exists():
         from diffcps.deploy.trained import members
         from diffcps.runs.folder import RunFolder
@@ -36,7 +36,9 @@ def load_policy(path: Path | str, member: int | None = None, device: "torch.devi
         return members(RunFolder(folder), member or 0, device)[0]
     if (folder / "runs").is_dir():
         known = sorted(file.parent.name for file in (folder / "runs").glob("*/config.json"))
-        raise UserError(f"{folder} is a whole sweep: choose one of its run folders, runs/{{{', '.join(known)}}}.")
+        raise UserError(f"{folder} is the folder of a sweep. Name one of its run folders: runs/{{{', '.join(known)}}}.")
     if not folder.exists():
         raise UserError(f"{folder} does not exist. A run folder is results/NAME/runs/KEY.")
-    raise UserError(f"{folder} holds no policy: neither a run folder's config.json nor an exported {CARD}.")
+    raise UserError(
+        f"{folder} contains no policy: there is neither config.json of a run folder nor an exported {CARD}."
+    )

@@ -1,6 +1,6 @@
-"""A policy as an ONNX file: one function of observations and noise, for programs without this project and without torch.
+"""A policy as an ONNX file: a function of observations and noise, for programs without this project and without torch.
 
-ONNX rather than TorchScript, which torch has given up and which only torch can run; ONNX files run in any language.
+TorchScript is no alternative: it is deprecated, and only torch can run it.
 """
 
 import contextlib
@@ -25,27 +25,23 @@ if TYPE_CHECKING:
     import onnx
 
 TOLERANCE = 1e-5
-"""How far an exported action may lie from the original's, in units of the action bound: sums are taken in another order.
-Where one of several candidates is chosen and two are all but equally likely, the other one may be. A policy of precision
-bf16 is exported in fp32, and differs by what bf16 rounds."""
+"""Largest difference of an exported action from the original, in units of the action bound; it comes from another order
+of sums. There are two exceptions: if two candidates are almost equally likely, the other one may be chosen; a policy of
+precision bf16 is exported in fp32, without the rounding of bf16."""
 FILE = "policy.onnx"
 
 
 class _Function(nn.Module):
-    """The sampler of training with one policy's networks as constants."""
+    """The sampler of training, with the networks of one policy as constants."""
 
     def __init__(self, policy: SavedPolicy, actor: Actor) -> None:
         super().__init__()
         card = policy.card
         run = card.run.with_settings(precision="fp32")
         self.model = Model(
-            run.algorithm,
-            algorithms.settings(run),
-            card.observation_size,
-            card.action_size,
-            card.max_action,
-            torch.device("cpu"),
-        )
+            run.algorithm, algorithms.settings(run), observation_size=card.observation_size, action_size=card.action_size,
+            max_action=card.max_action, device=torch.device("cpu"),
+        )  # fmt: skip
         self.sample = algorithms.get(run.algorithm).sample_actions
         networks = policy.policy.parameters
         networks = networks | ({"actor": networks["average"]} if actor == "average" else {})
@@ -56,26 +52,28 @@ class _Function(nn.Module):
     def forward(self, observations: Tensor, noise: Tensor, uniform: Tensor | None = None) -> Tensor:
         """``[B, o]``, ``[B, N, D, a]`` and ``[B, N]`` → ``[B, a]``."""
         parameters = {name: getattr(self, name) for name in self.names}
-        draws = noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
+        noise = noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
         uniform = torch.full((1, 1, 1), 0.5) if uniform is None else uniform.unsqueeze(0)
-        return self.sample(self.model, parameters, observations.unsqueeze(0), draws, uniform).squeeze(0)
+        return self.sample(
+            self.model, parameters, observations=observations.unsqueeze(0), noise=noise, uniform=uniform
+        ).squeeze(0)
 
 
 def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor: Actor | None = None) -> Path:
     """Write the policy as an ONNX model: ``(observations, noise[, uniform]) -> actions``, all float32.
 
-    With N candidates, D draws a number of an action (``draws``), o and a as in the task, and any B: ``observations``
-    ``[B, o]``; ``noise`` ``[B, N, D, a]``, standard normal; only where N > 1 ``uniform`` ``[B, N]`` on (0, 1), open at
-    both ends, by which one candidate is chosen; ``actions`` ``[B, a]``.
+    Shapes, for any batch size B and N candidates: ``observations`` ``[B, o]``; ``noise`` ``[B, N, D, a]``, standard normal,
+    with D random numbers for each action dimension; ``uniform`` ``[B, N]``, only if N > 1, uniform on the open interval
+    (0, 1), chooses one candidate; ``actions`` ``[B, a]``.
 
     Args:
-        policy: what is exported.
-        file: where to.
-        candidates: N; by default as many as the policy was judged with.
-        actor: ``online`` or ``average``; by default the one that was judged.
+        policy: the policy.
+        file: the file to write.
+        candidates: N; by default as in the evaluations during training.
+        actor: ``online`` or ``average``; by default as in the evaluations during training.
 
     Returns:
-        The file.
+        ``file``.
 
     Raises:
         UserError: the extra packages are missing, the file cannot be written, or an option does not fit the policy.
@@ -107,7 +105,7 @@ def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch's exporter has to say of itself (another package is not there, a function of its own is old) is not ours."""
+    """Silence torch's exporter, which warns about optional packages and about its own deprecated functions."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -120,20 +118,20 @@ def _quiet() -> Iterator[None]:
 
 
 def require() -> None:
-    """Raise ``UserError`` where what exporting needs is not installed."""
+    """Raise ``UserError`` when a package that exporting needs is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"to write an ONNX file, {error.name} is needed: pip install 'diffcps[export]', or leave the file out (--no-onnx)."
+            f"policy.onnx needs the package {error.name}: pip install 'diffcps[export]', or use --no-onnx."
         ) from error
 
 
 def inputs(
     policy: SavedPolicy, rows: int, candidates: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Made-up observations, and the noise and uniform numbers that an exported function takes; see ``export``."""
+    """Random observations, noise and uniform numbers, with the shapes that ``export`` describes."""
     rng = np.random.default_rng(seed)
     card, draws = policy.card, policy.policy.model.policy.draws
     observations = rng.standard_normal((rows, card.observation_size)).astype(np.float32)
@@ -143,14 +141,14 @@ def inputs(
 
 
 def _describe(model: "onnx.ModelProto", policy: SavedPolicy, candidates: int, actor: Actor) -> None:
-    """Say in the file what it is."""
+    """Write a description into the model."""
     card = policy.card
     model.doc_string = (
         f"Policy for {card.run.task} after {card.step} steps of {card.run.algorithm}. noise [B, N, D, a] is "
-        "standard normal; uniform [B, N], where there is such an input, lies on (0, 1)."
+        "standard normal; uniform [B, N], if it is an input, is uniform on (0, 1)."
     )
     facts = {
-        "task": card.run.task, "key": card.key, "member": card.member, "seed": card.config.seed, "step": card.step,
+        "task": card.run.task, "key": card.key, "member": card.member, "seed": card.seed, "step": card.step,
         "actor": actor, "candidates": candidates, "draws": policy.policy.model.policy.draws,
         "max_action": card.max_action, "git_commit": card.git_commit,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What MLflow loads: a saved policy behind ``predict``. It runs from a copy of the code that goes with each model."""
+"""The class that MLflow loads: a saved policy with ``predict``. Each MLflow model contains a copy of this code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,5 +24,5 @@ class Served:
 
 
 def _load_pyfunc(path: str) -> Served:
-    """MLflow calls it with the folder that ``SavedPolicy.save`` wrote."""
+    """Called by MLflow with the folder that ``SavedPolicy.save`` wrote."""
     return Served(read(Path(path)))

@@ -1,7 +1,7 @@
-"""One trained policy for use: what it is, how it acts, and its two files.
+"""A trained policy: its description, how it acts, and its two files.
 
 policy.safetensors   the networks: online policy, its average, target critic
-policy.json          everything else: task, sizes, settings, checkpoint, data, versions, and the SHA-256 of the first
+policy.json          everything else: task, sizes, settings, checkpoint, data, versions, and the SHA-256 of the first file
 """
 
 import hashlib
@@ -20,47 +20,47 @@ from torch import Tensor
 
 from diffcps import algorithms
 from diffcps.algorithms.model import Model
-from diffcps.config import Actor, Member, RunConfig
+from diffcps.config import Actor, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import disk_full_as_user_error, write_atomically
 from diffcps.training.policy import Policy
 
 FORMAT = "diffcps policy 1"
-"""What the first line of ``policy.json`` says; a change that this reader could not follow gets another number."""
+"""First entry of ``policy.json``. A format that this version cannot read has another number."""
 NETWORKS, CARD = "policy.safetensors", "policy.json"
 ROWS_AT_ONCE = 4096
-"""Observations that are acted on together, which bounds the memory of their candidates."""
+"""Observations that are processed together; limits the memory for their candidates."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a policy is and where it comes from."""
+    """The description of a policy."""
 
     run: RunConfig
-    """The trial, with this policy's member alone."""
+    """The trial, with this policy as its only member."""
     key: str
     """The trial's key: the name of its run folder."""
     member: int
-    """Its place in the trial's pack."""
+    """Its number in the trial's pack, from 0."""
     step: int
-    """Gradient steps it has taken. A run folder keeps its newest checkpoint: that of the end, once it is complete."""
+    """Number of gradient steps."""
     observation_size: int
     action_size: int
     max_action: float
-    """Actions lie in [−max_action, max_action]."""
+    """Actions are in [−max_action, max_action]."""
     score: float | None = None
-    """Its score at this step: the mean over the episodes of the evaluation; ``None`` where it was not judged."""
+    """Mean score of the evaluation at this step; ``None`` when there was no evaluation."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
-    """What it was learned from: source, checksum, provenance, rows."""
+    """The training data: source, checksum, provenance, rows."""
     versions: Mapping[str, Any] = field(default_factory=dict)
-    """Packages it was trained with."""
+    """Versions of the packages used in training."""
     git_commit: str = "unknown"
-    """The project's commit it was trained with."""
+    """The project's commit used in training."""
 
     @property
-    def config(self) -> Member:
-        """The member."""
-        return self.run.members[0]
+    def seed(self) -> int:
+        """The policy's seed."""
+        return self.run.members[0].seed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, ready for JSON."""
@@ -68,9 +68,9 @@ class Card:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Card":
-        """The inverse of ``to_dict``. Raises ``UserError`` saying what does not fit."""
+        """The inverse of ``to_dict``. Raises ``UserError`` naming the wrong value."""
         if values.get("format") != FORMAT:
-            raise UserError(f"its format is {values.get('format')!r}, and this version reads {FORMAT!r}.")
+            raise UserError(f"its format is {values.get('format')!r}; this version reads {FORMAT!r}.")
         try:
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
             card = cls(**{**known, "run": RunConfig.from_dict(values["run"])})
@@ -87,41 +87,37 @@ class Card:
 class SavedPolicy:
     """One policy with its networks; ``load_policy`` makes one.
 
-    It acts through the sampler that training and evaluation use, and normalises nothing: observations go in as the
-    environment gives them, actions come out in its units.
+    It uses the sampler of training and evaluation. Observations and actions are those of the environment, in its units;
+    nothing is normalised.
 
     Args:
-        card: what it is.
-        parameters: ``actor``, ``average`` ``[1, P]``, ``target`` ``[1, 2 P']`` and, where the covariance is calibrated,
+        card: its description.
+        parameters: ``actor``, ``average`` ``[1, P]``, ``target`` ``[1, 2 P']`` and, if the covariance is calibrated,
             ``step_losses`` ``[1, T]``.
-        device: where it computes.
+        device: the device that computes actions.
 
     Raises:
-        UserError: the parameters are not those of the card's networks.
+        UserError: the parameters do not fit the networks that the card describes.
     """
 
     def __init__(self, card: Card, parameters: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
         self.card = card
         model = Model(
-            card.run.algorithm,
-            algorithms.settings(card.run),
-            card.observation_size,
-            card.action_size,
-            card.max_action,
-            torch.device(device),
-        )
+            card.run.algorithm, algorithms.settings(card.run), observation_size=card.observation_size,
+            action_size=card.action_size, max_action=card.max_action, device=torch.device(device),
+        )  # fmt: skip
         wanted = {name: [1, model.policy.layout.parameters] for name in ("actor", "average")}
         wanted["target"] = [1, 2 * model.critic.layout.parameters]
         if card.run.value("covariance") == "calibrated":
             wanted["step_losses"] = [1, card.run.value("diffusion_steps")]
         given = {name: list(value.shape) for name, value in parameters.items() if value.dtype == torch.float32}
         if given != wanted:
-            raise UserError(f"its networks are {given}, and its settings ask for {wanted}, all of float32.")
+            raise UserError(f"its networks are {given}, but its settings need {wanted}, all of float32.")
         self.policy = Policy(model, {name: value.to(model.device) for name, value in parameters.items()})
         self._generator = torch.Generator(model.device).manual_seed(0)
 
     def __repr__(self) -> str:
-        return f"<policy for {self.card.run.task}, seed {self.card.config.seed}, after {self.card.step:,} steps>"
+        return f"<policy for {self.card.run.task}, seed {self.card.seed}, after {self.card.step:,} steps>"
 
     def act(
         self,
@@ -133,24 +129,24 @@ class SavedPolicy:
         """Actions for observations.
 
         Args:
-            observations: ``[B, o]``, or one ``[o]``, as the environment gives them.
-            candidates: N actions are drawn for each observation and one is chosen by softmax over the target critic;
-                1 takes the policy's own. By default as many as it was judged with.
-            actor: ``online`` or ``average``, the moving average (EMA). By default the one that was judged.
-            seed: of the noise of this call; the same seed gives the same actions. By default the policy's own stream
-                goes on, which begins anew with each ``load_policy``.
+            observations: ``[B, o]``, or one ``[o]``, from the environment.
+            candidates: N; N actions are sampled for each observation, and one is chosen by softmax over the target critic.
+                1 uses no critic. By default as in the evaluations during training.
+            actor: ``online`` or ``average``, the moving average (EMA). By default as in the evaluations during training.
+            seed: seed of the noise; the same seed gives the same actions. By default the noise comes from the policy's
+                random stream, which restarts with each ``load_policy``.
 
         Returns:
             ``[B, a]``, or ``[a]``, within ±``max_action``.
 
         Raises:
-            UserError: observations of another size, or an option that this policy cannot follow.
+            UserError: the observations have another size, or an option does not fit this policy.
         """
         rows = np.asarray(observations, dtype=np.float32)
         size = self.card.observation_size
         if rows.ndim not in (1, 2) or rows.shape[-1] != size:
             raise UserError(
-                f"observations of shape {list(rows.shape)}: a policy for {self.card.run.task} takes [{size}] or [B, {size}]."
+                f"observations of shape {list(rows.shape)}: a policy for {self.card.run.task} needs [{size}] or [B, {size}]."
             )
         candidates, actor = self.options(candidates, actor)
         generator = self._generator
@@ -165,20 +161,20 @@ class SavedPolicy:
         return actions.reshape(*rows.shape[:-1], self.card.action_size)
 
     def options(self, candidates: int | None, actor: Actor | None) -> tuple[int, Actor]:
-        """Candidates and actor, those it was judged with where none are given. Raises ``UserError``, see ``act``."""
+        """Candidates and actor, by default as in the evaluations during training. Raises ``UserError`` as ``act`` does."""
         evaluation = self.card.run.evaluation
         candidates = evaluation.candidates if candidates is None else int(candidates)
         actor = evaluation.actor if actor is None else actor
         if candidates < 1:
             raise UserError(f"candidates = {candidates}: it must be a positive whole number.")
         if candidates > 1 and self.card.run.algorithm == "bc":
-            raise UserError("behaviour cloning learns no values to choose among candidates with: candidates must be 1.")
+            raise UserError("candidates must be 1: behaviour cloning learns no values to choose a candidate by.")
         if actor not in ("online", "average"):
             raise UserError(f"actor = {actor!r}: it must be 'online' or 'average'.")
         return candidates, actor
 
     def save(self, folder: Path | str) -> Path:
-        """Write its two files into ``folder``, made if need be; ``load_policy`` reads them. Raises ``UserError`` if it cannot."""
+        """Write the two files into ``folder``, which is created if necessary. Raises ``UserError`` when that fails."""
         folder = Path(folder)
         content = safetensors.save({name: value.cpu().contiguous() for name, value in self.policy.parameters.items()})
         card = self.card.to_dict() | {"sha256": hashlib.sha256(content).hexdigest()}
@@ -194,24 +190,24 @@ class SavedPolicy:
 
 
 def read(folder: Path, device: torch.device | str = "cpu") -> SavedPolicy:
-    """The policy that ``SavedPolicy.save`` wrote. Raises ``UserError`` naming the file that is missing, damaged or foreign."""
+    """Read the files of ``SavedPolicy.save``. Raises ``UserError`` with the name of a missing, damaged or unknown file."""
     card_file, file = folder / CARD, folder / NETWORKS
-    mend = "Export the policy again."
+    remedy = "Export the policy again."
     try:
         values = json.loads(card_file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it is no group of values")
+            raise ValueError("it is not a JSON object")
         content = file.read_bytes()
     except (OSError, ValueError) as error:
         missing = isinstance(error, OSError) and str(error.filename) == str(file)
-        raise UserError(f"{file if missing else card_file} cannot be read: {error}. {mend}") from error
+        raise UserError(f"{file if missing else card_file} cannot be read: {error}. {remedy}") from error
     try:
         card = Card.from_dict(values)
     except UserError as error:
-        raise UserError(f"{card_file}: {error} {mend}") from error
+        raise UserError(f"{card_file}: {error} {remedy}") from error
     if hashlib.sha256(content).hexdigest() != values.get("sha256"):
-        raise UserError(f"{file} is damaged, or not what {CARD} beside it belongs to: its SHA-256 differs. {mend}")
+        raise UserError(f"{file} is damaged or does not belong to {CARD}: its SHA-256 differs. {remedy}")
     try:
         return SavedPolicy(card, safetensors.load(content), device)
     except (SafetensorError, UserError) as error:
-        raise UserError(f"{file}: {error} {mend}") from error
+        raise UserError(f"{file}: {error} {remedy}") from error

@@ -1,7 +1,7 @@
-"""A copy of what acting needs of this project, for places where it is not installed.
+"""A copy of the code that a policy needs to act, for machines without this project.
 
-The copy is a package of another name, which ends in a digest of its content: it never stands in the way of an installed
-``diffcps``, and models of different ages live in one process, each with the code that it was made with.
+The copy is a package whose name ends in a digest of its content. So it does not conflict with an installed ``diffcps``, and
+models of different versions can be used in one process, each with its own code.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ def _sources() -> dict[str, str]:
 
 @cache
 def package() -> str:
-    """Name of the copy: ``diffcps_`` and ten digits of its content's SHA-256."""
+    """Name of the copy: ``diffcps_`` and ten digits of the SHA-256 of its content."""
     return f"diffcps_{hashlib.sha256(repr(sorted(_sources().items())).encode()).hexdigest()[:10]}"
 
 
 def ship(folder: Path) -> Path:
-    """Write the copy below ``folder``; returns the package's folder."""
+    """Write the copy into ``folder`` and return the folder of the package."""
     target = folder / package()
     for name, text in _sources().items():
         file = target / name

@@ -1,4 +1,4 @@
-"""Policies out of run folders."""
+"""Reads policies from run folders."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,39 +12,37 @@ from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
 
-_TOLD = "source", "checksum", "provenance", "provenance_note", "rows"
+_DATA_FACTS = "source", "checksum", "provenance", "provenance_note", "rows"
 
 
 def members(folder: RunFolder, which: int | None = None, device: torch.device | str = "cpu") -> list[SavedPolicy]:
-    """Policies of a trial as its newest checkpoint has them: the last ones, once the trial is complete.
+    """The policies in a trial's newest checkpoint.
 
     Args:
         folder: the run folder.
-        which: a member's place in the pack; by default all of them.
-        device: where they compute.
+        which: number of a member in the pack; ``None``: all.
+        device: the device that computes actions.
 
     Raises:
-        UserError: there is no whole checkpoint, its newest file is damaged, or there is no such member.
+        UserError: there is no checkpoint, the newest one is damaged, or there is no such member.
     """
     config, task = folder.config, task_of(folder.config)
     count = len(config.members)
     if which is not None and not 0 <= which < count:
-        raise UserError(f"member {which}: {folder.path} has {count}, counted from 0.")
+        raise UserError(f"member {which}: {folder.path} has {count} members, numbered from 0.")
     state, complaints = folder.load_checkpoint()
     if complaints:
-        mend = (
-            f"delete {folder.path} and start again" if folder.complete else "start the trial again, and it mends that"
-        )
-        raise UserError(f"{' '.join(complaints)} An older one is not what the trial ended with: {mend}.")
+        remedy = f"Delete {folder.path} and run the trial again" if folder.complete else "Resume the trial to repair it"
+        raise UserError(f"{' '.join(complaints)} An older checkpoint is not used instead. {remedy}.")
     if state is None:
-        raise UserError(f"{folder.path} has no checkpoint yet: its trial has not come to one. Wait, or go on with it.")
+        raise UserError(f"{folder.path} has no checkpoint yet. Wait for one, or resume the trial.")
     try:
         pack, step = state["learner"]["pack"], int(state["learner"]["step"])
         networks = {name: pack[name] for name in ACTING if name in pack}
     except (KeyError, TypeError) as error:
-        raise UserError(f"the checkpoint in {folder.path} is not one of this project's ({error!r}).") from error
-    judged = config.evaluation.every
-    scores = state.get("scores") if step % judged == 0 or step == config.steps else None
+        raise UserError(f"the checkpoint in {folder.path} was not written by this project ({error!r}).") from error
+    evaluated = step % config.evaluation.every == 0 or step == config.steps
+    scores = state.get("scores") if evaluated else None
     environment = folder.environment
     return [
         SavedPolicy(
@@ -69,10 +67,10 @@ def members(folder: RunFolder, which: int | None = None, device: torch.device | 
 
 
 def _score(value: float) -> float | None:
-    """A diverged policy has no score; JSON has no word for what is not a number."""
+    """The score, or ``None`` for a diverged policy, because JSON has no NaN."""
     return float(value) if np.isfinite(value) else None
 
 
 def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     dataset = environment.get("dataset", {})
-    return {name: dataset[name] for name in _TOLD if name in dataset}
+    return {name: dataset[name] for name in _DATA_FACTS if name in dataset}

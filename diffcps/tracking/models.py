@@ -141,7 +141,7 @@ def tags(policy: SavedPolicy) -> dict[str, str]:
     """What a model is found and chosen by."""
     card = policy.card
     known = {
-        "config_key": card.key, "member": str(card.member), "task": card.run.task, "seed": str(card.config.seed),
+        "config_key": card.key, "member": str(card.member), "task": card.run.task, "seed": str(card.seed),
         "step": str(card.step), "data_source": card.run.data.source, "physics": card.run.physics,
         "registered_name": registered_name(card.run, card.dataset.get("provenance", "unverified")), "git_commit": card.git_commit,
         "dataset_checksum": str(card.dataset.get("checksum", "unknown")),
@@ -154,10 +154,10 @@ def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPol
 
     card = policy.card
     settings = {name: card.run.value(name) for name in SHOWN if name in card.run.settings}
-    params = {name: str(value) for name, value in (settings | {"seed": card.config.seed}).items()}
+    params = {name: str(value) for name, value in (settings | {"seed": card.seed}).items()}
     # MLflow's names know no full stop
     steps = f" T={settings['diffusion_steps']}" if "diffusion_steps" in settings else ""
-    name = re.sub("[^A-Za-z0-9_-]", "-", card.run.task) + f"{steps} seed {card.config.seed}"
+    name = re.sub("[^A-Za-z0-9_-]", "-", card.run.task) + f"{steps} seed {card.seed}"
     model = client.create_logged_model(experiment, name, run, tags(policy), params, model_type="policy")
     write(policy, folder, code, run, model.model_id)
     client.log_model_artifacts(model.model_id, str(folder))
