@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Run a trained policy for some episodes and print its score: mean, standard deviation over episodes, and the 95 %
-    interval of the mean.
+    """Run a trained policy for some episodes and print its scores.
 
-    The policy acts as in the evaluations during training. The episodes are new ones.
+    Prints mean, standard deviation over episodes, and the 95 % interval of the mean. The policy acts as in the
+    evaluations during training; the episodes are new ones.
     """
 
     policy: tyro.conf.Positional[str]
@@ -34,17 +34,15 @@ class Evaluate:
     episodes: int = 100
     """Number of episodes for each policy."""
     video: Path | None = None
-    """Write a film of an episode with a typical return to this MP4 file (needs pip install 'diffcps[video]'). Mazes are
-    seen from above; the goal is red, the path blue."""
+    """Film an episode with a typical return into this MP4 file (needs pip install 'diffcps[video]')."""
     member: int | None = None
     """Number of the policy in its pack, from 0. Default: all policies; the film shows the first."""
     candidates: int | None = None
-    """Actions sampled for each observation, of which the critic chooses one. 1 uses no critic. Default: as in the
-    evaluations during training."""
+    """Actions sampled for each observation; the critic chooses one. Default: as in the evaluations during training."""
     actor: Actor | None = None
     """The online policy or its moving average. Default: as in the evaluations during training."""
     physics: Physics | None = None
-    """Body masses in the simulator: those of D4RL's recordings, or those of today's robot models. Default: as in training."""
+    """Body masses in the simulator: those of D4RL's recordings or those of today's models. Default: as in training."""
     seed: int = 0
     """Random seed. The same seed gives the same episodes."""
     json: bool = False

@@ -14,9 +14,8 @@ from diffcps.config import Actor
 class Export:
     """Write a trained policy into a folder.
 
-    The files: policy.safetensors and policy.json, which diffcps.load_policy reads, and policy.onnx, a function
-    (observations, noise) -> actions that needs neither this project nor torch. The networks are those of the newest
-    checkpoint.
+    The networks are those of the newest checkpoint. diffcps.load_policy reads policy.safetensors and policy.json.
+    policy.onnx is a function from observations and noise to actions, for programs without this project and torch.
     """
 
     policy: tyro.conf.Positional[str]
@@ -28,10 +27,9 @@ class Export:
     onnx: bool = True
     """Whether to write policy.onnx (needs pip install 'diffcps[export]')."""
     candidates: int | None = None
-    """For policy.onnx: actions sampled for each observation, of which the critic chooses one. 1 uses no critic. Default: as
-    in the evaluations during training."""
+    """For policy.onnx: actions sampled for each observation; the critic chooses one. Default: as in evaluations."""
     actor: Actor | None = None
-    """For policy.onnx: the online policy or its moving average. Default: as in the evaluations during training."""
+    """For policy.onnx: the online policy or its moving average. Default: as in evaluations."""
     results: Path = Path("results")
     """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
     tracking_uri: str | None = None

@@ -1,4 +1,4 @@
-"""``diffcps study`` and ``diffcps toy``: studies on the main path, from their flags to their page."""
+"""``diffcps study`` and ``diffcps toy``: from flags to the page of a study."""
 
 import hashlib
 import json
@@ -43,15 +43,14 @@ class _Where(Scale):
 
 @dataclass(frozen=True)
 class StudyCommand(_Where):
-    """Run one of the studies of the paper's open questions, and write its figures, tables and findings.
+    """Run a study of one of the paper's open questions, and write its figures, tables and findings.
 
-    covariance, entropy, constraint, optimum, capacity, elbo-gap, multimodality, selection, toy.
-
-    Starting a study again continues it.
+    Studies: covariance, entropy, constraint, optimum, capacity, elbo-gap, multimodality, selection, toy. Run the same
+    command again to resume a study.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = tyro.MISSING
-    """One of those above; diffcps/studies/README.md says what each asks."""
+    """Name of the study; see diffcps/studies/README.md."""
 
     def __call__(self) -> int:
         """Run it."""
@@ -60,9 +59,10 @@ class StudyCommand(_Where):
 
 @dataclass(frozen=True)
 class Toy(_Where):
-    """The paper's toy experiment: which policies keep to the ring, over T?
+    """Run the paper's toy experiment: which policies stay on a ring of data, for different T?
 
-    DiffCPS in both profiles, Diffusion-QL, behaviour cloning by diffusion, and a Gaussian by advantage-weighted regression.
+    It compares DiffCPS in both profiles, Diffusion-QL, behaviour cloning with a diffusion policy, and advantage-weighted
+    regression with a Gaussian policy.
     """
 
     def __call__(self) -> int:

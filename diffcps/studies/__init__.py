@@ -1,4 +1,4 @@
-"""Studies: the paper's toy experiment and its open questions, each a grid of trials on the main path and a page."""
+"""Studies: the paper's toy experiment and open questions. Each is a grid of trials and a page."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ NAMES = "toy", "covariance", "entropy", "constraint", "optimum", "capacity", "el
 
 
 def get(name: str) -> "Study":
-    """The study of that name, from the module that is called so; drawing is imported with it, which takes a second.
+    """The study of that name. Importing it takes a second, because it imports matplotlib's figures.
 
-    Raises ``UserError`` naming the nearest one when there is none.
+    Raises ``UserError`` with the nearest name when there is none.
     """
     if name not in NAMES:
         raise UserError(f"no study is called {name!r}{nearest(name, NAMES) or '.'} Studies: {', '.join(NAMES)}.")

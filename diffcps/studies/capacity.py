@@ -1,4 +1,4 @@
-"""How do the network and the amount of data limit how well the behaviour is explained?"""
+"""How do the network and the amount of data limit the fit to the behaviour?"""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def page(results: Results) -> Page:
     """The true KL over width, depth and rows, and a fit of powers to it."""
     frame = results.frame[np.isfinite(results.frame["kl"])]
     if frame["kl"].nunique() < 2:
-        return Page(("Too few policies with a finite divergence to say anything yet.",))
+        return Page(("There are too few policies with a finite divergence.",))
     by = ["hidden_size", "hidden_layers", "rows"]
     table = summary(frame, by, ["kl", "kl_reverse", "mean_behaviour_loss"])
     figure, axes = drawing.panels(2)
@@ -52,7 +52,7 @@ def page(results: Results) -> Page:
     means = frame.groupby(by)["kl"].mean()
     best: Any = means.idxmin()
     findings = (
-        f"KL(π_b ‖ μ) goes as {powers} (least squares over {len(frame)} policies, R² = {explained:.2f}).",
+        f"KL(π_b ‖ μ) is proportional to {powers} (least squares over {len(frame)} policies, R² = {explained:.2f}).",
         f"It is smallest, {means.min():.3g} nats, at width {best[0]}, depth {best[1]} and {best[2]} rows.",
     )
     return Page(findings, {"Two moons, T = 10": table}, {"capacity": figure})

@@ -1,4 +1,4 @@
-"""How do κ and the way λ moves decide what is learned?"""
+"""How do κ and the dual affect the policy?"""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SLACKS = 0.02, 0.05, 0.1, 0.2, 0.5
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """Four corners: κ fixed and calibrated, and every dual."""
+    """Four corners: fixed κ, calibrated κ, and all duals."""
     kappas = (0.05, 0.2, 0.5) if scale.quick else KAPPAS
     slacks = (0.1,) if scale.quick else SLACKS
     count = scale.diffusion_steps[0] if scale.diffusion_steps else (5 if scale.quick else 20)
@@ -44,9 +44,9 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def page(results: Results) -> Page:
-    """λ against κ and against its true value; how often the constraint is violated."""
+    """λ for each κ, and how often the constraint is violated."""
     frame = results.frame.copy()
-    # what the policy's loss uses: the released dual leaves λ itself unclipped
+    # λ as the policy's loss uses it: the official dual clips it only there
     frame["λ in Q"] = frame["mean_lambda"].clip(frame["lambda_clip"], frame["lambda_max"]) * frame["mean_q_scale"]
     columns = [
         "mean_target_kl",
@@ -72,13 +72,13 @@ def page(results: Results) -> Page:
         below = fixed.loc[fixed["mean_violation"] > 0.9, "target_kl"].unique()
         above = fixed.loc[fixed["mean_lambda"] <= fixed["lambda_clip"] + 1e-3, "target_kl"].unique()
         findings.append(
-            f"With κ fixed between {fixed['target_kl'].min():g} and {top:g}, the behaviour loss came down to {floor:.3g}; the "
-            f"bound was violated in nine steps of ten or more at κ = {_listed(below)}, and λ lay at its floor at κ = "
+            f"With fixed κ from {fixed['target_kl'].min():g} to {top:g}, the lowest behaviour loss is {floor:.3g}. The bound is "
+            f"violated in more than 90 % of the steps at κ = {_listed(below)}, and λ is at its lower limit at κ = "
             f"{_listed(above)}."
         )
     for dual, group in duals.groupby("dual", sort=False):
         findings.append(
-            f"Dual {dual}: violated in {100 * group['mean_violation'].mean():.0f} % of the last steps, mean constraint "
+            f"Dual {dual}: violated in {100 * group['mean_violation'].mean():.0f} % of the last steps; the mean constraint is "
             f"{group['mean_constraint'].mean() / group['mean_target_kl'].mean():.3g} κ, λ = {group['mean_lambda'].mean():.3g}."
         )
     trained = results.trained
@@ -98,8 +98,8 @@ def _listed(values: ArrayLike) -> str:
 STUDY = Study(
     "constraint",
     "κ, its calibration, and the dual",
-    "The behaviour loss has a floor that depends on the data and on T. What does a fixed κ do below and above it, what does "
-    "κ = (1 + δ)·L_BC, and which way of moving λ holds the constraint?",
+    "The behaviour loss has a minimum that depends on the data and on T. What are the effects of a fixed κ below and above it, "
+    "and of κ = (1 + δ)·L_BC? Which dual satisfies the constraint?",
     trials,
     page,
 )

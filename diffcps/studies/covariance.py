@@ -15,7 +15,7 @@ STDS = 0.1, 0.2, 0.3, 0.5
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """Behaviour cloning of N(0, s²) at T = 5 and of four corners over T, under every covariance."""
+    """Behaviour cloning of N(0, s²) at T = 5 and of four corners over T, with every covariance."""
     stds = (0.2,) if scale.quick else STDS
     steps = scale.diffusion_steps or ((5, 20) if scale.quick else (2, 5, 10, 20, 50))
     kinds = ("posterior", "calibrated", "learned") if scale.quick else COVARIANCES
@@ -61,8 +61,8 @@ def page(results: Results) -> Page:
             if kind in means.index:
                 (low, high), (least, most) = means.loc[kind, "relative std"], means.loc[kind, "kl"]
                 findings.append(
-                    f"{kind}: the samples of N(0, s²) are {low:.3g} to {high:.3g} times as wide as the data, and KL(π_b ‖ μ) "
-                    f"is {least:.3g} to {most:.3g} nats."
+                    f"{kind}: the standard deviation of the samples of N(0, s²) is {low:.3g} to {high:.3g} times that of the "
+                    f"data, and KL(π_b ‖ μ) is {least:.3g} to {most:.3g} nats."
                 )
     if len(corners):
         by = ["diffusion_steps", "covariance"]
@@ -83,15 +83,15 @@ def page(results: Results) -> Page:
         best = finite.idxmin(axis=1)
         said = ", ".join(f"{kind} at T = {count} ({means.loc[count, kind]:.3g} nats)" for count, kind in best.items())
         if said:
-            findings.append(f"On four corners the smallest KL(π_b ‖ μ) is that of {said}.")
+            findings.append(f"On four corners the covariance with the smallest KL(π_b ‖ μ) is {said}.")
     return Page(tuple(findings), tables, figures)
 
 
 STUDY = Study(
     "covariance",
     "The covariance of the reverse chain",
-    "The released program samples with β̃ and a silent last step. How far from the behaviour does that put a policy that has "
-    "cloned it, and what do other variances give?",
+    "The released program samples with β̃ and without noise in the last step. How far is a cloned policy from the behaviour "
+    "then, and with other variances?",
     trials,
     page,
 )

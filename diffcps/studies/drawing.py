@@ -1,4 +1,4 @@
-"""Pictures of studies: lines over a setting with a band over seeds, bars, and clouds of actions."""
+"""Figures of studies: lines over a setting with a band over seeds, points, and actions in the plane."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffcps.tasks.bandits import Bandit
 
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"
-"""Okabe and Ito's, which people tell apart whatever their eyes."""
+"""The palette of Okabe and Ito, which colour-blind people can distinguish."""
 
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0)) -> tuple["Figure", list["Axes"]]:
@@ -35,7 +35,7 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0))
 
 
 def lines(axes: "Axes", frame: pd.DataFrame, x: str, y: str, by: str, order: Sequence[object] = ()) -> None:
-    """Mean of ``y`` over ``x`` with its range over policies as a band, a line for each value of ``by``."""
+    """A line for each value of ``by``: the mean of ``y`` over ``x``, with its range over policies as a band."""
     groups = dict(list(frame.groupby(by, sort=False)))
     for i, name in enumerate(order or groups):
         if name not in groups:
@@ -52,7 +52,7 @@ def lines(axes: "Axes", frame: pd.DataFrame, x: str, y: str, by: str, order: Seq
 
 
 def points(axes: "Axes", frame: pd.DataFrame, category: str, y: str, order: Sequence[object] = ()) -> None:
-    """Each policy's ``y`` as a point above its category, the mean as a line."""
+    """``y`` of each policy as a point above its category, and the mean as a line."""
     groups = dict(list(frame.groupby(category, sort=False)))
     names = [name for name in (order or groups) if name in groups]
     for i, name in enumerate(names):
@@ -79,7 +79,7 @@ def cloud(axes: "Axes", known: "Bandit", actions: pd.DataFrame, title: str) -> N
 
 
 def clouds(trials: Mapping[str, "Trial"], columns: int = 5) -> "Figure":
-    """Under each title the actions of a trial's first seed, which the measure ``samples`` has left, over its bandit's data."""
+    """For each title, the actions of a trial's first seed (from the measure ``samples``) over the bandit's data."""
     figure, axes = panels(len(trials), columns, size=(2.2, 2.3))
     for one, (title, trial) in zip(axes, trials.items(), strict=True):
         actions = trial.samples
@@ -89,7 +89,7 @@ def clouds(trials: Mapping[str, "Trial"], columns: int = 5) -> "Figure":
 
 
 def behaviours(*names: str, rows: int = 1000) -> Picture:
-    """What the data of bandits of two dimensions look like, coloured by the true mean reward of each action."""
+    """The data of bandits with two dimensions, coloured by the true mean reward of each action."""
     figure, axes = panels(len(names), 4, size=(2.9, 2.5))
     for one, name in zip(axes, names, strict=True):
         known = bandit(name)

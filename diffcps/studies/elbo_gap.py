@@ -1,4 +1,4 @@
-"""How far is what is bounded from what is meant?"""
+"""How far is the bound from the KL divergence that it replaces?"""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def page(results: Results) -> Page:
-    """KL, ELBO, gap and L side by side."""
+    """A comparison of KL, ELBO, their gap and L."""
     frame = results.frame
     columns = ["kl", "cross_entropy_excess", "elbo", "cross_entropy", "gap", "loss"]
     table = summary(frame, ["task", "diffusion_steps"], columns)
@@ -55,20 +55,20 @@ def page(results: Results) -> Page:
     for name, group in frame.groupby("task", sort=False):
         means = group.groupby("diffusion_steps")[["gap", "loss"]].mean()
         first, last = means.iloc[0], means.iloc[-1]
-        said = f"{name}: from T = {means.index[0]} to T = {means.index[-1]} the gap goes from {first['gap']:.3g} to "
-        said += f"{last['gap']:.3g} nats, while the behaviour loss goes from {first['loss']:.3g} to {last['loss']:.3g}"
+        text = f"{name}: from T = {means.index[0]} to T = {means.index[-1]} the gap changes from {first['gap']:.3g} to "
+        text += f"{last['gap']:.3g} nats, and the behaviour loss from {first['loss']:.3g} to {last['loss']:.3g}"
         if len(means) > 1:
             same = (last["gap"] - first["gap"]) * (last["loss"] - first["loss"]) > 0
-            said += ": they move together." if same else ": they move in opposite directions."
-        findings.append(said)
+            text += ": in the same direction." if same else ": in opposite directions."
+        findings.append(text)
     return Page(tuple(findings), {"At the last evaluation": table}, {"gap": figure})
 
 
 STUDY = Study(
     "elbo-gap",
     "KL, ELBO, their gap, and L",
-    "The constraint stands in for a KL divergence through a bound. How loose is the bound, over T, on bandits where the "
-    "truth is known, and on locomotion data?",
+    "The constraint replaces a KL divergence by a bound. How loose is the bound, over T, on bandits with known densities "
+    "and on locomotion data?",
     trials,
     page,
 )

@@ -8,11 +8,11 @@ from diffcps.studies.trials import bandit_trial
 
 CONSTRAINTS = "behaviour_loss", "elbo", "iwae", "renyi"
 BUDGET = 0.5
-"""Nats above behaviour cloning that a cross-entropy may have."""
+"""Budget of a cross-entropy above that of behaviour cloning, in nats."""
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """DiffCPS on four corners in the principled profile, each estimate of the cross-entropy as the constraint."""
+    """DiffCPS on four corners in the principled profile, with each estimate of the cross-entropy as the constraint."""
     count = scale.diffusion_steps or ((5,) if scale.quick else (10, 20))
     return tuple(
         bandit_trial(
@@ -27,7 +27,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def page(results: Results) -> Page:
-    """The true KL beside what was bounded, at the end and along training."""
+    """The true KL compared with the bounded quantity, at the end and during training."""
     frame, measured = results.frame, results.measured
     frame["q units of λ"] = frame["mean_lambda"] * frame["mean_q_scale"]
     columns = [
@@ -48,10 +48,10 @@ def page(results: Results) -> Page:
     findings = []
     for (count, kind), group in frame.groupby(["diffusion_steps", "constraint"], sort=False):
         findings.append(
-            f"T = {count}, {kind}: held {group['mean_constraint'].mean():.3g} against κ = {group['mean_target_kl'].mean():.3g}; "
-            f"the true KL(π_b ‖ μ) is {group['kl'].mean():.3g} nats (by the IWAE "
-            f"{group['cross_entropy_excess'].mean():.3g}), "
-            f"the gap of the ELBO {group['gap'].mean():.3g}, E[Q] = {group['expected_value'].mean():.3g}."
+            f"T = {count}, {kind}: the constraint is {group['mean_constraint'].mean():.3g}, κ = "
+            f"{group['mean_target_kl'].mean():.3g}; the true KL(π_b ‖ μ) is {group['kl'].mean():.3g} nats (IWAE: "
+            f"{group['cross_entropy_excess'].mean():.3g}), the gap of the ELBO {group['gap'].mean():.3g}, E[Q] = "
+            f"{group['expected_value'].mean():.3g}."
         )
     return Page(tuple(findings), {"At the last evaluation": table}, {"training": figure})
 
@@ -59,8 +59,8 @@ def page(results: Results) -> Page:
 STUDY = Study(
     "entropy",
     "Estimates of the cross-entropy",
-    f"The constraint should bound H(π_b, μ). What do the behaviour loss, the weighted ELBO, the IWAE and Rényi's bound hold, "
-    f"each {BUDGET} nats (the loss: a tenth) above behaviour cloning, and what is the true KL then?",
+    f"The constraint should bound H(π_b, μ). What is the true KL if the behaviour loss, the weighted ELBO, the IWAE or Rényi's "
+    f"bound is limited to {BUDGET} nats (the loss: 10 %) above behaviour cloning?",
     trials,
     page,
 )

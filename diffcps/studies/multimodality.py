@@ -1,4 +1,4 @@
-"""What does a diffusion policy give that simpler policies do not?"""
+"""What can a diffusion policy do that simpler policies cannot?"""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ CLASSES = "diffusion", "gaussian", "mixture", "deterministic"
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """Every class of policy under the same constrained problem, over budgets, so that values stand at equal true KL."""
+    """Every class of policy on the same constrained problem over several budgets, to compare values at equal true KL."""
     budgets = (0.5,) if scale.quick else (0.1, 0.3, 1.0, 2.0)
     names = scale.data or (("corners",) if scale.quick else ("corners", "8gaussians", "moons"))
     count = scale.diffusion_steps[0] if scale.diffusion_steps else (10 if scale.quick else 25)
@@ -38,7 +38,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def page(results: Results) -> Page:
-    """Modes found, divergence both ways, mass off the support, and value against true KL."""
+    """Modes, divergence in both directions, mass off the support, and value over true KL."""
     frame = results.frame
     columns = ["kl", "kl_reverse", "off_support", "mode_recall", "expected_value", "bestof_value", "bestof_off_support"]
     table = summary(frame, ["task", "policy", "slack"], columns)
@@ -72,8 +72,8 @@ def _has(frame: pd.DataFrame, name: str) -> bool:
 STUDY = Study(
     "multimodality",
     "Classes of policies",
-    "Diffusion against Gaussian, mixture and deterministic policies under one constrained problem: which modes do they keep, "
-    "what do they put where the data have nothing, and what value do they reach at equal true KL?",
+    "Diffusion, Gaussian, mixture and deterministic policies on the same constrained problem: which modes do they keep, how "
+    "much mass do they put outside the data, and which value do they reach at equal true KL?",
     trials,
     page,
 )

@@ -16,28 +16,28 @@ from diffcps.tasks.bandits import bandit, forward_kl_optimum
 from diffcps.tasks.bandits.optimum import Optimum
 
 BUDGETS = 0.1, 0.2, 0.5, 1.0
-"""ε in nats, under the principled profile."""
+"""ε in nats, for the principled profile."""
 KAPPAS = 0.05, 0.2, 0.25, 0.4
-"""κ under the official one, which has no budget in nats: its true divergence is measured."""
+"""κ for the official profile. It has no budget in nats; its true divergence is measured."""
 MODES = [f"mode_{m}" for m in range(4)]
 START = 0.15
-"""λ starts beside this over ε, in mean sizes of Q: a price falls as its budget grows."""
+"""λ starts near START/ε, in mean sizes of Q: the multiplier is smaller for a larger budget."""
 SIDES = 0.5, 2.0
-"""A member starts at half of it, and one at twice: what they come to must not hang on where they begin."""
+"""One member starts at half of START/ε, one at twice: the result must not depend on the start."""
 SPEED = 4e-4
-"""λ's learning rate over START/ε. Faster, λ runs ahead of the averaged policy, which remembers a thousand steps, and swings
-around λ*; slower, it is still on its way when the steps are over."""
+"""λ's learning rate divided by START/ε. With a higher rate, λ oscillates around λ*, because the averaged policy reacts with
+a delay of a thousand steps; with a lower rate, λ has not converged at the end."""
 LATE = 0.5
-"""Share of the constrained problem's steps, at their end, over which λ is averaged."""
+"""Share of the constrained problem's steps, at the end, over which λ is averaged."""
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """Four corners: one pack with two members for each ε, and one under the official profile with a member for each κ.
+    """Four corners: one pack with two members for each ε, and one in the official profile with a member for each κ.
 
-    What a nat buys is only seen where nothing else takes a share of the budget. T is 40, for at 20 not even the exact net
-    has λ within 10 % (``tests/benchmarks/bound.py``). Cloning takes three quarters of the steps: what it leaves undone would
-    be budget later. λ holds the averaged policy, measured from the cloned one on the same draws, and gradients are cut off
-    only where they are outliers, or they would be biased.
+    The settings remove other influences on the budget. T is 40, because at 20 even the exact network has λ only within more
+    than 10 % (``tests/benchmarks/bound.py``). Cloning takes three quarters of the steps, because the part that is not cloned
+    would add to the budget. The constraint applies to the averaged policy, relative to the cloned one with the same noise.
+    Only outliers among the gradients are clipped, because clipping others would bias them.
     """
     length = scale.steps or (2000 if scale.quick else 64_000)
     cloning = 3 * length // 4
@@ -67,14 +67,14 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def page(results: Results) -> Page:
-    """λ and the corners' weights beside λ* and μ*."""
+    """λ and the weights of the corners compared with λ* and μ*."""
     frame = results.frame.merge(_late(results), on=["key", "member"])
     corners = bandit("corners")
     assert corners.mode_weights is not None
     weights = frame[MODES].to_numpy(np.float64)
     shares = weights / weights.sum(axis=1, keepdims=True)
     frame["between"] = rel_entr(corners.mode_weights, np.maximum(shares, 1e-12)).sum(axis=1)
-    # a behaviour loss is not in nats, and what its bound makes of them is measured
+    # the behaviour loss is not in nats; the divergence that its bound gives is measured
     frame["ε"] = frame["slack"].astype(float).where(frame["profile"] == "principled", frame["between"])
     findings, tables = [], {}
     for profile in ("principled", "official"):
@@ -82,10 +82,10 @@ def page(results: Results) -> Page:
         if len(own):
             table = _table(own, profile)
             shown = table.round({"λ/λ* − 1": 3, "C − κ": 4, "most off": 3, "off support": 3})
-            said = [f"corner {m} (μ*)" for m in range(4)] + ["most off", "E[Q]", "E*[Q]", "off support"]
-            setting = "λ at first" if profile == "principled" else "κ"
-            tables[f"{profile} profile: the constraint and its price"] = shown.drop(columns=said)
-            tables[f"{profile} profile: the policy beside the optimum in closed form"] = shown[["ε", setting, *said]]
+            policy = [f"corner {m} (μ*)" for m in range(4)] + ["most off", "E[Q]", "E*[Q]", "off support"]
+            setting = "initial λ" if profile == "principled" else "κ"
+            tables[f"{profile} profile: the constraint and its multiplier"] = shown.drop(columns=policy)
+            tables[f"{profile} profile: the policy and the optimum in closed form"] = shown[["ε", setting, *policy]]
             findings.append(_finding(profile, table))
     return Page(tuple(findings), tables, {"optimum": _figure(frame)})
 
@@ -98,28 +98,28 @@ def _optimum(epsilon: float) -> Optimum:
 
 
 def _late(results: Results) -> pd.DataFrame:
-    """Means over the last steps of the constrained problem: λ as the policy's loss weighs it against Q itself, and C − κ.
+    """Means over the last steps of the constrained problem: λ for undivided Q, and C − κ.
 
-    What is divided in the loss is Q over its mean size, so λ × that size is the price of a unit of the constraint.
+    The loss divides Q by its mean size, so λ times this size is the multiplier for undivided Q.
     """
     trained = results.trained
     begun = trained["behaviour_steps"].where(trained["profile"] == "principled", 0)
     late = trained[trained["step"] > trained["steps"] - LATE * (trained["steps"] - begun)].copy()
-    # the released dual leaves λ itself unclipped, and clips it where the policy's loss uses it
+    # the official dual clips λ only where the policy's loss uses it
     late["λ"] = late["lambda"].clip(late["lambda_clip"], late["lambda_max"]) * late["q_scale"]
-    late["λ at first"] = late["lambda_init"] * late["q_scale"]
+    late["initial λ"] = late["lambda_init"] * late["q_scale"]
     late["C − κ"] = late["constraint"] - late["target_kl"]
-    return late.groupby(["key", "member"])[["λ", "λ at first", "C − κ"]].mean().reset_index()
+    return late.groupby(["key", "member"])[["λ", "initial λ", "C − κ"]].mean().reset_index()
 
 
 def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """A row a policy. λ* is the price of a nat: only a constraint in nats has a λ to hold against it."""
+    """One row for each policy. λ* is the multiplier of a nat, so it is comparable only if the constraint is in nats."""
     rows = []
-    for row in own.sort_values(["ε", "λ at first"] if profile == "principled" else "target_kl").to_dict("records"):
+    for row in own.sort_values(["ε", "initial λ"] if profile == "principled" else "target_kl").to_dict("records"):
         best = _optimum(row["ε"])
         away = max(abs(row[name] - float(weight)) for name, weight in zip(MODES, best.policy, strict=True))
         nats = {
-            "λ at first": row["λ at first"], "λ": row["λ"], "λ*": best.multiplier,
+            "initial λ": row["initial λ"], "λ": row["λ"], "λ*": best.multiplier,
             "λ/λ* − 1": row["λ"] / best.multiplier - 1.0,
         }  # fmt: skip
         rows.append({
@@ -133,51 +133,52 @@ def _table(own: pd.DataFrame, profile: str) -> pd.DataFrame:
 
 
 def _short(weight: float) -> str:
-    """Without the zero in front: ten columns have to fit a terminal."""
+    """The number without the leading zero, because ten columns must fit into a terminal."""
     return f"{weight:.3f}".removeprefix("0")
 
 
 def _finding(profile: str, table: pd.DataFrame) -> str:
-    """How far a profile ends from the optimum."""
+    """The distance of a profile's policies from the optimum."""
     if profile == "official":
         kappas, epsilons = (", ".join(f"{value:.3g}" for value in table[name]) for name in ("κ", "ε"))
         return (
-            f"official, with κ = {kappas}: the corners' weights are {epsilons} nats from the behaviour's; at these ε "
+            f"official, with κ = {kappas}: the weights of the corners are {epsilons} nats from the behaviour's; at these ε "
             f"{_weights(table['most off'])} "
-            f"With what lies within the corners KL(π_b ‖ μ) is {', '.join(f'{value:.3g}' for value in table['KL(π_b ‖ μ)'])}."
+            f"With the distribution within the corners, KL(π_b ‖ μ) is "
+            f"{', '.join(f'{value:.3g}' for value in table['KL(π_b ‖ μ)'])}."
         )
     groups = table.groupby("ε")
-    first = groups["λ at first"]
+    first = groups["initial λ"]
     sides = ((first.min() < groups["λ*"].first()) & (groups["λ*"].first() < first.max())).sum()
     worst = table.loc[table["λ/λ* − 1"].abs().idxmax()]
     return (
-        f"principled, at ε = {', '.join(f'{value:.3g}' for value in groups.groups)} nats, {len(table)} policies, λ started on "
-        f"either side of λ* at {sides} of {len(groups)} budgets: in the end "
-        f"it differs from λ* by {100 * table['λ/λ* − 1'].abs().min():.0f} to "
-        f"{100 * abs(worst['λ/λ* − 1']):.0f} % (most at ε = {worst['ε']:.3g}: {worst['λ']:.3g} for {worst['λ*']:.3g}); "
+        f"principled, at ε = {', '.join(f'{value:.3g}' for value in groups.groups)} nats, {len(table)} policies, with initial "
+        f"λ on both sides of λ* at {sides} of {len(groups)} budgets: the final λ "
+        f"differs from λ* by {100 * table['λ/λ* − 1'].abs().min():.0f} to "
+        f"{100 * abs(worst['λ/λ* − 1']):.0f} % (largest at ε = {worst['ε']:.3g}: {worst['λ']:.3g}, λ* = {worst['λ*']:.3g}); "
         + _weights(groups["most off"].max())
     )
 
 
 def _weights(farthest: pd.Series) -> str:
-    return f"the corners' weights are within {', '.join(f'{value:.3f}' for value in farthest)} of μ*."
+    return f"the weights of the corners are within {', '.join(f'{value:.3f}' for value in farthest)} of μ*."
 
 
 def _figure(frame: pd.DataFrame) -> Figure:
-    """λ over ε, and the corners' weights of either profile, on the curves of the optimum."""
+    """λ over ε, and the weights of the corners in both profiles, with the curves of the optimum."""
     figure, axes = drawing.panels(3)
     curve = np.geomspace(0.03, 1.5, 60)
     exact = [_optimum(epsilon) for epsilon in curve]
     principled = frame[frame["profile"] == "principled"]
     axes[0].plot(curve, [one.multiplier for one in exact], color="0.6", label="λ*")
-    axes[0].plot(principled["ε"], principled["λ at first"], "x", color="0.6", label="at first")
+    axes[0].plot(principled["ε"], principled["initial λ"], "x", color="0.6", label="at first")
     axes[0].plot(principled["ε"], principled["λ"], "o", color=drawing.COLOURS[0], label="principled")
     for profile, panel in zip(("principled", "official"), axes[1:], strict=True):
         own = frame[frame["profile"] == profile]
         for m in range(4):
             panel.plot(curve, [best.policy[m] for best in exact], color=drawing.COLOURS[m], alpha=0.5)
             panel.plot(own["ε"], own[MODES[m]], "o", color=drawing.COLOURS[m], label=f"corner {m}")
-        panel.set_title(f"{profile}, ε {'asked for' if profile == 'principled' else 'between the corners'}", fontsize=8)
+        panel.set_title(f"{profile}, ε {'requested' if profile == 'principled' else 'of the corners'}", fontsize=8)
     for one in axes:
         one.set_xscale("log")
         one.set_xlabel("ε, nats")
@@ -190,9 +191,9 @@ def _figure(frame: pd.DataFrame) -> Figure:
 
 STUDY = Study(
     "optimum",
-    "The dual beside the optimum in closed form",
-    "With actions in four corners the policy of highest value within ε nats of the behaviour, KL(π_b ‖ μ) ≤ ε, and its "
-    "multiplier λ* are known. Does training find them?",
+    "The dual and the optimum in closed form",
+    "For actions in four corners, the policy of highest value with KL(π_b ‖ μ) ≤ ε and its multiplier λ* are known. Does "
+    "training find them?",
     trials,
     page,
 )

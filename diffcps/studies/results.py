@@ -1,4 +1,4 @@
-"""Run folders of a study in; data frames out, for its page."""
+"""Reads the run folders of a study into data frames for its page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,48 +13,48 @@ from diffcps import stats
 from diffcps.runs.frames import Trial, collect
 
 FINAL_PART = 0.2
-"""Share of a training, at its end, over which λ, losses and violations are averaged."""
+"""Share of the steps, at the end, over which λ, losses and violations are averaged."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The trials of a study that have come to their end, and how many have not."""
+    """The complete trials of a study, and the number of others."""
 
     trials: tuple[Trial, ...]
     missing: int
-    """Trials of the study that are not complete."""
+    """Number of trials that are not complete."""
 
     @classmethod
     def read(cls, folder: Path) -> "Results":
-        """Of a sweep's folder. Raises ``UserError`` when it holds no sweep."""
+        """Read a sweep's folder. Raises ``UserError`` when it contains no sweep."""
         trials = collect(folder).trials
         complete = tuple(trial for trial in trials if trial.state == "complete")
         return cls(complete, len(trials) - len(complete))
 
     def remarks(self) -> list[str]:
-        """What a reader must know before the findings."""
-        said = [f"{len(self.trials)} trials, {len(self.frame)} policies."]
+        """The number of trials and policies, and a warning when some trials are missing."""
+        text = f"{len(self.trials)} trials, {len(self.frame)} policies."
         if self.missing:
-            said.append(f"**{self.missing} trials are not complete and are left out.**")
-        return [" ".join(said), ""]
+            text += f" **{self.missing} trials are not complete and are left out.**"
+        return [text, ""]
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row a policy: its settings, scores, the measures of its last evaluation, and means of its last metrics."""
+        """One row for each policy: settings, scores, the measures of the last evaluation, and means of the last metrics."""
         return pd.DataFrame([row for trial in self.trials for row in _rows(trial)])
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """One row a policy and evaluation: settings, step and measures."""
+        """One row for each policy and evaluation: settings, step and measures."""
         return self._along([trial.measures for trial in self.trials])
 
     @cached_property
     def trained(self) -> pd.DataFrame:
-        """One row a policy and row of ``metrics.csv``: settings, step and metrics."""
+        """One row for each policy and row of ``metrics.csv``: settings, step and metrics."""
         return self._along([trial.metrics for trial in self.trials])
 
     def _along(self, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        """Rows of every trial with its settings beside them; a setting with the name of a column gets ``_set`` behind it."""
+        """The rows of all trials with their settings; a setting with the name of a column gets the suffix ``_set``."""
         parts = []
         for trial, rows in zip(self.trials, frames, strict=True):
             if not rows.empty:
@@ -96,7 +96,7 @@ def _rows(trial: Trial) -> list[dict[str, Any]]:
 def summary(frame: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
     """Mean of ``columns`` over the policies of each group, in the groups' order of appearance, with the number of seeds.
 
-    A column that a group does not have is nan there.
+    A column that a group does not have is NaN.
     """
     present = [name for name in columns if name in frame]
     grouped = frame.groupby(by, sort=False, dropna=False)
@@ -106,7 +106,7 @@ def summary(frame: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFr
 
 
 def interval(values: Any) -> str:
-    """Mean and 95 % bootstrap interval over seeds, as text; without an interval where there is one seed."""
+    """Mean and 95 % bootstrap interval over seeds, as text; for one seed the mean only."""
     array = np.asarray(values, dtype=np.float64)
     low, high = stats.bootstrap_interval(array, np.random.default_rng(0))
     text = f"{array.mean():.3g}"

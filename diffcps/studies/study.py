@@ -1,4 +1,4 @@
-"""What a study is: a grid of trials, and a page of figures, tables and findings drawn from their run folders."""
+"""A study: a grid of trials, and a page with figures, tables and findings made from their run folders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,34 +17,31 @@ if TYPE_CHECKING:
     from diffcps.studies.results import Results
 
 
-# How large a study is run: what its command line asks, and nothing that is slow to import.
-
-
 @dataclass(frozen=True)
 class Scale:
-    """How large a study is run."""
+    """The size of a study."""
 
     quick: bool = False
-    """Minutes on two cores instead of the full settings."""
+    """Small networks and few steps: minutes on two cores. The results are not meaningful."""
     seeds: int | None = None
-    """Seeds of each trial; by default the study's own number."""
+    """Seeds of each trial. Default: depends on the study."""
     steps: int | None = None
-    """Gradient steps of each trial; by default the study's own number."""
+    """Gradient steps of each trial. Default: depends on the study."""
     data: tuple[str, ...] = ()
-    """Names of the bandits (`ring`, `corners`, `8gaussians`, `mixture-5x2`, …) or tasks, where a study lets one choose."""
+    """Bandits (`ring`, `corners`, `mixture-5x2`, …) or tasks, for the studies toy, elbo-gap, multimodality and selection."""
     diffusion_steps: tuple[int, ...] = ()
-    """T, where a study lets one choose."""
+    """T, for the studies that vary it. The studies constraint, optimum and multimodality use the first value."""
     hidden_size: int | None = None
-    """Width of the networks on locomotion tasks; by default the paper's. 64 makes hours of a CPU's days."""
+    """Width of the networks on locomotion tasks. Default: the paper's, which takes days on a CPU; 64 takes hours."""
     batch_size: int | None = None
-    """Transitions in a gradient step on locomotion tasks; by default the paper's."""
+    """Transitions in a gradient step on locomotion tasks. Default: the paper's."""
     source: str = "collected"
-    """Where the data of locomotion tasks come from: collected here, D4RL's files, or those imported as Minari data sets."""
+    """Data of locomotion tasks: collected (generated on this machine), d4rl (D4RL's files) or minari (imported files)."""
     physics: Physics | None = None
-    """Body masses under which locomotion policies are judged; by default the task's own."""
+    """Body masses in the evaluation of locomotion policies. Default: the task's."""
 
     def of_steps(self, steps: int) -> "Scale":
-        """The same with another number of gradient steps."""
+        """A copy with another number of gradient steps."""
         return replace(self, steps=steps)
 
 
@@ -55,22 +52,22 @@ class Study:
     name: str
     title: str
     question: str
-    """What is asked, in a sentence or two."""
+    """In a sentence or two."""
     trials: Callable[[Scale], tuple[RunConfig, ...]]
     """The grid."""
     page: Callable[["Results"], "Page"]
-    """What is drawn and said, from at least one finished trial."""
+    """Makes the page from at least one complete trial."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a study shows: findings are sentences made from the numbers, whichever way they came out."""
+    """The results of a study. Findings are sentences generated from the numbers."""
 
     findings: tuple[str, ...]
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """By caption."""
     figures: Mapping[str, "Figure"] = field(default_factory=dict)
-    """By file name without its ending."""
+    """By file name without its suffix."""
 
     @property
     def text(self) -> Text:

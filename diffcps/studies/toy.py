@@ -1,4 +1,4 @@
-"""The paper's toy experiment: which policies keep to the data of a bandit?"""
+"""The paper's toy experiment: which policies stay close to the data of a bandit?"""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def method(trial: RunConfig) -> str:
-    """What a trial of this study is called."""
+    """The name of a trial's method."""
     match trial.algorithm, trial.profile:
         case "awr", _:
             return "AWR, Gaussian"
@@ -48,7 +48,7 @@ def method(trial: RunConfig) -> str:
 
 
 def page(results: Results) -> Page:
-    """Samples over the data as in the paper's figure, scores against T, and exact measures."""
+    """Samples over the data as in the paper's figure, scores over T, and exact measures."""
     frame = results.frame
     named = {trial.key: method(trial.config) for trial in results.trials}
     frame["method"] = frame["key"].map(named)
@@ -84,7 +84,7 @@ def page(results: Results) -> Page:
         count = "" if what.startswith("AWR") else f" at T = {best}"
         off = f"{100 * row['off_support']:.3g} %"
         findings.append(
-            f"{name}, {what}: the highest score is {row['last']:.3g}{count}, with {off} of the mass off the support and "
+            f"{name}, {what}: the highest score is {row['last']:.3g}{count}, with {off} of the mass outside the support and "
             f"KL(π_b ‖ μ) = {row['kl']:.3g} nats over cells."
         )
     return Page(tuple(findings), {"Means over seeds": table}, figures)
@@ -93,8 +93,8 @@ def page(results: Results) -> Page:
 STUDY = Study(
     "toy",
     "The toy bandit",
-    "On a ring where every action of the data is worth 1 and every other nothing: which policies stay on it, over T? The paper "
-    "shows samples and a Jaccard index that continuous samples do not have; here the measures are exact.",
+    "On a ring, actions in the data have value 1 and all others 0. Which policies stay on the ring, over T? The paper shows "
+    "samples and a Jaccard index, which is not defined for continuous samples; here the measures are exact.",
     trials,
     page,
 )

@@ -1,4 +1,4 @@
-"""Trials of studies: a few lines each, all on the main path."""
+"""Functions that make the trials of studies."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,21 +30,21 @@ def bandit_trial(
     """One pack on a bandit.
 
     Args:
-        name: of the bandit.
-        scale: how large.
-        steps: gradient steps, quick and in full.
-        seeds: their number, quick and in full.
-        measures: taken at each evaluation.
-        evaluations: how many there are.
-        algorithm: its name.
-        profile: whose settings are changed by those below.
-        members: settings of a member each, and each for every seed.
-        evaluation: how policies are judged, where it is not as usual.
-        settings: of the pack.
+        name: name of the bandit.
+        scale: size of the study.
+        steps: gradient steps: with ``--quick``, without.
+        seeds: number of seeds: with ``--quick``, without.
+        measures: computed at each evaluation.
+        evaluations: number of evaluations.
+        algorithm: name of the algorithm.
+        profile: profile that the settings below change.
+        members: settings in which members differ; each is trained with every seed.
+        evaluation: changes of the evaluation's settings.
+        settings: changes of the pack's settings.
     """
     task = get_task(f"bandit-{name}")
     length = scale.steps or steps[not scale.quick]
-    # a bandit needs no wide net: a quarter of the width learns as well in a quarter of the time
+    # a quarter of the paper's width learns a bandit as well, in a quarter of the time
     usual: dict[str, Any] = {
         "discount": 0.0, "policy_freq": 1, "hidden_size": 64, "batch_size": 128,
         "learning_rate": 1e-3, "critic_learning_rate": 1e-3, "lambda_init": 1.0, "lambda_clip": 0.0, "grad_norm": 9.0,
@@ -76,7 +76,7 @@ def bandit_grid(
     member: dict[str, Any] | None = None,
     **settings: Any,
 ) -> list[RunConfig]:
-    """``bandit_trial`` for every T and λ-clip; ``settings`` are its other arguments."""
+    """``bandit_trial`` for every T and λ-clip; ``settings`` are the other arguments."""
     return [
         bandit_trial(name, scale, diffusion_steps=count, members=({**(member or {}), "lambda_clip": clip},), **settings)
         for count, clip in itertools.product(diffusion_steps, lambda_clips)
@@ -97,7 +97,7 @@ def locomotion_trial(
     evaluation: dict[str, Any] | None = None,
     **settings: Any,
 ) -> RunConfig:
-    """One configuration on a locomotion task. Data collected here are ``rows`` for a quick study, else D4RL's number."""
+    """One pack on a locomotion task. Collected data have ``rows`` rows with ``--quick``, else as many as D4RL's."""
     task = get_task(name)
     length = scale.steps or steps[not scale.quick]
     data = library.configured(task, scale.source, rows if scale.quick else None)

@@ -37,8 +37,7 @@ class CheckData:
     task: str | None = None
     """The task of a file. Default: found by the name of the file."""
     physics: Literal["d4rl", "modern", "both"] = "both"
-    """Body masses in the simulator that replays the recorded steps: those of D4RL's recordings, those of today's robot
-    models, or both in turn."""
+    """Body masses for the replay of recorded steps: those of D4RL's recordings, those of today's models, or both in turn."""
     rows: int = 60_000
     """Maximum number of rows to replay, spread evenly over the data. 0: no replay."""
     data_dir: tuple[Path, ...] = ()

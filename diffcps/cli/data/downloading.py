@@ -42,9 +42,7 @@ class DownloadData:
     to: Path | None = None
     """Folder for the files. Default: ~/.diffcps/datasets."""
     mirror: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A folder or a URL (http, https, file, s3, gs, az) to try before D4RL's public server. May be repeated. The mirrors in
-    the variable DIFFCPS_MIRRORS (separated by spaces) are tried next. The files may be directly in a mirror or in the
-    sub-folders of the public server."""
+    """Folder or URL (http, https, file, s3, gs, az) to try first. Then those in $DIFFCPS_MIRRORS, then D4RL's server."""
     jobs: int = 3
     """How many files to download at a time."""
 

@@ -23,8 +23,7 @@ class ImportData:
     task: str | None = None
     """The task of the file, if there is only one file. Default: found by the name of the file."""
     root: Path | None = None
-    """Folder for the data sets. Default: MINARI_DATASETS_PATH, else ~/.minari/datasets. For another folder, give `--data-dir`
-    to the sweep."""
+    """Folder for the data sets. Default: $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
 
     def __call__(self) -> None:
         """Run it."""
