@@ -59,6 +59,8 @@ class Source:
     """Its name in ``SOURCES``."""
     says: str
     """Its data in a few words."""
+    packages: tuple[str, ...] = ()
+    """Packages, besides those of the project, that its data or environments need; runs record their versions."""
 
     def load(self, task: Task, path: Path) -> "Transitions":
         """The transitions of the task's data set at ``path``, rewards untransformed.

@@ -82,19 +82,19 @@ def footnotes(table: Sequence[Row]) -> list[str]:
 
 
 def _recorded(table: Sequence[Row]) -> list[str]:
-    """What must be known of tasks that are made from Minari's data sets."""
-    tasks = {row.trial.task.name: row.trial.task for row in table if row.trial.task.definition is not None}
-    if not tasks:
-        return []
+    """Tasks that are made from Minari's data sets, and tasks whose scores are not normalised."""
+    tasks = {row.trial.task.name: row.trial.task for row in table}
     sets = [
-        f"{name} ({task.definition.minari_id}, judged in {task.environment.id})"
+        f"{name} ({task.definition.minari_id}, evaluated in {task.environment.id})"
         for name, task in tasks.items()
         if task.definition is not None
     ]
-    notes = [
-        "Learned from Minari's own data sets, not D4RL's data, and judged in the environments recorded with them, which "
-        f"are not D4RL's either: {', '.join(sets)}."
-    ]
+    notes = []
+    if sets:
+        notes.append(
+            "Learned from Minari's own data sets, not D4RL's data, and evaluated in the environments recorded with them, "
+            f"which are not D4RL's either: {', '.join(sets)}."
+        )
     kinds = {
         "success": "A score is the percentage of episodes that reach the goal, which ends them",
         "return": "A score is the plain return, not normalised, for the data set has no reference scores",

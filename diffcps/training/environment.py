@@ -5,10 +5,13 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from diffcps.data import library
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +38,10 @@ def git_commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def versions() -> dict[str, str]:
-    """Version of each package that can change a result."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Version of each package that can change a result; ``more`` names some besides ``PACKAGES``."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -56,7 +59,7 @@ def describe(dataset: "DatasetInfo", device: "torch.device") -> dict[str, Any]:
     data["path"] = str(dataset.path)
     data["behaviour_return"] = float(returns.mean()) if len(returns) else None
     return {
-        "versions": versions(),
+        "versions": versions(library.source(dataset.source).packages),
         "git_commit": git_commit(),
         "host": socket.gethostname(),
         "device": f"{device.type}: {name}",

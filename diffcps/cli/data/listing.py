@@ -33,13 +33,12 @@ class ListData:
     def __call__(self) -> None:
         """Run it."""
         from diffcps.data import library, provenance
-        from diffcps.tasks.bandits import PATTERNS
-        from diffcps.tasks.registry import TASKS, defined, get_task
+        from diffcps.tasks.registry import MORE, PATTERNS, TASKS, defined, get_task
 
         console = Console()
         seen: set[str] = set()
         _line(console, f"{'task':29} {'source':9} {'size':>8} {'rows':>10}  sha256", "bold")
-        for name in [*TASKS, *defined()]:
+        for name in [*TASKS, *defined(), *MORE]:
             try:
                 task = get_task(name)
             except UserError as error:
@@ -48,10 +47,12 @@ class ListData:
             found = library.holdings(
                 task, self.data_dir, provenance.sha256_of if self.verify else provenance.known_sha256
             )
+            if not found and name in MORE:
+                continue
             seen |= {holding.checksum for holding in found if holding.checksum}
             for text, style in self._lines(task, found):
                 _line(console, text, style)
-        _line(console, f"and {' and '.join(f'bandit-{pattern}' for pattern in PATTERNS)}, for any numbers K, D and S")
+        _line(console, f"and {' and '.join(PATTERNS)}, for any numbers K, D and S")
         _line(console, "")
         for state, meaning in _MEANING.items():
             if state in seen:

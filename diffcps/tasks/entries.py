@@ -1,0 +1,210 @@
+"""The built-in tasks: those of the paper, its data sets' relatives, the mazes and the bandits."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diffcps.config import EvaluationConfig, Physics, Values
+from diffcps.tasks import bandits, paper
+from diffcps.tasks.task import Environment, Task
+
+_ANTMAZE_FILES = {
+    "antmaze-umaze": "u-maze_noisy_multistart_False_multigoal_False",
+    "antmaze-umaze-diverse": "u-maze_noisy_multistart_True_multigoal_True",
+    "antmaze-medium-play": "big-maze_noisy_multistart_True_multigoal_False",
+    "antmaze-medium-diverse": "big-maze_noisy_multistart_True_multigoal_True",
+    "antmaze-large-play": "hardest-maze_noisy_multistart_True_multigoal_False",
+    "antmaze-large-diverse": "hardest-maze_noisy_multistart_True_multigoal_True",
+}
+_SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "antmaze": (29, 8)}
+_REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
+_TITLES = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "umaze": "UMaze"}
+_BOTH: tuple[Physics, ...] = ("d4rl", "modern")
+
+
+def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]]) -> Task:
+    """One row of the paper's Table 3 as a task."""
+    name = row["task"]
+    family = name.split("-")[0]
+    observation_size, action_size = _SIZES[family]
+    random_return, expert_return = references[family]
+    return Task(
+        name=name,
+        **(_antmaze(name) if family == "antmaze" else _locomotion(name, family)),
+        observation_size=observation_size,
+        action_size=action_size,
+        random_return=random_return,
+        expert_return=expert_return,
+        sources=("d4rl", "minari", "collected"),
+        reward_transform="antmaze" if row["reward_tune"] == "cql_antmaze" else "none",
+        physics="d4rl",
+        steps=1000 * int(row["epochs"]),
+        settings=Values(
+            {
+                "diffusion_steps": int(row["T"]),
+                "policy_freq": int(row["policy_freq"]),
+                "max_q_backup": row["max_q_backup"] == "true",
+                "learning_rate": float(row["lr"]),
+                "lambda_init": float(row["lambda_init"]),
+                "lambda_clip": float(row["lambda_clip"]),
+                "target_kl": float(row["target_kl"]),
+                "grad_norm": float(row["grad_norm"]),
+            }
+        ),
+        evaluation=EvaluationConfig(episodes=int(row["eval_episodes"])),
+        in_paper=True,
+    )
+
+
+def _locomotion(name: str, family: str) -> dict[str, Any]:
+    """The facts of ``hopper-medium-v2`` and the like."""
+    level = name.removeprefix(f"{family}-").removesuffix("-v2")
+    rows = {"medium-replay": _REPLAY_ROWS[family], "medium-expert": 2_000_000}
+    return {
+        "domain": "locomotion",
+        "environment": Environment(
+            f"diffcps/{_TITLES[family]}-v4", f"diffcps.envs.locomotion:{_TITLES[family]}", physics=_BOTH
+        ),
+        "episode_limit": 1000,
+        "rows": rows.get(level, 1_000_000),
+        "d4rl_file": f"{family}_{level.replace('-', '_')}-v2.hdf5",
+        "d4rl_folder": "gym_mujoco_v2",
+        "robot": family,
+    }
+
+
+def _antmaze(name: str) -> dict[str, Any]:
+    """The facts of ``antmaze-umaze-v0`` and the like."""
+    maze = name.split("-")[1]
+    return {
+        "domain": "antmaze v0",
+        # two names, because Gymnasium calls version 0 of a name out of date whenever it makes one
+        "environment": Environment(
+            f"diffcps/AntMazeFixedGoal_{_TITLES.get(maze, maze.title())}-v0",
+            "diffcps.envs.antmaze:AntMaze",
+            {"maze": maze, "goal_seed": 0},
+            _BOTH,
+        ),
+        "episode_limit": 700 if maze == "umaze" else 1000,
+        "rows": 1_000_000,
+        "d4rl_file": f"Ant_maze_{_ANTMAZE_FILES[name.removesuffix('-v0')]}_sparse.hdf5",
+        "d4rl_folder": "ant_maze_new",
+        "terminals_end": False,
+        "robot": "ant",
+        "ablation": (0.1, 0.2, 0.3, 0.4, 0.5),
+        "paper_note": "AntMaze on v0",
+    }
+
+
+def _expert_task(task: Task) -> Task:
+    """D4RL's expert data alone, which the paper does not use, with the settings of medium-expert."""
+    file = str(task.d4rl_file).replace("medium_expert", "expert")
+    name = task.name.replace("medium-expert", "expert")
+    return replace(task, name=name, d4rl_file=file, rows=1_000_000, in_paper=False)
+
+
+def _second_version(task: Task) -> Task:
+    """D4RL's AntMaze v2: time-outs in step with the resets, and a new goal in every episode. The paper uses v0."""
+    environment = task.environment
+    return replace(
+        task,
+        name=task.name.replace("-v0", "-v2"),
+        domain="antmaze v2",
+        environment=replace(
+            environment,
+            id=environment.id.replace("FixedGoal", "").replace("-v0", "-v2"),
+            arguments={"maze": environment.arguments["maze"]},
+        ),
+        d4rl_file=str(task.d4rl_file).replace("_sparse.hdf5", "_sparse_fixed.hdf5"),
+        d4rl_folder="ant_maze_v2",
+        in_paper=False,
+        second_version=True,
+    )
+
+
+def _bandit_task(name: str) -> Task:
+    """A bandit of ``diffcps.tasks.bandits`` as a task. The discount is 0, except for the ring, whose trials came first."""
+    known = bandits.bandit(name)
+    return Task(
+        name=f"bandit-{name}",
+        domain="bandit",
+        environment=Environment("diffcps/Bandit-v0", "diffcps.envs.bandits:BanditEnv", {"name": name}),
+        observation_size=1,
+        action_size=known.action_size,
+        random_return=0.0,
+        expert_return=known.highest_value,
+        episode_limit=1,
+        sources=("collected",),
+        rows=50_000 if name == "ring" else known.rows,
+        bandit=name,
+        max_action=known.bound,
+        steps=20_000,
+        settings=Values(
+            {"lambda_clip": 0.3, "target_kl": 0.05} | ({} if name == "ring" else {"discount": 0.0, "policy_freq": 1})
+        ),
+        evaluation=EvaluationConfig(every=1000, episodes=500, candidates=1),
+        # a policy step costs next to nothing here, and with T = 5 samples of the ring stay too narrow for a demo
+        demo={
+            "steps": 2000,
+            "rows": 5000,
+            "hidden_size": 64,
+            "diffusion_steps": 15,
+            "policy_freq": 1,
+            "episodes": 200,
+            "candidates": 1,
+        },
+    )
+
+
+def tasks() -> list[Task]:
+    """Every built-in task that has an entry of its own, in the order in which tasks are listed."""
+    references = {
+        row["environment"]: (float(row["random_return"]), float(row["expert_return"]))
+        for row in paper.rows("reference_scores")
+    }
+    found = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
+    found += [_expert_task(task) for task in found if "medium-expert" in task.name]
+    found += [_second_version(task) for task in found if task.robot == "ant"]
+    found.append(
+        Task(
+            name="pointmaze-umaze",
+            domain="pointmaze",
+            environment=Environment(
+                "diffcps/PointMaze_UMaze-v0", "diffcps.envs.pointmaze:PointMaze", physics=("modern",)
+            ),
+            observation_size=4,
+            action_size=2,
+            random_return=0.0,
+            expert_return=1.0,
+            episode_limit=300,
+            sources=("collected",),
+            reward_transform="antmaze",
+            steps=200_000,
+            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0}),
+            evaluation=EvaluationConfig(every=10_000, episodes=20),
+            demo={"learning_rate": 1e-3, "episodes": 20},
+        )
+    )
+    found += [_bandit_task(name) for name in bandits.NAMED]
+    return found
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tasks that are made from their names when they are asked for."""
+
+    patterns: tuple[str, ...]
+    """What their names look like."""
+    make: Callable[[str], Task | None]
+    """The task of a name; ``None`` when it is not one of the family."""
+    names: tuple[str, ...] = ()
+    """All of their names, where there is an end of them."""
+
+
+def _bandit_of(name: str) -> Task | None:
+    found = re.fullmatch(r"bandit-((?:mixture|normal)-.+)", name)
+    return _bandit_task(found[1]) if found is not None else None
+
+
+FAMILIES = (Family(tuple(f"bandit-{pattern}" for pattern in bandits.PATTERNS), _bandit_of),)
