@@ -76,11 +76,11 @@ def sha256(path: Path) -> str:
         raise UserError(f"{path}: it cannot be read ({error.strerror}).") from error
 
 
-# Puts the files of a report where they belong.
+# Writes the files of a report.
 
 
 def save(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write files below a folder, each replaced in one move. Raises ``UserError`` when one cannot be written."""
+    """Write files below a folder, each atomically. Raises ``UserError`` naming a file that cannot be written."""
     paths = []
     for name, content in files.items():
         path = folder / name

@@ -1,4 +1,4 @@
-"""Percentile-bootstrap intervals: over the seeds of one task, and stratified by task over several."""
+"""Statistics of scores over seeds and tasks. Functions that draw random numbers take a generator."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -9,25 +9,44 @@ from scipy.stats import trim_mean
 
 FloatArray = NDArray[np.float64]
 Strata = Sequence[FloatArray]
-"""For each task the scores of its seeds, ``[..., n_i]``: all leading axes alike, n_i the task's own."""
+"""For each task the scores of its seeds, ``[..., n_i]``. Leading axes are the same for all tasks, n_i is not."""
 
 RESAMPLES = 10_000
-"""Bootstrap resamples; the ends of a 95 % interval then scatter by about a hundredth of its width."""
+"""Bootstrap resamples: the ends of a 95 % interval vary by about a hundredth of its width."""
 STRATIFIED_RESAMPLES = 2_000
-"""The same over several tasks, as in Agarwal et al. (2021)."""
+"""Resamples over several tasks, as in Agarwal et al. (2021)."""
+
+
+# One list of scores ----------------------------------------------------------------------------------------------------
+
+
+def mean_std(values: ArrayLike) -> tuple[float, float]:
+    """Mean and sample standard deviation (n − 1) of ``[n]`` values; nan if n is too small."""
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean()) if array.size else float("nan")
+    return mean, float(array.std(ddof=1)) if array.size > 1 else float("nan")
+
+
+def iqm(scores: ArrayLike) -> float:
+    """Interquartile mean: the mean of the middle half of all scores (Agarwal et al., 2021); nan without scores."""
+    array = np.asarray(scores, dtype=np.float64).ravel()
+    return float(trim_mean(array, 0.25)) if array.size else float("nan")
+
+
+# Percentile bootstrap --------------------------------------------------------------------------------------------------
 
 
 def percentile_ends(values: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """The two ends between which the share ``confidence`` of resampled values ``[resamples, ...]`` lies."""
+    """Ends of the central interval that holds the share ``confidence`` of the resampled values ``[resamples, ...]``."""
     tail = 100.0 * (1.0 - confidence) / 2.0
     low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
     return low, high
 
 
 def draw_weights(count: int, generator: np.random.Generator, resamples: int) -> FloatArray:
-    """How often each of ``count`` runs is drawn in each resample, as shares: ``[resamples, count]``.
+    """Share of each of ``count`` runs in each resample, ``[resamples, count]``.
 
-    A mean over a resample is then one row of a matrix product, without a copy of every draw.
+    With these weights the mean of a resample is one row of a matrix product.
     """
     return generator.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
 
@@ -44,7 +63,7 @@ def bootstrap_interval(
         resamples: number of resamples.
 
     Returns:
-        Lower and upper ends, each of shape ``[...]``; nan when n < 2, since one run says nothing about its spread.
+        Lower and upper ends, each of shape ``[...]``; nan if n < 2.
     """
     array = np.asarray(values, dtype=np.float64)
     count, shape = len(array), array.shape[1:]
@@ -56,7 +75,7 @@ def bootstrap_interval(
 def weighted_interval(
     values: FloatArray, weights: FloatArray, confidence: float = 0.95
 ) -> tuple[FloatArray, FloatArray]:
-    """``bootstrap_interval`` of ``[n, ...]`` values with resamples that were drawn before, ``[resamples, n]``."""
+    """``bootstrap_interval`` of values ``[n, ...]`` with given resamples ``[resamples, n]``."""
     means = (weights @ values.reshape(len(values), -1)).reshape(len(weights), *values.shape[1:])
     return percentile_ends(means, confidence)
 
@@ -74,13 +93,13 @@ def stratified_interval(
 
     Args:
         scores: for each task the scores ``[n_i]`` of its seeds.
-        statistic: of strata ``[resamples, n_i]``, one value for each resample; those of ``aggregates`` are such.
+        statistic: maps strata ``[resamples, n_i]`` to one value for each resample, as those in ``AGGREGATES`` do.
         generator: draws the resamples.
         confidence: share of the resampled values inside the interval.
         resamples: number of resamples.
 
     Returns:
-        Lower and upper end; nan when any task has fewer than two seeds.
+        Lower and upper end; nan if a task has fewer than two seeds.
     """
     strata = [np.asarray(task, dtype=np.float64) for task in scores]
     if not strata or min(len(task) for task in strata) < 2:
@@ -90,11 +109,11 @@ def stratified_interval(
     return float(low), float(high)
 
 
-# One number for several tasks (Agarwal et al., 2021, "Deep RL at the Edge of the Statistical Precipice").
+# Aggregates over tasks (Agarwal et al., 2021, "Deep RL at the Edge of the Statistical Precipice") ----------------------
 
 
 def mean_of_means(scores: Sequence[ArrayLike]) -> FloatArray:
-    """Mean over tasks of each task's mean over seeds, so that every task counts the same."""
+    """Mean over tasks of each task's mean over seeds: every task has the same weight."""
     return _task_means(scores).mean(axis=-1)
 
 
@@ -104,14 +123,14 @@ def median_of_means(scores: Sequence[ArrayLike]) -> FloatArray:
 
 
 def interquartile_mean(scores: Sequence[ArrayLike]) -> FloatArray:
-    """Mean of the middle half of all scores, of all seeds of all tasks together."""
+    """Mean of the middle half of the scores of all seeds and tasks."""
     return np.asarray(trim_mean(np.concatenate([np.asarray(task) for task in scores], axis=-1), 0.25, axis=-1))
 
 
 def optimality_gap(scores: Sequence[ArrayLike], target: float = 100.0) -> FloatArray:
-    """How far scores fall short of ``target`` (γ) on average, what is above it counting as ``target``; less is better.
+    """Mean distance of scores below ``target`` (γ), with scores above it counted as γ; less is better.
 
-    By default γ = 100, where a normalised score is the reference expert's.
+    The default, 100, is the normalised score of the reference expert.
     """
     return target - _task_means([np.minimum(task, target) for task in scores]).mean(axis=-1)
 
@@ -124,7 +143,7 @@ AGGREGATES: Mapping[str, Callable[[Strata], FloatArray]] = MappingProxyType(
         "optimality gap": optimality_gap,
     }
 )
-"""Name -> aggregate, in the order in which a table shows them."""
+"""Name -> aggregate, in the order of the report's table."""
 
 
 def _task_means(scores: Sequence[ArrayLike]) -> FloatArray:
@@ -132,20 +151,20 @@ def _task_means(scores: Sequence[ArrayLike]) -> FloatArray:
     return np.stack([np.asarray(task, dtype=np.float64).mean(axis=-1) for task in scores], axis=-1)
 
 
-# Expected online performance: what tuning is worth when only some policies may be tried (Kurenkov & Kolesnikov, 2022).
+# Expected online performance (Kurenkov & Kolesnikov, 2022) -------------------------------------------------------------
 
 
 def expected_online_performance(scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Expected highest score, and its standard deviation, of k policies picked uniformly at random, for k = 1 … n.
+    """Mean and standard deviation of the highest score of k policies drawn uniformly at random, for k = 1 … n.
 
-    Policies are picked with replacement, as in the paper and as Dodge et al. (2019) do: the highest of k is at most the
-    i-th smallest score with probability (i/n)^k.
+    Policies are drawn with replacement, as in the paper and in Dodge et al. (2019): the highest of k is at most the i-th
+    smallest score with probability (i/n)^k.
 
     Args:
-        scores: ``[n]``, the online score of the policy of each configuration that was tried, its mean over seeds.
+        scores: ``[n]``, for each configuration its online score, mean over seeds.
 
     Returns:
-        Mean and standard deviation of the maximum, each ``[n]``, entry k − 1 for a budget of k online evaluations.
+        Mean and standard deviation of the maximum, each ``[n]``; entry k − 1 is for a budget of k online evaluations.
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     count = len(ordered)
@@ -157,11 +176,11 @@ def expected_online_performance(scores: ArrayLike) -> tuple[FloatArray, FloatArr
     return mean, np.sqrt(spread)
 
 
-# Probability of improvement: how likely a run of X beats a run of Y on the same task (Agarwal et al., 2021).
+# Probability of improvement (Agarwal et al., 2021) ---------------------------------------------------------------------
 
 
 def probability_of_improvement(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> float:
-    """P(X > Y), averaged over tasks: on each the Mann-Whitney U of X over n·m, which counts a tie as one half.
+    """P(X > Y), mean over tasks: for each task the Mann-Whitney U of X divided by n·m; a tie counts one half.
 
     Args:
         x: for each task the scores ``[n_i]`` of X's seeds.
@@ -177,7 +196,7 @@ def improvement_interval(
     confidence: float = 0.95,
     resamples: int = STRATIFIED_RESAMPLES,
 ) -> tuple[float, float]:
-    """Stratified-bootstrap interval of ``probability_of_improvement``; nan when a task has fewer than two seeds in either.
+    """Stratified-bootstrap interval of ``probability_of_improvement``; nan if a task has fewer than two seeds in X or Y.
 
     The seeds of X and of Y are redrawn independently, each within their task.
     """
@@ -195,7 +214,7 @@ def _resampled(pairs: FloatArray, generator: np.random.Generator, resamples: int
 
 
 def _wins(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> list[FloatArray]:
-    """For each task ``[n_i, m_i]``: 1 where the run of X is higher, ½ where both are equal, else 0."""
+    """For each task ``[n_i, m_i]``: 1 if the run of X is higher, ½ if both are equal, else 0."""
     found = []
     for ours, theirs in zip(x, y, strict=True):
         difference = np.asarray(ours, dtype=np.float64)[:, None] - np.asarray(theirs, dtype=np.float64)
@@ -203,7 +222,7 @@ def _wins(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> list[FloatArray]:
     return found
 
 
-# Performance profiles: which share of runs scores above each of many thresholds (Agarwal et al., 2021).
+# Performance profiles (Agarwal et al., 2021) ---------------------------------------------------------------------------
 
 
 def performance_profile(
@@ -213,17 +232,17 @@ def performance_profile(
     confidence: float = 0.95,
     resamples: int = STRATIFIED_RESAMPLES,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The share of runs that score above each threshold, every task counting the same, with its interval.
+    """Share of runs with a score above each threshold, every task with the same weight, and its interval.
 
     Args:
         scores: for each task the scores ``[n_i]`` of its seeds.
         thresholds: ``[m]`` values of τ.
         generator: draws the resamples, within each task.
-        confidence: share of the resampled profiles inside the interval, at each τ by itself.
+        confidence: share of the resampled profiles inside the interval, at each τ separately.
         resamples: number of resamples.
 
     Returns:
-        The profile, its lower and its upper ends, each ``[m]``; the ends nan when any task has fewer than two seeds.
+        The profile, its lower and its upper ends, each ``[m]``; the ends are nan if a task has fewer than two seeds.
     """
     limits = np.asarray(thresholds, dtype=np.float64)
     above = [(np.asarray(task, dtype=np.float64)[:, None] > limits).astype(np.float64) for task in scores]
@@ -232,22 +251,3 @@ def performance_profile(
         return profile, np.full(limits.shape, np.nan), np.full(limits.shape, np.nan)
     draws = np.mean([draw_weights(len(task), generator, resamples) @ task for task in above], axis=0)
     return profile, *percentile_ends(draws, confidence)
-
-
-# Statistics of one list of scores.
-
-
-def mean_std(values: ArrayLike) -> tuple[float, float]:
-    """Mean and sample standard deviation (n − 1) of ``[n]`` values; nan where n is too small to have one."""
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean()) if array.size else float("nan")
-    return mean, float(array.std(ddof=1)) if array.size > 1 else float("nan")
-
-
-def iqm(scores: ArrayLike) -> float:
-    """Interquartile mean: the mean of the middle half of all scores (Agarwal et al., 2021); nan of no score."""
-    array = np.asarray(scores, dtype=np.float64).ravel()
-    return float(trim_mean(array, 0.25)) if array.size else float("nan")
-
-
-# Statistics of scores over seeds and tasks. Whatever draws random numbers takes its generator from the caller.

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import sweeps
@@ -22,6 +21,7 @@ from diffcps import report, tracking
 from diffcps.errors import UserError
 from diffcps.files import DiskFullError
 from diffcps.runs.folder import RunFolder
+from diffcps.tracking.sink import Pace
 
 CONFIG = trials.CONFIG.replaced(checkpoint_minutes=1e-9)  # a checkpoint a row
 PAGE = 4096
@@ -96,14 +96,14 @@ def mlflow(disk: Path) -> None:
     tracker = tracking.Tracker(uri, "shown")
     tracker.trial_runs(CONFIG, {})
     fill(disk, 0)
-    with mock.patch("diffcps.tracking.sink.CLOSE_SECONDS", 5.0):
-        trials.trained(
-            folder.path,
-            CONFIG,
-            sinks=lambda facts: [tracking.MlflowSink(tracking.Tracker(uri, "shown"), CONFIG, facts, folder)],
-        )
+    pace = Pace(close=5.0)
+    trials.trained(
+        folder.path,
+        CONFIG,
+        sinks=lambda facts: [tracking.MlflowSink(tracking.Tracker(uri, "shown"), CONFIG, facts, folder, pace)],
+    )
     assert folder.complete
-    assert any("disk is full" in text and "Training goes on" in text for text in records), records
+    assert any("disk is full" in text and "Training continues" in text for text in records), records
     (disk / BALLAST).unlink()
     tracker.reconcile(disk.parent / "shown")
     runs = tracker.trial_runs(CONFIG, folder.environment)

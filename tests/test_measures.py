@@ -1,5 +1,7 @@
 """Each measure on policies whose value is known: weights set by hand, samples made up, and what a trial leaves."""
 
+import csv
+import io
 import itertools
 import math
 from dataclasses import replace
@@ -14,7 +16,7 @@ import sweeps
 import torch
 import trials
 
-from diffcps import algorithms
+from diffcps import algorithms, report
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import gaussian_noise_net, gaussian_step_losses, with_variance
 from diffcps.algorithms.model import Model
@@ -22,14 +24,15 @@ from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.frames import read_trial
+from diffcps.runs.trials import read_trial
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
+from diffcps.text import significant
 from diffcps.tracking.rows import rows_of
 from diffcps.training import measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
-from diffcps.training.measures import acting, density, likelihood, modes, samples
+from diffcps.training.measures import Measure, acting, density, likelihood, modes, samples
 from diffcps.training.measures.subject import Subject
 from diffcps.training.measures.taking import Measurer
 from diffcps.training.policy import Policy
@@ -446,6 +449,35 @@ def test_a_diverged_member_gets_no_numbers_and_harms_no_other(brief: None) -> No
     np.testing.assert_array_equal(broken.samples["a_0"][0], healthy.samples["a_0"][0])
     policy.parameters["actor"][1] = 1e30  # numbers whose products are none
     assert np.isnan(Measurer(config, config.members, data)(policy, 0, False).values["kl"][1])
+
+
+def test_a_new_measure_is_one_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found in ``measures.csv``, MLflow's rows, the table, its CSV and the page, and the report shows it over steps."""
+    entry = Measure(
+        says="The policy's first weight.",
+        columns=lambda config, task: ("weight", "weight_0"),
+        take=lambda subject: dict.fromkeys(("weight", "weight_0"), float(subject.policy.parameters["actor"][0, 0])),
+        details=r"weight_\d+",
+    )
+    monkeypatch.setitem(measures.MEASURES, "first_weight", entry)
+    folder = trained(here, MEASURED.replaced(measures=("first_weight",)))
+    written = pd.read_csv(folder.path / "measures.csv")
+    assert [*written.columns] == ["step", "member", "seed", "weight", "weight_0"]
+    found = read_trial(folder.path)
+    np.testing.assert_array_equal(rows_of(found)[-1].values["measures/weight"], written["weight"][-3:])
+
+    built = report.build(here)
+    (record,) = csv.DictReader(io.StringIO(built.table.csv()))
+    mean = written["weight"][-3:].mean()
+    assert float(record["measure_weight"]) == pytest.approx(mean)
+    assert float(record["measure_weight_low"]) < mean < float(record["measure_weight_high"])
+    text = built.table.markdown()
+    assert entry.says in text
+    section = text[text.index("## Measures") :]
+    assert f"{significant(mean)} [" in section
+    assert "weight_0" not in section.replace("\\", "")
+    assert "measure_weight" in {figure.name for figure in built.table.figures}
+    assert "first_weight" in built.table.html()
 
 
 def test_every_measure_says_what_it_tells() -> None:

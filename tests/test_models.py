@@ -126,7 +126,7 @@ def test_a_broken_checkpoint_keeps_nothing_else_from_the_store(uri: str, tmp_pat
     (checkpoint,) = (folder.path / "checkpoint").glob("*.pt")
     checkpoint.write_bytes(b"")
     tracker = Tracker(uri, "half")
-    with pytest.raises(UserError, match=rf"lacks models .*{folder.path}"):
+    with pytest.raises(UserError, match=f"delete {folder.path}"):
         tracker.reconcile(tmp_path)
     assert {(model.tags["config_key"], model.tags["member"]) for model in all_models(tracker)} == {
         (whole.key, "0"),
@@ -196,9 +196,7 @@ def test_other_data_and_physics_are_another_name() -> None:
 
 
 def test_a_model_that_is_not_there_is_named(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"does not give models:/nothing@best: .*(Registered are|No model is registered)"
-    ):
+    with pytest.raises(UserError, match=r"models:/nothing@best.*[Rr]egistered"):
         tracking.download("models:/nothing@best", uri, tmp_path, tmp_path)
     with pytest.raises(UserError, match="no MLflow store"):
         tracking.download("models:/nothing@best", None, tmp_path / "empty", tmp_path)

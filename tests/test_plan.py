@@ -1,6 +1,5 @@
 """From flags to trials, from trials to a searcher, and what a person sees of them meanwhile."""
 
-import io
 import itertools
 import os
 import subprocess
@@ -15,23 +14,19 @@ import optuna
 import pytest
 import torch
 from ray.tune.search import Searcher
-from rich.console import Console
 
 from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Plan, SearchSpace, load
-from diffcps.runs.read import seconds_per_step, until_the_end
 from diffcps.storage.location import Location
-from diffcps.sweep.display import MOST_ROWS, Board, names
 from diffcps.sweep.dry_run import Estimator
 from diffcps.sweep.options import SweepOptions
 from diffcps.sweep.plan import DEMO_TASKS, POINT, build, trial_of, varied
 from diffcps.sweep.search import StudyPerTask, grid_searcher, point_of
-from diffcps.tasks import paper, profiles
+from diffcps.tasks import paper
 from diffcps.tasks.registry import TASKS, get_task
-from diffcps.text import duration
 from diffcps.training.learner import Learner
 
 TWO = "bandit-ring", "pointmaze-umaze"
@@ -505,210 +500,6 @@ def test_state_of_the_searcher_is_never_saved(tmp_path: Path) -> None:
     assert search.remaining == 12
 
 
-# Display --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"), (0.4, "0 s"), (45, "45 s"), (59.4, "59 s"), (59.6, "1 min"), (60, "1 min"), (89, "1 min"),
-        (719, "12 min"), (59 * 60, "59 min"), (3599, "1 h 00 min"), (3600 + 299, "1 h 05 min"), (3 * 3600 + 300, "3 h 05 min"),
-        (47 * 3600, "47 h 00 min"), (48 * 3600, "2 d 0 h"), (48 * 3600 - 10, "2 d 0 h"), (100 * 3600 + 60, "4 d 4 h"),
-    ],
-)  # fmt: skip
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-GRID = plan_of(tasks=("bandit-ring",), diffusion_steps=(1, 2, 3, 4, 5, 6), steps=2000)
-
-
-def sweep_folder(root: Path) -> Board:
-    """A sweep with a trial in each state, the sixth without a status, the seventh not begun."""
-    plan = replace(GRID, trials=(*GRID.trials, *plan_of(tasks=("pointmaze-umaze",), steps=2000).trials))
-    location = Location(root)
-    statuses: list[dict[str, Any]] = [
-        {"state": "complete", "step": 2000, "steps": 2000, "steps_per_second": 3.0, "seconds_left": 0.0,
-         "last": 81.04, "best": 90.0},
-        {"state": "failed", "step": 100, "steps": 2000, "error": "RuntimeError: [/red] the | disk\n[is] full " + "x" * 99},
-        {"state": "running", "step": 1500, "steps": 2000, "steps_per_second": 40.25, "seconds_left": 125.0,
-         "last": 12.34, "best": 56.78},
-        {"state": "stopped", "step": 1000, "steps": 2000, "steps_per_second": 3.0, "seconds_left": 9.0, "last": 1.0, "best": 2.0},
-        {"state": "running", "step": 0, "steps": 2000, "steps_per_second": 0.0, "seconds_left": None},
-    ]  # fmt: skip
-    for trial, status in zip(plan.trials, [*statuses, None], strict=False):
-        folder = location.run_folder(trial.key)
-        folder.create(trial)
-        if status:
-            folder.write_status(status)
-    return Board(plan, location, Console(width=150))
-
-
-def shown(board: Board) -> str:
-    with board.console.capture() as capture:
-        board.console.print(board.table())
-    return capture.get()
-
-
-def test_lines_show_what_runs(tmp_path: Path) -> None:
-    board = sweep_folder(tmp_path)
-    heading, *lines = board.lines()
-    name, states, elapsed, speed, left = heading.replace(" · ", ": ").split(": ")
-    assert name == board.plan.name
-    assert sorted(states.split(", ")) == ["1 complete", "1 failed", "1 stopped", "2 pending", "2 running"]
-    assert elapsed == "0 s"
-    assert speed == "40.2 steps/s"
-    # the one that moves says so itself, the one that does not yet has 2000 steps; whichever ends first goes on with the next
-    assert left == f"about {duration(max(125, 6000 / 40.25))} left"
-    assert len(lines) == 2
-    ahead = next(line for line in lines if "T3" in line)
-    for cell in (
-        "bandit-ring diffcps T3",
-        "running",
-        "1,500/2,000  75%",
-        "40.2/s",
-        "2 min left",
-        "last 12.3",
-        "best 56.8",
-    ):
-        assert cell in ahead
-    begun = next(line for line in lines if "T5" in line)
-    assert "0/2,000   0%" in begun
-    assert "left" not in begun
-    assert "last" not in begun
-
-
-def test_table_shows_every_state(tmp_path: Path) -> None:
-    """Running first; a reason is one line, shortened, and never taken for markup; no speed for what does not run."""
-    board = sweep_folder(tmp_path)
-    assert [status["state"] for status in board.statuses().values()] == [
-        "running", "running", "failed", "stopped", "complete", "pending", "pending",
-    ]  # fmt: skip
-    text = shown(board)
-    rows = {
-        name: next(line for line in text.splitlines() if f" {name} " in line) for name in ("T1", "T2", "T3", "T4", "T6")
-    }
-    assert "RuntimeError: [/red] the | disk [is] full xxxx" in rows["T2"]
-    assert "x" * 40 not in text
-    assert "81.0" in rows["T1"]
-    assert "100%" in rows["T1"]
-    assert "/s" not in rows["T1"] + rows["T4"]
-    assert "50%" in rows["T4"]
-    assert "pending" in rows["T6"]
-    assert "40.2/s" in rows["T3"]
-    assert "pointmaze-umaze" in text
-
-
-def test_table_of_many_trials_is_cut(tmp_path: Path) -> None:
-    plan = plan_of(tasks=("bandit-ring",), diffusion_steps=tuple(range(1, MOST_ROWS + 6)))
-    text = shown(Board(plan, Location(tmp_path), Console(width=150)))
-    assert text.count("bandit-ring") == MOST_ROWS
-    assert "and 5 more" in text
-    assert f"{MOST_ROWS + 5} pending" in text
-
-
-def test_trials_of_one_name_are_told_apart() -> None:
-    """A study has many trials of one T, λ-clip and κ."""
-    base = varied(BASES[0], 5, 0.0, 0.05)
-    several = [
-        base,
-        profiles.under(base, "principled"),
-        base.with_settings(policy="gaussian"),
-    ]
-    wider = several[2].with_settings(hidden_size=31)
-    alone = varied(base, 10, 0.123, 0.05)
-    found = names([*several, wider, alone])
-    assert set(found) == {trial.key for trial in (*several, wider, alone)}
-    assert len(set(found.values())) == len(found)
-    own = f"bandit-ring diffcps T{base.value('diffusion_steps')} "
-    assert all(name.startswith(own) for key, name in found.items() if key != alone.key)
-    assert [found[trial.key].split()[5] for trial in several] == ["official", "principled", "official"]
-    assert found[several[2].key].endswith(f"gaussian hidden_size {base.value('hidden_size')}")
-    assert found[wider.key].endswith("gaussian hidden_size 31")
-    assert found[alone.key] == "bandit-ring diffcps T10 clip0.123 kl0.05"
-
-
-def test_search_counts_what_it_will_run(tmp_path: Path) -> None:
-    """Trials of a search have no folder before they are suggested."""
-    location = Location(tmp_path)
-    board = Board(PLAN, location, Console(width=150))
-    assert "12 pending" in board.lines()[0]
-    trial = varied(BASES[0], 10, 0.123, 0.05)
-    location.run_folder(trial.key).create(trial)
-    location.run_folder(trial.key).write_status({"state": "running", "step": 1, "steps": 10})
-    heading, line = board.lines()
-    assert "1 running, 11 pending" in heading
-    assert "bandit-ring diffcps T10 clip0.123 kl0.05" in line
-
-
-def test_empty_folder_is_no_error(tmp_path: Path) -> None:
-    board = Board(GRID, Location(tmp_path / "nothing"), Console(width=150))
-    assert "6 pending" in board.lines()[0]
-    (tmp_path / "nothing" / "runs").mkdir(parents=True)
-    (tmp_path / "nothing" / "runs" / "stray.txt").touch()
-    assert "6 pending" in shown(board)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"state": "elsewhere"}', "{}"])
-def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr("diffcps.sweep.display.TERMINAL_SECONDS", 0.05)
-    board = sweep_folder(tmp_path)
-    (board.location.run_folder(GRID.trials[3].key).path / "status.json").write_text(text)
-    assert [status["state"] for status in board.statuses().values()].count("damaged") == 1
-    heading, *lines = board.lines()
-    assert "1 damaged" in heading
-    assert len(lines) == 2
-    row = next(line for line in shown(board).splitlines() if " T4 " in line)
-    assert "damaged" in row
-    assert str(tmp_path)[:10] in row
-    out = io.StringIO()
-    watching = Board(board.plan, board.location, Console(file=out, force_terminal=True, width=150))
-    with watching:
-        time.sleep(0.2)
-        assert watching._thread.is_alive()
-    assert "bandit-ring diffcps T3" in out.getvalue()
-
-
-@pytest.mark.parametrize("pause", [0.05, 1000.0])
-def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float) -> None:
-    """Also of one that ends after the last look."""
-    monkeypatch.setattr("diffcps.sweep.display.LOG_SECONDS", pause)
-    board = sweep_folder(tmp_path)
-    now = board.statuses()
-    pending = {name: {"state": "pending", "step": 0} for name in now}
-    told = board.news(pending, now)
-    assert len(told) == 2
-    assert "  bandit-ring diffcps T1 clip0.3 kl0.05  complete  last 81.0  best 90.0" in told
-    assert any("T2 clip0.3 kl0.05  failed: RuntimeError: [/red] the | disk [is] full x" in line for line in told)
-    assert all("\n" not in line for line in told)
-    assert board.news(now, now) == []
-    out = io.StringIO()
-    watching = Board(board.plan, board.location, Console(file=out, width=150))
-    with watching:
-        time.sleep(0.1)
-        folder = board.location.run_folder(GRID.trials[2].key)
-        folder.write_status({**folder.status, "state": "failed", "error": "ValueError: [bold]no[/bold] number"})
-        time.sleep(0.3)
-    assert out.getvalue().count("T3 clip0.3 kl0.05  failed: ValueError: [bold]no[/bold] number") == 1
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_board_watches_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    monkeypatch.setattr("diffcps.sweep.display.LOG_SECONDS", 0.05)
-    monkeypatch.setattr("diffcps.sweep.display.TERMINAL_SECONDS", 0.05)
-    sweep_folder(tmp_path)
-    out = io.StringIO()
-    board = Board(GRID, Location(tmp_path), Console(file=out, force_terminal=terminal, width=150))
-    with board:
-        time.sleep(0.3)
-    assert not board._thread.is_alive()
-    assert "bandit-ring diffcps T3" in out.getvalue()
-    before = out.getvalue()
-    with Board(GRID, Location(tmp_path), Console(file=out, force_terminal=terminal), quiet=True):
-        time.sleep(0.1)
-    assert out.getvalue() == before
-
-
 # Estimate -------------------------------------------------------------------------------------------------------------
 
 
@@ -747,15 +538,7 @@ def test_estimate_tells_cloning_from_the_problem_itself(monkeypatch: pytest.Monk
     assert begun == [0] * half + [cloned] * (len(begun) - half)
 
 
-def test_the_next_trial_begins_when_the_first_has_ended() -> None:
-    assert until_the_end([10.0, 100.0], [30.0, 30.0, 50.0]) == 120.0
-    assert until_the_end([10.0], []) == 10.0
-    assert seconds_per_step(None, 5.0, 10) is None
-    assert seconds_per_step(4.0, None, 10) == 0.25
-    assert seconds_per_step(4.0, 50.0, 10) == 5.0
-
-
 def test_run_folder_of_a_trial_bears_its_key(tmp_path: Path) -> None:
-    trial = GRID.trials[0]
+    trial = only(plan_of(tasks=("bandit-ring",), steps=2000))
     assert Location(tmp_path).run_folder(trial.key).path == tmp_path / "runs" / trial.key
     assert isinstance(Location(tmp_path).run_folder(trial.key), RunFolder)

@@ -12,8 +12,8 @@ from rich.console import Console
 from diffcps import report
 from diffcps.errors import UserError
 from diffcps.report import Report
-from diffcps.runs import frames
-from diffcps.runs.frames import read_rows
+from diffcps.runs.read import collect
+from diffcps.runs.rows import read_rows
 from diffcps.tasks.registry import get_task
 
 OTHER = {"provenance": "other", "provenance_note": "Not D4RL's data, whatever the file's name.", "rows": 60_000}
@@ -69,19 +69,19 @@ def test_what_a_trials_time_went_to_is_told(tmp_path: Path) -> None:
         folder = synthetic.write(tmp_path / "many", trial)
         folder.write_status({**folder.status, "seconds": {"learning": 100.0, "start": 20.0 * number, "waiting": 0.01}})
     said = text(report.build(synthetic.describe(tmp_path / "many", *trials)), 500)
-    assert f"smallest share of learning, {trials[-1].key}: learning 56 % of 3 min; start 80 s." in said
-    assert "the median share: learning 71 % of 2 min; start 40 s." in said
+    assert f"smallest share of learning, {trials[-1].key}: learning 56 % of 3 min; start 1 min." in said
+    assert "the median share of learning: learning 71 % of 2 min; start 40 s." in said
     assert said.count("Time of ") == 2
 
 
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        ({}, "Gradient steps: as before engines were recorded"),
+        ({}, "Gradient steps: not recorded"),
         ({"engine": {"asked": "eager", "used": "eager", "reason": "eager: short"}}, "Gradient steps: eager: short"),
         (
             {"engine": {"asked": "compiled", "used": "eager", "reason": "compiled: long"}, "workers": 2},
-            "Gradient steps: eager, for compiled did not work here; 2 workers",
+            "Gradient steps: eager, because compiled did not work here; 2 workers",
         ),
         (
             {"engine": {"asked": "eager", "used": "eager", "reason": "eager"}, "pack_sizes": [40, 41]},
@@ -190,7 +190,7 @@ def test_the_terminal_shows_whole_numbers_in_120_columns(mixed: Path) -> None:
 
 def test_a_narrow_terminal_names_what_it_leaves_out(mixed: Path) -> None:
     shown = text(report.build(mixed), width=80)
-    table = shown[: shown.index("No room here for")]
+    table = shown[: shown.index("Columns left out: ")]
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
     assert "…" not in table
     assert "antmaze-medium-diverse-v0" in table
@@ -252,7 +252,7 @@ def test_rows_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
     metrics, returns = folder.path / "metrics.csv", folder.path / "returns.csv"
     metrics.write_text(metrics.read_text()[:-9])
     returns.write_text(returns.read_text()[:-3])
-    (found,) = frames(tmp_path).trials
+    (found,) = collect(tmp_path).trials
     assert len(read_rows(metrics)) == 11
     assert found.evaluations.steps.tolist() == [100]  # the second evaluation lacks an episode, so it is none yet
     steps, values = found.metric("behaviour_loss")
@@ -267,14 +267,14 @@ def test_a_damaged_folder_is_named_and_the_rest_reported(tmp_path: Path) -> None
     folder = synthetic.write(tmp_path, bad)
     (folder.path / "status.json").write_text("{")
     built = report.build(synthetic.describe(tmp_path, good, bad))
-    assert [record["state"] for record in records(built)] == ["complete", "pending"]
+    assert [record["state"] for record in records(built)] == ["complete", "damaged"]
     assert f"Unreadable: {folder.path / 'status.json'}" in text(built).replace("\n", "")
 
 
 def test_any_folder_of_run_folders_can_be_reported_on(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path, synthetic.config())
     for path in (tmp_path, tmp_path / "runs", folder.path):
-        assert [trial.key for trial in frames(path).trials] == [folder.path.name]
+        assert [trial.key for trial in collect(path).trials] == [folder.path.name]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no sweep and no run folder"):
         report.build(tmp_path / "empty")
@@ -287,7 +287,7 @@ def test_a_sweep_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
 
 
 def test_frames_hold_every_trial_and_evaluation(mixed: Path) -> None:
-    sweep = frames(mixed)
+    sweep = collect(mixed)
     assert len(sweep.trial_frame()) == 7
     evaluations = sweep.evaluation_frame()
     assert len(evaluations) == 3 * (4 * 4 + 2 + 1)

@@ -121,7 +121,7 @@ def test_latex_has_tables_of_equal_rows_and_no_bare_marks(table: Table) -> None:
 
 
 def test_latex_escapes_what_it_would_read() -> None:
-    assert writers.escaped_latex("5 % a_b & {c} $x^2$ #\\~") == (
+    assert writers.escaped("5 % a_b & {c} $x^2$ #\\~") == (
         r"5 \% a\_b \& \{c\} \$x\textasciicircum{}2\$ \#\textbackslash{}\textasciitilde{}"
     )
 

@@ -13,8 +13,8 @@ from diffcps import report
 from diffcps.cli.report import Report
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.report import Versus
 from diffcps.report.comparison import difference, improvement
+from diffcps.report.versus import Versus
 from diffcps.tasks.registry import get_task
 
 TASKS = "hopper-medium-v2", "walker2d-medium-v2"
@@ -31,7 +31,7 @@ def pair(tmp_path: Path) -> Versus:
     """B has 100 more return on both tasks, other seeds too, and T = 15."""
     first = sweep(tmp_path / "a", *map(synthetic.config, TASKS))
     second = sweep(tmp_path / "b", *(synthetic.config(t, seeds=4, diffusion_steps=15) for t in TASKS), lift=100.0)
-    return report.versus(first, second)
+    return report.compare(first, second)
 
 
 def test_differences_are_paired_by_seed(pair: Versus) -> None:
@@ -51,7 +51,7 @@ def test_differences_are_paired_by_seed(pair: Versus) -> None:
 def test_seeds_in_another_order_are_still_paired(tmp_path: Path) -> None:
     trial = synthetic.config()
     turned = trial.replaced(members=trial.members[::-1])
-    built = report.versus(sweep(tmp_path / "a", trial), sweep(tmp_path / "b", turned))
+    built = report.compare(sweep(tmp_path / "a", trial), sweep(tmp_path / "b", turned))
     # the third member of B is seed 0, and member k returns 10 k more
     task = get_task("hopper-medium-v2")
     steps = [float(task.normalised_score(value) - task.normalised_score(0.0)) for value in (20.0, 0.0, -20.0)]
@@ -77,16 +77,14 @@ def test_every_format_says_it(pair: Versus) -> None:
 
 def refusal(first: Path, second: Path) -> str:
     with pytest.raises(UserError) as caught:
-        report.versus(first, second)
+        report.compare(first, second)
     return str(caught.value)
 
 
 def test_v0_is_never_paired_with_v2(tmp_path: Path) -> None:
     first = sweep(tmp_path / "a", synthetic.config("antmaze-umaze-v0"))
     second = sweep(tmp_path / "b", synthetic.config("antmaze-umaze-v2"))
-    said = refusal(first, second)
-    assert "nothing in a can be paired with anything in b" in said
-    assert "antmaze-umaze-v0 in a is never paired with antmaze-umaze-v2 in b" in said
+    assert "antmaze-umaze-v0 in a is not paired with antmaze-umaze-v2 in b" in refusal(first, second)
 
 
 def test_different_data_are_never_paired(tmp_path: Path) -> None:
@@ -100,7 +98,7 @@ def test_different_data_are_never_paired(tmp_path: Path) -> None:
 def test_different_physics_unfinished_trials_and_other_seeds_are_never_paired(tmp_path: Path) -> None:
     base = sweep(tmp_path / "a", synthetic.config())
     modern = sweep(tmp_path / "b", synthetic.config(physics="modern"))
-    assert "judged under d4rl physics in a, under modern in b" in refusal(base, modern)
+    assert "under d4rl physics in a, under modern in b" in refusal(base, modern)
     synthetic.write(tmp_path / "c", synthetic.config(), "running", 200)
     running = synthetic.describe(tmp_path / "c", synthetic.config())
     assert "running in c; only complete trials are compared" in refusal(base, running)
@@ -112,7 +110,7 @@ def test_different_physics_unfinished_trials_and_other_seeds_are_never_paired(tm
 def test_what_cannot_be_paired_is_said_beside_what_can(tmp_path: Path) -> None:
     first = sweep(tmp_path / "a", *map(synthetic.config, TASKS))
     second = sweep(tmp_path / "b", synthetic.config(TASKS[0]), synthetic.config("halfcheetah-medium-v2"))
-    built = report.versus(first, second)
+    built = report.compare(first, second)
     assert [pair.task for pair in built.comparison.pairs] == [TASKS[0]]
     assert built.comparison.left_out == (f"{TASKS[1]} is in a only.", "halfcheetah-medium-v2 is in b only.")
     assert "## Not compared" in built.write()[0].read_text("utf-8")
@@ -121,17 +119,17 @@ def test_what_cannot_be_paired_is_said_beside_what_can(tmp_path: Path) -> None:
 def test_several_configurations_are_paired_by_their_settings(tmp_path: Path) -> None:
     first = sweep(tmp_path / "a", *(synthetic.config(lambda_clip=clip) for clip in (0.0, 0.1)))
     second = sweep(tmp_path / "b", *(synthetic.config(lambda_clip=clip) for clip in (0.1, 0.2)), lift=50.0)
-    built = report.versus(first, second)
-    assert [pair.first.trial.shared("lambda_clip") for pair in built.comparison.pairs] == [(0.1,)]
+    built = report.compare(first, second)
+    assert [pair.first.trial.values("lambda_clip") for pair in built.comparison.pairs] == [(0.1,)]
     assert built.comparison.left_out == (
-        f"{TASKS[0]}: a has λ-clip=0, which b has not.",
-        f"{TASKS[0]}: b has λ-clip=0.2, which a has not.",
+        f"{TASKS[0]}: λ-clip=0 is in a only, not in b.",
+        f"{TASKS[0]}: λ-clip=0.2 is in b only, not in a.",
     )
 
 
 def test_two_sweeps_of_one_name_are_called_by_their_folders(tmp_path: Path) -> None:
     first, second = (sweep(tmp_path / where / "same", synthetic.config()) for where in ("x", "y"))
-    assert report.versus(first, second).comparison.names == (str(first), str(second))
+    assert report.compare(first, second).comparison.names == (str(first), str(second))
 
 
 def test_the_command_compares_and_names_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ class Evaluate:
 
     def _print(self, policies: "list[SavedPolicy]", results: "list[EpisodeResults]", console: Console) -> None:
         from diffcps import stats
-        from diffcps.text import Column, interval, number, table
+        from diffcps.text import Column, interval, number, terminal_table
 
         card = policies[0].card
         candidates, actor = policies[0].options(self.candidates, self.actor)
@@ -112,7 +112,7 @@ class Evaluate:
             "interval of the return": [interval(f["return"]["low"], f["return"]["high"]) for f in found],
             "length": [number(f["length"]["mean"]) for f in found],
         }
-        console.print(table([Column(title, values) for title, values in cells.items()], "± over episodes"))
+        console.print(terminal_table([Column(title, values) for title, values in cells.items()], "± over episodes"))
         if len(found) > 1:
             mean, std = stats.mean_std([f["score"]["mean"] for f in found])
             console.print(f"over {len(found)} seeds: {number(mean)} ± {number(std)}", highlight=False)

@@ -41,7 +41,7 @@ class Report:
             console.print(f"page: {location}/table.html", highlight=False, soft_wrap=True)
             return
         second = self._location(self.other)
-        compared = report.versus(location.folder, second.folder)
+        compared = report.compare(location.folder, second.folder)
         compared.write()
         second.publish(*compared.files)
         compared.print(console)

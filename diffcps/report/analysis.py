@@ -1,14 +1,14 @@
 """From trials to the numbers of the table: one row a trial.
 
 The last score and the best one never share a column: the best is chosen by looking at the evaluations, so it is an
-oracle. A published number stands beside ours only where the data are the paper's.
+oracle. A published number is shown only if the data are the paper's.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +18,15 @@ from diffcps import stats
 from diffcps.data import library
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.published import Published, ablation, published
-from diffcps.runs.frames import Sweep, Trial, worded
+from diffcps.runs import trials
+from diffcps.runs.plan import SYMBOLS
+from diffcps.runs.read import Sweep
+from diffcps.runs.trials import Trial
+from diffcps.text import worded
+from diffcps.training.measures import MEASURES
 
 NEWEST = 10
 """Evaluations whose mean stands beside the last score."""
-SETTINGS = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
-"""What a sweep usually varies -> its symbol."""
 
 
 class Score(NamedTuple):
@@ -38,9 +41,9 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> "list[Score]":
-        """Of several kinds of score at once, ``[K, kinds]``: one value a seed of each.
+        """Several kinds of score at once, ``[K, kinds]``, one value for each seed and kind.
 
-        Every row has the same resamples, so it does not depend on the rows around it.
+        All rows use the same resamples, so an interval does not depend on the other rows of a table.
         """
         nothing = np.full(values.shape[1], np.nan)
         low, high = stats.weighted_interval(values, _weights(len(values))) if len(values) > 1 else (nothing, nothing)
@@ -63,7 +66,7 @@ class Row:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations so far, which the best score is the highest of."""
+        """Number of evaluations so far."""
         return len(self.trial.scores)
 
     @property
@@ -73,7 +76,7 @@ class Row:
 
     @property
     def last(self) -> Score | None:
-        """The newest evaluation: the final checkpoint's when the trial is complete."""
+        """The newest evaluation; of a complete trial, that of the final checkpoint."""
         return self._scores[0]
 
     @property
@@ -83,7 +86,7 @@ class Row:
 
     @property
     def best(self) -> Score | None:
-        """Each seed's highest evaluation; one in which its policy gave no numbers does not count."""
+        """Each seed's highest evaluation; evaluations without a number (a diverged policy) do not count."""
         return self._scores[2]
 
     @cached_property
@@ -95,8 +98,14 @@ class Row:
 
     @cached_property
     def final_lambda(self) -> float:
-        """λ in the last row that has one: the mean over the row's steps and over seeds."""
+        """λ of the newest row of metrics that has one: mean over the row's steps and over seeds."""
         return self.trial.newest("lambda")
+
+    @cached_property
+    def measured(self) -> dict[str, Score]:
+        """Each column of ``measures.csv`` at the newest evaluation that has it."""
+        newest = {name: values[-1] for name in self.trial.measured if len(values := self.trial.measure(name)[1])}
+        return dict(zip(newest, Score.of(np.stack([*newest.values()], axis=1)), strict=True)) if newest else {}
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
@@ -105,7 +114,7 @@ class Row:
 
     @cached_property
     def published(self) -> Published:
-        """The paper's numbers for the task, where they may stand beside this row."""
+        """The paper's numbers for the task, if they are comparable."""
         return published(self.trial)
 
     @property
@@ -116,15 +125,15 @@ class Row:
 
 
 def seed_scores(trial: Trial, kind: str) -> NDArray[np.float64]:
-    """One score a seed, ``[K]``, of an evaluated trial: its ``last``, the mean of its ``newest``, or its ``best``."""
+    """One score for each seed, ``[K]``: ``last``, the mean of the ``newest`` evaluations, or ``best``. Needs an evaluation."""
     if kind == "last":
         return trial.scores[-1]
     return trial.scores[-NEWEST:].mean(axis=0) if kind == "newest" else np.fmax.reduce(trial.scores, axis=0)
 
 
 def rows(sweep: Sweep) -> list[Row]:
-    """A row for each trial. Those of a search stand by task, the highest last score first."""
-    found = [Row(trial) for trial in sweep.trials]
+    """A row for each trial with a known configuration. Rows of a search are ordered by task, then by last score."""
+    found = [Row(trial) for trial in sweep.trials if trial.stored]
     if sweep.is_search:
         tasks = list(dict.fromkeys(row.trial.task.name for row in found))
         found.sort(key=lambda row: (tasks.index(row.trial.task.name), -row.last.mean if row.last else np.inf))
@@ -132,23 +141,36 @@ def rows(sweep: Sweep) -> list[Row]:
 
 
 def varying(table: Sequence[Row]) -> list[str]:
-    """Which settings differ between trials of one and the same task: T, λ-clip and κ first."""
-    seen: dict[str, dict[str, set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
-    for row in table:
-        for name, values in row.trial.settings.items():
-            seen[name][row.trial.task.name].add(values)
-    found = [name for name, tasks in seen.items() if any(len(values) > 1 for values in tasks.values())]
-    return sorted(found, key=lambda name: list(SETTINGS).index(name) if name in SETTINGS else len(SETTINGS))
+    """Names of the settings that differ between trials of the same task; see ``trials.varying``."""
+    return trials.varying([row.trial for row in table])
 
 
 def setting(trial: Trial, name: str) -> str:
-    """The value of a setting; several where the members of the pack differ."""
-    return ", ".join(map(worded, trial.settings[name]))
+    """The value of a setting, or all values if members of the pack differ; a dash if the algorithm does not have it."""
+    return ", ".join(map(worded, trial.values(name))) or "–"
 
 
 def said(trial: Trial, names: Sequence[str]) -> str:
-    """Settings of a trial in few words, ``T=5 λ-clip=0.1``; empty without names."""
-    return " ".join(f"{SETTINGS.get(name, name)}={setting(trial, name)}" for name in names)
+    """Settings of a trial, ``T=5 λ-clip=0.1``; empty without names."""
+    return " ".join(f"{symbol(name)}={setting(trial, name)}" for name in names if trial.values(name))
+
+
+def symbol(name: str) -> str:
+    """What a setting is called in tables and figures."""
+    return SYMBOLS.get(name, name)
+
+
+def quantities(table: Sequence[Row]) -> dict[str, list[str]]:
+    """Measure -> those of its columns that a report shows. Columns of no known measure are listed as ``other``."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for trial in (row.trial for row in table if row.trial.measured):
+        known = {name: MEASURES[name] for name in trial.config.measures if name in MEASURES}
+        owner = {column: name for name, item in known.items() for column in item.columns(trial.config, trial.task)}
+        for column in trial.measured:
+            name = owner.get(column, "other")
+            if name == "other" or not re.fullmatch(known[name].details, column):
+                found[name][column] = None
+    return {name: list(columns) for name, columns in found.items()}
 
 
 def by_task(table: Sequence[Row]) -> dict[str, list[Row]]:
@@ -159,183 +181,28 @@ def by_task(table: Sequence[Row]) -> dict[str, list[Row]]:
     return dict(found)
 
 
-# Across tasks: which runs may be put together, and what they amount to.
-
-FloatArray = NDArray[np.float64]
-MOST = 30
-"""Configurations of one domain that are compared across tasks; of more, a search for instance, none stands out by merit."""
-_MOST_PAIRS = 6
-"""Configurations of which every pair is compared; of more, each with the first."""
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval, nan where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Complete trials of one configuration on one or more tasks that may be put together."""
-
-    domain: str
-    """``Task.domain``."""
-    data: str
-    physics: str
-    profile: str
-    configuration: str
-    """What tells it from other groups of the same tasks; empty where each task has one configuration only."""
-    rows: tuple[Row, ...]
-    """One a task."""
-
-    @property
-    def family(self) -> tuple[str, str, str]:
-        """What groups must share to be compared."""
-        return self.domain, self.data, self.physics
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Their names."""
-        return tuple(row.trial.task.name for row in self.rows)
-
-    def scores(self, kind: str = "last", tasks: Sequence[str] | None = None) -> list[FloatArray]:
-        """For each task, of all or of those named, one score a seed: ``last``, ``newest`` or ``best``."""
-        found = {row.trial.task.name: row for row in self.rows}
-        return [seed_scores(found[task].trial, kind) for task in tasks or found]
-
-    def mean(self, kind: str = "last") -> Estimate:
-        """Mean over tasks, every task counting the same."""
-        return self._estimate("mean", kind)
-
-    @cached_property
-    def aggregates(self) -> dict[str, Estimate]:
-        """IQM, median, mean and optimality gap of the last scores."""
-        return {name: self._estimate(name, "last") for name in stats.AGGREGATES}
-
-    @property
-    def published(self) -> float:
-        """Mean of the paper's numbers over the same tasks; nan unless each of them has one."""
-        return float(np.mean([float(row.published.values.get("DiffCPS", "nan")) for row in self.rows]))
-
-    def profile_curve(self, thresholds: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Performance profile of the last scores with its interval, each as ``thresholds``."""
-        return stats.performance_profile(self.scores(), thresholds, np.random.default_rng(0))
-
-    def _estimate(self, name: str, kind: str) -> Estimate:
-        scores, statistic = self.scores(kind), stats.AGGREGATES[name]
-        interval = stats.stratified_interval(scores, statistic, np.random.default_rng(0))
-        return Estimate(float(statistic(scores)), *interval)
-
-
-class Improvement(NamedTuple):
-    """How likely a run of one group beats a run of another on the same task."""
-
-    first: Group
-    second: Group
-    tasks: tuple[str, ...]
-    probability: Estimate
-
-
-class Budget(NamedTuple):
-    """What tuning a task's configuration brings, by the number of policies tried online."""
-
-    task: str
-    data: str
-    mean: FloatArray
-    """Expected highest last score of k configurations picked at random, entry k − 1."""
-    std: FloatArray
-
-
-def groups(table: Sequence[Row]) -> list[Group]:
-    """All groups of a table, in its order.
-
-    Tasks without a domain are left out: scores of different environments are not averaged.
-    """
-    names = varying(table)
-    found: dict[tuple[str, str, str, str, str], list[Row]] = defaultdict(list)
-    for row in table:
-        trial = row.trial
-        if trial.state == "complete" and row.last is not None and trial.task.domain:
-            found[trial.task.domain, row.data, trial.config.physics, trial.config.profile, said(trial, names)].append(
-                row
-            )
-    # a task that has two trials alike in all of this differs in something that a table does not show
-    return [
-        Group(domain, data, physics, profile, configuration, tuple(rows))
-        for (domain, data, physics, profile, configuration), rows in found.items()
-        if len(by_task(rows)) == len(rows)
-    ]
-
-
-def families(found: Sequence[Group]) -> list[list[Group]]:
-    """Groups that may be compared with one another: those of one domain, kind of data and physics."""
-    by_family: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
-    for group in found:
-        by_family[group.family].append(group)
-    return list(by_family.values())
-
-
-def comparable(found: Sequence[Group]) -> list[list[Group]]:
-    """The families in which there is something to put together or to compare, and not too much."""
-    return [
-        family for family in families(found) if len(family) <= MOST and (len(family) > 1 or len(family[0].rows) > 1)
-    ]
-
-
-def improvement(first: Group, second: Group) -> Improvement | None:
-    """P(a run of ``first`` scores above one of ``second``), over the tasks that both have; ``None`` where they have none."""
-    tasks = tuple(task for task in first.tasks if task in second.tasks)
-    if not tasks:
-        return None
-    ours, theirs = first.scores(tasks=tasks), second.scores(tasks=tasks)
-    value = stats.probability_of_improvement(ours, theirs)
-    interval = stats.improvement_interval(ours, theirs, np.random.default_rng(0))
-    return Improvement(first, second, tasks, Estimate(value, *interval))
-
-
-def improvements(family: Sequence[Group]) -> list[Improvement]:
-    """Every pair of a small family; of a larger one, each group against the first."""
-    pairs = combinations(family, 2) if len(family) <= _MOST_PAIRS else ((other, family[0]) for other in family[1:])
-    return [found for first, second in pairs if (found := improvement(first, second)) is not None]
-
-
-def budgets(table: Sequence[Row]) -> list[Budget]:
-    """Expected online performance of each task with several complete configurations on the same data."""
-    found = []
-    for task, rows in by_task(table).items():
-        kinds: dict[tuple[str, str], list[Row]] = defaultdict(list)
-        for row in rows:
-            if row.trial.state == "complete" and row.last is not None:
-                kinds[row.data, row.trial.config.physics].append(row)
-        for (data, _), group in kinds.items():
-            if len(group) > 1:
-                scores = [row.last.mean for row in group if row.last is not None]
-                found.append(Budget(task, data, *stats.expected_online_performance(scores)))
-    return found
-
-
-# How the score of one task depends on T and λ-clip: the grid, and the lines of a figure through it.
+# How the score of a task depends on its settings: a grid over two of them, and a line along each.
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Last score of one task over T (rows) and λ-clip (columns)."""
+    """Last score of one task over two settings, where nothing else varies."""
 
     task: str
-    diffusion_steps: tuple[int, ...]
-    lambda_clips: tuple[float, ...]
-    cells: dict[tuple[int, float], Row]
+    names: tuple[str, str]
+    """Setting of the rows, setting of the columns."""
+    values: tuple[tuple[Any, ...], tuple[Any, ...]]
+    """Values of each, in ascending order."""
+    cells: dict[tuple[Any, Any], Row]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A task's rows along one setting, all others being the same."""
+    """Rows of a task that differ in one setting only."""
 
     task: str
     label: str
-    """Value of the other setting, where several lines are told apart by it."""
+    """What the other settings are, where a task has several lines."""
     points: tuple[tuple[float, Row], ...]
     """(value of the setting, row), in ascending order, evaluated rows only."""
 
@@ -350,54 +217,74 @@ class Beside:
 
 
 def grids(table: Sequence[Row]) -> list[Grid]:
-    """A T × λ-clip grid for each task in which both vary and nothing else does."""
+    """A grid for each task in which two settings vary, nothing else does, and every combination has its trial."""
     found = []
     for task, group in by_task(table).items():
-        if any(len(row.trial.shared("lambda_clip")) > 1 for row in group):
+        names = varying(group)
+        if len(names) != 2 or not _single(group, names) or not _one_frame(group):
             continue
-        cells = {(row.trial.config.value("diffusion_steps"), row.trial.shared("lambda_clip")[0]): row for row in group}
-        steps, clips = sorted({point[0] for point in cells}), sorted({point[1] for point in cells})
-        alone = len(cells) == len(group) and _only(group, "diffusion_steps", "lambda_clip")
-        if alone and len(steps) > 1 and len(clips) > 1:
-            found.append(Grid(task, tuple(steps), tuple(clips), cells))
+        first, second = names
+        cells = {(_value(row, first), _value(row, second)): row for row in group}
+        values = [sorted({point[i] for point in cells}, key=trials.ascending) for i in (0, 1)]
+        if len(cells) == len(group) == len(values[0]) * len(values[1]):
+            found.append(Grid(task, (first, second), (tuple(values[0]), tuple(values[1])), cells))
     return found
 
 
-def lines(table: Sequence[Row], along: str) -> list[Line]:
-    """For each task a line of its rows along ``diffusion_steps`` or ``lambda_clip``, for each value of the other.
+def along(table: Sequence[Row]) -> dict[str, list[Line]]:
+    """Setting -> its lines, for each setting that is a number and varies."""
+    found = {name: lines(table, name) for name in varying(table)}
+    return {name: some for name, some in found.items() if some}
 
-    Where anything else varies too, or members differ, there is no line: the difference between its points would have two causes.
-    """
-    other, symbol = ("lambda_clip", "λ-clip") if along == "diffusion_steps" else ("diffusion_steps", "T")
+
+def lines(table: Sequence[Row], name: str) -> list[Line]:
+    """The lines of each task along one setting; a line's rows agree in all others, or its slope would have two causes."""
     found = []
     for task, group in by_task(table).items():
-        if any(len(row.trial.settings[name]) > 1 for row in group for name in (along, other)):
+        names = varying(group)
+        if name not in names or not _one_frame(group) or not _numbers(group, name):
             continue
-        if not _only(group, along, other):
-            continue
-        values = sorted({row.trial.settings[other][0] for row in group})
-        for value in values:
-            points = [(r.trial.settings[along][0], r) for r in group if r.trial.settings[other][0] == value and r.last]
+        others = [other for other in names if other != name]
+        together: dict[str, list[tuple[float, Row]]] = defaultdict(list)
+        for row in group:
+            if row.last and _single([row], names):
+                together[said(row.trial, others)].append((_value(row, name), row))
+        for label, points in together.items():
             points.sort(key=lambda point: point[0])
-            if len(points) > 1 and len({point[0] for point in points}) == len(points):
-                found.append(Line(task, f"{symbol}={value:g}" if len(values) > 1 else "", tuple(points)))
+            if len(points) > 1 and len({value for value, _ in points}) == len(points):
+                found.append(Line(task, label, tuple(points)))
     return found
 
 
-def _only(group: Sequence[Row], *names: str) -> bool:
-    """Whether a task's rows differ in these settings alone."""
-    frames = {(row.trial.config.profile, row.trial.config.physics, row.data) for row in group if row.trial.dataset}
-    return len(frames) < 2 and set(varying(group)) <= set(names)
+def _value(row: Row, name: str) -> Any:
+    return row.trial.values(name)[0]
+
+
+def _single(group: Sequence[Row], names: Sequence[str]) -> bool:
+    """Whether the members of each trial agree in these settings."""
+    return all(len(row.trial.values(name)) == 1 for row in group for name in names)
+
+
+def _numbers(group: Sequence[Row], name: str) -> bool:
+    values = [value for row in group for value in row.trial.values(name)]
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+
+
+def _one_frame(group: Sequence[Row]) -> bool:
+    """Whether rows share profile, physics and data."""
+    return (
+        len({(row.trial.config.profile, row.trial.config.physics, row.data) for row in group if row.trial.dataset}) < 2
+    )
 
 
 def beside_paper(table: Sequence[Row]) -> list[Beside]:
-    """Where several λ-clips of the paper's ablation were run at T = 5 on its data: ours and the paper's, both best."""
+    """For tasks with several λ-clips of the paper's ablation, T = 5 and the paper's data: our best score and the paper's."""
     found = []
     for task, group in by_task(table).items():
         points = []
         for row in group:
-            theirs, clips = ablation(row.trial), row.trial.shared("lambda_clip")
-            if row.trial.config.value("diffusion_steps") == 5 and row.best and len(clips) == 1 and clips[0] in theirs:
+            theirs, clips = ablation(row.trial), row.trial.values("lambda_clip")
+            if row.trial.values("diffusion_steps") == (5,) and row.best and len(clips) == 1 and clips[0] in theirs:
                 points.append((clips[0], row, theirs[clips[0]]))
         points.sort(key=lambda point: point[0])
         if len({point[0] for point in points}) == len(points) > 1:

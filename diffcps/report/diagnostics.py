@@ -1,4 +1,4 @@
-"""Whether a trial did what its equations say: the constraint, the multiplier, the critic's estimate."""
+"""Whether a trial did what its equations say: constraint, multiplier, critic's estimate."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,35 +6,35 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.runs.frames import Trial
-from diffcps.text import duration_numbers
+from diffcps.runs.trials import Trial
+from diffcps.text import duration
 
 
 class Diagnosis(NamedTuple):
-    """Numbers of one trial, means over its seeds; nan where nothing was recorded."""
+    """Numbers of one trial, means over seeds; nan if they were not recorded."""
 
     behaviour_loss: float
     """Behaviour loss L of the newest row."""
     bound: float
-    """κ of the newest row; nan for an algorithm that holds nothing to it."""
+    """κ of the newest row; nan for an algorithm without a constraint."""
     ratio: float
-    """What κ bounds over κ, newest row, seed by seed before the mean."""
+    """Bounded quantity divided by κ, seed by seed, newest row."""
     violations: float
-    """Share of all rows, over all seeds, in which what κ bounds is above it."""
+    """Share of all rows, over all seeds, in which the bounded quantity exceeds κ."""
     late_violations: float
     """The same over the second half of training."""
     multiplier: float
     """λ of the newest row."""
     q_value: float
-    """The critic's mean estimate of the policy's own actions in states of the data, newest row."""
+    """Mean value that the critic gives to the policy's own actions in states of the data, newest row."""
     discounted: float
-    """What the newest evaluation's return comes to as a discounted sum; see ``discounted``."""
+    """Return of the newest evaluation as a discounted sum; see ``discounted``."""
     returned: float
     """Raw return of the newest evaluation."""
 
 
 def diagnose(trial: Trial) -> Diagnosis:
-    """The diagnosis of one trial, whatever state it is in."""
+    """The diagnosis of one trial in any state."""
     steps, held, bounds = bounded(trial)
     above = held > bounds
     late = above[steps > trial.config.steps / 2]
@@ -53,9 +53,9 @@ def diagnose(trial: Trial) -> Diagnosis:
 
 
 def bounded(trial: Trial) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Steps ``[n]``, what the multiplier holds and the κ it is held to, ``[n, K]`` each, where all members have them.
+    """Steps ``[n]``, the bounded quantity ``[n, K]`` and κ ``[n, K]``, for the rows in which all members have them.
 
-    That is the behaviour loss unless the trial bounds another quantity. Without a λ there is nothing: no constraint.
+    Empty for an algorithm without a λ: it has no constraint.
     """
     steps, multipliers = trial.metric("lambda")
     if not np.isfinite(multipliers).any():
@@ -66,7 +66,7 @@ def bounded(trial: Trial) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArr
 
 
 def bounds_loss(trial: Trial) -> bool:
-    """Whether κ is the bound of the behaviour loss on record, the online policy's, not of another quantity."""
+    """Whether κ bounds the recorded behaviour loss, that of the online policy, and not another quantity."""
     constraint, policy = trial.config.value("constraint"), trial.config.value("constraint_policy")
     return bool(constraint == "behaviour_loss" and policy == "online")
 
@@ -74,9 +74,9 @@ def bounds_loss(trial: Trial) -> bool:
 def discounted(trial: Trial) -> NDArray[np.float64]:
     """Returns of all evaluations on the scale of the critic, mean over episodes, ``[n, K]``.
 
-    Only the sum R and the length H of an episode are on record, so its reward is taken to come evenly:
-    R/H · (1 − γ^H)/(1 − γ), with the reward transform that the critic learns from. An estimate far above it hints at a critic
-    that overestimates; it is no proof, for the critic is asked in states of the data.
+    Only the return R and the length H of an episode are recorded, so its reward is spread evenly:
+    R/H · (1 − γ^H)/(1 − γ), with the reward transform that the critic learns from. A critic's estimate far above it suggests
+    overestimation. It does not prove it: the critic is evaluated in states of the data.
     """
     _, returns, lengths = trial.evaluations
     discount = trial.config.value("discount") or 0.0
@@ -89,14 +89,14 @@ def discounted(trial: Trial) -> NDArray[np.float64]:
     return trial.evaluations.mean(found, trial.seeds)
 
 
-# What trials cost: speed, wall and device time, and what the time went to.
+# Cost of trials: speed, wall time, device time, and where the time went.
 
 _TRIALS_SHOWN = 3
-"""Most trials whose time is told one by one; of more, the worst and the median."""
+"""Up to this many trials are listed one by one; otherwise the worst and the median are."""
 
 
 def rate(trial: Trial) -> float:
-    """Gradient steps per second of learning, all K members at once, over the whole trial; nan before there is one."""
+    """Gradient steps per second of learning, all K members at once, over the whole trial; nan before the first step."""
     learning = trial.status.get("seconds", {}).get("learning", 0.0)
     return float(trial.status.get("step", 0) / learning) if learning > 0 else float("nan")
 
@@ -108,25 +108,25 @@ def learner_share(trial: Trial) -> float:
 
 
 def wall(trial: Trial) -> float:
-    """Seconds from when the trial was asked for to its end, over all its attempts."""
+    """Seconds from the request for the trial to its end, over all attempts."""
     return float(sum(trial.status.get("seconds", {}).values()))
 
 
 def device_time(trial: Trial) -> float:
-    """Seconds of gradient steps on the trial's device, those that an interruption made it repeat left out."""
+    """Seconds of gradient steps on the trial's device, without steps that were repeated after an interruption."""
     return float(trial.status.get("seconds", {}).get("learning", 0.0))
 
 
 def summary(started: Sequence[Trial]) -> list[str]:
-    """Speed and time in a few lines; none before anything was learned."""
+    """Speed and time in a few lines; none before the first gradient step."""
     rates = [rate(trial) for trial in started if np.isfinite(rate(trial))]
     if not rates:
         return []
     timed = sorted((trial for trial in started if wall(trial) > 0), key=learner_share)
     total = sum(wall(trial) for trial in timed)
     lines = [
-        f"Speed: {_range(rates, '{:.3g}')} gradient steps per second, all seeds of a trial at once; "
-        f"{duration_numbers(total)} over all trials, {duration_numbers(sum(map(device_time, timed)))} of it gradient steps."
+        f"Speed: {_range(rates, '{:.3g}')} gradient steps per second, all seeds of a trial at once. All trials took "
+        f"{duration(total)}, of which {duration(sum(map(device_time, timed)))} were gradient steps."
     ]
     if len(timed) <= _TRIALS_SHOWN:
         return lines + [f"Time of {trial.key}: {spent(trial)}." for trial in timed]
@@ -134,20 +134,20 @@ def summary(started: Sequence[Trial]) -> list[str]:
     return [
         *lines,
         f"Time of the trial with the smallest share of learning, {worst.key}: {spent(worst)}.",
-        f"Time of the trial with the median share: {spent(median)}.",
+        f"Time of the trial with the median share of learning: {spent(median)}.",
     ]
 
 
 def spent(trial: Trial) -> str:
-    """What a trial's time went to: ``learning 93 % of 512 s; evaluation 21 s, start 6 s, …``, the largest first."""
+    """Where a trial's time went, largest part first: ``learning 93 % of 512 s; evaluation 21 s, start 6 s, …``."""
     seconds = {name: value for name, value in trial.status["seconds"].items() if name != "learning" and value >= 0.05}
     others = [f"{name} {_brief(seconds[name])}" for name in sorted(seconds, key=lambda name: -seconds[name])]
-    share = f"learning {100 * learner_share(trial):.0f} % of {duration_numbers(wall(trial))}"
+    share = f"learning {100 * learner_share(trial):.0f} % of {duration(wall(trial))}"
     return share + (f"; {', '.join(others)}" if others else "")
 
 
 def _brief(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 9.95 else duration_numbers(seconds)
+    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)
 
 
 def _range(values: Sequence[float], form: str) -> str:

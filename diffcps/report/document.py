@@ -1,25 +1,26 @@
-"""What a report consists of, whatever it is written as: sections of paragraphs, lists, tables and figures."""
+"""The content of a report, independent of its format: sections of paragraphs, lists, tables and figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, TypeVar
 
 from diffcps.errors import UserError, nearest
 from diffcps.text import Column
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 @dataclass(frozen=True)
 class Prose:
-    """Paragraphs, each a plain sentence or several."""
+    """Paragraphs of plain sentences."""
 
     paragraphs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list; ``trouble`` says that it tells what went wrong."""
+    """A list; ``trouble`` marks a list of failures."""
 
     lines: tuple[str, ...]
     trouble: bool = False
@@ -31,9 +32,9 @@ class Sheet:
 
     columns: tuple[Column, ...]
     states: tuple[str, ...] = ()
-    """State of the trial of each row, where a row is a trial."""
+    """State of each row's trial, if rows are trials."""
     title: str = ""
-    """Heading of its own where it is not the section's only table."""
+    """Its heading, if the section has several tables."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Panel:
     """One pair of axes of a figure."""
 
     title: str
-    draw: Callable[[Axes], None]
+    draw: Callable[["Axes"], None]
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Section:
     """A part of the report with its heading."""
 
     title: str
-    """Empty for what stands right under the report's own title."""
+    """Empty for text directly under the report's title."""
     blocks: tuple[Block, ...]
     aside: bool = False
-    """Whether it is for those who look closer: left out on a terminal, folded in a page."""
+    """Whether it is a detail: left out on a terminal, folded in a page."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Document:
         return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]
 
 
-# Parts of a report as a notebook shows them: an object that is a cell's last line is drawn there.
+# Parts of a report for a notebook, which shows an object that is the last line of a cell.
 
 Part = TypeVar("Part")
 
@@ -113,7 +114,7 @@ class Picture:
 
 
 def part(parts: Mapping[str, Part], name: str, whole: str, kind: str) -> Part:
-    """The part of that name. Raises ``UserError`` naming the nearest one, and all, when there is none."""
+    """The part of that name. Raises ``UserError`` naming the nearest one and all others if there is none."""
     if name not in parts:
         known = [one for one in parts if one]
         raise UserError(f"{whole} has no {kind} {name!r}{nearest(name, known) or '.'} It has: {', '.join(known)}.")

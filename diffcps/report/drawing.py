@@ -1,6 +1,6 @@
-"""Draws a figure: all panels in one PNG for a folder, each panel as an SVG of its own for a page.
+"""Draws figures: all panels as one PNG for a folder, each panel as an SVG for a page.
 
-The SVG takes its ink from the text around it (``currentColor``), so it is readable on light and dark ground.
+An SVG takes its colour from the surrounding text (``currentColor``), so it is readable on a light and on a dark page.
 """
 
 import io
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from diffcps.report.document import Figure, Panel
 
 INK = "#15191e"
-"""Text and axes; in an SVG it stands for the colour of the surrounding text."""
+"""Colour of text and axes; in an SVG it is replaced by the colour of the surrounding text."""
 GROUND = "#fcfdfc"
-"""What lies under a legend; in an SVG it stands for the ground of the page."""
+"""Colour under a legend; in an SVG it is replaced by the background of the page."""
 _STYLE: dict[Any, Any] = {
     "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.2, "axes.titlesize": 10, "legend.fontsize": 8,
@@ -33,15 +33,15 @@ _STYLE: dict[Any, Any] = {
     **{f"axes.{part}color": INK for part in ("edge", "label")},
 }  # fmt: skip
 _PALETTE = "#2f7fc1", "#e07b28", "#2f9e6e", "#c2549d", "#8a72c9", "#b08a1e", "#38a9b5", "#c8505a"
-"""Tell up to eight lines apart, on light and dark ground."""
+"""Eight colours that can be told apart on a light and on a dark page."""
 _MOST_LABELS = len(_PALETTE)
-"""A legend with more entries than this hides what it explains."""
+"""A legend with more entries would hide the lines."""
 _PANEL = 4.2, 3.0
 """Width and height of a panel, inches."""
 
 
 def colours(count: int) -> list[str]:
-    """One for each of ``count`` lines: of a palette where it suffices, else in the order of a scale."""
+    """Colours for ``count`` lines: from a palette if it has enough, else along a colour scale."""
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
     scale = mpl.colormaps["viridis"]
@@ -49,21 +49,21 @@ def colours(count: int) -> list[str]:
 
 
 def crowded(count: int) -> bool:
-    """Whether ``count`` lines in a panel leave no room for bands around them."""
+    """Whether ``count`` lines are too many for bands around them."""
     return count > len(_PALETTE)
 
 
 class Drawn(NamedTuple):
-    """A figure in both kinds."""
+    """A figure in both formats."""
 
     png: bytes
     """All panels, up to three in a row."""
     svgs: tuple[str, ...]
-    """Each panel as an SVG element to stand in a page, without anything that a page may have but once."""
+    """Each panel as an SVG element for a page, with ids that are unique in it."""
 
 
 def draw(figure: Figure) -> Drawn:
-    """Both kinds, of one drawing of each panel: to make its lines and ticks takes as long as to write them."""
+    """Both formats from one drawing of each panel: laying out lines and ticks takes as long as writing them."""
     tiles, found = [], []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
         for index, panel in enumerate(figure.panels):
@@ -110,23 +110,23 @@ def _together(tiles: Sequence[NDArray[np.uint8]]) -> bytes:
 
 def _fill(axes: Axes, panel: Panel, figure: Figure) -> None:
     panel.draw(axes)
-    # a place that is given need not be searched for, which takes as long as the lines
+    # with a fixed position matplotlib need not search for one, which takes as long as drawing the lines
     axes.set_title(panel.title, y=1.0)
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
     for axis in (axes.xaxis, axes.yaxis):
-        if isinstance(axis.get_major_locator(), AutoLocator):  # most of a panel's time goes into its ticks
+        if isinstance(axis.get_major_locator(), AutoLocator):  # the default locator takes most of a panel's time
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     handles, labels = axes.get_legend_handles_labels()
     unique = {str(label): handle for label, handle in zip(labels, handles, strict=True)}
     if 0 < len(unique) <= _MOST_LABELS + 1:
-        # the best place is searched for among all points, which takes long where they are very many
+        # "best" searches among all points, which takes long if there are very many
         many = any(crowded(len(collection.get_paths())) for collection in axes.collections)
         axes.legend(list(unique.values()), list(unique), loc="upper right" if many else "best")
 
 
 def _inlined(svg: str, name: str) -> str:
-    """The ``<svg>`` element alone, as wide as its place, with ids that are unique in the page and the page's own colours."""
+    """The ``<svg>`` element alone, as wide as its container, with unique ids and the colours of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)

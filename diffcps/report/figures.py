@@ -1,4 +1,4 @@
-"""The figures of a report: training over time, one panel a task; then sensitivity, profiles and the budget."""
+"""The figures of a report: curves over training, sensitivity, performance profiles, budget. One panel a task or domain."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,74 +11,143 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 from numpy.typing import NDArray
 
 from diffcps import stats
-from diffcps.report.analysis import Budget, Group, Line, Row, by_task, said, varying
+from diffcps.report.across import Budget, Group
+from diffcps.report.analysis import Line, Row, by_task, said, symbol, varying
 from diffcps.report.diagnostics import bounded, bounds_loss, discounted
 from diffcps.report.document import Figure, Panel
 from diffcps.report.drawing import INK, colours, crowded
-from diffcps.runs.frames import Trial
+from diffcps.runs.trials import Trial
 
 _MOST_POINTS = 200
-"""Points of a line; more are not seen in a panel."""
+"""Points of a line; a panel cannot show more."""
 _FEWER_POINTS = 50
-"""The same where lines are many."""
+"""The same in a panel with many lines."""
 _LEAST = 0.05
-"""Least relative height of the axis of λ."""
+"""Smallest height of the axis of λ, relative to λ."""
 _FAINT: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
 
 
 class Series(NamedTuple):
-    """What one trial's line shows."""
+    """The line of one trial."""
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
     """``[n, K]``."""
     points: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
-    """Steps and values that are marked besides."""
+    """Steps and values that are marked as points as well."""
 
 
 Read = Callable[[Trial], Series]
 References = Callable[[Axes, Sequence[Trial]], None]
-"""Draws what holds for all lines of a panel."""
+"""Draws the reference lines of a panel."""
+
+
+class _Curves(NamedTuple):
+    """A figure over gradient steps, one panel a task, one line a row."""
+
+    rows: Sequence[Row]
+    name: str
+    title: str
+    caption: str
+    y_label: str
+    read: Read
+    references: References = lambda axes, trials: None
+
+    def figure(self) -> Figure:
+        settings = varying(self.rows)
+        panels = tuple(
+            Panel(task, partial(_rows, rows=rows, read=self.read, references=self.references, names=settings))
+            for task, rows in by_task(self.rows).items()
+        )
+        return Figure(self.name, self.title, self.caption, "gradient steps", self.y_label, panels)
 
 
 def over_time(table: Sequence[Row]) -> list[Figure]:
-    """Score, λ, behaviour loss and Q estimate along training. What has no value yet is left out."""
-    evaluated = [row for row in table if row.evaluations]
-    logged = [row for row in table if len(row.trial.metric("behaviour_loss")[0])]
-    kinds: list[tuple[str, str, str, str, Read, References, list[Row]]] = [
-        ("learning_curves", "Learning curves", "Mean over seeds with its 95 % interval; dashed: the data's own trajectories.",
-         "normalised score", _scores, _behaviour, evaluated),
-        ("lambda", "λ", "Mean over seeds with its 95 % interval; dashed: λ-clip.", "λ", _multiplier, _clips, logged),
-        ("behaviour_loss", "Behaviour loss", "Mean over seeds with its 95 % interval; dashed: κ, where it is what κ bounds.",
-         "behaviour loss", _behaviour_loss, _bounds, logged),
-        ("constraint", "Constraint", "What κ bounds, where it is not the online policy's behaviour loss; dashed: κ.",
-         "constraint", _held, _limits, [row for row in logged if not bounds_loss(row.trial)]),
-        ("q_value", "Q estimate against return", "Line: the critic's mean estimate of the policy's own actions in states of "
-         "the data. Points: the return of each evaluation on the critic's scale, as if its reward came evenly over the "
-         "episode; estimates far above them hint at a critic that overestimates.", "discounted return",
-         _estimates, _nothing, logged),
-    ]  # fmt: skip
-    return [
-        Figure(name, title, caption, "gradient steps", label, _panels(rows, read, references))
-        for name, title, caption, label, read, references, rows in kinds
-        if rows
+    """Score, λ, behaviour loss, constraint and Q estimate over training, for the trials that have them."""
+
+    def logged(name: str) -> list[Row]:
+        return [row for row in table if np.isfinite(row.trial.metric(name)[1]).any()]
+
+    curves = [
+        _Curves(
+            [row for row in table if row.evaluations],
+            name="learning_curves",
+            title="Learning curves",
+            caption="Mean over seeds with its 95 % interval; dashed: the data's own trajectories.",
+            y_label="normalised score",
+            read=_scores,
+            references=_behaviour,
+        ),
+        _Curves(
+            logged("lambda"),
+            name="lambda",
+            title="λ",
+            caption="Mean over seeds with its 95 % interval; dashed: λ-clip.",
+            y_label="λ",
+            read=_multiplier,
+            references=_clips,
+        ),
+        _Curves(
+            logged("behaviour_loss"),
+            name="behaviour_loss",
+            title="Behaviour loss",
+            caption="Mean over seeds with its 95 % interval; dashed: κ, where κ bounds the behaviour loss.",
+            y_label="behaviour loss",
+            read=_behaviour_loss,
+            references=_bounds,
+        ),
+        _Curves(
+            [row for row in logged("lambda") if not bounds_loss(row.trial)],
+            name="constraint",
+            title="Constraint",
+            caption="The quantity that κ bounds, where it is not the online policy's behaviour loss; dashed: κ.",
+            y_label="constraint",
+            read=_held,
+            references=_limits,
+        ),
+        _Curves(
+            logged("policy_q"),
+            name="q_value",
+            title="Q estimate against return",
+            caption="Line: mean value that the critic gives to the policy's own actions in states of the data. Points: "
+            "return of each evaluation on the critic's scale, with the reward spread evenly over the episode. A line far "
+            "above the points suggests that the critic overestimates.",
+            y_label="discounted return",
+            read=_estimates,
+        ),
     ]
+    return [item.figure() for item in curves if item.rows]
 
 
-def sensitivity(along: str, lines: Sequence[Line]) -> Figure | None:
-    """Last score over T or over λ-clip, one panel a task; ``None`` without a line."""
-    name, symbol = ("diffusion_steps", "T") if along == "diffusion_steps" else ("lambda_clip", "λ-clip")
+def measures(table: Sequence[Row], columns: Sequence[str]) -> list[Figure]:
+    """Each measured quantity over training; none if trials measure only once, at their end."""
+    curves = [
+        _Curves(
+            [row for row in table if len(row.trial.measure(column)[0]) > 1],
+            name=f"measure_{column}",
+            title=column,
+            caption="Mean over seeds with its 95 % interval.",
+            y_label=column,
+            read=partial(_measured, column=column),
+        )
+        for column in columns
+    ]
+    return [item.figure() for item in curves if item.rows]
+
+
+def sensitivity(name: str, lines: Sequence[Line]) -> Figure:
+    """Last score along one setting, one panel a task."""
     tasks = dict.fromkeys(line.task for line in lines)
     panels = tuple(Panel(task, partial(_sensitivity, lines=[x for x in lines if x.task == task])) for task in tasks)
     caption = "Last score, mean over seeds with its 95 % interval."
-    title = f"Sensitivity to {symbol}"
-    return Figure(f"sensitivity_{name}", title, caption, symbol, "last score", panels) if panels else None
+    label = symbol(name)
+    return Figure(f"sensitivity_{name}", f"Sensitivity to {label}", caption, label, "last score", panels)
 
 
 def profiles(families: Sequence[Sequence[Group]]) -> Figure:
     """Performance profiles of the last scores, one panel a domain."""
     panels = tuple(Panel(" · ".join(family[0].family[:2]), partial(_profiles, family=family)) for family in families)
-    caption = "Share of runs whose last score is above τ, every task counting the same, with its 95 % interval."
+    caption = "Share of runs with a last score above τ, each task with the same weight, and its 95 % interval."
     return Figure("profiles", "Performance profiles", caption, "τ", "share of runs above τ", panels)
 
 
@@ -86,19 +155,11 @@ def budget(found: Sequence[Budget]) -> Figure | None:
     """Expected online performance over the budget, one panel a task; ``None`` without one."""
     panels = tuple(Panel(item.task, partial(_budget, item=item)) for item in found)
     caption = (
-        "Expected highest last score when k configurations, picked at random, are tried online; band: ± one standard "
+        "Expected highest last score when k configurations, drawn at random, are tried online; band: ± one standard "
         "deviation."
     )
     title = "Expected online performance"
     return Figure("budget", title, caption, "configurations tried", "expected score", panels) if panels else None
-
-
-def _panels(table: Sequence[Row], read: Read, references: References) -> tuple[Panel, ...]:
-    names = varying(table)
-    return tuple(
-        Panel(task, partial(_rows, rows=rows, read=read, references=references, names=names))
-        for task, rows in by_task(table).items()
-    )
 
 
 def _rows(axes: Axes, rows: Sequence[Row], read: Read, references: References, names: Sequence[str]) -> None:
@@ -120,18 +181,18 @@ def _rows(axes: Axes, rows: Sequence[Row], read: Read, references: References, n
 
 
 def _told_apart(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Colour and label of each row's line; of very many lines by the first setting that has few values, if any has."""
+    """Colour and label of each row's line. Many lines share the colours of the first setting that has few values."""
     profiles = [row.trial.config.profile for row in rows]
     labels = [said(row.trial, names) for row in rows]
     if len(set(profiles)) > 1:
         whole = [f"{profile} {label}".rstrip() for profile, label in zip(profiles, labels, strict=True)]
-        # a profile is many settings: where its name tells the rows apart, they would fill the panel
+        # a profile stands for many settings: if its name suffices, they need not fill the panel
         labels = list(profiles) if len(set(whole)) == len(set(profiles)) else whole
     if crowded(len(rows)):
         coarse = ([said(row.trial, [name]) for row in rows] for name in names)
         labels = next((found for found in coarse if not crowded(len(set(found)))), labels)
     distinct = list(dict.fromkeys(labels))
-    if len(distinct) == 1 < len(rows):  # nothing in the table tells them apart
+    if len(distinct) == 1 and len(rows) > 1:  # the table has nothing that tells them apart
         return list(zip(colours(len(rows)), labels, strict=True))
     by_label = dict(zip(distinct, colours(len(distinct)), strict=True))
     return [(by_label[label], label) for label in labels]
@@ -153,6 +214,10 @@ def _held(trial: Trial) -> Series:
     return Series(*bounded(trial)[:2])
 
 
+def _measured(trial: Trial, column: str) -> Series:
+    return Series(*trial.measure(column))
+
+
 def _estimates(trial: Trial) -> Series:
     return Series(*trial.metric("policy_q"), (trial.evaluations.steps, discounted(trial).mean(axis=1)))
 
@@ -162,9 +227,9 @@ def _behaviour(axes: Axes, trials: Sequence[Trial]) -> None:
 
 
 def _clips(axes: Axes, trials: Sequence[Trial]) -> None:
-    _levels(axes, _distinct(clip for trial in trials for clip in trial.shared("lambda_clip") if clip > 0), "λ-clip")
+    _levels(axes, _distinct(clip for trial in trials for clip in trial.values("lambda_clip") if clip > 0), "λ-clip")
     low, high = axes.get_ylim()
-    if high - low < _LEAST * abs(high):  # what has hardly moved must not look as if it had
+    if high - low < _LEAST * abs(high):  # a λ that hardly moves must not look as if it does
         axes.set_ylim(low - _LEAST / 2 * abs(high), high + _LEAST / 2 * abs(high))
 
 
@@ -172,7 +237,7 @@ def _bounds(axes: Axes, trials: Sequence[Trial]) -> None:
     _limits(axes, [trial for trial in trials if bounds_loss(trial)])
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_formatter("{x:g}")  # powers of ten take the room of the axis's label
+    axes.yaxis.set_major_formatter("{x:g}")  # powers of ten are too wide for the space beside the axis
     axes.yaxis.set_minor_formatter(NullFormatter())
     if high < 10 * low:
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -190,14 +255,10 @@ def _levels(axes: Axes, values: Sequence[float], label: str) -> None:
     ends = values if len(values) < 3 else (values[0], values[-1])
     for value in ends:
         axes.axhline(value, label=label, **_FAINT)
-    if len(values) > len(ends):  # all others in one piece: very many single lines take seconds
+    if len(values) > len(ends):  # the others as one collection: very many single lines take seconds
         lines = [[(0.0, value), (1.0, value)] for value in values[1:-1]]
         between = LineCollection(lines, transform=axes.get_yaxis_transform(), zorder=2, **_FAINT)
         axes.add_collection(between, autolim=False)
-
-
-def _nothing(axes: Axes, trials: Sequence[Trial]) -> None:
-    """There is no line that holds for a whole panel."""
 
 
 def _distinct(values: Iterable[float]) -> list[float]:
@@ -217,7 +278,7 @@ def band(axes: Axes, steps: NDArray[np.int64], values: NDArray[np.float64], colo
 def _thinned(
     steps: NDArray[np.int64], values: NDArray[np.float64], most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Evenly spread points of a line, at most so many, first and last included."""
+    """At most ``most`` evenly spread points of a line, the first and the last included."""
     if len(steps) <= most:
         return steps, values
     kept = np.linspace(0, len(steps) - 1, most).astype(np.int64)
@@ -229,7 +290,7 @@ def _sensitivity(axes: Axes, lines: Sequence[Line]) -> None:
     shifts = np.linspace(-1.0, 1.0, len(lines)) * (max(everywhere) - min(everywhere)) / 60 if len(lines) > 1 else [0.0]
     for line, colour, shift in zip(lines, colours(len(lines)), shifts, strict=True):
         found = [(value, row.last) for value, row in line.points if row.last is not None]
-        # seen side by side, a thirtieth of the axis apart in all, for intervals over one another hide each other
+        # a small shift, a thirtieth of the axis in all, keeps the intervals of different lines from hiding each other
         values = np.array([value for value, _ in found]) + shift
         axes.plot(values, [score.mean for _, score in found], color=colour, marker="o", markersize=4, label=line.label)
         axes.vlines(values, [s.low for _, s in found], [s.high for _, s in found], color=colour, linewidth=1.2)

@@ -1,4 +1,4 @@
-"""What stands under the tables: how far the sweep has come, what the words mean, what failed and why."""
+"""The text under the tables: progress of the sweep, meaning of the columns, failures."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,68 +16,74 @@ from diffcps.report.published import (
     marks,
     other_environment,
 )
-from diffcps.runs.frames import Sweep, Trial
-
-_STATES = "complete", "running", "stopped", "failed", "pending"
+from diffcps.runs.read import Sweep
+from diffcps.runs.trials import Trial
+from diffcps.text import counted, tally
 
 
 def progress(sweep: Sweep) -> str:
-    """How far the sweep has come, in one line."""
-    counts = {state: sum(trial.state == state for trial in sweep.trials) for state in _STATES}
-    counts["pending"] += sweep.expected - len(sweep.trials)
-    said = [f"{count} {'not started' if state == 'pending' else state}" for state, count in counts.items() if count > 0]
-    return f"{sweep.expected} trial{'s' if sweep.expected != 1 else ''}: {', '.join(said)}."
+    """The number of trials in each state, in one line."""
+    counts = {"not started" if state == "pending" else state: count for state, count in sweep.counts.items()}
+    return f"{counted(sweep.total, 'trial')}: {tally(counts)}."
 
 
 def footnotes(table: Sequence[Row]) -> list[str]:
     """What a reader must know to read the numbers right."""
+    return [*_columns(table), *_marks(table), *_physics(table), *_recorded(table), *_left_out(table)]
+
+
+def _columns(table: Sequence[Row]) -> list[str]:
     notes = [
-        "Scores are normalised: 100·(R − random)/(expert − random). behaviour: the data set's own trajectories. "
-        "λ: mean over the steps of the newest row and over seeds.",
-        "last: the newest evaluation (of the final checkpoint, where the trial is complete), mean ± standard deviation "
-        "over seeds, with the 95 % percentile-bootstrap interval of the mean (too narrow below some 5 seeds; with 2 it "
-        f"is just the two). mean of the last: each seed's mean over its newest {NEWEST} evaluations, of all where it has fewer. "
-        "best: each seed's highest evaluation, chosen by looking at them all: an oracle, not comparable with last.",
+        "Scores are normalised: 100·(R − random)/(expert − random), where R is the return. behaviour: score of the data "
+        "set's own trajectories. λ: mean over seeds and over the steps of the newest row of metrics.",
+        "last: the newest evaluation; of a complete trial, the evaluation of its final checkpoint. Mean ± standard "
+        "deviation over seeds, with the 95 % percentile-bootstrap interval of the mean. The interval is too narrow for "
+        "fewer than about 5 seeds; for 2 seeds its ends are the two scores.",
+        f"mean of the last: each seed's mean over its newest {NEWEST} evaluations, or over all if there are fewer. best: "
+        "each seed's highest evaluation. It is chosen by looking at all of them, so it is an oracle: do not compare it "
+        "with last.",
     ]
     shown = [row for row in table if row.published.values]
     if shown:
         versions = dict.fromkeys(f", {row.trial.task.paper_note}" for row in shown if row.trial.task.paper_note)
         notes.append(
-            "published: the paper's Table 1 (DiffCPS: best of its evaluations, mean ± std, with the paper's settings and "
-            f"full length{''.join(versions)}); compare it with best, never with last. Other methods: as that table quotes them."
+            "published: Table 1 of the paper. Its DiffCPS scores are the best of a run's evaluations, mean ± standard "
+            f"deviation, with the paper's settings and full length{''.join(versions)}. Compare them with best, never with "
+            "last. The other methods are as that table quotes them."
         )
-    if any(row.published.mark for row in shown):
-        notes.append(f"{UNVERIFIED} the data have D4RL's name and row count; nothing is published to verify them with.")
-    seen = "".join(marks(row.trial) for row in table)
-    if OTHER_DATA in seen:
-        notes.append(f"{OTHER_DATA} the data are not the paper's.")
-    if OTHER_ENVIRONMENT in seen:
-        notes.append(f"{OTHER_ENVIRONMENT} judged in another environment, or under other physics, than the paper's.")
-    foreign = [
-        row.trial.task.name for row in table if row.data == "not D4RL's own" and row.trial.config.physics == "d4rl"
-    ]
+    return notes
+
+
+def _marks(table: Sequence[Row]) -> list[str]:
+    seen = "".join(marks(row.trial) for row in table) + "".join(row.published.mark for row in table)
+    meanings = {
+        UNVERIFIED: "the data have D4RL's name and number of rows, but no checksum is published to verify them.",
+        OTHER_DATA: "the data are not the paper's.",
+        OTHER_ENVIRONMENT: "evaluated in another environment, or under other physics, than in the paper.",
+    }
+    return [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in seen]
+
+
+def _physics(table: Sequence[Row]) -> list[str]:
+    """Where data and evaluation do not share one simulator."""
+    notes = []
+    foreign = [row for row in table if row.data == "not D4RL's own" and row.trial.config.physics == "d4rl"]
     if foreign:
         notes.append(
-            f"Evaluated under D4RL's physics on data that are not D4RL's: {', '.join(dict.fromkeys(foreign))}. If they "
-            "were recorded on today's MuJoCo, --physics modern is what fits them."
+            f"Evaluated under D4RL's physics, on data that are not D4RL's: {_tasks(foreign)}. If the data were recorded "
+            "with a current MuJoCo, use --physics modern."
         )
     mixed = [
-        row.trial.task.name
+        row
         for row in table
         if library.source(row.trial.config.data.source).rows(row.trial.task) is not None
         and row.trial.config.physics != row.trial.task.physics
     ]
     if mixed:
         notes.append(
-            f"Data collected under {table[0].trial.task.physics} physics, policies judged under another: "
-            f"{', '.join(dict.fromkeys(mixed))}."
+            f"Data collected under {mixed[0].trial.task.physics} physics, policies evaluated under other physics: "
+            f"{_tasks(mixed)}."
         )
-    notes += _recorded(table)
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for row in table:
-        if row.published.left_out and row.trial.task.name not in reasons[row.published.left_out]:
-            reasons[row.published.left_out].append(row.trial.task.name)
-    notes += [f"Published numbers left out for {', '.join(tasks)}: {why}" for why, tasks in reasons.items()]
     return notes
 
 
@@ -85,19 +91,19 @@ def _recorded(table: Sequence[Row]) -> list[str]:
     """Tasks that are made from Minari's data sets, and tasks whose scores are not normalised."""
     tasks = {row.trial.task.name: row.trial.task for row in table}
     sets = [
-        f"{name} ({task.definition.minari_id}, evaluated in {task.environment.id})"
+        f"{name} ({task.definition.minari_id}, environment {task.environment.id})"
         for name, task in tasks.items()
         if task.definition is not None
     ]
     notes = []
     if sets:
         notes.append(
-            "Learned from Minari's own data sets, not D4RL's data, and evaluated in the environments recorded with them, "
-            f"which are not D4RL's either: {', '.join(sets)}."
+            "Trained on Minari's own data sets and evaluated in the environments recorded with them; neither is D4RL's: "
+            f"{', '.join(sets)}."
         )
     kinds = {
-        "success": "A score is the percentage of episodes that reach the goal, which ends them",
-        "return": "A score is the plain return, not normalised, for the data set has no reference scores",
+        "success": "The score is the percentage of episodes that reach the goal; reaching it ends an episode",
+        "return": "The score is the return, not normalised: the data set has no reference scores",
     }
     for kind, said in kinds.items():
         if names := [name for name, task in tasks.items() if task.score == kind]:
@@ -105,39 +111,45 @@ def _recorded(table: Sequence[Row]) -> list[str]:
     return notes
 
 
+def _left_out(table: Sequence[Row]) -> list[str]:
+    reasons: dict[str, list[Row]] = defaultdict(list)
+    for row in table:
+        if row.published.left_out:
+            reasons[row.published.left_out].append(row)
+    return [f"Published numbers left out for {_tasks(rows)}: {why}" for why, rows in reasons.items()]
+
+
+def _tasks(rows: Iterable[Row]) -> str:
+    return ", ".join(dict.fromkeys(row.trial.task.name for row in rows))
+
+
 def troubles(sweep: Sweep) -> list[str]:
-    """One line for each failed trial and each damaged folder."""
-    lines = [
-        f"Failed: {trial.key} at step {trial.status.get('step', 0)}: {first_line(trial.status.get('error'))}"
-        for trial in sweep.trials
-        if trial.state == "failed"
-    ]
-    return [*lines, *(f"Unreadable: {sentence}" for sentence in sweep.unreadable)]
+    """A line for each failed trial and each file that cannot be read."""
+    lines = []
+    for trial in sweep.trials:
+        if trial.state == "failed":
+            lines.append(f"Failed: {trial.key} at step {trial.step}: {trial.trouble}")
+        lines += [f"Unreadable: {damage}" for damage in trial.damages]
+    return lines
 
 
 def remarks(sweep: Sweep) -> list[str]:
-    """What trials had to say of themselves: what a resume worked around, what turned out slower than asked for."""
-    return [f"{trial.key}: {note}" for trial in sweep.trials for note in trial.status.get("notes", ())]
+    """Notes that trials left in their status: checkpoints that were skipped, engines that did not work."""
+    return [f"{trial.key}: {note}" for trial in sweep.trials for note in trial.notes]
 
 
-def first_line(text: object) -> str:
-    """The first line of an error, short enough for a table's foot."""
-    line = (str(text or "").strip().splitlines() or ["no reason was recorded"])[0]
-    return line if len(line) <= 300 else line[:299] + "…"
-
-
-# What a sweep was made with, and in what it departs from the paper: everything a referee would ask.
+# How a sweep was run, and where it departs from the paper: what a referee would ask.
 
 
 def provenance(sweep: Sweep) -> list[str]:
-    """Cost, versions, commit, device and profile, each said once where all trials agree."""
-    started = [trial for trial in sweep.trials if trial.environment]
+    """Cost, versions, commit, device and profile. A fact that all trials share is stated once."""
+    started = [trial for trial in sweep.known if trial.environment]
     if not started:
         return []
     versions = [", ".join(f"{k} {v}" for k, v in t.environment.get("versions", {}).items()) for t in started]
     facts = [
-        ("Profile", _agreed(trial.config.profile for trial in sweep.trials)),
-        ("Physics", _agreed(trial.config.physics for trial in sweep.trials)),
+        ("Profile", _agreed(trial.config.profile for trial in sweep.known)),
+        ("Physics", _agreed(trial.config.physics for trial in sweep.known)),
         ("Device", _agreed(str(trial.environment.get("device")) for trial in started)),
         ("Gradient steps", _agreed(engine(trial) for trial in started)),
         ("Commit", _agreed(str(trial.environment.get("git_commit")) for trial in started)),
@@ -154,40 +166,40 @@ def _attempt(environment: Mapping[str, Any]) -> str:
 
 
 def deviations(sweep: Sweep) -> list[str]:
-    """In what the trials depart from the paper's protocol; for a task that is not the paper's, from its own settings."""
+    """Departures from the paper's protocol; for a task that the paper does not have, from the task's own settings."""
     by_kind: dict[str, dict[str, None]] = defaultdict(dict)
-    for trial in sweep.trials:
+    for trial in sweep.known:
         task = trial.task
         if trial.config.profile != "official":
-            by_kind[f"The {trial.config.profile} profile and not the paper's own settings"][task.name] = None
+            by_kind[f"Profile {trial.config.profile} instead of the paper's settings"][task.name] = None
         if changes := trial.changes:
             by_kind[
-                f"Not the {'task' if trial.config.profile == 'official' else 'profile'}'s own settings, {task.name}"
+                f"Settings that differ from the {'task' if trial.config.profile == 'official' else 'profile'}'s, {task.name}"
             ] |= dict.fromkeys(changes)
         if trial.config.steps < task.steps:
             by_kind[f"Shorter than the task's {task.steps:_} gradient steps".replace("_", " ")][task.name] = None
         if task.in_paper and trial.seeds != PAPER_SEEDS:
-            by_kind[f"Another number of seeds than the paper's {PAPER_SEEDS}"][f"{task.name} {trial.seeds}"] = None
+            by_kind[f"Number of seeds other than the paper's {PAPER_SEEDS}"][f"{task.name} {trial.seeds}"] = None
         if task.d4rl_file and trial.dataset and data_provenance(trial) == "other":
             by_kind["Data that are not D4RL's"][task.name] = None
         if other_environment(trial):
             by_kind[f"Physics other than {task.physics}"][f"{task.name} {trial.config.physics}"] = None
     lines = [f"{kind}: {', '.join(found)}" for kind, found in by_kind.items()]
-    simulators = {trial.environment.get("versions", {}).get("mujoco") for trial in sweep.trials if trial.task.d4rl_file}
-    if known := sorted(version for version in simulators if version):
+    simulators = {trial.environment.get("versions", {}).get("mujoco") for trial in sweep.known if trial.task.d4rl_file}
+    if versions := sorted(version for version in simulators if version):
         lines.append(
-            f"Simulator: MuJoCo {', '.join(known)}, where D4RL's own environments use mujoco-py (MuJoCo 2.1 or before)"
+            f"Simulator: MuJoCo {', '.join(versions)}; D4RL's own environments use mujoco-py (MuJoCo 2.1 or before)"
         )
     return lines
 
 
 def engine(trial: Trial) -> str:
-    """How the trial's gradient steps were run and why, over how many workers and packs where that is more than one."""
+    """How gradient steps were run and why, and the number of workers and packs where there are several."""
     chosen = trial.environment.get("engine")
-    said = "as before engines were recorded"
+    said = "not recorded"
     if chosen:
         same = chosen["used"] == chosen["asked"]
-        said = chosen["reason"] if same else f"{chosen['used']}, for {chosen['asked']} did not work here"
+        said = chosen["reason"] if same else f"{chosen['used']}, because {chosen['asked']} did not work here"
     workers, sizes = trial.environment.get("workers", 1), trial.environment.get("pack_sizes", ())
     said += f"; {workers} workers" if workers > 1 else ""
     return said + (f"; packs of at most {max(sizes)} seeds, the most that fit" if len(sizes) > 1 else "")

@@ -1,31 +1,16 @@
-"""The further tables: across tasks, over T and λ-clip, the constraint, cost, data."""
+"""The tables below the main one: across tasks, over settings, measures, constraint, cost, data."""
 
 import math
 from collections.abc import Sequence
 
-from diffcps import stats, text
+from diffcps import stats
 from diffcps.report import diagnostics
-from diffcps.report.analysis import (
-    NEWEST,
-    SETTINGS,
-    Beside,
-    Budget,
-    Estimate,
-    Grid,
-    Group,
-    Row,
-    Score,
-    improvements,
-    said,
-    setting,
-    varying,
-)
+from diffcps.report.across import Budget, Estimate, Group, improvements
+from diffcps.report.analysis import NEWEST, Beside, Grid, Row, Score, said, setting, symbol, varying
 from diffcps.report.document import Sheet
 from diffcps.report.published import PUBLISHED, marks
-from diffcps.runs.frames import Trial
-from diffcps.text import Column, interval, number, short
-
-# Numbers as text, the same in every kind of output.
+from diffcps.runs.trials import Trial
+from diffcps.text import Column, duration, interval, number, percent, short, significant, stacked, worded
 
 
 def score(value: Score | None) -> str:
@@ -45,6 +30,14 @@ def estimate(value: Estimate, digits: int = 1) -> str:
     return f"{number(value.value, digits)} {interval(value.low, value.high, digits)}".rstrip()
 
 
+def measured(value: Score | None) -> str:
+    """``0.0512 [0.0498, 0.0533]``: three digits, for numbers of any size; a dash where there is none."""
+    if value is None:
+        return "–"
+    ends = "" if math.isnan(value.low) else f" [{significant(value.low)}, {significant(value.high)}]"
+    return significant(value.mean) + ends
+
+
 def cell(row: Row | None) -> str:
     """The last score of a row in a grid, with its state while it is not complete."""
     if row is None or row.last is None:
@@ -56,17 +49,17 @@ _BUDGETS = 1, 2, 3, 5, 10, 15, 20, 30, 50
 
 
 def averages(found: Sequence[Group]) -> Sheet:
-    """The paper's kind of average: over the complete tasks of a domain, every task counting the same."""
+    """Averages as in the paper: over the complete tasks of a domain, each task with the same weight."""
     last, newest, best = ([group.mean(kind) for group in found] for kind in ("last", "newest", "best"))
     columns = [
         *_identity(found),
-        Column("last", [text.number(item.value) for item in last]),
-        Column("95 % interval", [text.interval(item.low, item.high) for item in last]),
-        Column("mean of the newest evaluations", [text.number(item.value) for item in newest], drop=2),
-        Column("best (oracle)", [text.number(item.value) for item in best]),
+        Column("last", [number(item.value) for item in last]),
+        Column("95 % interval", [interval(item.low, item.high) for item in last]),
+        Column("mean of the newest evaluations", [number(item.value) for item in newest], drop=2),
+        Column("best (oracle)", [number(item.value) for item in best]),
     ]
     if any(math.isfinite(group.published) for group in found):
-        columns.append(Column("published DiffCPS (best)", [text.number(group.published) for group in found]))
+        columns.append(Column("published DiffCPS (best)", [number(group.published) for group in found]))
     return Sheet(tuple(columns))
 
 
@@ -97,8 +90,8 @@ def improvement(families: Sequence[Sequence[Group]]) -> Sheet | None:
         Column("X", [named(item.first) for item in found], right=False),
         Column("Y", [named(item.second) for item in found], right=False),
         Column("tasks", [str(len(item.tasks)) for item in found], liftable=True),
-        Column("P(X > Y)", [text.number(item.probability.value, 2) for item in found]),
-        Column("95 % interval", [text.interval(item.probability.low, item.probability.high, 2) for item in found]),
+        Column("P(X > Y)", [number(item.probability.value, 2) for item in found]),
+        Column("95 % interval", [interval(item.probability.low, item.probability.high, 2) for item in found]),
     ]
     return Sheet(tuple(columns))
 
@@ -120,15 +113,16 @@ def budget(found: Sequence[Budget]) -> Sheet:
 
 
 def grid(item: Grid) -> Sheet:
-    """Last scores over T and λ-clip."""
-    columns = [Column("T \\ λ-clip", [str(steps) for steps in item.diffusion_steps])]
-    for clip in item.lambda_clips:
-        columns.append(Column(f"{clip:g}", [cell(item.cells.get((steps, clip))) for steps in item.diffusion_steps]))
+    """Last scores over two settings."""
+    first, second = item.values
+    columns = [Column(" \\ ".join(map(symbol, item.names)), [worded(value) for value in first])]
+    for other in second:
+        columns.append(Column(worded(other), [cell(item.cells.get((value, other))) for value in first]))
     return Sheet(tuple(columns))
 
 
 def beside(found: Sequence[Beside]) -> Sheet:
-    """Best scores over λ-clip at T = 5 beside the paper's ablation, which shows best scores too."""
+    """Best scores over λ-clip at T = 5 beside the paper's ablation, which also shows best scores."""
     points = [(item.task, *point) for item in found for point in item.points]
     columns = [
         Column("task", [task for task, *_ in points], right=False),
@@ -141,34 +135,51 @@ def beside(found: Sequence[Beside]) -> Sheet:
 
 
 def constraint(table: Sequence[Row]) -> Sheet:
-    """λ, behaviour loss against κ, violations, and the critic's estimate against the return."""
-    names = varying(table)
+    """λ, behaviour loss against κ, violations, and the critic's estimate against the return; what no trial has is left out."""
     found = [row.diagnosis for row in table]
     columns = [
-        Column("task", [row.trial.task.name for row in table], right=False),
-        *([Column("setting", [said(row.trial, names) for row in table], right=False)] if names else []),
-        Column("λ", [text.number(item.multiplier, 2) for item in found]),
-        Column("behaviour loss", [text.significant(item.behaviour_loss) for item in found]),
-        Column("κ", [text.significant(item.bound) for item in found]),
-        Column("bounded / κ", [text.number(item.ratio, 2) for item in found]),
-        Column("violations", [text.percent(item.violations) for item in found]),
-        Column("in the second half", [text.percent(item.late_violations) for item in found]),
-        Column("Q estimate", [text.significant(item.q_value) for item in found]),
-        Column("return, discounted", [text.significant(item.discounted) for item in found]),
-        Column("return", [text.significant(item.returned) for item in found]),
+        *_trials(table, varying(table)),
+        Column("λ", [number(item.multiplier, 2) for item in found]),
+        Column("behaviour loss", [significant(item.behaviour_loss) for item in found]),
+        Column("κ", [significant(item.bound) for item in found]),
+        Column("bounded / κ", [number(item.ratio, 2) for item in found]),
+        Column("violations", [percent(item.violations) for item in found]),
+        Column("in the second half", [percent(item.late_violations) for item in found]),
+        Column("Q estimate", [significant(item.q_value) for item in found]),
+        Column("return, discounted", [significant(item.discounted) for item in found]),
+        Column("return", [significant(item.returned) for item in found]),
     ]
-    return Sheet(tuple(columns), tuple(row.trial.state for row in table))
+    return Sheet(present(columns), tuple(row.trial.state for row in table))
+
+
+def present(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns in which any row has a value."""
+    return tuple(column for column in columns if set(column.cells) - {"–", ""})
+
+
+def measures(table: Sequence[Row], name: str, columns: Sequence[str]) -> Sheet:
+    """The numbers of one measure at the newest evaluation, each with its interval over seeds."""
+    rows = [row for row in table if set(columns) & set(row.measured)]
+    parts = [
+        *_trials(rows, varying(table)),
+        Column("step", [str(row.trial.measures["step"].iloc[-1]) for row in rows], liftable=True, drop=99),
+    ]
+    parts += [
+        Column(column, [measured(row.measured.get(column)) for row in rows], drop=len(columns) - i if i else 0)
+        for i, column in enumerate(columns)
+    ]
+    return Sheet(tuple(parts), tuple(row.trial.state for row in rows), name)
 
 
 def costs(table: Sequence[Row]) -> Sheet:
-    """Speed, and what the time of each trial went to."""
+    """Speed of each trial and where its time went."""
     trials = [row.trial for row in table]
     columns = [
         Column("trial", [trial.key for trial in trials], right=False),
-        Column("steps per second", [text.number(diagnostics.rate(trial)) for trial in trials]),
-        Column("learner time / wall time", [text.number(diagnostics.learner_share(trial), 2) for trial in trials]),
-        Column("wall time", [text.duration_numbers(diagnostics.wall(trial)) for trial in trials]),
-        Column("device time", [text.duration_numbers(diagnostics.device_time(trial)) for trial in trials]),
+        Column("steps per second", [number(diagnostics.rate(trial)) for trial in trials]),
+        Column("learner time / wall time", [number(diagnostics.learner_share(trial), 2) for trial in trials]),
+        Column("wall time", [duration(diagnostics.wall(trial)) for trial in trials]),
+        Column("device time", [duration(diagnostics.device_time(trial)) for trial in trials]),
         Column("spent on", [diagnostics.spent(trial).partition("; ")[2] or "–" for trial in trials], right=False),
         Column("device", [str(trial.environment.get("device", "–")) for trial in trials], right=False, liftable=True),
     ]
@@ -191,8 +202,17 @@ def data(table: Sequence[Row]) -> Sheet | None:
     return Sheet(tuple(columns))
 
 
+def _trials(table: Sequence[Row], settings: Sequence[str]) -> list[Column]:
+    """Task, profile and settings of each row, as far as they tell rows apart."""
+    columns = [Column("task", [row.trial.task.name for row in table], right=False)]
+    profiles = [row.trial.config.profile for row in table]
+    columns += [Column("profile", [*profiles], right=False)] if len(set(profiles)) > 1 else []
+    said_of = [said(row.trial, settings) for row in table]
+    return [*columns, *([Column("setting", said_of, right=False)] if any(said_of) else [])]
+
+
 def _identity(found: Sequence[Group]) -> list[Column]:
-    """What tells groups apart."""
+    """Columns that tell groups apart."""
     columns = [
         Column("domain", [group.domain for group in found], right=False),
         Column("data", [group.data for group in found], right=False, liftable=True, drop=5),
@@ -208,11 +228,11 @@ def _identity(found: Sequence[Group]) -> list[Column]:
     return columns
 
 
-# The columns of the main table: a row a trial, our numbers, the paper's beside them where they may stand there.
+# The columns of the main table: one row a trial, our numbers, and the paper's where they are comparable.
 
 
 def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
-    """All columns; ``narrow`` puts an interval under its score and shortens what can be said more shortly."""
+    """All columns; ``narrow`` puts intervals under their scores and shortens words."""
     trials = [row.trial for row in table]
     tasks = [f"{trial.task.name} {marks(trial)}".rstrip() for trial in trials]
     kinds = [row.data.split(",")[0] if narrow else row.data for row in table]
@@ -231,7 +251,7 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
     ]
     last, intervals = [score(row.last) for row in table], [score_interval(row.last) for row in table]
     if narrow:
-        columns.append(Column("last", [text.stacked(*pair) for pair in zip(last, intervals, strict=True)]))
+        columns.append(Column("last", [stacked(*pair) for pair in zip(last, intervals, strict=True)]))
     else:
         columns += [Column("last", last), Column("last, 95 % interval", intervals)]
     columns += [
@@ -243,12 +263,13 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
             protocol = "published {} (best)" if narrow else _PROTOCOLS.get(name, _OTHERS)
             cells = [_published(row, name) for row in table]
             columns.append(Column(protocol.format(name), cells, drop=9 if name == PUBLISHED[0] else 3))
-    return [
-        *columns,
-        Column("behaviour", [text.number(trial.behaviour_score) for trial in trials], drop=8),
-        Column("first", [text.number(row.first) for row in table], drop=6),
-        Column("λ", [text.number(row.final_lambda, 2) for row in table], drop=3),
+    columns += [
+        Column("behaviour", [number(trial.behaviour_score) for trial in trials], drop=8),
+        Column("first", [number(row.first) for row in table], drop=6),
     ]
+    if any(math.isfinite(row.final_lambda) for row in table):  # not every algorithm has a λ
+        columns.append(Column("λ", [number(row.final_lambda, 2) for row in table], drop=3))
+    return columns
 
 
 _PROTOCOLS = {"DiffCPS": "published {} (best of its evaluations)"}
@@ -256,20 +277,20 @@ _OTHERS = "published {} (as the paper quotes it)"
 
 
 def best_title(table: Sequence[Row]) -> str:
-    """The heading of the oracle's column, with the number of evaluations it looks at."""
+    """Heading of the oracle's column, with its number of evaluations if trials agree on it."""
     counts = {row.evaluations for row in table if row.evaluations}
     return f"best (oracle over {counts.pop()} evaluations)" if len(counts) == 1 else "best (oracle)"
 
 
 def newest_title(table: Sequence[Row]) -> str:
-    """The heading of the mean over the newest evaluations, with their number where trials agree on it."""
+    """Heading of the mean over the newest evaluations, with their number if trials agree on it."""
     counts = {min(row.evaluations, NEWEST) for row in table if row.evaluations}
     return f"mean of the last {counts.pop()}" if len(counts) == 1 else f"mean of the last ≤ {NEWEST}"
 
 
 def _setting_columns(table: Sequence[Row]) -> list[Column]:
     names = varying(table)
-    return [Column(SETTINGS.get(name, name), [setting(row.trial, name) for row in table]) for name in names]
+    return [Column(symbol(name), [setting(row.trial, name) for row in table]) for name in names]
 
 
 def _published(row: Row, name: str) -> str:
@@ -284,7 +305,7 @@ def _steps(trial: Trial, narrow: bool) -> str:
     def said(count: int) -> str:
         return short(count) if narrow else f"{count:_}".replace("_", " ")
 
-    step, steps = int(trial.status.get("step", 0)), trial.config.steps
+    step, steps = trial.step, trial.config.steps
     return said(steps) if step >= steps else f"{said(step)}{'/' if narrow else ' of '}{said(steps)}"
 
 

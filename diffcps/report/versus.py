@@ -1,4 +1,4 @@
-"""The report on two sweeps held against each other, and what it is written as."""
+"""The report that compares two sweeps, and its files."""
 
 import re
 from dataclasses import dataclass
@@ -8,18 +8,16 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from rich.console import Console
 
-from diffcps import text as diffcps_text
 from diffcps.files import save
 from diffcps.report import tables
 from diffcps.report.analysis import said, varying
-from diffcps.report.comparison import Comparison, Pair, compare, difference, improvement
-from diffcps.report.contents import as_csv
+from diffcps.report.comparison import Comparison, Pair, difference, improvement
 from diffcps.report.document import Bullets, Document, Figure, Panel, Prose, Section, Sheet
 from diffcps.report.drawing import colours, drawn
 from diffcps.report.figures import band
+from diffcps.report.records import as_csv
 from diffcps.report.writers import html, latex, markdown, screen
-from diffcps.runs.frames import collect
-from diffcps.text import Column
+from diffcps.text import Column, interval, number, signed
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +37,7 @@ class Versus:
         return tuple(f"{self.file}.{ending}" for ending in ("md", "csv", "tex", "html"))
 
     def write(self) -> list[Path]:
-        """Write ``files`` into the folder of B; returns their paths. Raises ``UserError`` when it cannot be written."""
+        """Write ``files`` into the folder of B; returns their paths. Raises ``UserError`` if it cannot be written."""
         found = self.document()
         texts = markdown(found), self.csv(), latex(found), html(found, drawn(found.figures))
         contents = {name: text.encode() for name, text in zip(self.files, texts, strict=True)}
@@ -54,16 +52,17 @@ class Versus:
         found = self.comparison
         first, second = found.names
         said = (
-            f"A is {first}, B is {second}. B − A: last scores, seed by seed; means are over the seeds that both have, with the "
-            "95 % percentile-bootstrap interval (too narrow below some 5 seeds). P(B > A): how likely a run of B ends above "
-            "a run of A, a tie being half. Paired are complete trials on the same task and data, under the same physics."
+            f"A is {first}, B is {second}. Complete trials are paired by task, data and physics. B − A: difference of last "
+            "scores, seed by seed; its mean is over the seeds that both have, with the 95 % percentile-bootstrap interval "
+            "(too narrow for fewer than about 5 seeds). P(B > A): probability that a run of B has a higher last score than a "
+            "run of A; a tie counts one half."
         )
         sections = [Section("", (Prose((said,)), _sheet(found))), *_across(found)]
         if found.left_out:
             sections.append(Section("Not compared", (Bullets(found.left_out, trouble=True),)))
         changes = tuple(line for pair in found.pairs if (line := _changes(pair)))
         if changes:
-            sections.append(Section("In what they differ", (Bullets(tuple(dict.fromkeys(changes))),)))
+            sections.append(Section("Differences in settings", (Bullets(tuple(dict.fromkeys(changes))),)))
         curves = Figure(
             "curves", "Learning curves", "Mean over seeds with its 95 % interval.", "gradient steps", "normalised score",
             tuple(Panel(title, partial(_curves, pair=pair)) for title, pair in _titled(found)),
@@ -91,11 +90,6 @@ class Versus:
         return as_csv(records, "task")
 
 
-def versus(first: Path, second: Path) -> Versus:
-    """Compare the sweeps in two folders. Raises ``UserError`` when there is nothing in them that may be paired."""
-    return Versus(compare(collect(first), collect(second)))
-
-
 def _sheet(found: Comparison) -> Sheet:
     pairs = found.pairs
     last, newest, best = ([pair.difference(kind) for pair in pairs] for kind in ("last", "newest", "best"))
@@ -108,12 +102,12 @@ def _sheet(found: Comparison) -> Sheet:
         Column("seeds", [str(len(pair.seeds)) for pair in pairs], liftable=True),
         Column("A: last", [tables.score(first) for first, _ in scores], drop=5),
         Column("B: last", [tables.score(second) for _, second in scores], drop=5),
-        Column("B − A", [diffcps_text.signed(item.value) for item in last]),
-        Column("95 % interval", [diffcps_text.interval(item.low, item.high) for item in last]),
-        Column("P(B > A)", [diffcps_text.number(item.value, 2) for item in likely]),
-        Column("its interval", [diffcps_text.interval(item.low, item.high, 2) for item in likely], drop=3),
-        Column("B − A of the mean of the newest", [diffcps_text.signed(item.value) for item in newest], drop=2),
-        Column("B − A of best (oracle)", [diffcps_text.signed(item.value) for item in best], drop=1),
+        Column("B − A", [signed(item.value) for item in last]),
+        Column("95 % interval", [interval(item.low, item.high) for item in last]),
+        Column("P(B > A)", [number(item.value, 2) for item in likely]),
+        Column("its interval", [interval(item.low, item.high, 2) for item in likely], drop=3),
+        Column("B − A of the mean of the newest", [signed(item.value) for item in newest], drop=2),
+        Column("B − A of best (oracle)", [signed(item.value) for item in best], drop=1),
     ]
     return Sheet(tuple(columns), tuple("complete" for _ in pairs))
 
@@ -126,17 +120,17 @@ def _across(found: Comparison) -> list[Section]:
     columns = (
         Column("domain, data, physics", list(groups), right=False),
         Column("pairs", [str(len(pairs)) for pairs in groups.values()]),
-        Column("B − A", [diffcps_text.signed(item.value) for item in differences]),
-        Column("95 % interval", [diffcps_text.interval(item.low, item.high) for item in differences]),
-        Column("P(B > A)", [diffcps_text.number(item.value, 2) for item in likely]),
-        Column("its interval", [diffcps_text.interval(item.low, item.high, 2) for item in likely], drop=1),
+        Column("B − A", [signed(item.value) for item in differences]),
+        Column("95 % interval", [interval(item.low, item.high) for item in differences]),
+        Column("P(B > A)", [number(item.value, 2) for item in likely]),
+        Column("its interval", [interval(item.low, item.high, 2) for item in likely], drop=1),
     )
-    said = "Every pair counts the same; intervals by the bootstrap stratified by pair."
+    said = "Each pair has the same weight. Intervals: bootstrap, stratified by pair."
     return [Section("Across tasks", (Prose((said,)), Sheet(columns)))]
 
 
 def _labels(found: Comparison) -> list[str]:
-    """What tells pairs of one task apart; empty where each task has but one."""
+    """Settings that tell pairs of one task apart; empty if each task has one pair."""
     names = varying([pair.first for pair in found.pairs])
     return [said(pair.first.trial, names) for pair in found.pairs]
 

@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing beside it: style and figures are inside."""
+"""A report as one self-contained HTML page: style and figures are inside."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,17 @@ from importlib import resources
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from diffcps import text
 from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
 from diffcps.report.drawing import Drawn
-from diffcps.text import STYLES, Column, fitting, lifted
-from diffcps.text import table as rich_table
+from diffcps.text import STYLES, Column, fitting, lifted, markdown_table, terminal_table
 
 _SHORT, _LONG = 12, 25
-"""Characters of a heading that stays on one line, and of one that is given more room."""
+"""Up to this many characters a heading stays on one line; from this many on it gets more width."""
 
 
 def html(document: Document, drawn: Mapping[str, Drawn]) -> str:
-    """The whole report as an HTML page, with its figures, which are ``drawn`` by name."""
+    """The whole report as an HTML page; ``drawn`` has its figures by name."""
     style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     titled = [section for section in document.sections if section.title]
     contents = "".join(f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>' for section in titled)
@@ -51,7 +51,7 @@ def _section(section: Section, drawn: Mapping[str, Drawn]) -> str:
     anchor, title = _anchor(section.title), escape(section.title)
     if section.aside:
         return f'<details id="{anchor}"><summary><h2>{title}</h2></summary>\n{blocks}\n</details>'
-    # small figures stand side by side where there is room
+    # small figures are placed side by side
     slim = all(isinstance(block, Figure) and len(block.panels) == 1 for block in section.blocks)
     kind = ' class="slim"' if slim else ""
     return f'<section id="{anchor}"{kind}>\n<h2>{title}</h2>\n{blocks}\n</section>'
@@ -76,14 +76,14 @@ def _figure(figure: Figure, drawn: Drawn) -> str:
 
 def _sheet(sheet: Sheet) -> str:
     columns, agreed = lifted(sheet.columns, "trial" if sheet.states else "row")
-    # a phone shows the first columns: scores, and the circumstances behind them
+    # a phone shows the first columns: put the scores there
     columns = [*columns[:1], *sorted(columns[1:], key=lambda column: column.liftable)]
     title = f"<h3>{escape(sheet.title)}</h3>" if sheet.title else ""
     above = f'<p class="agreed">{escape(agreed)}</p>' if agreed else ""
     head = "".join(f"<th{_side(column)}>{_heading(column.title)}</th>" for column in columns)
     cells = zip(*(column.cells for column in columns), strict=True)
     rows = "\n".join(_row(columns, row, sheet.states[i] if sheet.states else "") for i, row in enumerate(cells))
-    # a table may be wider than the page: then it is moved sideways, with the keyboard too
+    # a table wider than the page scrolls sideways; tabindex makes that work with the keyboard
     return (
         f'{title}{above}<div class="sheet" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody></table></div>"
@@ -98,7 +98,7 @@ def _row(columns: Sequence[Column], cells: Sequence[str], state: str) -> str:
 
 
 def _heading(title: str) -> str:
-    """A title that breaks between words only, not at all where it is short, into few lines where it is long."""
+    """A title: a short one never breaks, a long one breaks into few lines."""
     kind = "short" if len(title) <= _SHORT else "long" if len(title) >= _LONG else ""
     return f'<span class="{kind}">{escape(title)}</span>' if kind else escape(title)
 
@@ -111,7 +111,7 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower().replace("λ", "lambda")).strip("-")
 
 
-# A report as Markdown. Figures are files beside it, which a line names.
+# A report as Markdown. Figures are separate files, named in a line.
 
 
 def markdown(document: Document) -> str:
@@ -137,30 +137,17 @@ def _block_markdown(block: Block) -> list[str]:
     if isinstance(block, Prose):
         return list(block.paragraphs)
     if isinstance(block, Bullets):
-        return ["\n".join(f"* {escaped(line)}" for line in block.lines)]
+        return ["\n".join(f"* {text.markdown(line)}" for line in block.lines)]
     assert isinstance(block, Sheet)
-    return [*([f"### {block.title}"] if block.title else []), _table(block.columns)]
+    return [*([f"### {block.title}"] if block.title else []), markdown_table(block.columns)]
 
 
-def _table(columns: Sequence[Column]) -> str:
-    lines = [[escaped(column.title) for column in columns], ["--:" if column.right else ":--" for column in columns]]
-    lines += [[escaped(cell) for cell in cells] for cells in zip(*(column.cells for column in columns), strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    for mark in "\\|<*_`":
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("\n", " ")
-
-
-# The tables of a report as LaTeX, to be taken into a paper with ``\input``.
+# The tables of a report as LaTeX, for ``\input`` in a paper.
 
 _LONG_latex = 40
-"""Rows of a table that no longer fits on one page."""
+"""A table with more rows may break over pages."""
 _WIDTH = 115
-"""Characters of a line that can still be read when it is made as wide as a page's text."""
+"""Characters of a line that is still readable when scaled to the width of a page."""
 _MARKS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
@@ -171,7 +158,7 @@ _MARKS = {
 
 
 def latex(document: Document) -> str:
-    """Every table that is not for a closer look, each a ``table`` of its own, or a ``longtable`` where it is long."""
+    """Every table but the details, each as a ``table``, or as a ``longtable`` if it is long."""
     parts = [
         f"% {document.title}: needs \\usepackage{{booktabs,graphicx,longtable}} and UTF-8 input".replace("\n", " ")
     ]
@@ -183,7 +170,7 @@ def latex(document: Document) -> str:
             parts += [_sheet_latex(block, document, section) for block in section.blocks if isinstance(block, Sheet)]
     if notes:
         parts.append(
-            "\\begin{itemize}\n" + "\n".join(f"  \\item {escaped_latex(line)}" for line in notes) + "\n\\end{itemize}"
+            "\\begin{itemize}\n" + "\n".join(f"  \\item {escaped(line)}" for line in notes) + "\n\\end{itemize}"
         )
     return "\n\n".join(parts) + "\n"
 
@@ -195,9 +182,9 @@ def _sheet_latex(sheet: Sheet, document: Document, section: Section) -> str:
     caption = ". ".join(filter(None, (f"{document.title}: {heading}" if heading else document.title, agreed)))
     body = _body(columns)
     if dropped:
-        body.insert(0, f"% no room for: {escaped_latex('; '.join(dropped))}; table.csv has them")
+        body.insert(0, f"% left out for lack of width: {escaped('; '.join(dropped))}; table.csv has them")
     form = "".join("r" if column.right else "l" for column in columns)
-    head = f"\\caption{{{escaped_latex(caption)}.}}"
+    head = f"\\caption{{{escaped(caption)}.}}"
     if len(columns[0].cells) > _LONG_latex:
         top, rows = body[: body.index("\\midrule") + 1], body[body.index("\\midrule") + 1 :]
         lines = [f"\\begin{{longtable}}{{{form}}}", f"{head} \\\\", *top, "\\endhead", *rows, "\\end{longtable}"]
@@ -214,29 +201,29 @@ def _body(columns: Sequence[Column]) -> list[str]:
 
 
 def _heads(columns: Sequence[Column]) -> str:
-    """Titles, those of several words in several lines."""
+    """Titles; long ones are broken into lines."""
     cells = []
     for column in columns:
-        lines = r"\\".join(escaped_latex(line) for line in column.heading)
+        lines = r"\\".join(escaped(line) for line in column.heading)
         side = "r" if column.right else "l"
         cells.append(lines if len(column.heading) == 1 else f"\\shortstack[{side}]{{{lines}}}")
     return " & ".join(cells) + r" \\"
 
 
 def _line(cells: Sequence[str]) -> str:
-    return " & ".join(escaped_latex(cell) for cell in cells) + r" \\"
+    return " & ".join(escaped(cell) for cell in cells) + r" \\"
 
 
-def escaped_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+def escaped(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
     return "".join(_MARKS.get(letter, letter) for letter in text)
 
 
-# A report on a terminal: what fits in its width, without the parts for those who look closer.
+# A report on a terminal: the columns that fit, without details and figures.
 
 
 def screen(document: Document, width: int) -> RenderableType:
-    """The report for a console ``width`` columns wide; columns for which there is no room are named instead."""
+    """The report for a console of ``width`` columns; table columns that do not fit are named below their table."""
     parts: list[RenderableType] = []
     for index, section in enumerate(document.sections):
         if not section.aside:
@@ -251,7 +238,7 @@ def _section_screen(section: Section, heading: str, width: int, head: bool) -> l
     for block in section.blocks:
         if isinstance(block, Sheet):
             parts += _sheet_screen(block, block.title or heading, width)
-        elif not (isinstance(block, Figure) or (tables and not head)):  # what explains a table is in table.md
+        elif not (isinstance(block, Figure) or (tables and not head)):  # explanations of further tables are in table.md
             parts += _lines(block, dim=not head)
     return parts
 
@@ -268,7 +255,7 @@ def _sheet_screen(sheet: Sheet, title: str, width: int) -> list[RenderableType]:
     shown, dropped = fitting(columns, width)
     styles = [STYLES.get(state, "") for state in sheet.states] if sheet.states else None
     parts: list[RenderableType] = [Text(agreed, style="dim")] if agreed else []
-    parts += [rich_table(shown, title, styles), Text()]
+    parts += [terminal_table(shown, title, styles), Text()]
     if dropped:
-        parts.append(Text(f"No room here for {', '.join(dropped)}: see table.md.", style="dim"))
+        parts.append(Text(f"Columns left out: {', '.join(dropped)}. See table.md.", style="dim"))
     return parts

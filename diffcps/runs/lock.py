@@ -14,6 +14,8 @@ from diffcps.files import disk_full_as_user_error
 
 HEARTBEAT_SECONDS = 15.0
 """Between two renewals of a lease."""
+LOCK = ".lock"
+"""Name of the lock in a sweep's folder."""
 LEASE = "lease.json"
 """Name of a lease's note in the sweep's folder."""
 _LOOK_SECONDS = 3 * HEARTBEAT_SECONDS + 120.0
@@ -52,14 +54,14 @@ def locked(file: IO[str], folder: Path) -> Iterator[None]:
         holder = file.read().strip() or "another process"
         raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
     try:
-        with disk_full_as_user_error(folder / ".lock"):
+        with disk_full_as_user_error(folder / LOCK):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
         yield
     finally:
         if not (folder / "sweep.json").exists():
-            (folder / ".lock").unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def _lock(file: IO[str]) -> None:
@@ -73,14 +75,25 @@ def _lock(file: IO[str]) -> None:
 
 
 def holder(folder: Path) -> Holder | None:
-    """The living process that has claimed a sweep's folder, or ``None``."""
+    """The living process that has claimed a sweep, by its lock or by its lease, or ``None``."""
+    note = folder / LEASE
+    return _locking(folder / LOCK) or (noted(note.read_bytes()) if note.exists() else None)
+
+
+def was_held(folder: Path) -> bool:
+    """Whether a process has ever claimed the sweep: whether there is a lock or a lease, held or not."""
+    return (folder / LOCK).exists() or (folder / LEASE).exists()
+
+
+def _locking(file: Path) -> Holder | None:
+    """The process that locks a file; one that was killed locks it no more."""
     try:
-        file = (folder / ".lock").open(encoding="utf-8", errors="replace")
+        opened = file.open(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with file:
+    with opened:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return Holder(file.read().strip() or "another process", os.fstat(file.fileno()).st_mtime)
+            return Holder(opened.read().strip() or "another process", os.fstat(opened.fileno()).st_mtime)
     return None

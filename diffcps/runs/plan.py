@@ -3,7 +3,7 @@
 import itertools
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import read_json
 
+SYMBOLS = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
+"""Setting -> its symbol in tables, figures and names; other settings go by their name. These come first in lists."""
 OBJECTIVE = "score"
 """The one name of what is maximised: the last score, mean over seeds."""
 
@@ -93,6 +95,17 @@ REPEATED = "address", "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "
 """Flags of a launch that the command to continue the sweep repeats."""
 
 _SCRIPT = "tune/sweep_d4rl.py"
+
+
+def repeated(command: Sequence[str]) -> dict[str, str]:
+    """The flags of ``REPEATED`` in a recorded command, with their values."""
+    flags = {}
+    for word, after in zip(command, [*command[1:], ""], strict=True):
+        name, given, value = word.partition("=")
+        flag = name.removeprefix("--").replace("-", "_")
+        if name.startswith("--") and flag in REPEATED:
+            flags[flag] = value if given else after
+    return flags
 
 
 def python() -> str:

@@ -10,58 +10,60 @@ from pathlib import Path
 
 from diffcps.errors import UserError, nearest
 from diffcps.runs import lock
-from diffcps.runs.read import SweepEntry, read
+from diffcps.runs.read import Sweep, read
 from diffcps.storage.location import results_folder
 from diffcps.storage.remote import Remote
 
 _LOOK_PATIENCE = 20.0
-"""Seconds for which a person waits for an object store that does not answer."""
+"""Seconds to wait for an object store that does not answer."""
 _SMALL = re.compile(rf"[^/]+/(sweep\.json|{re.escape(lock.LEASE)}|runs/[^/]+/(status|environment|config)\.json)")
 """Names of the files that are read, below the results folder."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """A results folder, as ``opened`` gives it."""
+    """A results folder."""
 
     folder: Path
-    """Where its files are read."""
+    """Where its files are read: the folder itself, or a copy of the small files in an object store."""
     name: str
-    """Where it is: an absolute path, or a URL."""
+    """An absolute path, or a URL."""
 
-    def sweeps(self) -> list[SweepEntry]:
-        """Every sweep in it, the one that was touched last first; what is no sweep is left out.
+    def sweeps(self) -> list[Sweep]:
+        """Every sweep in it, the one with the latest change first.
 
-        Raises ``UserError`` when there is no such folder.
+        Raises ``UserError`` if the folder cannot be read.
         """
         try:
             folders = [Path(entry.path) for entry in os.scandir(self.folder) if entry.is_dir()]
         except OSError as error:
             raise UserError(
                 f"the results folder {self.name} cannot be read: {error.strerror}. Name the folder that holds the sweeps "
-                "with --results; sweeps are started with python tune/sweep_d4rl.py."
+                "with --results; start a sweep with python tune/sweep_d4rl.py."
             ) from error
-        found = [entry for folder in folders if (entry := read(folder, self.name)) is not None]
-        return sorted(found, key=lambda entry: (-(entry.touched or 0.0), entry.name))
+        found = [sweep for folder in folders if (sweep := read(folder, self.name)) is not None]
+        return sorted(found, key=lambda sweep: (-(sweep.touched or 0.0), sweep.name))
 
-    def find(self, name: str) -> SweepEntry:
-        """The sweep of a name, or in the folder of that path. Raises ``UserError`` when there is none."""
+    def find(self, name: str) -> Sweep:
+        """The sweep with this name, or in the folder at this path. Raises ``UserError`` if there is none."""
         elsewhere = Path(name).expanduser().resolve()
         for folder, results in ((self.folder / name, self.name), (elsewhere, str(elsewhere.parent))):
-            if folder.name not in ("", ".", "..") and (entry := read(folder, results)) is not None:
-                return entry
+            if folder.name not in ("", ".", "..") and (sweep := read(folder, results)) is not None:
+                return sweep
         if (self.folder / name / "runs").is_dir():
-            raise UserError(f"{self.name}/{name} holds trials, but no sweep; `diffcps report {name}` tabulates them.")
-        known = {entry.name: entry for entry in self.sweeps()}
+            raise UserError(
+                f"{self.name}/{name} holds trials but no sweep. Tabulate them with `diffcps report {name}`."
+            )
+        known = {sweep.name: sweep for sweep in self.sweeps()}
         holds = f"It holds: {', '.join(sorted(known))}." if known else "It holds no sweep."
         raise UserError(f"no sweep is called {name!r} in {self.name}{nearest(name, known) or '.'} {holds}")
 
 
 @contextmanager
 def opened(results: str) -> Iterator[Results]:
-    """The results folder at a path; or at a URL, of which a copy of the small files is read, deleted in the end.
+    """The results folder at a path or a URL. Of a URL a temporary copy of the small files is made.
 
-    Raises ``UserError`` when the store of a URL may not be read or does not answer.
+    Raises ``UserError`` if the store does not answer or denies access.
     """
     path, store = results_folder(results)
     if store is None:
@@ -71,4 +73,6 @@ def opened(results: str) -> Iterator[Results]:
     there = remote.names()
     with tempfile.TemporaryDirectory(prefix="diffcps-") as folder:
         remote.get([name for name in there if _SMALL.fullmatch(name)], Path(folder))
+        for sweep in Path(folder).iterdir():
+            (sweep / lock.LOCK).touch()  # without a lease in the store no process works on the sweep
         yield Results(Path(folder), remote.url)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from diffcps import stats
-from diffcps.runs.frames import Trial, collect
+from diffcps.runs.read import collect
+from diffcps.runs.trials import Trial
 
 FINAL_PART = 0.2
 """Share of the steps, at the end, over which λ, losses and violations are averaged."""

@@ -1,17 +1,18 @@
 """A study: a grid of trials, and a page with figures, tables and findings made from their run folders."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from diffcps.config import Physics, RunConfig
 from diffcps.files import save
 from diffcps.report.document import Picture, Text, part
+from diffcps.text import Column, markdown_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from diffcps.studies.results import Results
@@ -64,7 +65,7 @@ class Page:
     """The results of a study. Findings are sentences generated from the numbers."""
 
     findings: tuple[str, ...]
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    tables: Mapping[str, "pd.DataFrame"] = field(default_factory=dict)
     """By caption."""
     figures: Mapping[str, "Figure"] = field(default_factory=dict)
     """By file name without its suffix."""
@@ -110,19 +111,20 @@ _WIDEST, _MOST_ACROSS = 10, 5
 """A table of more columns than the one is laid on its side when it has no more rows than the other."""
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: "pd.DataFrame") -> str:
     """A data frame as a Markdown table, numbers to four digits; a wide one of few rows lies on its side."""
+    import pandas as pd
+
     head = [*(str(name) for name in table.columns)]
     rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
     if len(head) > _WIDEST and len(rows) <= _MOST_ACROSS:  # a terminal would cut every cell of it
         head, *rows = [[*cells] for cells in zip(head, *rows, strict=True)]
         numeric = [False, *(True for _ in head[1:])]
-    rule = ["--:" if number else ":--" for number in numeric]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+    return markdown_table([Column(head[i], [row[i] for row in rows], right) for i, right in enumerate(numeric)])
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "–" if pd.isna(value) else f"{value:.4g}"
+        return "–" if math.isnan(value) else f"{value:.4g}"
     return str(value)

@@ -1,44 +1,56 @@
-"""A live view of a sweep, read from its run folders: a table on a terminal, plain lines in a log."""
+"""The live view of a sweep, read from its run folders: a table on a terminal, lines in a log file."""
 
 import contextlib
-import statistics
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from diffcps import text
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.runs.folder import RunFolder
+from diffcps.runs import read
 from diffcps.runs.plan import Plan
-from diffcps.runs.read import seconds_per_step, until_the_end
+from diffcps.runs.time_left import seconds_left
+from diffcps.runs.trials import Trial
 from diffcps.storage.location import Location
-from diffcps.text import duration, progress, tally
+from diffcps.text import STYLES, Column, duration
 
 TERMINAL_SECONDS, LOG_SECONDS, REMOTE_SECONDS = 1.0, 30.0, 10.0
 SHARE = 20
-"""Seconds between two looks for each second that a look takes."""
+"""Seconds between two looks for each second that a look takes: looking must not take a core from training."""
 MOST_ROWS = 20
-BARE = "profile", "algorithm", "policy"
-"""Settings whose values need no name to be understood."""
-STATES = "running", "failed", "damaged", "stopped", "complete", "pending"
-"""In the order in which trials are shown."""
+BARE = "algorithm", "profile", "policy"
+"""Settings whose values are understood without their name."""
+ORDER = "running", "failed", "damaged", "interrupted", "stopped", "complete", "pending"
+"""States in the order in which trials are listed."""
 
 
 class Board:
-    """Shows a sweep from a thread of its own while the caller waits in ``with``."""
+    """Shows a sweep from a thread of its own while the caller waits inside ``with``.
 
-    def __init__(self, plan: Plan, location: Location, console: Console, quiet: bool = False) -> None:
+    Args:
+        plan: of the sweep.
+        location: of its results.
+        console: where it is shown.
+        quiet: show nothing.
+        every: seconds between two looks; by default 1 on a terminal and 30 in a log file.
+    """
+
+    def __init__(
+        self, plan: Plan, location: Location, console: Console, quiet: bool = False, every: float | None = None
+    ) -> None:
         self.plan, self.location, self.console, self.quiet = plan, location, console, quiet
-        self.started = time.monotonic()
+        self.every = every or (TERMINAL_SECONDS if console.is_terminal else LOG_SECONDS)
+        self.begun, self._clock = time.time(), time.monotonic()
         self._refreshed = -REMOTE_SECONDS
         self._names = names(plan.trials)
+        self._known: dict[str, RunConfig] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
@@ -52,135 +64,121 @@ class Board:
         if not self.quiet:
             self._thread.join()
 
-    def statuses(self) -> dict[str, dict[str, Any]]:
-        """Trial name -> status, those running first; trials without a run folder are pending.
-
-        The state is ``damaged``, with an ``error``, where the status cannot be read: that must not hide the others.
-        """
+    def trials(self) -> list[Trial]:
+        """Every trial as its run folder shows it now, running ones first; without those that a search has still to choose."""
         self._refresh()
-        folders = {path.name: RunFolder(path) for path in (self.location.folder / "runs").glob("*")}
-        found = {name: _status(folder) for name, folder in folders.items()}
-        if self.plan.search is None:
-            planned = {trial.key: {"state": "pending", "step": 0, "steps": trial.steps} for trial in self.plan.trials}
-            found = {key: found.get(key, status) for key, status in planned.items()}
-        return dict(sorted(found.items(), key=lambda item: STATES.index(item[1]["state"])))
+        found = read.trials(self.location.folder, self.plan, known=self._known)
+        return sorted(found, key=lambda trial: ORDER.index(trial.state))
 
     def _refresh(self) -> None:
-        """Learn how far trials are that other machines record in an object store."""
+        """Fetch statuses from an object store, now and then."""
         if self.location.remote is not None and time.monotonic() - self._refreshed > REMOTE_SECONDS:
             self._refreshed = time.monotonic()
-            # what is shown may be late; whether the store is lost for good is for the sweep to say
+            # an outdated view does no harm; the sweep itself reports a store that stays away
             with contextlib.suppress(UserError):
                 self.location.refresh("runs", patience=REMOTE_SECONDS)
 
     def _show(self) -> None:
-        if not self.console.is_terminal:
-            known = self.statuses()
-            while not self._ended.wait(LOG_SECONDS):
-                before, known = known, self.statuses()
-                lines = [*self.lines(known), *self.news(before, known)]
-                self.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
-            for line in self.news(known, self.statuses()):  # of the last half minute
-                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
-            return
-        pause = TERMINAL_SECONDS
+        if self.console.is_terminal:
+            self._show_table()
+        else:
+            self._show_lines()
+
+    def _show_table(self) -> None:
+        pause = self.every
         with Live(self.table(), console=self.console, refresh_per_second=4, transient=True) as live:
             while not self._ended.wait(pause):
                 begun = time.monotonic()
                 live.update(self.table())
-                # reading a thousand statuses takes a second: looking must not take a core from what is looked at
-                pause = max(TERMINAL_SECONDS, SHARE * (time.monotonic() - begun))
+                pause = max(self.every, SHARE * (time.monotonic() - begun))
 
-    def name(self, key: str) -> str:
-        """What a trial is called here; of a search it may be one that was not planned."""
-        return self._names.get(key, _trial(key))
+    def _show_lines(self) -> None:
+        known = self.trials()
+        while not self._ended.wait(self.every):
+            before, known = known, self.trials()
+            self._say([*self.lines(known), *self.news(before, known)])
+        self._say(self.news(known, self.trials()))
 
-    def heading(self, statuses: dict[str, dict[str, Any]]) -> str:
-        """Trials by state, the time so far, and what all of them together still need, in one line."""
-        count = Counter(status["state"] for status in statuses.values())
+    def _say(self, lines: Sequence[str]) -> None:
+        if lines:
+            self.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+    def heading(self, trials: Sequence[Trial]) -> str:
+        """Number of trials in each state, time so far, speed, and time left, in one line."""
+        count: Counter[str] = Counter(trial.state for trial in trials)
         count["pending"] += self.plan.count - sum(count.values())
-        said = [f"{self.plan.name}: {tally(count)}", duration(time.monotonic() - self.started)]
-        if speed := sum(_speed(status) for status in statuses.values()):
-            said += [f"{speed:.1f} steps/s", f"about {duration(self._seconds_left(statuses))} left"]
-        return " · ".join(said)
+        parts = [f"{self.plan.name}: {text.tally(count)}", duration(time.monotonic() - self._clock)]
+        if speed := sum(_speed(trial) for trial in trials):
+            parts.append(f"{speed:.1f} steps/s")
+        if (left := seconds_left(self.plan, trials, self.begun)) is not None:
+            parts.append(f"about {duration(left)} left")
+        return " · ".join(parts)
 
-    def _seconds_left(self, statuses: Mapping[str, Mapping[str, Any]]) -> float:
-        """Of all trials that are running or pending, those of a search that has not chosen them too, as many at once as now."""
-        planned = {trial.key: trial.steps for trial in self.plan.trials}
-        usual = self.plan.trials[0].steps
-        moving = [status for status in statuses.values() if _speed(status)]
-        paces = [seconds_per_step(_speed(one), one.get("seconds_whole"), one["steps"]) for one in moving]
-        step = statistics.fmean(pace for pace in paces if pace)
-        running: list[float] = []
-        to_come = [step * usual] * (self.plan.count - len(statuses))
-        for name, status in statuses.items():
-            if status["state"] in ("running", "pending"):
-                steps = max(0, (status.get("steps") or planned.get(name, usual)) - status.get("step", 0))
-                left = status.get("seconds_left") if _speed(status) else None
-                (running if status["state"] == "running" else to_come).append(step * steps if left is None else left)
-        return until_the_end(running, to_come)
-
-    def news(self, before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """A line for each trial that has come to an end between two looks: its scores, or why it has failed."""
-        ended = [name for name in now if now[name]["state"] != before.get(name, {}).get("state", "pending")]
+    def news(self, before: Sequence[Trial], now: Sequence[Trial]) -> list[str]:
+        """A line for each trial that has ended between two looks: its scores, or why it failed."""
+        states: Mapping[str, str] = {trial.key: trial.state for trial in before}
         found = []
-        for name in ended:
-            status = now[name]
-            if status["state"] in ("failed", "damaged"):
-                found.append(f"  {self.name(name)}  {status['state']}: {_reason(status)}")
-            elif status["state"] == "complete" and "last" in status:
-                found.append(f"  {self.name(name)}  complete  last {status['last']:.1f}  best {status['best']:.1f}")
+        for trial in now:
+            if trial.state == states.get(trial.key, "pending"):
+                continue
+            if trial.state in ("failed", "damaged"):
+                found.append(f"  {self.name(trial)}  {trial.state}: {trial.trouble}")
+            elif trial.state == "complete":
+                found.append(
+                    f"  {self.name(trial)}  complete  last {_score(trial, 'last')}  best {_score(trial, 'best')}"
+                )
         return found
 
-    def lines(self, statuses: Mapping[str, dict[str, Any]] | None = None) -> list[str]:
-        """The same as plain lines, for a log."""
-        statuses = self.statuses() if statuses is None else dict(statuses)
-        shown = [self._cells(name, status) for name, status in statuses.items() if status["state"] == "running"]
+    def lines(self, trials: Sequence[Trial]) -> list[str]:
+        """The running trials as lines for a log file."""
         labels = "{}", "{}", "{}", "{}", "{} left", "last {}", "best {}"
+        rows = [self._cells(trial) for trial in trials if trial.state == "running"]
         return [
-            self.heading(statuses),
-            *("  " + "  ".join(label.format(cell) for label, cell in zip(labels, cells, strict=True) if cell)
-              for cells in shown),
+            self.heading(trials),
+            *("  " + "  ".join(label.format(cell) for label, cell in zip(labels, cells, strict=True) if cell) for cells in rows),
         ]  # fmt: skip
 
     def table(self) -> Table:
         """The view on a terminal."""
-        statuses = self.statuses()
-        table = Table(title=self.heading(statuses), title_justify="left", title_style="bold", expand=False)
-        for column in ("trial", "state", "progress", "steps/s", "time left", "last", "best"):
-            table.add_column(
-                column, justify="left" if column in ("trial", "state") else "right", no_wrap=column != "trial"
-            )
-        for name, status in list(statuses.items())[:MOST_ROWS]:
-            cells = self._cells(name, status)
-            if status["state"] in ("failed", "damaged"):
-                cells[2:] = [_reason(status, 60), "", "", "", ""]
-            table.add_row(*map(escape, cells))
-        if len(statuses) > MOST_ROWS:
-            table.caption = f"and {len(statuses) - MOST_ROWS} more"
+        trials = self.trials()
+        shown = trials[:MOST_ROWS]
+        rows = [self._cells(trial) for trial in shown]
+        titles = "trial", "state", "progress", "steps/s", "time left", "last", "best"
+        drops = 0, 0, 0, 2, 0, 0, 1
+        columns = [
+            Column(title, [row[i] for row in rows], right=title not in ("trial", "state"), drop=drop)
+            for i, (title, drop) in enumerate(zip(titles, drops, strict=True))
+        ]
+        fitting, _ = text.fitting(columns, self.console.width)
+        table = text.terminal_table(fitting, self.heading(trials), [STYLES[trial.state] for trial in shown])
+        if len(trials) > MOST_ROWS:
+            table.caption = Text(f"and {len(trials) - MOST_ROWS} more")
         return table
 
-    def _cells(self, name: str, status: dict[str, Any]) -> list[str]:
-        steps, step = status.get("steps") or 0, status.get("step", 0)
-        running = status["state"] == "running"
-        speed = status.get("steps_per_second") if running else None
-        left = status.get("seconds_left") if running else None
+    def name(self, trial: Trial) -> str:
+        """A trial's name in this view; a search has trials that were not planned."""
+        return self._names.get(trial.key, _without_hash(trial.key))
+
+    def _cells(self, trial: Trial) -> list[str]:
+        if trial.state in ("failed", "damaged"):
+            return [self.name(trial), trial.state, trial.trouble[:60], "", "", "", ""]
+        speed, left = _speed(trial), trial.seconds_left
         return [
-            self.name(name),
-            status["state"],
-            progress(step, steps),
+            self.name(trial),
+            trial.state,
+            text.progress(trial.step, trial.steps),
             f"{speed:.1f}/s" if speed else "",
-            duration(left) if left is not None else "",
-            f"{status['last']:.1f}" if "last" in status else "",
-            f"{status['best']:.1f}" if "best" in status else "",
+            "" if left is None else duration(left),
+            _score(trial, "last"),
+            _score(trial, "best"),
         ]
 
 
 def names(trials: Sequence[RunConfig]) -> dict[str, str]:
-    """Key -> a trial's key without its hash and, where several share that, the settings that tell them apart."""
+    """Key -> the key without its hash, and the settings that tell trials with the same rest apart."""
     alike: dict[str, list[RunConfig]] = {}
     for trial in trials:
-        alike.setdefault(_trial(trial.key), []).append(trial)
+        alike.setdefault(_without_hash(trial.key), []).append(trial)
     found: dict[str, str] = {}
     for name, group in alike.items():
         settings = [
@@ -189,8 +187,8 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
             for one in group
         ]
         told: list[list[str]] = [[] for _ in group]
-        for key in (*BARE, *(key for key in settings[0] if key not in (*BARE, "seed"))):
-            words = [f"{own[key]}" if key in BARE else f"{key} {own[key]}" for own in settings]
+        for key in dict.fromkeys([*BARE, *(name for own in settings for name in own)]):
+            words = [f"{own.get(key)}" if key in BARE else f"{key} {own.get(key)}" for own in settings]
             more = [[*before, word] for before, word in zip(told, words, strict=True)]
             if len(set(map(tuple, more))) > len(set(map(tuple, told))):
                 told = more
@@ -198,25 +196,14 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
     return found
 
 
-def _trial(name: str) -> str:
-    """A trial's key without its hash."""
-    return name.rsplit("_", 1)[0].replace("_", " ")
+def _without_hash(key: str) -> str:
+    return key.rsplit("_", 1)[0].replace("_", " ")
 
 
-def _reason(status: Mapping[str, Any], most: int = 200) -> str:
-    """Why a trial has failed, on one line."""
-    return " ".join(str(status.get("error", "")).split())[:most]
+def _score(trial: Trial, name: str) -> str:
+    value = trial.number(name)
+    return "" if value is None else f"{value:.1f}"
 
 
-def _speed(status: Mapping[str, Any]) -> float:
-    return float(status.get("steps_per_second") or 0.0) if status["state"] == "running" else 0.0
-
-
-def _status(folder: RunFolder) -> dict[str, Any]:
-    try:
-        status = folder.status
-    except UserError as error:
-        return {"state": "damaged", "step": 0, "error": str(error)}
-    if not isinstance(status, dict) or status.get("state") not in STATES:
-        return {"state": "damaged", "step": 0, "error": f"{folder.path / 'status.json'} holds no status."}
-    return status
+def _speed(trial: Trial) -> float:
+    return (trial.number("steps_per_second") or 0.0) if trial.state == "running" else 0.0

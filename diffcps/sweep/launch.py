@@ -28,7 +28,7 @@ from diffcps.sweep.driver import Interrupts, Job
 from diffcps.sweep.options import WHERE, SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.tasks.registry import task_of
-from diffcps.text import counted, shown
+from diffcps.text import counted, redacted
 from diffcps.tracking import Tracker, check, default_uri, store
 from diffcps.training import measures
 
@@ -195,7 +195,7 @@ def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
 def _view(uri: str, page: str) -> str:
     """How to look at an MLflow store: its address; for a file first the command that serves it."""
     if not uri.startswith("sqlite:"):
-        return f"{shown(uri).rstrip('/')}{page}"
+        return f"{redacted(uri).rstrip('/')}{page}"
     command = shlex.join([python(), "-m", "mlflow", "ui", "--backend-store-uri", uri])
     return f"{command}\n        {_SERVED}{page}" if page else command
 

@@ -1,45 +1,42 @@
-"""What a run in MLflow is called, tagged and parameterised: everything follows from the trial's configuration."""
+"""Name, tags and parameters of a run in MLflow; all follow from the trial's configuration."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffcps.config import RunConfig
-from diffcps.text import shown
+from diffcps.runs.plan import SYMBOLS
+from diffcps.text import redacted
 
 Key = tuple[str, str, str]
-"""Level (``sweep``, ``trial``, ``member``), the trial's key, the member's place in the pack: what a run is found by."""
+"""Level (``sweep``, ``trial``, ``member``), key of the trial, index of the member in its pack: identifies a run."""
 
 SWEEP: Key = "sweep", "", ""
 
 
 def keys(config: RunConfig) -> list[Key]:
-    """Of a trial's run and of each member's; ``[1 + K]``."""
+    """Keys of a trial's run and of the run of each member, ``[1 + K]``."""
     return [("trial", config.key, ""), *(("member", config.key, str(k)) for k in range(len(config.members)))]
 
 
-SHOWN = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
-"""Settings in the name of a run, where the algorithm has them, and their symbols."""
-
-
 def name(config: RunConfig, members: Sequence[int]) -> str:
-    """The configuration in words; of one member or of a whole pack."""
-    shown = {
-        symbol: common(config, members, setting) for setting, symbol in SHOWN.items() if setting in config.settings
-    }
-    return " ".join([config.task, *(f"{symbol}={value}" for symbol, value in shown.items())])
+    """Name of a run: the configuration of one member or of the whole pack."""
+    settings = [
+        f"{symbol}={common(config, members, name)}" for name, symbol in SYMBOLS.items() if name in config.settings
+    ]
+    return " ".join([config.task, config.algorithm, *settings])
 
 
 def tags(config: RunConfig, members: Sequence[int], environment: Mapping[str, Any]) -> dict[str, str]:
-    """What people filter by; ``environment`` is the content of ``environment.json``, empty before the trial started."""
+    """Tags to filter by; ``environment`` is the content of ``environment.json``, empty before the trial has started."""
     known = {
         "config_key": config.key,
         "task": config.task,
         "algorithm": config.algorithm,
         **{
-            "T" if setting == "diffusion_steps" else setting: common(config, members, setting)
-            for setting in SHOWN
-            if setting in config.settings
+            "T" if name == "diffusion_steps" else name: common(config, members, name)
+            for name in SYMBOLS
+            if name in config.settings
         },
         "seed": ", ".join(str(config.members[k].seed) for k in members),
         "profile": config.profile,
@@ -61,20 +58,20 @@ def tags(config: RunConfig, members: Sequence[int], environment: Mapping[str, An
 
 
 def sweep_tags(sweep: str, description: Mapping[str, Any]) -> dict[str, str]:
-    """Of a sweep's own run; ``description`` is the content of ``sweep.json``."""
+    """Tags of a sweep's own run; ``description`` is the content of ``sweep.json``."""
     known = {"mlflow.runName": sweep, "sweep": sweep, "level": "sweep"}
     known |= {key: str(description[key]) for key in ("preset", "created") if key in description}
     if command := description.get("command"):
-        words = [command] if isinstance(command, str) else [shown(word) for word in command]
+        words = [command] if isinstance(command, str) else [redacted(word) for word in command]
         known |= {"command": shlex.join(words) if len(words) > 1 else words[0]}
         known["mlflow.source.name"] = known["command"]
     return known
 
 
 def parameters(config: RunConfig, members: Sequence[int]) -> dict[str, str]:
-    """Every setting under its own name, flat; those in which the members differ only on the members' runs.
+    """Every setting, flat, under its own name. Settings in which members differ are parameters of the members' runs only.
 
-    ``checkpoint_minutes`` is left out: it may change when a trial is resumed, and a parameter of MLflow's cannot.
+    ``checkpoint_minutes`` is left out: it may change when a trial is resumed, and MLflow's parameters cannot change.
     """
     values = config.to_dict()
     flat = {setting: values[setting] for setting in ("task", "algorithm", "steps", "profile", "physics", "log_every")}
@@ -90,6 +87,6 @@ def parameters(config: RunConfig, members: Sequence[int]) -> dict[str, str]:
 
 
 def common(config: RunConfig, members: Sequence[int], setting: str) -> str:
-    """The value of a setting, or every value where the members differ; empty where the algorithm has no such setting."""
+    """The value of a setting, or all values if members differ; empty if the algorithm does not have it."""
     values = [config.value(setting, k) for k in members]
     return ", ".join(dict.fromkeys(f"{value:.10g}" for value in values if value is not None))

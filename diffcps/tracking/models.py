@@ -1,6 +1,6 @@
 """Policies as MLflow models: one for every finished member, and the best of each task in the registry.
 
-Everything here may be done again: a model is found by its tags, and what a kill left half-way is thrown away.
+Every step may be repeated: a model is found by its tags, and a model that a kill left unfinished is deleted.
 """
 
 import json
@@ -19,8 +19,8 @@ from diffcps.deploy import shipping
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.deploy.trained import members
 from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import SYMBOLS
 from diffcps.tasks.registry import task_of
-from diffcps.tracking.labels import SHOWN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 ALIAS = "best"
 PACKAGES = "numpy", "safetensors", "torch"
-"""What a model needs beside MLflow, pinned to what is installed where it is made."""
+"""Requirements of a model besides MLflow, pinned to the installed versions."""
 OBSERVATIONS = "float64 [B, o], as MuJoCo environments give them; of float32 ones give observations.astype(float)."
-"""What a model's metadata say beside its tags: MLflow refuses whatever else the signature does not name."""
+"""Note in a model's metadata: MLflow refuses input of any other type."""
 
 
 def complete(client: "MlflowClient", experiment: str, runs: Sequence[str], folder: RunFolder) -> bool:
-    """Make a model of every member of a trial that has none yet; returns whether each member has one now.
+    """Make a model of every member of a trial that has none yet; returns whether every member has one now.
 
-    A trial whose newest checkpoint is not that of its end has no finished member, and gets none.
+    A trial without its final checkpoint has no finished members and gets no models.
 
     Args:
         client: of the store.
@@ -64,10 +64,10 @@ def complete(client: "MlflowClient", experiment: str, runs: Sequence[str], folde
 
 
 def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[str]:
-    """Register the member of the highest last score of each task; returns the names under which one was registered.
+    """Register the member with the highest last score of each task; returns the names that got a new version.
 
-    A name is a task, with its data and physics where they are not the usual ones: scores under different physics say
-    nothing of each other. The alias moves only to a higher score than the one it stands at, also of another sweep.
+    A name is a task, with data and physics if they are not the task's default: scores under different physics cannot be
+    compared. The alias moves only to a higher score, also across sweeps.
     """
     best: dict[str, LoggedModel] = {}
     counts: dict[str, int] = {}
@@ -78,7 +78,7 @@ def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[s
             twin = (model.tags.get("config_key", ""), member)
             if str(model.status) != "READY" or not name or not score or twin in seen:
                 continue
-            seen.add(twin)  # two workers, one of them only thought dead, may both have made it
+            seen.add(twin)  # a worker that was wrongly taken for dead may have made it twice
             counts[name] = counts.get(name, 0) + 1
             if name not in best or _order(model) > _order(best[name]):
                 best[name] = model
@@ -86,9 +86,9 @@ def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[s
 
 
 def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
-    """``hopper-medium-v2``; ``hopper-medium-v2-collected`` where the data are not the usual ones, ``…-modern`` likewise.
+    """``hopper-medium-v2``, with ``-collected`` or ``-modern`` if data or physics are not the task's default.
 
-    ``…-other-data`` where a file under D4RL's name is found not to be D4RL's.
+    ``-other-data`` is added if a file with D4RL's name is not D4RL's.
     """
     task = task_of(config)
     parts = [config.task]
@@ -99,13 +99,13 @@ def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
 
 
 def requirements() -> list[str]:
-    """What a model lists, pinned. A build's own suffix (``+cpu``) is left out: each machine takes the build that fits it."""
+    """Pinned requirements, without suffixes such as ``+cpu``: each machine installs the build that fits it."""
     versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow", *PACKAGES)}
     return [f"{name}=={version}" for name, version in versions.items()]
 
 
 def signature(policy: SavedPolicy) -> "ModelSignature":
-    """Observations ``[B, o]`` (float64, as MuJoCo environments give them), actions ``[B, a]``, and how to act."""
+    """Observations ``[B, o]`` (float64, as in MuJoCo environments), actions ``[B, a]``, and parameters of acting."""
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -123,7 +123,7 @@ def signature(policy: SavedPolicy) -> "ModelSignature":
 
 
 def write(policy: SavedPolicy, folder: Path, code: Path, run: str | None = None, model: str | None = None) -> None:
-    """The policy as an MLflow model in ``folder``; ``code`` is what ``shipping.ship`` wrote."""
+    """Write the policy as an MLflow model into ``folder``; ``code`` is the folder that ``shipping.ship`` wrote."""
     from mlflow import pyfunc
     from mlflow.models import Model
 
@@ -138,7 +138,7 @@ def write(policy: SavedPolicy, folder: Path, code: Path, run: str | None = None,
 
 
 def tags(policy: SavedPolicy) -> dict[str, str]:
-    """What a model is found and chosen by."""
+    """Tags by which a model is found and chosen."""
     card = policy.card
     known = {
         "config_key": card.key, "member": str(card.member), "task": card.run.task, "seed": str(card.seed),
@@ -153,16 +153,15 @@ def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPol
     from mlflow.entities import LoggedModelOutput, Metric
 
     card = policy.card
-    settings = {name: card.run.value(name) for name in SHOWN if name in card.run.settings}
+    settings = {name: card.run.value(name) for name in SYMBOLS if name in card.run.settings}
     params = {name: str(value) for name, value in (settings | {"seed": card.seed}).items()}
-    # MLflow's names know no full stop
-    steps = f" T={settings['diffusion_steps']}" if "diffusion_steps" in settings else ""
-    name = re.sub("[^A-Za-z0-9_-]", "-", card.run.task) + f"{steps} seed {card.seed}"
+    # MLflow's names may not contain a full stop
+    name = f"{re.sub('[^A-Za-z0-9_-]', '-', card.run.task)} {card.run.algorithm} seed {card.seed}"
     model = client.create_logged_model(experiment, name, run, tags(policy), params, model_type="policy")
     write(policy, folder, code, run, model.model_id)
     client.log_model_artifacts(model.model_id, str(folder))
     client.log_outputs(run, [LoggedModelOutput(model.model_id, card.step)])
-    if card.score is not None:  # by which MLflow's list of models can be sorted
+    if card.score is not None:  # a metric by which MLflow's list of models can be sorted
         now = int(time.time() * 1000)
         data = {"dataset_name": card.run.task, "dataset_digest": tags(policy)["dataset_checksum"][:36]}
         shown = Metric("last_score", card.score, now, card.step, model.model_id, run_id=run, **data)
@@ -171,7 +170,7 @@ def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPol
 
 
 def _models(client: "MlflowClient", experiment: str, where: str | None = None) -> dict[str, list["LoggedModel"]]:
-    """Models of the experiment by the member's place in its pack, the oldest first."""
+    """Models of the experiment by the index of their member, oldest first."""
     found: dict[str, list[LoggedModel]] = {}
     token: str | None = None
     while True:
@@ -185,7 +184,7 @@ def _models(client: "MlflowClient", experiment: str, where: str | None = None) -
 
 
 def _ready(client: "MlflowClient", models: Sequence["LoggedModel"]) -> bool:
-    """Whether one of them is whole; all others, which a kill or two at once have left, are deleted."""
+    """Whether one of them is complete; all others (unfinished or duplicates) are deleted."""
     whole = [model for model in models if str(model.status) == "READY"]
     for model in models:
         if model not in whole[:1]:
@@ -194,7 +193,7 @@ def _ready(client: "MlflowClient", models: Sequence["LoggedModel"]) -> bool:
 
 
 def _order(model: "LoggedModel") -> tuple[float, int]:
-    """The higher score first, among equals the older model."""
+    """Sort key: higher score, then older model."""
     return float(model.tags["score"]), -model.creation_timestamp
 
 
@@ -205,9 +204,9 @@ def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel
             client.create_registered_model(
                 name,
                 {"task": model.tags["task"]},
-                f"Policies for {model.tags['task']}. The alias `{ALIAS}` stands at the one of the highest last score, that of "
-                "its final checkpoint, among the members of all sweeps of this store. The highest of several is a favourable "
-                "choice: judge it anew with `diffcps evaluate models:/" + name + f"@{ALIAS}`.",
+                f"Policies for {model.tags['task']}. The alias `{ALIAS}` marks the highest last score (final checkpoint) "
+                "among the members of all sweeps in this store. The highest of several scores is biased upwards: evaluate the "
+                "policy again with `diffcps evaluate models:/" + name + f"@{ALIAS}`.",
             )
         score = float(model.tags["score"])
         kept = {key: model.tags[key] for key in ("score", "seed", "step", "config_key", "member", "dataset_checksum")}
@@ -217,7 +216,7 @@ def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel
             f"(seed {model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
             await_creation_for=0, model_id=model.model_id,
         )  # fmt: skip
-        # MLflow's server says so by itself, a store that is written directly does not
+        # MLflow's server sets this tag by itself; a store that is written directly does not
         registered = json.dumps([{"name": name, "version": int(version.version)}])
         client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
         versions.append(version)

@@ -1,4 +1,4 @@
-"""The rows of a trial under the names that MLflow shows, the same from a running loop and from a run folder."""
+"""The rows of a trial under MLflow's names, the same from a running loop and from a run folder."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from diffcps.runs.frames import Trial
+    from diffcps.runs.trials import Trial
 
 
 class Row(NamedTuple):
@@ -17,15 +17,15 @@ class Row(NamedTuple):
 
     step: int
     timestamp: int
-    """Milliseconds since 1970. Part of a metric's identity in the store: the same row sent twice is there once."""
+    """Milliseconds since 1970. Part of a metric's identity in the store: a row that is sent twice is stored once."""
     values: Mapping[str, NDArray[Any]]
     """Name -> ``[K]``."""
 
     def metrics(self, index: int) -> list["Metric"]:
-        """For run ``index`` of a trial: 0 is the trial's own, with means over members; k + 1 is member k's.
+        """Metrics for run ``index`` of a trial: 0 is the trial's own, with means over members; k + 1 is member k's.
 
-        What is not finite is left out: a store turns infinity into 1.8e308, which flattens a chart. ``step`` as a
-        metric tells a resumed trial how far a run has come.
+        Values that are not finite are left out: a store turns infinity into 1.8e308, which flattens a chart. From the
+        metric ``step`` a resumed trial reads the newest step of a run.
         """
         from mlflow.entities import Metric
 
@@ -35,14 +35,14 @@ class Row(NamedTuple):
 
 
 def named(metrics: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
-    """Metrics under MLflow's names: the score is called ``score``, so that there is one objective to choose."""
+    """Metrics under MLflow's names; the evaluation score is ``score``, the objective of a search."""
     names = {"evaluation/score": "score", "evaluation/best": "score_best"}
     return {names.get(name, name): np.asarray(value, dtype=np.float64) for name, value in metrics.items()}
 
 
 def rows_of(trial: "Trial") -> list[Row]:
-    """Every row of a run folder as a sink would have sent it, in order of steps."""
-    if trial.folder is None or trial.metrics.empty:
+    """Every row of a run folder as a sink sends it, in order of steps."""
+    if trial.metrics.empty:
         return []
     table: dict[int, dict[str, ArrayLike]] = {}
     for name in trial.metrics.columns.drop(["step", "member", "seed"]):

@@ -1,4 +1,4 @@
-"""Shows a trial in MLflow while it is trained, without ever making it wait."""
+"""Shows a trial in MLflow while it is trained, without making it wait."""
 
 import logging
 import random
@@ -6,14 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder
-from diffcps.text import first_line, shown
+from diffcps.text import first_line, redacted
 from diffcps.tracking.rows import Row, named
 from diffcps.tracking.store import busy
 from diffcps.tracking.tracker import Tracker
@@ -23,38 +23,52 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SEND_SECONDS = 2.0
-"""Least time between two sendings; rows that come faster travel together."""
-RETRY_SECONDS = 20.0
-"""Pause after a store has refused."""
-BUSY_SECONDS = 5.0
-"""Mean pause after a store had too much to do; drawn anew each time, or those that met would meet again."""
-CLOSE_SECONDS = 30.0
-"""How long the end of a trial waits for what is still to be sent."""
-SYSTEM_SECONDS = 60.0
-"""How often MLflow looks at the machine's CPU, memory, disk, network and, with nvidia-ml-py installed, GPU."""
+
+class Pace(NamedTuple):
+    """Seconds that a sink waits."""
+
+    send: float = 2.0
+    """Between two requests; rows that arrive faster are sent together."""
+    retry: float = 20.0
+    """After the store has failed."""
+    busy: float = 5.0
+    """After the store was locked: the mean of a random pause, so that workers that collided do not collide again."""
+    close: float = 30.0
+    """At the end of a trial, for rows that are still to be sent."""
+    system: float = 60.0
+    """Between two samples of the machine's CPU, memory, disk, network and, with nvidia-ml-py installed, GPU."""
+
+
+PACE = Pace()
 
 
 class MlflowSink:
     """A ``training.Sink``. ``log`` only puts a row into a queue.
 
-    A thread finds or makes the runs and sends the rows. While the store fails it says so once and keeps trying.
+    A thread finds or makes the runs and sends the rows. If the store fails, it warns once and keeps trying.
 
     Args:
         tracker: the sweep's; a sink must have one to itself.
         config: the trial.
         environment: the content of its ``environment.json``.
-        folder: its run folder, of whose last checkpoint models are made when the trial has come to its end; without it
-            none are made here.
+        folder: its run folder; at the end of the trial a model of each member is made from its last checkpoint. Without
+            it no models are made.
+        pace: how long it waits.
     """
 
     def __init__(
-        self, tracker: Tracker, config: RunConfig, environment: Mapping[str, Any], folder: RunFolder | None = None
+        self,
+        tracker: Tracker,
+        config: RunConfig,
+        environment: Mapping[str, Any],
+        folder: RunFolder | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.tracker = tracker
         self.config = config
         self.environment = environment
         self.folder = folder
+        self.pace = pace or PACE
         self._queue: deque[tuple[int, int, dict[str, NDArray[Any]]]] = deque()
         self._runs: list[str] = []
         self._monitor: SystemMetricsMonitor | None = None
@@ -65,39 +79,39 @@ class MlflowSink:
         self._thread.start()
 
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
-        """Queue values ``[K]`` of one step; a step that the store has already is dropped when its turn comes."""
+        """Queue values ``[K]`` of one step. A step that the store already has is not sent again."""
         self._queue.append((step, int(time.time() * 1000), {name: np.array(v) for name, v in metrics.items()}))
 
     def close(self) -> int:
-        """Send what is left and, when the trial has come to its end, say so and make its models.
+        """Send the remaining rows and, if the trial is complete, set its status and make its models.
 
-        Returns the number of rows not sent.
+        Returns the number of rows that were not sent.
         """
         self._closing.set()
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(self.pace.close)
         self._given_up.set()
         unsent = len(self._queue)
         if unsent:
             logger.warning(
-                "%s: not sent to MLflow at %s: %d row(s). They are in the run folder; the end of the sweep sends them.",
-                self.config.key, shown(self.tracker.uri), unsent,
+                "%s: %d row(s) were not sent to MLflow at %s. They are in the run folder; the end of the sweep sends them.",
+                self.config.key, unsent, redacted(self.tracker.uri),
             )  # fmt: skip
         return unsent
 
     def _work(self) -> None:
         while True:
-            closing, crowded, pause = self._closing.is_set(), False, SEND_SECONDS
+            closing, crowded, pause = self._closing.is_set(), False, self.pace.send
             try:
                 self._send()
                 if closing:
                     self._make_models()
-            except Exception as error:  # a view must not stop a trial, whatever its store raises; the rows are kept
+            except Exception as error:  # no error of a store may stop a trial; the rows are kept
                 crowded = busy(error)
-                pause = random.uniform(0.5, 1.5) * BUSY_SECONDS if crowded else RETRY_SECONDS
+                pause = random.uniform(0.5, 1.5) * self.pace.busy if crowded else self.pace.retry
                 if not self._warned and not crowded:
                     logger.warning(
-                        "%s: MLflow at %s does not take its metrics or models (%s). Training goes on; they are sent again later.",
-                        self.config.key, shown(self.tracker.uri), first_line(error),
+                        "%s: MLflow at %s does not accept metrics or models (%s). Training continues; they are sent again later.",
+                        self.config.key, redacted(self.tracker.uri), first_line(error),
                     )  # fmt: skip
                 self._warned = self._warned or not crowded
             if closing and (not crowded or self._given_up.wait(pause)):
@@ -107,7 +121,7 @@ class MlflowSink:
             self._closing.wait(0.0 if closing else pause)
 
     def _send(self) -> None:
-        """Send what is in the queue; a row leaves it only when all of the trial's runs have it."""
+        """Send the rows in the queue. A row leaves it only when all runs of the trial have it."""
         if not self._runs:
             self._runs = self._open()
         if not self._watched:
@@ -128,15 +142,15 @@ class MlflowSink:
             self._finished = True
 
     def _make_models(self) -> None:
-        """A model of each member, when everything has been sent: the last checkpoint was written before the sink is closed."""
+        """Make a model of each member once all rows are sent. The last checkpoint is written before the sink is closed."""
         if self.folder is not None and self._finished:
             self.tracker.log_models(self._runs, self.folder)
 
     def _open(self) -> list[str]:
-        """Find or make the runs, and learn how far an earlier attempt at this trial came.
+        """Find or make the runs, and read the newest step of an earlier attempt.
 
-        A kill may have left the runs at different steps. Only steps that none of them has are sent from here; what one
-        of them lacks is filled in when the sweep's folder is reconciled, which looks at each run for itself.
+        A kill may leave the runs at different steps. Only steps that none of them has are sent from here; ``reconcile``
+        fills in what single runs lack.
         """
         runs = self.tracker.trial_runs(self.config, self.environment)
         for run in runs:
@@ -145,9 +159,9 @@ class MlflowSink:
         return runs
 
     def _watch(self) -> None:
-        """Have MLflow watch the machine. No row waits for it, and where it cannot be read there is nothing to see."""
+        """Start MLflow's monitor of the machine, if it works here."""
         self._watched = True
         try:
-            self._monitor = self.tracker.monitor(self._runs[0], SYSTEM_SECONDS)
+            self._monitor = self.tracker.monitor(self._runs[0], self.pace.system)
         except Exception as error:  # whatever psutil or the store raises
             logger.info("%s: MLflow does not watch this machine: %s", self.config.key, first_line(error))

@@ -1,4 +1,4 @@
-"""Finds or makes the runs of a sweep, writes rows to them, and brings them into agreement with the run folders."""
+"""Finds or makes the runs of a sweep, writes rows to them, and makes them agree with the run folders."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
-from diffcps.text import first_line, shown
+from diffcps.text import first_line, redacted
 from diffcps.tracking import labels
 from diffcps.tracking.rows import Row, rows_of
 from diffcps.tracking.store import artifact_location, connect
@@ -18,21 +18,29 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    from diffcps.report import Sweep, Trial
+    from diffcps.runs.read import Sweep
+from diffcps.runs.trials import Trial
 
 _BATCH = 900
 """Metrics in one request; MLflow takes 1000."""
 _NOTE = 7900
 """Characters of a description; MLflow takes 8000."""
-_STATUS = {"running": "RUNNING", "complete": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_STATUS = {
+    "complete": "FINISHED",
+    "failed": "FAILED",
+    "stopped": "KILLED",
+    "interrupted": "KILLED",
+    "running": "KILLED",
+}
+"""State of a trial -> status of its runs, once it is no longer in progress."""
 
 Found = Mapping[labels.Key, "Run"]
 Finished = tuple["Trial", list[str], "Run | None"]
-"""A complete trial, the runs of it and of its members, and its own as it was found."""
+"""A complete trial, the ids of its runs ``[1 + K]``, and its own run as it was found."""
 
 
 class Tracker:
-    """One sweep in an MLflow store. Making the object touches nothing.
+    """One sweep in an MLflow store. Creating the object has no side effects.
 
     Args:
         uri: the store, as ``check`` returned it.
@@ -50,7 +58,7 @@ class Tracker:
 
     @cached_property
     def experiment(self) -> str:
-        """Id of the sweep's experiment, made when there is none, brought back when it was deleted."""
+        """Id of the sweep's experiment; created if missing, restored if deleted."""
         found = self.client.get_experiment_by_name(self.sweep)
         if found is None:
             return str(self.client.create_experiment(self.sweep, artifact_location(self.uri, self.sweep)))
@@ -66,13 +74,13 @@ class Tracker:
     def trial_runs(self, config: RunConfig, environment: Mapping[str, Any]) -> list[str]:
         """Ids of a trial's run and of the run of each of its members, found or made; ``[1 + K]``.
 
-        ``environment`` is the content of ``environment.json``; empty where the trial never came so far.
+        ``environment`` is the content of ``environment.json``; empty if the trial never started.
         """
         found = self._find(f"tags.config_key = '{config.key}'")
         return self._trial_runs(config, environment, found, self.sweep_run())
 
     def send(self, runs: Sequence[str], rows: Sequence[Row]) -> None:
-        """Write rows to the runs ``[1 + K]`` of a trial: to a member's its own values, to the trial's the means."""
+        """Write rows to the runs ``[1 + K]`` of a trial: means to the trial's run, its own values to each member's."""
         for index, run in enumerate(runs):
             self._log([metric for row in rows for metric in row.metrics(index)], run)
 
@@ -81,7 +89,7 @@ class Tracker:
         return int(self.client.get_run(run).data.metrics.get("step", -1))
 
     def set_status(self, run: str, status: str) -> None:
-        """Set one of MLflow's states, unless the run has it already."""
+        """Set one of MLflow's states, if it changes."""
         if self.client.get_run(run).info.status == status:
             return
         if status == "RUNNING":
@@ -90,7 +98,7 @@ class Tracker:
             self.client.set_terminated(run, status)
 
     def monitor(self, run: str, seconds: float) -> "SystemMetricsMonitor":
-        """MLflow's own watch over this machine, started: ``system/…`` metrics of a trial's run, going on after a resume."""
+        """Start MLflow's monitor of this machine, which logs ``system/…`` metrics to a run and continues them after a resume."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         started = SystemMetricsMonitor(run, sampling_interval=seconds, resume_logging=True, tracking_uri=self.uri)
@@ -98,49 +106,47 @@ class Tracker:
         return started
 
     def log_models(self, runs: Sequence[str], folder: RunFolder) -> None:
-        """Make the models of a trial's members that are not there yet; ``runs`` ``[1 + K]`` are the trial's.
+        """Make the missing models of a trial's members; ``runs`` ``[1 + K]`` are the trial's.
 
-        Raises ``UserError`` when the folder has no whole checkpoint.
+        Raises ``UserError`` if the folder has no intact checkpoint.
         """
-        from diffcps.tracking import models  # torch takes a second to import, which a store's look-up need not spend
+        from diffcps.tracking import models  # imports torch, which takes a second
 
         if models.complete(self.client, self.experiment, runs, folder):
             self.client.set_tag(runs[0], "models", str(len(runs) - 1))
 
     def reconcile(self, folder: Path, running: bool = False) -> None:
-        """Bring the store into agreement with a sweep's folder: every run once, every row once, each with its status.
+        """Make the store agree with a sweep's folder: every run once, every row once, each run with its status.
 
-        Reads run folders only. With ``running`` the sweep is starting or going on: trials that are being trained send
-        their own rows and are left alone. Without it nothing is being trained any more, and a trial that says so was
-        killed.
+        Reads run folders only. With ``running`` the sweep is in progress: running trials send their own rows and are
+        skipped. Without it no trial is in progress, and one whose status is 'running' was killed.
 
-        Raises ``UserError`` when the store fails; calling it again goes on where it stopped. What fails of models fails
-        after everything else is done.
+        Raises ``UserError`` if the store fails; call it again to continue. Errors of models are raised last.
         """
-        # imported here: drawing takes a second to import, and a worker has no use for it
-        from diffcps.runs.frames import collect
+        # imported here: it takes a second, and workers do not need it
+        from diffcps.runs.read import collect
 
         sweep = collect(folder)
         try:
             complete = self._reconcile(sweep, running)
-        except Exception as error:  # the store is a view: its failure must not look like the sweep's
+        except Exception as error:  # any error of the store: it must not look like an error of the sweep
             raise UserError(
-                f"the MLflow store {shown(self.uri)} could not be brought up to date: {first_line(error)} The run "
-                f"folders in {folder} are complete without it; resuming the sweep fills in what the store lacks."
+                f"the MLflow store {redacted(self.uri)} could not be updated: {first_line(error)} The run folders in {folder} "
+                "are not affected; resume the sweep to fill in what the store lacks."
             ) from error
         if not running and (failures := self._complete_models(complete)):
             raise UserError(
-                f"the MLflow store {shown(self.uri)} lacks models of policies, and nothing else: {failures[0]}"
-                + (f" So it is with {len(failures)} trials." if len(failures) > 1 else "")
+                f"the MLflow store {redacted(self.uri)} has all metrics, but not all models of policies: {failures[0]}"
+                + (f" ({len(failures)} errors in all.)" if len(failures) > 1 else "")
             )
 
     def _reconcile(self, sweep: "Sweep", running: bool) -> list[Finished]:
-        """All but the models, and the complete trials, which may lack some."""
+        """Everything but the models; returns the complete trials, whose models may be missing."""
         found = self._find("", tidy=True)
         parent = self._renewed(found.get(labels.SWEEP), labels.sweep_tags(self.sweep, sweep.description), {})
         complete: list[Finished] = []
         for trial in sweep.trials:
-            if trial.state == "pending" or (running and trial.state == "running"):
+            if trial.state in ("pending", "damaged") or (running and trial.state == "running"):
                 continue
             runs = self._trial_runs(trial.config, trial.environment, found, parent)
             before = [found.get(key) for key in labels.keys(trial.config)]
@@ -158,9 +164,9 @@ class Tracker:
         return complete
 
     def _complete(self, trial: "Trial", runs: Sequence[str], before: Sequence["Run | None"]) -> None:
-        """Fill in the rows of one trial that the store lacks and set the status of its runs."""
+        """Send the rows of one trial that the store lacks, and set the status of its runs."""
         rows = rows_of(trial)
-        status = _STATUS["stopped" if trial.state == "running" else trial.state]
+        status = _STATUS[trial.state]
         for index, (run, known) in enumerate(zip(runs, before, strict=True)):
             if known and known.data.tags.get("rows") == str(len(rows)) and known.info.status == status:
                 continue
@@ -174,26 +180,26 @@ class Tracker:
             self.set_status(run, status)
 
     def _complete_models(self, complete: Sequence[Finished]) -> list[str]:
-        """Make the models that complete trials lack and register the best; what failed, a sentence each.
+        """Make the missing models of complete trials and register the best; returns a sentence for each failure.
 
-        One trial's checkpoint may be damaged, and a registry may be closed to us: no other trial pays for it.
+        A damaged checkpoint of one trial, or a registry without access, does not affect the other trials.
         """
         from diffcps.tracking import models
 
         failures = []
         for trial, runs, known in complete:
             made = known is not None and known.data.tags.get("models") == str(trial.seeds)
-            # without a checkpoint, thrown away or kept on another machine, there is nothing to make them of
-            if made or trial.folder is None or not any((trial.folder / "checkpoint").glob("step_*.pt")):
+            # no models without a checkpoint: it was deleted, or is on another machine
+            if made or not any((trial.folder / "checkpoint").glob("step_*.pt")):
                 continue
             try:
                 self.log_models(runs, RunFolder(trial.folder))
-            except Exception as error:  # whatever a store or a disk raises
+            except Exception as error:  # any error of a store or a disk
                 failures.append(str(error) if isinstance(error, UserError) else first_line(error))
         try:
             models.register_best(self.client, self.experiment, self.sweep)
-        except Exception as error:  # the registry of a server may be closed to us
-            failures.append(f"the best of each task is not registered: {first_line(error)}")
+        except Exception as error:  # a server may refuse access to its registry
+            failures.append(f"the best policies are not registered: {first_line(error)}")
         return failures
 
     def _trial_runs(self, config: RunConfig, environment: Mapping[str, Any], found: Found, parent: str) -> list[str]:
@@ -215,7 +221,7 @@ class Tracker:
         return runs
 
     def _renewed(self, known: "Run | None", tags: Mapping[str, str], params: Mapping[str, str]) -> str:
-        """Id of a run with these tags and parameters, made if need be; a kill half-way leaves what this can mend."""
+        """Id of a run with these tags and parameters; it is created, or completed after a kill."""
         from mlflow.entities import Param, RunTag
 
         if known and tags.items() <= known.data.tags.items() and params.items() <= known.data.params.items():
@@ -229,7 +235,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def _log_dataset(self, run: str, config: RunConfig, dataset: Mapping[str, Any]) -> None:
-        """The data set as an MLflow input of the trial's run, with as much of its checksum as a digest may hold."""
+        """Log the data set as an MLflow input of the trial's run; the digest is the beginning of its checksum."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -242,7 +248,7 @@ class Tracker:
             self.client.log_batch(run, metrics=metrics[start : start + _BATCH])
 
     def _find(self, where: str, tidy: bool = False) -> dict[labels.Key, "Run"]:
-        """Runs of the sweep, the oldest of each; ``tidy`` deletes younger twins, which two workers at once can make."""
+        """Runs of the sweep, the oldest of each key; ``tidy`` deletes younger duplicates, which two workers can create."""
         found: dict[labels.Key, Run] = {}
         token: str | None = None
         while True:
@@ -262,13 +268,13 @@ class Tracker:
 
 def _sweep_status(sweep: "Sweep") -> str:
     states = {trial.state for trial in sweep.trials}
-    if states == {"complete"} and len(sweep.trials) >= sweep.expected:
+    if states == {"complete"} and len(sweep.trials) == sweep.total:
         return "FINISHED"
     return "FAILED" if "failed" in states and states <= {"complete", "failed"} else "KILLED"
 
 
 def _note(table: str) -> str:
-    """A description of bounded length, cut between two lines."""
+    """The table, cut between two lines if it is too long for a description."""
     if len(table) <= _NOTE:
         return table
     return table[: table.rindex("\n", 0, _NOTE - 80)] + "\n\nShortened: the whole table is the artifact table.md."

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from diffcps import data
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.frames import read_trial
+from diffcps.runs.trials import read_trial
 from diffcps.studies.results import Results
 from diffcps.studies.study import Scale
 from diffcps.studies.trials import bandit_trial

@@ -32,8 +32,9 @@ import tyro
 
 from diffcps.config import RunConfig
 from diffcps.files import write_json
-from diffcps.tracking import MlflowSink, Tracker, check, default_uri, sink
+from diffcps.tracking import MlflowSink, Tracker, check, default_uri
 from diffcps.tracking.rows import Row
+from diffcps.tracking.sink import Pace
 from tests import run_folders
 
 SWEEP = "writers"
@@ -125,9 +126,9 @@ def write(uri: str, index: int, options: Options, results: Any) -> None:
     handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger().addHandler(handler)
     config, tracker = _config(index, options), Watched(uri)
-    if not options.pause:
-        sink.SEND_SECONDS = 0.0
-    target, longest, begun = MlflowSink(tracker, config, run_folders.environment(config)), 0.0, time.time()
+    pace = Pace() if options.pause else Pace(send=0.0)
+    target = MlflowSink(tracker, config, run_folders.environment(config), pace=pace)
+    longest, begun = 0.0, time.time()
     for row in range(options.rows):
         values = _values(config, row)
         asked = time.perf_counter()

@@ -1,15 +1,24 @@
-"""The measures by name: which trials they fit and what they give.
+"""The measures by name. An entry here is all that a new measure needs: the flag ``--measures``, ``measures.csv``, MLflow
+and the report follow from it.
 
 Looking one up does not import what taking it needs: a sweep refuses a misfit before it starts anything.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.tasks.registry import Task, task_of
+
+if TYPE_CHECKING:
+    from diffcps.training.measures.subject import Subject
 
 PATHS = 4, 16, 64, 256
 """Paths K through the chain of the bounds ``iwae_K``."""
@@ -19,14 +28,20 @@ CANDIDATES = 50
 
 @dataclass(frozen=True)
 class Measure:
-    """What is known of a measure before it is taken; the module of its name in this package takes it."""
+    """What can be measured of a policy besides its score."""
 
     says: str
     """What it tells, in a sentence."""
-    misfit: Callable[[RunConfig, Task], str | None]
-    """Why it does not fit a trial; ``None`` where it does."""
     columns: Callable[[RunConfig, Task], tuple[str, ...]]
-    """What it gives for a trial that it fits."""
+    """Names of the numbers that it gives for a trial that it fits; no two measures share one."""
+    take: Callable[["Subject"], Mapping[str, float]]
+    """Measures one policy: the value of each column."""
+    misfit: Callable[[RunConfig, Task], str | None] = lambda config, task: None
+    """Why it does not fit a trial; ``None`` where it does."""
+    details: str = ""
+    """Pattern of the columns that a report leaves to ``measures.csv``."""
+    actions: Callable[["Subject"], NDArray[np.float64]] | None = None
+    """Actions ``[n, a]`` to look at, which go to ``samples.csv`` at the end of the trial; ``None`` for none."""
 
 
 def check(config: RunConfig) -> Task:
@@ -106,26 +121,41 @@ def _acting(config: RunConfig, task: Task) -> tuple[str, ...]:
     return tuple(f"score_{actor}_{count}" for actor in ("online", "average") for count in counts)
 
 
+def _from(module: str) -> Callable[["Subject"], Mapping[str, float]]:
+    """``take`` of a module of this package, which is imported when it is first called: torch takes a second."""
+    return lambda subject: _called(module, "take", subject)
+
+
+def _called(module: str, function: str, subject: "Subject") -> Any:
+    return getattr(importlib.import_module(f"{__package__}.{module}"), function)(subject)
+
+
 MEASURES = {
     "density": Measure(
-        "The policy's distribution on a grid, exactly: KL both ways, modes, off-support mass, expected value.",
-        _no_plane,
-        _density,
+        says="The policy's distribution on a grid, exactly: KL both ways, modes, mass off the support, expected value.",
+        columns=_density,
+        take=_from("density"),
+        misfit=_no_plane,
+        details=r"(std|mode)_\d+",
     ),
     "samples": Measure(
-        "The policy's own actions against the behaviour's, and the best of 50; also leaves them in samples.csv.",
-        _no_bandit,
-        _samples,
+        says="The policy's own actions against the behaviour's, and the best of 50; also leaves them in samples.csv.",
+        columns=_samples,
+        take=_from("samples"),
+        misfit=_no_bandit,
+        actions=lambda subject: _called("samples", "to_look_at", subject),
     ),
     "likelihood": Measure(
-        "How likely the policy makes the data, in nats: ELBO, IWAE, the gap between them, and the behaviour loss.",
-        _no_density,
-        _likelihood,
+        says="How likely the policy makes the data, in nats: ELBO, IWAE, the gap between them, and the behaviour loss.",
+        columns=_likelihood,
+        take=_from("likelihood"),
+        misfit=_no_density,
+        details=r"loss_step_\d+|iwae_\d+|.*_error",
     ),
     "acting": Measure(
-        "The score of the online and of the averaged policy, by single actions and by the best of 50.",
-        lambda config, task: None,
-        _acting,
+        says="The score of the online policy and of its average, by single actions and by the best of 50.",
+        columns=_acting,
+        take=_from("acting"),
     ),
 }
 """Every measure by name."""

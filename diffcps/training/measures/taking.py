@@ -1,7 +1,6 @@
 """Takes the measures of a trial."""
 
 import contextlib
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from diffcps.config import Member, RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.tasks.registry import task_of
-from diffcps.training.measures import samples
 from diffcps.training.measures.quadrature import NotFiniteError
 from diffcps.training.measures.registry import MEASURES
 from diffcps.training.measures.subject import Subject
@@ -60,9 +58,10 @@ class Measurer:
         ]
         rows = [_taken(subject) for subject in subjects]
         values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        if not (last and "samples" in self.config.measures):
+        leaving = [leave for name in self.config.measures if (leave := MEASURES[name].actions)]
+        if not (last and leaving):
             return Measured(values, {})
-        actions = np.stack([samples.to_look_at(subject) for subject in subjects])
+        actions = np.stack([leaving[0](subject) for subject in subjects])
         return Measured(values, {f"a_{j}": actions[:, :, j] for j in range(task.action_size)})
 
 
@@ -70,13 +69,12 @@ def _taken(subject: Subject) -> dict[str, float]:
     """Every column's value for one policy."""
     row: dict[str, float] = {}
     for name in subject.config.measures:
-        names = MEASURES[name].columns(subject.config, subject.task)
-        found = dict.fromkeys(names, float("nan"))
+        measure = MEASURES[name]
+        names = measure.columns(subject.config, subject.task)
+        found: Mapping[str, float] = dict.fromkeys(names, float("nan"))
         if subject.finite:
-            take = importlib.import_module(f"diffcps.training.measures.{name}").take
-            with contextlib.suppress(
-                NotFiniteError
-            ):  # finite parameters that give no finite numbers: as good as diverged
-                found = take(subject)
+            # parameters that are finite and give numbers that are not: the policy has diverged all the same
+            with contextlib.suppress(NotFiniteError):
+                found = measure.take(subject)
         row |= {column: float(found[column]) for column in names}
     return row

@@ -1,0 +1,258 @@
+"""One trial as its run folder describes it, in every state, damaged ones included.
+
+The status is read at once. Everything else (``environment.json``, rows) is read when it is asked for, so that drivers and
+``diffcps sweeps`` need no pandas.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
+from diffcps.runs.folder import RunFolder, State
+from diffcps.runs.plan import SYMBOLS
+from diffcps.runs.rows import IDENTITY, Evaluations, FloatArray, by_member, evaluations, read_rows
+from diffcps.tasks.profiles import changed_settings
+from diffcps.tasks.registry import Task, task_of
+from diffcps.text import first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TrialState = Literal["complete", "running", "failed", "stopped", "interrupted", "pending", "damaged"]
+"""``stopped``: shut down cleanly. ``interrupted``: killed; the status is 'running', but no process works on it.
+``pending``: not started. ``damaged``: status or configuration unreadable."""
+QUIET_SECONDS = 1800.0
+"""A status that is older counts as interrupted even if a process holds the sweep. Between two statuses is at most an
+evaluation or the compilation of a step: minutes, on the slowest machines."""
+SHOWN = "behaviour_loss", "lambda", "policy_q", "constraint", "target_kl"
+"""Training metrics that a report shows; they are read without the others, which would fill the memory for a large sweep."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One trial as its run folder describes it."""
+
+    key: str
+    folder: Path
+    """Its run folder, which exists once the trial has started."""
+    state: TrialState
+    stored: RunConfig | None = None
+    """Its configuration; ``None`` if it cannot be read."""
+    status: Mapping[str, Any] = field(default_factory=dict)
+    trouble: str = ""
+    """Why it failed, or what is damaged: one line without passwords."""
+    updated: float | None = None
+    """``time.time()`` of its newest status."""
+
+    # What it is
+
+    @property
+    def config(self) -> RunConfig:
+        """Its configuration. Raises ``UserError`` if it cannot be read."""
+        if self.stored is None:
+            raise UserError(self.trouble)
+        return self.stored
+
+    @cached_property
+    def task(self) -> Task:
+        """Its task."""
+        return task_of(self.config)
+
+    @property
+    def seeds(self) -> int:
+        """K."""
+        return len(self.config.members)
+
+    @cached_property
+    def settings(self) -> Mapping[str, tuple[Any, ...]]:
+        """The algorithm and each of its settings -> the values of the members, each once, in ascending order."""
+        found = {name: set(self.config.values(name)) for name in self.config.settings}
+        return {"algorithm": (self.config.algorithm,)} | {
+            name: tuple(sorted(values, key=ascending)) for name, values in found.items()
+        }
+
+    def values(self, name: str) -> tuple[Any, ...]:
+        """The values that the members have for a setting, each once, ascending; empty if the algorithm does not have it."""
+        return self.settings.get(name, ())
+
+    @cached_property
+    def changes(self) -> tuple[str, ...]:
+        """Settings that differ from the task's; see ``profiles.changed_settings``."""
+        return tuple(changed_settings(self.config))
+
+    # How far it is
+
+    def number(self, name: str) -> float | None:
+        """A number of the status (``steps_per_second``, ``last``, ``best``); ``None`` if it has none."""
+        value = self.status.get(name)
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if plain and math.isfinite(value) else None  # type: ignore[arg-type]
+
+    @property
+    def step(self) -> int:
+        """Gradient steps so far."""
+        return int(self.number("step") or 0)
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes that it left: checkpoints that were skipped, engines that did not work."""
+        found = self.status.get("notes")
+        return [str(note) for note in found] if isinstance(found, list) else []
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps of the whole trial; 0 if unknown."""
+        return self.stored.steps if self.stored else int(self.number("steps") or 0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until its end; ``None`` unless it runs and its speed is known."""
+        speed = self.number("steps_per_second")
+        if self.state != "running" or not speed:
+            return None
+        told = self.number("seconds_left")
+        return (self.steps - self.step) / speed if told is None else told
+
+    # What it ran on
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """The content of ``environment.json``; empty before the trial has started, or if it cannot be read."""
+        return self._environment[0]
+
+    @cached_property
+    def _environment(self) -> tuple[Mapping[str, Any], str]:
+        """Content, and what is wrong with it."""
+        file = self.folder / "environment.json"
+        try:
+            values = RunFolder(self.folder).environment
+        except (UserError, OSError) as error:
+            return {}, first_line(error)
+        return (values, "") if isinstance(values, Mapping) else ({}, f"{file} holds no facts on an environment.")
+
+    @property
+    def damages(self) -> list[str]:
+        """A sentence for each file that cannot be read."""
+        return [*([self.trouble] if self.state == "damaged" else []), *filter(None, [self._environment[1]])]
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """Facts on the data set; empty before the trial has started."""
+        found = self.environment.get("dataset")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def behaviour_score(self) -> float:
+        """Normalised score of the data set's own trajectories; nan if none is complete."""
+        value = self.dataset.get("behaviour_return")
+        return float("nan") if value is None else float(self.task.normalised_score(value))
+
+    # What it recorded
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """Every complete evaluation in ``returns.csv``."""
+        config = self.config
+        rows = read_rows(self.folder / "returns.csv")
+        return evaluations(rows, self.seeds, lambda step: config.evaluation.episodes_at(step == config.steps))
+
+    @cached_property
+    def scores(self) -> FloatArray:
+        """Normalised score of each evaluation and member, mean over episodes, ``[n, K]``."""
+        found = self.evaluations
+        return found.mean(map(self.task.normalised_score, found.returns), self.seeds)
+
+    @cached_property
+    def metrics(self) -> "pd.DataFrame":
+        """``metrics.csv``: step, member, seed, then every training metric."""
+        return read_rows(self.folder / "metrics.csv")
+
+    @cached_property
+    def _shown(self) -> Mapping[str, tuple[NDArray[np.int64], FloatArray]]:
+        return by_member(read_rows(self.folder / "metrics.csv", (*IDENTITY, *SHOWN)), SHOWN, self.seeds)
+
+    def metric(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
+        """Steps ``[n]`` and values ``[n, K]`` of one training metric; nan for a member whose row is missing."""
+        return self._shown[name] if name in SHOWN else by_member(self.metrics, (name,), self.seeds)[name]
+
+    def newest(self, name: str) -> float:
+        """Mean over members of a training metric in the last row that has it for all of them; nan without one."""
+        _, values = self.metric(name)
+        values = values[~np.isnan(values).any(axis=1)]
+        return float(values[-1].mean()) if len(values) else float("nan")
+
+    @cached_property
+    def measures(self) -> "pd.DataFrame":
+        """``measures.csv``: step, member, seed, then every measured quantity; empty if nothing was measured."""
+        return read_rows(self.folder / "measures.csv")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the quantities in ``measures``."""
+        return tuple(name for name in self.measures.columns if name not in IDENTITY)
+
+    def measure(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
+        """Steps ``[n]`` and values ``[n, K]`` of one measured quantity."""
+        return by_member(self.measures, (name,), self.seeds)[name]
+
+    @cached_property
+    def samples(self) -> "pd.DataFrame":
+        """``samples.csv``: step, member, seed, a_0, …; empty if no actions were kept."""
+        return read_rows(self.folder / "samples.csv")
+
+
+def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0) -> Trial:
+    """One trial.
+
+    Args:
+        folder: its run folder.
+        config: its configuration; by default it is read.
+        alive: ``time.time()`` before which a status 'running' means that the trial was interrupted.
+    """
+    run = RunFolder(folder)
+    try:
+        config = run.config if config is None else config
+        status = run.status
+        if not isinstance(status, Mapping) or status.get("state") not in get_args(State):
+            raise UserError(f"{folder / 'status.json'} holds no status of a trial.")
+    except (UserError, OSError) as error:
+        return Trial(folder.name, folder, "damaged", config, trouble=first_line(error))
+    found = Trial(folder.name, folder, status["state"], config, status)
+    updated = found.number("updated") or modified(folder / "status.json")
+    if found.state == "failed":
+        return replace(found, updated=updated, trouble=first_line(status.get("error") or "no reason was recorded"))
+    dead = found.state == "running" and (updated or 0.0) < max(alive, time.time() - QUIET_SECONDS)
+    return replace(found, updated=updated, state="interrupted" if dead else found.state)
+
+
+def varying(trials: Sequence[Trial]) -> list[str]:
+    """Names of the settings that differ between trials of the same task: those with a symbol first."""
+    seen: dict[str, dict[str, set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
+    for trial in trials:
+        for name, values in trial.settings.items():
+            seen[name][trial.task.name].add(values)
+    found = [name for name, tasks in seen.items() if any(len(values) > 1 for values in tasks.values())]
+    return sorted(found, key=lambda name: list(SYMBOLS).index(name) if name in SYMBOLS else len(SYMBOLS))
+
+
+def ascending(value: Any) -> tuple[Any, ...]:
+    """Sort key of the values of a setting, which may be ``None``, numbers or words."""
+    return value is not None, isinstance(value, str), value
+
+
+def modified(path: Path) -> float | None:
+    """Time of the last change of a file; ``None`` if it cannot be read."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None

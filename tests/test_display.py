@@ -1,0 +1,220 @@
+"""The live view of a sweep: a table on a terminal, lines in a log file, and nothing that can end it."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run_folders as synthetic
+from rich.console import Console
+
+from diffcps.config import RunConfig
+from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import Plan, SearchSpace
+from diffcps.runs.time_left import seconds_per_step, until_the_end
+from diffcps.runs.trials import Trial
+from diffcps.storage.location import Location
+from diffcps.sweep.display import MOST_ROWS, Board, names
+from diffcps.tasks import profiles
+from diffcps.text import duration
+
+STEPS = 2000
+
+
+def config(count: int, task: str = "bandit-ring") -> RunConfig:
+    return synthetic.config(task, seeds=2, diffusion_steps=count, steps=STEPS)
+
+
+GRID = Plan("grid", "paper", tuple(map(config, range(1, 7))))
+
+
+def board(root: Path, plan: Plan = GRID, out: io.StringIO | None = None, terminal: bool = False, **how: Any) -> Board:
+    return Board(plan, Location(root), Console(file=out, force_terminal=terminal, width=150), **how)
+
+
+def folder_of(root: Path, trial: RunConfig) -> RunFolder:
+    return Location(root).run_folder(trial.key)
+
+
+def sweep_folder(root: Path) -> Board:
+    """A sweep with a trial in each state, the sixth without a status, the seventh not started."""
+    plan = Plan("grid", "paper", (*GRID.trials, config(5, "pointmaze-umaze")))
+    statuses: list[dict[str, Any] | None] = [
+        {"state": "complete", "step": STEPS, "steps_per_second": 3.0, "seconds_left": 0.0, "last": 81.04, "best": 90.0},
+        {"state": "failed", "step": 100, "error": "RuntimeError: [/red] the | disk " + "x" * 99 + "\nand more"},
+        {"state": "running", "step": 1500, "steps_per_second": 40.25, "seconds_left": 125.0, "last": 12.34, "best": 56.78},
+        {"state": "stopped", "step": 1000, "steps_per_second": 3.0, "seconds_left": 9.0, "last": 1.0, "best": 2.0},
+        {"state": "running", "step": 0, "steps_per_second": 0.0, "seconds_left": None},
+        None,
+    ]  # fmt: skip
+    for trial, status in zip(plan.trials, statuses, strict=False):
+        folder = folder_of(root, trial)
+        folder.create(trial)
+        if status:
+            folder.write_status({"steps": STEPS, **status})
+    return board(root, plan)
+
+
+def shown(found: Board) -> str:
+    with found.console.capture() as capture:
+        found.console.print(found.table())
+    return capture.get()
+
+
+def test_lines_show_what_runs(tmp_path: Path) -> None:
+    found = sweep_folder(tmp_path)
+    heading, *lines = found.lines(found.trials())
+    name, states, elapsed, speed, left = heading.replace(" · ", ": ").split(": ")
+    assert name == "grid"
+    assert sorted(states.split(", ")) == ["1 complete", "1 failed", "1 stopped", "2 pending", "2 running"]
+    assert elapsed == "0 s"
+    assert speed == "40.2 steps/s"
+    # three trials know their speed; whichever of the two running ones ends first is followed by the failed one, which is
+    # tried again, then by the stopped one, then by the two pending ones
+    pace = (1 / 40.25 + 1 / 3 + 1 / 3) / 3
+    ends = [125.0, STEPS * pace]
+    for steps, seconds in ((STEPS - 100, pace), (STEPS - 1000, 1 / 3), (STEPS, pace), (STEPS, pace)):
+        ends.append(ends.pop(ends.index(min(ends))) + steps * seconds)
+    assert left == f"about {duration(max(ends))} left"
+    assert len(lines) == 2
+    ahead = next(line for line in lines if "T3" in line)
+    for cell in (
+        "bandit-ring diffcps T3",
+        "running",
+        "1,500/2,000  75%",
+        "40.2/s",
+        "2 min left",
+        "last 12.3",
+        "best 56.8",
+    ):
+        assert cell in ahead
+    begun = next(line for line in lines if "T5" in line)
+    assert "0/2,000   0%" in begun
+    assert "left" not in begun
+    assert "last" not in begun
+
+
+def test_table_shows_every_state(tmp_path: Path) -> None:
+    """Running first; a reason is one line, shortened, and is never read as markup; no speed for what does not run."""
+    found = sweep_folder(tmp_path)
+    assert [trial.state for trial in found.trials()] == [
+        "running", "running", "failed", "stopped", "complete", "pending", "pending",
+    ]  # fmt: skip
+    text = shown(found)
+    rows = {n: next(line for line in text.splitlines() if f" {n} " in line) for n in ("T1", "T2", "T3", "T4", "T6")}
+    assert "RuntimeError: [/red] the | disk xxxx" in rows["T2"]
+    assert "x" * 40 not in text
+    assert "81.0" in rows["T1"]
+    assert "100%" in rows["T1"]
+    assert "/s" not in rows["T1"] + rows["T4"]
+    assert "50%" in rows["T4"]
+    assert "pending" in rows["T6"]
+    assert "40.2/s" in rows["T3"]
+    assert "pointmaze-umaze" in text
+
+
+def test_table_of_many_trials_is_cut(tmp_path: Path) -> None:
+    text = shown(board(tmp_path, Plan("many", "paper", tuple(map(config, range(1, MOST_ROWS + 6))))))
+    assert text.count("bandit-ring") == MOST_ROWS
+    assert "and 5 more" in text
+    assert f"{MOST_ROWS + 5} pending" in text
+
+
+def test_trials_of_one_name_are_told_apart() -> None:
+    """A study has many trials of one T, λ-clip and κ."""
+    base = synthetic.config("bandit-ring", seeds=2, diffusion_steps=5, lambda_clip=0.0, steps=STEPS)
+    several = [base, profiles.under(base, "principled"), base.with_settings(policy="gaussian")]
+    wider = several[2].with_settings(hidden_size=31)
+    alone = config(10)
+    found = names([*several, wider, alone])
+    assert set(found) == {trial.key for trial in (*several, wider, alone)}
+    assert len(set(found.values())) == len(found)
+    assert all(name.startswith("bandit-ring diffcps T5 ") for key, name in found.items() if key != alone.key)
+    assert [found[trial.key].split()[5] for trial in several] == ["official", "principled", "official"]
+    assert found[several[2].key].endswith(f"gaussian hidden_size {base.value('hidden_size')}")
+    assert found[wider.key].endswith("gaussian hidden_size 31")
+    assert found[alone.key] == alone.key.rpartition("_")[0].replace("_", " ")
+
+
+def test_search_counts_what_it_will_run(tmp_path: Path) -> None:
+    """Trials of a search have no folder before they are suggested."""
+    plan = Plan("s", "search", (config(5), config(5, "pointmaze-umaze")), SearchSpace(trials=6))
+    found = board(tmp_path, plan)
+    assert "12 pending" in found.lines(found.trials())[0]
+    trial = config(10)
+    folder_of(tmp_path, trial).create(trial)
+    folder_of(tmp_path, trial).write_status({"state": "running", "step": 1, "steps": STEPS})
+    heading, line = found.lines(found.trials())
+    assert "1 running, 11 pending" in heading
+    assert "bandit-ring diffcps T10" in line
+
+
+def test_empty_folder_is_no_error(tmp_path: Path) -> None:
+    found = board(tmp_path / "nothing")
+    assert "6 pending" in found.lines(found.trials())[0]
+    (tmp_path / "nothing" / "runs").mkdir(parents=True)
+    (tmp_path / "nothing" / "runs" / "stray.txt").touch()
+    assert "6 pending" in shown(found)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"state": "elsewhere"}', "{}"])
+def test_a_damaged_status_does_not_end_the_view(tmp_path: Path, text: str) -> None:
+    found = sweep_folder(tmp_path)
+    (folder_of(tmp_path, GRID.trials[3]).path / "status.json").write_text(text)
+    assert [trial.state for trial in found.trials()].count("damaged") == 1
+    heading, *lines = found.lines(found.trials())
+    assert "1 damaged" in heading
+    assert len(lines) == 2
+    row = next(line for line in shown(found).splitlines() if " T4 " in line)
+    assert "damaged" in row
+    assert str(tmp_path)[:10] in row
+    out = io.StringIO()
+    watching = board(tmp_path, out=out, terminal=True, every=0.05)
+    with watching:
+        time.sleep(0.2)
+        assert watching._thread.is_alive()
+    assert "bandit-ring diffcps T3" in out.getvalue()
+
+
+@pytest.mark.parametrize("every", [0.05, 1000.0])
+def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, every: float) -> None:
+    """Also of one that ends after the last look."""
+    found = sweep_folder(tmp_path)
+    now = found.trials()
+    told = found.news([Trial(trial.key, trial.folder, "pending") for trial in now], now)
+    assert len(told) == 2
+    assert any("bandit-ring diffcps T1 " in line and line.endswith("  complete  last 81.0  best 90.0") for line in told)
+    assert any("  failed: RuntimeError: [/red] the | disk x" in line for line in told)
+    assert all("\n" not in line for line in told)
+    assert found.news(now, now) == []
+    out = io.StringIO()
+    with board(tmp_path, found.plan, out, every=every):
+        time.sleep(0.1)
+        folder = folder_of(tmp_path, GRID.trials[2])
+        folder.write_status({**folder.status, "state": "failed", "error": "ValueError: [bold]no[/bold] number"})
+        time.sleep(0.3)
+    assert out.getvalue().count("failed: ValueError: [bold]no[/bold] number") == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_board_watches_and_goes(tmp_path: Path, terminal: bool) -> None:
+    sweep_folder(tmp_path)
+    out = io.StringIO()
+    watching = board(tmp_path, out=out, terminal=terminal, every=0.05)
+    with watching:
+        time.sleep(0.3)
+    assert not watching._thread.is_alive()
+    assert "bandit-ring diffcps T3" in out.getvalue()
+    before = out.getvalue()
+    with board(tmp_path, out=out, terminal=terminal, quiet=True):
+        time.sleep(0.1)
+    assert out.getvalue() == before
+
+
+def test_the_next_trial_begins_when_the_first_has_ended() -> None:
+    assert until_the_end([10.0, 100.0], [30.0, 30.0, 50.0]) == 120.0
+    assert until_the_end([10.0], []) == 10.0
+    assert seconds_per_step(None, 5.0, 10) is None
+    assert seconds_per_step(4.0, None, 10) == 0.25
+    assert seconds_per_step(4.0, 50.0, 10) == 5.0
