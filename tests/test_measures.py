@@ -451,7 +451,7 @@ def test_a_diverged_member_gets_no_numbers_and_harms_no_other(brief: None) -> No
     assert np.isnan(Measurer(config, config.members, data)(policy, 0, False).values["kl"][1])
 
 
-def test_a_new_measure_is_one_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_measure_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found in ``measures.csv``, MLflow's rows, the table, its CSV and the page, and the report shows it over steps."""
     entry = Measure(
         says="The policy's first weight.",
@@ -460,13 +460,13 @@ def test_a_new_measure_is_one_entry(here: Path, monkeypatch: pytest.MonkeyPatch)
         details=r"weight_\d+",
     )
     monkeypatch.setitem(measures.MEASURES, "first_weight", entry)
-    folder = trained(here, MEASURED.replaced(measures=("first_weight",)))
+    folder = trained(tmp_path, MEASURED.replaced(measures=("first_weight",)))
     written = pd.read_csv(folder.path / "measures.csv")
     assert [*written.columns] == ["step", "member", "seed", "weight", "weight_0"]
     found = read_trial(folder.path)
     np.testing.assert_array_equal(rows_of(found)[-1].values["measures/weight"], written["weight"][-3:])
 
-    built = report.build(here)
+    built = report.build(tmp_path)
     (record,) = csv.DictReader(io.StringIO(built.table.csv()))
     mean = written["weight"][-3:].mean()
     assert float(record["measure_weight"]) == pytest.approx(mean)
