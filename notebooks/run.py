@@ -1,8 +1,8 @@
-"""Executes the notebooks in this folder in order, each in a kernel of its own, and keeps their outputs.
+"""Executes the notebooks in this folder in order, each in its own kernel, and writes their outputs.
 
-``python notebooks/run.py`` runs all of them at full size, ``python notebooks/run.py 01 04`` two. They work in a temporary
-folder, in which later ones find what earlier ones have left. What belongs to a run or a machine and not to the story is
-taken out: paths, times of cells, messages on stderr.
+``python notebooks/run.py`` runs all of them, ``python notebooks/run.py 01 04`` two. They share a temporary folder, because
+some read the results of others. Text that depends on the run or the machine is removed from the outputs: paths, times of
+cells, messages on stderr.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).resolve().parent
 CELL_SECONDS = 1800
 SOURCE = "executed_source"
-"""Entry of a notebook's metadata: the digest of the source that its outputs are of."""
+"""Entry in a notebook's metadata: the digest of the source that gave its outputs."""
 
 
 def names(*beginnings: str) -> list[Path]:
-    """The notebooks whose names begin so; by default all, in order."""
+    """The notebooks whose names start with one of ``beginnings``; by default all, in order."""
     return [path for path in sorted(FOLDER.glob("*.ipynb")) if not beginnings or path.name.startswith(beginnings)]
 
 
 def execute(path: Path, workplace: Path, client: NotebookClient | None = None) -> NotebookNode:
-    """The notebook with its outputs, executed in the folder ``workplace``; raises where a cell does.
+    """Execute a notebook in the folder ``workplace`` and return it with its outputs; raises when a cell raises.
 
-    ``client``: one whose kernel is alive and is used again, with nothing left of the notebook before.
+    ``client``: reuse this client's kernel, after deleting all its variables.
     """
     book = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(workplace)}}
@@ -50,13 +50,13 @@ def execute(path: Path, workplace: Path, client: NotebookClient | None = None) -
 
 
 def digest(book: NotebookNode) -> str:
-    """What tells two sources apart: of the cells that are executed, without spaces, which a formatter may move."""
+    """A digest of the code cells, without spaces, because a formatter may change them."""
     sources = ["".join(cell.source.split()) for cell in book.cells if cell.cell_type == "code"]
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:12]
 
 
 def cleaned(book: NotebookNode, workplace: Path) -> NotebookNode:
-    """The notebook without what belongs to a machine or a moment."""
+    """The notebook without text that depends on the machine or the run."""
     book.metadata = NotebookNode(kernelspec=book.metadata.kernelspec, language_info={"name": "python"})
     book.metadata[SOURCE] = digest(book)
     for cell in book.cells:
@@ -67,7 +67,7 @@ def cleaned(book: NotebookNode, workplace: Path) -> NotebookNode:
 
 
 def _plain(output: NotebookNode, workplace: Path) -> NotebookNode:
-    """An output in which paths begin at the folder that the notebook works in."""
+    """The output with paths relative to ``workplace``."""
 
     def relative(text: str) -> str:
         return text.replace(f"{workplace}/", "").replace(str(workplace), ".")
@@ -77,14 +77,14 @@ def _plain(output: NotebookNode, workplace: Path) -> NotebookNode:
     for kind, value in output.get("data", {}).items():
         if kind.startswith("text/"):
             output.data[kind] = relative(value)
-    # a figure's text alternative names an object in memory
+    # the text alternative of a figure contains a memory address
     if "image/png" in output.get("data", {}):
         output.data = {kind: value for kind, value in output.data.items() if kind == "image/png"}
     return output
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs with neighbouring pieces of a stream in one, and without displays of nothing."""
+    """Join adjacent pieces of a stream, and drop empty displays."""
     found: list[NotebookNode] = []
     for output in outputs:
         if output.output_type == "display_data" and not "".join(output.data.values()).strip():
@@ -98,7 +98,7 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A temporary folder in which notebooks and what they start leave everything: data, tasks, results."""
+    """A temporary folder for everything that notebooks write: data, tasks, results."""
     with tempfile.TemporaryDirectory(prefix="notebooks-", dir="/tmp") as folder:
         path = Path(folder).resolve()
         own = {"DIFFCPS_HOME": "home", "MINARI_DATASETS_PATH": "minari", "RAY_TMPDIR": "ray"}
@@ -109,7 +109,7 @@ def workplace() -> Iterator[Path]:
 def main() -> None:
     """Execute notebooks and write them back."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("beginnings", nargs="*", help="of the notebooks' names; by default all")
+    parser.add_argument("beginnings", nargs="*", help="beginnings of names of notebooks; default: all")
     with workplace() as folder:
         for path in names(*parser.parse_args().beginnings):
             began = time.monotonic()
