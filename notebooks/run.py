@@ -89,7 +89,7 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     for output in outputs:
         if output.output_type == "display_data" and not "".join(output.data.values()).strip():
             continue
-        if found and output.output_type == "stream" == found[-1].output_type:
+        if output.output_type == "stream" and found and found[-1].output_type == "stream":
             found[-1].text += output.text
         else:
             found.append(output)

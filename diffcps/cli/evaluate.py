@@ -60,7 +60,13 @@ class Evaluate:
 
         console = Console(stderr=self.json)
         with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
-            policies = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))
+            policies = find(
+                self.policy,
+                member=self.member,
+                results=self.results,
+                tracking_uri=self.tracking_uri,
+                scratch=Path(scratch),
+            )
         if self.video is not None:
             from diffcps.deploy import film
             from diffcps.deploy.evaluate import check_film

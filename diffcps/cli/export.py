@@ -44,7 +44,13 @@ class Export:
         if self.onnx:
             onnx.require()
         with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
-            policy = find(self.policy, self.member, self.results, self.tracking_uri, Path(scratch))[0]
+            policy = find(
+                self.policy,
+                member=self.member,
+                results=self.results,
+                tracking_uri=self.tracking_uri,
+                scratch=Path(scratch),
+            )[0]
             policy.save(self.folder)
             step, steps = policy.card.step, policy.card.run.steps
             unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""

@@ -96,7 +96,14 @@ def download(
     readers: dict[str, list[Task]] = {}
     for task in tasks:
         readers.setdefault(d4rl.public_path(task), []).append(task)
-    shared = _Shared(folder.expanduser().absolute(), mirrors, watcher, tuple(elsewhere), patience, published)
+    shared = _Shared(
+        folder=folder.expanduser().absolute(),
+        mirrors=mirrors,
+        watcher=watcher,
+        elsewhere=tuple(elsewhere),
+        patience=patience,
+        published=published,
+    )
     files = [_File(shared, sub_path, tasks) for sub_path, tasks in readers.items()]
     if not all(file.copies() for file in files):
         _make_folder(shared.folder)
@@ -202,7 +209,7 @@ class _File:
         return Outcome(self.tasks, found, "already here")
 
     def _failed(self, reason: str | None) -> Outcome:
-        return Outcome(self.tasks, self.path, "failed", tuple(self.tried), reason)
+        return Outcome(self.tasks, self.path, "failed", tried=tuple(self.tried), reason=reason)
 
     def _downloaded(self) -> Outcome:
         for mirror in self.shared.mirrors:

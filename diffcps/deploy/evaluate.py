@@ -89,8 +89,7 @@ def evaluate(
     Args:
         policy: the policy that acts.
         episodes: E.
-        candidates: see ``SavedPolicy.act``; ``None``: as in training's evaluations.
-        actor: likewise.
+        candidates, actor: see ``SavedPolicy.act``; ``None``: as in training's evaluations.
         physics: body masses of the simulator; ``None``: as in training.
         seed: with the policy's own seed, it determines all episodes.
         threads: threads for the simulation; the results do not depend on their number.
@@ -99,7 +98,7 @@ def evaluate(
         task: ``None``: the task that the policy was trained for.
 
     Raises:
-        UserError: an option does not fit the policy, or ``record`` is set and the task cannot be filmed.
+        UserError: an option does not fit the policy, or ``record`` is set for a task without films.
     """
     if episodes < 1 or seed < 0:
         raise UserError(f"episodes = {episodes}, seed = {seed}: at least 1 episode, and a seed of 0 or more.")

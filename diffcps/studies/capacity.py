@@ -35,8 +35,8 @@ def page(results: Results) -> Page:
     by = ["hidden_size", "hidden_layers", "rows"]
     table = summary(frame, by, ["kl", "kl_reverse", "mean_behaviour_loss"])
     figure, axes = drawing.panels(2)
-    drawing.lines(axes[0], frame, "hidden_size", "kl", "rows")
-    drawing.lines(axes[1], frame, "rows", "kl", "hidden_size")
+    drawing.lines(axes[0], frame, x="hidden_size", y="kl", by="rows")
+    drawing.lines(axes[1], frame, x="rows", y="kl", by="hidden_size")
     for one, title in zip(axes, ("rows", "width"), strict=True):
         one.set(xscale="log", yscale="log")
         one.legend(fontsize=7, title=title)
@@ -59,9 +59,11 @@ def page(results: Results) -> Page:
 
 
 STUDY = Study(
-    "capacity",
-    "Capacity and data",
-    "How does the error of a cloned behaviour fall with the network's width and depth and with the number of rows?",
-    trials,
-    page,
+    name="capacity",
+    title="Capacity and data",
+    question=(
+        "How does the error of a cloned behaviour fall with the network's width and depth and with the number of rows?"
+    ),
+    trials=trials,
+    page=page,
 )

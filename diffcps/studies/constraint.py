@@ -85,8 +85,8 @@ def page(results: Results) -> Page:
     figure, axes = drawing.panels(2)
     loss_bound = (trained["profile"] == "principled") & (trained["constraint_set"] == "behaviour_loss")
     series = trained[loss_bound & np.isclose(trained["slack"].astype(float), 0.1)]
-    drawing.lines(axes[0], series, "step", "lambda", "dual", DUALS)
-    drawing.lines(axes[1], series, "step", "violation", "dual", DUALS)
+    drawing.lines(axes[0], series, x="step", y="lambda", by="dual", order=DUALS)
+    drawing.lines(axes[1], series, x="step", y="violation", by="dual", order=DUALS)
     axes[0].legend(fontsize=7)
     return Page(tuple(findings), tables, {"duals": figure})
 
@@ -96,10 +96,12 @@ def _listed(values: ArrayLike) -> str:
 
 
 STUDY = Study(
-    "constraint",
-    "κ, its calibration, and the dual",
-    "The behaviour loss has a minimum that depends on the data and on T. What are the effects of a fixed κ below and above it, "
-    "and of κ = (1 + δ)·L_BC? Which dual satisfies the constraint?",
-    trials,
-    page,
+    name="constraint",
+    title="κ, its calibration, and the dual",
+    question=(
+        "The behaviour loss has a minimum that depends on the data and on T. What are the effects of a fixed κ "
+        "below and above it, and of κ = (1 + δ)·L_BC? Which dual satisfies the constraint?"
+    ),
+    trials=trials,
+    page=page,
 )

@@ -50,9 +50,9 @@ def page(results: Results) -> Page:
         table = summary(normal, ["std", "covariance"], ["std_0", "relative std", "kl"])
         tables["N(0, s²) at T = 5: standard deviation of the samples, and KL(π_b ‖ μ) in nats"] = table
         figure, axes = drawing.panels(2)
-        drawing.lines(axes[0], normal, "std", "relative std", "covariance", COVARIANCES)
+        drawing.lines(axes[0], normal, x="std", y="relative std", by="covariance", order=COVARIANCES)
         axes[0].axhline(1.0, color="0.5", lw=0.8)
-        drawing.lines(axes[1], normal, "std", "kl", "covariance", COVARIANCES)
+        drawing.lines(axes[1], normal, x="std", y="kl", by="covariance", order=COVARIANCES)
         axes[1].set_yscale("log")
         axes[0].legend(fontsize=7)
         figures["normal"] = figure
@@ -70,8 +70,8 @@ def page(results: Results) -> Page:
             corners, by, ["kl", "kl_reverse", "off_support"]
         )
         figure, axes = drawing.panels(2)
-        drawing.lines(axes[0], corners, "diffusion_steps", "kl", "covariance", COVARIANCES)
-        drawing.lines(axes[1], corners, "diffusion_steps", "off_support", "covariance", COVARIANCES)
+        drawing.lines(axes[0], corners, x="diffusion_steps", y="kl", by="covariance", order=COVARIANCES)
+        drawing.lines(axes[1], corners, x="diffusion_steps", y="off_support", by="covariance", order=COVARIANCES)
         for one in axes:
             one.set_xlabel("T")
             one.set_xscale("log")
@@ -88,10 +88,12 @@ def page(results: Results) -> Page:
 
 
 STUDY = Study(
-    "covariance",
-    "The covariance of the reverse chain",
-    "The released program samples with β̃ and without noise in the last step. How far is a cloned policy from the behaviour "
-    "then, and with other variances?",
-    trials,
-    page,
+    name="covariance",
+    title="The covariance of the reverse chain",
+    question=(
+        "The released program samples with β̃ and without noise in the last step. How far is a cloned policy from "
+        "the behaviour then, and with other variances?"
+    ),
+    trials=trials,
+    page=page,
 )

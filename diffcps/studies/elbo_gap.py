@@ -45,8 +45,8 @@ def page(results: Results) -> Page:
     columns = ["kl", "cross_entropy_excess", "elbo", "cross_entropy", "gap", "loss"]
     table = summary(frame, ["task", "diffusion_steps"], columns)
     figure, axes = drawing.panels(2)
-    drawing.lines(axes[0], frame, "diffusion_steps", "gap", "task")
-    drawing.lines(axes[1], frame, "diffusion_steps", "loss", "task")
+    drawing.lines(axes[0], frame, x="diffusion_steps", y="gap", by="task")
+    drawing.lines(axes[1], frame, x="diffusion_steps", y="loss", by="task")
     for one in axes:
         one.set_xlabel("T")
         one.set_xscale("log")
@@ -65,10 +65,12 @@ def page(results: Results) -> Page:
 
 
 STUDY = Study(
-    "elbo-gap",
-    "KL, ELBO, their gap, and L",
-    "The constraint replaces a KL divergence by a bound. How loose is the bound, over T, on bandits with known densities "
-    "and on locomotion data?",
-    trials,
-    page,
+    name="elbo-gap",
+    title="KL, ELBO, their gap, and L",
+    question=(
+        "The constraint replaces a KL divergence by a bound. How loose is the bound, over T, on bandits with known "
+        "densities and on locomotion data?"
+    ),
+    trials=trials,
+    page=page,
 )

@@ -43,7 +43,7 @@ def page(results: Results) -> Page:
     table = summary(frame, ["diffusion_steps", "constraint"], [*columns, "q units of λ"])
     figure, axes = drawing.panels(3)
     for one, name in zip(axes, ("kl", "gap", "expected_value"), strict=True):
-        drawing.lines(one, measured, "step", name, "constraint", CONSTRAINTS)
+        drawing.lines(one, measured, x="step", y=name, by="constraint", order=CONSTRAINTS)
     axes[0].legend(fontsize=7)
     findings = []
     for (count, kind), group in frame.groupby(["diffusion_steps", "constraint"], sort=False):
@@ -57,10 +57,12 @@ def page(results: Results) -> Page:
 
 
 STUDY = Study(
-    "entropy",
-    "Estimates of the cross-entropy",
-    f"The constraint should bound H(π_b, μ). What is the true KL if the behaviour loss, the weighted ELBO, the IWAE or Rényi's "
-    f"bound is limited to {BUDGET} nats (the loss: 10 %) above behaviour cloning?",
-    trials,
-    page,
+    name="entropy",
+    title="Estimates of the cross-entropy",
+    question=(
+        "The constraint should bound H(π_b, μ). What is the true KL if the behaviour loss, the weighted ELBO, the "
+        f"IWAE or Rényi's bound is limited to {BUDGET} nats (the loss: 10 %) above behaviour cloning?"
+    ),
+    trials=trials,
+    page=page,
 )

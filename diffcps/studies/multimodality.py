@@ -70,10 +70,12 @@ def _has(frame: pd.DataFrame, name: str) -> bool:
 
 
 STUDY = Study(
-    "multimodality",
-    "Classes of policies",
-    "Diffusion, Gaussian, mixture and deterministic policies on the same constrained problem: which modes do they keep, how "
-    "much mass do they put outside the data, and which value do they reach at equal true KL?",
-    trials,
-    page,
+    name="multimodality",
+    title="Classes of policies",
+    question=(
+        "Diffusion, Gaussian, mixture and deterministic policies on the same constrained problem: which modes do "
+        "they keep, how much mass do they put outside the data, and which value do they reach at equal true KL?"
+    ),
+    trials=trials,
+    page=page,
 )

@@ -190,10 +190,12 @@ def _figure(frame: pd.DataFrame) -> Figure:
 
 
 STUDY = Study(
-    "optimum",
-    "The dual and the optimum in closed form",
-    "For actions in four corners, the policy of highest value with KL(π_b ‖ μ) ≤ ε and its multiplier λ* are known. Does "
-    "training find them?",
-    trials,
-    page,
+    name="optimum",
+    title="The dual and the optimum in closed form",
+    question=(
+        "For actions in four corners, the policy of highest value with KL(π_b ‖ μ) ≤ ε and its multiplier λ* are "
+        "known. Does training find them?"
+    ),
+    trials=trials,
+    page=page,
 )

@@ -55,7 +55,7 @@ def page(results: Results) -> Page:
     for i, name in enumerate(names):
         for j, profile in enumerate(("official", "principled")):
             own = long[(long["task"] == name) & (long["profile"] == profile)]
-            drawing.points(axes[2 * i + j], own, "acting", "score", ACTING)
+            drawing.points(axes[2 * i + j], own, category="acting", y="score", order=ACTING)
             axes[2 * i + j].set_title(f"{name}, {profile}", fontsize=8)
     findings = []
     for (task, profile), group in frame.groupby(by, sort=False):
@@ -91,10 +91,12 @@ def _floors(cloned: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 STUDY = Study(
-    "selection",
-    "Checkpoint, candidates, and the acting policy",
-    "Published scores are the best of many evaluations of a policy that chooses among 50 candidates. How much does each choice "
-    "add?",
-    trials,
-    page,
+    name="selection",
+    title="Checkpoint, candidates, and the acting policy",
+    question=(
+        "Published scores are the best of many evaluations of a policy that chooses among 50 candidates. How much "
+        "does each choice add?"
+    ),
+    trials=trials,
+    page=page,
 )

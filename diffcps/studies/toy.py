@@ -67,7 +67,7 @@ def page(results: Results) -> Page:
         scores, panels = drawing.panels(3)
         chains = frame[(frame["task"] == name) & ~frame["method"].str.startswith("AWR")]
         for one, y in zip(panels, ("last", "kl", "off_support"), strict=True):
-            drawing.lines(one, chains, "diffusion_steps", y, "method", METHODS)
+            drawing.lines(one, chains, x="diffusion_steps", y=y, by="method", order=METHODS)
             one.set_xlabel("T")
         panels[0].set_ylabel("score")
         panels[0].legend(fontsize=7)
@@ -91,10 +91,13 @@ def page(results: Results) -> Page:
 
 
 STUDY = Study(
-    "toy",
-    "The toy bandit",
-    "On a ring, actions in the data have value 1 and all others 0. Which policies stay on the ring, over T? The paper shows "
-    "samples and a Jaccard index, which is not defined for continuous samples; here the measures are exact.",
-    trials,
-    page,
+    name="toy",
+    title="The toy bandit",
+    question=(
+        "On a ring, actions in the data have value 1 and all others 0. Which policies stay on the ring, over T? The "
+        "paper shows samples and a Jaccard index, which is not defined for continuous samples; here the measures "
+        "are exact."
+    ),
+    trials=trials,
+    page=page,
 )

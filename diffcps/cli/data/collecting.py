@@ -102,7 +102,14 @@ class TrainPolicy:
         from diffcps.data.collecting.behaviour import training
 
         torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
-        facts = training.train(self.robot, self.output, self.steps, self.seed, self.target_score, threads=self.threads)
+        facts = training.train(
+            self.robot,
+            self.output,
+            steps=self.steps,
+            seed=self.seed,
+            target_score=self.target_score,
+            threads=self.threads,
+        )
         for number, snapshot in enumerate(facts.snapshots):
             names = [name for name in ("medium", "expert") if getattr(facts, name) == number]
             print(f"{training.words(snapshot)}{' (' + ', '.join(names) + ')' if names else ''}")

@@ -145,7 +145,7 @@ class Normal(Blurred):
     """N(0, std²) in one dimension; the reward rises smoothly from 0 to 1 across it."""
 
     def __init__(self, std: float) -> None:
-        super().__init__(f"normal-{std:g}", np.zeros((1, 1)), np.ones(1), std, 5.0 * std)
+        super().__init__(f"normal-{std:g}", np.zeros((1, 1)), np.ones(1), std=std, bound=5.0 * std)
 
     def value(self, actions: ArrayLike) -> FloatArray:
         """½ (1 + tanh(a/std))."""

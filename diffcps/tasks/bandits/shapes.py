@@ -22,7 +22,7 @@ def corners() -> Blurred:
     """Four corners (Diffusion-QL): two good, one better, one worthless; rewards N(mean, ½)."""
     centres = 0.8 * np.array([[-1.0, 1.0], [-1.0, -1.0], [1.0, 1.0], [1.0, -1.0]])
     values = np.array([3.0, 0.0, 1.5, 5.0])
-    return Blurred("corners", centres, values, 0.05, 1.1, reward_std=0.5, separate=True)
+    return Blurred("corners", centres, values, std=0.05, bound=1.1, reward_std=0.5, separate=True)
 
 
 def ring_clean() -> Blurred:
@@ -43,7 +43,7 @@ def eight_gaussians() -> Blurred:
     """Eight Gaussians on a circle; the reward rises around it."""
     angles = np.arange(8) * np.pi / 4
     centres = 0.8 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    return Blurred("8gaussians", centres, np.arange(8) / 7, 0.05, 1.1, separate=True)
+    return Blurred("8gaussians", centres, np.arange(8) / 7, std=0.05, bound=1.1, separate=True)
 
 
 def moons() -> Blurred:
@@ -66,7 +66,7 @@ def rings() -> Blurred:
         return lambda t: radius * np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
 
     values = [(1.0 - i / 3, 1.0 - i / 3) for i in range(4)]
-    return _curves("rings", [circle(radius) for radius in radii], values, 0.02, radii / radii.sum())
+    return _curves("rings", [circle(radius) for radius in radii], values, std=0.02, shares=radii / radii.sum())
 
 
 def two_spirals() -> Blurred:
@@ -97,7 +97,7 @@ def mixture(components: int, dimensions: int) -> Blurred:
     order = np.random.default_rng([components, dimensions]).permutation(components)
     values = order / max(components - 1, 1) if components > 1 else np.ones(1)
     name = f"mixture-{components}x{dimensions}"
-    return Blurred(name, centres, values, min(0.05, nearest / 12), 1.1, separate=True)
+    return Blurred(name, centres, values, std=min(0.05, nearest / 12), bound=1.1, separate=True)
 
 
 def _spiral(angle: FloatArray, widest: float) -> FloatArray:
@@ -134,4 +134,4 @@ def _curves(
             found[which == i] = curve(u[which == i])
         return found
 
-    return Blurred(name, centres, along, std, 1.2, weights, draw)
+    return Blurred(name, centres, along, std=std, bound=1.2, weights=weights, draw=draw)
