@@ -65,7 +65,7 @@ def write(
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as folder:
             whole = Path(folder) / "whole"
             _claim(Path(folder), episodes, size_beside)
-            _write_storage(whole / "data", name, task, episodes, about, own)
+            _write_storage(whole / "data", name, task=task, episodes=episodes, about=about, own=own)
             if beside is not None:
                 beside(whole / "data")
             try:
@@ -92,7 +92,11 @@ def read(path: Path, flatten: Callable[[Any], Any] = np.asarray) -> list[Episode
         dataset = MinariDataset(path / "data")
         episodes = [
             Episode(
-                flatten(e.observations), e.actions, e.rewards, e.terminations.astype(bool), e.truncations.astype(bool)
+                flatten(e.observations),
+                e.actions,
+                rewards=e.rewards,
+                terminations=e.terminations.astype(bool),
+                truncations=e.truncations.astype(bool),
             )
             for e in dataset.iterate_episodes()
         ]

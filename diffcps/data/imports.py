@@ -89,7 +89,16 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
     def beside(folder: Path) -> None:
         (folder / LEFT_OVER).write_bytes(image)
 
-    written = storage.write(root, minari.imported_id(task), task, episodes, about, own, beside, len(image))
+    written = storage.write(
+        root,
+        minari.imported_id(task),
+        task=task,
+        episodes=episodes,
+        about=about,
+        own=own,
+        beside=beside,
+        size_beside=len(image),
+    )
     return Imported(minari.imported_id(task), written, load(task, written).info, new=True)
 
 

@@ -261,7 +261,9 @@ def describe(dataset_id: str) -> Found:
     )
     task = from_definition(definition)
     info = _transitions(task, path, _as_judged(task, episodes)).info
-    return Found(definition, path, info, str(observation_space), model.name if model else None)
+    return Found(
+        definition, path, info=info, observations=str(observation_space), settings_of=model.name if model else None
+    )
 
 
 def register(definition: TaskDefinition) -> tuple[Path, bool]:

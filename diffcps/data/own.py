@@ -118,7 +118,7 @@ def save(
         _refuse_other_references(dataset_id, read_definition(file), draft, file)
     path = minari.find(dataset_id, ())
     if path is None:
-        path = storage.write(minari.root(), dataset_id, draft, episodes, about, {})
+        path = storage.write(minari.root(), dataset_id, task=draft, episodes=episodes, about=about, own={})
     elif storage.notes(path).get("checksum") != storage.checksum(episodes):
         raise UserError(f"{path} holds other episodes. Delete it, or give these another version: {_next(dataset_id)}.")
     definition = minari.describe(dataset_id).definition

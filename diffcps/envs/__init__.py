@@ -95,7 +95,7 @@ def simulations(
     task: Task, physics: Physics, n: int, threads: int = 1, goal_seeds: Sequence[int] | None = None
 ) -> Simulations:
     """``make_vector`` for a task that this project simulates (``Task.environment.physics``)."""
-    made = make_vector(task, physics, n, goal_seeds, threads)
+    made = make_vector(task, physics, n=n, goal_seeds=goal_seeds, threads=threads)
     if not isinstance(made, Simulations):
         raise TypeError(f"{task.name} is not simulated by this project")
     return made

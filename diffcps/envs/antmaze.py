@@ -149,7 +149,7 @@ class AntMaze(Simulated, EzPickle):
             np.array([cell_centre(self._maze, cell) for cell in cells(self._maze, symbols)])
             for symbols in ("#", ".SG", "S", "G")
         )
-        return Layout(CELL, walls, free, start[0], goal[0], GOAL_RADIUS, y_up=False)
+        return Layout(CELL, walls, free=free, start=start[0], goal=goal[0], goal_radius=GOAL_RADIUS, y_up=False)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = _compile(self._maze, self._physics)

@@ -172,7 +172,7 @@ class Simulations:
         before = self._qpos[active]
         self._ctrl[active] = self.rules.control_many(clipped)
         self.batch.step(active, nstep=self.rules.frame_skip)
-        moves = Moves(before, self._qpos[active], self._qvel[active], clipped, self.goals[active])
+        moves = Moves(before, self._qpos[active], qvel=self._qvel[active], actions=clipped, goals=self.goals[active])
         rewards[active], self.terminated[active] = self.rules.reward_many(moves)
         self._age[active] += 1
         ended[active] = self.terminated[active] | (self._age[active] >= self.limit)

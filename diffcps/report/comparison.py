@@ -127,7 +127,7 @@ def paired(first: Sweep, second: Sweep) -> Comparison:
     if not pairs:
         why = " ".join(left_out) or "Neither has a trial."
         raise UserError(f"no trial of {names[0]} can be paired with a trial of {names[1]}. {why}")
-    return Comparison(first, second, tuple(pairs), names, left_out)
+    return Comparison(first, second, pairs=tuple(pairs), names=names, left_out=left_out)
 
 
 def _partners(

@@ -59,7 +59,9 @@ class _Curves(NamedTuple):
             Panel(task, partial(_rows, rows=rows, read=self.read, references=self.references, names=settings))
             for task, rows in by_task(self.rows).items()
         )
-        return Figure(self.name, self.title, self.caption, "gradient steps", self.y_label, panels)
+        return Figure(
+            self.name, self.title, caption=self.caption, x_label="gradient steps", y_label=self.y_label, panels=panels
+        )
 
 
 def over_time(table: Sequence[Row]) -> list[Figure]:
@@ -141,14 +143,23 @@ def sensitivity(name: str, lines: Sequence[Line]) -> Figure:
     panels = tuple(Panel(task, partial(_sensitivity, lines=[x for x in lines if x.task == task])) for task in tasks)
     caption = "Last score, mean over seeds with its 95 % interval."
     label = symbol(name)
-    return Figure(f"sensitivity_{name}", f"Sensitivity to {label}", caption, label, "last score", panels)
+    return Figure(
+        f"sensitivity_{name}",
+        f"Sensitivity to {label}",
+        caption=caption,
+        x_label=label,
+        y_label="last score",
+        panels=panels,
+    )
 
 
 def profiles(families: Sequence[Sequence[Group]]) -> Figure:
     """Performance profiles of the last scores, one panel a domain."""
     panels = tuple(Panel(" · ".join(family[0].family[:2]), partial(_profiles, family=family)) for family in families)
     caption = "Share of runs with a last score above τ, each task with the same weight, and its 95 % interval."
-    return Figure("profiles", "Performance profiles", caption, "τ", "share of runs above τ", panels)
+    return Figure(
+        "profiles", "Performance profiles", caption=caption, x_label="τ", y_label="share of runs above τ", panels=panels
+    )
 
 
 def budget(found: Sequence[Budget]) -> Figure | None:
@@ -159,7 +170,13 @@ def budget(found: Sequence[Budget]) -> Figure | None:
         "deviation."
     )
     title = "Expected online performance"
-    return Figure("budget", title, caption, "configurations tried", "expected score", panels) if panels else None
+    return (
+        Figure(
+            "budget", title, caption=caption, x_label="configurations tried", y_label="expected score", panels=panels
+        )
+        if panels
+        else None
+    )
 
 
 def _rows(axes: Axes, rows: Sequence[Row], read: Read, references: References, names: Sequence[str]) -> None:
@@ -173,7 +190,7 @@ def _rows(axes: Axes, rows: Sequence[Row], read: Read, references: References, n
             axes.plot([], [], color=colour, label=label)
     else:
         for item, (colour, label) in zip(series, styles, strict=True):
-            band(axes, item.steps, item.values, colour, label or "mean over seeds")
+            band(axes, item.steps, values=item.values, colour=colour, label=label or "mean over seeds")
             if item.points is not None:
                 axes.plot(*item.points, color=colour, linestyle="none", marker="o", markersize=3.5)
     references(axes, [row.trial for row in rows])

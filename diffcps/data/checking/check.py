@@ -108,10 +108,10 @@ def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examin
     maze = None if rules is None else rules.layout()
     errors: dict[Physics, Floats] = {}
     if data is not None and len(data):
-        check, errors = _measured(check, task, data, rules, maze, physics, replayed)
+        check, errors = _measured(check, task, data=data, rules=rules, maze=maze, physics=physics, replayed=replayed)
     check = replace(check, seconds=time.perf_counter() - began)
     remarks = _remarks(check, task, made=found.source.rows(task) is not None)
-    return Examined(replace(check, remarks=tuple(remarks)), task, data, maze, errors)
+    return Examined(replace(check, remarks=tuple(remarks)), task, data=data, maze=maze, errors=errors)
 
 
 def _measured(

@@ -161,7 +161,7 @@ def compare(
     results: list[Parity] = []
     errors: dict[Physics, Floats] = {}
     for each in physics:
-        result, errors[each] = _replay(task, each, data, found, rows, goal)
+        result, errors[each] = _replay(task, each, data=data, found=found, rows=rows, goal=goal)
         results.append(result)
     step = float(np.median(change))
     fitting = [result for result in results if result.fits]
@@ -199,7 +199,10 @@ def _replay(
             others[np.arange(_SPREAD_EDGES) * len(others) // _SPREAD_EDGES] if len(others) > _SPREAD_EDGES else others
         )
         for part, stands_for in ((worst[:_WORST_EDGES], 1.0), (spread, len(others) / max(len(spread), 1))):
-            looked_at = [stepper.edge(int(rows[i]), found, data, float(position[i]), float(velocity[i])) for i in part]
+            looked_at = [
+                stepper.edge(int(rows[i]), found, data=data, position=float(position[i]), velocity=float(velocity[i]))
+                for i in part
+            ]
             resolved[part] = np.minimum(position[part], [edge.closest_position for edge in looked_at])
             missed += round(stands_for * sum(not edge.explained for edge in looked_at))
             edges += looked_at
@@ -261,7 +264,7 @@ class _Stepper:
         after, speed = self._qpos[:n].copy(), self._qvel[:n].copy()
         goals = np.broadcast_to(self._goal, (n, 2))
         with np.errstate(over="ignore", invalid="ignore"):
-            rewards, _ = self.rules.reward_many(Moves(before, after, speed, clipped, goals))
+            rewards, _ = self.rules.reward_many(Moves(before, after, qvel=speed, actions=clipped, goals=goals))
             return self.rules.observe_many(after, speed), rewards
 
     def edge(self, row: int, found: States, data: Recording, position: float, velocity: float) -> Edge:

@@ -125,7 +125,14 @@ def _describe(content: dict[str, str], key: str, item: h5py.Dataset | h5py.Group
 
 def from_rows(task: Task, rows: Rows) -> Recording:
     """Flat rows of which no more is known."""
-    return _flat(task, rows.observations, rows.actions, rows.rewards, rows.terminals, rows.timeouts)
+    return _flat(
+        task,
+        rows.observations,
+        actions=rows.actions,
+        rewards=rows.rewards,
+        terminals=rows.terminals,
+        timeouts=rows.timeouts,
+    )
 
 
 def _recording(task: Task, file: h5py.File) -> Recording | None:
@@ -137,15 +144,16 @@ def _recording(task: Task, file: h5py.File) -> Recording | None:
     n = len(rewards)
     if any(array is not None and len(array) != n for array in (observations, actions, terminals, timeouts)):
         return None
-    sizes = ((STATES[0], None), (STATES[1], None), ("next_observations", task.observation_size))
     return _flat(
         task,
         observations,
-        actions,
-        rewards,
-        terminals.astype(bool),
-        None if timeouts is None else timeouts.astype(bool),
-        *(_matrix(file, key, n, size) for key, size in sizes),
+        actions=actions,
+        rewards=rewards,
+        terminals=terminals.astype(bool),
+        timeouts=None if timeouts is None else timeouts.astype(bool),
+        qpos=_matrix(file, STATES[0], n, None),
+        qvel=_matrix(file, STATES[1], n, None),
+        stored_next=_matrix(file, "next_observations", n, task.observation_size),
     )
 
 

@@ -203,7 +203,7 @@ def columns(observations: Numbers) -> Columns:
     """Of observations ``[N, o]``; rows with values that are not finite are left out."""
     usable = observations[np.isfinite(observations).all(axis=1)]
     if len(usable) == 0:
-        return Columns((), (), (), (), ())
+        return Columns((), (), minimum=(), maximum=(), constant=())
     low, high = usable.min(axis=0), usable.max(axis=0)
     return Columns(
         mean=_floats(usable.mean(axis=0, dtype=np.float64)),
@@ -250,7 +250,15 @@ def published(task: Task, measured: Columns) -> tuple[Dimension, ...]:
         return ()
     pairs = zip(measured.mean, theirs["mean"], measured.std, theirs["std"], strict=True)
     found = [
-        Dimension(i, mean, other_mean, std, other_std, abs(mean - other_mean) / other_std, abs(std / other_std - 1.0))
+        Dimension(
+            i,
+            mean,
+            published_mean=other_mean,
+            std=std,
+            published_std=other_std,
+            mean_off=abs(mean - other_mean) / other_std,
+            std_off=abs(std / other_std - 1.0),
+        )
         for i, (mean, other_mean, std, other_std) in enumerate(pairs)
     ]
     return tuple(sorted(found, key=lambda d: -max(d.mean_off, d.std_off)))

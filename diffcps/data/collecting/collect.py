@@ -138,7 +138,7 @@ def _record(task: Task, part: _Part, seed: tuple[int, int], progress: Callable[[
     if task.robot == "ant":  # one goal for the whole data set, as in D4RL
         arguments = {**task.environment.arguments, "goal_seed": 0}
         world = replace(task, environment=replace(task.environment, arguments=arguments))
-    simulations = envs.simulations(world, task.physics, n, processors(), [seed[0]] * n)
+    simulations = envs.simulations(world, task.physics, n=n, threads=processors(), goal_seeds=[seed[0]] * n)
     try:
         return _Recorder(task, simulations, _behaviour(task, part.policy, n), seed).record(part.rows, progress)
     finally:

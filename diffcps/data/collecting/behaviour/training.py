@@ -63,8 +63,69 @@ def train(
     machine or other versions give other policies. Raises ``UserError`` when stable-baselines3 is not installed, the
     robot is none of the four or the folder cannot be written.
     """
+    _check_robot(robot)
+    ppo, normalise, as_vector = _stable_baselines()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the policies cannot be stored in {output} ({error}). Name another folder.") from error
+
+    steps = STEPS[robot] if steps is None else steps
+    target = TARGET_SCORES.get(robot, 0.0) if target_score is None else target_score
+    settings = _PPO | _PPO_CHANGES.get(robot, {})
+    vector = normalise(
+        as_vector(practice(robot, physics, n=_ENVIRONMENTS, seed=seed, threads=threads)),
+        clip_obs=policies.INPUT_CLIP,
+        gamma=settings["gamma"],
+    )
+    annealed = settings | {"learning_rate": lambda remaining: remaining * settings["learning_rate"]}
+    model = ppo("MlpPolicy", vector, seed=seed, device="cpu", policy_kwargs={"log_std_init": _LOG_STD_INIT}, **annealed)
+    judge = practice(robot, physics, n=_CHECKPOINT_EPISODES, seed=seed + 1, threads=threads)
+
+    def checkpoint(done: int) -> _Checkpoint:
+        policy = _folded(model, vector)
+        snapshot = score(robot, policy, judge=judge, episodes=_CHECKPOINT_EPISODES, seed=seed, steps=done)
+        progress(f"{robot}: {words(snapshot)}")
+        return _Checkpoint(policy, snapshot)
+
+    # between two updates the policy does not change
+    checkpoints = _learn(model, steps, max(steps / _CHECKPOINTS, settings["n_steps"] * _ENVIRONMENTS), checkpoint)
+    vector.close()
+    kept, medium, expert = _worth_keeping(checkpoints, target)
+    if robot == "ant":  # it only ever walks as well as it can
+        kept, medium = [expert], expert
+    # Checkpoints were chosen on few episodes, so they are scored again on fresh ones.
+    final = practice(robot, physics, n=_FINAL_EPISODES, seed=seed + 2, threads=threads)
+    scored = [
+        score(robot, c.policy, judge=final, episodes=_FINAL_EPISODES, seed=seed + 3, steps=c.snapshot.steps)
+        for c in (checkpoints[i] for i in kept)
+    ]
+    own = {"environments": _ENVIRONMENTS, "log_std_init": _LOG_STD_INIT, "annealed_over": steps, "normalised": True}
+    packages = "stable-baselines3", "torch", "gymnasium", "mujoco", "numpy"
+    facts = PolicyFacts(
+        robot=robot,
+        physics=physics,
+        snapshots=tuple(scored),
+        medium=kept.index(medium),
+        expert=kept.index(expert),
+        episodes=_FINAL_EPISODES,
+        seed=seed,
+        target_score=target,
+        settings=settings | own,
+        versions={name: metadata.version(name) for name in packages},
+    )
+    policies.save(output, [checkpoints[i].policy for i in kept], facts)
+    return facts
+
+
+def _check_robot(robot: str) -> None:
+    """Raise ``UserError`` for a robot that has no training."""
     if robot not in get_args(Robot):
         raise UserError(f"robot = {robot!r}: it must be one of {', '.join(get_args(Robot))}.")
+
+
+def _stable_baselines() -> tuple[Any, Any, Any]:
+    """PPO, the normalising wrapper and our vector environment. Raises ``UserError`` if the package is not installed."""
     try:
         # An optional dependency, needed by nothing else.
         from stable_baselines3 import PPO
@@ -76,62 +137,20 @@ def train(
             f"training a behaviour policy needs stable-baselines3 ({error}). "
             f"Install it: pip install 'diffcps[behaviour]'"
         ) from error
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the policies cannot be stored in {output} ({error}). Name another folder.") from error
+    return PPO, VecNormalize, AsVecEnv
 
-    steps = STEPS[robot] if steps is None else steps
-    target = TARGET_SCORES.get(robot, 0.0) if target_score is None else target_score
-    settings = _PPO | _PPO_CHANGES.get(robot, {})
-    vector = VecNormalize(
-        AsVecEnv(practice(robot, physics, _ENVIRONMENTS, seed, threads)),
-        clip_obs=policies.INPUT_CLIP,
-        gamma=settings["gamma"],
-    )
-    annealed = settings | {"learning_rate": lambda remaining: remaining * settings["learning_rate"]}
-    model = PPO("MlpPolicy", vector, seed=seed, device="cpu", policy_kwargs={"log_std_init": _LOG_STD_INIT}, **annealed)
-    judge = practice(robot, physics, _CHECKPOINT_EPISODES, seed + 1, threads)
-    checkpoints: list[_Checkpoint] = []
-    # between two updates the policy does not change
-    interval = max(steps / _CHECKPOINTS, settings["n_steps"] * _ENVIRONMENTS)
+
+def _learn(model: Any, steps: int, interval: float, checkpoint: Callable[[int], "_Checkpoint"]) -> "list[_Checkpoint]":
+    """Train for ``steps`` environment steps; returns a checkpoint for every ``interval`` of them, from before the first on."""
+    found: list[_Checkpoint] = []
 
     def at_each_step(_locals: dict[str, Any], _globals: dict[str, Any]) -> bool:
-        if model.num_timesteps >= len(checkpoints) * interval:
-            policy = _folded(model, vector)
-            done = 0 if not checkpoints else model.num_timesteps
-            checkpoints.append(_Checkpoint(policy, score(robot, policy, judge, _CHECKPOINT_EPISODES, seed, done)))
-            progress(f"{robot}: {words(checkpoints[-1].snapshot)}")
+        if model.num_timesteps >= len(found) * interval:
+            found.append(checkpoint(model.num_timesteps if found else 0))
         return True
 
     model.learn(steps, callback=at_each_step)
-    vector.close()
-    kept, medium, expert = _worth_keeping(checkpoints, target)
-    if robot == "ant":  # it only ever walks as well as it can
-        kept, medium = [expert], expert
-    # Checkpoints were chosen on few episodes, so they are scored again on fresh ones.
-    judge = practice(robot, physics, _FINAL_EPISODES, seed + 2, threads)
-    snapshots = [
-        score(robot, checkpoints[i].policy, judge, _FINAL_EPISODES, seed + 3, checkpoints[i].snapshot.steps)
-        for i in kept
-    ]
-    facts = PolicyFacts(
-        robot=robot,
-        physics=physics,
-        snapshots=tuple(snapshots),
-        medium=kept.index(medium),
-        expert=kept.index(expert),
-        episodes=_FINAL_EPISODES,
-        seed=seed,
-        target_score=target,
-        settings=settings
-        | {"environments": _ENVIRONMENTS, "log_std_init": _LOG_STD_INIT, "annealed_over": steps, "normalised": True},
-        versions={
-            name: metadata.version(name) for name in ("stable-baselines3", "torch", "gymnasium", "mujoco", "numpy")
-        },
-    )
-    policies.save(output, [checkpoints[i].policy for i in kept], facts)
-    return facts
+    return found
 
 
 @dataclass(frozen=True, eq=False)
