@@ -7,10 +7,11 @@ import numpy as np
 
 from diffcps.algorithms.model import METRICS
 from diffcps.config import DataConfig, EvaluationConfig, RunConfig
+from diffcps.data import library
 from diffcps.files import write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks import profiles
-from diffcps.tasks.registry import get_task
+from diffcps.tasks.registry import get_task, task_of
 
 COLUMNS = (*METRICS, "steps_per_second")
 STEPS, EVERY, ROW, EPISODES = 400, 100, 50, 3
@@ -29,8 +30,12 @@ def config(task: str = "hopper-medium-v2", *, seeds: int = 3, **changes: Any) ->
 
 def environment(trial: RunConfig, **dataset: Any) -> dict[str, Any]:
     """The content of ``environment.json``; D4RL's own data unless told otherwise."""
+    provenance = dataset.get("provenance", "verified")
+    source, task = library.source(trial.data.source), task_of(trial)
     facts = {
         "source": trial.data.source,
+        "label": source.label(task, provenance),
+        "made_here": source.rows(task) is not None,
         "path": "data.hdf5",
         "checksum": "c0ffee" * 10 + "beef",
         "provenance": "verified",

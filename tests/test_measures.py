@@ -25,6 +25,8 @@ from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.trials import read_trial
+from diffcps.sweep.options import SweepOptions
+from diffcps.sweep.plan import build
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
 from diffcps.text import significant
@@ -361,6 +363,17 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     with pytest.raises(UserError):
         run(config, RunFolder(tmp_path), mock.Mock(side_effect=AssertionError("work has begun")), CPU)
     assert RunFolder(tmp_path).status["state"] == "failed"
+
+
+def test_a_sweep_is_asked_for_measures_and_refuses_those_that_do_not_fit() -> None:
+    plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), measures=("density", "acting")))
+    assert [config.measures for config in plan.trials] == [("density", "acting")]
+    for names, tasks, word in (
+        (("densty",), ("bandit-ring",), "'density'"),
+        (("density",), ("bandit-ring", "hopper-medium-v2"), "hopper-medium-v2"),
+    ):
+        with pytest.raises(UserError, match=word):
+            build(SweepOptions(preset="demo", tasks=tasks, measures=names))
 
 
 MEASURED = trial(

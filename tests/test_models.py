@@ -126,7 +126,7 @@ def test_a_broken_checkpoint_keeps_nothing_else_from_the_store(uri: str, tmp_pat
     (checkpoint,) = (folder.path / "checkpoint").glob("*.pt")
     checkpoint.write_bytes(b"")
     tracker = Tracker(uri, "half")
-    with pytest.raises(UserError, match=f"delete {folder.path}"):
+    with pytest.raises(UserError, match=f"Delete {folder.path}"):
         tracker.reconcile(tmp_path)
     assert {(model.tags["config_key"], model.tags["member"]) for model in all_models(tracker)} == {
         (whole.key, "0"),

@@ -661,7 +661,7 @@ def test_failure_keeps_the_status(tmp_path: Path) -> None:
 
 
 def test_environment_is_plain_and_complete() -> None:
-    facts = environment.describe(DATA.info, torch.device("cpu"))
+    facts = environment.describe(RING, DATA.info, torch.device("cpu"))
     assert json.loads(json.dumps(facts)) == facts
     assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert set(environment.PACKAGES) | {"python"} == set(facts["versions"])
@@ -672,7 +672,7 @@ def test_environment_is_plain_and_complete() -> None:
 
 def test_behaviour_of_no_whole_trajectory_has_no_return() -> None:
     info = DatasetInfo("d4rl", Path("x.hdf5"), "c", "other", "note", 50, 0, np.zeros(0))
-    facts = environment.describe(info, torch.device("cpu"))
+    facts = environment.describe(get_task("hopper-medium-v2"), info, torch.device("cpu"))
     assert facts["dataset"]["behaviour_return"] is None
     assert facts["dataset"]["path"] == "x.hdf5"
 

@@ -39,6 +39,9 @@ class Train:
     """Transitions to collect (collected data only); by default as many as D4RL's own data set has."""
     physics: Literal["d4rl", "modern"] | None = None
     """Body masses at evaluation: those D4RL was recorded with, or today's."""
+    measures: tuple[str, ...] = ()
+    """What to measure of each policy besides its score, at every evaluation: ``density``, ``samples``, ``likelihood``,
+    ``acting``."""
     results: Path = Path("results")
     """The run folder is made under its ``single`` folder."""
 
@@ -80,6 +83,7 @@ class Train:
         options = SweepOptions(
             preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
             data_dir=self.data_dir, rows=self.rows, physics=self.physics, precision=self.precision, profile=self.profile,
+            measures=self.measures,
         )  # fmt: skip
         (config,) = build(options).trials
         return config

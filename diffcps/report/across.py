@@ -113,14 +113,10 @@ def groups(table: Sequence[Row]) -> list[Group]:
     for row in table:
         trial = row.trial
         if trial.state == "complete" and row.last is not None and trial.task.domain:
-            domain = trial.task.domain
-            found[domain, row.data, trial.config.physics, trial.config.profile, said(trial, names)].append(row)
+            shared = trial.task.domain, row.data, trial.config.physics, trial.config.profile, said(trial, names)
+            found[shared].append(row)
     # two trials of one task that agree in all of this differ in something that the table does not show
-    return [
-        Group(domain, data, physics, profile, configuration, tuple(rows))
-        for (domain, data, physics, profile, configuration), rows in found.items()
-        if len(by_task(rows)) == len(rows)
-    ]
+    return [Group(*shared, rows=tuple(rows)) for shared, rows in found.items() if len(by_task(rows)) == len(rows)]
 
 
 def families(found: Sequence[Group]) -> list[list[Group]]:

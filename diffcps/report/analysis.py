@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import stats
-from diffcps.data import library
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.published import Published, ablation, published
 from diffcps.runs import trials
@@ -120,8 +119,7 @@ class Row:
     @property
     def data(self) -> str:
         """The data set in a few words."""
-        provenance = self.trial.dataset.get("provenance")
-        return library.source(self.trial.config.data.source).label(self.trial.task, provenance)
+        return str(self.trial.dataset.get("label", "not loaded"))
 
 
 def seed_scores(trial: Trial, kind: str) -> NDArray[np.float64]:

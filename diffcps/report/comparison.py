@@ -138,12 +138,12 @@ def _partners(
         return list(zip(ours, theirs, strict=False))
     task, settings = ours[0].trial.task.name, varying([*ours, *theirs])
     lists = [{said(row.trial, settings): row for row in table} for table in (ours, theirs)]
-    for mine, other, name, table, otherwise in zip(lists, lists[::-1], names, (ours, theirs), names[::-1], strict=True):
-        if len(mine) < len(table):
-            reasons.append(f"{task}: {name} has several trials with the same settings; none of them is paired.")
+    for i, table in enumerate((ours, theirs)):
+        if len(lists[i]) < len(table):
+            reasons.append(f"{task}: {names[i]} has several trials with the same settings; none of them is paired.")
             return []
-        if alone := [label for label in mine if label not in other]:
-            reasons.append(f"{task}: {listed(alone, _NAMED)} is in {name} only, not in {otherwise}.")
+        if alone := [label for label in lists[i] if label not in lists[1 - i]]:
+            reasons.append(f"{task}: {listed(alone, _NAMED)} is in {names[i]} only, not in {names[1 - i]}.")
     return [(row, lists[1][label]) for label, row in lists[0].items() if label in lists[1]]
 
 

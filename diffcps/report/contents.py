@@ -33,7 +33,7 @@ class Table:
     def of(cls, sweep: Sweep) -> "Table":
         """Compute the numbers of a sweep."""
         table = rows(sweep)
-        return cls(sweep, table, groups(table), grids(table), budgets(table))
+        return cls(sweep, table, groups=groups(table), grids=grids(table), budgets=budgets(table))
 
     @property
     def averages(self) -> list[Group]:

@@ -60,7 +60,12 @@ class _Curves(NamedTuple):
             for task, rows in by_task(self.rows).items()
         )
         return Figure(
-            self.name, self.title, caption=self.caption, x_label="gradient steps", y_label=self.y_label, panels=panels
+            self.name,
+            self.title,
+            caption=self.caption,
+            x_label="gradient steps",
+            y_label=self.y_label,
+            panels=panels,
         )
 
 
@@ -141,13 +146,11 @@ def sensitivity(name: str, lines: Sequence[Line]) -> Figure:
     """Last score along one setting, one panel a task."""
     tasks = dict.fromkeys(line.task for line in lines)
     panels = tuple(Panel(task, partial(_sensitivity, lines=[x for x in lines if x.task == task])) for task in tasks)
-    caption = "Last score, mean over seeds with its 95 % interval."
-    label = symbol(name)
     return Figure(
-        f"sensitivity_{name}",
-        f"Sensitivity to {label}",
-        caption=caption,
-        x_label=label,
+        name=f"sensitivity_{name}",
+        title=f"Sensitivity to {symbol(name)}",
+        caption="Last score, mean over seeds with its 95 % interval.",
+        x_label=symbol(name),
         y_label="last score",
         panels=panels,
     )
@@ -156,26 +159,29 @@ def sensitivity(name: str, lines: Sequence[Line]) -> Figure:
 def profiles(families: Sequence[Sequence[Group]]) -> Figure:
     """Performance profiles of the last scores, one panel a domain."""
     panels = tuple(Panel(" · ".join(family[0].family[:2]), partial(_profiles, family=family)) for family in families)
-    caption = "Share of runs with a last score above τ, each task with the same weight, and its 95 % interval."
     return Figure(
-        "profiles", "Performance profiles", caption=caption, x_label="τ", y_label="share of runs above τ", panels=panels
+        name="profiles",
+        title="Performance profiles",
+        caption="Share of runs with a last score above τ, each task with the same weight, and its 95 % interval.",
+        x_label="τ",
+        y_label="share of runs above τ",
+        panels=panels,
     )
 
 
 def budget(found: Sequence[Budget]) -> Figure | None:
     """Expected online performance over the budget, one panel a task; ``None`` without one."""
     panels = tuple(Panel(item.task, partial(_budget, item=item)) for item in found)
-    caption = (
-        "Expected highest last score when k configurations, drawn at random, are tried online; band: ± one standard "
-        "deviation."
-    )
-    title = "Expected online performance"
-    return (
-        Figure(
-            "budget", title, caption=caption, x_label="configurations tried", y_label="expected score", panels=panels
-        )
-        if panels
-        else None
+    if not panels:
+        return None
+    return Figure(
+        name="budget",
+        title="Expected online performance",
+        caption="Expected highest last score when k configurations, drawn at random, are tried online; band: ± one standard "
+        "deviation.",
+        x_label="configurations tried",
+        y_label="expected score",
+        panels=panels,
     )
 
 
@@ -190,7 +196,7 @@ def _rows(axes: Axes, rows: Sequence[Row], read: Read, references: References, n
             axes.plot([], [], color=colour, label=label)
     else:
         for item, (colour, label) in zip(series, styles, strict=True):
-            band(axes, item.steps, values=item.values, colour=colour, label=label or "mean over seeds")
+            band(axes, item.steps, item.values, colour=colour, label=label or "mean over seeds")
             if item.points is not None:
                 axes.plot(*item.points, color=colour, linestyle="none", marker="o", markersize=3.5)
     references(axes, [row.trial for row in rows])

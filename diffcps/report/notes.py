@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffcps.data import library
 from diffcps.report import diagnostics
 from diffcps.report.analysis import NEWEST, Row
 from diffcps.report.published import (
@@ -67,24 +66,25 @@ def _marks(table: Sequence[Row]) -> list[str]:
 def _physics(table: Sequence[Row]) -> list[str]:
     """Where data and evaluation do not share one simulator."""
     notes = []
-    foreign = [row for row in table if row.data == "not D4RL's own" and row.trial.config.physics == "d4rl"]
+    foreign = [row for row in table if _foreign(row.trial) and row.trial.config.physics == "d4rl"]
     if foreign:
         notes.append(
             f"Evaluated under D4RL's physics, on data that are not D4RL's: {_tasks(foreign)}. If the data were recorded "
             "with a current MuJoCo, use --physics modern."
         )
-    mixed = [
-        row
-        for row in table
-        if library.source(row.trial.config.data.source).rows(row.trial.task) is not None
-        and row.trial.config.physics != row.trial.task.physics
-    ]
-    if mixed:
+    made_here = [row for row in table if row.trial.dataset.get("made_here")]
+    if mixed := [row for row in made_here if other_environment(row.trial)]:
         notes.append(
             f"Data collected under {mixed[0].trial.task.physics} physics, policies evaluated under other physics: "
             f"{_tasks(mixed)}."
         )
     return notes
+
+
+def _foreign(trial: Trial) -> bool:
+    """Whether a file has the name of D4RL's data but other content."""
+    named = trial.task.d4rl_file is not None and not trial.dataset.get("made_here")
+    return named and trial.dataset.get("provenance") == "other"
 
 
 def _recorded(table: Sequence[Row]) -> list[str]:

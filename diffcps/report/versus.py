@@ -64,9 +64,13 @@ class Versus:
         if changes:
             sections.append(Section("Differences in settings", (Bullets(tuple(dict.fromkeys(changes))),)))
         curves = Figure(
-            "curves", "Learning curves", caption="Mean over seeds with its 95 % interval.", x_label="gradient steps", y_label="normalised score",
+            name="curves",
+            title="Learning curves",
+            caption="Mean over seeds with its 95 % interval.",
+            x_label="gradient steps",
+            y_label="normalised score",
             panels=tuple(Panel(title, partial(_curves, pair=pair)) for title, pair in _titled(found)),
-        )  # fmt: skip
+        )
         sections.append(Section(curves.title, (curves,)))
         return Document(f"{second} compared with {first}", tuple(sections))
 
@@ -147,5 +151,5 @@ def _changes(pair: Pair) -> str:
 
 def _curves(axes: Axes, pair: Pair) -> None:
     for row, colour, label in zip((pair.first, pair.second), colours(2), ("A", "B"), strict=True):
-        band(axes, row.trial.evaluations.steps, values=row.trial.scores, colour=colour, label=label)
+        band(axes, row.trial.evaluations.steps, row.trial.scores, colour=colour, label=label)
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5))

@@ -175,7 +175,7 @@ def read(folder: Path, results: str = "", unplanned: bool = False) -> Sweep | No
         description = read_json(file)
         plan = parsed(description, file)
         found = trials(folder, plan, unplanned=unplanned)
-        return Sweep(folder, results, tuple(found), plan, description, held)
+        return Sweep(folder, results, tuple(found), plan=plan, description=description, holder=held)
     except UserError as error:
         return Sweep(folder, results, trouble=first_line(error))
     except OSError as error:

@@ -227,7 +227,7 @@ def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0
             raise UserError(f"{folder / 'status.json'} holds no status of a trial.")
     except (UserError, OSError) as error:
         return Trial(folder.name, folder, "damaged", config, trouble=first_line(error))
-    found = Trial(folder.name, folder, state=status["state"], stored=config, status=status)
+    found = Trial(folder.name, folder, status["state"], config, status=status)
     updated = found.number("updated") or modified(folder / "status.json")
     if found.state == "failed":
         return replace(found, updated=updated, trouble=first_line(status.get("error") or "no reason was recorded"))

@@ -72,6 +72,9 @@ class SweepOptions:
     """Episodes per seed and evaluation."""
     candidates: int | None = None
     """Actions drawn per state at evaluation, of which one is chosen by the critic; 1 takes the policy's own."""
+    measures: tuple[str, ...] = ()
+    """What to measure of each policy besides its score, at every evaluation: ``density``, ``samples``, ``likelihood``,
+    ``acting``. The report has a section for it."""
     data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
     """Source of the data, by default the task's first; ``diffcps data list`` shows every task's sources."""
     data_dir: tuple[Path, ...] = ()

@@ -16,6 +16,7 @@ from diffcps.runs.plan import Plan, SearchSpace
 from diffcps.sweep.options import SweepOptions
 from diffcps.tasks import profiles
 from diffcps.tasks.registry import TASKS, Task, get_task, task_of
+from diffcps.training import measures
 
 DEMO_TASKS = "bandit-ring", "hopper-medium-v2", "pointmaze-umaze"
 PAPER_TASKS = tuple(name for name, task in TASKS.items() if task.in_paper)
@@ -24,7 +25,10 @@ POINT = "diffusion_steps", "lambda_clip", "target_kl"
 
 
 def build(options: SweepOptions) -> Plan:
-    """The sweep that the flags ask for. Raises ``UserError`` for an unknown task or an impossible value."""
+    """The sweep that the flags ask for.
+
+    Raises ``UserError`` for an unknown task or measure, an impossible value, or a measure that does not fit a task.
+    """
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds {options.seeds}: a trial needs at least one seed.")
     if options.trials < 1:
@@ -44,6 +48,8 @@ def build(options: SweepOptions) -> Plan:
         _grid(base[0], options)  # refuses an impossible value now rather than in a worker
     else:
         trials = [variant for trial in base for variant in _grid(trial, options)]
+    for trial in trials:
+        measures.check(trial)
     plan = Plan("", options.preset, tuple(trials), search)
     digest = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
     name = options.name or f"{options.preset}-{digest}"
@@ -117,7 +123,7 @@ def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
     if options.profile is not None:
         trial = profiles.under(trial, options.profile)
     trial = trial.with_settings(**_given(options, _SETTINGS))
-    changes = {}
+    changes = {"measures": options.measures}
     if options.checkpoint_minutes is not None:
         changes["checkpoint_minutes"] = options.checkpoint_minutes
     task = task_of(trial)

@@ -25,6 +25,7 @@ from diffcps.tasks.registry import task_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
 ALIAS = "best"
@@ -59,7 +60,7 @@ def complete(client: "MlflowClient", experiment: str, runs: Sequence[str], folde
     with tempfile.TemporaryDirectory(prefix="diffcps-model-") as scratch:
         code = shipping.ship(Path(scratch))
         for k in lacking:
-            _log_one(client, experiment, runs[1 + k], policies[k], code, Path(scratch) / str(k))
+            _log_one(client, experiment, runs[1 + k], policy=policies[k], code=code, folder=Path(scratch) / str(k))
     return True
 
 
@@ -82,7 +83,9 @@ def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[s
             counts[name] = counts.get(name, 0) + 1
             if name not in best or _order(model) > _order(best[name]):
                 best[name] = model
-    return [name for name, model in sorted(best.items()) if _register(client, sweep, name, model, counts[name])]
+    return [
+        name for name, model in sorted(best.items()) if _register(client, sweep, name, model=model, count=counts[name])
+    ]
 
 
 def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
@@ -149,7 +152,9 @@ def tags(policy: SavedPolicy) -> dict[str, str]:
     return known | ({"score": repr(card.score)} if card.score is not None else {})
 
 
-def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPolicy, code: Path, folder: Path) -> None:
+def _log_one(
+    client: "MlflowClient", experiment: str, run: str, *, policy: SavedPolicy, code: Path, folder: Path
+) -> None:
     from mlflow.entities import LoggedModelOutput, Metric
 
     card = policy.card
@@ -157,14 +162,14 @@ def _log_one(client: "MlflowClient", experiment: str, run: str, policy: SavedPol
     params = {name: str(value) for name, value in (settings | {"seed": card.seed}).items()}
     # MLflow's names may not contain a full stop
     name = f"{re.sub('[^A-Za-z0-9_-]', '-', card.run.task)} {card.run.algorithm} seed {card.seed}"
-    model = client.create_logged_model(experiment, name, run, tags(policy), params, model_type="policy")
-    write(policy, folder, code, run, model.model_id)
+    model = client.create_logged_model(experiment, name, run, tags=tags(policy), params=params, model_type="policy")
+    write(policy, folder, code, run=run, model=model.model_id)
     client.log_model_artifacts(model.model_id, str(folder))
     client.log_outputs(run, [LoggedModelOutput(model.model_id, card.step)])
     if card.score is not None:  # a metric by which MLflow's list of models can be sorted
         now = int(time.time() * 1000)
         data = {"dataset_name": card.run.task, "dataset_digest": tags(policy)["dataset_checksum"][:36]}
-        shown = Metric("last_score", card.score, now, card.step, model.model_id, run_id=run, **data)
+        shown = Metric("last_score", card.score, now, card.step, model_id=model.model_id, run_id=run, **data)
         client.log_batch(run, [shown])
     client.finalize_logged_model(model.model_id, "READY")
 
@@ -197,9 +202,11 @@ def _order(model: "LoggedModel") -> tuple[float, int]:
     return float(model.tags["score"]), -model.creation_timestamp
 
 
-def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel", count: int) -> bool:
+def _register(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", count: int) -> bool:
+    """Make the model a version of ``name`` unless it is one, and set the alias; returns whether it is new."""
     versions = list(client.search_model_versions(f"name = '{name}'"))
-    if not any(version.tags.get("model_id") == model.model_id for version in versions):
+    known = any(version.tags.get("model_id") == model.model_id for version in versions)
+    if not known:
         if not versions and not _exists(client, name):
             client.create_registered_model(
                 name,
@@ -208,24 +215,29 @@ def _register(client: "MlflowClient", sweep: str, name: str, model: "LoggedModel
                 "among the members of all sweeps in this store. The highest of several scores is biased upwards: evaluate the "
                 "policy again with `diffcps evaluate models:/" + name + f"@{ALIAS}`.",
             )
-        score = float(model.tags["score"])
-        kept = {key: model.tags[key] for key in ("score", "seed", "step", "config_key", "member", "dataset_checksum")}
-        version = client.create_model_version(
-            name, model.artifact_location, model.source_run_id, kept | {"sweep": sweep, "model_id": model.model_id},
-            description=f"Last score {score:.1f}: the highest of {count} finished members of the sweep {sweep} "
-            f"(seed {model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
-            await_creation_for=0, model_id=model.model_id,
-        )  # fmt: skip
-        # MLflow's server sets this tag by itself; a store that is written directly does not
-        registered = json.dumps([{"name": name, "version": int(version.version)}])
-        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
-        versions.append(version)
-        made = True
-    else:
-        made = False
+        versions.append(_version(client, sweep, name, model=model, count=count))
     top = max(versions, key=lambda version: (float(version.tags.get("score", "-inf")), -int(version.version)))
     client.set_registered_model_alias(name, ALIAS, top.version)
-    return made
+    return not known
+
+
+def _version(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", count: int) -> "ModelVersion":
+    """A new version of a registered model."""
+    kept = {key: model.tags[key] for key in ("score", "seed", "step", "config_key", "member", "dataset_checksum")}
+    version = client.create_model_version(
+        name,
+        model.artifact_location,
+        model.source_run_id,
+        tags=kept | {"sweep": sweep, "model_id": model.model_id},
+        description=f"Last score {float(model.tags['score']):.1f}: the highest of {count} finished members of the sweep "
+        f"{sweep} (seed {model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
+        await_creation_for=0,
+        model_id=model.model_id,
+    )
+    # MLflow's server sets this tag by itself; a store that is written directly does not
+    registered = json.dumps([{"name": name, "version": int(version.version)}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
+    return version
 
 
 def _exists(client: "MlflowClient", name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffcps.data import library
+from diffcps.tasks.registry import Task
 
 if TYPE_CHECKING:
     import torch
@@ -49,17 +50,19 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
-def describe(dataset: "DatasetInfo", device: "torch.device") -> dict[str, Any]:
-    """The content of a run folder's ``environment.json``."""
+def describe(task: Task, dataset: "DatasetInfo", device: "torch.device") -> dict[str, Any]:
+    """The content of a run folder's ``environment.json``, all that a report says about the data included."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     data = asdict(dataset)
     returns = data.pop("returns")
+    source = library.source(dataset.source)
+    data |= {"label": source.label(task, dataset.provenance), "made_here": source.rows(task) is not None}
     data["path"] = str(dataset.path)
     data["behaviour_return"] = float(returns.mean()) if len(returns) else None
     return {
-        "versions": versions(library.source(dataset.source).packages),
+        "versions": versions(source.packages),
         "git_commit": git_commit(),
         "host": socket.gethostname(),
         "device": f"{device.type}: {name}",

@@ -192,7 +192,7 @@ def _facts(
     """The content of ``environment.json``."""
     choice = cost.choose(config, machine.device)
     used = _gathered([[learner.steps.kind] for learner in packs.learners], workers)
-    return environment.describe(dataset, machine.device) | {
+    return environment.describe(task_of(config), dataset, machine.device) | {
         "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
         "workers": workers.count,
         "pack_sizes": [learner.members for learner in packs.learners],

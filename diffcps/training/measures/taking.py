@@ -53,7 +53,16 @@ class Measurer:
         """Measure every member of ``policy`` at evaluation ``index``; ``last``: of the trial, which leaves actions to see."""
         task = task_of(self.config)
         subjects = [
-            Subject(task, self.config, member, policy.member(k), self.dataset, index, self.threads, self.tick)
+            Subject(
+                task=task,
+                config=self.config,
+                member=member,
+                policy=policy.member(k),
+                dataset=self.dataset,
+                index=index,
+                threads=self.threads,
+                tick=self.tick,
+            )
             for k, member in enumerate(self.members)
         ]
         rows = [_taken(subject) for subject in subjects]
