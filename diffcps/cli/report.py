@@ -1,4 +1,4 @@
-"""``diffcps report``: the table of a sweep, or two sweeps held against each other."""
+"""``diffcps report``: the report of a sweep, or a comparison of two sweeps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """Print the table of a sweep and write it, as a page with its figures too, into the sweep's folder.
+    """Print the report of a sweep, and write it with its figures into the sweep's folder.
 
-    With two sweeps: compare the second with the first, task by task and seed by seed, and write that into the folder of
-    the second.
+    With two sweeps: compare the second with the first by task and seed, and write the comparison into the second's folder.
     """
 
     sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of a sweep in the results folder, or the path of its folder."""
     other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]")] = None
-    """Another one, which is compared with the first."""
+    """A second sweep, to compare with the first."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
-    """Folder that holds the sweeps, or the URL of an object store."""
+    """Folder of the sweeps, or the URL of an object store."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -48,7 +47,7 @@ class Report:
         console.print(f"page: {second}/{compared.file}.html", highlight=False, soft_wrap=True)
 
     def _location(self, sweep: str) -> "Location":
-        """Where a sweep is, brought up to date. Raises ``UserError`` naming those that there are when it is not one."""
+        """A sweep's location, after a refresh from the object store. Raises ``UserError`` when there is no such sweep."""
         from diffcps.storage.location import Location, results_folder
 
         results, remote = results_folder(self.results)
@@ -57,5 +56,5 @@ class Report:
         location.refresh()
         if not (folder / "runs").is_dir():
             known = ", ".join(sorted(file.parent.name for file in results.glob("*/runs"))) or "none"
-            raise UserError(f"no sweep is called {sweep!r} in {self.results}, which holds: {known}.")
+            raise UserError(f"no sweep is called {sweep!r} in {self.results}. Its sweeps: {known}.")
         return location
