@@ -18,7 +18,7 @@ from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
 from diffcps.algorithms.settings import OFFICIAL, Changes, Improving, TaskFacts
 from diffcps.config import RunConfig
-from diffcps.config.plain import require_number
+from diffcps.config.plain import setting
 
 __all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
 
@@ -27,12 +27,8 @@ __all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
 class Settings(Improving):
     """The settings of a member. V is the mean over ``max_q_candidates`` actions of the policy."""
 
-    temperature: float = 1.0
+    temperature: float = setting(1.0, "a positive number")
     """Of the weights exp(A / temperature), with advantages A in units of the mean value's size."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive number", "temperature")
 
 
 PROFILES = OFFICIAL

@@ -19,7 +19,7 @@ from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Explained
 from diffcps.algorithms.settings import OFFICIAL, Changes, Dual, Improving, TaskFacts
 from diffcps.config import Actor, RunConfig
-from diffcps.config.plain import require, require_number
+from diffcps.config.plain import require, setting
 
 # What λ holds, and at what: the constraint C of a policy and its bound κ, all ``[K]``.
 
@@ -63,36 +63,27 @@ FINAL_EPISODES = 100
 class Settings(Improving):
     """The settings of a member."""
 
-    target_kl: float = 0.05
+    target_kl: float = setting(0.05, "zero or more", symbol="κ", search="0.01:0.3:log")
     """κ, the bound on the behaviour loss that λ enforces."""
-    slack: float | None = None
+    slack: float | None = setting(None, "zero or more")
     """Sets κ from what behaviour cloning reaches in ``behaviour_steps``: (1 + slack)·L_BC for the behaviour loss, and
     slack nats above it for the cross-entropies; ``None`` keeps ``target_kl``."""
     constraint_policy: Actor = "online"
     """Which policy the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy). With
     ``average``, ``slack`` is relative to the EMA policy at the end of behaviour cloning."""
-    lambda_init: float = 1.0
+    lambda_init: float = setting(1.0, "zero or more")
     """λ before the first step."""
-    lambda_clip: float = 0.0
+    lambda_clip: float = setting(0.0, "zero or more", symbol="λ-clip", search="0:1")
     """Lower clip of λ where the policy's loss uses it (the paper's λ_clip)."""
-    lambda_max: float = 100.0
+    lambda_max: float = setting(100.0, "a positive number")
     """Upper clip of λ where the policy's loss uses it."""
-    lambda_learning_rate: float = 3e-5
+    lambda_learning_rate: float = setting(3e-5, "zero or more")
     """Adam's learning rate for the multiplier λ."""
     dual: Dual = "released"
     """How λ moves: as ``released``, clipped only where it is used; ``projected`` on [λ_clip, λ_max] at each step;
     ``softplus`` of a free number; a ``pi`` controller; an ``augmented`` Lagrangian."""
-    dual_gain: float = 1.0
+    dual_gain: float = setting(1.0, "zero or more")
     """Gain of the ``pi`` controller's proportional part, and penalty of the ``augmented`` Lagrangian."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive number", "lambda_max")
-        require_number(
-            self, "zero or more", "target_kl", "lambda_init", "lambda_clip", "lambda_learning_rate", "dual_gain"
-        )
-        if self.slack is not None:
-            require_number(self, "zero or more", "slack")
 
 
 def of_task(task: TaskFacts) -> Changes:

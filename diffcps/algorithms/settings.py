@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
 from diffcps.config import RunConfig
-from diffcps.config.plain import Plain, hints, require, require_number
+from diffcps.config.plain import Plain, hints, require, setting
 from diffcps.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
@@ -36,16 +36,11 @@ OFFICIAL: dict[str, Callable[[RunConfig], Changes]] = {"official": lambda trial:
 """The profile that every algorithm has: its published settings."""
 
 
-def of_pack(default: float) -> Any:
-    """A real number that all members of a pack share, because arrays common to all are made from it."""
-    return field(default=default, metadata={"pack": True})
-
-
 @dataclass(frozen=True)
 class Settings(Plain):
     """The settings of one member of a pack.
 
-    Real numbers may differ between the members, except those marked ``of_pack``; all else is the same in a pack.
+    Real numbers may differ between the members, except those marked ``pack``; all else is the same in a pack.
     """
 
     @classmethod
@@ -57,7 +52,7 @@ class Settings(Plain):
     def of_member(cls) -> list[str]:
         """Those that may differ between the members of a pack."""
         real = [item.name for item in fields(cls) if hints(cls)[item.name] in (float, float | None)]
-        shared = {item.name for item in fields(cls) if "pack" in item.metadata}
+        shared = {item.name for item in fields(cls) if item.metadata.get("pack")}
         return [name for name in real if name not in shared]
 
     @classmethod
@@ -78,38 +73,28 @@ class Settings(Plain):
 class Learning(Settings):
     """What every learner of networks has."""
 
-    batch_size: int = 256
+    batch_size: int = setting(256, "a positive whole number")
     """Transitions in one gradient step of one member."""
-    hidden_size: int = 256
+    hidden_size: int = setting(256, "a positive whole number")
     """Width of the hidden layers of every network."""
-    hidden_layers: int = 3
+    hidden_layers: int = setting(3, "a positive whole number")
     """Hidden layers of the policy's network and of each critic."""
     precision: Precision = "fp32"
     """Arithmetic of the matrix products of hidden layers: ``fp32``, or ``bf16`` (faster, coarser)."""
-    learning_rate: float = 3e-4
+    learning_rate: float = setting(3e-4, "a positive number")
     """Adam's learning rate for the policy."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive whole number", "batch_size", "hidden_size", "hidden_layers")
-        require_number(self, "a positive number", "learning_rate")
 
 
 @dataclass(frozen=True)
 class Critic(Settings):
     """What learning a critic takes."""
 
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: float = setting(3e-4, "a positive number")
     """Adam's learning rate for the twin critic."""
-    discount: float = 0.99
+    discount: float = setting(0.99, "between 0 and 1")
     """γ, the discount of future rewards. With 0 no next action is drawn."""
-    target_rate: float = 0.005
+    target_rate: float = setting(0.005, "between 0 and 1")
     """τ, the Polyak rate of the target critic, applied every step."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive number", "critic_learning_rate")
-        require_number(self, "between 0 and 1", "discount", "target_rate")
 
     @classmethod
     def check_pack(cls, members: Sequence[Settings]) -> None:
@@ -124,18 +109,12 @@ class Critic(Settings):
 class Average(Settings):
     """A policy that follows the online one as an exponential moving average (EMA)."""
 
-    ema_decay: float = 0.995
+    ema_decay: float = setting(0.995, "between 0 and 1")
     """Decay of the averaged policy that gives the target actions."""
-    ema_every: int = 5
+    ema_every: int = setting(5, "a positive whole number")
     """The averaged policy moves every so many steps."""
-    ema_start: int = 1000
+    ema_start: int = setting(1000, "a whole number, zero or more")
     """The averaged policy stays at its initial copy before this step."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive whole number", "ema_every")
-        require_number(self, "a whole number, zero or more", "ema_start")
-        require_number(self, "between 0 and 1", "ema_decay")
 
     @property
     def average_settles(self) -> float:
@@ -148,21 +127,19 @@ class Average(Settings):
 class Chain(Settings):
     """A diffusion chain over actions."""
 
-    diffusion_steps: int = 5
+    diffusion_steps: int = setting(5, "a positive whole number", symbol="T", search="5,10,15,20")
     """T, the number of steps of the diffusion chain."""
-    beta_min: float = of_pack(0.1)
+    beta_min: float = setting(0.1, "a positive number", pack=True)
     """Smallest rate of the variance-preserving noise schedule."""
-    beta_max: float = of_pack(10.0)
+    beta_max: float = setting(10.0, "a positive number", pack=True)
     """Largest rate of the variance-preserving noise schedule."""
-    time_embedding: int = 16
+    time_embedding: int = setting(16, "a positive whole number")
     """Size of the sinusoidal embedding of the diffusion step (even)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number(self, "a positive whole number", "diffusion_steps", "time_embedding")
         even = self.time_embedding % 2 == 0 and self.time_embedding > 2
         require(even, "time_embedding", self.time_embedding, "an even number of at least 4")
-        require_number(self, "a positive number", "beta_min", "beta_max")
         require(self.beta_max >= self.beta_min, "beta_max", self.beta_max, f"at least beta_min ({self.beta_min})")
 
 
@@ -172,7 +149,7 @@ class AnyPolicy(Chain):
 
     policy: PolicyClass = "diffusion"
     """Class of the policy: a ``diffusion`` chain, a ``gaussian``, a ``mixture`` of Gaussians, or ``deterministic``."""
-    mixture_components: int = 8
+    mixture_components: int = setting(8, "a positive whole number")
     """Gaussians in a ``mixture`` policy."""
     covariance: Covariance = "posterior"
     """Reverse variance of the chain. ``posterior``: β̃ (as released). ``forward``: β. ``calibrated``: β̃ + c L, one for each
@@ -182,15 +159,13 @@ class AnyPolicy(Chain):
     constraint: Constraint = "behaviour_loss"
     """How well a policy fits the data: the ``behaviour_loss`` L, or the cross-entropy to the behaviour in nats, estimated
     from above by the weighted ``elbo``, the ``iwae`` or the ``renyi`` bound. DiffCPS holds it at κ."""
-    constraint_samples: int = 8
+    constraint_samples: int = setting(8, "a positive whole number")
     """Paths through the chain for each action in the ``iwae`` and ``renyi`` bounds."""
-    renyi_order: float = of_pack(0.5)
+    renyi_order: float = setting(0.5, "between 0 and 1", pack=True)
     """Order α of the ``renyi`` bound, from 0 (the IWAE) to 1 (the ELBO)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number(self, "a positive whole number", "mixture_components", "constraint_samples")
-        require_number(self, "between 0 and 1", "renyi_order")
         self._check_class()
 
     def _check_class(self) -> None:
@@ -217,15 +192,10 @@ class AnyPolicy(Chain):
 class Cloning(AnyPolicy, Average, Learning):
     """Behaviour cloning with a policy of any class, by which ``bc`` learns and others may begin."""
 
-    policy_freq: int = 2
+    policy_freq: int = setting(2, "a positive whole number")
     """The policy (and λ) is updated every so many steps."""
-    grad_norm: float = 9.0
+    grad_norm: float = setting(9.0, "a positive number")
     """Largest global L2 norm of a gradient; longer ones are scaled down to it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive whole number", "policy_freq")
-        require_number(self, "a positive number", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -234,12 +204,7 @@ class Improving(Cloning, Critic):
 
     max_q_backup: bool = False
     """Back up the largest value over several next actions (the paper's choice for most AntMaze tasks)."""
-    max_q_candidates: int = 10
+    max_q_candidates: int = setting(10, "a positive whole number")
     """Next actions per transition that a max-Q backup draws."""
-    behaviour_steps: int = 0
+    behaviour_steps: int = setting(0, "a whole number, zero or more")
     """Gradient steps of behaviour cloning before the policy is improved; ``slack`` measures from their end."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive whole number", "max_q_candidates")
-        require_number(self, "a whole number, zero or more", "behaviour_steps")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import field, fields, is_dataclass, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -77,6 +77,19 @@ def require_number(owner: object, rule: str, *names: str) -> None:
         require(_RULES[rule](getattr(owner, name)), name, getattr(owner, name), rule)
 
 
+def setting(default: Any, rule: str = "", *, symbol: str = "", search: str = "", pack: bool = False) -> Any:
+    """A field of which more is known than its type and default.
+
+    Args:
+        default: its default.
+        rule: what a number must be, in one of the phrases above.
+        symbol: what tables and figures call it. Settings with a symbol are shown of every trial.
+        search: the values that the preset ``search`` tries, written as for ``--search``.
+        pack: whether the members of a pack share this real number, because arrays common to all are made from it.
+    """
+    return field(default=default, metadata={"rule": rule, "symbol": symbol, "search": search, "pack": pack})
+
+
 class Plain:
     """Checks the type of every setting, turns a dataclass into a plain dictionary and back; unknown keys are errors."""
 
@@ -92,6 +105,9 @@ class Plain:
                 object.__setattr__(self, name, float(value))
             elif isinstance(value, float):
                 object.__setattr__(self, name, value + 0.0)
+        for item in fields(self):  # type: ignore[arg-type]
+            if (rule := item.metadata.get("rule")) and getattr(self, item.name) is not None:
+                require_number(self, rule, item.name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only (tuples become lists), ready for JSON."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffcps.config.plain import Plain, Value, Values, require, require_number
+from diffcps.config.plain import Plain, Value, Values, require, require_number, setting
 from diffcps.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -23,22 +23,16 @@ Actor = Literal["online", "average"]
 class EvaluationConfig(Plain):
     """How policies are judged."""
 
-    every: int = 50_000
+    every: int = setting(50_000, "a positive whole number")
     """Gradient steps between evaluations."""
-    episodes: int = 10
+    episodes: int = setting(10, "a positive whole number")
     """Episodes per member and evaluation."""
-    candidates: int = 50
+    candidates: int = setting(50, "a positive whole number")
     """Actions drawn per state, of which one is chosen by softmax over the target critic; 1 takes the policy's own."""
-    final_episodes: int | None = None
+    final_episodes: int | None = setting(None, "a positive whole number")
     """Episodes per member at the last evaluation; ``None``: as many as at the others."""
     actor: Actor = "online"
     """Which policy acts: the ``online`` one, or its moving ``average``."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive whole number", "every", "episodes", "candidates")
-        if self.final_episodes is not None:
-            require_number(self, "a positive whole number", "final_episodes")
 
     def episodes_at(self, last: bool) -> int:
         """Episodes per member at the last evaluation, or at one before it."""
@@ -51,15 +45,10 @@ class DataConfig(Plain):
 
     source: str = "d4rl"
     """Where it comes from: one of the task's sources."""
-    rows: int = 50_000
+    rows: int = setting(50_000, "a positive whole number")
     """Transitions to collect, for a source that makes its data; else those of the published data set."""
-    seed: int = 0
+    seed: int = setting(0, "a whole number, zero or more")
     """Seed of the collection, for a source that makes its data."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "a positive whole number", "rows")
-        require_number(self, "a whole number, zero or more", "seed")
 
 
 @dataclass(frozen=True)
@@ -117,14 +106,13 @@ class TaskDefinition(Plain):
 class Member(Plain):
     """One policy of a pack."""
 
-    seed: int = 0
+    seed: int = setting(0, "a whole number, zero or more")
     """Seeds the initial weights and all random streams of this member."""
     settings: Values = Values()
     """Settings in which it differs from the pack."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number(self, "a whole number, zero or more", "seed")
         # one 32-bit word: the random streams of longer seeds could run into those of another seed
         require(self.seed < 2**32, "seed", self.seed, f"at most {2**32 - 1}")
 
@@ -142,7 +130,7 @@ class RunConfig(Plain):
     """Name of the task."""
     members: tuple[Member, ...] = (Member(),)
     """The pack."""
-    steps: int = 2_000_000
+    steps: int = setting(2_000_000, "a positive whole number")
     """Gradient steps."""
     algorithm: str = "diffcps"
     """Name of the algorithm, one of ``diffcps.algorithms.names()``."""
@@ -157,9 +145,9 @@ class RunConfig(Plain):
     """The data set."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How policies are evaluated."""
-    log_every: int = 1000
+    log_every: int = setting(1000, "a positive whole number")
     """Gradient steps between rows of ``metrics.csv``; each row is the mean over them."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float = setting(5.0, "a positive number")
     """Minutes between checkpoints: each is written with the first row after them, and there is always one at the end."""
     definition: TaskDefinition | None = None
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
@@ -180,8 +168,6 @@ class RunConfig(Plain):
         seeds = [m.seed for m in self.members]
         if len(set(self.members)) != len(seeds):
             raise UserError(f"two members of the pack are the same (seeds {seeds}): give each its own seed.")
-        require_number(self, "a positive whole number", "steps", "log_every")
-        require_number(self, "a positive number", "checkpoint_minutes")
 
     def _order_settings(self) -> None:
         """Make the first member's settings those of the pack, and keep what differs from them in the other members.
