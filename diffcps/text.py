@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,11 +53,11 @@ def progress(step: int, steps: int, number: Callable[[int], str] = "{:,}".format
     return f"{number(step)}/{number(steps)} {100 * step / steps:3.0f}%" if steps else ""
 
 
-def worded(setting: Any) -> str:
-    """A setting: ``yes``, ``no``, ``none``, a word, or a number of at most four digits."""
+def worded(setting: object, digits: int = 4) -> str:
+    """A setting: ``yes``, ``no``, ``none``, a word, a whole number in full, or a real one of so many digits."""
     if isinstance(setting, bool) or setting is None:
         return {True: "yes", False: "no", None: "none"}[setting]
-    return setting if isinstance(setting, str) else f"{setting:.4g}"
+    return f"{setting:.{digits}g}" if isinstance(setting, float) else str(setting)
 
 
 # Times ----------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from diffcps.algorithms.model import METRICS
 from diffcps.config import DataConfig, EvaluationConfig, RunConfig
 from diffcps.data import library
 from diffcps.files import write_json
+from diffcps.runs import presets
 from diffcps.runs.folder import RunFolder
-from diffcps.tasks import profiles
+from diffcps.runs.plan import Axis, Plan
 from diffcps.tasks.registry import get_task, task_of
 
 COLUMNS = (*METRICS, "steps_per_second")
@@ -21,7 +22,7 @@ def config(task: str = "hopper-medium-v2", *, seeds: int = 3, **changes: Any) ->
     """A trial of 400 steps with 4 evaluations; ``changes`` are fields of the run or settings of its algorithm."""
     entry = get_task(task)
     judged = changes.pop("evaluation", EvaluationConfig(every=EVERY, episodes=EPISODES))
-    official = profiles.official(entry, seeds=seeds)
+    official = presets.official(entry, seeds=seeds)
     settings = {name: changes.pop(name) for name in official.settings if name in changes}
     source = changes.pop("source", "d4rl" if entry.d4rl_file else "collected")
     fields = {"steps": STEPS, "log_every": ROW, "physics": entry.physics} | changes
@@ -95,9 +96,9 @@ def write_row(folder: RunFolder, trial: RunConfig, step: int) -> None:
     folder.log(step, trial, row(trial, step), COLUMNS)
 
 
-def describe(root: Path, *trials: RunConfig, search: dict[str, Any] | None = None) -> Path:
+def describe(root: Path, *trials: RunConfig, axes: tuple[Axis, ...] = (), search: int | None = None) -> Path:
     """Write ``sweep.json`` for these trials; returns the sweep's folder."""
     root.mkdir(parents=True, exist_ok=True)
-    values = {"name": root.name, "preset": "paper", "search": search, "trials": [trial.to_dict() for trial in trials]}
-    write_json(root / "sweep.json", values | {"command": ["tune/sweep_d4rl.py", "--steps", "400"]})
+    plan = Plan(root.name, "paper", trials, axes, search)
+    write_json(root / "sweep.json", plan.to_dict() | {"command": ["tune/sweep_d4rl.py", "--steps", "400"]})
     return root

@@ -249,7 +249,7 @@ def _assert_described(run: Run, trial: RunConfig, folder: RunFolder) -> None:
     tags, params, first = run.data.tags, run.data.params, trial.members[0]
     dataset = folder.environment["dataset"]
     assert tags["task"] == params["task"] == trial.task
-    assert tags["T"] == params["diffusion_steps"] == str(trial.value("diffusion_steps"))
+    assert tags["diffusion_steps"] == params["diffusion_steps"] == str(trial.value("diffusion_steps"))
     for setting in ("lambda_clip", "target_kl"):
         value = getattr(first, setting)
         assert float(params[setting]) == value

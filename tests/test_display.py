@@ -11,12 +11,13 @@ from rich.console import Console
 
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.plan import Plan, SearchSpace
+from diffcps.runs.plan import Axis, Plan
+from diffcps.runs.presets import made
 from diffcps.runs.time_left import seconds_per_step, until_the_end
 from diffcps.runs.trials import Trial
 from diffcps.storage.location import Location
 from diffcps.sweep.display import MOST_ROWS, Board, names
-from diffcps.tasks import profiles
+from diffcps.tasks.registry import get_task
 from diffcps.text import duration
 
 STEPS = 2000
@@ -123,15 +124,17 @@ def test_table_of_many_trials_is_cut(tmp_path: Path) -> None:
 
 def test_trials_of_one_name_are_told_apart() -> None:
     """A study has many trials of one T, λ-clip and κ."""
-    base = synthetic.config("bandit-ring", seeds=2, diffusion_steps=5, lambda_clip=0.0, steps=STEPS)
-    several = [base, profiles.under(base, "principled"), base.with_settings(policy="gaussian")]
+    usual: dict[str, Any] = {"seeds": 2, "diffusion_steps": 5, "lambda_clip": 0.0, "steps": STEPS}
+    changes: list[dict[str, Any]] = [{}, {"profile": "principled"}, {"policy": "gaussian"}]
+    several = [made(get_task("bandit-ring"), usual | more) for more in changes]
+    base = several[0]
     wider = several[2].with_settings(hidden_size=31)
     alone = config(10)
     found = names([*several, wider, alone])
     assert set(found) == {trial.key for trial in (*several, wider, alone)}
     assert len(set(found.values())) == len(found)
     assert all(name.startswith("bandit-ring diffcps T5 ") for key, name in found.items() if key != alone.key)
-    assert [found[trial.key].split()[5] for trial in several] == ["official", "principled", "official"]
+    assert [found[trial.key].split()[6] for trial in several] == ["official", "principled", "official"]
     assert found[several[2].key].endswith(f"gaussian hidden_size {base.value('hidden_size')}")
     assert found[wider.key].endswith("gaussian hidden_size 31")
     assert found[alone.key] == alone.key.rpartition("_")[0].replace("_", " ")
@@ -139,7 +142,8 @@ def test_trials_of_one_name_are_told_apart() -> None:
 
 def test_search_counts_what_it_will_run(tmp_path: Path) -> None:
     """Trials of a search have no folder before they are suggested."""
-    plan = Plan("s", "search", (config(5), config(5, "pointmaze-umaze")), SearchSpace(trials=6))
+    axes = (Axis("diffusion_steps", low=1, high=50),)
+    plan = Plan("s", "search", (config(5), config(5, "pointmaze-umaze")), axes, search=6)
     found = board(tmp_path, plan)
     assert "12 pending" in found.lines(found.trials())[0]
     trial = config(10)

@@ -1,4 +1,4 @@
-"""From flags to trials, from trials to a searcher, and what a person sees of them meanwhile."""
+"""From flags to trials, and from trials to a searcher."""
 
 import itertools
 import os
@@ -19,17 +19,18 @@ from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import write_json
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.plan import Plan, SearchSpace, load
+from diffcps.runs.plan import Axis, Plan, load
 from diffcps.storage.location import Location
 from diffcps.sweep.dry_run import Estimator
 from diffcps.sweep.options import SweepOptions
-from diffcps.sweep.plan import DEMO_TASKS, POINT, build, trial_of, varied
+from diffcps.sweep.plan import DEMO_TASKS, build
 from diffcps.sweep.search import StudyPerTask, grid_searcher, point_of
 from diffcps.tasks import paper
 from diffcps.tasks.registry import TASKS, get_task
 from diffcps.training.learner import Learner
 
 TWO = "bandit-ring", "pointmaze-umaze"
+POINT = "diffusion_steps", "lambda_clip", "target_kl"
 
 
 def plan_of(**flags: Any) -> Plan:
@@ -83,12 +84,15 @@ def test_ablation_is_the_papers_grid() -> None:
         points = [(t.value("diffusion_steps"), t.value("lambda_clip")) for t in trials]
         assert points == list(itertools.product(sorted(published), sorted(clips[task.startswith("antmaze")])))
         for trial in trials:
-            assert varied(trial, *(base.value(name) for name in POINT)) == base
+            assert trial.changed({name: base.value(name) for name in POINT}) == base
 
 
 def test_search_leaves_three_settings_open() -> None:
     plan = plan_of(preset="search", trials=7)
-    assert plan.search == SearchSpace(trials=7)
+    assert plan.search == 7
+    assert [(axis.name, str(axis)) for axis in plan.axes] == [
+        ("diffusion_steps", "5, 10, 15, 20"), ("lambda_clip", "0 to 1"), ("target_kl", "0.01 to 0.3 (logarithmic)"),
+    ]  # fmt: skip
     assert len(plan.trials) == 15
     assert plan.count == 15 * 7
     assert plan.trials == plan_of().trials
@@ -163,22 +167,21 @@ def test_flags_that_mean_nothing_to_a_task_do_not_change_its_key() -> None:
 def test_several_values_make_a_grid() -> None:
     plan = plan_of(tasks=TWO, diffusion_steps=(5, 10), lambda_clip=(0.0, 0.3), target_kl=(0.05, 0.1))
     assert plan.count == 2 * 8
-    points = [tuple(point_of(trial).values()) for trial in plan.trials if trial.task == TWO[1]]
+    points = [tuple(trial.value(name) for name in POINT) for trial in plan.trials if trial.task == TWO[1]]
     assert points == list(itertools.product((5, 10), (0.0, 0.3), (0.05, 0.1)))
     assert not any(member.settings for trial in plan.trials for member in trial.members)
 
 
 def test_single_values_override_a_grid() -> None:
     plan = plan_of(preset="ablation", tasks=("hopper-medium-v2",), diffusion_steps=(7,), lambda_clip=(0.25,))
-    assert point_of(only(plan)) == {"diffusion_steps": 7, "lambda_clip": 0.25, "target_kl": 0.05}
+    assert [only(plan).value(name) for name in POINT] == [7, 0.25, 0.05]
 
 
 def test_value_or_task_given_twice_is_one_trial() -> None:
     plan = plan_of(tasks=("bandit-ring", "bandit-ring"), diffusion_steps=(5, 5), lambda_clip=(0.0, 0, -0.0))
     assert plan.count == 1
     plan = plan_of(preset="search", tasks=("bandit-ring",), diffusion_steps=(5, 5, 10))
-    assert plan.search is not None
-    assert plan.search.diffusion_steps == (5, 10)
+    assert plan.axes[-1] == Axis("diffusion_steps", (5, 10))
 
 
 def test_search_of_a_small_space_is_no_longer_than_the_space() -> None:
@@ -214,8 +217,8 @@ def test_seeds_are_the_tasks_own_members() -> None:
     ("flags", "said"),
     [
         ({"tasks": ("hoper-medium-v2",)}, r"'hoper-medium-v2'; did you mean 'hopper-medium-v2'\?"),
-        ({"seeds": 0}, "--seeds 0"),
-        ({"seeds": -2}, "--seeds -2"),
+        ({"seeds": 0}, "seeds = 0"),
+        ({"seeds": -2}, "seeds = -2"),
         ({"trials": 0, "preset": "search"}, "--trials 0"),
         ({"steps": 0}, "steps = 0"),
         ({"steps": -1}, "steps = -1"),
@@ -298,9 +301,9 @@ def test_unknown_sweep_lists_the_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", "{}", '{"name": "x", "preset": "p", "trials": [{"task": "a", "stepz": 1}], "search": null}',
-     '{"name": "x", "preset": "p", "trials": 5, "search": null}',
-     '{"name": "x", "preset": "p", "trials": [], "search": {"trials": 3, "color": []}}'],
+    ["{", "[]", "{}", '{"name": "x", "preset": "p", "trials": [{"task": "a", "stepz": 1}], "axes": [], "search": null}',
+     '{"name": "x", "preset": "p", "trials": 5, "axes": [], "search": null}',
+     '{"name": "x", "preset": "p", "trials": [], "axes": [{"name": "x", "color": []}], "search": 3}'],
 )  # fmt: skip
 def test_broken_sweep_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
@@ -320,7 +323,7 @@ def test_grid_runs_every_trial_once_in_order() -> None:
     for number, key in enumerate(keys):
         point = searcher.suggest(str(number))
         suggested.append(point["key"])
-        assert trial_of(plan, point).key == key
+        assert plan.trial(point).key == key
         if number % 3 == 1:
             searcher.on_trial_complete(str(number - 1), {"score": float(number)})
         if number % 7 == 2:
@@ -328,9 +331,8 @@ def test_grid_runs_every_trial_once_in_order() -> None:
     assert suggested == keys
 
 
-BASES = plan_of(preset="search", tasks=TWO).trials
-SPACE = SearchSpace(trials=6)
-PLAN = Plan("s", "search", BASES, SPACE)
+PLAN = plan_of(preset="search", tasks=TWO, trials=6)
+ONE = replace(PLAN, trials=PLAN.trials[:1])
 
 
 def study_of(search: StudyPerTask, task: str) -> optuna.Study:
@@ -352,24 +354,24 @@ def drain(search: StudyPerTask, prefix: str = "t", most: int = 1000) -> list[dic
 
 
 def test_every_task_gets_its_trials_in_turns() -> None:
-    search = StudyPerTask(BASES, SPACE)
+    search = StudyPerTask(PLAN)
     assert search.remaining == 12
     points = drain(search)
     assert [point["task"] for point in points] == list(TWO) * 6
     assert search.remaining == 0
     assert search.suggest("more") == Searcher.FINISHED
     for point in points:
-        trial = trial_of(PLAN, point)
-        assert point_of(trial) == {name: value for name, value in point.items() if name != "task"}
-        assert point["diffusion_steps"] in SPACE.diffusion_steps
+        trial = PLAN.trial(point)
+        assert point_of(trial, PLAN.axes) == {name: value for name, value in point.items() if name != "task"}
+        assert point["diffusion_steps"] in (5, 10, 15, 20)
         assert 0 <= point["lambda_clip"] <= 1
         assert 0.01 <= point["target_kl"] <= 0.3
         assert trial.task == point["task"]
-    assert len({trial_of(PLAN, point).key for point in points}) == 12
+    assert len({PLAN.trial(point).key for point in points}) == 12
 
 
 def test_scores_reach_their_own_study() -> None:
-    search = StudyPerTask(BASES, SPACE)
+    search = StudyPerTask(PLAN)
     for number, score in enumerate([1.0, 2.0, 3.0, 4.0]):
         search.suggest(str(number))
         search.on_trial_complete(str(number), {"score": score})
@@ -385,7 +387,7 @@ def test_scores_reach_their_own_study() -> None:
 )  # fmt: skip
 def test_what_is_no_score_is_a_failure(result: Any, error: bool) -> None:
     """Told as failed, so that no trial is left running for ever and none counts as good."""
-    search = StudyPerTask(BASES, SPACE)
+    search = StudyPerTask(PLAN)
     search.suggest("a")
     search.on_trial_complete("a", result, error)
     (trial,) = study_of(search, TWO[0]).trials
@@ -395,8 +397,8 @@ def test_what_is_no_score_is_a_failure(result: Any, error: bool) -> None:
 
 def finished_trials(count: int) -> list[tuple[RunConfig, float]]:
     """What a launch leaves behind: the first trials that a fresh search suggests, with scores."""
-    points = drain(StudyPerTask(BASES, SPACE), most=count)
-    return [(trial_of(PLAN, point), float(number)) for number, point in enumerate(points)]
+    points = drain(StudyPerTask(PLAN), most=count)
+    return [(PLAN.trial(point), float(number)) for number, point in enumerate(points)]
 
 
 @pytest.mark.parametrize(("done", "open_"), [(1, 0), (3, 0), (5, 2), (0, 4), (12, 0), (1, 1)])
@@ -404,12 +406,12 @@ def test_rebuilt_search_goes_on(done: int, open_: int) -> None:
     """Known scores are told, open trials come first, nothing known is suggested again, and the counts add up."""
     known = finished_trials(done + open_)
     finished, unfinished = known[:done], [trial for trial, _ in known[done:]]
-    search = StudyPerTask(BASES, SPACE, finished, unfinished)
+    search = StudyPerTask(PLAN, finished, unfinished)
     assert search.remaining == 12 - done
     for task in TWO:
         told = [trial.value for trial in study_of(search, task).trials if trial.state.is_finished()]
         assert told == [score for trial, score in finished if trial.task == task]
-    again = [trial_of(PLAN, point) for point in drain(search)]
+    again = [PLAN.trial(point) for point in drain(search)]
     assert len(again) == 12 - done
     assert len({trial.key for trial in again}) == len(again)
     assert {trial.key for trial in again}.isdisjoint(trial.key for trial, _ in finished)
@@ -422,23 +424,23 @@ def test_rebuilt_search_goes_on(done: int, open_: int) -> None:
 
 def test_many_open_trials_do_not_end_a_search() -> None:
     """A big cluster that dies early leaves none finished: the rebuilt study must not draw its first points again."""
-    space = replace(SPACE, trials=40)
-    points = drain(StudyPerTask(BASES[:1], space), most=30)
-    again = drain(StudyPerTask(BASES[:1], space, (), [trial_of(PLAN, point) for point in points]))
+    long = replace(ONE, search=40)
+    points = drain(StudyPerTask(long), most=30)
+    again = drain(StudyPerTask(long, (), [PLAN.trial(point) for point in points]))
     assert again[:30] == points
     assert len(again) == 40
 
 
 def test_finished_without_a_score_is_a_failure() -> None:
     (trial, _), *_ = finished_trials(1)
-    search = StudyPerTask(BASES, SPACE, [(trial, float("nan"))])
+    search = StudyPerTask(PLAN, [(trial, float("nan"))])
     (told,) = study_of(search, trial.task).trials
     assert told.state == optuna.trial.TrialState.FAIL
-    assert trial.key not in {trial_of(PLAN, point).key for point in drain(search)}
+    assert trial.key not in {PLAN.trial(point).key for point in drain(search)}
 
 
 def test_more_finished_than_asked_for() -> None:
-    search = StudyPerTask(BASES, replace(SPACE, trials=2), finished_trials(10))
+    search = StudyPerTask(replace(PLAN, search=2), finished_trials(10))
     assert search.remaining == 0
     assert search.suggest("a") == Searcher.FINISHED
 
@@ -448,12 +450,14 @@ def test_small_space_is_tried_once_and_whole() -> None:
     plan = plan_of(
         preset="search", tasks=TWO, diffusion_steps=(5, 10), lambda_clip=(0.0, 0.1, 0.2), target_kl=(0.03, 0.1)
     )
-    assert plan.search is not None
-    space, score = plan.search, lambda point: 5 * point["lambda_clip"] - point["diffusion_steps"]
-    search, seen = StudyPerTask(plan.trials, space), []
+    search, seen = StudyPerTask(plan), []
+
+    def score(point: dict[str, Any]) -> float:
+        return float(5 * point["lambda_clip"] - point["diffusion_steps"])
+
     for number in range(2 * 12):
         point = search.suggest(str(number))
-        seen.append(trial_of(plan, point))
+        seen.append(plan.trial(point))
         search.on_trial_complete(str(number), {"score": score(point)}, error=number == 20)
     assert search.suggest("more") == Searcher.FINISHED
     assert len({trial.key for trial in seen}) == 24
@@ -463,27 +467,31 @@ def test_small_space_is_tried_once_and_whole() -> None:
         assert all(trial.value == score(trial.params) for trial in told), "scores stand at their own points"
 
     done = [(trial, 1.0) for trial in seen[:17]]
-    rest = [trial_of(plan, point) for point in drain(StudyPerTask(plan.trials, space, done))]
+    rest = [plan.trial(point) for point in drain(StudyPerTask(plan, done))]
     assert {trial.key for trial in rest} == {trial.key for trial in seen[17:]}
     assert len(rest) == 7
 
 
 def test_search_of_an_exhausted_space_ends() -> None:
     """A plan that asks for more than there is (one written by hand) ends early instead of repeating itself."""
-    space = SearchSpace((5,), (0.1, 0.2), (0.05,), 6)
-    assert len(drain(StudyPerTask(BASES, space))) == 2 * 2
+    few = Axis("diffusion_steps", (5,)), Axis("lambda_clip", (0.1, 0.2)), Axis("target_kl", (0.05,))
+    assert len(drain(StudyPerTask(replace(PLAN, axes=few)))) == 2 * 2
 
 
 def test_unknown_values_are_chosen_from_the_given() -> None:
-    space = SearchSpace((5,), (0.25, 0.75), (), 20)
-    for point in drain(StudyPerTask(BASES[:1], space)):
+    axes = (
+        Axis("diffusion_steps", (5,)),
+        Axis("lambda_clip", (0.25, 0.75)),
+        Axis("target_kl", low=0.01, high=0.3, log=True),
+    )
+    for point in drain(StudyPerTask(replace(ONE, axes=axes, search=20))):
         assert point["diffusion_steps"] == 5
         assert point["lambda_clip"] in (0.25, 0.75)
 
 
 def test_search_finds_what_is_good() -> None:
     """60 trials of a smooth score: the second half is better than the first, and near the optimum."""
-    search, scores = StudyPerTask(BASES[:1], replace(SPACE, trials=60)), []
+    search, scores = StudyPerTask(replace(ONE, search=60)), []
     for number in range(60):
         point = search.suggest(str(number))
         scores.append(-abs(point["lambda_clip"] - 0.7) - 0.01 * point["diffusion_steps"])
@@ -493,7 +501,7 @@ def test_search_finds_what_is_good() -> None:
 
 
 def test_state_of_the_searcher_is_never_saved(tmp_path: Path) -> None:
-    search = StudyPerTask(BASES, SPACE)
+    search = StudyPerTask(PLAN)
     search.save(str(tmp_path / "x"))
     search.restore(str(tmp_path / "x"))
     assert os.listdir(tmp_path) == []

@@ -32,7 +32,7 @@ import ray.train, ray.tune
 before = set(sys.modules)
 from diffcps.sweep import driver, ray_train
 job = pickle.loads(Path(sys.argv[1]).read_bytes())
-trial = driver.trial_of(job.plan, {"key": job.plan.trials[0].key})
+trial = job.plan.trial({"key": job.plan.trials[0].key})
 location = job.location.on_this_machine()
 policy = ray_train.RetryPolicy(location, trial.key, "launch")
 ray_train.trainer(pickle.loads(pickle.dumps(policy)), ray_train.PlacementGroups(trial.key))

@@ -6,9 +6,9 @@ from diffcps import algorithms
 from diffcps.algorithms import diffcps
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.runs import presets
 from diffcps.sweep.options import SweepOptions
 from diffcps.sweep.plan import build
-from diffcps.tasks import profiles
 
 
 def plan(**flags: object) -> RunConfig:
@@ -27,12 +27,7 @@ def test_principled_is_what_it_says() -> None:
     assert [member.seed for member in principled.members] == [member.seed for member in official.members]
     assert principled.evaluation.episodes_at(last=True) == 100
     assert principled.evaluation.episodes_at(last=False) == official.evaluation.episodes
-    assert profiles.changed_settings(official) == profiles.changed_settings(principled) == []
-
-
-def test_a_profile_is_laid_over_official_settings_only() -> None:
-    with pytest.raises(ValueError, match="principled profile already"):
-        profiles.under(plan(profile="principled"), "official")
+    assert presets.changed_settings(official) == presets.changed_settings(principled) == []
 
 
 def test_profile_follows_the_length_of_a_run() -> None:
@@ -52,15 +47,15 @@ def test_each_part_is_a_flag_of_its_own() -> None:
         constraint_policy="average",
     )
     assert trial.profile == "official"
-    changed = profiles.changed_settings(trial)
+    changed = presets.changed_settings(trial)
     expected = {
-        "covariance learned", "last_step_noise 1", "dual pi", "constraint elbo", "behaviour_steps 6000", "slack 0.5",
+        "covariance learned", "last_step_noise yes", "dual pi", "constraint elbo", "behaviour_steps 6000", "slack 0.5",
         "constraint_policy average",
     }  # fmt: skip
     assert set(changed) == expected
     other = plan(profile="principled", dual="softplus")
     assert other.profile == "principled"
-    assert profiles.changed_settings(other) == ["dual softplus"]
+    assert presets.changed_settings(other) == ["dual softplus"]
 
 
 @pytest.mark.parametrize("policy", ["gaussian", "mixture", "deterministic"])
@@ -68,7 +63,7 @@ def test_principled_without_a_chain_leaves_the_covariance_out(policy: str) -> No
     trial = plan(profile="principled", policy=policy)
     assert trial.value("covariance") == "posterior"
     assert trial.value("dual") == "projected"
-    assert profiles.changed_settings(trial) == [f"policy {policy}"]
+    assert presets.changed_settings(trial) == [f"policy {policy}"]
 
 
 def test_behaviour_cloning_takes_its_own_actions() -> None:

@@ -229,7 +229,7 @@ def test_a_search_lists_what_was_tried_best_last_score_first(tmp_path: Path) -> 
     low, high = (synthetic.config(seeds=2, lambda_clip=clip, target_kl=kl) for clip, kl in ((0.5, 0.1), (0.25, 0.2)))
     synthetic.write(tmp_path, low, "stopped", 100)
     synthetic.write(tmp_path, high)
-    built = report.build(synthetic.describe(tmp_path, base, search={"trials": 4}))
+    built = report.build(synthetic.describe(tmp_path, base, search=4))
     found = records(built)
     assert [record["lambda_clip"] for record in found] == ["0.25", "0.5"]
     assert "4 trials: 1 complete, 1 stopped, 2 not started." in built.table.markdown()

@@ -148,7 +148,7 @@ def test_csv_says_in_numbers_what_the_table_says(table: Table) -> None:
     assert float(row["device_seconds"]) == 9.0
     assert float(row["wall_seconds"]) == 10.0
     assert row["data_differ_from_paper"] == "False"
-    assert row["changed_settings"] == "evaluate_every 100|episodes 3"
+    assert row["changed_settings"] == "evaluation.every 100|evaluation.episodes 3"
     assert row["published_protocol"] == "DiffCPS: best of its evaluations"
     assert float(row["violation_rate"]) == 1.0
     assert records[3]["last"] == records[3]["violation_rate"] == ""

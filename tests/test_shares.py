@@ -21,8 +21,8 @@ from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
+from diffcps.runs.presets import official
 from diffcps.sweep.cluster import Cluster, Node, Resources
-from diffcps.tasks.profiles import official
 from diffcps.tasks.registry import get_task
 from diffcps.training.learner import Learner
 from diffcps.training.members import (

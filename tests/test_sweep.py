@@ -14,9 +14,9 @@ from rich.table import Table
 
 from diffcps import studies
 from diffcps.cli.study import StudyCommand, run_study
+from diffcps.runs import presets
 from diffcps.runs.plan import Plan, load
 from diffcps.sweep.plan import DEMO_TASKS
-from diffcps.tasks import profiles
 from diffcps.tasks.registry import get_task
 
 TINY = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 10, "--episodes", 2, "--candidates", 2
@@ -121,7 +121,7 @@ def test_paper(cluster, tmp_path, data, capsys):
     plan = assert_complete(tmp_path / name, 3)
     for trial in plan.trials:
         task = get_task(trial.task)
-        assert trial.settings == profiles.official(task).with_settings(batch_size=16).settings
+        assert trial.settings == presets.official(task).with_settings(batch_size=16).settings
         assert [member.seed for member in trial.members] == [0, 1]
         assert trial.physics == "d4rl"
     assert_no_published(tmp_path / name)

@@ -20,7 +20,7 @@ from diffcps.config import RunConfig
 from diffcps.files import read_json, write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.lock import LEASE, LOCK, holder
-from diffcps.runs.plan import load
+from diffcps.runs.plan import Axis, load
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import QUIET_SECONDS
 from diffcps.storage.lease import leased
@@ -277,7 +277,7 @@ def test_a_damaged_status_is_told_of_where_it_is(
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"name": "x", "preset": "paper", "trials": [{"task": 3}], "search": null}']
+    "content", ["[]", "{}", '{"name": "x", "preset": "paper", "trials": [{"task": 3}], "axes": [], "search": null}']
 )
 def test_a_damaged_plan_hides_no_other_sweep(results: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     (results / "torn" / "sweep.json").write_text(content)
@@ -297,8 +297,12 @@ def test_a_folder_that_cannot_be_read_hides_no_other(results: Path, capsys: pyte
 
 
 def test_a_search_counts_what_it_has_still_to_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    space = {"diffusion_steps": [5], "lambda_clip": [], "target_kl": [], "trials": 10}
-    folder = synthetic.describe(tmp_path / "hunt", TRIALS[0], search=space)
+    axes = (
+        Axis("diffusion_steps", (5,)),
+        Axis("target_kl", low=0.01, high=0.3, log=True),
+        Axis("hidden_size", low=8, high=64),
+    )
+    folder = synthetic.describe(tmp_path / "hunt", TRIALS[0], axes=axes, search=10)
     for trial, state in zip(TRIALS[:3], ("complete", "stopped", "running"), strict=True):
         synthetic.write(folder, trial, state, until=200)
     broken = folder / "runs" / TRIALS[2].key / "config.json"
@@ -306,7 +310,9 @@ def test_a_search_counts_what_it_has_still_to_choose(tmp_path: Path, capsys: pyt
     (record,) = records(capsys, "--results", tmp_path)
     assert record["counts"] == {"complete": 1, "running": 0, "failed": 1, "to_go": 8, "total": 10}
     text = said(capsys, "show", "hunt", "--results", tmp_path)
-    assert "Optuna chooses T from 5; λ-clip from 0 to 1; κ from 0.01 to 0.3; 10 trials a task" in text
+    assert (
+        "Optuna chooses T from 5; κ from 0.01 to 0.3 (logarithmic); hidden_size from 8 to 64; 10 trials a task" in text
+    )
     assert row(text, TRIALS[2].key)[1] == "damaged"
     assert str(broken) in text
 

@@ -9,8 +9,8 @@ import pytest
 from diffcps import algorithms
 from diffcps.config import RunConfig, TaskDefinition
 from diffcps.errors import UserError
+from diffcps.runs.presets import changed_settings, official
 from diffcps.tasks import paper
-from diffcps.tasks.profiles import changed_settings, official
 from diffcps.tasks.registry import TASKS, defined, from_definition, get_task, task_folder, task_of
 
 ROWS = paper.rows("hyperparameters")
@@ -143,7 +143,7 @@ def test_settings_that_are_not_the_papers_are_named() -> None:
     assert changed_settings(paper) == []
     other = paper.with_settings(hidden_size=128, precision="bf16", lambda_clip=0.25)
     other = other.replaced(evaluation=task.evaluation.replaced(every=60))
-    assert changed_settings(other) == ["hidden_size 128", "precision bf16", "lambda_clip 0.25", "evaluate_every 60"]
+    assert changed_settings(other) == ["hidden_size 128", "precision bf16", "lambda_clip 0.25", "evaluation.every 60"]
 
 
 # Tasks that are not built in ------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_a_trial_becomes_a_run_with_a_run_for_each_seed(tracker: Tracker) -> Non
     assert parent.data.tags["mlflow.parentRunId"] == runs["sweep"].info.run_id
     assert runs["member 0"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     expected = {
-        "sweep": tracker.sweep, "config_key": trial.key, "task": "hopper-medium-v2", "T": "5", "lambda_clip": "0",
+        "sweep": tracker.sweep, "config_key": trial.key, "task": "hopper-medium-v2", "diffusion_steps": "5", "lambda_clip": "0",
         "target_kl": "0.05", "seed": "0, 1", "profile": "official", "physics": "d4rl", "data_source": "d4rl",
         "provenance": "verified", "git_commit": "0123456789ab", "dataset_checksum": "c0ffee" * 10 + "beef",
     }  # fmt: skip

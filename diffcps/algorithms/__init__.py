@@ -54,7 +54,7 @@ def complete(trial: RunConfig) -> RunConfig:
         algorithm.check(trial, own)
     values = [own.to_dict() for own in found]
     members = tuple(member.replaced(settings=own) for member, own in zip(trial.members, values, strict=True))
-    return trial.replaced(settings=values[0], members=members)
+    return trial.replaced(settings=values[0], members=members, symbols=get(trial.algorithm).Settings.symbols())
 
 
 def profile(trial: RunConfig) -> Changes:

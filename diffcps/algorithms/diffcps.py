@@ -63,14 +63,6 @@ FINAL_EPISODES = 100
 class Settings(Improving):
     """The settings of a member."""
 
-    target_kl: float = setting(0.05, "zero or more", symbol="κ", search="0.01:0.3:log")
-    """κ, the bound on the behaviour loss that λ enforces."""
-    slack: float | None = setting(None, "zero or more")
-    """Sets κ from what behaviour cloning reaches in ``behaviour_steps``: (1 + slack)·L_BC for the behaviour loss, and
-    slack nats above it for the cross-entropies; ``None`` keeps ``target_kl``."""
-    constraint_policy: Actor = "online"
-    """Which policy the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy). With
-    ``average``, ``slack`` is relative to the EMA policy at the end of behaviour cloning."""
     lambda_init: float = setting(1.0, "zero or more")
     """λ before the first step."""
     lambda_clip: float = setting(0.0, "zero or more", symbol="λ-clip", search="0:1")
@@ -84,6 +76,14 @@ class Settings(Improving):
     ``softplus`` of a free number; a ``pi`` controller; an ``augmented`` Lagrangian."""
     dual_gain: float = setting(1.0, "zero or more")
     """Gain of the ``pi`` controller's proportional part, and penalty of the ``augmented`` Lagrangian."""
+    target_kl: float = setting(0.05, "zero or more", symbol="κ", search="0.01:0.3:log")
+    """κ, the bound on the behaviour loss that λ enforces."""
+    slack: float | None = setting(None, "zero or more")
+    """Sets κ from what behaviour cloning reaches in ``behaviour_steps``: (1 + slack)·L_BC for the behaviour loss, and
+    slack nats above it for the cross-entropies; ``None`` keeps ``target_kl``."""
+    constraint_policy: Actor = "online"
+    """Which policy the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy). With
+    ``average``, ``slack`` is relative to the EMA policy at the end of behaviour cloning."""
 
 
 def of_task(task: TaskFacts) -> Changes:

@@ -56,6 +56,11 @@ class Settings(Plain):
         return [name for name in real if name not in shared]
 
     @classmethod
+    def symbols(cls) -> dict[str, str]:
+        """Setting -> its symbol, for those that have one."""
+        return {item.name: item.metadata["symbol"] for item in fields(cls) if item.metadata.get("symbol")}
+
+    @classmethod
     def among(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the values that are settings of this algorithm."""
         return {name: value for name, value in values.items() if name in cls.names()}

@@ -11,6 +11,7 @@ from diffcps.cli.data import DataCommand
 from diffcps.cli.evaluate import Evaluate
 from diffcps.cli.export import Export
 from diffcps.cli.report import Report
+from diffcps.cli.settings import Settings
 from diffcps.cli.study import StudyCommand, Toy
 from diffcps.cli.sweeps import Sweeps
 from diffcps.cli.train import Train
@@ -48,6 +49,7 @@ _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[Toy, tyro.conf.subcommand("toy")]
+    | Annotated[Settings, tyro.conf.subcommand("settings")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Report, tyro.conf.subcommand("report")]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from diffcps import studies
+from diffcps.runs.flags import LaunchFlags
 from diffcps.studies.study import Scale
 
 if TYPE_CHECKING:
@@ -18,31 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Where(Scale):
+class _Flags(LaunchFlags, Scale):
     """How large a study is run, and where."""
-
-    data_dir: tuple[Path, ...] = ()
-    """Folders with D4RL HDF5 files or Minari data sets, searched first."""
-    results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
-    """Folder under which the study has its own, or the URL of an object store."""
-    tracking_uri: str | None = None
-    """MLflow store; by default a SQLite file in the results folder."""
-    address: str | None = None
-    """Ray cluster to use; by default RAY_ADDRESS, else one that runs on this machine, else a new local one."""
-    cpus_per_trial: float | None = None
-    """CPUs of a trial; by default 1, or where it has a GPU its share of the CPUs beside that GPU."""
-    gpus_per_trial: float | None = None
-    """GPUs of a trial, fractions allowed; by default 1 where the cluster has any."""
-    concurrent: int | None = None
-    """Trials at once; by default as many as fit."""
-    dry_run: bool = False
-    """Print every trial and an estimate of its time; run nothing."""
-    quiet: bool = False
-    """No live view, only the study's page at the end."""
 
 
 @dataclass(frozen=True)
-class StudyCommand(_Where):
+class StudyCommand(_Flags):
     """Run a study of one of the paper's open questions, and write its figures, tables and findings.
 
     Studies: covariance, entropy, constraint, optimum, capacity, elbo-gap, multimodality, selection, toy. Run the same
@@ -58,7 +40,7 @@ class StudyCommand(_Where):
 
 
 @dataclass(frozen=True)
-class Toy(_Where):
+class Toy(_Flags):
     """Run the paper's toy experiment: which policies stay on a ring of data, for different T?
 
     It compares DiffCPS in both profiles, Diffusion-QL, behaviour cloning with a diffusion policy, and advantage-weighted
@@ -70,7 +52,7 @@ class Toy(_Where):
         return run_study(studies.get("toy"), self)
 
 
-def run_study(study: "Study", where: _Where) -> int:
+def run_study(study: "Study", where: _Flags) -> int:
     """Run a study through Ray, Optuna and MLflow, and show its page. Returns the exit status of its sweep."""
     from diffcps.runs.plan import Plan
     from diffcps.studies.results import Results
@@ -82,11 +64,7 @@ def run_study(study: "Study", where: _Where) -> int:
     trials = study.trials(where)
     digest = hashlib.sha256(json.dumps([trial.key for trial in trials]).encode()).hexdigest()[:6]
     plan = Plan(f"{study.name}{'-quick' if where.quick else ''}-{digest}", "study", trials)
-    options = SweepOptions(
-        data_dir=where.data_dir, results=where.results, tracking_uri=where.tracking_uri, address=where.address,
-        cpus_per_trial=where.cpus_per_trial,
-        gpus_per_trial=where.gpus_per_trial, concurrent=where.concurrent, dry_run=where.dry_run, quiet=where.quiet,
-    )  # fmt: skip
+    options = SweepOptions(**{flag.name: getattr(where, flag.name) for flag in fields(LaunchFlags)})
 
     def finish(folder: Path) -> list[Path]:
         results = Results.read(folder)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from diffcps import text
-from diffcps.runs.plan import SYMBOLS, SearchSpace
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial, ascending, varying
+from diffcps.runs.trials import Trial, ascending, symbols, varying
 from diffcps.text import STYLES, Column, duration
 
 _PIPED_WIDTH = 200
@@ -196,25 +195,19 @@ def _settings(sweep: Sweep) -> str:
     plan = sweep.plan
     assert plan is not None
     if plan.search:
-        return f"Optuna chooses {_space(plan.search)}; {text.counted(plan.search.trials, 'trial')} a task"
+        known = {name: symbol for config in plan.trials for name, symbol in config.symbols.items()}
+        space = "; ".join(f"{known.get(axis.name, axis.name)} from {axis}" for axis in plan.axes)
+        return f"Optuna chooses {space}; {text.counted(plan.search, 'trial')} a task"
     parts = []
-    for name in _setting_names(sweep.known):
+    for name, symbol in _shown(sweep.known).items():
         values = sorted({value for trial in sweep.known for value in trial.values(name)}, key=ascending)
-        parts.append(f"{SYMBOLS.get(name, name)} {', '.join(map(text.worded, values))}")
+        parts.append(f"{symbol} {', '.join(map(text.worded, values))}")
     return "; ".join(parts)
 
 
-def _setting_names(trials: Sequence[Trial]) -> list[str]:
-    """Settings with a symbol that any trial has, and settings that vary between trials."""
-    return list(dict.fromkeys([*(name for name in SYMBOLS if any(t.values(name) for t in trials)), *varying(trials)]))
-
-
-def _space(space: SearchSpace) -> str:
-    def said(values: Iterable[float], otherwise: str) -> str:
-        return ", ".join(f"{value:g}" for value in values) or otherwise
-
-    clip, bound = said(space.lambda_clip, "0 to 1"), said(space.target_kl, "0.01 to 0.3")
-    return f"T from {said(space.diffusion_steps, '')}; λ-clip from {clip}; κ from {bound}"
+def _shown(trials: Sequence[Trial]) -> dict[str, str]:
+    """Setting -> its symbol or name, for settings with a symbol and for those that vary between trials."""
+    return symbols(trials) | {name: symbols(trials).get(name, name) for name in varying(trials)}
 
 
 def _data(sweep: Sweep) -> str:
@@ -233,8 +226,8 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
     number = text.short if narrow else "{:,}".format
     speeds = [trial.number("steps_per_second") for trial in trials]
     settings = [
-        Column(SYMBOLS.get(name, name), [_values(trial, name)[:10] for trial in trials], liftable=True)
-        for name in _setting_names([trial for trial in trials if trial.stored])
+        Column(symbol, [_values(trial, name)[:10] for trial in trials], liftable=True)
+        for name, symbol in _shown([trial for trial in trials if trial.stored]).items()
     ]
     return [
         Column("task", [trial.config.task if trial.stored else trial.key for trial in trials], right=False),

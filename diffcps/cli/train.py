@@ -9,58 +9,42 @@ import tyro
 from rich.console import Console
 from rich.status import Status
 
-from diffcps.algorithms.settings import Precision
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import is_url
+from diffcps.runs.flags import PlaceFlags, RunFlags
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train one task in this process, without Ray or MLflow; the same command again continues where it stopped."""
+class Train(PlaceFlags, RunFlags):
+    """Train one task in this process, without Ray or MLflow. The same command again continues where it stopped.
 
-    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """Name of the task; ``diffcps data list`` shows those that there are."""
+    The run folder is made under the folder ``single`` of the results.
+    """
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")] = tyro.MISSING
+    """Name of the task; ``diffcps data list`` shows all of them."""
     preset: Literal["paper", "demo"] = "paper"
-    """``paper``: full length and the paper's hyper-parameters; ``demo``: minutes."""
-    seeds: int | None = None
-    """Seeds, trained together as one pack; by default the preset's number."""
-    steps: int | None = None
-    """Gradient steps; by default the preset's number."""
-    profile: str | None = None
-    """``official``: what the paper's released program does. ``principled``: calibrated covariance and κ, projected λ."""
-    precision: Precision | None = None
-    """``fp32`` (as the paper), or ``bf16``: hidden layers' products in bfloat16, faster and coarser."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
-    """Source of the data, by default the task's first; ``diffcps data list`` shows every task's sources."""
-    data_dir: tuple[Path, ...] = ()
-    """Folders with D4RL HDF5 files or Minari data sets, searched first."""
-    rows: int | None = None
-    """Transitions to collect (collected data only); by default as many as D4RL's own data set has."""
-    physics: Literal["d4rl", "modern"] | None = None
-    """Body masses at evaluation: those D4RL was recorded with, or today's."""
-    measures: tuple[str, ...] = ()
-    """What to measure of each policy besides its score, at every evaluation: ``density``, ``samples``, ``likelihood``,
-    ``acting``."""
-    results: Path = Path("results")
-    """The run folder is made under its ``single`` folder."""
+    """``paper``: full length and published hyper-parameters; ``demo``: minutes."""
 
     def __call__(self) -> None:
         """Run it."""
-        if is_url(str(self.results)) or str(self.results).startswith("s3:"):
+        if is_url(self.results) or self.results.startswith("s3:"):
             raise UserError(
                 "--results: a single trial keeps its folder on this machine. For an object store run a sweep."
             )
         from diffcps import data
         from diffcps.runs.folder import RunFolder
-        from diffcps.tasks.registry import task_of
+        from diffcps.runs.presets import PRESETS, made
+        from diffcps.tasks.registry import get_task
         from diffcps.training import trial as trials
 
-        config, console = self._config(), Console()
-        task, directories = task_of(config), tuple(folder.resolve() for folder in self.data_dir)
+        task, console = get_task(self.task), Console()
+        config = made(task, self.changes(), PRESETS[self.preset])
+        directories = tuple(folder.resolve() for folder in self.data_dir)
         if reason := data.missing([(task, config.data)], directories):
             raise UserError(reason)
-        folder = RunFolder(self.results.resolve() / "single" / "runs" / config.key)
+        folder = RunFolder(Path(self.results).resolve() / "single" / "runs" / config.key)
         folder.check_data(_read(config, directories, console))
         if folder.complete:
             console.print("this trial is complete already", highlight=False)
@@ -74,19 +58,6 @@ class Train:
                 progress=functools.partial(_show, status, config.task),
             )
         console.print(f"run folder: {folder.path}", soft_wrap=True, highlight=False)
-
-    def _config(self) -> RunConfig:
-        """The trial that the flags describe."""
-        from diffcps.sweep.options import SweepOptions
-        from diffcps.sweep.plan import build
-
-        options = SweepOptions(
-            preset=self.preset, tasks=(self.task,), seeds=self.seeds, steps=self.steps, data=self.data,
-            data_dir=self.data_dir, rows=self.rows, physics=self.physics, precision=self.precision, profile=self.profile,
-            measures=self.measures,
-        )  # fmt: skip
-        (config,) = build(options).trials
-        return config
 
 
 def _show(status: Status, task: str, values: dict[str, Any]) -> None:

@@ -96,18 +96,8 @@ class Plain:
     def __post_init__(self) -> None:
         for name, hint in hints(type(self)).items():
             value = getattr(self, name)
-            if hint is Values and isinstance(value, Mapping):
-                object.__setattr__(self, name, Values(value))
-                continue
-            _require_type(name, hint, value)
-            if isinstance(value, int) and _is_float(hint):
-                # 0 and 0.0 are one setting and must give one key; so are 0.0 and -0.0
-                object.__setattr__(self, name, float(value))
-            elif isinstance(value, float):
-                object.__setattr__(self, name, value + 0.0)
-        for item in fields(self):  # type: ignore[arg-type]
-            if (rule := item.metadata.get("rule")) and getattr(self, item.name) is not None:
-                require_number(self, rule, item.name)
+            rule = type(self).__dataclass_fields__[name].metadata.get("rule", "")  # type: ignore[attr-defined]
+            object.__setattr__(self, name, fitting(name, hint, rule, value))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only (tuples become lists), ready for JSON."""
@@ -129,6 +119,30 @@ class Plain:
     def replaced(self, **changes: Any) -> "Self":
         """A copy with the given fields changed, checked again."""
         return replace(self, **changes)  # type: ignore[type-var]
+
+
+def fitting(name: str, hint: Any, rule: str, value: Any) -> Any:
+    """The value of a setting, whole numbers as real ones where its type says so.
+
+    Raises ``UserError`` when it is not of the annotated type, or a number that breaks the rule.
+    """
+    if hint is Values and isinstance(value, Mapping):
+        return Values(value)
+    _require_type(name, hint, value)
+    if rule and value is not None:
+        require(_RULES[rule](value), name, value, rule)
+    if isinstance(value, int) and _is_float(hint):
+        return float(value)  # 0 and 0.0 are one setting and must give one key
+    return value + 0.0 if isinstance(value, float) else value  # so are 0.0 and -0.0
+
+
+def described(hint: Any) -> str:
+    """What values of an annotated type are, for people: ``one of 'fp32', 'bf16'``."""
+    if get_origin(hint) is UnionType:
+        return f"{described(get_args(hint)[0])}, or none"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    return "a list" if get_origin(hint) is tuple else _KINDS[hint][0]
 
 
 def _plain(value: Any) -> Any:
@@ -153,7 +167,7 @@ def _require_type(name: str, hint: Any, value: Any) -> None:
         if value is not None:
             _require_type(name, get_args(hint)[0], value)
     elif get_origin(hint) is Literal:
-        require(value in get_args(hint), name, value, f"one of {', '.join(map(repr, get_args(hint)))}")
+        require(value in get_args(hint), name, value, described(hint))
     elif get_origin(hint) is tuple:
         require(isinstance(value, tuple), name, value, "a list")
         for item in value:

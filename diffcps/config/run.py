@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -153,6 +154,8 @@ class RunConfig(Plain):
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
     """What is measured of each policy besides its score, at every evaluation; names of ``diffcps.training.measures``."""
+    symbols: Values = Values()
+    """Setting -> its symbol, for the settings by which people tell trials of the algorithm apart. Changes no result."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,7 +187,15 @@ class RunConfig(Plain):
         object.__setattr__(self, "members", tuple(members))
 
     def value(self, name: str, member: int | None = None) -> Any:
-        """A setting of the pack or, if ``member`` is given, of that member; ``None`` where the algorithm has none."""
+        """A setting of the pack or, if ``member`` is given, of that member; ``None`` where the algorithm has none.
+
+        Its name is that of the algorithm (``target_kl``), one of ``OWN``, or dotted (``evaluation.every``).
+        """
+        part, _, last = name.rpartition(".")
+        if part:
+            return getattr(getattr(self, part), last)
+        if name in OWN:
+            return len(self.members) if name == "seeds" else getattr(self, name)
         own = {} if member is None else self.members[member].settings
         return own.get(name, self.settings.get(name))
 
@@ -206,6 +217,22 @@ class RunConfig(Plain):
         )
         return self.replaced(settings={**self.settings, **changes}, members=members)
 
+    def changed(self, changes: Mapping[str, Any]) -> "Self":
+        """A copy in which these settings have these values, in all members; they are named as for ``value``.
+
+        Raises ``UserError`` for a setting that the algorithm does not have.
+        """
+        own: dict[str, Any] = {}
+        parts: dict[str, dict[str, Any]] = {"data": {}, "evaluation": {}, "": {}}
+        for name, value in changes.items():
+            part, _, last = name.rpartition(".")
+            (own if name in OWN else parts[part])[last] = value
+        if "seeds" in own:
+            own["members"] = tuple(Member(seed) for seed in range(own.pop("seeds")))
+        trial = self.with_settings(**parts[""])
+        data, evaluation = trial.data.replaced(**parts["data"]), trial.evaluation.replaced(**parts["evaluation"])
+        return trial.replaced(data=data, evaluation=evaluation, **own)
+
     @cached_property
     def key(self) -> str:
         """A readable name plus a hash of everything that determines the result.
@@ -214,12 +241,15 @@ class RunConfig(Plain):
         ``checkpoint_minutes`` is left out: it changes what a kill costs, never what is learned.
         """
         values = self.to_dict()
-        del values["checkpoint_minutes"]
+        del values["checkpoint_minutes"], values["symbols"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
         parts = [self.task, self.algorithm]
-        parts += [f"{word}{self.value(name):.4g}" for name, word in _IN_KEY.items() if self.value(name) is not None]
+        for name, symbol in self.symbols.items():
+            value = self.value(name)
+            word = re.sub(r"[^A-Za-z0-9]", "", str(symbol)) or name
+            parts.append(f"{word}{value:.4g}" if isinstance(value, float) else f"{word}{value}")
         return re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join([*parts, digest]))
 
 
-_IN_KEY = {"diffusion_steps": "T", "lambda_clip": "clip", "target_kl": "kl"}
-"""Settings that a key shows, where the algorithm has them."""
+OWN = "algorithm", "profile", "seeds", "steps", "physics", "log_every", "checkpoint_minutes", "measures"
+"""Names of the settings of a trial itself; ``seeds`` is their number."""

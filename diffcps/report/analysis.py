@@ -18,7 +18,6 @@ from diffcps import stats
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.published import Published, ablation, published
 from diffcps.runs import trials
-from diffcps.runs.plan import SYMBOLS
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
 from diffcps.text import worded
@@ -150,12 +149,13 @@ def setting(trial: Trial, name: str) -> str:
 
 def said(trial: Trial, names: Sequence[str]) -> str:
     """Settings of a trial, ``T=5 λ-clip=0.1``; empty without names."""
-    return " ".join(f"{symbol(name)}={setting(trial, name)}" for name in names if trial.values(name))
+    known = trial.config.symbols
+    return " ".join(f"{known.get(name, name)}={setting(trial, name)}" for name in names if trial.values(name))
 
 
-def symbol(name: str) -> str:
-    """What a setting is called in tables and figures."""
-    return SYMBOLS.get(name, name)
+def symbol(name: str, table: Sequence[Row]) -> str:
+    """What the rows call a setting in tables and figures."""
+    return trials.symbols([row.trial for row in table]).get(name, name)
 
 
 def quantities(table: Sequence[Row]) -> dict[str, list[str]]:

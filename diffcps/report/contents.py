@@ -114,7 +114,7 @@ def _configurations(table: Table) -> Iterator[Section]:
     if not table.sweep.is_search:
         yield from _across(table.groups)
     for item in table.grids:
-        names = " and ".join(map(symbol, item.names))
+        names = " and ".join(symbol(name, table.rows) for name in item.names)
         yield Section(f"{item.task}: last score over {names}", (tables.grid(item),))
     if not table.sweep.is_search:
         yield from _sensitivity(table.rows)

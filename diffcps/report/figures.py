@@ -146,11 +146,12 @@ def sensitivity(name: str, lines: Sequence[Line]) -> Figure:
     """Last score along one setting, one panel a task."""
     tasks = dict.fromkeys(line.task for line in lines)
     panels = tuple(Panel(task, partial(_sensitivity, lines=[x for x in lines if x.task == task])) for task in tasks)
+    label = symbol(name, [row for line in lines for _, row in line.points])
     return Figure(
         name=f"sensitivity_{name}",
-        title=f"Sensitivity to {symbol(name)}",
+        title=f"Sensitivity to {label}",
         caption="Last score, mean over seeds with its 95 % interval.",
-        x_label=symbol(name),
+        x_label=label,
         y_label="last score",
         panels=panels,
     )

@@ -9,15 +9,13 @@ from typing import Any
 from diffcps.report import diagnostics
 from diffcps.report.analysis import NEWEST, Row, Score, quantities, varying
 from diffcps.report.published import OTHER_DATA, OTHER_ENVIRONMENT, PUBLISHED, marks
-from diffcps.runs.plan import SYMBOLS
+from diffcps.runs.trials import symbols
 from diffcps.text import worded
 
 
 def table_csv(table: Sequence[Row]) -> str:
     """One line a trial; a field is empty if its number does not exist."""
-    settings = [
-        name for name in dict.fromkeys([*SYMBOLS, *varying(table)]) if any(row.trial.values(name) for row in table)
-    ]
+    settings = list(dict.fromkeys([*symbols([row.trial for row in table]), *varying(table)]))
     shown = [column for columns in quantities(table).values() for column in columns]
     return as_csv([_identity(row, settings) | _record(row) | _measured(row, shown) for row in table], "task")
 

@@ -115,7 +115,8 @@ def budget(found: Sequence[Budget]) -> Sheet:
 def grid(item: Grid) -> Sheet:
     """Last scores over two settings."""
     first, second = item.values
-    columns = [Column(" \\ ".join(map(symbol, item.names)), [worded(value) for value in first])]
+    names = [symbol(name, list(item.cells.values())) for name in item.names]
+    columns = [Column(" \\ ".join(names), [worded(value) for value in first])]
     for other in second:
         columns.append(Column(worded(other), [cell(item.cells.get((value, other))) for value in first]))
     return Sheet(tuple(columns))
@@ -290,7 +291,7 @@ def newest_title(table: Sequence[Row]) -> str:
 
 def _setting_columns(table: Sequence[Row]) -> list[Column]:
     names = varying(table)
-    return [Column(symbol(name), [setting(row.trial, name) for row in table]) for name in names]
+    return [Column(symbol(name, table), [setting(row.trial, name) for row in table]) for name in names]
 
 
 def _published(row: Row, name: str) -> str:

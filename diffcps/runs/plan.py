@@ -1,57 +1,83 @@
 """The plan of a sweep: its trials, as ``sweep.json`` keeps them, and the command that continues it."""
 
 import itertools
+import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from diffcps.config import RunConfig
+from diffcps.config import RunConfig, Value
 from diffcps.errors import UserError
 from diffcps.files import read_json
+from diffcps.text import worded
 
-SYMBOLS = {"diffusion_steps": "T", "lambda_clip": "λ-clip", "target_kl": "κ"}
-"""Setting -> its symbol in tables, figures and names; other settings go by their name. These come first in lists."""
 OBJECTIVE = "score"
 """The one name of what is maximised: the last score, mean over seeds."""
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """What Optuna may choose for each task; several given values are a choice among them."""
+class Axis:
+    """A setting in which the trials of a sweep differ."""
 
-    diffusion_steps: tuple[int, ...] = (5, 10, 15, 20)
-    """T."""
-    lambda_clip: tuple[float, ...] = ()
-    """λ-clip; empty = anything from 0 to 1."""
-    target_kl: tuple[float, ...] = ()
-    """κ; empty = anything from 0.01 to 0.3, on a logarithmic scale."""
-    trials: int = 30
-    """Trials per task."""
+    name: str
+    """As for ``RunConfig.value``."""
+    choices: tuple[Value, ...] = ()
+    """Its values; empty: a search draws it from ``low`` to ``high``."""
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    """Whether it is drawn on a logarithmic scale."""
 
-    def points(self) -> list[tuple[int, float, float]] | None:
-        """Every (T, λ-clip, κ) that there is to choose from; ``None`` when there is no end of them."""
-        if not (self.lambda_clip and self.target_kl):
-            return None
-        return list(itertools.product(self.diffusion_steps, self.lambda_clip, self.target_kl))
+    def __str__(self) -> str:
+        if self.choices:
+            return ", ".join(map(worded, self.choices))
+        return f"{self.low:g} to {self.high:g}{' (logarithmic)' if self.log else ''}"
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Every value that it can have, those of a range of whole numbers, too; empty for a range of real numbers."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return tuple(range(self.low, self.high + 1))
+        return self.choices
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole sweep: its name, its trials, and for a search what is chosen."""
+    """A whole sweep: its name, its trials, and the settings in which they differ."""
 
     name: str
     preset: str
     trials: tuple[RunConfig, ...]
-    """Every trial; for a search one per task, holding what is not searched."""
-    search: SearchSpace | None = None
+    """Every trial; for a search one for each task, with the settings that are not searched."""
+    axes: tuple[Axis, ...] = ()
+    """The settings of which several values were asked for."""
+    search: int | None = None
+    """Trials for each task in which Optuna chooses the axes; ``None``: ``trials`` are all that there is."""
 
     @property
     def count(self) -> int:
-        """Trials that the sweep consists of when it is complete."""
-        return len(self.trials) * (self.search.trials if self.search else 1)
+        """Trials of the complete sweep."""
+        return len(self.trials) * (self.search or 1)
+
+    @property
+    def points(self) -> int | None:
+        """Number of combinations of the values of all axes; ``None`` with a range of real numbers."""
+        return math.prod(len(axis.values) for axis in self.axes) or None
+
+    def combinations(self) -> Iterable[dict[str, Value]]:
+        """Every combination of the values of all axes; none with a range of real numbers."""
+        for values in itertools.product(*(axis.values for axis in self.axes)):
+            yield {axis.name: value for axis, value in zip(self.axes, values, strict=True)}
+
+    def trial(self, point: Mapping[str, Any]) -> RunConfig:
+        """The trial that a point of the searcher describes: by its ``key``, or by a ``task`` and a value for each axis."""
+        if "key" in point:
+            return next(trial for trial in self.trials if trial.key == point["key"])
+        base = next(trial for trial in self.trials if trial.task == point["task"])
+        return base.changed({axis.name: point[axis.name] for axis in self.axes})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -59,18 +85,16 @@ class Plan:
             "name": self.name,
             "preset": self.preset,
             "trials": [trial.to_dict() for trial in self.trials],
-            "search": asdict(self.search) if self.search else None,
+            "axes": [asdict(axis) for axis in self.axes],
+            "search": self.search,
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Plan":
         """The inverse of ``to_dict``."""
-        search = None
-        if values["search"]:
-            lists = {key: tuple(value) for key, value in values["search"].items() if key != "trials"}
-            search = SearchSpace(**lists, trials=values["search"]["trials"])
+        axes = tuple(Axis(**{**axis, "choices": tuple(axis["choices"])}) for axis in values["axes"])
         trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
-        return cls(values["name"], values["preset"], trials, search)
+        return cls(values["name"], values["preset"], trials, axes, values["search"])
 
 
 def load(folder: Path) -> Plan:
@@ -91,19 +115,19 @@ def parsed(values: Any, file: Path) -> Plan:
         raise UserError(f"{file} does not describe a sweep: {error}") from error
 
 
-REPEATED = "address", "cpus_per_trial", "gpus_per_trial", "workers_per_trial", "concurrent"
-"""Flags of a launch that the command to continue the sweep repeats."""
-
 _SCRIPT = "tune/sweep_d4rl.py"
 
 
 def repeated(command: Sequence[str]) -> dict[str, str]:
-    """The flags of ``REPEATED`` in a recorded command, with their values."""
+    """The flags of ``MachineFlags`` in a recorded command, with their values."""
+    from diffcps.runs.flags import MachineFlags  # tyro takes half a second to import
+
+    known = {flag.name for flag in fields(MachineFlags)}
     flags = {}
     for word, after in zip(command, [*command[1:], ""], strict=True):
         name, given, value = word.partition("=")
         flag = name.removeprefix("--").replace("-", "_")
-        if name.startswith("--") and flag in REPEATED:
+        if name.startswith("--") and flag in known:
             flags[flag] = value if given else after
     return flags
 
@@ -121,7 +145,7 @@ def resume_command(name: str, results: object, script: str, flags: Mapping[str, 
         name: of the sweep.
         results: the folder or URL that holds it.
         script: what it was started with; if that cannot be found from here, the project's own is used.
-        flags: those of ``REPEATED`` that are not at their default.
+        flags: those of ``MachineFlags`` that are not at their default.
     """
     if not script.endswith(".py") or not Path(script).exists():
         own = Path(__file__).parents[2] / _SCRIPT

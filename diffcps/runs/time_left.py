@@ -65,7 +65,7 @@ def _to_come(plan: "Plan", trials: Sequence["Trial"], since: float) -> Iterator[
     if plan.search:
         chosen = Counter(trial.config.task for trial in trials if trial.stored)
         for base in plan.trials:
-            yield from [(base, base.steps)] * (plan.search.trials - chosen[base.task])
+            yield from [(base, base.steps)] * (plan.search - chosen[base.task])
 
 
 class _Paces:

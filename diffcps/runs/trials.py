@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, State
-from diffcps.runs.plan import SYMBOLS
+from diffcps.runs.presets import changed_settings
 from diffcps.runs.rows import IDENTITY, Evaluations, FloatArray, by_member, evaluations, read_rows
-from diffcps.tasks.profiles import changed_settings
 from diffcps.tasks.registry import Task, task_of
 from diffcps.text import first_line
 
@@ -87,7 +86,7 @@ class Trial:
 
     @cached_property
     def changes(self) -> tuple[str, ...]:
-        """Settings that differ from the task's; see ``profiles.changed_settings``."""
+        """Settings that differ from the task's; see ``presets.changed_settings``."""
         return tuple(changed_settings(self.config))
 
     # How far it is
@@ -242,7 +241,13 @@ def varying(trials: Sequence[Trial]) -> list[str]:
         for name, values in trial.settings.items():
             seen[name][trial.task.name].add(values)
     found = [name for name, tasks in seen.items() if any(len(values) > 1 for values in tasks.values())]
-    return sorted(found, key=lambda name: list(SYMBOLS).index(name) if name in SYMBOLS else len(SYMBOLS))
+    first = list(symbols(trials))
+    return sorted(found, key=lambda name: first.index(name) if name in first else len(first))
+
+
+def symbols(trials: Sequence[Trial]) -> dict[str, str]:
+    """Setting -> its symbol, for those settings of the trials that have one."""
+    return {name: str(symbol) for trial in trials for name, symbol in trial.config.symbols.items()}
 
 
 def ascending(value: Any) -> tuple[Any, ...]:

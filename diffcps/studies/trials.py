@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffcps import algorithms
-from diffcps.config import DataConfig, Member, RunConfig, Values
-from diffcps.data import library
+from diffcps.config import Member, RunConfig, Values
+from diffcps.runs.presets import made
 from diffcps.studies.study import Scale
-from diffcps.tasks import profiles
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
 
@@ -42,29 +41,19 @@ def bandit_trial(
         evaluation: changes of the evaluation's settings.
         settings: changes of the pack's settings.
     """
-    task = get_task(f"bandit-{name}")
     length = scale.steps or steps[not scale.quick]
     # a quarter of the paper's width learns a bandit as well, in a quarter of the time
-    usual: dict[str, Any] = {
-        "discount": 0.0, "policy_freq": 1, "hidden_size": 64, "batch_size": 128,
+    usual = {
+        "discount": 0.0, "policy_freq": 1, "hidden_size": 64, "batch_size": 128, "data.rows": bandit(name).rows,
         "learning_rate": 1e-3, "critic_learning_rate": 1e-3, "lambda_init": 1.0, "lambda_clip": 0.0, "grad_norm": 9.0,
+        "evaluation.episodes": 500, "evaluation.candidates": 1,
     }  # fmt: skip
-    trial = profiles.official(task, algorithm, seeds=1)
-    trial = trial.with_settings(**{name: value for name, value in usual.items() if name in trial.settings})
-    trial = trial.replaced(
-        steps=length,
-        data=DataConfig(source="collected", rows=bandit(name).rows),
-        evaluation=task.evaluation.replaced(every=max(1, length // evaluations), episodes=500, candidates=1),
-        log_every=max(1, length // 50),
-        measures=measures,
-    )
-    trial = profiles.under(trial, profile).with_settings(**settings)
+    changes = {"algorithm": algorithm, "profile": profile, "seeds": 1, "measures": list(measures), **settings}
+    changes |= _evaluated(length, evaluations, {"final_episodes": None} | (evaluation or {}))
+    trial = made(get_task(f"bandit-{name}"), changes, lambda task, trial: usual)
     pack = [own for _ in range(scale.seeds or seeds[not scale.quick]) for own in members]
     return algorithms.complete(
-        trial.replaced(
-            members=tuple(Member(seed, Values(own)) for seed, own in enumerate(pack)),
-            evaluation=trial.evaluation.replaced(**{"final_episodes": None} | (evaluation or {})),
-        )
+        trial.replaced(members=tuple(Member(seed, Values(own)) for seed, own in enumerate(pack)))
     )
 
 
@@ -98,20 +87,17 @@ def locomotion_trial(
     **settings: Any,
 ) -> RunConfig:
     """One pack on a locomotion task. Collected data have ``rows`` rows with ``--quick``, else as many as D4RL's."""
-    task = get_task(name)
     length = scale.steps or steps[not scale.quick]
-    data = library.configured(task, scale.source, rows if scale.quick else None)
-    trial = profiles.official(task, algorithm, seeds=scale.seeds or seeds[not scale.quick])
-    trial = trial.replaced(
-        steps=length,
-        physics=scale.physics or task.physics,
-        data=data,
-        evaluation=trial.evaluation.replaced(every=max(1, length // evaluations)),
-        log_every=max(1, length // 50),
-        measures=measures,
-    )
-    trial = profiles.under(trial, profile)
-    asked = {"hidden_size": scale.hidden_size, "batch_size": scale.batch_size}
-    settings |= {name: value for name, value in asked.items() if value is not None}
-    evaluated = trial.evaluation.replaced(**(evaluation or {}))
-    return algorithms.complete(trial.with_settings(**settings).replaced(evaluation=evaluated))
+    changes = {
+        "algorithm": algorithm, "profile": profile, "seeds": scale.seeds or seeds[not scale.quick], "measures": list(measures),
+        "data": scale.source, "physics": scale.physics, "hidden_size": scale.hidden_size, "batch_size": scale.batch_size,
+        "rows": rows if scale.quick else None,
+    }  # fmt: skip
+    given = {name: value for name, value in changes.items() if value is not None} | settings
+    return made(get_task(name), given | _evaluated(length, evaluations, evaluation or {}))
+
+
+def _evaluated(steps: int, evaluations: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """The length of a trial, and how it is evaluated and logged along it."""
+    usual = {"steps": steps, "evaluation.every": max(1, steps // evaluations), "log_every": max(1, steps // 50)}
+    return usual | {f"evaluation.{name}": value for name, value in changes.items()}

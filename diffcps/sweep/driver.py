@@ -18,7 +18,6 @@ from diffcps.files import DiskFullError
 from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location
 from diffcps.sweep.cluster import Resources
-from diffcps.sweep.plan import trial_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -52,7 +51,7 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], Non
 
     from diffcps.sweep.ray_train import RetryPolicy
 
-    trial = trial_of(job.plan, config)
+    trial = job.plan.trial(config)
     location = job.location.on_this_machine()
     location.refresh(f"runs/{trial.key}")
     folder = location.run_folder(trial.key)

@@ -1,9 +1,9 @@
-"""A dry run: every trial of a sweep, and how long it would take, from a few of its steps timed on this machine."""
+"""What a sweep would run: every trial with its settings and its time, timed by a few steps on this machine."""
 
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +14,75 @@ from rich.table import Table
 from diffcps.config import RunConfig
 from diffcps.envs import make_vector
 from diffcps.runs.plan import Plan
+from diffcps.runs.presets import changed_settings
 from diffcps.sweep.cluster import threads_of
 from diffcps.sweep.options import SweepOptions
-from diffcps.tasks.profiles import changed_settings
 from diffcps.tasks.registry import Environment, Task, task_of
-from diffcps.text import counted, duration
+from diffcps.text import counted, duration, worded
 from diffcps.training import cost
 from diffcps.training.learner import Learner
+
+_WIDTH = 132
+"""Columns of the table on a narrower terminal, which breaks its lines: cutting the names would lose them."""
+
+
+def show(plan: Plan, options: SweepOptions, console: Console) -> None:
+    """Print every trial with what it would take."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # as many threads as a worker will have; more would compete with other processes for the cores
+    cpus_of_worker = (options.cpus_per_trial or 1.0) / options.workers_per_trial
+    cost.prepare(min(threads_of(cpus_of_worker), os.cpu_count() or 1), device)
+    estimator = Estimator(device)
+    seconds = [estimator.seconds(trial) for trial in plan.trials]
+    Console(file=console.file, width=max(console.width, _WIDTH)).print(_table(plan, seconds))
+    cpus: object = options.cpus_per_trial
+    if cpus is None:
+        cpus = "1 per worker (0.9 if the cluster has at most 4; with a GPU, its share of those beside the GPU)"
+    gpus: object = options.gpus_per_trial
+    if gpus is None:
+        gpus = "1 per worker if the cluster has any, else 0"
+    workers = options.workers_per_trial
+    console.print(f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}", highlight=False, soft_wrap=True)
+    total = sum(map(sum, seconds)) * (plan.search or 1)
+    console.print(
+        f"at most {duration(total)} of work for one trial at a time, just timed on the {device.type} of this machine "
+        "(without compiling, which saves long trials a quarter to a half; with every episode as long as its limit)",
+        highlight=False,
+    )
+
+
+def _table(plan: Plan, seconds: Sequence[tuple[float, float]]) -> Table:
+    """A row for each trial."""
+    searched = {axis.name: f"from {axis}" for axis in plan.axes} if plan.search else {}
+    symbols = {name: str(symbol) for trial in plan.trials for name, symbol in trial.symbols.items()}
+    shown = symbols | {axis.name: symbols.get(axis.name, axis.name) for axis in plan.axes}
+    different = _different(plan, shown)
+    columns = ["task", "data", *shown.values(), "seeds", "steps", "learn", "evaluate"]
+    columns += ["other settings"] if any(different) else []
+    table = Table(*columns, title=f"{plan.name}: {counted(plan.count, 'trial')}", title_justify="left")
+    for trial, (learning, evaluating), others in zip(plan.trials, seconds, different, strict=True):
+        values = [searched.get(name) or _value(trial, name) for name in shown]
+        table.add_row(
+            trial.task, trial.data.source, *values, str(len(trial.members)), f"{trial.steps:,}",
+            duration(learning), f"≤ {duration(evaluating)}", *([", ".join(others)] if any(different) else []),
+        )  # fmt: skip
+    return table
+
+
+def _different(plan: Plan, shown: Container[str]) -> list[list[str]]:
+    """For each trial the settings that not all trials have, but for those that are ``shown`` in columns."""
+    found = []
+    for trial in plan.trials:
+        names = ("algorithm", "profile", *trial.settings)
+        said = [f"{name} {_value(trial, name)}" for name in names if name not in shown]
+        found.append([*said, *(text for text in changed_settings(trial) if text.startswith("evaluation."))])
+    common = set.intersection(*map(set, found))
+    return [[text for text in texts if text not in common] for texts in found]
+
+
+def _value(trial: RunConfig, name: str) -> str:
+    """The value of a setting, those of all members where they differ."""
+    return ", ".join(worded(value) for value in dict.fromkeys(trial.values(name)) if value is not None)
 
 
 class Estimator:
@@ -100,59 +162,3 @@ def _environment_step(trial: RunConfig, task: Task) -> float:
     seconds = time.perf_counter() - start
     environments.close()
     return seconds / (steps * count)
-
-
-def show(plan: Plan, options: SweepOptions, console: Console) -> None:
-    """Print every trial with its parameters, resources and an estimate of its time."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # as many threads as a worker will have; more would compete with other processes for the cores
-    cpus_of_worker = (options.cpus_per_trial or 1.0) / options.workers_per_trial
-    cost.prepare(min(threads_of(cpus_of_worker), os.cpu_count() or 1), device)
-    estimator = Estimator(device)
-    shown = (
-        "diffusion_steps",
-        "lambda_clip",
-        "target_kl",
-        "learning_rate",
-        "grad_norm",
-        "max_q_backup",
-        "evaluate_every",
-    )
-    other = [[c for c in changed_settings(trial) if c.split()[0] not in shown] for trial in plan.trials]
-    columns = ["task", "data", "T", "λ-clip", "κ", "seeds", "steps", "lr", "norm", "max-Q", "learn", "evaluate"]
-    other = [[f"profile {trial.profile}", *said] for trial, said in zip(plan.trials, other, strict=True)]
-    # only settings in which trials differ
-    common = set.intersection(*map(set, other))
-    differs = [", ".join(c for c in settings if c not in common) for settings in other]
-    columns += ["other settings"] if any(differs) else []
-    table = Table(*columns, title=f"{plan.name}: {counted(plan.count, 'trial')}", title_justify="left")
-    total = 0.0
-    for trial, difference in zip(plan.trials, differs, strict=True):
-        learning, evaluating = estimator.seconds(trial)
-        total += (learning + evaluating) * (plan.search.trials if plan.search else 1)
-        chosen = ["chosen"] * 3 if plan.search else [_shown(trial, name) for name in shown[:3]]
-        table.add_row(
-            trial.task, trial.data.source, *chosen, str(len(trial.members)), f"{trial.steps:,}",
-            *(_shown(trial, name) for name in shown[3:5]), "yes" if trial.value("max_q_backup") else "no",
-            duration(learning), f"≤ {duration(evaluating)}", *([difference] if any(differs) else []),
-        )  # fmt: skip
-    # on a narrow terminal lines break, but no name is cut
-    Console(file=console.file, width=max(console.width, 132)).print(table)
-    cpus: object = options.cpus_per_trial
-    if cpus is None:
-        cpus = "1 per worker (0.9 if the cluster has at most 4; with a GPU, its share of those beside the GPU)"
-    gpus = (
-        options.gpus_per_trial if options.gpus_per_trial is not None else "1 per worker if the cluster has any, else 0"
-    )
-    workers = options.workers_per_trial
-    console.print(f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}", highlight=False, soft_wrap=True)
-    console.print(
-        f"at most {duration(total)} of work for one trial at a time, timed on this machine's {device.type} just now "
-        "(without compiling, which saves long trials a quarter to a half; evaluation as if every episode lasted to its limit)",
-        highlight=False,
-    )
-
-
-def _shown(trial: RunConfig, name: str) -> str:
-    value = trial.value(name)
-    return "" if value is None else f"{value:g}"

@@ -17,7 +17,8 @@ from rich.table import Table
 from diffcps import data
 from diffcps.errors import UserError
 from diffcps.files import read_json
-from diffcps.runs.plan import REPEATED, Plan, load, python, resume_command
+from diffcps.runs.flags import LaunchFlags, MachineFlags
+from diffcps.runs.plan import Plan, load, python, resume_command
 from diffcps.storage.location import Location, results_folder
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep import folder
@@ -25,7 +26,7 @@ from diffcps.sweep import search as sweeps
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Interrupts, Job
-from diffcps.sweep.options import WHERE, SweepOptions
+from diffcps.sweep.options import SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.tasks.registry import task_of
 from diffcps.text import counted, redacted
@@ -224,13 +225,11 @@ def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]:
 
 def _refuse_changes(options: SweepOptions, plan: Plan) -> None:
     """Raise ``UserError`` for a flag that would change a sweep that has begun."""
-    given = {flag.name: getattr(options, flag.name) for flag in fields(options)}
+    free = {flag.name for flag in fields(LaunchFlags)} | {"resume"}
     asked = [
         f"--{flag.name.replace('_', '-')}"
         for flag in fields(options)
-        if flag.name not in WHERE
-        and given[flag.name] != flag.default
-        and given[flag.name] != getattr(plan, flag.name, None)
+        if flag.name not in free and getattr(options, flag.name) not in (flag.default, getattr(plan, flag.name, None))
     ]
     if asked:
         raise UserError(
@@ -299,7 +298,7 @@ def _resume_command(location: Location, options: SweepOptions, own: bool) -> str
     """
     if own:
         return shlex.join([python(), *sys.argv] if sys.argv[0].endswith(".py") else sys.argv)
-    given = {name: getattr(options, name) for name in REPEATED}
-    changed = {name: value for name, value in given.items() if value != getattr(SweepOptions, name)}
+    given = {flag.name: (getattr(options, flag.name), flag.default) for flag in fields(MachineFlags)}
+    changed = {name: value for name, (value, default) in given.items() if value != default}
     results = location.results.url if location.remote else location.folder.parent
     return resume_command(location.folder.name, results, sys.argv[0], changed)

@@ -1,146 +1,100 @@
 """From flags to trials: what a sweep is going to run, decided before anything starts."""
 
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from diffcps import algorithms
-from diffcps.config import Member, RunConfig
-from diffcps.data import library
 from diffcps.errors import UserError
-from diffcps.runs.plan import Plan, SearchSpace
+from diffcps.runs import presets
+from diffcps.runs.flags import pairs
+from diffcps.runs.plan import Axis, Plan
+from diffcps.runs.settings import Setting, find, settings
 from diffcps.sweep.options import SweepOptions
-from diffcps.tasks import profiles
-from diffcps.tasks.registry import TASKS, Task, get_task, task_of
+from diffcps.tasks.registry import TASKS, Task, get_task
 from diffcps.training import measures
 
 DEMO_TASKS = "bandit-ring", "hopper-medium-v2", "pointmaze-umaze"
 PAPER_TASKS = tuple(name for name, task in TASKS.items() if task.in_paper)
-POINT = "diffusion_steps", "lambda_clip", "target_kl"
-"""What a search chooses, in the order of ``varied``'s arguments."""
+_MOST_CHECKED = 1000
+"""Points of a search that are checked before it starts; of a larger space, each value by itself."""
 
 
 def build(options: SweepOptions) -> Plan:
     """The sweep that the flags ask for.
 
-    Raises ``UserError`` for an unknown task or measure, an impossible value, or a measure that does not fit a task.
+    Raises ``UserError`` for an unknown task, setting or measure, an impossible value, or a measure that does not fit a task.
     """
-    if options.seeds is not None and options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds}: a trial needs at least one seed.")
     if options.trials < 1:
         raise UserError(f"--trials {options.trials}: a search needs at least one trial.")
     names = options.tasks or (DEMO_TASKS if options.preset == "demo" else PAPER_TASKS)
     tasks = [get_task(name) for name in dict.fromkeys(names)]
-    make = _demo_trial if options.preset == "demo" else profiles.official
-    base = [_overridden(make(task, options.algorithm or "diffcps"), options) for task in tasks]
-    search = None
-    if options.preset == "search":
-        keys = "diffusion_steps", "lambda_clip", "target_kl"
-        given = {key: tuple(dict.fromkeys(getattr(options, key))) for key in keys}
-        search = SearchSpace(trials=options.trials, **{key: value for key, value in given.items() if value})
-        if (points := search.points()) is not None:
-            search = replace(search, trials=min(search.trials, len(points)))
-        trials = base
-        _grid(base[0], options)  # refuses an impossible value now rather than in a worker
-    else:
-        trials = [variant for trial in base for variant in _grid(trial, options)]
-    for trial in trials:
+    make = _search if options.preset == "search" or options.search else _grid
+    plan = make(options, tasks)
+    for trial in plan.trials:
         measures.check(trial)
-    plan = Plan("", options.preset, tuple(trials), search)
     digest = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
     name = options.name or f"{options.preset}-{digest}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"--name {name!r}: use letters, digits, dots, dashes and underscores only.")
-    return Plan(name, options.preset, tuple(trials), search)
+    return replace(plan, name=name)
 
 
-def varied(
-    trial: RunConfig, diffusion_steps: int | None, lambda_clip: float | None, target_kl: float | None
-) -> RunConfig:
-    """The trial with another T, λ-clip and κ in all of its members; ``None`` where its algorithm has no such setting."""
-    point = dict(zip(POINT, (diffusion_steps, lambda_clip, target_kl), strict=True))
-    return trial.with_settings(**{name: value for name, value in point.items() if value is not None})
+def _grid(options: SweepOptions, tasks: list[Task]) -> Plan:
+    """Every combination of the values that are asked for."""
+    grids = [presets.grid(task, options.changes(), presets.PRESETS[options.preset]) for task in tasks]
+    found = tuple(trial for made, _ in grids for trial in made)
+    names = dict.fromkeys(name for _, varied in grids for name in varied)
+    axes = [Axis(name, tuple(dict.fromkeys(trial.value(name, 0) for trial in found))) for name in names]
+    return Plan("", options.preset, found, tuple(axis for axis in axes if len(axis.choices) > 1))
 
 
-def trial_of(plan: Plan, point: Mapping[str, Any]) -> RunConfig:
-    """The trial that a suggested point stands for."""
-    if "key" in point:
-        return next(trial for trial in plan.trials if trial.key == point["key"])
-    base = next(trial for trial in plan.trials if trial.task == point["task"])
-    return varied(base, point["diffusion_steps"], point["lambda_clip"], point["target_kl"])
+def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
+    """A trial for each task with the settings that are not searched, and what Optuna chooses."""
+    algorithm = options.algorithm or "diffcps"
+    given = presets.named(options.changes(), algorithm)
+    ranges = {find(name, algorithm).name: text for name, text in pairs("search", options.search).items()}
+    if twice := ranges.keys() & given.keys():
+        raise UserError(f"--search {', '.join(sorted(twice))}: another flag sets it, too.")
+    if options.preset == "search":
+        usual = {name: setting.search for name, setting in settings(algorithm).items() if setting.search}
+        ranges = {name: text for name, text in usual.items() if name not in given} | ranges
+    axes = [parsed(settings(algorithm)[name], text) for name, text in ranges.items()]
+    axes += [Axis(name, values) for name, values in given.items() if len(values) > 1]
+    fixed = {name: values for name, values in given.items() if len(values) == 1}
+    bases = tuple(presets.made(task, fixed, presets.PRESETS[options.preset]) for task in tasks)
+    plan = Plan("", options.preset, bases, tuple(axes), options.trials)
+    _check(plan)
+    return replace(plan, search=min(options.trials, plan.points or options.trials))
 
 
-def _demo_trial(task: Task, algorithm: str) -> RunConfig:
-    """A trial of about two minutes on one core that visibly learns: 2 seeds, small nets, fast policies."""
-    trial = profiles.official(task, algorithm)
-    usual = {"steps": 8000, "hidden_size": 128, "learning_rate": 3e-3, "episodes": 10, "candidates": 10, "rows": 50_000}
-    usual |= {"batch_size": 128, "ema_start": 200, "critic_learning_rate": 1e-3}
-    demo = usual | dict(task.demo)
-    steps, candidates = demo["steps"], min(demo["candidates"], trial.evaluation.candidates)
-    return trial.with_settings(**{name: value for name, value in demo.items() if name in trial.settings}).replaced(
-        members=trial.members[:2],
-        steps=steps,
-        data=library.configured(task, task.sources[-1], demo["rows"]),
-        evaluation=trial.evaluation.replaced(every=steps // 10, episodes=demo["episodes"], candidates=candidates),
-        log_every=steps // 50,
-        checkpoint_minutes=0.5,
-    )
+def parsed(setting: Setting, text: str) -> Axis:
+    """What ``--search NAME=LOW:HIGH[:log]`` or ``NAME=A,B,C`` says. Raises ``UserError`` when it says neither."""
+    if setting.name in ("algorithm", "profile"):
+        raise UserError(f"--search {setting.name}: other settings follow from it. Use --vary {setting.name}=A,B.")
+    if ":" not in text:
+        return Axis(setting.name, tuple(dict.fromkeys(map(setting.parse, text.split(",")))))
+    low, high, *log = text.split(":")
+    if not {int, float} & {setting.hint, *get_args(setting.hint)} or log not in ([], ["log"]):
+        raise UserError(
+            f"--search {setting.name}={text}: write LOW:HIGH, LOW:HIGH:log or A,B,C; it is {setting.values}."
+        )
+    found = Axis(setting.name, low=setting.parse(low), high=setting.parse(high), log=bool(log))
+    if found.low is None or found.high is None or found.low >= found.high or (found.log and found.low <= 0):
+        least = "above 0 and " if found.log else ""
+        raise UserError(f"--search {setting.name}={text}: LOW must be {least}below HIGH.")
+    return found
 
 
-_SETTINGS = (
-    "batch_size", "precision", "policy", "covariance", "last_step_noise", "constraint", "dual", "behaviour_steps",
-    "constraint_policy", "slack",
-)  # fmt: skip
-"""Flags that are settings of the algorithm under the same name."""
-
-
-def _given(options: SweepOptions, names: Sequence[str]) -> dict[str, Any]:
-    """Those of the flags that were given."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-def _overridden(trial: RunConfig, options: SweepOptions) -> RunConfig:
-    """The trial with the single-valued flags applied."""
-    changes: dict[str, Any] = {}
-    if options.seeds is not None:
-        changes["members"] = tuple(Member(seed) for seed in range(options.seeds))
-    if options.steps is not None:
-        changes["steps"] = options.steps
-        # a short run keeps at least five evaluations, and as many rows as a curve needs
-        fifth = max(1, options.steps // 5)
-        changes["evaluation"] = trial.evaluation.replaced(every=min(trial.evaluation.every, fifth))
-        changes["log_every"] = min(trial.log_every, max(1, options.steps // 50))
-    evaluation = changes.get("evaluation", trial.evaluation)
-    flags = {"every": options.evaluate_every, "episodes": options.episodes, "candidates": options.candidates}
-    changes["evaluation"] = evaluation.replaced(**{key: value for key, value in flags.items() if value is not None})
-    trial = trial.replaced(**changes)
-    if options.policy is not None:  # before the profile, which gives a covariance to chains alone
-        trial = trial.with_settings(policy=options.policy)
-    if options.profile is not None:
-        trial = profiles.under(trial, options.profile)
-    trial = trial.with_settings(**_given(options, _SETTINGS))
-    changes = {"measures": options.measures}
-    if options.checkpoint_minutes is not None:
-        changes["checkpoint_minutes"] = options.checkpoint_minutes
-    task = task_of(trial)
-    if options.physics in task.environment.physics:
-        changes["physics"] = options.physics
-    source = options.data or trial.data.source
-    rows = trial.data.rows if options.rows is None and source == trial.data.source else options.rows
-    changes["data"] = library.configured(task, source, rows)
-    return algorithms.complete(trial.replaced(**changes))
-
-
-def _grid(trial: RunConfig, options: SweepOptions) -> list[RunConfig]:
-    """The trial for every combination of the T, λ-clip and κ asked for."""
-    ablation = options.preset == "ablation"
-    steps = options.diffusion_steps or ((5, 15, 20) if ablation else (trial.value("diffusion_steps"),))
-    clips = options.lambda_clip or (task_of(trial).ablation if ablation else (trial.value("lambda_clip"),))
-    kls = options.target_kl or (trial.value("target_kl"),)
-    # a value given twice is one trial
-    points = itertools.product(steps, clips, kls)
-    return list(dict.fromkeys(algorithms.complete(varied(trial, *point)) for point in points))
+def _check(plan: Plan) -> None:
+    """Raise ``UserError`` for a point of a search that no trial can have."""
+    points: Iterable[Mapping[str, Any]] = plan.combinations()
+    if plan.points is None or plan.points > _MOST_CHECKED:
+        points = [{axis.name: value} for axis in plan.axes for value in axis.choices or (axis.low, axis.high)]
+    points = list(points)
+    for base in plan.trials:
+        for point in points:
+            algorithms.complete(base.changed(point))

@@ -13,17 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from diffcps.config import RunConfig
-from diffcps.runs.plan import OBJECTIVE, SearchSpace
+from diffcps.runs.plan import OBJECTIVE, Axis, Plan
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.cluster import DRIVER_CPUS
 from diffcps.sweep.driver import Interrupts, Job, StopBetweenSteps, drive
 from diffcps.sweep.folder import run_folders
-from diffcps.sweep.plan import POINT
 
 _ROOM_SECONDS = 10.0
 _ATTEMPTS = 20
@@ -54,16 +53,14 @@ class StudyPerTask(Searcher):
     One study over all tasks would spend its trials on the easiest task. Tasks take turns.
 
     Args:
-        bases: for each task, the trial that is varied.
-        space: what is chosen.
+        plan: for each task the trial that is varied, and what is chosen.
         finished: configurations and scores that are known already (NaN for a failed one).
         unfinished: configurations to be continued first.
     """
 
     def __init__(
         self,
-        bases: Sequence[RunConfig],
-        space: SearchSpace,
+        plan: Plan,
         finished: Sequence[tuple[RunConfig, float]] = (),
         unfinished: Sequence[RunConfig] = (),
     ) -> None:
@@ -73,21 +70,21 @@ class StudyPerTask(Searcher):
         self.seen: dict[str, list[dict[str, Any]]] = {}
         self.owner: dict[str, tuple[str, str]] = {}
         self.instead: dict[str, dict[str, Any]] = {}
-        self.space = space
-        for base in bases:
-            done = [(point_of(trial), score) for trial, score in finished if trial.task == base.task]
-            waiting = [point_of(trial) for trial in unfinished if trial.task == base.task]
+        self.plan = plan
+        for base in plan.trials:
+            done = [(point_of(trial, plan.axes), score) for trial, score in finished if trial.task == base.task]
+            waiting = [point_of(trial, plan.axes) for trial in unfinished if trial.task == base.task]
             # the seed moves on with what is known, or a new launch would suggest its first points again
             known = len(done) + len(waiting)
             study = OptunaSearch(
-                distributions(space), metric=OBJECTIVE, mode="max", points_to_evaluate=waiting, seed=1 + known
+                distributions(plan.axes), metric=OBJECTIVE, mode="max", points_to_evaluate=waiting, seed=1 + known
             )
             for point, score in done:
                 failed = math.isnan(score)
                 study.add_evaluated_point(point, 0.0 if failed else score, error=failed)
             self.studies[base.task] = study
             self.seen[base.task] = [point for point, _ in done]
-            self.left[base.task] = max(0, space.trials - len(done))
+            self.left[base.task] = max(0, (plan.search or 0) - len(done))
 
     @property
     def remaining(self) -> int:
@@ -119,9 +116,8 @@ class StudyPerTask(Searcher):
             if point not in self.seen[task]:
                 return point
             self.studies[task].on_trial_complete(name, None, error=True)
-        # in a small space of given values Optuna soon repeats its favourite for ever
-        points = [dict(zip(POINT, values, strict=True)) for values in self.space.points() or ()]
-        fresh = [point for point in points if point not in self.seen[task]]
+        # in a small space of given values Optuna soon repeats its favourite
+        fresh = [point for point in self.plan.combinations() if point not in self.seen[task]]
         if not fresh:
             return None
         self.instead[trial_id] = random.Random(len(fresh)).choice(fresh)
@@ -174,19 +170,22 @@ class AsManyAsFit(ConcurrencyLimiter):
         return {}
 
 
-def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     """What Optuna draws from."""
-    clip, kl = space.lambda_clip, space.target_kl
-    return {
-        "diffusion_steps": CategoricalDistribution(list(space.diffusion_steps)),
-        "lambda_clip": CategoricalDistribution(list(clip)) if clip else FloatDistribution(0.0, 1.0),
-        "target_kl": CategoricalDistribution(list(kl)) if kl else FloatDistribution(0.01, 0.3, log=True),
-    }
+    return {axis.name: _distribution(axis) for axis in axes}
 
 
-def point_of(trial: RunConfig) -> dict[str, Any]:
+def _distribution(axis: Axis) -> BaseDistribution:
+    if axis.low is None or axis.high is None:
+        return CategoricalDistribution(list(axis.choices))
+    if isinstance(axis.low, int) and isinstance(axis.high, int):
+        return IntDistribution(axis.low, axis.high, log=axis.log)
+    return FloatDistribution(axis.low, axis.high, log=axis.log)
+
+
+def point_of(trial: RunConfig, axes: Sequence[Axis]) -> dict[str, Any]:
     """The trial as a point of the search space."""
-    return {name: trial.value(name) for name in POINT}
+    return {axis.name: trial.value(axis.name, 0) for axis in axes}
 
 
 # Runs what is not complete of a sweep on Ray Tune.
@@ -246,5 +245,5 @@ def _searcher(job: Job) -> tuple[Any, int]:
     configs = [(folder.config, folder) for folder in folders]
     finished = [(config, float(folder.status["last"])) for config, folder in configs if folder.complete]
     unfinished = [config for config, folder in configs if not folder.complete]
-    searcher = StudyPerTask(job.plan.trials, job.plan.search, finished, unfinished)
+    searcher = StudyPerTask(job.plan, finished, unfinished)
     return searcher, searcher.remaining

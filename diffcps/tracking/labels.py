@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffcps.config import RunConfig
-from diffcps.runs.plan import SYMBOLS
-from diffcps.text import redacted
+from diffcps.text import redacted, worded
 
 Key = tuple[str, str, str]
 """Level (``sweep``, ``trial``, ``member``), key of the trial, index of the member in its pack: identifies a run."""
@@ -21,9 +20,7 @@ def keys(config: RunConfig) -> list[Key]:
 
 def name(config: RunConfig, members: Sequence[int]) -> str:
     """Name of a run: the configuration of one member or of the whole pack."""
-    settings = [
-        f"{symbol}={common(config, members, name)}" for name, symbol in SYMBOLS.items() if name in config.settings
-    ]
+    settings = [f"{symbol}={common(config, members, name)}" for name, symbol in config.symbols.items()]
     return " ".join([config.task, config.algorithm, *settings])
 
 
@@ -33,11 +30,7 @@ def tags(config: RunConfig, members: Sequence[int], environment: Mapping[str, An
         "config_key": config.key,
         "task": config.task,
         "algorithm": config.algorithm,
-        **{
-            "T" if name == "diffusion_steps" else name: common(config, members, name)
-            for name in SYMBOLS
-            if name in config.settings
-        },
+        **{name: common(config, members, name) for name in config.symbols},
         "seed": ", ".join(str(config.members[k].seed) for k in members),
         "profile": config.profile,
         "physics": config.physics,
@@ -89,4 +82,4 @@ def parameters(config: RunConfig, members: Sequence[int]) -> dict[str, str]:
 def common(config: RunConfig, members: Sequence[int], setting: str) -> str:
     """The value of a setting, or all values if members differ; empty if the algorithm does not have it."""
     values = [config.value(setting, k) for k in members]
-    return ", ".join(dict.fromkeys(f"{value:.10g}" for value in values if value is not None))
+    return ", ".join(dict.fromkeys(worded(value, digits=10) for value in values if value is not None))

@@ -19,7 +19,6 @@ from diffcps.deploy import shipping
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.deploy.trained import members
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.plan import SYMBOLS
 from diffcps.tasks.registry import task_of
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def _log_one(
     from mlflow.entities import LoggedModelOutput, Metric
 
     card = policy.card
-    settings = {name: card.run.value(name) for name in SYMBOLS if name in card.run.settings}
+    settings = {name: card.run.value(name) for name in card.run.symbols}
     params = {name: str(value) for name, value in (settings | {"seed": card.seed}).items()}
     # MLflow's names may not contain a full stop
     name = f"{re.sub('[^A-Za-z0-9_-]', '-', card.run.task)} {card.run.algorithm} seed {card.seed}"

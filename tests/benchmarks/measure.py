@@ -21,7 +21,7 @@ import torch
 from diffcps import algorithms
 from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.envs import make
-from diffcps.tasks import profiles
+from diffcps.runs import presets
 from diffcps.tasks.registry import Task, get_task
 from diffcps.training import cost
 from diffcps.training.engine import Kind
@@ -150,7 +150,7 @@ class Routes:
 
 def settings(task: Task, precision: str = "fp32", members: int = 1) -> RunConfig:
     """The paper's settings for the task; the averaged policy moves from the first step, as in nearly all of a run."""
-    return profiles.official(task, seeds=members).with_settings(ema_start=0, precision=precision)
+    return presets.official(task, seeds=members).with_settings(ema_start=0, precision=precision)
 
 
 def made_up_data(task: Task, rows: int = ROWS) -> SimpleNamespace:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from diffcps.tasks import profiles
+from diffcps.runs import presets
 from diffcps.tasks.registry import TASKS, Task, get_task
 from diffcps.training.cost import flops_per_member_step
 
@@ -28,7 +28,7 @@ def distinct_sizes(known: Iterable[str]) -> list[str]:
 
 
 def operations(task: Task) -> float:
-    return flops_per_member_step(profiles.official(task), task.observation_size, task.action_size)
+    return flops_per_member_step(presets.official(task), task.observation_size, task.action_size)
 
 
 def hours(rates: dict[str, float]) -> float:

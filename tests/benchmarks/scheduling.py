@@ -37,7 +37,6 @@ from diffcps.sweep import search
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Interrupts, Job, drive
-from diffcps.sweep.plan import trial_of
 
 SCORE = 42.0
 SIGN = "work.json"
@@ -111,7 +110,7 @@ def sleep_in_driver(point: dict[str, Any], job: Job, seconds: float) -> None:
     from ray import tune
 
     entered = time.time()
-    config = trial_of(job.plan, point)
+    config = job.plan.trial(point)
     _sleep(job.location.run_folder(config.key), config, seconds, entered)
     tune.report({"step": config.steps, OBJECTIVE: SCORE, "best": SCORE})
 

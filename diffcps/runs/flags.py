@@ -1,0 +1,130 @@
+"""The flags that commands share: what to run, where its files are, and on which machines."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from diffcps import algorithms
+from diffcps.algorithms.settings import Constraint, Covariance, Dual, PolicyClass, Precision
+from diffcps.config import Actor, Physics
+from diffcps.errors import UserError
+
+Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """What to run. Each flag is the short name of a setting; ``settings`` reaches all of them."""
+
+    algorithm: Annotated[str | None, tyro.conf.arg(metavar="|".join(algorithms.names()))] = None
+    """The learning algorithm, by default ``diffcps``."""
+    profile: str | None = None
+    """``official``: published settings. ``principled`` (DiffCPS): calibrated covariance and κ, projected λ."""
+    seeds: int | None = None
+    """Seeds 0, 1, … of a trial; they train together, as one pack."""
+    steps: int | None = None
+    """Gradient steps of a trial."""
+    settings: Annotated[Pairs, tyro.conf.arg(name="set")] = ()
+    """Any setting, for example ``--set hidden_size=128``. Repeat the flag for more. ``diffcps settings`` lists them."""
+    batch_size: int | None = None
+    """Transitions in a gradient step."""
+    precision: Precision | None = None
+    """``fp32`` (as the paper), or ``bf16``: hidden layers multiply in bfloat16, which is faster and coarser."""
+    diffusion_steps: tuple[int, ...] = ()
+    """T, the number of steps of the diffusion chain."""
+    lambda_clip: tuple[float, ...] = ()
+    """Lower clip of λ."""
+    target_kl: tuple[float, ...] = ()
+    """κ, the bound on the behaviour loss."""
+    policy: PolicyClass | None = None
+    """Class of the policy."""
+    covariance: Covariance | None = None
+    """Reverse variance of the diffusion chain."""
+    last_step_noise: bool | None = None
+    """Whether actions take the noise of the last step of the chain."""
+    constraint: Constraint | None = None
+    """What κ bounds: the behaviour loss, or an estimate of the cross-entropy in nats."""
+    dual: Dual | None = None
+    """How λ moves."""
+    slack: float | None = None
+    """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy."""
+    behaviour_steps: int | None = None
+    """Gradient steps of behaviour cloning at the start."""
+    constraint_policy: Actor | None = None
+    """Policy that the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy)."""
+    evaluate_every: int | None = None
+    """Gradient steps between evaluations."""
+    episodes: int | None = None
+    """Episodes for each seed and evaluation."""
+    candidates: int | None = None
+    """Actions drawn for each state at evaluation, one of which the critic chooses; 1: the action of the policy."""
+    measures: tuple[str, ...] = ()
+    """What to measure of each policy at every evaluation besides its score."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
+    """Source of the data, by default the first of the task; ``diffcps data list`` shows them."""
+    rows: int | None = None
+    """Transitions to collect (collected data only); by default as many as the data set of D4RL has."""
+    physics: Physics | None = None
+    """Body masses at evaluation: of the MuJoCo that recorded D4RL (``d4rl``), or of today's (``modern``)."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints. A kill costs at most about that much work."""
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that the flags give, by name; a tuple gives several values."""
+        given = {flag.name: getattr(self, flag.name) for flag in fields(RunFlags) if flag.name != "settings"}
+        given["measures"] = list(self.measures) or None  # one value that is a list
+        return {name: value for name, value in given.items() if value not in (None, ())} | pairs("set", self.settings)
+
+
+@dataclass(frozen=True)
+class PlaceFlags:
+    """Where the files are."""
+
+    data_dir: tuple[Path, ...] = ()
+    """Folders with D4RL HDF5 files or Minari data sets, searched first."""
+    results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
+    """Folder for results. For sweeps also the URL of an object store (``s3://bucket/folder``)."""
+
+
+@dataclass(frozen=True)
+class MachineFlags:
+    """On which machines trials run. The command that continues a sweep repeats these flags."""
+
+    address: str | None = None
+    """Ray cluster; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
+    cpus_per_trial: float | None = None
+    """CPUs of a trial, for all its workers; by default 1 a worker, or with a GPU its share of the CPUs beside the GPU."""
+    gpus_per_trial: float | None = None
+    """GPUs of a trial, for all its workers, fractions allowed; by default 1 a worker if the cluster has any."""
+    workers_per_trial: int = 1
+    """Ray Train workers of a trial; each trains its share of the seeds."""
+    concurrent: int | None = None
+    """Trials at once, also if the cluster must grow for them; by default as many as fit."""
+
+
+@dataclass(frozen=True)
+class LaunchFlags(MachineFlags, PlaceFlags):
+    """Where and how a sweep runs. These flags may change from one launch of it to the next."""
+
+    tracking_uri: str | None = None
+    """MLflow store; by default MLFLOW_TRACKING_URI, else a SQLite file in the results folder."""
+    dry_run: bool = False
+    """Print every trial with its settings, resources and an estimate of its time; run nothing."""
+    quiet: bool = False
+    """No live view, only the result at the end."""
+
+
+def pairs(flag: str, given: Iterable[str]) -> dict[str, str]:
+    """``NAME=VALUE`` as name -> text. Raises ``UserError`` naming the flag where there is no ``=``, or a name twice."""
+    found: dict[str, str] = {}
+    for pair in given:
+        name, sign, text = pair.partition("=")
+        if not (name and sign and text):
+            raise UserError(f"--{flag} {pair}: write it as NAME=VALUE. `diffcps settings` lists the names.")
+        if name in found:
+            raise UserError(f"--{flag} {pair}: {name} is given twice.")
+        found[name] = text
+    return found
