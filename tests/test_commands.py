@@ -80,7 +80,7 @@ def command(*arguments: object) -> int:
         ((*RING, "--lambda-clip=-0.1"), ("lambda_clip", "-0.1", "zero or more")),
         ((*RING, "--lambda-clip", "nan"), ("lambda_clip", "nan")),
         ((*RING, "--target-kl=-1"), ("target_kl", "-1")),
-        ((*RING, "--seeds", "0"), ("--seeds 0", "at least one")),
+        ((*RING, "--seeds", "0"), ("seeds = 0", "positive")),
         ((*RING, "--steps", "0"), ("steps", "0", "positive")),
         ((*RING, "--batch-size", "0"), ("batch_size", "0")),
         ((*RING, "--episodes", "0"), ("episodes", "0")),
@@ -230,12 +230,8 @@ def test_dry_run(capsys, place, data, monkeypatch):
             task.name, "d4rl", *(f"{settings[name]:g}" for name in ("diffusion_steps", "lambda_clip", "target_kl")), "5",
             f"{task.steps:,}",
         ]  # fmt: skip
-        assert cells[7:10] == [
-            f"{settings['learning_rate']:g}",
-            f"{settings['grad_norm']:g}",
-            "yes" if settings["max_q_backup"] else "no",
-        ]
-        assert cells[10] == duration(0.01 * task.steps)
+        assert cells[7] == duration(0.01 * task.steps)
+        assert f"grad_norm {settings['grad_norm']:g}" in cells[-1]
     assert "15 trials" in said
     assert "each trial takes: CPUs" in said
     assert not list(place.iterdir())
@@ -245,7 +241,7 @@ def test_dry_run_times_the_computation_itself(capsys, place):
     assert sweeps.run_here("--dry-run", "--preset", "demo", "--tasks", "bandit-ring") == 0
     said = capsys.readouterr().out
     assert "1 trial" in said
-    assert "of work for one trial at a time, timed on this machine's c" in said
+    assert "of work for one trial at a time" in said
     assert not list(place.iterdir())
 
 
@@ -295,7 +291,7 @@ def test_data_commands(capsys, place, data, monkeypatch):
     ("arguments", "words"),
     [
         (("train", "bandit-rign"), "did you mean 'bandit-ring'"),
-        (("train", "bandit-ring", "--seeds", 0), "--seeds 0"),
+        (("train", "bandit-ring", "--seeds", 0), "seeds = 0"),
         (("train", "hopper-medium-v2"), "hopper_medium-v2.hdf5"),
         (("train", "bandit-ring", "--data-dir", "absent"), "absent"),
         (("data", "collect"), "Name tasks"),

@@ -25,7 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def test_trials_are_trained_once_and_reported(tmp_path: Path) -> None:
     trials = bandit_grid(
-        "corners", Scale(steps=4, seeds=1), (2, 3), (0.0, 0.5), steps=(4, 4), measures=(), algorithm="bc",
+        "corners", Scale(steps=4, seeds=1), (2, 3), (0.0, 0.5), steps=(4, 4), measures=(),
         member={"target_kl": 0.3},
     )  # fmt: skip
     points = [(trial.value("diffusion_steps"), trial.value("lambda_clip")) for trial in trials]
@@ -52,7 +52,7 @@ def test_trials_are_trained_once_and_reported(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_trial_is_stopped_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = bandit_grid("ring", Scale(steps=4, seeds=1), (2,), (0.0, 0.5), steps=(4, 4), measures=(), algorithm="bc")
+    trials = bandit_grid("ring", Scale(steps=4, seeds=1), (2,), (0.0, 0.5), steps=(4, 4), measures=())
 
     def interrupt(status: dict[str, Any]) -> None:
         raise KeyboardInterrupt

@@ -94,7 +94,7 @@ class Plan:
         """The inverse of ``to_dict``."""
         axes = tuple(Axis(**{**axis, "choices": tuple(axis["choices"])}) for axis in values["axes"])
         trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
-        return cls(values["name"], values["preset"], trials, axes, values["search"])
+        return cls(values["name"], values["preset"], trials=trials, axes=axes, search=values["search"])
 
 
 def load(folder: Path) -> Plan:

@@ -68,7 +68,7 @@ def settings(algorithm: str) -> Mapping[str, Setting]:
     found = _of(algorithms.get(algorithm).Settings)
     trial = _of(RunConfig)
     trial["seeds"] = Setting(
-        "seeds", int, SEEDS, "Members of the pack; their seeds are 0, 1, …", "a positive whole number"
+        "seeds", int, default=SEEDS, help="Members of the pack; their seeds are 0, 1, …", rule="a positive whole number"
     )
     found |= {name: trial[name] for name in OWN}
     return found | _of(EvaluationConfig, "evaluation.") | _of(DataConfig, "data.")

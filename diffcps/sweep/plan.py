@@ -66,7 +66,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     axes += [Axis(name, values) for name, values in given.items() if len(values) > 1]
     fixed = {name: values for name, values in given.items() if len(values) == 1}
     bases = tuple(presets.made(task, fixed, presets.PRESETS[options.preset]) for task in tasks)
-    plan = Plan("", options.preset, bases, tuple(axes), options.trials)
+    plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials)
     _check(plan)
     return replace(plan, search=min(options.trials, plan.points or options.trials))
 

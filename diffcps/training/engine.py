@@ -64,7 +64,7 @@ def average_policy(model: Model, pack: Pack, step: int) -> None:
 
 def draw(model: Model, work: Work, part: Part) -> Draws:
     """The random numbers of the next step."""
-    return Draws.of(model, work.key, work.step, len(work.data.actions), part)
+    return Draws.of(model, work.key, step=work.step, rows=len(work.data.actions), part=part)
 
 
 def learn(model: Model, work: Work, draws: Draws) -> None:
@@ -107,11 +107,11 @@ def build(model: Model, work: Work, kind: Kind, pool: Any = None) -> Steps:
         try:
             compiled = {p: _compile(model, work, p) for p in every}
             _compare(model, work, eager, compiled)
-            return _placed(model, work, "compiled", compiled, notes, pool)
+            return _placed(model, work, kind="compiled", steps=compiled, notes=notes, pool=pool)
         except Exception as error:  # whatever a compiler may throw: training goes on without it
             notes.append(_complaint("compiled", error))
     if kind != "eager" and model.device.type == "cuda":
-        return _placed(model, work, "graph", eager, notes, pool)
+        return _placed(model, work, kind="graph", steps=eager, notes=notes, pool=pool)
     return Steps("eager", {p: functools.partial(eager[p], work) for p in every}, tuple(notes))
 
 

@@ -78,10 +78,10 @@ class Learner:
         self.model = Model(
             trial.algorithm,
             algorithms.settings(trial)[own],
-            tensors["observations"].shape[1],
-            tensors["actions"].shape[1],
-            max_action,
-            self.device,
+            observation_size=tensors["observations"].shape[1],
+            action_size=tensors["actions"].shape[1],
+            max_action=max_action,
+            device=self.device,
         )
         self.config = self.model.config
         seeds = [member.seed for member in trial.members[own]]

@@ -79,9 +79,9 @@ class Policy:
             actions[members, first:last] = sample_actions(
                 self.model,
                 {name: value[members] for name, value in parameters.items()},
-                states[members, first:last],
-                noise[:, members, first * candidates : last * candidates],
-                uniform[members, first:last],
+                observations=states[members, first:last],
+                noise=noise[:, members, first * candidates : last * candidates],
+                uniform=uniform[members, first:last],
             )
         chosen = actions.cpu().numpy()
         return [chosen[k, :count] for k, count in enumerate(counts)]

@@ -41,6 +41,8 @@ _CHECKPOINTS = 80
 """Checkpoints of a training; the first, before any step, is the untrained policy."""
 _CHECKPOINT_EPISODES = 20
 _FINAL_EPISODES = 100
+_PACKAGES = "stable-baselines3", "torch", "gymnasium", "mujoco", "numpy"
+"""Their versions are recorded with the policies."""
 _REPLAY_SNAPSHOTS = 8
 """Snapshots kept on the way to the medium policy, both ends included."""
 
@@ -65,21 +67,15 @@ def train(
     """
     _check_robot(robot)
     ppo, normalise, as_vector = _stable_baselines()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the policies cannot be stored in {output} ({error}). Name another folder.") from error
-
+    _make_folder(output)
     steps = STEPS[robot] if steps is None else steps
     target = TARGET_SCORES.get(robot, 0.0) if target_score is None else target_score
     settings = _PPO | _PPO_CHANGES.get(robot, {})
-    vector = normalise(
-        as_vector(practice(robot, physics, n=_ENVIRONMENTS, seed=seed, threads=threads)),
-        clip_obs=policies.INPUT_CLIP,
-        gamma=settings["gamma"],
-    )
+    simulations = as_vector(practice(robot, physics, n=_ENVIRONMENTS, seed=seed, threads=threads))
+    vector = normalise(simulations, clip_obs=policies.INPUT_CLIP, gamma=settings["gamma"])
     annealed = settings | {"learning_rate": lambda remaining: remaining * settings["learning_rate"]}
-    model = ppo("MlpPolicy", vector, seed=seed, device="cpu", policy_kwargs={"log_std_init": _LOG_STD_INIT}, **annealed)
+    start = {"log_std_init": _LOG_STD_INIT}
+    model = ppo("MlpPolicy", vector, seed=seed, device="cpu", policy_kwargs=start, **annealed)
     judge = practice(robot, physics, n=_CHECKPOINT_EPISODES, seed=seed + 1, threads=threads)
 
     def checkpoint(done: int) -> _Checkpoint:
@@ -94,28 +90,42 @@ def train(
     kept, medium, expert = _worth_keeping(checkpoints, target)
     if robot == "ant":  # it only ever walks as well as it can
         kept, medium = [expert], expert
-    # Checkpoints were chosen on few episodes, so they are scored again on fresh ones.
-    final = practice(robot, physics, n=_FINAL_EPISODES, seed=seed + 2, threads=threads)
-    scored = [
-        score(robot, c.policy, judge=final, episodes=_FINAL_EPISODES, seed=seed + 3, steps=c.snapshot.steps)
-        for c in (checkpoints[i] for i in kept)
-    ]
-    own = {"environments": _ENVIRONMENTS, "log_std_init": _LOG_STD_INIT, "annealed_over": steps, "normalised": True}
-    packages = "stable-baselines3", "torch", "gymnasium", "mujoco", "numpy"
+    chosen = [checkpoints[i] for i in kept]
+    scored = _score_again(robot, chosen, physics=physics, seed=seed, threads=threads)
+    own = start | {"environments": _ENVIRONMENTS, "annealed_over": steps, "normalised": True}
     facts = PolicyFacts(
         robot=robot,
         physics=physics,
-        snapshots=tuple(scored),
+        snapshots=scored,
         medium=kept.index(medium),
         expert=kept.index(expert),
         episodes=_FINAL_EPISODES,
         seed=seed,
         target_score=target,
         settings=settings | own,
-        versions={name: metadata.version(name) for name in packages},
+        versions={name: metadata.version(name) for name in _PACKAGES},
     )
-    policies.save(output, [checkpoints[i].policy for i in kept], facts)
+    policies.save(output, [one.policy for one in chosen], facts)
     return facts
+
+
+def _score_again(
+    robot: Robot, chosen: "list[_Checkpoint]", physics: Physics, seed: int, threads: int
+) -> tuple[Snapshot, ...]:
+    """Scores on fresh episodes: the checkpoints were chosen on few."""
+    judge = practice(robot, physics, n=_FINAL_EPISODES, seed=seed + 2, threads=threads)
+    return tuple(
+        score(robot, one.policy, judge=judge, episodes=_FINAL_EPISODES, seed=seed + 3, steps=one.snapshot.steps)
+        for one in chosen
+    )
+
+
+def _make_folder(output: Path) -> None:
+    """Make the folder for the policies. Raises ``UserError`` when it cannot be written."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the policies cannot be stored in {output} ({error}). Name another folder.") from error
 
 
 def _check_robot(robot: str) -> None:
