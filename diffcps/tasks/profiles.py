@@ -23,6 +23,8 @@ def official(task: Task, algorithm: str = "diffcps", seeds: int = 5) -> RunConfi
         evaluation=task.evaluation,
         definition=task.definition,
     )
+    if not algorithms.get(algorithm).chooses:
+        trial = trial.replaced(evaluation=trial.evaluation.replaced(candidates=1))
     changes = algorithms.get(algorithm).of_task(task)
     return algorithms.complete(_changed(trial.replaced(settings=changes.get("settings", {})), changes))
 
