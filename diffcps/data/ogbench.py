@@ -219,6 +219,8 @@ class SingleTask(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, name: str) -> None:
         super().__init__(_environment(name))
+        with _quiet():  # a manipulation environment makes new ones whenever it is asked
+            self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
         self._random = np.random.RandomState(0)
         self._damping = self.unwrapped.model.dof_damping.copy()  # type: ignore[attr-defined]
 
@@ -226,7 +228,7 @@ class SingleTask(gymnasium.Wrapper[Any, Any, Any, Any]):
         """See ``gymnasium.Env.reset``; the state before the first step may be any that the task starts from."""
         if seed is not None:
             self._random.seed(seed)
-        with self._alone(), warnings.catch_warnings(action="ignore"):
+        with self._alone(), _quiet():
             return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -264,7 +266,7 @@ def _environment(name: str) -> gymnasium.Env[Any, Any]:
 @functools.cache
 def _first(name: str) -> gymnasium.Env[Any, Any]:
     made = _made(name)
-    with warnings.catch_warnings(action="ignore"):
+    with _quiet():
         made.reset(seed=0)
     return made
 
@@ -272,10 +274,16 @@ def _first(name: str) -> gymnasium.Env[Any, Any]:
 def _made(name: str) -> gymnasium.Env[Any, Any]:
     """Raises ``UserError`` when the package is not installed."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # it tries to open a window system
+        with _quiet():
             import ogbench  # noqa: F401
+
+            return gymnasium.make(name, disable_env_checker=True).unwrapped
     except ImportError as error:
         raise UserError(
             f"OGBench's tasks need the package ogbench ({error}): pip install 'diffcps[ogbench]'."
         ) from error
-    return gymnasium.make(name, disable_env_checker=True).unwrapped
+
+
+def _quiet() -> contextlib.AbstractContextManager[Any]:
+    """Without the package's warnings, about the window system and the precision of its spaces."""
+    return warnings.catch_warnings(action="ignore")
