@@ -165,8 +165,8 @@ def test_algorithms_and_profiles_can_vary() -> None:
     assert [trial.value("target_kl") for trial in plan.trials] == [0.05, None]
     plan = plan_of(vary=("profile=official,principled",))
     assert values(plan, "profile", "dual") == [("official", "released"), ("principled", "projected")]
-    assert values(plan_of(vary=("measures=density,modes",)), "measures") == [(("density",),), (("modes",),)]
-    assert values(plan_of(measures=("density", "modes")), "measures") == [(("density", "modes"),)]
+    assert values(plan_of(vary=("measures=density,samples",)), "measures") == [(("density",),), (("samples",),)]
+    assert values(plan_of(measures=("density", "samples")), "measures") == [(("density", "samples"),)]
 
 
 def test_values_given_twice_are_one_trial() -> None:
