@@ -1,6 +1,6 @@
 """How much of a score comes from the choice of checkpoint, of candidates and of the policy that acts?"""
 
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -9,6 +9,7 @@ from diffcps.studies import drawing
 from diffcps.studies.results import Results, interval, summary
 from diffcps.studies.study import Page, Scale, Study
 from diffcps.studies.trials import locomotion_trial
+from diffcps.tasks.registry import get_task
 
 TASKS = "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2"
 ACTING = "score_online_1", "score_online_50", "score_average_1", "score_average_50"
@@ -73,7 +74,8 @@ def _floors(cloned: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The loss that behaviour cloning reaches on each data set, the paper's κ, and a prediction for λ from both."""
     if cloned.empty:
         return pd.DataFrame(), []
-    table = summary(cloned, ["task", "target_kl"], ["mean_behaviour_loss"])
+    table = summary(cloned, ["task"], ["mean_behaviour_loss"])
+    table["target_kl"] = [cast(float, get_task(task).settings["target_kl"]) for task in table["task"]]
     table["κ / L_BC"] = table["target_kl"] / table["mean_behaviour_loss"]
     predictions = []
     for row in table.itertuples():
