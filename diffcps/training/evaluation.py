@@ -57,9 +57,7 @@ class Evaluator:
         self.seeds = [member.seed for member in members]
         # AntMaze v0 keeps one goal for an environment's life: each member's own, in every evaluation
         goals = [seed for seed in self.seeds for _ in range(config.episodes)]
-        self.environments = make_vector(
-            task, physics, n=len(members) * config.episodes, goal_seeds=goals, threads=threads
-        )
+        self.environments = make_vector(task, physics, len(goals), goal_seeds=goals, threads=threads)
 
     def __call__(self, policy: Policy, index: int, episodes: int | None = None) -> Rollouts:
         """Roll out all members of ``policy`` until every episode has ended.

@@ -181,7 +181,7 @@ def _packs(
         packs.add(
             Learner(config, shared, task.max_action, device=device, engine=engine, pool=pool, own=share),
             Evaluator(task, config.physics, members, config.evaluation, threads=machine.threads, heartbeat=heartbeat),
-            Measurer(config, members, dataset, threads=machine.threads, tick=heartbeat),
+            Measurer(config, members, dataset, threads=machine.threads, heartbeat=heartbeat),
         )
     return packs
 

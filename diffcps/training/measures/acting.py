@@ -19,7 +19,7 @@ def take(subject: Subject) -> dict[str, float]:
         [subject.member],
         config.evaluation,
         threads=subject.threads,
-        heartbeat=subject.tick,
+        heartbeat=subject.heartbeat,
         purpose=_PURPOSE,
     )
     try:

@@ -118,7 +118,7 @@ def policy_masses(subject: Subject, edges: tuple[Tensor, ...], resolution: float
     denoise = _in_float64(policy.denoiser(subject.actor, observation, subject.step_losses), device)
     noisy = subject.config.value("last_step_noise") and subject.config.value("covariance") != "posterior"
     schedule = policy.schedule.to(torch.device("cpu"))
-    return chain_masses(denoise, schedule, policy.max_action, noisy, edges, resolution, subject.tick)
+    return chain_masses(denoise, schedule, policy.max_action, noisy, edges, resolution, subject.heartbeat)
 
 
 def _in_float64(denoise: Denoiser, device: torch.device) -> Denoiser:

@@ -67,7 +67,7 @@ def log_weights(subject: Subject, policy: ChainPolicy, states: Tensor, actions: 
     generator, paths = subject.generator("paths"), PATHS[-1]
     found, at_once = [], max(1, actions_at_once(actions.device) // paths)
     for state, action in zip(states.split(at_once), actions.split(at_once), strict=True):
-        subject.tick()
+        subject.heartbeat()
         repeated = action.repeat_interleave(paths, dim=0)[None]
         shape = policy.schedule.steps, *repeated.shape
         noise = torch.randn(shape, generator=generator, device=repeated.device)
@@ -87,7 +87,7 @@ def step_losses(subject: Subject, policy: ChainPolicy, states: Tensor, actions: 
     denoise = policy.denoiser(subject.actor, states[None], subject.step_losses)
     losses = []
     for step in range(policy.schedule.steps):
-        subject.tick()
+        subject.heartbeat()
         noise = torch.randn(repeated.shape, generator=generator, device=repeated.device)
         noisy = add_noise(policy.schedule, repeated, torch.full(repeated.shape[:-1], step, device=noise.device), noise)
         predicted, _ = denoise(noisy, step)

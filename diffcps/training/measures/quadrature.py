@@ -44,7 +44,7 @@ def chain_masses(
     last_step_noise: bool,
     edges: Sequence[Tensor],
     resolution: float = 1.0,
-    tick: Callable[[], None] | None = None,
+    heartbeat: Callable[[], None] | None = None,
 ) -> Tensor:
     """The probability that the chain of ``diffusion.reverse_chain`` ends in each cell.
 
@@ -56,7 +56,7 @@ def chain_masses(
         edges: of the cells along each of the d = 1 or 2 axes, equally spaced; the outermost cells take what lies beyond
             them.
         resolution: 2 doubles the number of nodes along each axis of every grid.
-        tick: called at each step of the chain.
+        heartbeat: called at each step of the chain.
 
     Returns:
         ``[C_1]`` or ``[C_1, C_2]``, float64; the sum differs from 1 by the error of the quadrature.
@@ -70,8 +70,8 @@ def chain_masses(
     axes = [grid.axis(-far, far, 1.0, schedule.steps - 1)] * size
     density = torch.exp(-0.5 * points(axes).square().sum(dim=-1)) / (2.0 * math.pi) ** (size / 2)
     for number in reversed(range(1, schedule.steps)):
-        if tick is not None:
-            tick()
+        if heartbeat is not None:
+            heartbeat()
         step = _Step(denoise, grid, number, axes, density, [0.0] * size, silent=False)
         axes = grid.after(step.coarse, number)
         density = step.summed(partial(density_at, axes=axes)).flatten()

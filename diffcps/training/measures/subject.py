@@ -37,7 +37,7 @@ class Subject:
     """Of the evaluation."""
     threads: int = 1
     """At most so many threads step environments; no result depends on it."""
-    tick: Callable[[], None] = lambda: None
+    heartbeat: Callable[[], None] = lambda: None
     """To be called now and then by what takes long."""
 
     @property

@@ -34,7 +34,7 @@ class Measurer:
         members: those in the pack.
         dataset: what they learn from.
         threads: at most so many step environments.
-        tick: called now and then while measuring.
+        heartbeat: called now and then while measuring.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Measurer:
         members: Sequence[Member],
         dataset: Transitions,
         threads: int = 1,
-        tick: Callable[[], None] | None = None,
+        heartbeat: Callable[[], None] | None = None,
     ) -> None:
         self.config, self.members, self.dataset = config, members, dataset
-        self.threads, self.tick = threads, tick or (lambda: None)
+        self.threads, self.heartbeat = threads, heartbeat or (lambda: None)
 
     @torch.no_grad()
     def __call__(self, policy: Policy, index: int, last: bool) -> Measured:
@@ -61,7 +61,7 @@ class Measurer:
                 dataset=self.dataset,
                 index=index,
                 threads=self.threads,
-                tick=self.tick,
+                heartbeat=self.heartbeat,
             )
             for k, member in enumerate(self.members)
         ]
