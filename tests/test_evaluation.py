@@ -14,7 +14,6 @@ from trials import member, trial
 
 from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.tasks.registry import Task, get_task
-from diffcps.training import evaluation
 from diffcps.training import policy as policies
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
@@ -260,24 +259,20 @@ class Echo:
         ]
 
 
-@pytest.fixture
-def corridors(monkeypatch: pytest.MonkeyPatch) -> list[Corridors]:
-    made: list[Corridors] = []
-
-    def make_vector(task: Task, physics: str, n: int, goals: Sequence[int], threads: int) -> Corridors:
-        made.append(Corridors(n))
-        return made[-1]
-
-    monkeypatch.setattr(evaluation, "make_vector", make_vector)
-    return made
-
-
 TWO_ACTIONS = replace(HOPPER, action_size=2, reward_transform="antmaze")
 
 
-def test_every_action_reaches_its_own_episode(corridors: list[Corridors]) -> None:
+def in_corridors(members: Sequence[Member] = MEMBERS, config: EvaluationConfig = CONFIG) -> tuple[Evaluator, Corridors]:
+    """An evaluator whose environments are corridors, and these."""
+    evaluator = make(TWO_ACTIONS, members, config)
+    evaluator.environments.close()
+    evaluator.environments = corridors = Corridors(len(members) * config.episodes)  # type: ignore[assignment]
+    return evaluator, corridors
+
+
+def test_every_action_reaches_its_own_episode() -> None:
     """Members end at different times, some long before others; returns are plain sums of untransformed rewards."""
-    evaluator = make(TWO_ACTIONS, config=CONFIG.replaced(episodes=6))
+    evaluator, _ = in_corridors(config=CONFIG.replaced(episodes=6))
     rollouts = evaluator(Echo(3, 6), 0)  # type: ignore[arg-type]
     numbers = np.arange(18).reshape(3, 6)
     lengths = 1 + numbers % 4
@@ -285,27 +280,29 @@ def test_every_action_reaches_its_own_episode(corridors: list[Corridors]) -> Non
     np.testing.assert_array_equal(rollouts.returns, lengths * (1000 * np.arange(3)[:, None] + numbers))
 
 
-def test_member_whose_episodes_all_ended_waits(corridors: list[Corridors]) -> None:
+def test_member_whose_episodes_all_ended_waits() -> None:
     """With one episode each, member 0 has none left after the first step."""
-    rollouts = make(TWO_ACTIONS, config=CONFIG.replaced(episodes=1))(Echo(3, 1), 0)  # type: ignore[arg-type]
+    evaluator, _ = in_corridors(config=CONFIG.replaced(episodes=1))
+    rollouts = evaluator(Echo(3, 1), 0)  # type: ignore[arg-type]
     np.testing.assert_array_equal(rollouts.lengths[:, 0], [1, 2, 3])
 
 
-def test_no_start_is_used_twice(corridors: list[Corridors]) -> None:
+def test_no_start_is_used_twice() -> None:
     """Reset seeds and action streams differ between members and evaluations."""
     members = tuple(Member(seed) for seed in range(4))
-    evaluator, echo = make(TWO_ACTIONS, members), Echo(4, 4)
+    (evaluator, corridors), echo = in_corridors(members), Echo(4, 4)
     for index in range(20):
         evaluator(echo, index)  # type: ignore[arg-type]
-    seeds = [seed for seeds in corridors[0].seeds for seed in seeds]
+    seeds = [seed for seeds in corridors.seeds for seed in seeds]
     assert len(set(seeds)) == 20 * 4 * 4
     streams = {str(state) for states in echo.states for state in states}
     assert len(streams) == 20 * 4, "Echo never draws, so a member's stream is one state per evaluation"
 
 
-def test_close_closes_the_environments(corridors: list[Corridors]) -> None:
-    make(TWO_ACTIONS).close()
-    assert corridors[0].closed
+def test_close_closes_the_environments() -> None:
+    evaluator, corridors = in_corridors()
+    evaluator.close()
+    assert corridors.closed
 
 
 # AntMaze --------------------------------------------------------------------------------------------------------------
