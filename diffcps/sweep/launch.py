@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
-from rich.table import Table
 
 from diffcps import data
+from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs.flags import LaunchFlags, MachineFlags
@@ -29,7 +29,7 @@ from diffcps.sweep.driver import Interrupts, Job
 from diffcps.sweep.options import SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.tasks.registry import task_of
-from diffcps.text import counted, redacted
+from diffcps.text import Column, counted, redacted, terminal_table
 from diffcps.tracking import Tracker, check, default_uri, store
 from diffcps.training import measures
 
@@ -263,7 +263,7 @@ def _check_data(sweep: _Sweep) -> Location:
     If the results are in an object store, the data are uploaded too; the location returned says where.
     """
     plan, location, console = sweep.plan, sweep.location, sweep.console
-    table = Table("data set", "rows", "trajectories", "return", "provenance", title="data", title_justify="left")
+    found: dict[str, DatasetInfo] = {}
     for trial in {(trial.task, trial.data): trial for trial in plan.trials}.values():
         with console.status(f"reading data for {trial.task} ({trial.data.source})") as status:
 
@@ -277,12 +277,29 @@ def _check_data(sweep: _Sweep) -> Location:
             if location.remote is not None:
                 status.update(f"uploading data for {trial.task}")
             location = location.with_data(trial, info)
-        mean = f"{info.returns.mean():.4g} ± {info.returns.std():.3g}" if len(info.returns) else "none complete"
-        table.add_row(
-            trial.task, f"{info.rows:,}", f"{info.trajectories:,}", mean, escape(info.provenance_note)
-        )  # fmt: skip
-    console.print(table)
+        found[trial.task] = info
+    _show_data(found, console)
     return location
+
+
+def _show_data(found: Mapping[str, DatasetInfo], console: Console) -> None:
+    """Print a line a data set, then where the data come from, once for all tasks with the same origin."""
+    means = [
+        f"{info.returns.mean():.4g} ± {info.returns.std():.3g}" if len(info.returns) else "none complete"
+        for info in found.values()
+    ]
+    columns = [
+        Column("task", list(found), right=False),
+        Column("rows", [f"{info.rows:,}" for info in found.values()]),
+        Column("trajectories", [f"{info.trajectories:,}" for info in found.values()]),
+        Column("return", means),
+    ]
+    console.print(terminal_table(columns, "data"))
+    origins: dict[str, list[str]] = {}
+    for task, info in found.items():
+        origins.setdefault(info.provenance_note, []).append(task)
+    for note, tasks in origins.items():
+        console.print(escape(f"{', '.join(tasks)}: {note}"), highlight=False, soft_wrap=True)
 
 
 def _for_workers(location: Location) -> Location:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from diffcps.config import Physics
 from diffcps.errors import UserError
+from diffcps.text import Column, terminal_table
 
 if TYPE_CHECKING:
     from diffcps.data.checking.check import Check
@@ -146,17 +147,19 @@ def _trajectories(console: Console, found: "Trajectories", check: "Check") -> No
     _text(console, f"{found.complete:,} complete{cut}{kept}")
     if found.lengths is None:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
-    for name in ("mean", "std", "min", "25 %", "median", "75 %", "max"):
-        table.add_column(name, justify="right")
+    titles = "", "mean", "std", "min", "25 %", "median", "75 %", "max"
     rows: list[tuple[str, Spread | None]] = [
         ("rows", found.lengths), ("return", found.returns), ("normalised", found.normalised)
     ]  # fmt: skip
-    for name, spread in rows:
-        if spread is not None:
-            table.add_row(name, *(_number(value) for value in vars(spread).values()))
-    console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
+    _table(
+        console, titles, [[name, *map(_number, vars(spread).values())] for name, spread in rows if spread is not None]
+    )
+
+
+def _table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print a table in which the first ``left`` columns are words and the others are numbers."""
+    columns = [Column(title, [row[i] for row in rows], right=i >= left) for i, title in enumerate(titles)]
+    console.print(Padding(terminal_table(columns), (0, 0, 0, 2), expand=False), highlight=False)
 
 
 def _number(value: float) -> str:
@@ -203,13 +206,12 @@ def _published(console: Console, dimensions: Sequence["Dimension"]) -> None:
     from diffcps.data.provenance import TOLERANCE
 
     _heading(console, "Observations compared with D4RL's published statistics")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("dimension", "mean", "D4RL's", "std", "D4RL's", "mean off by", "std off by"):
-        table.add_column(name, justify="right")
+    rows = []
     for d in dimensions[:_WORST]:
         values = (d.mean, d.published_mean, d.std, d.published_std)
-        table.add_row(str(d.dimension), *(f"{v:.4g}" for v in values), f"{d.mean_off:.3f} std", f"{d.std_off:.1%}")
-    console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
+        rows.append([str(d.dimension), *(f"{v:.4g}" for v in values), f"{d.mean_off:.3f} std", f"{d.std_off:.1%}"])
+    titles = "dimension", "mean", "D4RL's", "std", "D4RL's", "mean off by", "std off by"
+    _table(console, titles, rows, left=0)
     within = sum(max(d.mean_off, d.std_off) <= TOLERANCE for d in dimensions)
     shown = f"The {_WORST} largest differences. " if len(dimensions) > _WORST else ""
     _text(console, f"{shown}{within} of {len(dimensions)} dimensions agree within {TOLERANCE:.0%}.")
@@ -237,17 +239,14 @@ def _parity(console: Console, report: "ParityReport") -> None:
     _heading(console, "Replay: one step from each recorded state, with the recorded action")
     part = "all" if report.rows == report.usable else f"of {report.usable:,}, spread evenly"
     _text(console, f"{report.rows:,} rows ({part}); states from {report.states}.")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("physics")
-    table.add_column("error of")
-    for name in ("50 %", "90 %", "99 %", "99.9 %", "max"):
-        table.add_column(name, justify="right")
+    titles = "physics", "error of", "50 %", "90 %", "99 %", "99.9 %", "max"
+    rows = []
     for result in report.results:
         for name, errors in _errors(result):
             first = result.physics if name == "observation" else ""
-            values = vars(errors).values() if errors is not None else ()
-            table.add_row(first, name, *(f"{value:.1e}" for value in values))
-    console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
+            values = [""] * 5 if errors is None else [f"{value:.1e}" for value in vars(errors).values()]
+            rows.append([first, name, *values])
+    _table(console, titles, rows, left=2)
     _text(console, report.verdict)
     for result in report.results:
         if result.edges:
