@@ -47,9 +47,9 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame
         return pd.DataFrame()
     content = file.read_bytes()
     width = content.partition(b"\n")[0].count(b",")
-    if not content.endswith(b"\n") or content.count(b",") != width * content.count(b"\n"):
-        lines = content.splitlines(keepends=True)
-        content = b"".join(line for line in lines if line.endswith(b"\n") and line.count(b",") == width)
+    if not content.endswith(b"\n") or content.count(b",") != width * content.count(b"\n") or b"\0" in content:
+        lines = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n") and b"\0" not in line]
+        content = b"".join(line for line in lines if line.count(b",") == width)
     if content.count(b"\n") < 2:
         return pd.DataFrame()
     wanted: Callable[[str], bool] | None = None if columns is None else lambda name: name in columns
@@ -57,7 +57,7 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame
     if any(not pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes):
         numbers = frame.apply(pd.to_numeric, errors="coerce")
         kept = numbers[(numbers.isna() == frame.isna()).all(axis=1)]
-        frame = kept.astype({name: np.int64 for name in IDENTITY if name in kept})
+        frame = kept.astype({name: np.int64 for name in IDENTITY if name in kept}).reset_index(drop=True)
     return frame
 
 
