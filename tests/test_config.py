@@ -452,7 +452,7 @@ def test_a_definition_goes_through_json_within_its_trial() -> None:
 
 def test_key_is_readable() -> None:
     name, settings = "walker2d-medium-replay-v2", {"diffusion_steps": 15, "lambda_clip": 0.3, "target_kl": 0.03 + 1e-17}
-    assert re.fullmatch(name + r"_diffcps_T15_clip0\.3_target_kl0\.03_[0-9a-f]{10}", trial(name, **settings).key)
+    assert re.fullmatch(name + r"_diffcps_T15_clip0\.3_kl0\.03_[0-9a-f]{10}", trial(name, **settings).key)
     assert re.fullmatch(name + r"_awr_T5_[0-9a-f]{10}", trial(name, algorithm="awr").key)
 
 

@@ -134,7 +134,7 @@ def test_trials_of_one_name_are_told_apart() -> None:
     assert set(found) == {trial.key for trial in (*several, wider, alone)}
     assert len(set(found.values())) == len(found)
     assert all(name.startswith("bandit-ring diffcps T5 ") for key, name in found.items() if key != alone.key)
-    assert [found[trial.key].split()[6] for trial in several] == ["official", "principled", "official"]
+    assert [found[trial.key].split()[5] for trial in several] == ["official", "principled", "official"]
     assert found[several[2].key].endswith(f"gaussian hidden_size {base.value('hidden_size')}")
     assert found[wider.key].endswith("gaussian hidden_size 31")
     assert found[alone.key] == alone.key.rpartition("_")[0].replace("_", " ")

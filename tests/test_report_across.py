@@ -7,7 +7,7 @@ import pytest
 import run_folders as synthetic
 
 from diffcps import report
-from diffcps.config import RunConfig
+from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.report.across import Group, comparable, improvement, improvements
 from diffcps.report.analysis import along, beside_paper, lines
 from diffcps.report.contents import Table
@@ -237,3 +237,17 @@ def test_two_profiles_are_named_row_by_row_and_kept_apart(tmp_path: Path) -> Non
     assert "| data | profile |" in built.markdown()
     assert [(group.profile, len(group.rows)) for group in built.groups] == [("official", 3), ("principled", 3)]
     assert "| official | principled | 3 | 0.50 |" in built.markdown()
+
+
+def test_settings_of_the_evaluation_vary_too(tmp_path: Path) -> None:
+    trials = [
+        synthetic.config(
+            evaluation=EvaluationConfig(every=synthetic.EVERY, episodes=synthetic.EPISODES, candidates=count)
+        )
+        for count in (1, 5)
+    ]
+    for trial in trials:
+        synthetic.write(tmp_path, trial)
+    built = table(tmp_path, *trials)
+    assert [line.label for line in lines(built.rows, "evaluation.candidates")] == [""]
+    assert "evaluation.candidates" in built.markdown()

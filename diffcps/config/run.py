@@ -246,7 +246,7 @@ class RunConfig(Plain):
         parts = [self.task, self.algorithm]
         for name, symbol in self.symbols.items():
             value = self.value(name)
-            word = re.sub(r"[^A-Za-z0-9]", "", str(symbol)) or name
+            word = re.sub(r"[^A-Za-z0-9]", "", str(symbol)) or name.rpartition("_")[2]
             parts.append(f"{word}{value:.4g}" if isinstance(value, float) else f"{word}{value}")
         return re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join([*parts, digest]))
 

@@ -74,8 +74,9 @@ class Trial:
 
     @cached_property
     def settings(self) -> Mapping[str, tuple[Any, ...]]:
-        """The algorithm and each of its settings -> the values of the members, each once, in ascending order."""
-        found = {name: set(self.config.values(name)) for name in self.config.settings}
+        """The algorithm, each of its settings and those of evaluation -> the values of the members, each once, ascending."""
+        names = [*self.config.settings, *(f"evaluation.{name}" for name in vars(self.config.evaluation))]
+        found = {name: set(self.config.values(name)) for name in names}
         return {"algorithm": (self.config.algorithm,)} | {
             name: tuple(sorted(values, key=ascending)) for name, values in found.items()
         }

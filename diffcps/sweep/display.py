@@ -184,6 +184,7 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
         settings = [
             {"algorithm": one.algorithm, "profile": one.profile, **one.settings}
             | {"steps": one.steps, "rows": one.data.rows, "physics": one.physics}
+            | {f"evaluation.{name}": value for name, value in vars(one.evaluation).items()}
             for one in group
         ]
         told: list[list[str]] = [[] for _ in group]
