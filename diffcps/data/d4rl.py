@@ -7,7 +7,6 @@ scalars under ``metadata/…``) stays closed. Shapes and types of the whole file
 """
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,8 +112,7 @@ def search_path(directories: Sequence[Path]) -> list[Path]:
 
     Raises ``UserError`` when a given folder does not exist.
     """
-    variable = [part for part in os.environ.get("DIFFCPS_DATA", "").split(os.pathsep) if part]
-    return distinct([*named_folders(directories), *variable, "~/.d4rl/datasets", datasets_root()])
+    return distinct([*named_folders(directories), "~/.d4rl/datasets", datasets_root()])
 
 
 def public_path(task: Task) -> str:

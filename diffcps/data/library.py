@@ -301,13 +301,16 @@ def _of_task(task: Task, directories: Sequence[Path]) -> DataSet:
 
 
 def named_folders(directories: Sequence[Path]) -> list[Path]:
-    """The folders that the user named. Raises ``UserError`` when one does not exist, which is probably a typing error."""
+    """The folders that the user named, and those of ``DIFFCPS_DATA``.
+
+    Raises ``UserError`` when one of ``directories`` does not exist, which is probably a typing error.
+    """
     named = [Path(directory).expanduser().absolute() for directory in directories]
     for directory in named:
         if not directory.is_dir():
             what = "it is a file; give the folder it is in" if directory.is_file() else "there is no such folder"
             raise UserError(f"data folder {directory}: {what}.")
-    return named
+    return named + [Path(part) for part in os.environ.get("DIFFCPS_DATA", "").split(os.pathsep) if part]
 
 
 def distinct(folders: Sequence[Path | str]) -> list[Path]:
