@@ -24,6 +24,7 @@ SOURCES = {
     "d4rl": "diffcps.data.d4rl",
     "minari": "diffcps.data.minari",
     "collected": "diffcps.data.collected",
+    "ogbench": "diffcps.data.ogbench",
 }
 """Name -> the module with the source, ``SOURCE``. It is imported when it is first asked for."""
 

@@ -1,8 +1,10 @@
 """The built-in tasks: those of the paper, its data sets' relatives, the mazes and the bandits."""
 
+import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from diffcps.config import EvaluationConfig, Physics, Values
@@ -20,6 +22,7 @@ _ANTMAZE_FILES = {
 _SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "antmaze": (29, 8)}
 _REPLAY_ROWS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
 _TITLES = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "umaze": "UMaze"}
+_OGBENCH = Path(__file__).with_name("ogbench.csv")
 _BOTH: tuple[Physics, ...] = ("d4rl", "modern")
 
 
@@ -207,4 +210,35 @@ def _bandit_of(name: str) -> Task | None:
     return _bandit_task(found[1]) if found is not None else None
 
 
-FAMILIES = (Family(tuple(f"bandit-{pattern}" for pattern in bandits.PATTERNS), _bandit_of),)
+def _ogbench() -> dict[str, Task]:
+    """OGBench's single-task data sets. DiffCPS has no published settings for them; these are those of PointMaze here."""
+    found = {}
+    for row in csv.DictReader(_OGBENCH.read_text(encoding="utf-8").splitlines()):
+        for kind in row["kinds"].split():
+            for which in ("singletask", *(f"singletask-task{number}" for number in range(1, 6))):
+                name, environment = f"{row['environment']}-{kind}-{which}-v0", f"{row['environment']}-{which}-v0"
+                found[name] = Task(
+                    name=name,
+                    domain=f"ogbench {row['environment']}-{kind}",
+                    environment=Environment(environment, "diffcps.data.ogbench:SingleTask", {"name": environment}),
+                    observation_size=int(row["observations"]),
+                    action_size=int(row["actions"]),
+                    random_return=0.0,
+                    expert_return=1.0,
+                    episode_limit=int(row["episode_limit"]),
+                    sources=("ogbench",),
+                    score="success",
+                    terminals_end=False,
+                    steps=1_000_000,
+                    settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0}),
+                    evaluation=EvaluationConfig(every=100_000, episodes=10, final_episodes=50),
+                )
+    return found
+
+
+_OGBENCH_TASKS = _ogbench()
+
+FAMILIES = (
+    Family(tuple(f"bandit-{pattern}" for pattern in bandits.PATTERNS), _bandit_of),
+    Family(("OGBench's …-singletask-v0 and …-singletask-taskN-v0",), _OGBENCH_TASKS.get, tuple(_OGBENCH_TASKS)),
+)
