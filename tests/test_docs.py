@@ -1,0 +1,43 @@
+"""The pages under docs/ do what they say: every block of Python runs."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from diffcps import envs
+from diffcps.data.library import SOURCES
+from diffcps.tasks.registry import TASKS, get_task
+
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCKS = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
+
+
+def run(page: str, folder: Path) -> str:
+    """What the page's blocks print, run in order in ``folder``; a block with a name of a file is written there."""
+    said, names = io.StringIO(), {"__name__": page}
+    with contextlib.redirect_stdout(said):
+        for block in BLOCKS.finditer((DOCS / page).read_text(encoding="utf-8")):
+            if block["file"]:
+                (folder / block["file"]).write_text(block["code"], encoding="utf-8")
+            else:
+                exec(compile(block["code"], page, "exec"), names)
+    return said.getvalue()
+
+
+def test_add_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("HOME", "DIFFCPS_HOME", "MINARI_DATASETS_PATH"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("DIFFCPS_DATA", raising=False)
+    with mock.patch.dict(SOURCES), mock.patch.dict(TASKS):  # the page adds an entry to each
+        said = run("add-a-data-set.md", tmp_path)
+        assert envs.make_vector(get_task("pendulum-log"), "modern", 2).reset([0, 1]).shape == (2, 3)
+    assert "minari-mine-pendulum-v0" in said
+    assert "995 transitions of 1000 rows" in said
+    for fact in ("pendulum-log.csv", "csv-data", "--data-dir"):
+        assert fact in said
