@@ -75,7 +75,7 @@ class Collected(Source):
         """The command that makes them."""
         return f"  Make some: diffcps data collect {' '.join(task.name for task in tasks)}"
 
-    def label(self, task: Task, provenance: str | None) -> str:
+    def label(self, task: Task, provenance: str) -> str:
         """Said to be not D4RL's where a D4RL file has the task's name."""
         return "collected, not D4RL's" if task.d4rl_file else "collected"
 

@@ -75,10 +75,9 @@ class D4RL(Source):
             f"  3. use --data collected: data made on this machine by the behaviour policies that come with the project"
         )
 
-    def label(self, task: Task, provenance: str | None) -> str:
+    def label(self, task: Task, provenance: str) -> str:
         """By provenance."""
-        names = {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's own"}
-        return names.get(str(provenance), "not loaded")
+        return {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's own"}[provenance]
 
     def holding(self, path: Path, sha256: Checksum) -> Holding:
         """With rows, and the sha256 beside the published one."""

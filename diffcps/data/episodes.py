@@ -1,7 +1,7 @@
-"""Episodes on disk, as Minari data sets under a folder of the caller's choice.
+"""Episodes on disk, as Minari data sets in a folder that the caller names.
 
-The layout is Minari's own (``MINARI_DATASETS_PATH=<root> minari list local`` shows them), but nothing here reads or
-changes that variable. A data set appears under its name in one rename, whole.
+The layout is Minari's own (``MINARI_DATASETS_PATH=<root> minari list local`` shows them), but this module neither reads nor
+changes that variable. A data set gets its name in one rename, when it is complete.
 """
 
 import os
@@ -45,17 +45,17 @@ def write(
 ) -> Path:
     """Store a task's episodes under ``root`` and return the data set's folder, ``root / name``.
 
-    It is written beside its place and renamed into it, so an interruption leaves nothing under its name, and of two
-    processes that write the same data set the first one wins. Raises ``UserError`` when ``root`` cannot be written.
+    It is written to a temporary folder and renamed, so an interruption leaves nothing under its name. Of two processes
+    that write the same data set, the first one wins. Raises ``UserError`` when ``root`` cannot be written.
 
     Args:
         root: Minari's folder of data sets, or another.
         name: Minari's id, ``namespace/name-v0``.
-        task: whose sizes, bounds and reference scores the data set gets.
+        task: the task, for sizes, bounds and reference scores.
         episodes: its episodes.
         about: entries of Minari's metadata: ``algorithm_name``, ``description``, ….
-        own: what the project notes beside the checksum of the arrays and the versions, under ``KEY``.
-        beside: called with the folder ``data`` once the episodes are in it, to put files of its own beside them.
+        own: the project's own notes, stored under ``KEY`` with the checksum of the arrays and the versions.
+        beside: called with the folder ``data`` after the episodes are written, to add files.
         size_beside: bytes that these files take.
     """
     target = root / name
@@ -84,9 +84,8 @@ def write(
 def read(path: Path, flatten: Callable[[Any], Any] = np.asarray) -> list[Episode]:
     """The episodes of the Minari data set in the folder ``path`` (the one that holds ``data``), in order.
 
-    Any Minari data set whose observations ``flatten`` makes flat vectors of, ``[L + 1, o]``, and whose actions are flat
-    can be read; one that this project wrote is also checked against its checksum. Raises ``UserError`` when it is
-    missing, damaged or of another shape.
+    ``flatten`` turns an episode's observations into flat vectors ``[L + 1, o]``; actions must be flat. A data set that this
+    project wrote is also checked against its checksum. Raises ``UserError`` when it is missing, damaged or of another shape.
     """
     try:
         dataset = MinariDataset(path / "data")
@@ -101,11 +100,11 @@ def read(path: Path, flatten: Callable[[Any], Any] = np.asarray) -> list[Episode
             for e in dataset.iterate_episodes()
         ]
         total = dataset.total_steps
-    # Minari does not validate: a damaged set shows as whatever its reading happens to stumble over.
+    # Minari does not validate: a damaged data set can raise any of these
     except (*_DAMAGE, RuntimeError, ImportError, gymnasium.error.Error) as error:
         raise UserError(
-            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it: data that this "
-            f"project collected are collected anew, an imported file can be imported again, another set downloaded."
+            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it, and collect, import "
+            f"or download it again."
         ) from error
     _check(path, episodes, total)
     return episodes
@@ -128,7 +127,9 @@ def notes(path: Path) -> dict[str, Any]:
 def _check(path: Path, episodes: Sequence[Episode], total: int) -> None:
     rows = sum(len(episode.rewards) for episode in episodes)
     if rows != total or rows == 0:
-        raise UserError(f"{path} holds {rows} steps but its metadata promise {total}. Delete it: it is not complete.")
+        raise UserError(
+            f"{path} is not complete: it holds {rows} steps, its metadata say {total}. Delete it and make it again."
+        )
     for number, episode in enumerate(episodes):
         for name in ("observations", "actions"):
             array = getattr(episode, name)
@@ -147,15 +148,15 @@ def _check(path: Path, episodes: Sequence[Episode], total: int) -> None:
     promised = notes(path).get("checksum")
     if promised is not None and promised != checksum(episodes):
         raise UserError(
-            f"{path} is damaged: its arrays do not match the checksum in its metadata. Delete it; it can be made anew."
+            f"{path} is damaged: its arrays do not match the checksum in its metadata. Delete it and make it again."
         )
 
 
 def _claim(folder: Path, episodes: Sequence[Episode], more: int) -> None:
-    """Raise ``OSError`` when there is no room for the episodes and ``more`` bytes.
+    """Raise ``OSError`` when the disk has no space for the episodes and ``more`` bytes.
 
-    Asked of the file system with a file of that size, which is deleted again: where HDF5 runs out of room it cannot close
-    its files any more, and brings the process down when it ends.
+    It allocates a file of that size and deletes it. When HDF5 runs out of space it can no longer close its files, and the
+    process crashes when it ends.
     """
     arrays = (getattr(episode, field.name) for episode in episodes for field in fields(episode))
     size = sum(array.nbytes for array in arrays) + _EPISODE_BYTES * len(episodes) + more

@@ -1,10 +1,10 @@
-"""D4RL files as Minari data sets, and back without a bit of difference.
+"""D4RL files as Minari data sets, and back without a difference in any bit.
 
-A Minari episode holds the observation after each of its steps, a D4RL file does not: the row at a time-out and the last
-row of the file have none, and ``d4rl.qlearning_dataset`` drops them. Such rows are no steps of an episode here either.
-They lie beside the episodes in a file of their own (``LEFT_OVER``), so that the rows can be put together again just as
-they were, and with them everything else that the D4RL file holds. What a learner gets from an imported set is built
-from those rows by the one function that builds it from the file.
+A Minari episode holds the observation after each of its steps. A D4RL file does not: the row at a time-out and the last
+row of the file have no next observation, and ``d4rl.qlearning_dataset`` drops them. Such rows are not steps of an episode
+here. They are kept in a file next to the episodes (``LEFT_OVER``), together with everything else in the D4RL file, so that
+the original rows can be restored. Transitions are built from the restored rows by the function that builds them from the
+D4RL file.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
 LEFT_OVER = "d4rl.hdf5"
-"""Beside Minari's own files: group ``rows``, the rows that are no steps; group ``file``, what else the D4RL file held,
-with every array that the episodes do not hold as exactly as the file does."""
+"""Sidecar HDF5 file. ``rows/``: rows without a next observation. ``file/``: everything else from the D4RL file, including
+arrays that Minari cannot store at full precision."""
 
 _NUMBERS = ("observations", "actions", "rewards")
 _USED = (*d4rl.REQUIRED, "timeouts")

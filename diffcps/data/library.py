@@ -82,9 +82,9 @@ class Source:
         """How to get the missing data of these tasks: indented lines."""
         raise NotImplementedError
 
-    def label(self, task: Task, provenance: str | None) -> str:
-        """The data set in a few words, for a report. ``provenance`` is that of the data loaded, ``None`` before."""
-        return self.name if provenance is not None else "not loaded"
+    def label(self, task: Task, provenance: str) -> str:
+        """The data set in a few words, for a report; ``provenance`` is that of its ``DatasetInfo``."""
+        return self.name
 
     def rows(self, task: Task) -> int | None:
         """Rows that ``make`` makes unless told otherwise; ``None`` for a source that only reads."""

@@ -62,7 +62,7 @@ class Found:
     observations: str
     """Its observation space as text."""
     settings_of: str | None
-    """The built-in task whose hyper-parameters the task has; ``None`` for the defaults."""
+    """The built-in task that the hyper-parameters are copied from; ``None`` for the defaults."""
 
 
 class Minari(Source):
@@ -100,7 +100,7 @@ class Minari(Source):
             lines += [f"    diffcps data import {files}", "  or use the D4RL file as it is: --data d4rl"]
         return "\n".join(["  To get them:", *lines])
 
-    def label(self, task: Task, provenance: str | None) -> str:
+    def label(self, task: Task, provenance: str) -> str:
         """An imported file counts as the file."""
         if task.definition is not None:
             return "Minari, not D4RL's data"
@@ -194,7 +194,7 @@ def read(task: Task, path: Path) -> list[Episode]:
 
     Raises ``UserError`` when the set is damaged.
     """
-    return _as_judged(task, _read(path, _spaces(path)[0]))
+    return _as_evaluated(task, _read(path, _spaces(path)[0]))
 
 
 def obtain(dataset_id: str) -> Path:
@@ -226,9 +226,7 @@ def describe(dataset_id: str) -> Found:
         raise UserError(f"{dataset_id} is the D4RL file of {name}, imported. Use that task: {name} --data minari.")
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not isinstance(text, str):
-        raise UserError(
-            f"{dataset_id} records no environment (env_spec), so that nothing learned from it can be judged."
-        )
+        raise UserError(f"{dataset_id} records no environment (env_spec), so policies cannot be evaluated.")
     where = f"{dataset_id}: its"
     size = recorded.observation_size(observation_space, f"{where} observations")
     try:
@@ -236,7 +234,7 @@ def describe(dataset_id: str) -> Found:
     except UserError as error:
         raise UserError(f"{where} {error}") from error
 
-    spec, score = _judged(recorded.read_spec(text), metadata)
+    spec, score = _evaluated(recorded.read_spec(text), metadata)
     environment = recorded.make(spec.to_json(), spec.max_episode_steps)
     _check_environment(dataset_id, environment, size, (action_size, bound))
     environment.close()
@@ -260,7 +258,7 @@ def describe(dataset_id: str) -> Found:
         **{key: getattr(model, key) for key in ("steps", "settings", "evaluation") if model},
     )
     task = from_definition(definition)
-    info = _transitions(task, path, _as_judged(task, episodes)).info
+    info = _transitions(task, path, _as_evaluated(task, episodes)).info
     return Found(
         definition, path, info=info, observations=str(observation_space), settings_of=model.name if model else None
     )
@@ -348,8 +346,8 @@ def _spaces(path: Path) -> tuple["gymnasium.Space[Any]", "gymnasium.Space[Any]"]
     return storage.observation_space, storage.action_space
 
 
-def _judged(spec: "EnvSpec", metadata: Mapping[str, Any]) -> tuple["EnvSpec", ScoreKind]:
-    """The specification of the environment as policies are judged in it, and what a score is (see the top of the file)."""
+def _evaluated(spec: "EnvSpec", metadata: Mapping[str, Any]) -> tuple["EnvSpec", ScoreKind]:
+    """The specification of the environment for evaluation, and what a score is (see the top of the file)."""
     if "maze" in spec.id.lower() and spec.kwargs.get("reward_type") == "sparse":
         spec.kwargs["continuing_task"] = False
         return spec, "success"
@@ -369,7 +367,7 @@ def _references(dataset_id: str, metadata: Mapping[str, Any], score: ScoreKind) 
 
 
 def _nearest(dataset_id: str) -> str | None:
-    """The built-in task whose hyper-parameters fit a data set, where that is obvious."""
+    """The built-in task of the same robot and level, for its hyper-parameters; ``None`` when there is none."""
     if found := re.fullmatch(r"mujoco/(hopper|halfcheetah|walker2d)/(simple|medium|expert)-v\d+", dataset_id):
         return f"{found[1]}-{_LEVELS[found[2]]}-v2"
     if found := re.fullmatch(r"D4RL/antmaze/(.+)-v\d+", dataset_id):
@@ -405,8 +403,8 @@ def _read(path: Path, space: "gymnasium.Space[Any]") -> list[Episode]:
     return [episode for episode in storage.read(path, partial(recorded.flatten, space)) if len(episode.rewards)]
 
 
-def _as_judged(task: Task, episodes: list[Episode]) -> list[Episode]:
-    """The episodes with the ends that an evaluation of the task has."""
+def _as_evaluated(task: Task, episodes: list[Episode]) -> list[Episode]:
+    """The episodes with the same ends as an evaluation of the task."""
     return [_ending_at_the_goal(episode) for episode in episodes] if task.score == "success" else episodes
 
 

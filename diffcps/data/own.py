@@ -1,4 +1,4 @@
-"""A person's own data as a task: steps recorded in a Gymnasium environment become a Minari data set and a task of it."""
+"""Data of one's own as a task: episodes recorded in a Gymnasium environment become a Minari data set and a task."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -79,10 +79,10 @@ def save(
     references: tuple[float, float] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Task:
-    """Store episodes as a Minari data set in Minari's folder and define the task that learns from them and is judged in
-    ``environment``; sweeps, ``diffcps train`` and ``diffcps data`` know it by its name from then on.
+    """Store episodes as a Minari data set in Minari's folder and define a task that is evaluated in ``environment``.
 
-    A task that is there already is left as it is, with the settings in its file; it is not given other references.
+    Sweeps, ``diffcps train`` and ``diffcps data`` then know the task by its name. A task that exists already keeps the
+    settings in its file, and its references.
 
     Args:
         dataset_id: Minari's id for it, ``mine/pendulum-v0``.

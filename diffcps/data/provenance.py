@@ -1,8 +1,8 @@
 """Is a file D4RL's own data, or other data under the same name?
 
-Published scores mean something beside ours only when the data are the same. Three kinds of evidence: a published
-sha256, the published mean and standard deviation of every observation dimension, and the number of rows. The latter two
-tell another policy's data or a part of the data from D4RL's; they cannot see altered rewards or a changed order.
+Published scores can be compared with ours only when the data are the same. There are three kinds of evidence: a published
+sha256, the published mean and standard deviation of every observation dimension, and the number of rows. The last two
+detect another policy's data, or a part of D4RL's data, but not altered rewards or a changed order.
 """
 
 import json
@@ -43,7 +43,7 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     """
     if KNOWN_SHA256.get(task.d4rl_file or "") == sha256:
         return "verified", f"D4RL's own file: its sha256 is the published one ({sha256[:12]}…)."
-    # a file may be packed anew without a change of content, so another sha256 alone refutes nothing; it is said, though
+    # a file may be packed again without a change of content, so another sha256 proves nothing; but the text mentions it
     packed = " The published sha256 is another one." if task.d4rl_file in KNOWN_SHA256 else ""
     rows, published_rows = len(observations), task.rows
     counts = f"{_grouped(rows)} rows, D4RL's file has about {_grouped(published_rows)}"
@@ -52,8 +52,8 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     if statistics is None:
         size = "The row count fits" if enough else "The row count does not fit"
         return "unverified", (
-            f"Cannot be checked against D4RL: nothing is published for {task.name}, whose version only the file's name "
-            f"tells. {size}: {counts}."
+            f"Cannot be checked against D4RL: nothing is published for {task.name}. Only the file's name says which version "
+            f"it is. {size}: {counts}."
         )
 
     mean, std = _moments(observations)
@@ -64,7 +64,7 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     largest = max(mean_error[worst], std_error[worst])
     if largest > TOLERANCE:
         return "other", (
-            f"Not D4RL's data, whatever the file's name: observation dimension {worst} has mean {mean[worst]:.4g} and "
+            f"Not D4RL's data, in spite of the file's name: observation dimension {worst} has mean {mean[worst]:.4g} and "
             f"standard deviation {std[worst]:.4g}, D4RL's {published_mean[worst]:.4g} and {published_std[worst]:.4g} "
             f"({counts})."
         )

@@ -1,8 +1,8 @@
 """Raw data in, transitions out: the one place that decides which rows become (s, a, r, s', terminal).
 
-Two raw forms exist. D4RL files are flat ``Rows``: the observation after an action is the next row's, so the row at a
-time-out, whose next row belongs to another episode, cannot be used. Collected data are ``Episode`` objects that hold
-the observation after their last action, so nothing of them is lost.
+There are two raw forms. D4RL files are flat ``Rows``: the observation after an action is the next row's. The row at a
+time-out cannot be used, because its next row belongs to another episode. Collected data are ``Episode`` objects, which
+hold the observation after their last action, so no step is lost.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A careful look at a data set: what is in it, whether it is whole, whose it is, and where its physics comes from."""
+"""Checks of a data set: its contents, its completeness, its origin, and the physics that it was recorded with."""
 
 import math
 import time
@@ -28,7 +28,7 @@ _BY_CHANCE = 0.1
 
 @dataclass(frozen=True)
 class Check:
-    """What was found. Everything measured is ``None`` (or empty) where the data do not allow it."""
+    """The results of a check. A measurement is ``None`` (or empty) where the data do not allow it."""
 
     task: str
     source: str
@@ -36,7 +36,7 @@ class Check:
     refusal: str | None = None
     """Why a learner cannot learn from these data; ``None`` when it can."""
     remarks: tuple[str, ...] = ()
-    """What a person should know, a sentence each."""
+    """Sentences about anything unusual."""
     checksum: str | None = None
     provenance: str | None = None
     provenance_note: str | None = None
@@ -44,7 +44,7 @@ class Check:
     """Type and shape of everything in the data, by name."""
     rows: int | None = None
     transitions: int | None = None
-    """What a learner gets."""
+    """Transitions that a learner gets."""
     not_finite: dict[str, int] = field(default_factory=dict)
     """Rows with NaN or infinite values, by array."""
     trajectories: Trajectories | None = None
@@ -52,7 +52,7 @@ class Check:
     observations: Columns | None = None
     actions: Actions | None = None
     duplicates: int | None = None
-    """Rows whose observation and action an earlier row has too."""
+    """Rows with the same observation and action as an earlier row."""
     published: tuple[Dimension, ...] = ()
     """Observation dimensions beside D4RL's, the worst first."""
     visits: Visits | None = None
@@ -80,7 +80,7 @@ class Examined:
 
 
 def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examined:
-    """Look at a data set; ``replayed`` is how many of its rows are replayed at most under each physics (0: none)."""
+    """Check a data set. At most ``replayed`` of its rows are replayed under each physics (0: none)."""
     began = time.perf_counter()
     task = found.task
     check = Check(task.name, found.source.name, str(found.path))
@@ -214,7 +214,7 @@ def _about_ends(ends: Ends) -> list[str]:
         flagged = ends.jumps - ends.jumps_unflagged + ends.ends_without_jump
         if ends.jumps_unflagged or ends.ends_without_jump > _BY_CHANCE * flagged:
             said.append(
-                f"Rows flagged as an end after which the same motion goes on: {ends.ends_without_jump:,} of {flagged:,}."
+                f"Rows flagged as an end although the motion continues: {ends.ends_without_jump:,} of {flagged:,}."
             )
     if ends.stored_next_wrong:
         said.append(

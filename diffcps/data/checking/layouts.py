@@ -21,16 +21,16 @@ _EXPLAINED = 0.999
 
 @dataclass(frozen=True)
 class Goal:
-    """The disc whose rewards those of a data set are."""
+    """The disc that explains the rewards of a data set."""
 
     x: float
     y: float
     radius: float
     """Metres; the task's own, or where the fit puts the edge between rewarded and unrewarded positions."""
     observation: Literal["next", "own"]
-    """Which of a row's two observations its reward belongs to."""
+    """Whether a row's reward belongs to its own observation or to the next one."""
     explained: float
-    """Share of the rows, out of those that could be compared, whose reward the disc explains."""
+    """Share of the comparable rows with a reward that the disc explains."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Visits:
     share: tuple[float, ...]
     """Share of the rows in each free cell, in the order of ``Layout.free``."""
     in_walls: int
-    """Rows whose position lies in a wall's cell or outside the maze."""
+    """Rows with a position in a wall's cell or outside the maze."""
     goal: Goal | None
     """The one goal that explains the rewards; ``None`` when none does (a goal an episode, or no rewards)."""
 

@@ -1,13 +1,13 @@
 """Dynamics parity: is today's simulator the one a data set came from?
 
-The evaluation environment is put into the recorded state of a row, the recorded action is applied, and what it gives is
-compared with the observation and the reward that were recorded. Rows are independent of one another, so an error does
-not grow along a trajectory. Each starts without the solver's warm start: keeping that of the row before changes nothing
-in float32 recordings and the last digits of float64 ones (their largest errors fall from 1e-7 to 1e-13).
+The evaluation environment is set to the recorded state of a row, the recorded action is applied, and the result is
+compared with the recorded observation and reward. Rows are independent, so an error does not grow along a trajectory.
+Each row starts without the solver's warm start. With the warm start of the row before, float32 recordings give the same
+errors, and the largest errors of float64 recordings fall from 1e-7 to 1e-13.
 
-States recorded in float32 are rounded, and where a foot is about to touch the ground the rounding can decide whether it
-does. Such a row shows a large error with no difference in the simulators. It is recognised by stepping from many states
-within half a unit in the last place of the recorded one: the recorded outcome is then among the outcomes.
+States recorded in float32 are rounded. Where a foot is about to touch the ground, the rounding can decide whether it
+does, and the row shows a large error although the simulators are the same. Such a row is recognised by stepping from many
+states within half a unit in the last place of the recorded one: the recorded outcome is then among the outcomes.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ FITS = 1e-5
 """Median error of an observation, up to which a simulator is the one that data came from. Float32 recordings of today's
 MuJoCo have 2e-7 to 7e-7 under their own physics and 7e-3 to 1 under the other."""
 CLOSER = 5.0
-"""A physics whose median error is this many times smaller than the other's is called the closer one."""
+"""A physics with a median error this many times smaller than the other's is called the closer one."""
 UNRELATED = 0.3
 """Errors beyond this part of a step's own change say that rows do not follow one another at all."""
 EDGE_POSITION, EDGE_VELOCITY = 1e-5, 1e-3
@@ -67,7 +67,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Edge:
-    """A row whose outcome depends on how its state was rounded."""
+    """A row with an outcome that depends on how its state was rounded."""
 
     row: int
     position: float
@@ -75,7 +75,7 @@ class Edge:
     velocity: float
     """Largest error of a velocity."""
     closest_position: float
-    """Largest error of a position, from that state within the rounding whose outcome is nearest to the recorded one."""
+    """Largest error of a position, from the state within the rounding that gives the outcome nearest to the recorded one."""
     closest_velocity: float
     share: float
     """Of the states within the rounding, how many give the recorded outcome within the limits."""
@@ -101,13 +101,13 @@ class Parity:
     reward: Percentiles | None
     """``None`` when the rewards' goal is not known."""
     rewards_off: int | None
-    """Rows whose reward is off by more than ``REWARD_TOLERANCE``."""
+    """Rows with a reward that is off by more than ``REWARD_TOLERANCE``."""
     beyond: int
     """Rows beyond ``EDGE_POSITION`` or ``EDGE_VELOCITY``."""
     edges: tuple[Edge, ...]
     """Those of them looked at closely, the worst first; empty unless this physics fits."""
     unexplained: int
-    """Rows among ``edges`` whose error the rounding of their state does not explain."""
+    """Rows among ``edges`` with an error that the rounding of their state does not explain."""
     missed: int
     """The same among all rows ``beyond``: estimated where only a part was looked at; 0 unless this physics fits."""
     position_beyond_rounding: float
@@ -149,7 +149,7 @@ def compare(
 ) -> tuple[ParityReport, dict[Physics, Floats]]:
     """Replay at most ``most`` rows of ``data`` under each physics.
 
-    ``goal`` is the one whose rewards a maze's are. Returns the report, and the errors ``[rows]`` of the observations by
+    ``goal`` is the one that explains a maze's rewards. Returns the report, and the errors ``[rows]`` of the observations by
     physics. Raises ``NoStatesError``, with the reason, when there is nothing to replay.
     """
     first = envs.simulations(task, physics[0], 1)

@@ -1,7 +1,7 @@
-"""A data set as it was recorded, for a look at it: rows in order, in the types of the file, broken values included.
+"""A data set as it was recorded, for checks: rows in order, in the types of the file, broken values included.
 
-``d4rl.read`` and ``episodes.read`` give a learner float32 and refuse what cannot be learned from. A check wants the
-opposite: full precision, the simulator's states where they were recorded, and as much as can be read of a broken file.
+``d4rl.read`` and ``episodes.read`` give float32 and refuse data that cannot be learned from. A check needs full
+precision, the simulator's states where they were recorded, and as much as can be read of a broken file.
 """
 
 from collections.abc import Sequence
@@ -124,7 +124,7 @@ def _describe(content: dict[str, str], key: str, item: h5py.Dataset | h5py.Group
 
 
 def from_rows(task: Task, rows: Rows) -> Recording:
-    """Flat rows of which no more is known."""
+    """Flat rows without anything else."""
     return _flat(
         task,
         rows.observations,

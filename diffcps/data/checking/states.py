@@ -1,4 +1,4 @@
-"""The simulator's state at every row of a recording, as recorded or put together from the observations."""
+"""The simulator's state at every row of a recording, as recorded or rebuilt from the observations."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _LARGEST = {"qpos": 1e4, "qvel": 1e3}
 
 
 class NoStatesError(Exception):
-    """Why a recording's rows cannot be put into a simulator; a sentence."""
+    """Why a simulator cannot be set to a recording's rows; a sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class States:
     usable: Flags
     """[N] rows with a state, an action and an observation after it, all of them finite and possible."""
     source: str
-    """Where they were taken from, for a person."""
+    """Where they were taken from, as text."""
 
 
 def of(rules: Simulated, data: Recording) -> States:
@@ -90,7 +90,7 @@ def _recorded(rules: Simulated, data: Recording) -> tuple[Numbers, Numbers, Flag
 
 
 def _agreement(rules: Simulated, data: Recording, rows: NDArray[np.int64], observations: Numbers) -> float:
-    """Share of the rows whose recorded state shows the observation."""
+    """Share of the rows with a recorded state that matches the observation."""
     assert data.qpos is not None
     assert data.qvel is not None
     shown = rules.observe_many(data.qpos[rows].astype(np.float64), data.qvel[rows].astype(np.float64))
@@ -98,7 +98,7 @@ def _agreement(rules: Simulated, data: Recording, rows: NDArray[np.int64], obser
 
 
 def _rebuilt(rules: Simulated, data: Recording) -> tuple[Numbers, Numbers, Flags, str]:
-    """Observations hold all of the state but, in locomotion, how far the robot has come, which nothing depends on."""
+    """Observations hold the whole state except, in locomotion, the distance covered, on which nothing depends."""
     nq, nv = rules.model.nq, rules.model.nv
     own = data.own
     why = "the observations" if data.qpos is None else "the observations, which infos/qpos and infos/qvel do not fit"

@@ -1,4 +1,4 @@
-"""What is measured of a recording: its trajectories, flags, jumps, columns, actions, duplicates, published statistics."""
+"""Statistics of a recording: trajectories, flags, jumps, columns, actions, duplicates, published statistics."""
 
 import statistics
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Ends:
-    """What the flags say, and what the motion says about them."""
+    """The flags, and whether the motion agrees with them."""
 
     terminals: int
     terminal_runs: int
@@ -83,7 +83,7 @@ class Ends:
     jumps_unflagged: int | None
     """Those among them that no flag announces: transitions that never happened."""
     ends_without_jump: int | None
-    """Rows flagged as an end after which the same motion goes on."""
+    """Rows flagged as an end although the motion continues."""
     stored_next_wrong: int | None
     """Rows whose own ``next_observations`` differ from the next row, ends left out; ``None`` without such an array."""
 
@@ -147,7 +147,7 @@ def trajectories(task: Task, data: Recording) -> Trajectories:
 
 
 def ends(data: Recording, place: tuple[Numbers, Numbers] | None, dt: float) -> Ends:
-    """Terminals, time-outs, and whether they stand where the motion breaks off.
+    """Terminals, time-outs, and whether the motion breaks off at them.
 
     ``place`` holds position and velocity of the robot's trunk at every row, ``[N, d]`` each, ``dt`` the seconds between
     rows.
@@ -229,9 +229,9 @@ def actions(task: Task, taken: Numbers, tolerance: float) -> Actions:
 
 
 def duplicates(observations: Numbers, taken: Numbers) -> int:
-    """Rows whose observation and action, bit by bit, an earlier row has too.
+    """Rows with the same observation and action, bit by bit, as an earlier row.
 
-    Rows are told apart by a 64-bit hash: among two million different ones two meet with a chance of one in ten million.
+    Rows are compared by a 64-bit hash: two of two million different rows have the same one with a chance of 1 in 10 million.
     """
     hashes = np.zeros(len(taken), np.uint64)
     generator = np.random.default_rng(0)

@@ -1,7 +1,6 @@
-"""Data sets made on the spot: behaviour policies rolled out in the real environments, deterministic in the seed.
+"""Data made on this machine: behaviour policies rolled out in the evaluation environments, deterministic in the seed.
 
-They stand in for downloaded data where there is none. They are not D4RL's data, and everything that shows a score
-learned from them says so.
+They replace downloaded data where there are none. They are not D4RL's data, and every score learned from them says so.
 """
 
 from collections.abc import Callable
@@ -29,9 +28,9 @@ _SIMULATIONS = 16
 
 
 class Behaviour(Protocol):
-    """What chooses the actions of n simulations while data are collected.
+    """Chooses the actions of n simulations while data are collected.
 
-    All that is random about an episode comes from the generator that it begins with.
+    All random numbers of an episode come from the generator that it begins with.
     """
 
     def begin(self, i: int, generator: np.random.Generator) -> dict[str, Any] | None:
@@ -130,8 +129,8 @@ def _behaviour(task: Task, policy: BehaviourPolicy | None, n: int) -> Behaviour:
 def _record(task: Task, part: _Part, seed: tuple[int, int], progress: Callable[[int], None]) -> list[Episode]:
     """Exactly ``part.rows`` steps: episodes 0, 1, … in order, the last one cut where the rows are full.
 
-    Several simulations play at once, each the next episode that none has begun. Episode i starts and goes on from its
-    own random streams, so which simulation plays it, and beside which others, makes no difference.
+    Several simulations run at once; each takes the next episode that none has begun. Episode i has random streams of its
+    own, so the result does not depend on which simulation runs it.
     """
     n = min(_SIMULATIONS, -(-part.rows // task.episode_limit))
     world = task

@@ -1,8 +1,8 @@
-"""How data are made in the mazes: where an episode starts, where it is to go, and the way there.
+"""How data are made in the mazes: starts, goals, and the ways between them.
 
 AntMaze follows D4RL's protocol. The ant is sent from a start cell to a goal cell along the shortest way, found by
-breadth-first search over the free cells; way-points are noisy, and so are its actions (standard deviation .2). Having
-arrived it stays about the goal until the episode's time is over. In ``umaze`` start and goal are the task's own; in
+breadth-first search over the free cells. Way-points and actions are noisy (standard deviation of actions .2). The ant stays
+near the goal until the time limit. In ``umaze`` start and goal are the task's own; in
 ``play`` starts are any free cell and goals a few chosen cells; in ``diverse`` both are any free cell. Rewards are those
 of the *task's* goal, wherever the ant was sent. PointMaze wanders from cell to cell without knowing any goal.
 """
@@ -32,7 +32,7 @@ _WAYPOINT_NOISE = 1.0
 _ARRIVED = 1.0
 """Metres within which a way-point counts as reached."""
 _LOST = 1.25 * antmaze.CELL
-"""Metres from the next way-point beyond which the way is searched anew: the ant was pushed or fell elsewhere."""
+"""Metres from the next way-point beyond which a new way is searched: the ant was pushed or fell elsewhere."""
 
 PLAY_GOALS: dict[str, tuple[Cell, ...]] = {
     "medium": ((2, 6), (5, 1), (6, 5)),

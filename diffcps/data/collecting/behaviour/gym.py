@@ -11,7 +11,7 @@ from diffcps.data.collecting.behaviour.practice import Practice
 
 
 class AsVecEnv(VecEnv):
-    """``Practice`` behind stable-baselines3's interface: an episode that is over starts anew by itself."""
+    """``Practice`` behind stable-baselines3's interface: a finished episode restarts by itself."""
 
     def __init__(self, practice: Practice) -> None:
         self._practice = practice
@@ -23,17 +23,17 @@ class AsVecEnv(VecEnv):
         )
 
     def reset(self) -> Any:
-        """Start every simulation anew."""
+        """Restart every simulation."""
         for i in range(self.num_envs):
             self._practice.restart(i)
         return self._practice.observe()
 
     def step_async(self, actions: Any) -> None:
-        """Remember what is to be done."""
+        """Store the actions."""
         self._actions = actions
 
     def step_wait(self) -> Any:
-        """Do it: observations, rewards, whether over, and what else stable-baselines3 wants to know of an end."""
+        """Apply them: observations, rewards, whether over, and the details of an end that stable-baselines3 needs."""
         rewards, ended, cut = self._practice.step(self._actions)
         over = ended | cut
         observations = self._practice.observe()

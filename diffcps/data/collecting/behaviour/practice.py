@@ -1,8 +1,8 @@
-"""Where behaviour policies are trained and judged: a locomotion task as it is, or an open plane for the ant.
+"""Where behaviour policies are trained and scored: a locomotion task as it is, or an open plane for the ant.
 
-D4RL's AntMaze data were made by an ant that walks in any wanted direction, so that is what is learned here. Its policy
-sees itself from its own heading: positions on the ground are left out, and directions are turned so that forwards is
-always the same. Walking north is then nothing else than walking east, and has to be learned only once.
+D4RL's AntMaze data were made by an ant that walks in any wanted direction; this is what the ant learns here. The input of
+its policy is relative to its heading: positions on the ground are left out and directions are rotated. Walking north and
+walking east are then the same, and are learned once.
 """
 
 from typing import Protocol

@@ -170,14 +170,14 @@ class _Checkpoint:
 
 
 def practice(robot: Robot, physics: Physics, n: int, seed: int, threads: int = 1) -> Practice:
-    """``n`` simulations in which the robot learns or is judged."""
+    """``n`` simulations in which the robot learns or is scored."""
     if robot == "ant":
         return Walks(envs.plane(physics, n, threads), seed)
     return Runs(envs.simulations(get_task(f"{robot}-medium-v2"), physics, n, threads), seed)
 
 
 def score(robot: Robot, policy: BehaviourPolicy, judge: Practice, episodes: int, seed: int, steps: int = 0) -> Snapshot:
-    """What ``episodes`` episodes of the stochastic policy come to; as many at once as ``judge`` has simulations."""
+    """The score of the stochastic policy over ``episodes`` episodes, as many at once as ``judge`` has simulations."""
     generator = np.random.default_rng(seed)
     returns, lengths = rollouts(policy, judge, episodes, generator)
     # the reward of an ant's step is a speed
