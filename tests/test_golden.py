@@ -63,8 +63,6 @@ STATE = {
     "cloned mean loss of each diffusion step": "cloned_losses",
     "mean violation": "smoothed",
 }
-UNUSED = {"diffcps": (), "awr": ("multiplier",), "bc": ("multiplier", "critic", "target")}
-"""Tensors that an algorithm carries and never changes, by how their names begin."""
 DRAWS = {
     "rows": "rows",
     "noise of the next actions": "next_actions",
@@ -79,7 +77,7 @@ def make(settings: Mapping[str, Any], members: Sequence[Mapping[str, Any]], data
     """A pack; ``settings`` are what its members share, and the name of the algorithm."""
     shared = dict(settings)
     name = shared.pop("algorithm", "diffcps")
-    known = algorithms.get(name).Settings.among
+    known = algorithms.get(name).settings.among
     pack = tuple(Member(own["seed"], Values(known(own))) for own in members)
     trial = RunConfig("none", pack, algorithm=name, settings=Values(known(shared)))
     return Learner(trial, SimpleNamespace(**data), max_action)
@@ -87,8 +85,8 @@ def make(settings: Mapping[str, Any], members: Sequence[Mapping[str, Any]], data
 
 def state(learner: Learner) -> dict[str, Tensor]:
     """What training changes, by concept: ``[K, …]``, or without dimensions where it is the same for all."""
-    unused, found = UNUSED[learner.model.algorithm], learner.pack.state()
-    return {concept: found[name] for concept, name in STATE.items() if name in found and not name.startswith(unused)}
+    found = learner.pack.state()
+    return {concept: found[name] for concept, name in STATE.items() if name in found}
 
 
 def step(learner: Learner) -> dict[str, Tensor]:
@@ -105,9 +103,9 @@ def act(learner: Learner, observations: NDArray[np.float32], candidates: int, ac
 
 def draw(learner: Learner, kind: str) -> dict[str, Tensor]:
     """The random numbers of the next gradient step of that kind, by concept; the members' axis comes first."""
-    found = engine.draw(learner.model, learner.work, kind)  # type: ignore[arg-type]
-    named = {concept: getattr(found, name) for concept, name in DRAWS.items()}
-    return {c: v.transpose(0, 1) if v.ndim == 4 else v for c, v in named.items() if v is not None and v.numel()}
+    found = engine.draw(learner.algorithm, learner.work, kind)
+    named = {concept: found[name] for concept, name in DRAWS.items() if name in found}
+    return {c: v.transpose(0, 1) if v.ndim == 4 else v for c, v in named.items() if v.numel()}
 
 
 def random_streams(seeds: Sequence[int], purpose: int, step: int) -> dict[str, Tensor]:

@@ -1,35 +1,41 @@
-"""Learning algorithms: one file each, with the same functions in the same order.
+"""Learning algorithms: one file and one line here for each. ``base`` says what such a file holds.
 
 An algorithm is imported, and torch with it, only when it is asked for: reading a trial needs neither.
 """
 
 import importlib
 from collections.abc import Mapping
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffcps.algorithms.settings import Changes
 from diffcps.config import RunConfig
 from diffcps.errors import UserError, nearest
 
-_ALGORITHMS = {
-    "diffcps": ".diffcps",
-    "awr": ".awr",
-    "bc": ".bc",
+if TYPE_CHECKING:
+    import torch
+
+    from diffcps.algorithms.base import Algorithm
+
+ALGORITHMS = {
+    "diffcps": ".diffcps:DiffCPS",
+    "awr": ".awr:AWR",
+    "bc": ".bc:BC",
 }
-"""Name -> module, relative to this package."""
+"""Name -> module, relative to this package or absolute, and class."""
 
 
 def names() -> list[str]:
     """Every algorithm."""
-    return list(_ALGORITHMS)
+    return list(ALGORITHMS)
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> "type[Algorithm[Any]]":
     """The algorithm of that name. Raises ``UserError`` naming the nearest one when there is none."""
-    if name not in _ALGORITHMS:
+    if name not in ALGORITHMS:
         raise UserError(f"no algorithm is called {name!r}{nearest(name, names()) or '.'} Known: {', '.join(names())}.")
-    return importlib.import_module(_ALGORITHMS[name], __name__)
+    module, cls = ALGORITHMS[name].split(":")
+    found: type[Algorithm[Any]] = getattr(importlib.import_module(module, __name__), cls)
+    return found
 
 
 def settings(trial: RunConfig) -> tuple[Any, ...]:
@@ -37,7 +43,7 @@ def settings(trial: RunConfig) -> tuple[Any, ...]:
 
     Raises ``UserError`` when the algorithm has no such setting, or a value breaks a rule.
     """
-    cls = get(trial.algorithm).Settings
+    cls = get(trial.algorithm).settings
     found = tuple(_typed(cls, trial.algorithm, {**trial.settings, **member.settings}) for member in trial.members)
     cls.check_pack(found)
     return found
@@ -50,6 +56,7 @@ def complete(trial: RunConfig) -> RunConfig:
     """
     algorithm, found = get(trial.algorithm), settings(trial)
     profile(trial)
+    check_acting(trial.algorithm, trial.evaluation.candidates, trial.evaluation.actor)
     for own in found:
         algorithm.check(trial, own)
     values = [own.to_dict() for own in found]
@@ -57,14 +64,39 @@ def complete(trial: RunConfig) -> RunConfig:
     return trial.replaced(settings=values[0], members=members, symbols=get(trial.algorithm).Settings.symbols())
 
 
+def check_acting(name: str, candidates: int, actor: str) -> None:
+    """Raise ``UserError`` where policies of an algorithm cannot act in that way."""
+    algorithm = get(name)
+    if candidates > 1 and not algorithm.chooses:
+        raise UserError(f"candidates = {candidates}: {name} does not choose among candidates, so it must be 1.")
+    if actor not in algorithm.actors:
+        known = " or ".join(map(repr, algorithm.actors))
+        raise UserError(f"actor = {actor!r}: with {name} it must be {known}.")
+
+
 def profile(trial: RunConfig) -> Changes:
     """What the profile of a trial changes of its task's settings. Raises ``UserError`` when there is no such profile."""
-    profiles = get(trial.algorithm).PROFILES
+    profiles = get(trial.algorithm).profiles
     if trial.profile not in profiles:
         known = ", ".join(map(repr, profiles))
         raise UserError(f"profile = {trial.profile!r}: with {trial.algorithm} it must be one of {known}.")
-    changes: Changes = profiles[trial.profile](trial)
-    return changes
+    return profiles[trial.profile](trial)
+
+
+def build(
+    trial: RunConfig,
+    sizes: tuple[int, int, float],
+    device: "torch.device",
+    own: slice = slice(None),
+) -> "Algorithm[Any]":
+    """The algorithm of a trial for some of its members. Raises ``UserError``, see ``settings``.
+
+    ``sizes`` are those of an observation and an action, and the bound of actions.
+    """
+    from diffcps.algorithms.base import Problem
+
+    problem = Problem(*sizes, steps=trial.steps)
+    return get(trial.algorithm)(settings(trial)[own], problem, device)
 
 
 def _typed(cls: Any, name: str, values: Mapping[str, Any]) -> Any:

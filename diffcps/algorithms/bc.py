@@ -1,19 +1,35 @@
-"""Behaviour cloning: the policy that explains the data best, without values, constraint or λ."""
+"""Behaviour cloning: the policy that fits the data best, without values, constraint or λ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
-from diffcps.algorithms.model import Batch, Draws, Metrics, Model, Part, sample_actions
-from diffcps.algorithms.nn import Layers
+from diffcps.algorithms.base import (
+    Algorithm,
+    Batch,
+    Copy,
+    Integers,
+    Metrics,
+    Network,
+    Normal,
+    Problem,
+    Stage,
+    StepKind,
+    StepNoise,
+    Words,
+)
+from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.policies import Explained
-from diffcps.algorithms.settings import OFFICIAL, Changes, Cloning, TaskFacts
-from diffcps.config import RunConfig
-from diffcps.errors import UserError
+from diffcps.algorithms.policies import Fit, GaussianPolicy, Policy, Weights
+from diffcps.algorithms.settings import Cloning
+from diffcps.config import Actor
 
-__all__ = ["METRICS", "actor_loss", "sample_actions", "update"]
+STEP_LOSS_MEMORY = 5000.0
+"""Actions over which a calibrated covariance averages the error of each diffusion step."""
+METRICS = "behaviour_loss", "actor_loss", "actor_grad_norm", "constraint"
 
 
 @dataclass(frozen=True)
@@ -21,47 +37,97 @@ class Settings(Cloning):
     """The settings of a member."""
 
 
-PROFILES = OFFICIAL
+S = TypeVar("S", bound=Cloning)
 
 
-def of_task(task: TaskFacts) -> Changes:
-    """The settings of the DiffCPS paper for a task, those that this algorithm has."""
-    return {"settings": Settings.among(task.settings), "evaluation": {"candidates": 1}}
+class Cloner(Algorithm[S]):
+    """A policy of any class that can be fitted to the data; what learns further is a subclass."""
+
+    actors: ClassVar[Mapping[Actor, str]] = {"online": "actor", "average": "average"}
+    acting: ClassVar[tuple[str, ...]] = ("actor", "average", "step_losses")
+
+    def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        config = self.config
+        self.product = torch.bfloat16 if config.precision == "bf16" else None
+        kind = ChainPolicy if config.policy == "diffusion" else GaussianPolicy
+        self.policy: Policy = kind(config, problem, self.product, device)
+        self.draws = self.policy.draws
+        rates = [1.0 - member.ema_decay for member in members]
+        average = Copy(rates, config.ema_every, config.ema_start)
+        self.networks["actor"] = Network(self.policy.layout, copies={"average": average})
+        self.fit_noise: dict[str, Normal | Words] = {
+            "noise": Normal((config.batch_size, self.policy.noise_width)),
+            "step": Integers((config.batch_size,), config.diffusion_steps),
+        }
+        """What fitting the actions of a batch draws."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The running error of each diffusion step: 1 for an untrained net, the variance of the noise."""
+        if self.config.covariance != "calibrated":
+            return {}
+        return {"step_losses": torch.ones(len(self.members), self.config.diffusion_steps, device=self.device)}
+
+    def every(self, kind: str, other: str) -> tuple[str, ...]:
+        """The cycle in which every ``policy_freq``-th step is of one kind, and those between of another."""
+        return (kind, *[other] * (self.config.policy_freq - 1))
+
+    def weights(self, tensors: Mapping[str, Tensor], name: str = "actor", losses: str = "step_losses") -> Weights:
+        """What a policy computes with, for reading."""
+        return Weights(self.policy.layout.layers(tensors[name]), tensors.get(losses))
+
+    def learning_weights(self, pack: Pack) -> Weights:
+        """Those of the online policy as leaves that ask for gradients."""
+        return self.weights(pack.tensors)._replace(layers=self.policy.layout.leaves(pack["actor"]))
+
+    def fit(self, weights: Weights, batch: Batch, noise: StepNoise) -> Fit:
+        """How well a policy fits the actions of a batch."""
+        return self.policy.fit(weights, batch.observations, batch.actions, noise["step"], noise["noise"])
+
+    def cloning_loss(self, weights: Weights, batch: Batch, noise: StepNoise) -> tuple[Tensor, Metrics, Fit]:
+        """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""
+        fit = self.fit(weights, batch, noise)
+        constraint = fit.rows.mean(dim=1)
+        loss = constraint if fit.variance_loss is None else constraint + fit.variance_loss
+        metrics = {"actor_loss": loss, "behaviour_loss": fit.behaviour_loss, "constraint": constraint}
+        return loss, {name: value.detach() for name, value in metrics.items()}, fit
+
+    def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
+        """One step of the policy towards the data, in place."""
+        weights = self.learning_weights(pack)
+        loss, metrics, fit = self.cloning_loss(weights, batch, noise)
+        metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
+        return metrics
+
+    def improve(self, pack: Pack, weights: Weights, loss: Tensor, fit: Fit) -> Tensor:
+        """Step the policies down the gradient of their loss ``[K]``; returns the gradients' norms ``[K]``.
+
+        The running error of each diffusion step moves by what this step has seen.
+        """
+        if "step_losses" in pack.tensors:
+            assert fit.step_losses is not None
+            assert fit.step_counts is not None
+            means = fit.step_losses / fit.step_counts.clamp(min=1.0)
+            pack["step_losses"].lerp_(means, 1.0 - torch.exp(-fit.step_counts / STEP_LOSS_MEMORY))
+        return pack.descend("actor", loss, weights.layers, clip=True)
+
+    def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Draw one action for each observation."""
+        return self.policy.sample(self.weights(parameters), observations, noise)
 
 
-def check(trial: RunConfig, settings: Settings) -> None:
-    """Raise ``UserError`` where a trial would choose among candidates."""
-    if trial.evaluation.candidates > 1:
-        raise UserError("behaviour cloning learns no values to choose among candidates with: candidates must be 1.")
+class BC(Cloner[Settings]):
+    """Cloning alone. Steps between policy steps do nothing."""
 
+    settings = Settings
+    chooses = False
 
-METRICS: Mapping[Part, tuple[str, ...]] = {
-    "critic": (),
-    "behaviour": ("behaviour_loss", "actor_loss", "actor_grad_norm", "constraint"),
-}
-"""What ``update`` gives in a step of each kind; steps between policy steps do nothing."""
+    def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        batch = self.config.batch_size
+        self.kinds = {"behaviour": StepKind(batch, METRICS, self.fit_noise), "idle": StepKind(batch, ())}
+        self.stages = (Stage(self.every("behaviour", "idle")),)
 
-
-def actor_loss(
-    model: Model, actor: Layers, pack: Pack, batch: Batch, draws: Draws
-) -> tuple[Tensor, Metrics, Explained]:
-    """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""
-    assert draws.step is not None
-    assert draws.noise is not None
-    explained = model.policy.explain(
-        actor, batch.observations, batch.actions, draws.step, draws.noise, pack.step_losses
-    )
-    constraint = explained.rows.mean(dim=1)
-    loss = constraint if explained.fit is None else constraint + explained.fit
-    metrics = {"actor_loss": loss, "behaviour_loss": explained.behaviour_loss, "constraint": constraint}
-    return loss, {name: value.detach() for name, value in metrics.items()}, explained
-
-
-def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
-    """One gradient step of every member's policy, in place, when it is a policy step."""
-    if draws.step is None:
-        return {}
-    actor = model.policy.layout.leaves(pack.actor)
-    loss, metrics, explained = actor_loss(model, actor, pack, batch, draws)
-    metrics["actor_grad_norm"] = pack.improve(model, actor, loss, explained, metrics["constraint"])
-    return metrics
+    def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
+        """One gradient step of every member's policy, in place, when it is a policy step."""
+        return self.clone(pack, batch, noise) if kind == "behaviour" else {}

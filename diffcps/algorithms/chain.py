@@ -4,34 +4,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from diffcps.algorithms.base import Problem
 from diffcps.algorithms.diffusion import Denoiser, Schedule, add_noise, reverse_chain, variance_preserving
 from diffcps.algorithms.likelihood import path_log_weights, prior_divergence, renyi_bound, step_divergence
-from diffcps.algorithms.nn import Layers, NoiseNet
-from diffcps.algorithms.policies import Explained
+from diffcps.algorithms.nn import NoiseNet
+from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import Cloning
 
 
 class ChainPolicy:
     """Implements ``policies.Policy`` by the reverse chain of ``diffusion``."""
 
-    def __init__(
-        self,
-        config: Cloning,
-        observation_size: int,
-        action_size: int,
-        max_action: float,
-        product: torch.dtype | None,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: Cloning, problem: Problem, product: torch.dtype | None, device: torch.device) -> None:
         self.config = config
-        self.max_action = max_action
-        self.action_size = action_size
+        self.max_action = problem.max_action
+        self.action_size = action_size = problem.action_size
         steps = config.diffusion_steps
         self.schedule: Schedule = variance_preserving(steps, config.beta_min, config.beta_max).to(device)
         self.own_variance = config.covariance in ("interpolated", "learned")
         """Whether the network gives a variance too."""
         self.noise_net = NoiseNet(
-            observation_size,
+            problem.observation_size,
             action_size,
             steps,
             config.hidden_size,
@@ -45,14 +38,15 @@ class ChainPolicy:
         self.paths = config.constraint_samples if config.constraint in ("iwae", "renyi") else 0
         self.noise_width = action_size * (self.paths * steps if self.paths else 1)
 
-    def denoiser(self, actor: Layers, observations: Tensor, step_losses: Tensor | None) -> Denoiser:
+    def denoiser(self, weights: Weights, observations: Tensor) -> Denoiser:
         """ε_θ and the reverse variance at observations ``[K, B, o]``, for noisy actions ``[K, B·n, a]``."""
-        time = self.noise_net.time(actor)
-        observed = self.noise_net.observe(actor, observations)
-        fixed = None if self.own_variance else self._fixed_variance(step_losses)
+        layers = weights.layers
+        time = self.noise_net.time(layers)
+        observed = self.noise_net.observe(layers, observations)
+        fixed = None if self.own_variance else self._fixed_variance(weights.step_losses)
 
         def denoise(actions: Tensor, step: int) -> tuple[Tensor, Tensor]:
-            output = self.noise_net(actor, actions, observed + time[:, step : step + 1])
+            output = self.noise_net(layers, actions, observed + time[:, step : step + 1])
             if fixed is not None:
                 return output, fixed[step] if fixed.ndim == 1 else fixed[:, step, None, None]
             noise, raw = output.chunk(2, dim=-1)
@@ -61,82 +55,65 @@ class ChainPolicy:
 
         return denoise
 
-    def sample(self, actor: Layers, observations: Tensor, noise: Tensor, step_losses: Tensor | None) -> Tensor:
+    def sample(self, weights: Weights, observations: Tensor, noise: Tensor) -> Tensor:
         """See ``policies.Policy``: the whole chain, differentiable through all T steps."""
-        return reverse_chain(self.denoiser(actor, observations, step_losses), self.schedule, noise, self.max_action)
+        return reverse_chain(self.denoiser(weights, observations), self.schedule, noise, self.max_action)
 
-    def proposals(
-        self, actor: Layers, observations: Tensor, noise: Tensor, step_losses: Tensor | None
-    ) -> tuple[Tensor, None]:
+    def proposals(self, weights: Weights, observations: Tensor, noise: Tensor) -> tuple[Tensor, None]:
         """See ``policies.Policy``: one action each.
 
-        Where the constraint does not hold the network's own variance, no value may pull at it: it would vanish.
+        No value has a gradient in the network's own variance where C does not depend on it: it would vanish.
         """
-        denoise = self.denoiser(actor, observations, step_losses)
+        denoise = self.denoiser(weights, observations)
 
-        def held(actions: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        def fixed(actions: Tensor, step: int) -> tuple[Tensor, Tensor]:
             predicted, variance = denoise(actions, step)
             return predicted, variance.detach()
 
         free = self.own_variance and self.config.constraint != "behaviour_loss"
-        return reverse_chain(denoise if free else held, self.schedule, noise, self.max_action), None
+        return reverse_chain(denoise if free else fixed, self.schedule, noise, self.max_action), None
 
-    def explain(
-        self,
-        actor: Layers,
-        observations: Tensor,
-        actions: Tensor,
-        step: Tensor,
-        noise: Tensor,
-        step_losses: Tensor | None,
-    ) -> Explained:
+    def fit(self, weights: Weights, observations: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> Fit:
         """See ``policies.Policy``: by the error of the predicted noise at one step, or by paths through all of them."""
         own_noise = noise[..., : self.action_size]
         noisy = add_noise(self.schedule, actions, step, own_noise)
         # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
         which = (step[..., None] == torch.arange(self.schedule.steps, device=noisy.device)).to(noisy.dtype)
-        observed = self.noise_net.observe(actor, observations) + which @ self.noise_net.time(actor)
-        output = self.noise_net(actor, noisy, observed)
+        layers = weights.layers
+        observed = self.noise_net.observe(layers, observations) + which @ self.noise_net.time(layers)
+        output = self.noise_net(layers, noisy, observed)
         predicted, raw = output.chunk(2, dim=-1) if self.own_variance else (output, None)
         errors = (own_noise - predicted).square()
-        variance = self._variance_at(raw, step, step_losses)
+        variance = self._variance_at(raw, step, weights.step_losses)
         rows = errors.mean(dim=2)
         with torch.no_grad():
             sums = (which.mT @ rows.detach()[..., None]).squeeze(-1)
-        explained = Explained(rows, rows.detach().mean(dim=1), None, sums, which.sum(dim=1))
+        fit = Fit(rows, rows.detach().mean(dim=1), None, sums, which.sum(dim=1))
         match self.config.constraint:
             case "behaviour_loss" if self.own_variance:
-                # the mean is the behaviour loss's affair (Nichol and Dhariwal, 2021): here the variance learns alone
-                fit = step_divergence(self.schedule, step, errors.detach(), variance).mean(dim=1)
-                return explained._replace(fit=fit)
+                # the behaviour loss is for the mean (Nichol and Dhariwal, 2021): here the variance learns alone
+                loss = step_divergence(self.schedule, step, errors.detach(), variance).mean(dim=1)
+                return fit._replace(variance_loss=loss)
             case "behaviour_loss":
-                return explained
+                return fit
             case "elbo":
                 terms = step_divergence(self.schedule, step, errors, variance)
                 start = prior_divergence(self.schedule, actions)
-                return explained._replace(rows=start + self.schedule.steps * terms)
+                return fit._replace(rows=start + self.schedule.steps * terms)
             case "iwae" | "renyi":
                 order = self.config.renyi_order if self.config.constraint == "renyi" else 0.0
-                return explained._replace(
-                    rows=self._path_bound(actor, observations, actions, noise, step_losses, order)
-                )
+                return fit._replace(rows=self._path_bound(weights, observations, actions, noise, order))
 
     def _path_bound(
-        self,
-        actor: Layers,
-        observations: Tensor,
-        actions: Tensor,
-        noise: Tensor,
-        step_losses: Tensor | None,
-        order: float,
+        self, weights: Weights, observations: Tensor, actions: Tensor, noise: Tensor, order: float
     ) -> Tensor:
         """−log μ(a|s) from above, ``[K, B]``, by S paths for each action."""
         members, batch, size = actions.shape
         draws = noise.view(members, batch * self.paths, self.schedule.steps, size).movedim(2, 0)
         repeated = actions.repeat_interleave(self.paths, dim=1)
-        denoise = self.denoiser(actor, observations, step_losses)
-        weights = path_log_weights(denoise, self.schedule, repeated, draws, self.max_action)
-        return -renyi_bound(weights.view(members, batch, self.paths), order)
+        denoise = self.denoiser(weights, observations)
+        log_weights = path_log_weights(denoise, self.schedule, repeated, draws, self.max_action)
+        return -renyi_bound(log_weights.view(members, batch, self.paths), order)
 
     def _fixed_variance(self, step_losses: Tensor | None) -> Tensor:
         """The reverse variance of each step, ``[T]``, or ``[K, T]`` where members differ."""

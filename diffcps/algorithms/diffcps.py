@@ -1,55 +1,34 @@
-"""DiffCPS for a pack of K members: the highest value subject to a bound κ on the behaviour's cross-entropy, held by λ.
+"""DiffCPS: the highest value subject to a bound κ on the behaviour's cross-entropy, which the multiplier λ enforces.
 
 With the settings of the ``official`` profile it computes what the paper's released program does. Losses are pure functions
-of parameters, a batch and random draws; they return ``(loss [K], metrics)`` and never step an optimiser. ``update`` puts
-them together into one gradient step. Shapes: K members, B transitions, T diffusion steps.
+of parameters, a batch and random numbers; they return ``(loss [K], metrics)`` and never step an optimiser.
+Shapes: K members, B transitions, T diffusion steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffcps.algorithms import bc, duals
-from diffcps.algorithms.model import Batch, Draws, Metrics, Model, Part, sample_actions
-from diffcps.algorithms.nn import Layers, clip_by_norm, gradient
+from diffcps.algorithms import duals
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, StepNoise
+from diffcps.algorithms.improving import Improver
+from diffcps.algorithms.nn import Constant, Layers
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.policies import Explained
-from diffcps.algorithms.settings import OFFICIAL, Changes, Dual, Improving, TaskFacts
+from diffcps.algorithms.policies import Fit, Weights
+from diffcps.algorithms.settings import OFFICIAL, Changes, Dual, Improving
 from diffcps.config import Actor, RunConfig
 from diffcps.config.plain import require, setting
 
-# What λ holds, and at what: the constraint C of a policy and its bound κ, all ``[K]``.
-
-
-def held(model: Model, pack: Pack, batch: Batch, draws: Draws, constraint: Tensor) -> tuple[Tensor, Tensor]:
-    """C and κ on this batch, constants.
-
-    Of the online policies: ``constraint`` and κ. Of the averaged ones: C is what they explain by the same draws, and where a
-    slack sets κ it is added to what the cloned policies explain by them. An estimate of C in nats by one diffusion step an
-    action scatters by some 20 nats (four corners, T = 30), the difference of two such policies on the same draws by 2 to 6.
-    """
-    if model.config.constraint_policy == "online":
-        return constraint.detach(), pack.bound(model)
-
-    def explained(parameters: Tensor, step_losses: Tensor | None) -> Tensor:
-        assert draws.step is not None
-        assert draws.noise is not None
-        layers: Layers = model.policy.layout.layers(parameters)
-        rows = model.policy.explain(
-            layers, batch.observations, batch.actions, draws.step, draws.noise, step_losses
-        ).rows
-        return rows.mean(dim=1)
-
-    with torch.no_grad():
-        reached = None if pack.cloned is None else explained(pack.cloned, pack.cloned_losses)
-        return explained(pack.average, pack.step_losses), pack.bound(model, reached)
-
-
-__all__ = ["METRICS", "actor_loss", "critic_loss", "dual_loss", "sample_actions", "update"]
-
+METRICS = (
+    "behaviour_loss", "lambda", "actor_loss", "q_loss", "policy_q", "dual_loss", "actor_grad_norm", "constraint",
+    "target_kl", "violation", "q_scale",
+)  # fmt: skip
+"""Of a step that improves the policy, besides those of the critic."""
+CLONED_PART = 5
+"""L_BC is the mean over the last fifth of the policy steps of behaviour cloning: before, it still falls."""
 SLACK = 0.1
 """δ of the principled profile: the behaviour loss may be a tenth above what behaviour cloning reaches, on every task."""
 CLONING = 100_000
@@ -86,11 +65,6 @@ class Settings(Improving):
     ``average``, ``slack`` is relative to the EMA policy at the end of behaviour cloning."""
 
 
-def of_task(task: TaskFacts) -> Changes:
-    """What the paper's program sets for a task."""
-    return {"settings": Settings.among(task.settings)}
-
-
 def principled(trial: RunConfig) -> Changes:
     """What the paper's equations ask for.
 
@@ -110,143 +84,166 @@ def principled(trial: RunConfig) -> Changes:
     return {"settings": settings, "evaluation": {"final_episodes": max(FINAL_EPISODES, trial.evaluation.episodes)}}
 
 
-PROFILES = OFFICIAL | {"principled": principled}
-"""Name -> what a profile changes of a trial with the settings of its task."""
+class DiffCPS(Improver[Settings]):
+    """Critic, policy and λ; with ``slack``, κ is set by what behaviour cloning reaches."""
 
+    settings = Settings
+    profiles = OFFICIAL | {"principled": principled}
+    rounded = "violation", "dual_loss"
 
-def check(trial: RunConfig, settings: Settings) -> None:
-    """Raise ``UserError`` where slack cannot set κ from behaviour cloning in this trial."""
-    if settings.slack is None:
-        return
-    steps, least = settings.behaviour_steps, 4 * settings.policy_freq
-    require(steps >= least, "behaviour_steps", steps, f"at least {least}, from which slack can set κ")
-    require(
-        steps < trial.steps, "behaviour_steps", steps, f"fewer than the {trial.steps} steps, or κ would bound nothing"
-    )
-    if settings.constraint_policy == "average":
-        rule = f"at least {settings.average_settles:.0f}: five times the memory of the EMA policy after ema_start"
-        require(steps >= settings.average_settles, "behaviour_steps", steps, rule)
+    def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        config = self.config
+        self.in_nats = config.constraint != "behaviour_loss" or config.policy in ("gaussian", "mixture")
+        """Whether what κ bounds is a cross-entropy."""
+        self.from_average = config.constraint_policy == "average" and config.behaviour_steps > 0
+        """Whether slack is measured from the averaged policy at the end of cloning."""
+        initial = torch.tensor([[member.lambda_init] for member in members])
+        multiplier = Constant(duals.initial(config.dual, initial))
+        self.networks["multiplier"] = Network(multiplier, "lambda_learning_rate")
+        if self.from_average:
+            actor = self.networks["actor"]
+            copies = {**actor.copies, "cloned": Copy([0.0 for _ in members])}
+            self.networks["actor"] = Network(actor.module, copies=copies)
+        self.plan(METRICS, 1)
 
+    @classmethod
+    def check(cls, trial: RunConfig, settings: Settings) -> None:
+        """Raise ``UserError`` where slack cannot set κ from behaviour cloning in this trial."""
+        if settings.slack is None:
+            return
+        steps, least = settings.behaviour_steps, 4 * settings.policy_freq
+        require(steps >= least, "behaviour_steps", steps, f"at least {least}, from which slack can set κ")
+        require(
+            steps < trial.steps,
+            "behaviour_steps",
+            steps,
+            f"fewer than the {trial.steps} steps, or κ would bound nothing",
+        )
+        if settings.constraint_policy == "average":
+            rule = f"at least {settings.average_settles:.0f}: five times the memory of the EMA policy after ema_start"
+            require(steps >= settings.average_settles, "behaviour_steps", steps, rule)
 
-CRITIC_METRICS = "critic_loss", "q_value", "critic_grad_norm"
-METRICS: Mapping[Part, tuple[str, ...]] = {
-    "critic": CRITIC_METRICS,
-    "behaviour": (*CRITIC_METRICS, *bc.METRICS["behaviour"]),
-    "policy": (
-        *CRITIC_METRICS, "behaviour_loss", "lambda", "actor_loss", "q_loss", "policy_q", "dual_loss", "actor_grad_norm",
-        "constraint", "target_kl", "violation", "q_scale",
-    ),
-}  # fmt: skip
-"""What ``update`` gives in a step of each kind."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Besides those of cloning: what cloning has reached, and the running violation of a ``pi`` controller."""
+        found, count = super().tensors(), len(self.members)
+        if self.from_average and "step_losses" in found:
+            found["cloned_losses"] = found["step_losses"].clone()
+        if self.config.behaviour_steps and not self.from_average:
+            # sum and number of the values of C
+            found["behaviour"] = torch.zeros(count, 2, device=self.device)
+        if self.config.dual == "pi":
+            found["smoothed"] = torch.zeros(count, device=self.device)
+        return found
 
+    def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
+        """See ``bc.Cloner``; also adds up C over the last steps of cloning."""
+        count, end = pack.adams["actor"].count, -(-self.config.behaviour_steps // self.config.policy_freq)
+        counts = ((count >= end - max(1, end // CLONED_PART)) & (count < end)).to(batch.rewards.dtype)
+        metrics = super().clone(pack, batch, noise)
+        if "behaviour" in pack.tensors:
+            reached = metrics["constraint"]
+            pack["behaviour"].add_(torch.stack([reached * counts, counts.expand_as(reached)], dim=1))
+        return metrics
 
-def critic_loss(
-    model: Model, critic: Layers, target: Layers, pack: Pack, batch: Batch, draws: Draws
-) -> tuple[Tensor, Metrics]:
-    """MSE(Q1) + MSE(Q2) to y = r + γ (1 − terminal) min(Q1', Q2') at an action of the averaged policy.
+    def finish(self, stage: int, pack: Pack) -> None:
+        """Cloning has ended: slack is measured from the policies that it leaves."""
+        if self.from_average:
+            pack["cloned"].copy_(pack["average"])
+            if "cloned_losses" in pack.tensors:
+                pack["cloned_losses"].copy_(pack["step_losses"])
 
-    With max-Q backup, 10 actions are drawn per next state; each target head keeps its largest value before the minimum.
-    """
-    goal = batch.rewards
-    if model.next_candidates:
+    def bound(self, pack: Pack, reached: Tensor | None = None) -> Tensor:
+        """κ, ``[K]``: the member's own, or set by what behaviour cloning has reached and the member's slack.
+
+        ``reached`` is that, ``[K]``; by default the mean over the end of cloning.
+        """
+        if reached is None:
+            if "behaviour" not in pack.tensors:
+                return pack.values["target_kl"]
+            reached = pack["behaviour"][:, 0] / pack["behaviour"][:, 1].clamp(min=1.0)
+        slack = pack.values["slack"]
+        relaxed = reached + slack if self.in_nats else reached * (1.0 + slack)
+        return torch.where(slack.isnan(), pack.values["target_kl"], relaxed)
+
+    def constraint_and_bound(
+        self, pack: Pack, batch: Batch, noise: StepNoise, constraint: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """C and κ on this batch, constants, ``[K]``.
+
+        Of the online policies: ``constraint`` and κ. Of the averaged ones: C is that of the average with the same noise, and
+        where slack sets κ it is added to C of the cloned policies with that noise. An estimate of C in nats by one diffusion
+        step an action scatters by some 20 nats (four corners, T = 30), the difference of two such policies by 2 to 6.
+        """
+        if self.config.constraint_policy == "online":
+            return constraint.detach(), self.bound(pack)
         with torch.no_grad():
-            average = model.policy.layout.layers(pack.average)
-            actions = model.actions(average, batch.next_observations, draws.next_actions, pack.step_losses)
-            values = model.critic(target, batch.next_observations, actions)
-            values = values.unflatten(-1, (-1, model.next_candidates)).amax(dim=-1)
-            discount = pack.values["discount"][:, None]
-            goal = batch.rewards + discount * (1.0 - batch.terminals) * values.amin(dim=1)
-    estimates = model.critic(critic, batch.observations, batch.actions)
-    loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
-    return loss, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
+            reached = None
+            if self.from_average:
+                cloned = self.weights(pack.tensors, "cloned", "cloned_losses")
+                reached = self.fit(cloned, batch, noise).rows.mean(dim=1)
+            average = self.weights(pack.tensors, "average")
+            return self.fit(average, batch, noise).rows.mean(dim=1), self.bound(pack, reached)
 
+    def actor_loss(
+        self, weights: Weights, critic: Layers, pack: Pack, batch: Batch, noise: StepNoise
+    ) -> tuple[Tensor, Metrics, Fit]:
+        """λ·C + q, with λ ``[K]`` a constant here: clamp(λ, λ_clip, λ_max) in the released dual.
 
-def actor_loss(
-    model: Model, actor: Layers, critic: Layers, pack: Pack, batch: Batch, draws: Draws
-) -> tuple[Tensor, Metrics, Explained]:
-    """λ·C + q, with λ ``[K]`` a constant here: clamp(λ, λ_clip, λ_max) in the released dual.
+        C is what κ bounds: the behaviour loss L = mean (ε − ε_θ)² over batch and action dimensions, or an estimate of the
+        cross-entropy. q = −mean Q1(s, â)/mean|Q2(s, â)|, the divisor a constant, or with the heads swapped; gradients flow
+        through all T steps of the chain that makes â.
+        """
+        fit = self.fit(weights, batch, noise)
+        constraint = fit.rows.mean(dim=1)
 
-    C is what κ bounds: the behaviour loss L = mean (ε − ε_θ)² over batch and action dimensions, or an estimate of the
-    cross-entropy. q = −mean Q1(s, â)/mean|Q2(s, â)|, the divisor a constant, or with the heads swapped; gradients flow
-    through all T steps of the chain that makes â.
-    """
-    assert draws.step is not None
-    assert draws.noise is not None
-    assert draws.actions is not None
-    assert draws.swap is not None
-    explained = model.policy.explain(
-        actor, batch.observations, batch.actions, draws.step, draws.noise, pack.step_losses
-    )
-    constraint = explained.rows.mean(dim=1)
+        actions, shares = self.policy.proposals(weights, batch.observations, noise["actions"])
+        values = self.critic(critic, batch.observations, actions)
+        sizes = values.detach().abs()
+        if shares is None:
+            means, scales = values.mean(dim=-1), sizes.mean(dim=-1)
+        else:
+            share = shares[:, None] / batch.observations.shape[1]
+            means, scales = (values * share).sum(dim=-1), (sizes * share.detach()).sum(dim=-1)
+        swap = noise["swap"]
+        scale = torch.where(swap, scales[:, 0], scales[:, 1])
+        improvement = -torch.where(swap, means[:, 1], means[:, 0]) / scale
 
-    actions, weights = model.policy.proposals(actor, batch.observations, draws.actions, pack.step_losses)
-    values = model.critic(critic, batch.observations, actions)
-    sizes = values.detach().abs()
-    if weights is None:
-        means, scales = values.mean(dim=-1), sizes.mean(dim=-1)
-    else:
-        share = weights[:, None] / batch.observations.shape[1]
-        means, scales = (values * share).sum(dim=-1), (sizes * share.detach()).sum(dim=-1)
-    swap = draws.swap
-    scale = torch.where(swap, scales[:, 0], scales[:, 1])
-    improvement = -torch.where(swap, means[:, 1], means[:, 0]) / scale
+        limited, bound = self.constraint_and_bound(pack, batch, noise, constraint)
+        violation = limited - bound
+        smoothed = pack.tensors.get("smoothed")
+        weight = duals.weight(self.config.dual, pack.values, pack["multiplier"][:, 0], violation, smoothed)
+        loss = weight * constraint + improvement
+        metrics = {
+            "actor_loss": loss,
+            "behaviour_loss": fit.behaviour_loss,
+            "q_loss": improvement,
+            "policy_q": means.mean(dim=1),
+            "q_scale": scale,
+            "constraint": limited,
+            "target_kl": bound,
+            "violation": (violation > 0).to(constraint.dtype),
+            "lambda": weight,
+        }
+        if fit.variance_loss is not None:
+            loss = loss + fit.variance_loss
+        return loss, {name: value.detach() for name, value in metrics.items()}, fit
 
-    limited, bound = held(model, pack, batch, draws, constraint)
-    violation = limited - bound
-    weight = duals.weight(model.config.dual, pack.values, pack.multiplier[:, 0], violation, pack.smoothed)
-    loss = weight * constraint + improvement
-    metrics = {
-        "actor_loss": loss,
-        "behaviour_loss": explained.behaviour_loss,
-        "q_loss": improvement,
-        "policy_q": means.mean(dim=1),
-        "q_scale": scale,
-        "constraint": limited,
-        "target_kl": bound,
-        "violation": (violation > 0).to(constraint.dtype),
-        "lambda": weight,
-    }
-    if explained.fit is not None:
-        loss = loss + explained.fit
-    return loss, {name: value.detach() for name, value in metrics.items()}, explained
+    def dual_loss(self, multiplier: Tensor, constraint: Tensor, bound: Tensor) -> tuple[Tensor, Metrics]:
+        """(κ − C)·λ with C a constant: λ grows while the constraint is violated. All ``[K]``."""
+        loss = (bound - constraint).detach() * duals.value(self.config.dual, multiplier)
+        return loss, {"dual_loss": loss.detach()}
 
-
-def dual_loss(model: Model, multiplier: Tensor, constraint: Tensor, bound: Tensor) -> tuple[Tensor, Metrics]:
-    """(κ − C)·λ with C a constant: λ grows while the constraint is violated. All ``[K]``."""
-    loss = (bound - constraint).detach() * duals.value(model.config.dual, multiplier)
-    return loss, {"dual_loss": loss.detach()}
-
-
-def update(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
-    """One gradient step of every member, in place: critic, in a policy step also policy and λ, then target critic.
-
-    What it moves is what ``draws`` are for; in a step of behaviour cloning ``bc`` moves the policy. Every metric is ``[K]``
-    and detached. Nothing here waits for the host or draws a number, so it may be compiled or captured.
-    """
-    metrics = update_critic(model, pack, batch, draws)
-    if draws.actions is not None:
-        actor = model.policy.layout.leaves(pack.actor)
-        loss, more, explained = actor_loss(model, actor, model.critic.layers(pack.critic), pack, batch, draws)
-        multiplier = pack.multiplier.detach().clone().requires_grad_()
-        dual, dual_metrics = dual_loss(model, multiplier[:, 0], more["constraint"], more["target_kl"])
+    def improve_policy(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
+        """One step of policy and λ, in place."""
+        weights = self.learning_weights(pack)
+        loss, metrics, fit = self.actor_loss(weights, self.critic.layers(pack["critic"]), pack, batch, noise)
+        multiplier = pack["multiplier"].detach().clone().requires_grad_()
+        dual, dual_metrics = self.dual_loss(multiplier[:, 0], metrics["constraint"], metrics["target_kl"])
         (slope,) = torch.autograd.grad(dual.sum(), multiplier)
-        metrics["actor_grad_norm"] = pack.improve(model, actor, loss, explained, more["constraint"])
-        duals.step(model.config.dual, pack.values, pack.multiplier, pack.multiplier_adam, slope, pack.smoothed)
-        metrics |= more | dual_metrics
-        if model.config.dual == "released":
-            metrics["lambda"] = pack.multiplier[:, 0].clone()
-    elif draws.step is not None:
-        metrics |= bc.update(model, pack, batch, draws)
-    pack.target.lerp_(pack.critic, pack.values["target_rate"][:, None])
-    return metrics
-
-
-def update_critic(model: Model, pack: Pack, batch: Batch, draws: Draws) -> Metrics:
-    """One step of every member's critic, in place; the target critic stays."""
-    critic = model.critic.leaves(pack.critic)
-    loss, metrics = critic_loss(model, critic, model.critic.layers(pack.target), pack, batch, draws)
-    # the heads of a member stand in two rows of the stack and are clipped as one gradient
-    slope = gradient(loss, critic).view_as(pack.critic)
-    slope, metrics["critic_grad_norm"] = clip_by_norm(slope, pack.values["grad_norm"])
-    pack.critic_adam.step(pack.critic, slope)
-    return metrics
+        metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
+        adam, smoothed = pack.adams["multiplier"], pack.tensors.get("smoothed")
+        duals.step(self.config.dual, pack.values, pack["multiplier"], adam, slope, smoothed)
+        if self.config.dual == "released":
+            metrics["lambda"] = pack["multiplier"][:, 0].clone()
+        return metrics | dual_metrics

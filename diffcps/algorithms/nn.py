@@ -6,15 +6,18 @@ and a forward pass is one batched matrix product per layer instead of K small on
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Layers = list[tuple[Tensor, Tensor]]
 """Weight ``[K, in, out]`` and bias ``[K, 1, out]`` of each layer."""
+Activation = Callable[[Tensor], Tensor]
+Init = Literal["uniform", "orthogonal"]
+"""How weights start. ``uniform``: weights and biases on ±1/√inputs, as in torch. ``orthogonal``: orthogonal · √2, biases 0."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Layout:
     """Where the layers of a network lie in a flat ``[K, P]`` tensor."""
 
     sizes: tuple[tuple[int, int], ...]
-    """(inputs, outputs) of each linear layer."""
+    """(inputs, outputs) of each linear layer. One without inputs is a bias alone, free numbers that start at 0."""
+    init: Init = "uniform"
 
     @property
     def parameters(self) -> int:
@@ -48,16 +52,30 @@ class Layout:
         return [(w.requires_grad_(), b.requires_grad_()) for w, b in self.layers(flat.detach())]
 
     def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """``[K, P]``: weights and biases of member k uniform on ±1/√inputs, drawn from its own (CPU) generator."""
-        rows = []
-        for generator in generators:
-            parts = []
-            for fan_in, fan_out in self.sizes:
-                bound = 1.0 / math.sqrt(fan_in)
-                draw = torch.rand((fan_in + 1) * fan_out, generator=generator)
-                parts.append((2.0 * draw - 1.0) * bound)
-            rows.append(torch.cat(parts))
-        return torch.stack(rows)
+        """``[K, P]``: weights and biases of member k, drawn from its own (CPU) generator."""
+        return torch.stack([torch.cat([_start(*size, self.init, own) for size in self.sizes]) for own in generators])
+
+
+def _start(fan_in: int, fan_out: int, init: Init, generator: torch.Generator) -> Tensor:
+    """Weights and biases of one layer at the start."""
+    if fan_in == 0:
+        return torch.zeros(fan_out)
+    if init == "orthogonal":
+        weight = torch.nn.init.orthogonal_(torch.empty(fan_in, fan_out), math.sqrt(2.0), generator)
+        return torch.cat([weight.flatten(), torch.zeros(fan_out)])
+    draw = torch.rand((fan_in + 1) * fan_out, generator=generator)
+    return (2.0 * draw - 1.0) * (1.0 / math.sqrt(fan_in))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A network without layers: free numbers ``[K, P]`` with a given start."""
+
+    start: Tensor
+
+    def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """The start."""
+        return self.start.clone()
 
 
 def gradient(loss: Tensor, leaves: Layers) -> Tensor:
@@ -109,15 +127,15 @@ def mish(x: Tensor) -> Tensor:
     return q.mul_(q).add_(1.0).reciprocal_().mul_(2.0).sub_(1.0).mul_(x)
 
 
-def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None) -> Tensor:
-    """What follows the first linear layer, whose output is ``x``: Mish, then linear layers with Mish between them.
+def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None, activation: Activation = mish) -> Tensor:
+    """What follows the first linear layer, whose output is ``x``: linear layers, each after an activation.
 
     The hidden layers, nearly all of the arithmetic, multiply in the type ``product``; the last one does not, for a
     noise or a value rounded to the 8 bits of bfloat16 would be visibly coarse.
     """
     for layer in layers[:-1]:
-        x = linear(mish(x), layer, product)
-    return linear(mish(x), layers[-1])
+        x = linear(activation(x), layer, product)
+    return linear(activation(x), layers[-1])
 
 
 def first_layer(actions: Tensor, weight: Tensor, observed: Tensor) -> Tensor:
@@ -152,17 +170,25 @@ def mlp(inputs: int, hidden: int, outputs: int, layers: int = 3) -> tuple[tuple[
 
 
 class Mlp:
-    """Linear layers with Mish between them, for all members at once."""
+    """Linear layers with an activation between them, for all members at once."""
 
     def __init__(
-        self, inputs: int, hidden: int, outputs: int, layers: int = 3, product: torch.dtype | None = None
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        layers: int = 3,
+        product: torch.dtype | None = None,
+        activation: Activation = mish,
+        init: Init = "uniform",
     ) -> None:
         self.product = product
-        self.layout = Layout(mlp(inputs, hidden, outputs, layers))
+        self.activation = activation
+        self.layout = Layout(mlp(inputs, hidden, outputs, layers), init)
 
     def __call__(self, layers: Layers, x: Tensor) -> Tensor:
         """``[K, B, inputs]`` → ``[K, B, outputs]``."""
-        return tail(linear(x, layers[0]), layers[1:], self.product)
+        return tail(linear(x, layers[0]), layers[1:], self.product, self.activation)
 
 
 class NoiseNet:
@@ -219,8 +245,8 @@ class NoiseNet:
         return tail(hidden, layers[3:], self.product)
 
 
-class TwinCritic:
-    """Q1 and Q2 of all members; the two heads are one more axis of the stack."""
+class Critic:
+    """Q of observations and actions with several heads, by default Q1 and Q2; the heads are one more axis of the stack."""
 
     def __init__(
         self,
@@ -229,36 +255,39 @@ class TwinCritic:
         hidden: int,
         product: torch.dtype | None = None,
         layers: int = 3,
+        heads: int = 2,
+        activation: Activation = mish,
+        init: Init = "uniform",
     ) -> None:
         self.observation_size = observation_size
         self.product = product
-        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers))
+        self.heads = heads
+        self.activation = activation
+        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers), init)
 
     def layers(self, flat: Tensor) -> Layers:
-        """Views of ``flat`` ``[K, 2 P]`` as ``[2 K, in, out]`` weights."""
-        return self.layout.layers(flat.view(2 * flat.shape[0], -1))
+        """Views of ``flat`` ``[K, heads·P]`` as ``[K·heads, in, out]`` weights."""
+        return self.layout.layers(flat.view(self.heads * flat.shape[0], -1))
 
     def leaves(self, flat: Tensor) -> Layers:
         """The same as leaves that ask for gradients."""
-        return self.layout.leaves(flat.view(2 * flat.shape[0], -1))
+        return self.layout.leaves(flat.view(self.heads * flat.shape[0], -1))
 
     def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """``[K, 2 P]``."""
-        heads = [self.layout.initial(generators) for _ in range(2)]
-        return torch.cat(heads, dim=1)
+        """``[K, heads·P]``."""
+        return torch.cat([self.layout.initial(generators) for _ in range(self.heads)], dim=1)
 
     def __call__(self, layers: Layers, observations: Tensor, actions: Tensor) -> Tensor:
-        """Values ``[K, 2, B·n]`` of observations ``[K, B, o]`` and actions ``[K, B·n, a]``, n for each observation."""
+        """Values ``[K, heads, B·n]`` of observations ``[K, B, o]`` and actions ``[K, B·n, a]``, n for each observation."""
         weight, bias = layers[0]
-        observed = linear(_for_both_heads(observations), (weight[:, : self.observation_size], bias))
-        hidden = first_layer(_for_both_heads(actions), weight[:, self.observation_size :], observed)
-        return tail(hidden, layers[1:], self.product).view(len(actions), 2, -1)
+        observed = linear(self._for_heads(observations), (weight[:, : self.observation_size], bias))
+        hidden = first_layer(self._for_heads(actions), weight[:, self.observation_size :], observed)
+        return tail(hidden, layers[1:], self.product, self.activation).view(len(actions), self.heads, -1)
 
-
-def _for_both_heads(x: Tensor) -> Tensor:
-    """``[K, B, n]`` → ``[2 K, B, n]``, each member's rows twice."""
-    members, rows, size = x.shape
-    return x[:, None].expand(members, 2, rows, size).reshape(2 * members, rows, size)
+    def _for_heads(self, x: Tensor) -> Tensor:
+        """``[K, B, n]`` → ``[K·heads, B, n]``, the rows of each member once for each head."""
+        members, rows, size = x.shape
+        return x[:, None].expand(members, self.heads, rows, size).reshape(self.heads * members, rows, size)
 
 
 # Adam and gradient-norm clipping for a pack: each member has its own moments, learning rate and norm.
@@ -276,13 +305,15 @@ class Adam:
     """Updates so far; a tensor, so that a step never waits for the host."""
     learning_rate: Tensor
     """``[K, 1]``."""
+    decay_steps: int | None = None
+    """The learning rate falls to 0 along a cosine over so many updates; ``None``: it is constant."""
 
     @classmethod
-    def create(cls, parameters: Tensor, learning_rate: Tensor) -> "Adam":
+    def create(cls, parameters: Tensor, learning_rate: Tensor, decay_steps: int | None = None) -> "Adam":
         """A fresh optimiser for ``parameters`` ``[K, P]`` with learning rates ``[K]``."""
         count = torch.zeros((), dtype=torch.float64, device=parameters.device)
         zeros = torch.zeros_like(parameters)
-        return cls(zeros, zeros.clone(), count, learning_rate[:, None].to(parameters))
+        return cls(zeros, zeros.clone(), count, learning_rate[:, None].to(parameters), decay_steps)
 
     def step(self, parameters: Tensor, gradient: Tensor) -> None:
         """Update ``parameters`` in place."""
@@ -294,6 +325,9 @@ class Adam:
         scale_second = (1.0 - decay_second**self.count).sqrt()
         # lr (m / scale_first) / (√v / scale_second + ε), with the scalars gathered: two passes over the parameters less
         rate = self.learning_rate * (scale_second / scale_first).to(self.learning_rate)
+        if self.decay_steps is not None:
+            done = ((self.count - 1) / self.decay_steps).clamp(max=1.0)
+            rate = rate * (0.5 + 0.5 * (math.pi * done).cos()).to(rate)
         denominator = self.second.sqrt().add_(epsilon * scale_second)
         parameters.addcdiv_(self.first * rate, denominator, value=-1.0)
 

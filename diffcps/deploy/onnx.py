@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffcps import algorithms
-from diffcps.algorithms.model import Model
 from diffcps.config import Actor
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.errors import UserError
@@ -38,14 +37,11 @@ class _Function(nn.Module):
         super().__init__()
         card = policy.card
         run = card.run.with_settings(precision="fp32")
-        self.model = Model(
-            run.algorithm, algorithms.settings(run), observation_size=card.observation_size, action_size=card.action_size,
-            max_action=card.max_action, device=torch.device("cpu"),
-        )  # fmt: skip
-        self.sample = algorithms.get(run.algorithm).sample_actions
-        networks = policy.policy.parameters
-        networks = networks | ({"actor": networks["average"]} if actor == "average" else {})
-        self.names = [name for name in networks if name != "average"]
+        sizes = card.observation_size, card.action_size, card.max_action
+        self.algorithm = algorithms.build(run, sizes, torch.device("cpu"))
+        actors, networks = self.algorithm.actors, policy.policy.parameters
+        networks = networks | {"actor": networks[actors[actor]]}
+        self.names = [name for name in networks if name == "actor" or name not in actors.values()]
         for name in self.names:
             self.register_buffer(name, networks[name].cpu())
 
@@ -54,9 +50,7 @@ class _Function(nn.Module):
         parameters = {name: getattr(self, name) for name in self.names}
         noise = noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
         uniform = torch.full((1, 1, 1), 0.5) if uniform is None else uniform.unsqueeze(0)
-        return self.sample(
-            self.model, parameters, observations=observations.unsqueeze(0), noise=noise, uniform=uniform
-        ).squeeze(0)
+        return self.algorithm.act(parameters, observations.unsqueeze(0), noise, uniform).squeeze(0)
 
 
 def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor: Actor | None = None) -> Path:
@@ -133,7 +127,7 @@ def inputs(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Random observations, noise and uniform numbers, with the shapes that ``export`` describes."""
     rng = np.random.default_rng(seed)
-    card, draws = policy.card, policy.policy.model.policy.draws
+    card, draws = policy.card, policy.policy.algorithm.draws
     observations = rng.standard_normal((rows, card.observation_size)).astype(np.float32)
     noise = rng.standard_normal((rows, candidates, draws, card.action_size)).astype(np.float32)
     uniform = rng.uniform(1e-6, 1.0 - 1e-6, (rows, candidates)).astype(np.float32)
@@ -149,7 +143,7 @@ def _describe(model: "onnx.ModelProto", policy: SavedPolicy, candidates: int, ac
     )
     facts = {
         "task": card.run.task, "key": card.key, "member": card.member, "seed": card.seed, "step": card.step,
-        "actor": actor, "candidates": candidates, "draws": policy.policy.model.policy.draws,
+        "actor": actor, "candidates": candidates, "draws": policy.policy.algorithm.draws,
         "max_action": card.max_action, "git_commit": card.git_commit,
     }  # fmt: skip
     for name, value in facts.items():

@@ -19,7 +19,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from diffcps import algorithms
-from diffcps.algorithms.model import Model
+from diffcps.algorithms.pack import Pack
 from diffcps.config import Actor, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import disk_full_as_user_error, write_atomically
@@ -92,8 +92,8 @@ class SavedPolicy:
 
     Args:
         card: its description.
-        parameters: ``actor``, ``average`` ``[1, P]``, ``target`` ``[1, 2 P']`` and, if the covariance is calibrated,
-            ``step_losses`` ``[1, T]``.
+        parameters: the tensors of ``Algorithm.acting`` that its pack has, e.g. ``actor``, ``average`` ``[1, P]`` and
+            ``target`` ``[1, 2 P']``.
         device: the device that computes actions.
 
     Raises:
@@ -102,19 +102,16 @@ class SavedPolicy:
 
     def __init__(self, card: Card, parameters: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
         self.card = card
-        model = Model(
-            card.run.algorithm, algorithms.settings(card.run), observation_size=card.observation_size,
-            action_size=card.action_size, max_action=card.max_action, device=torch.device(device),
-        )  # fmt: skip
-        wanted = {name: [1, model.policy.layout.parameters] for name in ("actor", "average")}
-        wanted["target"] = [1, 2 * model.critic.layout.parameters]
-        if card.run.value("covariance") == "calibrated":
-            wanted["step_losses"] = [1, card.run.value("diffusion_steps")]
+        sizes = card.observation_size, card.action_size, card.max_action
+        algorithm = algorithms.build(card.run, sizes, torch.device(device))
+        fresh = Pack.create(algorithm, [torch.Generator()])
+        wanted = {name: list(fresh[name].shape) for name in algorithm.acting if name in fresh.tensors}
         given = {name: list(value.shape) for name, value in parameters.items() if value.dtype == torch.float32}
         if given != wanted:
             raise UserError(f"its networks are {given}, but its settings need {wanted}, all of float32.")
-        self.policy = Policy(model, {name: value.to(model.device) for name, value in parameters.items()})
-        self._generator = torch.Generator(model.device).manual_seed(0)
+        self.networks = {name: value.to(device) for name, value in parameters.items()}
+        self.policy = Policy(algorithm, fresh.some(algorithm.acting) | self.networks)
+        self._generator = torch.Generator(device).manual_seed(0)
 
     def __repr__(self) -> str:
         return f"<policy for {self.card.run.task}, seed {self.card.seed}, after {self.card.step:,} steps>"
@@ -151,7 +148,7 @@ class SavedPolicy:
         candidates, actor = self.options(candidates, actor)
         generator = self._generator
         if seed is not None:
-            generator = torch.Generator(self.policy.model.device).manual_seed(int(seed))
+            generator = torch.Generator(self.policy.algorithm.device).manual_seed(int(seed))
         batch = rows.reshape(-1, size)
         chosen = [
             self.policy.act([batch[first : first + ROWS_AT_ONCE]], [generator], candidates, actor)[0]
@@ -167,16 +164,13 @@ class SavedPolicy:
         actor = evaluation.actor if actor is None else actor
         if candidates < 1:
             raise UserError(f"candidates = {candidates}: it must be a positive whole number.")
-        if candidates > 1 and self.card.run.algorithm == "bc":
-            raise UserError("candidates must be 1: behaviour cloning learns no values to choose a candidate by.")
-        if actor not in ("online", "average"):
-            raise UserError(f"actor = {actor!r}: it must be 'online' or 'average'.")
+        algorithms.check_acting(self.card.run.algorithm, candidates, actor)
         return candidates, actor
 
     def save(self, folder: Path | str) -> Path:
         """Write the two files into ``folder``, which is created if necessary. Raises ``UserError`` when that fails."""
         folder = Path(folder)
-        content = safetensors.save({name: value.cpu().contiguous() for name, value in self.policy.parameters.items()})
+        content = safetensors.save({name: value.cpu().contiguous() for name, value in self.networks.items()})
         card = self.card.to_dict() | {"sha256": hashlib.sha256(content).hexdigest()}
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
         try:

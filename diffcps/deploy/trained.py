@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffcps.algorithms.pack import ACTING
+from diffcps import algorithms
 from diffcps.deploy.saved import Card, SavedPolicy
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
@@ -38,7 +38,7 @@ def members(folder: RunFolder, which: int | None = None, device: torch.device | 
         raise UserError(f"{folder.path} has no checkpoint yet. Wait for one, or resume the trial.")
     try:
         pack, step = state["learner"]["pack"], int(state["learner"]["step"])
-        networks = {name: pack[name] for name in ACTING if name in pack}
+        networks = {name: pack[name] for name in algorithms.get(config.algorithm).acting if name in pack}
     except (KeyError, TypeError) as error:
         raise UserError(f"the checkpoint in {folder.path} was not written by this project ({error!r}).") from error
     evaluated = step % config.evaluation.every == 0 or step == config.steps

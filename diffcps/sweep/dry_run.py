@@ -1,5 +1,6 @@
 """What a sweep would run: every trial with its settings and its time, timed by a few steps on this machine."""
 
+import functools
 import os
 import statistics
 import time
@@ -91,7 +92,7 @@ class Estimator:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._steps: dict[Environment, float] = {}
-        self._known: dict[tuple[object, ...], tuple[float, float, float]] = {}
+        self._known: dict[tuple[object, ...], tuple[list[float], float]] = {}
 
     def seconds(self, trial: RunConfig) -> tuple[float, float]:
         """(learning, evaluation) in seconds; the second supposes that every episode lasts to its limit."""
@@ -100,16 +101,15 @@ class Estimator:
         key = (trial.algorithm, trial.settings, count, task.observation_size, task.action_size, trial.evaluation)
         if key not in self._known:
             self._known[key] = self._time(trial, task)
-        cloning, step, act = self._known[key]
+        each, act = self._known[key]
         if task.environment not in self._steps:
             self._steps[task.environment] = _environment_step(trial, task)
         act += self._steps[task.environment] * count * trial.evaluation.episodes
         evaluations = -(-trial.steps // trial.evaluation.every)
-        cloned = min(trial.steps, trial.value("behaviour_steps") or 0)
-        return cloning * cloned + step * (trial.steps - cloned), act * task.episode_limit * evaluations
+        return cost.over_stages(trial, each), act * task.episode_limit * evaluations
 
-    def _time(self, trial: RunConfig, task: Task) -> tuple[float, float, float]:
-        """Seconds of a gradient step of behaviour cloning, of one of the problem itself, and of an action of all episodes."""
+    def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], float]:
+        """Seconds of a gradient step of each stage, and of an action of all episodes."""
         rng = np.random.default_rng(0)
         rows = 1000
         data = SimpleNamespace(
@@ -121,20 +121,18 @@ class Estimator:
         )
         learner = Learner(trial, data, task.max_action, self.device)
 
-        def step(begin: int) -> float:
-            def run() -> None:
-                learner.step = begin
-                learner.update(trial.value("policy_freq"))
+        def steps(begin: int, count: int) -> None:
+            learner.step = begin
+            learner.update(count)
 
-            return self._median(run) / trial.value("policy_freq")
-
-        cloned = trial.value("behaviour_steps") or 0
-        cloning = step(0) if cloned else 0.0
-        own = step(cloned)
+        each, begin = [], 0
+        for stage in cost.stages(trial):
+            each.append(self._median(functools.partial(steps, begin, len(stage.cycle))) / len(stage.cycle))
+            begin = stage.until or begin
         policy, count = learner.policy(), len(trial.members)
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
         states = [data.observations[: trial.evaluation.episodes]] * count
-        return cloning, own, self._median(lambda: policy.act(states, generators, trial.evaluation.candidates))
+        return each, self._median(lambda: policy.act(states, generators, trial.evaluation.candidates))
 
     def _median(self, work: Callable[[], object]) -> float:
         """Seconds that ``work`` takes: of half a second of runs the middle one, for a busy machine stalls some of them."""

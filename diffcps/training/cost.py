@@ -2,115 +2,28 @@
 
 import ctypes
 import functools
+import statistics
 import sys
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
-from diffcps.algorithms.nn import mlp
-from diffcps.config import RunConfig
+from diffcps import algorithms
+from diffcps.algorithms.base import Algorithm, Batch, Stage
+from diffcps.algorithms.pack import Pack
+from diffcps.config import Member, RunConfig
 from diffcps.tasks.registry import task_of
-from diffcps.training.engine import Kind
+from diffcps.training.engine import Kind, Work, draw, learn
 
-# The work of a gradient step and of an action, counted: floating-point operations of matrix products, 2·m·n·k each.
-
-Sizes = Sequence[tuple[int, int]]
-"""(inputs, outputs) of each linear layer."""
-
-
-def forward(sizes: Sizes, rows: int) -> int:
-    """A batch of ``rows`` through the layers."""
-    return sum(2 * rows * fan_in * fan_out for fan_in, fan_out in sizes)
-
-
-def backward(sizes: Sizes, rows: int, *, inputs: bool, weights: bool) -> int:
-    """Gradients of the weights, and of the activations: those of the network's own inputs only if asked for."""
-    through_weights = forward(sizes, rows) if weights else 0
-    through_activations = forward(sizes, rows) if inputs else forward(sizes[1:], rows)
-    return through_weights + through_activations
-
-
-def components(trial: RunConfig) -> int:
-    """Actions that a policy step looks at for each observation: one for every Gaussian of a mixture."""
-    return trial.value("mixture_components") if trial.value("policy") == "mixture" else 1
-
-
-def networks(trial: RunConfig, observation_size: int, action_size: int) -> tuple[Sizes, Sizes, Sizes]:
-    """The layers of the time embedding, of the policy's network after it, and of one critic head."""
-    size, hidden, layers = trial.value("time_embedding"), trial.value("hidden_size"), trial.value("hidden_layers")
-    head = mlp(observation_size + action_size, hidden, 1, layers)
-    if trial.value("policy") != "diffusion":
-        outputs = action_size if trial.value("policy") == "deterministic" else components(trial) * (2 * action_size + 1)
-        return (), mlp(observation_size, hidden, outputs, layers), head
-    time = (size, 2 * size), (2 * size, size)
-    outputs = action_size * (2 if trial.value("covariance") in ("interpolated", "learned") else 1)
-    return time, mlp(action_size + size + observation_size, hidden, outputs, layers), head
-
-
-def flops_per_member_step(trial: RunConfig, observation_size: int, action_size: int, *, cloning: bool = False) -> float:
-    """One gradient step of one member: a critic step, and a policy step every ``policy_freq`` of them.
-
-    Where a gradient is not needed it is not counted: of the critic's weights in the policy's loss, of the head there
-    that is only a divisor, of what the network is fed. ``cloning``: in a step of behaviour cloning no action is drawn for
-    the policy's loss.
-    """
-    time, policy, head = networks(trial, observation_size, action_size)
-    batch, critics = trial.value("batch_size"), trial.algorithm != "bc"
-    improving = critics and not cloning
-    chain = trial.value("diffusion_steps") if trial.value("policy") == "diffusion" else 1
-    targets = batch * _next_actions(trial)
-
-    critic_step = chain * (forward(time, targets) + forward(policy, targets)) + 2 * forward(head, targets)
-    if critics:
-        critic_step += 2 * forward(head, batch) + 2 * backward(head, batch, inputs=False, weights=True)
-    # the network runs T times in the chain, and once to explain an action, or once for each step of every path
-    explained = trial.value("constraint_samples") * chain if trial.value("constraint") in ("iwae", "renyi") else 1
-    runs = explained + (chain if improving and trial.algorithm == "diffcps" else 0)
-    policy_step = runs * (forward(time, batch) + forward(policy, batch))
-    policy_step += runs * backward(time, batch, inputs=False, weights=True)
-    policy_step += runs * backward(policy, batch, inputs=True, weights=True)
-    if trial.value("constraint_policy") == "average" and improving:
-        policies = 2 if trial.value("behaviour_steps") else 1
-        policy_step += policies * explained * (forward(time, batch) + forward(policy, batch))
-    if trial.algorithm == "diffcps" and improving:
-        own = batch * components(trial)
-        policy_step += 2 * forward(head, own) + backward(head, own, inputs=True, weights=False)
-    elif trial.algorithm == "awr" and improving:
-        own = batch * trial.value("max_q_candidates")
-        policy_step += chain * (forward(time, own) + forward(policy, own)) + 2 * forward(head, own + batch)
-    return critic_step + policy_step / trial.value("policy_freq")
-
-
-def network_runs(trial: RunConfig, *, cloning: bool = False) -> float:
-    """How often one after the other the policy's network is run in a gradient step, forwards, on average."""
-    chain = trial.value("diffusion_steps") if trial.value("policy") == "diffusion" else 1
-    explained = chain if trial.value("constraint") in ("iwae", "renyi") else 1
-    proposed = 0 if cloning or trial.algorithm == "bc" else chain
-    if trial.value("constraint_policy") == "average" and not cloning:
-        explained *= 3 if trial.value("behaviour_steps") else 2
-    return (chain if _next_actions(trial) else 0) + (explained + proposed) / trial.value("policy_freq")
-
-
-def _next_actions(trial: RunConfig) -> int:
-    """Actions that are drawn for each next state in a critic step."""
-    if not trial.value("discount"):
-        return 0
-    return trial.value("max_q_candidates") if trial.value("max_q_backup") else 1
-
-
-def flops_per_action(trial: RunConfig, observation_size: int, action_size: int, candidates: int) -> float:
-    """Acting at one state: a chain and two critic heads for each candidate."""
-    time, policy, head = networks(trial, observation_size, action_size)
-    steps = trial.value("diffusion_steps") if trial.value("policy") == "diffusion" else 1
-    chain = steps * (forward(time, candidates) + forward(policy, candidates))
-    return chain + 2 * forward(head, candidates)
-
-
-COMPILE_FROM_SECONDS = 100.0
-"""For each diffusion step that the compiler unrolls, of eager steps on one core. On a CPU compiling T = 5 takes a minute and
-saves a quarter of the time of wide networks, and half of narrow ones', so it has paid twice after some ten minutes."""
+COMPILE_FROM_SECONDS = 0.2
+"""For each operation that is compiled, of eager steps on one core. On a CPU compiling T = 5 takes a minute and saves a quarter
+of the time of wide networks, and half of narrow ones', so it has paid twice after some ten minutes."""
 COMPILE_FROM_STEPS = 100_000
 """On a GPU a captured step's time goes to reading and writing activations; compiling, a minute or two, saves about a
 millisecond of it a step."""
@@ -183,27 +96,159 @@ def choose(trial: RunConfig, device: torch.device) -> Choice:
         if trial.steps >= COMPILE_FROM_STEPS:
             return Choice("compiled", "compiled and captured as a CUDA graph")
         return Choice("graph", "captured as a CUDA graph, for the trial is too short to repay compiling")
-    if eager_seconds(trial) >= COMPILE_FROM_SECONDS * (trial.value("diffusion_steps") or 1):
+    operations = sum(kind.operations for kind in step_costs(trial).values())
+    if eager_seconds(trial) >= COMPILE_FROM_SECONDS * operations:
         return Choice("compiled", "compiled")
     return Choice("eager", "one operation after the other, for the trial is too short to repay compiling")
 
 
 def eager_seconds(trial: RunConfig, step: int | None = None) -> float:
-    """What a trial's first ``step`` steps, or all, take about, eagerly on one core; elsewhere in proportion.
+    """Seconds that the first ``step`` steps of a trial, or all, take eagerly on one core; on other machines in proportion.
 
     Matrix products at 119 GFLOP/s; elementwise work, which grows with a network's width where products grow with its square;
-    and what each run of a network takes however small it is. Within a third of what was measured for T = 5 and 40, widths 64
-    to 256, one to eight members (2-core AMD EPYC).
+    and 9 µs for each operation, however small. Within a third of what was measured for T = 5 and 40, widths 64 to 256, one to
+    eight members (2-core AMD EPYC).
     """
+    costs, work = step_costs(trial), (1.0 + 160.0 / trial.value("hidden_size")) * len(trial.members) / 119e9
+
+    def seconds(cycle: Sequence[str]) -> float:
+        return statistics.fmean(9e-6 * costs[kind].operations + work * costs[kind].flops for kind in cycle)
+
+    return over_stages(trial, [seconds(stage.cycle) for stage in stages(trial)], step)
+
+
+def over_stages(trial: RunConfig, each: Sequence[float], step: int | None = None) -> float:
+    """The sum over the first ``step`` steps of a trial, or all, of what a step of its stage is worth; ``each`` for each stage."""
+    begin, end, total = 0, trial.steps if step is None else step, 0.0
+    for stage, value in zip(stages(trial), each, strict=True):
+        until = end if stage.until is None else min(stage.until, end)
+        total += max(0, until - begin) * value
+        begin = max(begin, until)
+    return total
+
+
+def stages(trial: RunConfig) -> tuple[Stage, ...]:
+    """The stages of a trial."""
+    return _counted(_one(trial)).stages
+
+
+def step_costs(trial: RunConfig) -> dict[str, "Cost"]:
+    """What each kind of gradient step takes for one member."""
+    return _counted(_one(trial)).kinds
+
+
+def acting_cost(trial: RunConfig, observations: int, candidates: int) -> "Cost":
+    """What acting takes: so many observations of one member, with so many candidates each."""
+    algorithm, pack = _fresh(_one(trial))
+    states = torch.zeros(1, observations, algorithm.problem.observation_size)
+    noise = torch.zeros(algorithm.draws, 1, observations * candidates, algorithm.problem.action_size)
+    with torch.no_grad(), _Counter() as counter:
+        algorithm.act(pack.some(algorithm.acting), states, noise, torch.zeros(1, observations, candidates))
+    return counter.cost
+
+
+def state_bytes(trial: RunConfig) -> int:
+    """What training changes, of one member."""
+    return _counted(_one(trial)).state_bytes
+
+
+# Counted by running the functions themselves for one member on zeros ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a computation takes."""
+
+    flops: int
+    """Floating-point operations of matrix products, 2·m·n·k each."""
+    operations: int
+    """Calls of torch's operations."""
+    peak_bytes: int
+    """The largest size of what it holds at a time, beside what was there before."""
+
+
+class _Counted(NamedTuple):
+    kinds: dict[str, Cost]
+    stages: tuple[Stage, ...]
+    state_bytes: int
+
+
+class _Counter(TorchDispatchMode):
+    """Counts what runs under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.operations = self.bytes = self.peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    @property
+    def cost(self) -> Cost:
+        """The counts so far."""
+        return Cost(self.flops, self.operations, self.peak)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Counting needs nothing of the compiler, whose import takes seconds."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {id(value.untyped_storage()) for value in tree_leaves(args) if isinstance(value, torch.Tensor)}
+        found = func(*args, **(kwargs or {}))
+        self.operations += 1
+        if func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=found)
+        for value in tree_leaves(found):
+            if isinstance(value, torch.Tensor):
+                self._hold(value.untyped_storage(), before)
+        return found
+
+    def _hold(self, storage: torch.UntypedStorage, before: set[int]) -> None:
+        if storage in self._known or id(storage) in before:  # a view, or changed in place
+            return
+        size = storage.nbytes()
+        self._known.add(storage)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.bytes -= size
+
+
+def _one(trial: RunConfig) -> RunConfig:
+    """A trial of its first member, with all that its computation depends on."""
+    return trial.replaced(members=(Member(0),), checkpoint_minutes=1.0, measures=())
+
+
+def _fresh(trial: RunConfig) -> tuple[Algorithm[Any], Pack]:
+    """The algorithm and a pack of a trial, on the CPU."""
     task = task_of(trial)
+    sizes = task.observation_size, task.action_size, task.max_action
+    algorithm = algorithms.build(trial, sizes, torch.device("cpu"))
+    return algorithm, Pack.create(algorithm, [torch.Generator()])
 
-    def seconds(cloning: bool) -> float:
-        flops = flops_per_member_step(trial, task.observation_size, task.action_size, cloning=cloning)
-        products = len(trial.members) * flops / 119e9
-        return (
-            5e-3 + 0.8e-3 * network_runs(trial, cloning=cloning) + products * (1.0 + 160.0 / trial.value("hidden_size"))
-        )
 
-    steps = trial.steps if step is None else step
-    cloned = min(steps, trial.value("behaviour_steps") or 0)
-    return cloned * seconds(cloning=True) + (steps - cloned) * seconds(cloning=False)
+@functools.lru_cache(maxsize=64)
+def _counted(trial: RunConfig) -> _Counted:
+    algorithm, pack = _fresh(trial)
+    rows, problem = 1000, algorithm.problem
+
+    def column(*size: int) -> torch.Tensor:
+        return torch.zeros(rows, *size)
+
+    observations = column(problem.observation_size)
+    more = {name: column(*size) for name, size in algorithm.columns.items()}
+    work = Work(
+        pack=pack,
+        data=Batch(observations, column(problem.action_size), column(), observations, column(), more),
+        key=torch.zeros(1, 2, dtype=torch.int64),
+        step=torch.zeros((), dtype=torch.int64),
+        sums=torch.zeros(len(algorithm.metrics), 1),
+    )
+    kinds = {}
+    for kind in algorithm.reachable:
+        with _Counter() as counter:
+            learn(algorithm, work, draw(algorithm, work, kind), kind)
+        kinds[kind] = counter.cost
+    state = sum(value.numel() * value.element_size() for value in pack.state().values())
+    return _Counted(kinds, algorithm.stages, state)

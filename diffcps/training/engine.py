@@ -10,14 +10,13 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from diffcps import algorithms
-from diffcps.algorithms.model import Batch, Draws, Model, Part, parts
+from diffcps.algorithms.base import Algorithm, Batch, StepNoise
 from diffcps.algorithms.pack import Pack
 
 logger = logging.getLogger(__name__)
@@ -41,84 +40,68 @@ class Work:
     step: Tensor
     """Gradient steps taken so far; an integer without dimensions, counted up by every step."""
     sums: Tensor
-    """Sum of each metric over steps, ``[metrics, K]``, in the order of ``metrics``."""
+    """Sum of each metric over steps, ``[metrics, K]``, in the order of ``Algorithm.metrics``."""
 
 
-def metrics(model: Model) -> tuple[str, ...]:
-    """The metric in each row of ``Work.sums``."""
-    given = algorithms.get(model.algorithm).METRICS
-    return tuple(dict.fromkeys(name for part in parts(model.config) for name in given[part]))
-
-
-def average_policy(model: Model, pack: Pack, step: int) -> None:
-    """Move the averaged policies towards the online ones after ``step``, at the steps where they move at all.
-
-    Those that the last step of behaviour cloning leaves are kept.
-    """
-    config = model.config
-    if step >= config.ema_start and step % config.ema_every == 0:
-        pack.average.lerp_(pack.actor, pack.average_rate)
-    if step == getattr(config, "behaviour_steps", 0) - 1:
-        pack.keep_cloned()
-
-
-def draw(model: Model, work: Work, part: Part) -> Draws:
+def draw(algorithm: Algorithm[Any], work: Work, kind: str) -> StepNoise:
     """The random numbers of the next step."""
-    return Draws.of(model, work.key, step=work.step, rows=len(work.data.actions), part=part)
+    return algorithm.kinds[kind].draw(work.key, work.step, len(work.data.actions))
 
 
-def learn(model: Model, work: Work, draws: Draws) -> None:
+def learn(algorithm: Algorithm[Any], work: Work, noise: StepNoise, kind: str) -> None:
     """One gradient step of every member on the batch that was drawn, in place."""
-    batch = Batch(**{name: value[draws.rows] for name, value in vars(work.data).items()})
-    given = algorithms.get(model.algorithm).update(model, work.pack, batch, draws)
+    batch = work.data.rows(noise["rows"], algorithm.kinds[kind].reads)
+    given = algorithm.update(work.pack, batch, noise, kind)
     nothing = torch.zeros_like(work.sums[0])
-    work.sums.add_(torch.stack([given.get(name, nothing) for name in metrics(model)]))
+    work.sums.add_(torch.stack([given.get(name, nothing) for name in algorithm.metrics]))
     work.step.add_(1)
 
 
 class Steps:
     """Gradient steps of one ``Work``, ready to be taken."""
 
-    def __init__(self, kind: Kind, takers: dict[Part, Callable[[], None]], notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: Kind, takers: dict[str, Callable[[], None]], notes: tuple[str, ...] = ()) -> None:
         self.kind = kind
         self.notes = notes
         """Why it is not the kind that was asked for; empty when it is."""
         self._takers = takers
 
-    def take(self, part: Part) -> None:
+    def take(self, kind: str) -> None:
         """One gradient step of that kind."""
-        self._takers[part]()
+        self._takers[kind]()
 
 
 Step = Callable[[Work], None]
 
 
-def build(model: Model, work: Work, kind: Kind, pool: Any = None) -> Steps:
-    """Make gradient steps of the kind asked for, or of the next best that works here: compiled, graph, eager.
+def build(algorithm: Algorithm[Any], work: Work, kind: Kind, pool: Any = None) -> Steps:
+    """Make gradient steps by the engine asked for, or of the next best that works here: compiled, graph, eager.
 
     Nothing in ``work`` changes. A compiled step is first tried beside the eager one on copies of the pack; where
     compiling or capturing fails, or the numbers differ, it is not used, and ``notes`` say so. Packs that take turns on
     one GPU may share a ``pool`` (``torch.cuda.graph_pool_handle``) for what a captured step holds for a moment.
     """
-    every = parts(model.config)
-    eager: dict[Part, Step] = {p: functools.partial(_eager_step, model, p) for p in every}
+    every = algorithm.reachable
+    eager: dict[str, Step] = {name: functools.partial(_eager_step, algorithm, name) for name in every}
     notes: list[str] = []
     if kind == "compiled":
         try:
-            compiled = {p: _compile(model, work, p) for p in every}
-            _compare(model, work, eager, compiled)
-            return _placed(model, work, kind="compiled", steps=compiled, notes=notes, pool=pool)
+            compiled = {name: _compile(algorithm, work, name) for name in every}
+            _compare(algorithm, work, eager, compiled)
+            return _placed(algorithm, work, kind="compiled", steps=compiled, notes=notes, pool=pool)
         except Exception as error:  # whatever a compiler may throw: training goes on without it
             notes.append(_complaint("compiled", error))
-    if kind != "eager" and model.device.type == "cuda":
-        return _placed(model, work, kind="graph", steps=eager, notes=notes, pool=pool)
-    return Steps("eager", {p: functools.partial(eager[p], work) for p in every}, tuple(notes))
+    if kind != "eager" and algorithm.device.type == "cuda":
+        return _placed(algorithm, work, kind="graph", steps=eager, notes=notes, pool=pool)
+    return Steps("eager", {name: functools.partial(eager[name], work) for name in every}, tuple(notes))
 
 
-def _placed(model: Model, work: Work, kind: Kind, steps: dict[Part, Step], notes: list[str], pool: Any) -> Steps:
+def _placed(
+    algorithm: Algorithm[Any], work: Work, kind: Kind, steps: dict[str, Step], notes: list[str], pool: Any
+) -> Steps:
     """Steps bound to ``work``: on CUDA as graphs, elsewhere as they are."""
-    plain: dict[Part, Callable[[], None]] = {p: functools.partial(step, work) for p, step in steps.items()}
-    if model.device.type == "cuda":
+    plain: dict[str, Callable[[], None]] = {name: functools.partial(step, work) for name, step in steps.items()}
+    if algorithm.device.type == "cuda":
         try:
             return Steps(kind, _capture(work, plain, pool), tuple(notes))
         except Exception as error:  # whatever a driver may throw: the step runs without a graph too
@@ -135,28 +118,28 @@ def _complaint(what: str, error: Exception) -> str:
     return note
 
 
-def _eager_step(model: Model, part: Part, work: Work) -> None:
-    learn(model, work, draw(model, work, part))
+def _eager_step(algorithm: Algorithm[Any], kind: str, work: Work) -> None:
+    learn(algorithm, work, draw(algorithm, work, kind), kind)
 
 
-def _compile(model: Model, work: Work, part: Part) -> Step:
+def _compile(algorithm: Algorithm[Any], work: Work, kind: str) -> Step:
     """Trace a step down to tensor operations, gradients included, and compile them.
 
     Drawing and learning are two pieces: in one, the compiler would hash the random numbers anew wherever they are read.
     """
     scratch = _copy(work)  # tracing runs what it sees
-    draws = draw(model, scratch, part)
+    noise = draw(algorithm, scratch, kind)
 
     def draw_flat(key: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(draw(model, replace(scratch, key=key, step=step), part)))
+        return tuple(_tensors(draw(algorithm, replace(scratch, key=key, step=step), kind)))
 
     def learn_flat(*tensors: Tensor) -> tuple[()]:
         stream = iter(tensors)
-        learn(model, _filled(scratch, stream), _filled(draws, stream))
+        learn(algorithm, _filled(scratch, stream), _filled(noise, stream), kind)
         return ()
 
-    drawing = _compiled(model.device, draw_flat, [scratch.key, scratch.step])
-    learning = _compiled(model.device, learn_flat, [*_tensors(scratch), *_tensors(draws)])
+    drawing = _compiled(algorithm.device, draw_flat, [scratch.key, scratch.step])
+    learning = _compiled(algorithm.device, learn_flat, [*_tensors(scratch), *_tensors(noise)])
 
     def step(work: Work) -> None:
         with torch.no_grad():
@@ -181,23 +164,22 @@ def _compiled(device: torch.device, function: Callable[..., Any], tensors: list[
     return compiled
 
 
-def _compare(model: Model, work: Work, eager: dict[Part, Step], compiled: dict[Part, Step]) -> None:
+def _compare(algorithm: Algorithm[Any], work: Work, eager: dict[str, Step], compiled: dict[str, Step]) -> None:
     """Raise ``ArithmeticError`` unless a few compiled steps give the metrics, and the changes, of the eager ones."""
-    tolerance = _TOLERANCE[model.config.precision]
+    tolerance = _TOLERANCE[algorithm.config.precision]
     first, second = _copy(work), _copy(work)
     for copy, steps in ((first, eager), (second, compiled)):
         copy.sums.zero_()
-        for part in (*steps, next(iter(steps))):
-            steps[part](copy)
+        for kind in (*steps, next(iter(steps))):
+            steps[kind](copy)
     # the scale is a metric's largest value among members: one member's mean may happen to be next to nothing
     scale = first.sums.abs().amax(dim=1, keepdim=True).clamp(min=1e-3)
     good = (second.sums - first.sums).abs() <= tolerance * scale  # of NaN, too, this is not true
-    # whether a bound is violated is a yes or no, which rounding may decide, and so is all of (κ − C)·λ where C is next to κ
-    good |= torch.tensor([[name in ("violation", "dual_loss")] for name in metrics(model)], device=good.device)
+    good |= torch.tensor([[name in algorithm.rounded] for name in algorithm.metrics], device=good.device)
     if not good.all():
         row = int((~good).any(dim=1).nonzero()[0])
         values = [sums[row][~good[row]][0].item() for sums in (first.sums, second.sums)]
-        raise ArithmeticError(f"{metrics(model)[row]} is {values[1]:.6g} where the eager step gives {values[0]:.6g}")
+        raise ArithmeticError(f"{algorithm.metrics[row]} is {values[1]:.6g} where the eager step gives {values[0]:.6g}")
     # Adam's first steps follow the sign of a gradient, and next to zero rounding decides it: hence a norm, and 10 times
     changes = [
         [(after - before).double() for after, before in zip(_state(c), _state(work), strict=True)]
@@ -211,14 +193,14 @@ def _compare(model: Model, work: Work, eager: dict[Part, Step], compiled: dict[P
             )
 
 
-def _capture(work: Work, steps: dict[Part, Callable[[], None]], pool: Any) -> dict[Part, Callable[[], None]]:
-    """Both kinds of step as CUDA graphs over the tensors of ``work``, which is as before when they are done, or fail."""
+def _capture(work: Work, steps: dict[str, Callable[[], None]], pool: Any) -> dict[str, Callable[[], None]]:
+    """Every kind of step as CUDA graphs over the tensors of ``work``, which is as before when they are done, or fail."""
     before, current = [tensor.clone() for tensor in _state(work)], torch.cuda.current_stream()
     pool = torch.cuda.graph_pool_handle() if pool is None else pool
-    graphs: dict[Part, Callable[[], None]] = {}
+    graphs: dict[str, Callable[[], None]] = {}
     gc.collect()  # what was traced may still hold a copy of the pack in a cycle
     try:
-        for part, step in steps.items():
+        for kind, step in steps.items():
             # libraries allocate and choose kernels in their first calls, which a capture does not allow
             stream = torch.cuda.Stream()
             stream.wait_stream(current)
@@ -229,7 +211,7 @@ def _capture(work: Work, steps: dict[Part, Callable[[], None]], pool: Any) -> di
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 step()
-            graphs[part] = graph.replay
+            graphs[kind] = graph.replay
     finally:
         torch.cuda.set_stream(current)  # a capture that fails at its end leaves its own stream behind
         for tensor, value in zip(_state(work), before, strict=True):
@@ -238,23 +220,25 @@ def _capture(work: Work, steps: dict[Part, Callable[[], None]], pool: Any) -> di
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
-    """The tensors in a dataclass of dataclasses, dictionaries, tensors and ``None``, in a fixed order."""
+    """The tensors in dataclasses and dictionaries of tensors and other values, in a fixed order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
         for value in tree.values():
             yield from _tensors(value)
-    elif tree is not None:
+    elif is_dataclass(tree):
         for field in fields(tree):
             yield from _tensors(getattr(tree, field.name))
 
 
 def _filled(tree: Any, tensors: Iterator[Tensor]) -> Any:
     """The same tree with other tensors, in the order of ``_tensors``."""
-    if tree is None or isinstance(tree, Tensor):
-        return None if tree is None else next(tensors)
+    if isinstance(tree, Tensor):
+        return next(tensors)
     if isinstance(tree, dict):
         return {name: _filled(value, tensors) for name, value in tree.items()}
+    if not is_dataclass(tree) or isinstance(tree, type):
+        return tree
     return replace(tree, **{field.name: _filled(getattr(tree, field.name), tensors) for field in fields(tree)})
 
 

@@ -82,7 +82,7 @@ class Evaluator:
         """One episode in every environment; its start depends only on ``index`` and the members' seeds."""
         members, episodes = len(self.seeds), self.config.episodes
         roots = [np.random.SeedSequence([seed, self.purpose, *index]) for seed in self.seeds]
-        generators = [generator_of(root, policy.model.device) for root in roots]
+        generators = [generator_of(root, policy.algorithm.device) for root in roots]
         resets = np.concatenate([root.spawn(1)[0].generate_state(episodes) for root in roots])
 
         observations = self.environments.reset([int(seed) for seed in resets])

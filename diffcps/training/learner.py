@@ -10,11 +10,11 @@ from torch import Tensor
 
 from diffcps import algorithms
 from diffcps.algorithms import streams
-from diffcps.algorithms.model import Batch, Model, Part, part_at, parts
+from diffcps.algorithms.base import Batch
 from diffcps.algorithms.pack import Pack
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.training.engine import Kind, Work, average_policy, build, metrics
+from diffcps.training.engine import Kind, Work, build
 from diffcps.training.policy import Policy
 
 
@@ -43,17 +43,17 @@ class Dataset(Protocol):
 
 
 class Learner:
-    """Trains a pack of K members on one data set that lives on the device.
+    """Trains a pack of K members on one data set that is kept on the device.
 
-    Each member has its own random stream, a function of its seed and the step, so what it learns does not depend on its
-    company, nor on the device.
+    Each member has its own random stream, a function of its seed and the step, so what it learns does not depend on the
+    other members, nor on the device.
 
     Args:
         trial: the algorithm, its settings and the members.
-        dataset: transitions, rewards already transformed.
+        dataset: transitions as they were recorded.
         max_action: actions lie in ±max_action.
         device: where everything lives.
-        engine: how a gradient step is run; ``steps`` tells what it came to and why.
+        engine: how a gradient step is run; ``steps`` tells which one is used and why.
         pool: memory pool for CUDA graphs, to share with packs that take turns with this one.
         own: the members that it trains; by default all.
     """
@@ -68,33 +68,26 @@ class Learner:
         pool: Any = None,
         own: slice = slice(None),
     ) -> None:
-        self.device = torch.device(device)
+        device = torch.device(device)
         self.step = 0
-        tensors = {
-            name: torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=self.device)
-            for name in ("observations", "actions", "rewards", "next_observations", "terminals")
+        names = "observations", "actions", "rewards", "next_observations", "terminals"
+        columns = {name: torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=device) for name in names}
+        sizes = columns["observations"].shape[1], columns["actions"].shape[1], max_action
+        self.algorithm = algorithms.build(trial, sizes, device, own)
+        more = {
+            name: torch.zeros(len(columns["actions"]), *s, device=device) for name, s in self.algorithm.columns.items()
         }
-        self.data = Batch(**tensors)
-        self.model = Model(
-            trial.algorithm,
-            algorithms.settings(trial)[own],
-            observation_size=tensors["observations"].shape[1],
-            action_size=tensors["actions"].shape[1],
-            max_action=max_action,
-            device=self.device,
-        )
-        self.config = self.model.config
         seeds = [member.seed for member in trial.members[own]]
-        initial = [torch.Generator().manual_seed(_seed(seed)) for seed in seeds]
-        self.pack = Pack.create(self.model, initial)
+        self.pack = Pack.create(self.algorithm, [torch.Generator().manual_seed(_seed(seed)) for seed in seeds])
         self.work = Work(
             pack=self.pack,
-            data=self.data,
-            key=streams.keys(seeds, purpose=1).to(self.device),
-            step=torch.zeros((), dtype=torch.int64, device=self.device),
-            sums=torch.zeros(len(metrics(self.model)), len(seeds), device=self.device),
+            data=self.algorithm.prepare(self.pack, Batch(**columns, more=more)),
+            key=streams.keys(seeds, purpose=1).to(device),
+            step=torch.zeros((), dtype=torch.int64, device=device),
+            sums=torch.zeros(len(self.algorithm.metrics), len(seeds), device=device),
         )
-        self.steps = build(self.model, self.work, engine, pool)
+        self.algorithm.fill(0, self.pack, self.work.data)
+        self.steps = build(self.algorithm, self.work, engine, pool)
 
     @property
     def members(self) -> int:
@@ -106,24 +99,36 @@ class Learner:
 
         ``tick`` is called after each step, so that a caller can show progress while many are under way.
         """
-        taken: dict[Part, int] = dict.fromkeys(parts(self.config), 0)
+        algorithm, taken = self.algorithm, dict.fromkeys(self.algorithm.kinds, 0)
+        ends = {stage.until: number for number, stage in enumerate(algorithm.stages)}
         self.work.sums.zero_()
         for _ in range(steps):
-            part = part_at(self.config, self.step)
-            self.steps.take(part)
-            average_policy(self.model, self.pack, self.step)
-            taken[part] += 1
+            kind = algorithm.kind_at(self.step)
+            self.steps.take(kind)
+            algorithm.move_copies(self.pack, self.step)
+            taken[kind] += 1
             self.step += 1
+            if self.step in ends:
+                algorithm.finish(ends[self.step], self.pack)
+                algorithm.fill(ends[self.step] + 1, self.pack, self.work.data)
             if tick is not None:
                 tick()
-        given, names = algorithms.get(self.model.algorithm).METRICS, metrics(self.model)
-        counts = {name: sum(n for part, n in taken.items() if name in given[part]) for name in names}
-        sums = dict(zip(names, self.work.sums, strict=True))
-        return {name: sums[name] / count for name, count in counts.items() if count}
+        found = {}
+        for name, total in zip(algorithm.metrics, self.work.sums, strict=True):
+            count = sum(number for kind, number in taken.items() if name in algorithm.kinds[kind].metrics)
+            if count:
+                found[name] = total / count
+        return found
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics that ``update`` can give."""
+        return self.algorithm.metrics
 
     def policy(self) -> Policy:
         """A snapshot of what acting and measuring need."""
-        return Policy(self.model, {name: value.clone() for name, value in self.pack.acting().items()})
+        needed = self.pack.some(self.algorithm.acting)
+        return Policy(self.algorithm, {name: value.clone() for name, value in needed.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on as if nothing had happened: ``step``, and ``pack``, tensors by name.
@@ -142,6 +147,7 @@ class Learner:
             value.copy_(saved[name])
         self.step = int(state["step"])
         self.work.step.fill_(self.step)
+        self.algorithm.fill(self.algorithm.stage_at(self.step), self.pack, self.work.data)
 
     def _state(self) -> dict[str, Tensor]:
         return {**self.pack.state(), "key": self.work.key}

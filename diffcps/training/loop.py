@@ -14,7 +14,6 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.algorithms.model import METRICS
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder, scores_by_evaluation
 from diffcps.tasks.registry import task_of
@@ -38,6 +37,10 @@ class Trainee(Protocol[Policies_co]):
 
     def update(self, steps: int, heartbeat: Callable[[], None] | None = None, /) -> Mapping[str, Any]:
         """Take gradient steps; returns the mean of each metric over them, a tensor ``[members]`` on any device."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics that ``update`` can give."""
 
     def policy(self) -> Policies_co:
         """A snapshot for acting."""
@@ -235,7 +238,7 @@ class _Status:
             passed = max(self.written_at - self.start_time, 1e-9)
             done = cost.eager_seconds(config, step) - cost.eager_seconds(config, self.start_step)
             self.rate, self.pace = (step - self.start_step) / passed, passed / done
-        if self.start_step < (config.value("behaviour_steps") or 0) <= step:
+        if any(stage.until and self.start_step < stage.until <= step for stage in cost.stages(config)):
             self.start_step, self.start_time = step, self.written_at
 
 
@@ -404,7 +407,7 @@ def _learn(trial: _Trial[Any], status: _Status) -> dict[str, NDArray[Any]]:
     clock.charge("waiting")
     metrics["steps_per_second"] = np.full(len(trial.config.members), steps / max(seconds, 1e-9))
     if trial.workers.first:
-        trial.folder.log(trial.learner.step, trial.config, metrics, (*METRICS, "steps_per_second"))
+        trial.folder.log(trial.learner.step, trial.config, metrics, (*trial.learner.metrics, "steps_per_second"))
     clock.charge("checkpoint")
     return {f"training/{name}": value for name, value in metrics.items()}
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
-from diffcps.training.cost import components, networks
+from diffcps.training import cost
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
 from diffcps.training.loop import WorkerGroup
@@ -183,30 +183,18 @@ _BASE = 1.0 * _GIB
 """The process itself with its libraries; on a GPU, CUDA's own."""
 
 
-def resident_bytes(config: RunConfig, task: Task) -> int:
-    """What a member always takes: networks, averages, targets, Adam's moments, each also in a copy for a checkpoint."""
-    time, policy, head = networks(config, task.observation_size, task.action_size)
-    actor, critic = (sum((fan_in + 1) * fan_out for fan_in, fan_out in sizes) for sizes in ((*time, *policy), head))
-    cloned = actor if config.value("constraint_policy") == "average" and config.value("behaviour_steps") else 0
-    return 2 * 4 * (4 * (actor + 2 * critic) + cloned)
+def resident_bytes(config: RunConfig) -> int:
+    """What a member always takes: all that training changes, also in a copy for a checkpoint."""
+    return 2 * cost.state_bytes(config)
 
 
-def working_bytes(config: RunConfig, task: Task) -> int:
-    """What a member takes for a moment: the larger of a policy step and a max-Q backup, and a choice of actions.
+def working_bytes(config: RunConfig) -> int:
+    """What a member takes for a moment: its largest gradient step, and a choice of actions.
 
-    A policy step keeps the activations of T chain steps, of what explains the data's actions and of both critic heads:
-    four tensors a layer, measured; besides them the gradients.
+    A captured step keeps its memory while policies act.
     """
-    row = 4 * config.value("hidden_size")
-    layers = 4 * config.value("hidden_layers")
-    paths = config.value("constraint_samples") if config.value("constraint") in ("iwae", "renyi") else 0
-    runs = config.value("diffusion_steps") * (1 + paths) + 1 + 2 * components(config)
-    step = layers * row * config.value("batch_size") * runs + resident_bytes(config, task) // 4
-    backup = (
-        8 * row * config.value("batch_size") * (config.value("max_q_candidates") if config.value("max_q_backup") else 1)
-    )
-    acting = 8 * row * config.evaluation.episodes * config.evaluation.candidates
-    return max(step, backup) + acting  # a captured step keeps its memory while others act
+    acting = cost.acting_cost(config, config.evaluation.episodes, config.evaluation.candidates)
+    return max(kind.peak_bytes for kind in cost.step_costs(config).values()) + acting.peak_bytes
 
 
 def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: float | None) -> list[slice]:
@@ -225,7 +213,7 @@ def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: f
     if memory is None:
         return shares(members, 1)
     data = 4 * rows * (2 * task.observation_size + task.action_size + 2)
-    resident, working = resident_bytes(config, task), working_bytes(config, task)
+    resident, working = resident_bytes(config), working_bytes(config)
     left = _HEADROOM * memory - _BASE - data - members * resident
     size = math.floor(left / working)
     if size < 1:
@@ -269,6 +257,11 @@ class Packs:
         """Every pack takes ``steps`` gradient steps; returns the mean of each metric over them, ``[members]``."""
         parts = [learner.update(steps, heartbeat) for learner in self.learners]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics that ``update`` can give."""
+        return self.learners[0].metrics
 
     def policy(self) -> list[Policy]:
         """A snapshot of each pack for acting."""

@@ -1,14 +1,14 @@
 """A frozen copy of a pack's policies, for acting."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffcps import algorithms
-from diffcps.algorithms.model import Model
+from diffcps.algorithms.base import Algorithm
 from diffcps.config import Actor
 
 CANDIDATES_AT_ONCE_CPU = 512
@@ -26,8 +26,8 @@ def actions_at_once(device: torch.device) -> int:
 class Policy:
     """A frozen copy of a pack's policies for acting; learning goes on without touching it."""
 
-    def __init__(self, model: Model, parameters: dict[str, Tensor]) -> None:
-        self.model = model
+    def __init__(self, algorithm: Algorithm[Any], parameters: dict[str, Tensor]) -> None:
+        self.algorithm = algorithm
         self.parameters = parameters
 
     @property
@@ -37,7 +37,7 @@ class Policy:
 
     def member(self, number: int) -> "Policy":
         """One of them, as a pack of one."""
-        return Policy(self.model, {name: value[number : number + 1] for name, value in self.parameters.items()})
+        return Policy(self.algorithm, {name: value[number : number + 1] for name, value in self.parameters.items()})
 
     @torch.no_grad()
     def act(
@@ -53,18 +53,18 @@ class Policy:
             observations: for member k an array ``[B_k, o]``; the B_k may differ, also be zero.
             generators: one generator a member, on the model's device; member k draws from its own only.
             candidates: actions drawn per state, of which one is chosen.
-            actor: whether the online policy acts, or its moving average.
+            actor: which policy acts, one of ``Algorithm.actors``.
 
         Returns:
             For each member an array ``[B_k, a]`` within the action bounds.
         """
-        device, size = self.model.device, self.model.action_size
-        sample_actions = algorithms.get(self.model.algorithm).sample_actions
-        parameters = self.parameters | ({"actor": self.parameters["average"]} if actor == "average" else {})
+        algorithm = self.algorithm
+        device, size = algorithm.device, algorithm.problem.action_size
+        parameters = self.parameters | {"actor": self.parameters[algorithm.actors[actor]]}
         counts = [len(rows) for rows in observations]
         longest = max(counts)
         states = torch.zeros(self.members, longest, observations[0].shape[1])
-        noise = torch.zeros(self.model.policy.draws, self.members, longest * candidates, size, device=device)
+        noise = torch.zeros(algorithm.draws, self.members, longest * candidates, size, device=device)
         uniform = torch.full((self.members, longest, candidates), 0.5, device=device)
         for k, (rows, generator) in enumerate(zip(observations, generators, strict=True)):
             states[k, : counts[k]] = torch.as_tensor(rows)
@@ -76,8 +76,7 @@ class Policy:
 
         actions = torch.zeros(self.members, longest, size, device=device)
         for members, first, last in _pieces(device.type, counts, candidates):
-            actions[members, first:last] = sample_actions(
-                self.model,
+            actions[members, first:last] = algorithm.act(
                 {name: value[members] for name, value in parameters.items()},
                 observations=states[members, first:last],
                 noise=noise[:, members, first * candidates : last * candidates],

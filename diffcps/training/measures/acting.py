@@ -1,8 +1,7 @@
 """The measure ``acting``: what the policy scores as the online one or as its average, by single actions or the best of 50."""
 
-from diffcps.config import Actor
 from diffcps.training.evaluation import Evaluator
-from diffcps.training.measures.registry import CANDIDATES
+from diffcps.training.measures.registry import ways_of_acting
 from diffcps.training.measures.subject import Subject
 
 _PURPOSE = 4
@@ -12,7 +11,6 @@ _PURPOSE = 4
 def take(subject: Subject) -> dict[str, float]:
     """See ``registry``: mean normalised score over as many episodes as an evaluation has."""
     config, task = subject.config, subject.task
-    counts = (1,) if config.algorithm == "bc" else (1, CANDIDATES)
     evaluator = Evaluator(
         task,
         config.physics,
@@ -23,13 +21,10 @@ def take(subject: Subject) -> dict[str, float]:
         purpose=_PURPOSE,
     )
     try:
-        actors: tuple[Actor, ...] = "online", "average"
-        return {
-            f"score_{actor}_{count}": float(
-                task.normalised_score(evaluator.evaluate_as(subject.policy, subject.index, count, actor).returns).mean()
-            )
-            for actor in actors
-            for count in counts
-        }
+        found = {}
+        for actor, count in ways_of_acting(config):
+            rollouts = evaluator.evaluate_as(subject.policy, subject.index, count, actor)
+            found[f"score_{actor}_{count}"] = float(task.normalised_score(rollouts.returns).mean())
+        return found
     finally:
         evaluator.close()

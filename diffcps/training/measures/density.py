@@ -108,14 +108,14 @@ def policy_masses(subject: Subject, edges: tuple[Tensor, ...], resolution: float
     In closed form for Gaussians, by quadrature for a chain (``resolution`` as in ``quadrature.chain_masses``).
     Raises ``NotFiniteError`` when the policy gives no numbers.
     """
-    policy, device = subject.policy.model.policy, subject.policy.model.device
+    policy, device = subject.cloner.policy, subject.cloner.device
     observation = torch.zeros(1, 1, subject.task.observation_size, device=device)
     if isinstance(policy, GaussianPolicy):
-        parts = policy.parts(subject.actor, observation)
+        parts = policy.parts(subject.weights.layers, observation)
         log_weights, means, stds = (part[0, 0].double().cpu() for part in parts)
         return mixture_masses(log_weights, means, stds, edges)
     assert isinstance(policy, ChainPolicy)
-    denoise = _in_float64(policy.denoiser(subject.actor, observation, subject.step_losses), device)
+    denoise = _in_float64(policy.denoiser(subject.weights, observation), device)
     noisy = subject.config.value("last_step_noise") and subject.config.value("covariance") != "posterior"
     schedule = policy.schedule.to(torch.device("cpu"))
     return chain_masses(denoise, schedule, policy.max_action, noisy, edges, resolution, subject.heartbeat)

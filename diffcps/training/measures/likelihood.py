@@ -37,10 +37,10 @@ def take(subject: Subject) -> dict[str, float]:
     """
     states, actions = rows(subject)
     row: dict[str, float] = {}
-    policy = subject.policy.model.policy
+    policy = subject.cloner.policy
     if not isinstance(policy, ChainPolicy):
         nothing = torch.empty(0, device=actions.device)
-        surprise = policy.explain(subject.actor, states[None], actions[None], nothing, nothing, None).rows[0].double()
+        surprise = policy.fit(subject.weights, states[None], actions[None], nothing, nothing).rows[0].double()
         return _summary(subject, actions, surprise)
     if has_paths(subject.config):
         weights = log_weights(subject, policy, states, actions)
@@ -55,7 +55,7 @@ def take(subject: Subject) -> dict[str, float]:
 
 def rows(subject: Subject) -> tuple[Tensor, Tensor]:
     """Observations ``[R, o]`` and actions ``[R, a]`` of the rows that are looked at, on the policy's device."""
-    data, device = subject.dataset, subject.policy.model.device
+    data, device = subject.dataset, subject.policy.algorithm.device
     rng = np.random.default_rng([subject.config.data.seed, _PURPOSE])
     chosen = np.sort(rng.choice(len(data), min(ROWS, len(data)), replace=False))
     observations, actions = (torch.from_numpy(array[chosen]) for array in (data.observations, data.actions))
@@ -71,7 +71,7 @@ def log_weights(subject: Subject, policy: ChainPolicy, states: Tensor, actions: 
         repeated = action.repeat_interleave(paths, dim=0)[None]
         shape = policy.schedule.steps, *repeated.shape
         noise = torch.randn(shape, generator=generator, device=repeated.device)
-        denoise = policy.denoiser(subject.actor, state[None], subject.step_losses)
+        denoise = policy.denoiser(subject.weights, state[None])
         weights = path_log_weights(denoise, policy.schedule, repeated, noise, policy.max_action)
         found.append(weights.view(-1, paths).double())
     weights = torch.cat(found)
@@ -84,7 +84,7 @@ def step_losses(subject: Subject, policy: ChainPolicy, states: Tensor, actions: 
     """Mean of (ε − ε_θ)² at each diffusion step over rows, noises and dimensions, ``[T]``, float64."""
     generator = subject.generator("loss")
     repeated = actions.repeat_interleave(LOSS_DRAWS, dim=0)[None]
-    denoise = policy.denoiser(subject.actor, states[None], subject.step_losses)
+    denoise = policy.denoiser(subject.weights, states[None])
     losses = []
     for step in range(policy.schedule.steps):
         subject.heartbeat()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.config import RunConfig
+from diffcps import algorithms
+from diffcps.config import Actor, RunConfig
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.tasks.registry import Task, task_of
@@ -77,12 +78,19 @@ def _no_bandit(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_plane(config: RunConfig, task: Task) -> str | None:
-    if reason := _no_bandit(config, task):
+    if reason := _no_bandit(config, task) or _no_class(config, task):
         return reason
     return None if task.action_size <= 2 else f"a grid has one or two dimensions, its actions {task.action_size}."
 
 
+def _no_class(config: RunConfig, task: Task) -> str | None:
+    known = config.value("policy") is not None
+    return None if known else f"{config.algorithm} has no policy of a class that its distribution is computed for."
+
+
 def _no_density(config: RunConfig, task: Task) -> str | None:
+    if reason := _no_class(config, task):
+        return reason
     return "a deterministic policy has no density." if config.value("policy") == "deterministic" else None
 
 
@@ -96,7 +104,7 @@ def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
 
 def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:
     recall = () if _bandit(task).modes is None else ("sample_recall",)
-    best = () if config.algorithm == "bc" else ("bestof_value", "bestof_off_support")
+    best = ("bestof_value", "bestof_off_support") if algorithms.get(config.algorithm).chooses else ()
     return ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
 
 
@@ -117,8 +125,14 @@ def _likelihood(config: RunConfig, task: Task) -> tuple[str, ...]:
 
 
 def _acting(config: RunConfig, task: Task) -> tuple[str, ...]:
-    counts = (1,) if config.algorithm == "bc" else (1, CANDIDATES)
-    return tuple(f"score_{actor}_{count}" for actor in ("online", "average") for count in counts)
+    return tuple(f"score_{actor}_{count}" for actor, count in ways_of_acting(config))
+
+
+def ways_of_acting(config: RunConfig) -> list[tuple[Actor, int]]:
+    """Every policy that can act, by single actions and, where the algorithm can choose, by the best of many."""
+    algorithm = algorithms.get(config.algorithm)
+    counts = (1, CANDIDATES) if algorithm.chooses else (1,)
+    return [(actor, count) for actor in algorithm.actors for count in counts]
 
 
 def _from(module: str) -> Callable[["Subject"], Mapping[str, float]]:

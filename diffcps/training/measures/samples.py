@@ -33,7 +33,7 @@ def take(subject: Subject) -> dict[str, float]:
     }
     if found.modes is not None:
         row["sample_recall"] = sample_recall(found, own)
-    if subject.config.algorithm != "bc":
+    if subject.policy.algorithm.chooses:
         best = actions(subject, "best", BEST_COUNT, CANDIDATES)
         row |= {"bestof_value": float(found.value(best).mean())}
         row |= {"bestof_off_support": float(found.off_support(best).mean())}

@@ -3,12 +3,13 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from diffcps.algorithms.nn import Layers
+from diffcps.algorithms.bc import Cloner
+from diffcps.algorithms.policies import Weights
 from diffcps.config import Member, RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.tasks.bandits import Bandit, bandit
@@ -47,15 +48,15 @@ class Subject:
         return bandit(self.task.bandit)
 
     @property
-    def actor(self) -> Layers:
-        """Parameters of the policy that acts in evaluations: the online one or its average."""
-        name = "average" if self.config.evaluation.actor == "average" else "actor"
-        return self.policy.model.policy.layout.layers(self.policy.parameters[name])
+    def cloner(self) -> Cloner[Any]:
+        """The algorithm, with a policy of one of the classes that a density is known of."""
+        assert isinstance(self.policy.algorithm, Cloner)
+        return self.policy.algorithm
 
     @property
-    def step_losses(self) -> Tensor | None:
-        """``[1, T]``: what a calibrated covariance needs."""
-        return self.policy.parameters.get("step_losses")
+    def weights(self) -> Weights:
+        """Of the policy that acts in evaluations: the online one or its average."""
+        return self.cloner.weights(self.policy.parameters, self.cloner.actors[self.config.evaluation.actor])
 
     @property
     def finite(self) -> bool:
@@ -64,7 +65,7 @@ class Subject:
 
     def generator(self, purpose: str) -> torch.Generator:
         """A random stream of its own for each purpose, on the policy's device; a function of seed, evaluation and purpose."""
-        return generator_of(self._root(purpose), self.policy.model.device)
+        return generator_of(self._root(purpose), self.policy.algorithm.device)
 
     def numpy_generator(self, purpose: str) -> np.random.Generator:
         """The same for NumPy."""

@@ -1,0 +1,323 @@
+"""The contract of an algorithm: what the platform asks of it, and the words in which it answers.
+
+An algorithm is one file with a dataclass of its settings and a subclass of ``Algorithm``. It says its networks by name, its
+kinds of gradient step with their noise and metrics, its stages, its update, and how it acts. Memory, operations, checkpoints,
+columns of ``metrics.csv`` and names in MLflow follow from that. Shapes: K members, B transitions.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms import streams
+from diffcps.algorithms.nn import Adam
+from diffcps.algorithms.settings import OFFICIAL, Changes, Settings, TaskFacts
+from diffcps.config import Actor, RunConfig
+
+if TYPE_CHECKING:
+    from diffcps.algorithms.pack import Pack
+
+Metrics = dict[str, Tensor]
+"""Numbers of a gradient step by name, each ``[K]`` and detached."""
+StepNoise = Mapping[str, Tensor]
+"""The random numbers of a gradient step by name; ``rows`` ``[K, B]`` are those of the data set that make the batch."""
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+class Module(Protocol):
+    """A network without its parameters: it knows where they start."""
+
+    def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """``[K, P]``: parameters of each member, drawn from its own (CPU) generator."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Parameters that follow a network: copy ← (1 − rate) copy + rate network."""
+
+    rate: Sequence[float]
+    """For each member: 0 stays, 1 is the network itself."""
+    every: int | None = None
+    """Moves after every so many gradient steps; ``None``: where ``update`` calls ``Pack.move``."""
+    start: int = 0
+    """The first step after which it moves."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a pack and how it learns."""
+
+    module: Module
+    learning_rate: str | None = "learning_rate"
+    """The setting that is the learning rate of its optimiser; ``None``: it does not learn."""
+    copies: Mapping[str, Copy] = field(default_factory=dict)
+    """Name -> a copy that follows it, equal to it at first."""
+    optimiser: type[Adam] = Adam
+    decay_steps: int | None = None
+    """The learning rate falls to 0 along a cosine over so many updates; ``None``: it is constant."""
+
+
+# Gradient steps -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Standard normal numbers, ``[K, *shape]``."""
+
+    shape: tuple[int, ...]
+    member_axis: int = 0
+    """Where the members' axis stands in the result."""
+
+
+class Words(Protocol):
+    """Numbers made from random 32-bit words."""
+
+    @property
+    def count(self) -> int:
+        """Words that a member needs."""
+
+    def read(self, words: Tensor) -> Tensor:
+        """The numbers of all members from their words ``[K, count]``."""
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Integers uniform on 0 … limit − 1, ``[K, *shape]``."""
+
+    shape: tuple[int, ...]
+    limit: int
+
+    @property
+    def count(self) -> int:
+        """Two words for each."""
+        return 2 * math.prod(self.shape)
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        return streams.integers(words, self.limit).unflatten(1, self.shape)
+
+
+@dataclass(frozen=True)
+class Coin:
+    """One boolean for each member, true with probability ½: ``[K]``."""
+
+    count: int = 1
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        return words[:, 0] >= 2**31
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions of each member, or of the whole data set where the axes ``[K, B]`` are one, ``[N]``."""
+
+    observations: Tensor
+    """``[K, B, o]``."""
+    actions: Tensor
+    """``[K, B, a]``."""
+    rewards: Tensor
+    """``[K, B]``."""
+    next_observations: Tensor
+    """``[K, B, o]``."""
+    terminals: Tensor
+    """``[K, B]``, 1 where the episode ended for good."""
+    more: dict[str, Tensor] = field(default_factory=dict)
+    """Columns of the algorithm's own, ``[K, B, …]``."""
+
+    def rows(self, rows: Tensor, more: Sequence[str] = ()) -> "Batch":
+        """The rows ``[K, B]`` of a data set, with those further columns."""
+        columns = {name: value[rows] for name, value in vars(self).items() if name != "more"}
+        return Batch(**columns, more={name: self.more[name][rows] for name in more})
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """One kind of gradient step."""
+
+    batch: int
+    """B, transitions of each member."""
+    metrics: tuple[str, ...]
+    """Names of what ``update`` gives."""
+    noise: Mapping[str, Normal | Words] = field(default_factory=dict)
+    """Name -> random numbers. Their values depend on the order of the names."""
+    reads: tuple[str, ...] = ()
+    """Columns of ``Batch.more`` that it reads."""
+
+    def draw(self, key: Tensor, step: Tensor, rows: int) -> dict[str, Tensor]:
+        """The random numbers of gradient step ``step`` (an integer tensor) on a data set of so many rows.
+
+        A pure function of the step and of each member's key ``[K, 2]``.
+        """
+        normal = {name: kind for name, kind in self.noise.items() if isinstance(kind, Normal)}
+        words: dict[str, Words] = {"rows": Integers((self.batch,), rows)}
+        words |= {name: kind for name, kind in self.noise.items() if not isinstance(kind, Normal)}
+        sizes = [math.prod(kind.shape) for kind in normal.values()]
+        pairs = sum(sizes) + sum(sizes) % 2
+        counts = [kind.count for kind in words.values()]
+        drawn = streams.words(key, step, pairs + sum(counts)).split([pairs, *counts], dim=1)
+        found = {name: kind.read(part) for (name, kind), part in zip(words.items(), drawn[1:], strict=True)}
+        if sizes:
+            parts = streams.normals(drawn[0])[:, : sum(sizes)].split(sizes, dim=1)
+            for (name, kind), part in zip(normal.items(), parts, strict=True):
+                found[name] = part.view(len(key), *kind.shape).movedim(0, kind.member_axis)
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training in which the same kinds of step repeat."""
+
+    cycle: tuple[str, ...]
+    """Step s is of kind ``cycle[s % len(cycle)]``."""
+    until: int | None = None
+    """The step before which it ends; ``None``: with the training."""
+
+
+# The algorithm --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is learned: sizes, and the length of the training."""
+
+    observation_size: int
+    action_size: int
+    max_action: float
+    """Actions lie in ±max_action."""
+    steps: int
+    """Gradient steps of the trial."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Algorithm(Generic[S]):
+    """An algorithm for one pack: networks and equations. Parameters and all else that changes are in a ``Pack``.
+
+    What runs in a gradient step waits for no result and draws no number, so it can be compiled or captured. Settings that
+    differ between members come as ``pack.values``, ``[K]``; ``config`` is for those that all members share.
+    """
+
+    settings: ClassVar[type[Settings]]
+    """The dataclass of its settings."""
+    profiles: ClassVar[Mapping[str, Callable[[RunConfig], Changes]]] = OFFICIAL
+    """Name -> what a profile changes of a trial that has the settings of its task."""
+    chooses: ClassVar[bool] = True
+    """Whether ``act`` can choose among several candidates."""
+    actors: ClassVar[Mapping[Actor, str]] = {"online": "actor"}
+    """Policies that can act -> the tensor of the pack that holds their parameters."""
+    acting: ClassVar[tuple[str, ...]] = ("actor",)
+    """Tensors and settings of a pack that acting and measuring need, where the pack has them."""
+    rounded: ClassVar[tuple[str, ...]] = ()
+    """Metrics that rounding may decide, e.g. whether a bound is violated: compiled steps may give others than eager ones."""
+
+    def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
+        self.members = members
+        self.config: S = members[0]
+        """Settings of the first member, for what the members share."""
+        self.problem = problem
+        self.device = device
+        self.draws = 0
+        """D, normal numbers for each number of an action when acting."""
+        self.networks: dict[str, Network] = {}
+        """The networks by name. A member's initial weights are drawn in this order."""
+        self.columns: dict[str, tuple[int, ...]] = {}
+        """Columns that it adds to the data set: name -> shape of a row. They are zeros until ``prepare`` or ``fill``."""
+        self.kinds: dict[str, StepKind] = {}
+        """The kinds of gradient step by name."""
+        self.stages: tuple[Stage, ...] = ()
+        """The stages in order; each ends later than the one before it, and the last with the training."""
+
+    @classmethod
+    def of_task(cls, task: TaskFacts) -> Changes:
+        """The published settings for a task; by default those of the DiffCPS paper that the algorithm has."""
+        return {"settings": cls.settings.among(task.settings)}
+
+    @classmethod
+    def check(cls, trial: RunConfig, settings: S) -> None:
+        """Raise ``UserError`` where a member's settings do not fit the trial."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What training changes besides networks and copies: running means and the like at their start, ``[K, …]``."""
+        return {}
+
+    def prepare(self, pack: "Pack", data: Batch) -> Batch:
+        """The data set as steps read it, from the data set as it was recorded; may set constants of the pack.
+
+        Called once, before the first step or before a checkpoint is loaded.
+        """
+        return data
+
+    def update(self, pack: "Pack", batch: Batch, noise: StepNoise, kind: str) -> Metrics:
+        """One gradient step of every member, in place."""
+        raise NotImplementedError
+
+    def finish(self, stage: int, pack: "Pack") -> None:
+        """Called after the last step of a stage that another one follows; may change the pack."""
+
+    def fill(self, stage: int, pack: "Pack", data: Batch) -> None:
+        """Called before the first step of a stage, and when training resumes in it: fill columns of ``data.more``.
+
+        They are no part of a checkpoint, so they must follow from the data and from networks that learn no more.
+        """
+
+    def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Choose actions.
+
+        Args:
+            parameters: those of ``acting``, with the policy that acts as ``actor``; of all members or of some.
+            observations: ``[K, B, o]``.
+            noise: ``[D, K, B·N, a]`` standard normal, for N candidates of each observation, side by side.
+            uniform: ``[K, B, N]`` on (0, 1), to choose a candidate with.
+
+        Returns:
+            ``[K, B, a]``.
+        """
+        raise NotImplementedError
+
+    # What follows from the above
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics, in the order of the kinds."""
+        return tuple(dict.fromkeys(name for kind in self.reachable for name in self.kinds[kind].metrics))
+
+    @cached_property
+    def reachable(self) -> tuple[str, ...]:
+        """The kinds of step that a training takes."""
+        taken = {name for stage in self.stages for name in stage.cycle}
+        return tuple(name for name in self.kinds if name in taken)
+
+    @cached_property
+    def periodic(self) -> dict[str, Copy]:
+        """The copies that move after every so many steps."""
+        copies = {name: copy for network in self.networks.values() for name, copy in network.copies.items()}
+        return {name: copy for name, copy in copies.items() if copy.every is not None}
+
+    def stage_at(self, step: int) -> int:
+        """The stage of gradient step ``step``, counted from 0."""
+        return next(number for number, stage in enumerate(self.stages) if stage.until is None or step < stage.until)
+
+    def kind_at(self, step: int) -> str:
+        """The kind of gradient step ``step``."""
+        cycle = self.stages[self.stage_at(step)].cycle
+        return cycle[step % len(cycle)]
+
+    def move_copies(self, pack: "Pack", step: int) -> None:
+        """Move the copies that are due after gradient step ``step``."""
+        for name, copy in self.periodic.items():
+            if copy.every and step >= copy.start and step % copy.every == 0:
+                pack.move(name)
+
+
+def values_of(members: Sequence[Any], name: str) -> list[float]:
+    """A setting of each member; NaN for ``None``."""
+    return [math.nan if getattr(member, name) is None else getattr(member, name) for member in members]
