@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import trials
 
-from diffcps.algorithms.model import METRICS
 from diffcps.config import DataConfig, EvaluationConfig, RunConfig
 from diffcps.data import library
 from diffcps.files import write_json
@@ -14,7 +14,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Axis, Plan
 from diffcps.tasks.registry import get_task, task_of
 
-COLUMNS = (*METRICS, "steps_per_second")
+COLUMNS = (*trials.metrics(trials.trial()), "steps_per_second")
 STEPS, EVERY, ROW, EPISODES = 400, 100, 50, 3
 
 

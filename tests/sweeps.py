@@ -21,9 +21,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from trials import metrics
 
 from diffcps import cli, data
-from diffcps.algorithms.model import METRICS
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
@@ -265,7 +265,10 @@ def _assert_described(run: Run, trial: RunConfig, folder: RunFolder) -> None:
 def _assert_histories(client: MlflowClient, trial: RunConfig, folder: RunFolder, runs: Sequence[Run]) -> None:
     """Every metric has every step once, with the values of the run folder; the trial's own run has the means."""
     rows, returns = pd.read_csv(folder.path / "metrics.csv"), pd.read_csv(folder.path / "returns.csv")
-    expected = {f"training/{name}": rows.pivot_table(index="step", columns="member", values=name) for name in METRICS}
+    expected = {
+        f"training/{name}": rows.pivot_table(index="step", columns="member", values=name)
+        for name in metrics(trial)
+    }
     raw = returns.pivot_table(index="step", columns="member", values="return", aggfunc="mean")
     expected["evaluation/return"] = raw
     expected["score"] = get_task(trial.task).normalised_score(raw)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ from scipy import stats
 from trials import member
 
 from diffcps import algorithms
-from diffcps.algorithms import bc, diffcps, duals
+from diffcps.algorithms import diffcps, duals
+from diffcps.algorithms.base import Problem
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import gaussian_step_losses
 from diffcps.algorithms.likelihood import prior_divergence, step_divergence
-from diffcps.algorithms.model import part_at, parts
-from diffcps.algorithms.policies import GaussianPolicy
+from diffcps.algorithms.policies import GaussianPolicy, Weights
 from diffcps.config import Member, RunConfig, Values
 from diffcps.training import engine
 from diffcps.training.learner import Learner
@@ -51,7 +51,7 @@ OF_TWO = member(3, slack=0.1), MEMBERS[1]
 
 def make(members: Sequence[Member] = OF_TWO, algorithm: str = "diffcps", **settings: Any) -> Learner:
     """A small pack; settings of the members that the algorithm does not have are left out."""
-    known = algorithms.get(algorithm).Settings.among
+    known = algorithms.get(algorithm).settings.among
     own = [own.replaced(settings=known(own.settings)) for own in members]
     small = {"hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 20} | settings
     return make_learner(own, RunConfig("none", algorithm=algorithm, settings=Values(small)))
@@ -63,7 +63,7 @@ def test_members_stay_apart_and_resumes_are_exact(name: str) -> None:
     settings = {"diffusion_steps": 3, **VARIANTS[name]}
     straight, first = make(**settings), make(**settings)
     metrics = straight.update(30)
-    assert set(metrics) == set(engine.metrics(straight.model))
+    assert set(metrics) == set(straight.metrics)
     assert all(torch.isfinite(value).all() for value in metrics.values())
     first.update(15)
     second = make(**settings)
@@ -83,21 +83,21 @@ def test_every_variant_acts_within_the_bounds(name: str) -> None:
     learner = make(**{"diffusion_steps": 3, **VARIANTS[name]})
     learner.update(12)
     states = [np.zeros((5, 4), np.float32), np.ones((2, 4), np.float32)]
-    for candidates in (1,) if learner.model.algorithm == "bc" else (1, 4):
-        for actor in ("online", "average"):
+    for candidates in (1, 4) if learner.algorithm.chooses else (1,):
+        for actor in learner.algorithm.actors:
             generators = [torch.Generator().manual_seed(k) for k in range(2)]
             actions = learner.policy().act(states, generators, candidates, actor)  # type: ignore[arg-type]
             assert [a.shape for a in actions] == [(5, 2), (2, 2)]
             assert all(np.abs(a).max() <= np.float32(0.7) for a in actions)
 
 
-def test_parts_of_a_training() -> None:
-    config = diffcps.Settings(policy_freq=2, behaviour_steps=5)
-    found = [part_at(config, step) for step in range(8)]
+def test_kinds_of_step_in_a_training() -> None:
+    learner = make(policy_freq=2, behaviour_steps=5)
+    found = [learner.algorithm.kind_at(step) for step in range(8)]
     assert found == ["behaviour", "critic", "behaviour", "critic", "behaviour", "critic", "policy", "critic"]
-    assert set(found) == set(parts(config))
-    assert parts(bc.Settings(policy_freq=1)) == ("behaviour",)
-    assert parts(diffcps.Settings(policy_freq=1)) == ("policy",)
+    assert set(found) == set(learner.algorithm.reachable)
+    assert make(algorithm="bc", policy_freq=1).algorithm.reachable == ("behaviour",)
+    assert make(policy_freq=1).algorithm.reachable == ("policy",)
 
 
 def test_slack_sets_the_bound_from_the_end_of_cloning() -> None:
@@ -116,7 +116,7 @@ def test_an_average_that_is_the_online_policy_is_held_as_it() -> None:
     ours, theirs = (learner.update(30) for learner in (average, online))
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    torch.testing.assert_close(average.pack.actor, online.pack.actor, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(average.pack["actor"], online.pack["actor"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{}, NOISY | {"constraint": "elbo"}])
@@ -127,19 +127,15 @@ def test_slack_of_the_average_is_measured_from_the_cloned_one_on_the_same_draws(
         policy_freq=1, **settings,
     )  # fmt: skip
     learner.update(40)
-    pack, model, work = learner.pack, learner.model, learner.work
-    left = pack.average.clone(), None if pack.step_losses is None else pack.step_losses.clone()
+    pack, algorithm, work = learner.pack, cast(Any, learner.algorithm), learner.work
+    left = {name: value.clone() for name, value in pack.tensors.items()}
     learner.update(30)
-    draws = engine.draw(model, work, "policy")
-    assert draws.step is not None
-    assert draws.noise is not None
-    observations, actions = work.data.observations[draws.rows], work.data.actions[draws.rows]
-
-    def explained(parameters: torch.Tensor, losses: torch.Tensor | None) -> torch.Tensor:
-        layers = model.policy.layout.layers(parameters)
-        return model.policy.explain(layers, observations, actions, draws.step, draws.noise, losses).rows.mean(dim=1)
-
-    reached, held = explained(*left), explained(pack.average, pack.step_losses)
+    noise = engine.draw(algorithm, work, "policy")
+    batch = work.data.rows(noise["rows"])
+    reached, held = (
+        algorithm.fit(algorithm.weights(tensors, "average"), batch, noise).rows.mean(dim=1)
+        for tensors in (left, pack.tensors)
+    )
     seen = learner.update(1)
     torch.testing.assert_close(seen["constraint"], held)
     bound = reached + 0.1 if settings else 1.1 * reached
@@ -150,20 +146,20 @@ def test_slack_of_the_average_is_measured_from_the_cloned_one_on_the_same_draws(
 
 def test_lambda_rests_while_the_behaviour_is_cloned() -> None:
     learner = make(behaviour_steps=20, lambda_learning_rate=0.1)
-    before = learner.pack.multiplier.clone()
+    before = learner.pack["multiplier"].clone()
     learner.update(20)
-    assert torch.equal(learner.pack.multiplier, before)
+    assert torch.equal(learner.pack["multiplier"], before)
     learner.update(4)
-    assert not torch.equal(learner.pack.multiplier, before)
+    assert not torch.equal(learner.pack["multiplier"], before)
 
 
 @pytest.mark.parametrize("kind", ["projected", "pi"])
 def test_each_member_moves_lambda_at_its_own_learning_rate(kind: str) -> None:
     """Adam's first step is its learning rate, and a pi controller's a multiple of it."""
     learner = make([member(3, lambda_learning_rate=rate) for rate in (0.01, 0.001, 0.0)], dual=kind)
-    before = learner.pack.multiplier.clone()
-    learner.update(learner.config.policy_freq)
-    moved = (learner.pack.multiplier - before)[:, 0]
+    before = learner.pack["multiplier"].clone()
+    learner.update(learner.algorithm.config.policy_freq)
+    moved = (learner.pack["multiplier"] - before)[:, 0]
     torch.testing.assert_close(moved[1] / moved[0], torch.tensor(0.1), rtol=1e-4, atol=0)
     assert moved[2] == 0
 
@@ -211,7 +207,7 @@ def test_lambda_grows_under_violation_and_projected_ones_stay_in_their_range(kin
 def test_elbo_of_the_optimal_chain_is_the_entropy_of_a_gaussian(steps: int, std: float) -> None:
     """With the exact noise net and σ*, the chain of N(0, s²) is exact, so −ELBO = ½ log 2πe s²."""
     config = diffcps.Settings(diffusion_steps=steps)
-    schedule = ChainPolicy(config, 1, 1, 10.0, None, CPU).schedule
+    schedule = ChainPolicy(config, Problem(1, 1, 10.0, 1), None, CPU).schedule
     losses = gaussian_step_losses(schedule, std)
     variance = schedule.posterior_variance + schedule.covariance_coefficient * losses
     every = torch.arange(steps)
@@ -225,16 +221,15 @@ def test_calibrated_variance_follows_the_error_of_each_step() -> None:
     """The running mean comes to the loss of an untrained net at rest: learning rate next to zero, its error is known."""
     learner = make([member(1, learning_rate=1e-12)], algorithm="bc", policy_freq=1, batch_size=256, **NOISY)
     losses = learner.update(400)["behaviour_loss"]
-    assert learner.pack.step_losses is not None
-    assert float(learner.pack.step_losses.mean()) == pytest.approx(float(losses), rel=0.03)
+    assert float(learner.pack["step_losses"].mean()) == pytest.approx(float(losses), rel=0.03)
 
 
 def test_gaussian_policies_are_what_scipy_says() -> None:
     config = diffcps.Settings(policy="mixture", mixture_components=3, hidden_size=16)
-    policy = GaussianPolicy(config, 2, 2, 1.0, None, CPU)
-    actor = policy.layout.layers(policy.layout.initial([torch.Generator().manual_seed(0)]))
+    policy = GaussianPolicy(config, Problem(2, 2, 1.0, 1), None, CPU)
+    actor = Weights(policy.layout.layers(policy.layout.initial([torch.Generator().manual_seed(0)])))
     states, actions = torch.randn(1, 5, 2), torch.rand(1, 5, 2) - 0.5
-    log_weights, mean, std = (part.numpy() for part in policy.parts(actor, states))
+    log_weights, mean, std = (part.numpy() for part in policy.parts(actor.layers, states))
     expected = -np.log(
         sum(
             np.exp(log_weights[0, :, m]) * stats.norm.pdf(actions[0], mean[0, :, m], std[0, :, m]).prod(axis=1)
@@ -242,15 +237,15 @@ def test_gaussian_policies_are_what_scipy_says() -> None:
         )
     )
     nothing = torch.zeros(1, 5, 0)
-    found = policy.explain(actor, states, actions, torch.zeros(1, 5, dtype=torch.int64), nothing, None)
+    found = policy.fit(actor, states, actions, torch.zeros(1, 5, dtype=torch.int64), nothing)
     np.testing.assert_allclose(found.rows[0].numpy(), expected, rtol=1e-5)
     # the weighted proposals and the samples have one expectation
     noise = torch.randn(2, 1, 5 * 20_000, 2, generator=torch.Generator().manual_seed(1))
-    drawn = policy.sample(actor, states, noise, None).unflatten(1, (5, -1)).mean(dim=2)
+    drawn = policy.sample(actor, states, noise).unflatten(1, (5, -1)).mean(dim=2)
     few = noise.unflatten(2, (5, -1))
     proposed = torch.zeros(1, 5, 2)
     for i in range(500):
-        own, weights = policy.proposals(actor, states, few[:, :, :, i], None)
+        own, weights = policy.proposals(actor, states, few[:, :, :, i])
         assert weights is not None
         proposed += (own * weights[..., None]).unflatten(1, (5, 3)).sum(dim=2) / 500
     torch.testing.assert_close(proposed, drawn, rtol=0, atol=0.15)
@@ -260,10 +255,10 @@ def test_a_learned_variance_is_not_pulled_at_by_values_under_the_behaviour_loss(
     """The gradient of a value with respect to the rows of the last layer that give the variance is exactly zero."""
     for constraint, held in (("behaviour_loss", True), ("elbo", False)):
         config = diffcps.Settings(hidden_size=16, covariance="learned", last_step_noise=True, constraint=constraint)
-        policy = ChainPolicy(config, 4, 2, 0.7, None, CPU)
+        policy = ChainPolicy(config, Problem(4, 2, 0.7, 1), None, CPU)
         actor = policy.layout.leaves(policy.layout.initial([torch.Generator().manual_seed(0)]))
         noise = torch.randn(policy.draws, 1, 8, 2, generator=torch.Generator().manual_seed(1))
-        actions, _ = policy.proposals(actor, torch.zeros(1, 8, 4), noise, None)
+        actions, _ = policy.proposals(Weights(actor), torch.zeros(1, 8, 4), noise)
         (slope,) = torch.autograd.grad(actions.sum(), [actor[-1][0]])
         assert bool((slope[..., 2:] == 0).all()) is held
         assert (slope[..., :2] != 0).any()

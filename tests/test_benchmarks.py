@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import measure, reference
+from benchmarks import flops, measure, reference
 from benchmarks.projection import PAPER, distinct_sizes, hours, operations, project, size
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from trials import member, trial
 
 from diffcps import algorithms
-from diffcps.algorithms import diffcps
-from diffcps.algorithms.model import part_at
+from diffcps.algorithms.base import Batch
+from diffcps.algorithms.pack import Pack
 from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.tasks.registry import get_task
-from diffcps.training import cost, engine
+from diffcps.training import cost
 
 OBSERVATION, ACTION, BATCH, MAX_ACTION, ROWS = 5, 3, 16, 0.8, 64
 DEVICE = torch.device("cpu")
@@ -33,31 +33,27 @@ MEMBERS = (
 # The pack, in the few places where this file touches it ---------------------------------------------------------------
 
 
-def fresh_pack(config: RunConfig) -> tuple[diffcps.Model, diffcps.Pack]:
+def fresh_pack(config: RunConfig) -> tuple[Any, Pack]:
     """A pack whose averages lag behind and whose Adam states are not empty, as in the middle of training."""
     rng = torch.Generator().manual_seed(0)
-    model = diffcps.Model("diffcps", algorithms.settings(config), OBSERVATION, ACTION, MAX_ACTION, DEVICE)
-    pack = diffcps.Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
-    for value in (pack.average, pack.target):
+    model = algorithms.build(config, (OBSERVATION, ACTION, MAX_ACTION), DEVICE)
+    pack = Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
+    for value in (pack["average"], pack["target"]):
         value.add_(0.05 * torch.randn(value.shape, generator=rng))
-    for adam in (pack.actor_adam, pack.critic_adam, pack.multiplier_adam):
+    for adam in pack.adams.values():
         adam.first.normal_(generator=rng).mul_(0.01)
         adam.second.uniform_(generator=rng).mul_(0.01)
         adam.count.fill_(7)
     return model, pack
 
 
-def pack_step(
-    model: diffcps.Model, pack: diffcps.Pack, batch: diffcps.Batch, draws: diffcps.Draws, step: int
-) -> dict[str, Tensor]:
-    if part_at(model.config, step) == "critic":
-        draws = diffcps.Draws(draws.rows, draws.next_actions)
-    metrics = diffcps.update(model, pack, batch, draws)
-    engine.average_policy(model, pack, step)
+def pack_step(model: Any, pack: Pack, batch: Batch, noise: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    metrics: dict[str, Tensor] = model.update(pack, batch, noise, model.kind_at(step))
+    model.move_copies(pack, step)
     return metrics
 
 
-def linear_layers(model: diffcps.Model, name: str, flat: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
+def linear_layers(model: Any, name: str, flat: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
     """Member k's layers of ``[K, P]``, each as weight ``[out, in]`` and bias ``[out]``: those of one head after another."""
     if name in {"actor", "average"}:
         return [(weight[k].T, bias[k, 0]) for weight, bias in model.policy.noise_net.layout.layers(flat)]
@@ -72,7 +68,7 @@ def parameters(module: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
     return [(m.weight, m.bias) for m in module.modules() if isinstance(m, nn.Linear)]
 
 
-def agent_like(model: diffcps.Model, pack: diffcps.Pack, k: int, step: int) -> reference.Agent:
+def agent_like(model: Any, pack: Pack, k: int, step: int) -> reference.Agent:
     """The yardstick with the parameters and optimiser states of member k."""
     nothing = torch.zeros(1, 1)
     data = reference.Batch(torch.zeros(1, OBSERVATION), torch.zeros(1, ACTION), nothing, nothing, nothing)
@@ -80,17 +76,17 @@ def agent_like(model: diffcps.Model, pack: diffcps.Pack, k: int, step: int) -> r
     agent.step = step
     for name in ("actor", "average", "critic", "target"):
         own = [p for pair in parameters(getattr(agent, name)) for p in pair]
-        given = [t for pair in linear_layers(model, name, getattr(pack, name), k) for t in pair]
+        given = [t for pair in linear_layers(model, name, pack[name], k) for t in pair]
         for parameter, value in zip(own, given, strict=True):
             parameter.data.copy_(value)
-    agent.multiplier.data.copy_(pack.multiplier[k, 0])
+    agent.multiplier.data.copy_(pack["multiplier"][k, 0])
     for name in ("actor", "critic"):
-        adam, own_adam = getattr(pack, f"{name}_adam"), getattr(agent, f"{name}_adam")
+        adam, own_adam = pack.adams[name], getattr(agent, f"{name}_adam")
         moments = (linear_layers(model, name, value, k) for value in (adam.first, adam.second))
         for pair, firsts, seconds in zip(parameters(getattr(agent, name)), *moments, strict=True):
             for parameter, first, second in zip(pair, firsts, seconds, strict=True):
                 own_adam.state[parameter] = adam_state(adam.count, first, second)
-    adam = pack.multiplier_adam
+    adam = pack.adams["multiplier"]
     agent.multiplier_adam.state[agent.multiplier] = adam_state(adam.count, adam.first[k, 0], adam.second[k, 0])
     return agent
 
@@ -99,14 +95,14 @@ def adam_state(count: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor
     return {"step": count.float(), "exp_avg": first.clone(), "exp_avg_sq": second.clone()}
 
 
-def inputs(config: diffcps.Settings) -> tuple[diffcps.Batch, diffcps.Draws]:
+def inputs(config: Any) -> tuple[Batch, dict[str, Tensor]]:
     rng = torch.Generator().manual_seed(1)
     members, steps = len(MEMBERS), config.diffusion_steps
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng)
 
-    batch = diffcps.Batch(
+    batch = Batch(
         observations=normal(members, BATCH, OBSERVATION),
         actions=(2.0 * torch.rand(members, BATCH, ACTION, generator=rng) - 1.0) * MAX_ACTION,
         rewards=normal(members, BATCH),
@@ -114,25 +110,21 @@ def inputs(config: diffcps.Settings) -> tuple[diffcps.Batch, diffcps.Draws]:
         terminals=(torch.rand(members, BATCH, generator=rng) < 0.3).float(),
     )
     targets = BATCH * (config.max_q_candidates if config.max_q_backup else 1)
-    return batch, diffcps.Draws(
-        rows=torch.zeros(members, BATCH, dtype=torch.int64),  # the batch is given, not taken from a data set
-        next_actions=normal(steps, members, targets, ACTION),
-        step=torch.randint(0, steps, (members, BATCH), generator=rng),
-        noise=normal(members, BATCH, ACTION),
-        actions=normal(steps, members, BATCH, ACTION),
-        swap=torch.tensor([True, False]),
-    )
+    return batch, {
+        "rows": torch.zeros(members, BATCH, dtype=torch.int64),  # the batch is given, not taken from a data set
+        "next_actions": normal(steps, members, targets, ACTION),
+        "step": torch.randint(0, steps, (members, BATCH), generator=rng),
+        "noise": normal(members, BATCH, ACTION),
+        "actions": normal(steps, members, BATCH, ACTION),
+        "swap": torch.tensor([True, False]),
+    }
 
 
-def of_member(batch: diffcps.Batch, draws: diffcps.Draws, k: int) -> tuple[reference.Batch, reference.Draws]:
-    own = {name: value[k] for name, value in vars(batch).items()}
+def of_member(batch: Batch, noise: dict[str, Tensor], k: int) -> tuple[reference.Batch, reference.Draws]:
+    own = {name: value[k] for name, value in vars(batch).items() if name != "more"}
     own |= {name: own[name][:, None] for name in ("rewards", "terminals")}
-    assert draws.step is not None
-    assert draws.noise is not None
-    assert draws.actions is not None
-    assert draws.swap is not None
     return reference.Batch(**own), reference.Draws(
-        draws.next_actions[:, k], draws.step[k], draws.noise[k], draws.actions[:, k], bool(draws.swap[k])
+        noise["next_actions"][:, k], noise["step"][k], noise["noise"][k], noise["actions"][:, k], bool(noise["swap"][k])
     )
 
 
@@ -144,28 +136,28 @@ def test_yardstick_takes_the_step_of_the_pack(step: int, policy_moves: bool, ave
     """Same parameters, batch and draws: same losses, gradients and new parameters, in float32."""
     config = trial(members=MEMBERS, hidden_size=32, batch_size=BATCH, max_q_backup=backup, ema_start=10)
     model, pack = fresh_pack(config)
-    batch, draws = inputs(model.config)
+    batch, noise = inputs(model.config)
     agents = [agent_like(model, pack, k, step) for k in range(len(MEMBERS))]
     before = {name: value.clone() for name, value in pack.state().items()}
 
-    losses = [agent.update(*of_member(batch, draws, k)) for k, agent in enumerate(agents)]
-    metrics = pack_step(model, pack, batch, draws, step)
+    losses = [agent.update(*of_member(batch, noise, k)) for k, agent in enumerate(agents)]
+    metrics = pack_step(model, pack, batch, noise, step)
 
     for k, agent in enumerate(agents):
         assert ("behaviour_loss" in losses[k]) == policy_moves
         for name, loss in losses[k].items():
             np.testing.assert_allclose(metrics[name][k], loss, rtol=1e-5, atol=1e-6, err_msg=f"{name}, member {k}")
         for name in ("actor", "average", "critic", "target"):
-            expected = linear_layers(model, name, getattr(pack, name), k)
+            expected = linear_layers(model, name, pack[name], k)
             compare(parameters(getattr(agent, name)), expected, 1e-5, f"{name}, member {k}")
         for name in ("actor", "critic"):  # Adam's running means: the clipped gradients
             own = [
                 tuple(getattr(agent, f"{name}_adam").state[p]["exp_avg"] for p in pair)
                 for pair in parameters(getattr(agent, name))
             ]
-            expected = linear_layers(model, name, getattr(pack, f"{name}_adam").first, k)
+            expected = linear_layers(model, name, pack.adams[name].first, k)
             compare(own, expected, 1e-4, f"gradient of {name}, member {k}")
-        np.testing.assert_allclose(agent.multiplier.detach(), pack.multiplier[k, 0], rtol=1e-6)
+        np.testing.assert_allclose(agent.multiplier.detach(), pack["multiplier"][k, 0], rtol=1e-6)
     moved = {name: not torch.equal(before[name], value) for name, value in pack.state().items()}
     assert moved["critic"]
     assert moved["target"]
@@ -192,24 +184,57 @@ def test_operations_are_those_of_a_real_step(task: str, about: float) -> None:
             agent.update()
 
     # `backward` also gives the critic gradients of its weights, which the policy's step has no use for
-    *_, head = cost.networks(config, *sizes)
-    unused = cost.forward(head, config.value("batch_size"))
-    per_step = cost.flops_per_member_step(config, *sizes)
+    *_, head = flops.networks(config, *sizes)
+    unused = flops.forward(head, config.value("batch_size"))
+    per_step = flops.flops_per_member_step(config, *sizes)
     assert counter.get_total_flops() == config.value("policy_freq") * per_step + unused
     np.testing.assert_allclose(per_step, about, rtol=0.03)
 
 
-def test_operations_of_cloning_are_those_of_the_critic_and_of_explaining() -> None:
+def test_operations_of_cloning_are_those_of_the_critic_and_of_fitting_the_data() -> None:
     config, sizes = trial(discount=0.0, policy_freq=2, constraint_policy="average"), (11, 3)
-    *_, head = cost.networks(config, *sizes)
+    *_, head = flops.networks(config, *sizes)
     rows = config.value("batch_size")
-    critic = 2 * cost.forward(head, rows) + 2 * cost.backward(head, rows, inputs=False, weights=True)
-    alone = cost.flops_per_member_step(
+    critic = 2 * flops.forward(head, rows) + 2 * flops.backward(head, rows, inputs=False, weights=True)
+    alone = flops.flops_per_member_step(
         trial(algorithm="bc", policy_freq=2, evaluation=EvaluationConfig(candidates=1)), *sizes
     )
-    assert cost.flops_per_member_step(config, *sizes, cloning=True) == critic + alone
-    assert cost.network_runs(config, cloning=True) == 1 / 2
-    assert cost.network_runs(config) == (2 + 5) / 2
+    assert flops.flops_per_member_step(config, *sizes, cloning=True) == critic + alone
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"diffusion_steps": 20}, {"max_q_backup": True}, {"policy": "gaussian"}, {"discount": 0.0, "hidden_size": 64},
+        {"constraint": "iwae", "covariance": "forward"}, {"algorithm": "awr"}, {"algorithm": "awr", "policy": "mixture"},
+        {"algorithm": "bc"}, {"algorithm": "bc", "policy": "deterministic"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_counted_operations_are_those_of_the_formula(settings: dict[str, Any]) -> None:
+    """Less what a program shares: the observations' part of a first layer is computed once for all steps of a chain."""
+    candidates = 1 if settings.get("algorithm") == "bc" else 5
+    config = trial("hopper-medium-v2", evaluation=EvaluationConfig(candidates=candidates), **settings)
+    costs, (stage,) = cost.step_costs(config), cost.stages(config)
+    counted = sum(costs[kind].flops for kind in stage.cycle) / len(stage.cycle)
+    assert 0.9 < counted / flops.flops_per_member_step(config, 11, 3) <= 1.0
+    acting, formula = (
+        cost.acting_cost(config, 7, candidates).flops,
+        flops.flops_per_action(config, 11, 3, 7 * candidates),
+    )
+    if candidates > 1:
+        assert 0.9 < acting / formula <= 1.0
+
+
+def test_memory_of_a_step_is_that_of_the_activations_for_its_gradients() -> None:
+    """Four tensors of every hidden layer and network that the policy's loss runs, measured, and the gradients."""
+    config = trial("hopper-medium-v2")
+    peak = cost.step_costs(config)["policy"].peak_bytes
+    activations = 4 * 3 * 256 * 256 * 4 * (5 + 1 + 2)
+    assert 0.7 * activations < peak < 1.5 * activations
+    wider = cost.step_costs(config.with_settings(batch_size=512))["policy"].peak_bytes
+    assert 1.7 < wider / peak < 2.1
+    assert cost.step_costs(config)["critic"].peak_bytes < peak
 
 
 def test_operations_of_an_action_are_those_of_a_real_one() -> None:
@@ -218,7 +243,7 @@ def test_operations_of_an_action_are_those_of_a_real_one() -> None:
     with FlopCounterMode(display=False) as counter:
         action = agent.act(np.zeros(11), candidates=7)
     assert action.shape == (3,)
-    assert counter.get_total_flops() == cost.flops_per_action(measure.settings(task), 11, 3, 7)
+    assert counter.get_total_flops() == flops.flops_per_action(measure.settings(task), 11, 3, 7)
 
 
 # The whole Table 1 ----------------------------------------------------------------------------------------------------

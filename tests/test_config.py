@@ -22,7 +22,7 @@ from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig, Task
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.registry import TASKS
 
-AWR, DIFFCPS = algorithms.get("awr").Settings, algorithms.get("diffcps").Settings
+AWR, DIFFCPS = algorithms.get("awr").settings, algorithms.get("diffcps").settings
 CONFIGS = AWR, DIFFCPS, Member, EvaluationConfig, DataConfig
 SETTINGS = [(cls, field) for cls in CONFIGS for field in dataclasses.fields(cls)]
 NUMBERS = [(cls, field.name) for cls, field in SETTINGS if isinstance(field.default, float)]

@@ -4,9 +4,9 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from trials import member, members, trial
 
-from diffcps.algorithms import diffcps
-from diffcps.algorithms.model import Part
+from diffcps.algorithms.base import Algorithm
 from diffcps.config import RunConfig
 from diffcps.training import engine
 from diffcps.training.engine import Kind
@@ -58,7 +57,7 @@ def make_learner(kind: Kind, config: RunConfig = CONFIG, device: str = "cpu") ->
 def curves(learner: Learner, steps: int) -> dict[str, Tensor]:
     """Every metric of each single step that has it, ``[steps, K]``."""
     rows = [learner.update(1) for _ in range(steps)]
-    return {n: torch.stack([row[n] for row in rows if n in row]).cpu() for n in engine.metrics(learner.model)}
+    return {n: torch.stack([row[n] for row in rows if n in row]).cpu() for n in learner.metrics}
 
 
 def assert_same_losses(one: Learner, other: Learner) -> None:
@@ -138,36 +137,36 @@ def test_what_cannot_be_had_falls_back_and_says_so(kind: Kind, monkeypatch: pyte
     assert_same_losses(learner, make_learner("eager"))
 
 
-def wrong_draws(model: diffcps.Model, work: engine.Work, part: Part) -> None:
-    draws = engine.draw(model, work, part)
-    engine.learn(model, work, replace(draws, next_actions=draws.next_actions * 1.5))
+def wrong_noise(algorithm: Algorithm[Any], work: engine.Work, kind: str) -> None:
+    noise = engine.draw(algorithm, work, kind)
+    engine.learn(algorithm, work, {**noise, "next_actions": noise["next_actions"] * 1.5}, kind)
 
 
-def not_numbers(model: diffcps.Model, work: engine.Work, part: Part) -> None:
-    engine.learn(model, work, engine.draw(model, work, part))
+def not_numbers(algorithm: Algorithm[Any], work: engine.Work, kind: str) -> None:
+    engine.learn(algorithm, work, engine.draw(algorithm, work, kind), kind)
     work.sums.fill_(float("nan"))
 
 
-def forgetting(name: str) -> Callable[[diffcps.Model, engine.Work, bool], None]:
+def forgetting(name: str) -> Callable[[Algorithm[Any], engine.Work, str], None]:
     """A step after which one tensor of the pack is as before."""
 
-    def step(model: diffcps.Model, work: engine.Work, part: Part) -> None:
+    def step(algorithm: Algorithm[Any], work: engine.Work, kind: str) -> None:
         before = work.pack.state()[name].clone()
-        engine.learn(model, work, engine.draw(model, work, part))
+        engine.learn(algorithm, work, engine.draw(algorithm, work, kind), kind)
         work.pack.state()[name].copy_(before)
 
     return step
 
 
-def zeroing(model: diffcps.Model, work: engine.Work, part: Part) -> None:
-    engine.learn(model, work, engine.draw(model, work, part))
-    work.pack.average.zero_()
+def zeroing(algorithm: Algorithm[Any], work: engine.Work, kind: str) -> None:
+    engine.learn(algorithm, work, engine.draw(algorithm, work, kind), kind)
+    work.pack["average"].zero_()
 
 
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        (wrong_draws, "critic_grad_norm is"),
+        (wrong_noise, "critic_grad_norm is"),
         (not_numbers, "critic_loss is nan"),
         (forgetting("actor"), ""),
         (forgetting("target"), "a tensor changes by"),
@@ -178,9 +177,9 @@ def zeroing(model: diffcps.Model, work: engine.Work, part: Part) -> None:
     ids=["draws", "nan", "actor", "target", "multiplier", "moments", "average"],
 )
 def test_a_compiled_step_with_other_numbers_is_not_used(
-    wrong: Callable[[diffcps.Model, engine.Work, bool], None], complaint: str, monkeypatch: pytest.MonkeyPatch
+    wrong: Callable[[Algorithm[Any], engine.Work, str], None], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_compile", lambda model, work, p: lambda work: wrong(model, work, p))
+    monkeypatch.setattr(engine, "_compile", lambda algorithm, work, kind: lambda work: wrong(algorithm, work, kind))
     learner = make_learner("compiled")
     assert learner.steps.kind == "eager"
     (note,) = learner.steps.notes
@@ -227,14 +226,14 @@ def test_capturing_leaves_everything_as_it_was(broken: bool, monkeypatch: pytest
     untouched.update(3)
     fake = FakeCuda(broken)
     fake.Stream = lambda: SimpleNamespace(wait_stream=lambda other: None)  # type: ignore[misc, assignment]
-    taken: list[Part] = []
+    taken: list[str] = []
 
-    def step(part: Part) -> None:
-        taken.append(part)
-        engine.learn(learner.model, learner.work, engine.draw(learner.model, learner.work, part))
+    def step(kind: str) -> None:
+        taken.append(kind)
+        engine.learn(learner.algorithm, learner.work, engine.draw(learner.algorithm, learner.work, kind), kind)
 
     monkeypatch.setattr(torch, "cuda", fake)
-    steps = {p: functools.partial(step, p) for p in engine.parts(learner.config)}
+    steps = {p: functools.partial(step, p) for p in learner.algorithm.reachable}
     if broken:
         with pytest.raises(RuntimeError, match="capturing"):
             engine._capture(learner.work, steps, None)

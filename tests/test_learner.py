@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,8 +12,7 @@ from scipy import stats
 from torch import Tensor
 from trials import member, trial
 
-from diffcps.algorithms import diffcps
-from diffcps.algorithms.model import Part
+from diffcps import algorithms
 from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.training import engine
@@ -57,10 +56,9 @@ def assert_same_state(one: Learner, other: Learner) -> None:
     assert draws_of(one)["rows"].equal(draws_of(other)["rows"])
 
 
-def draws_of(learner: Learner, part: Part = "policy") -> dict[str, Tensor]:
+def draws_of(learner: Learner, kind: str = "policy") -> dict[str, Tensor]:
     """What the learner's next step is going to draw."""
-    draws = engine.draw(learner.model, learner.work, part)
-    return {name: value for name, value in vars(draws).items() if value is not None}
+    return dict(engine.draw(learner.algorithm, learner.work, kind))
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -103,11 +101,11 @@ def test_every_setting_of_a_member_reaches_its_training() -> None:
         "lambda_learning_rate": 1e-2, "lambda_max": 0.7, "dual_gain": 3.0, "critic_learning_rate": 1e-3, "discount": 0.5,
         "target_rate": 0.1, "ema_decay": 0.5,
     }  # fmt: skip
-    assert set(changes) == set(diffcps.Settings.of_member())
+    assert set(changes) == set(algorithms.get("diffcps").settings.of_member())
     config = SMALL.with_settings(behaviour_steps=8, dual="augmented", ema_start=2, lambda_clip=0.5, grad_norm=2.0)
     learner = make_learner([member(3), member(4), *(member(3, **{n: v}) for n, v in changes.items())], config)
     learner.update(30)
-    parts = learner.pack.actor, learner.pack.critic, learner.pack.multiplier
+    parts = learner.pack["actor"], learner.pack["critic"], learner.pack["multiplier"]
     state = torch.cat([part.flatten(1) for part in parts], dim=1)
     for k, name in enumerate(("seed", *changes), start=1):
         assert not torch.equal(state[k], state[0]), name
@@ -155,7 +153,7 @@ def test_draws_have_their_distributions() -> None:
 
 def test_a_step_touches_only_its_own() -> None:
     learner = make_learner(config=SMALL.with_settings(policy_freq=3, ema_start=10, ema_every=5))
-    initial = learner.pack.actor.clone()
+    initial = learner.pack["actor"].clone()
     data = {name: value.clone() for name, value in vars(learner.data).items()}
     for number in range(16):
         before = copy_of(learner)
@@ -175,10 +173,10 @@ def test_a_step_touches_only_its_own() -> None:
 def test_the_policys_step_leaves_the_critics_alone() -> None:
     """The same step with and without a policy update ends with the same critics."""
     learner = make_learner()
-    draws, other = diffcps.Draws(**draws_of(learner)), make_learner()
-    engine.learn(learner.model, learner.work, draws)
-    engine.learn(other.model, other.work, diffcps.Draws(draws.rows, draws.next_actions))
-    assert not torch.equal(learner.pack.actor, other.pack.actor)
+    noise, other = draws_of(learner), make_learner()
+    engine.learn(learner.algorithm, learner.work, noise, "policy")
+    engine.learn(other.algorithm, other.work, {name: noise[name] for name in ("rows", "next_actions")}, "critic")
+    assert not torch.equal(learner.pack["actor"], other.pack.actor)
     for name in ("critic", "target", "critic_adam.first", "critic_adam.second"):
         assert torch.equal(learner.pack.state()[name], other.pack.state()[name]), name
 
@@ -287,7 +285,7 @@ def test_actions_of_ragged_rows(candidates: int) -> None:
         assert own.dtype == np.float32
         assert np.all(np.abs(own) <= np.float32(MAX_ACTION))
         if len(own):
-            single = Policy(policy.model, {name: value[k : k + 1] for name, value in policy.parameters.items()})
+            single = Policy(policy.algorithm, {name: value[k : k + 1] for name, value in policy.parameters.items()})
             np.testing.assert_allclose(single.act([rows[k]], generators(k), candidates)[0], own, rtol=0, atol=1e-5)
     repeated = policy.act(rows, generators(0, 1, 2, 3), candidates)
     assert all(np.array_equal(a, b) for a, b in zip(actions, repeated, strict=True))
@@ -299,7 +297,7 @@ def test_actions_of_ragged_rows(candidates: int) -> None:
 def scaled_target(policy: Policy, factor: float) -> dict[str, Tensor]:
     """The policy's parameters with target critics whose values are ``factor`` times as far from each other."""
     parameters = {name: value.clone() for name, value in policy.parameters.items()}
-    size = policy.model.critic.layout.sizes[-1][0]
+    size = cast(Any, policy.algorithm).critic.layout.sizes[-1][0]
     parameters["target"].view(2 * policy.members, -1)[:, -size - 1 : -1].mul_(factor)  # the last layer's weights
     return parameters
 
@@ -307,24 +305,21 @@ def scaled_target(policy: Policy, factor: float) -> dict[str, Tensor]:
 def test_the_choice_is_a_softmax_over_the_smaller_target_value() -> None:
     """The same 6 candidates at 30 000 rows, each with its own uniform draws: frequencies against softmax(min Q')."""
     policy = make_learner(MEMBERS[:2]).policy()
-    parameters, model = scaled_target(policy, 20.0), policy.model
+    parameters, model = scaled_target(policy, 20.0), cast(Any, policy.algorithm)
     rng = torch.Generator().manual_seed(2)
     count, candidates = 30_000, 6
     state = torch.randn(2, 1, OBSERVATION, generator=rng)
     draws = torch.randn(5, 2, candidates, ACTION, generator=rng)
     uniform = torch.rand(2, count, candidates, generator=rng).clamp(1e-7, 1.0 - 1e-7)
 
-    actor = model.policy.noise_net.layout.layers(parameters["actor"])
-    options = model.actions(actor, state.expand(-1, candidates, -1), draws)
+    options = model.policy.sample(model.weights(parameters), state.expand(-1, candidates, -1), draws)
     values = model.critic(model.critic.layers(parameters["target"]), state.expand(-1, candidates, -1), options)
     expected = values.amin(dim=1).double().softmax(dim=-1)
     assert float(expected.max()) < 0.9
     assert all(not torch.equal(values.amin(dim=1), values[:, head]) for head in range(2))
     assert all(len(options[k].unique(dim=0)) == candidates for k in range(2))
 
-    chosen = diffcps.sample_actions(
-        model, parameters, state.expand(-1, count, -1), draws.repeat(1, 1, count, 1), uniform
-    )
+    chosen = model.act(parameters, state.expand(-1, count, -1), draws.repeat(1, 1, count, 1), uniform)
     for k in range(2):
         distance = (chosen[k, :, None] - options[k]).abs().sum(dim=-1)
         assert float(distance.amin(dim=-1).max()) < 1e-5  # each chosen action is one of the candidates
@@ -335,13 +330,14 @@ def test_the_choice_is_a_softmax_over_the_smaller_target_value() -> None:
 def test_acting_prefers_what_the_target_critic_values() -> None:
     """Through ``act``: with a sharp critic the chosen of 50 are, on average, far better than single draws."""
     policy = make_learner(MEMBERS[:1]).policy()
-    sharp = Policy(policy.model, scaled_target(policy, 1e4))
+    sharp = Policy(policy.algorithm, scaled_target(policy, 1e4))
     states = rows_of(1)[0].repeat(200, axis=0)
-    layers = policy.model.critic.layers(sharp.parameters["target"])
+    critic = cast(Any, policy.algorithm).critic
+    layers = critic.layers(sharp.parameters["target"])
     values = {}
     for candidates in (1, 50):
         (actions,) = sharp.act([states], generators(0), candidates)
-        q = policy.model.critic(layers, torch.tensor(states)[None], torch.tensor(actions)[None]).amin(dim=1)[0]
+        q = critic(layers, torch.tensor(states)[None], torch.tensor(actions)[None]).amin(dim=1)[0]
         values[candidates] = q
     assert float(values[50].min()) > float(values[1].quantile(0.5))
     assert float(values[50].mean()) > float(values[1].quantile(0.9))

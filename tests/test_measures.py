@@ -19,7 +19,6 @@ import trials
 from diffcps import algorithms, report
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import gaussian_noise_net, gaussian_step_losses, with_variance
-from diffcps.algorithms.model import Model
 from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
@@ -81,7 +80,7 @@ def gaussians(config: RunConfig, weights: list[float], means: Any, stds: Any) ->
     """A policy of these Gaussians: zero weights in the network, and the biases of its last layer set by hand."""
     task = get_task(config.task)
     sizes = task.observation_size, task.action_size, task.max_action
-    model = Model(config.algorithm, algorithms.settings(config), *sizes, torch.device("cpu"))
+    model: Any = algorithms.build(config, sizes, torch.device("cpu"))
     flat = torch.zeros(1, model.policy.layout.parameters)
     bias = model.policy.layout.layers(flat)[-1][1]
     mean = np.arctanh(np.array(means) / task.max_action)
@@ -262,7 +261,7 @@ def test_cross_entropy_of_a_gaussian() -> None:
 def exact_chain(config: RunConfig, std: float) -> tuple[Subject, Any]:
     """A subject whose noise net is the exact one for N(0, std²), and the patch that makes it so."""
     looked_at = subject(config)
-    policy = looked_at.policy.model.policy
+    policy = looked_at.cloner.policy
     assert isinstance(policy, ChainPolicy)
     net = gaussian_noise_net(policy.schedule, std)
     step_losses = gaussian_step_losses(policy.schedule, std)
@@ -292,7 +291,7 @@ def test_likelihood_of_a_chain_whose_density_is_known(covariance: str, kl: float
     assert all(low <= high + 1e-3 for high, low in itertools.pairwise(bounds))
     assert row["gap"] == pytest.approx(row["elbo"] - row["iwae_256"])
     assert row["cross_entropy"] == row["iwae_256"]
-    policy = looked_at.policy.model.policy
+    policy = looked_at.cloner.policy
     assert isinstance(policy, ChainPolicy)
     signal = policy.schedule.alpha_bar.double().numpy()
     total, spread = signal * 0.3**2 + 1.0 - signal, float(likelihood.rows(looked_at)[1].square().mean())
@@ -323,7 +322,7 @@ def test_scores_of_both_actors_in_the_same_episodes() -> None:
     config = trial("bandit-corners", "acting", policy="gaussian")
     online = gaussians(config, [1.0], [[0.8, -0.8]], [[0.01, 0.01]])
     average = gaussians(config, [1.0], [[-0.8, -0.8]], [[0.01, 0.01]])
-    policy = Policy(online.model, online.parameters | {"average": average.parameters["actor"]})
+    policy = Policy(online.algorithm, online.parameters | {"average": average.parameters["actor"]})
     row = acting.take(subject(config, policy))
     assert row == {"score_online_1": 100.0, "score_online_50": 100.0, "score_average_1": 0.0, "score_average_50": 0.0}
     assert measures.columns(trial("bandit-corners", "acting", algorithm="bc")) == ("score_online_1", "score_average_1")
@@ -333,7 +332,7 @@ def test_the_evaluator_lets_the_actor_act_that_is_configured() -> None:
     config = trial("bandit-corners", policy="gaussian")
     online = gaussians(config, [1.0], [[0.8, -0.8]], [[0.01, 0.01]])
     average = gaussians(config, [1.0], [[-0.8, 0.8]], [[0.01, 0.01]])
-    policy = Policy(online.model, online.parameters | {"average": average.parameters["actor"]})
+    policy = Policy(online.algorithm, online.parameters | {"average": average.parameters["actor"]})
     for actor, value in (("online", 5.0), ("average", 3.0)):
         evaluation = config.evaluation.replaced(actor=actor)
         judge = Evaluator(get_task(config.task), "modern", config.members, evaluation)

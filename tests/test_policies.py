@@ -209,12 +209,9 @@ def test_onnx_gives_the_samplers_actions(kind: str, candidates: int, actor: Any,
 
 def _sampled(policy: Any, actor: str, states: np.ndarray, noise: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """What the sampler itself makes of the numbers that an export was given."""
-    from diffcps.algorithms import get
-
     networks = policy.policy.parameters
     networks = networks | {"actor": networks["average"] if actor == "average" else networks["actor"]}
     rows, candidates, draws, size = noise.shape
     ordered = np.moveaxis(noise, 2, 0).reshape(draws, 1, rows * candidates, size)
     numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in (states[None], ordered, uniform[None]))
-    sample = get(policy.card.run.algorithm).sample_actions
-    return sample(policy.policy.model, networks, *numbers)[0].numpy()
+    return policy.policy.algorithm.act(networks, *numbers)[0].numpy()

@@ -12,9 +12,9 @@ from torch import Tensor
 from trials import member, trial
 
 from diffcps import algorithms
-from diffcps.algorithms import diffcps
+from diffcps.algorithms.base import Batch, StepNoise
 from diffcps.algorithms.diffusion import variance_preserving
-from diffcps.algorithms.model import part_at
+from diffcps.algorithms.pack import Pack
 from diffcps.config import RunConfig
 from diffcps.training import engine
 from diffcps.training.learner import Learner
@@ -43,36 +43,33 @@ def small(**settings: Any) -> RunConfig:
     return trial(members=MEMBERS, hidden_size=16, batch_size=BATCH, time_embedding=8, **settings)
 
 
-def double_model(**settings: Any) -> diffcps.Model:
-    own = algorithms.settings(small(**settings))
-    model = diffcps.Model("diffcps", own, OBSERVATION, ACTION, MAX_ACTION, torch.device("cpu"))
-    schedule = own[0].diffusion_steps, own[0].beta_min, own[0].beta_max
+def double_model(**settings: Any) -> Any:
+    model: Any = algorithms.build(small(**settings), (OBSERVATION, ACTION, MAX_ACTION), torch.device("cpu"))
+    schedule = model.config.diffusion_steps, model.config.beta_min, model.config.beta_max
     model.policy.schedule = variance_preserving(*schedule, torch.float64)
     return model
 
 
-def random_pack(model: diffcps.Model, rng: torch.Generator) -> diffcps.Pack:
+def random_pack(model: Any, rng: torch.Generator) -> Pack:
     """A pack in the middle of training: averages and targets apart from what they follow, Adam states not empty."""
-    pack = diffcps.Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
-    for value in (pack.average, pack.target):
+    pack = Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
+    for value in (pack["average"], pack["target"]):
         value.add_(0.05 * torch.randn(value.shape, generator=rng))
-    for adam in (pack.actor_adam, pack.critic_adam, pack.multiplier_adam):
+    for adam in pack.adams.values():
         adam.first.normal_(generator=rng).mul_(0.01)
         adam.second.uniform_(generator=rng).mul_(0.01)
         adam.count.fill_(7)
     return pack
 
 
-def random_inputs(
-    config: diffcps.Settings, rng: torch.Generator, swap: list[bool] | None
-) -> tuple[diffcps.Batch, diffcps.Draws]:
+def random_inputs(config: Any, rng: torch.Generator, swap: list[bool] | None) -> tuple[Batch, dict[str, Tensor]]:
     """``swap`` None stands for a step without a policy update, whose draws lack the policy's."""
     members, steps = len(MEMBERS), config.diffusion_steps
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng)
 
-    batch = diffcps.Batch(
+    batch = Batch(
         observations=normal(members, BATCH, OBSERVATION),
         actions=(torch.rand(members, BATCH, ACTION, generator=rng) * 2.0 - 1.0) * MAX_ACTION,
         rewards=normal(members, BATCH),
@@ -83,10 +80,12 @@ def random_inputs(
     chains = normal(steps, members, targets, ACTION)
     rows = torch.zeros(members, BATCH, dtype=torch.int64)  # the batch is given
     if swap is None:
-        return batch, diffcps.Draws(rows, chains)
+        return batch, {"rows": rows, "next_actions": chains}
     step = torch.randint(0, steps, (members, BATCH), generator=rng)
     noise, actions = normal(members, BATCH, ACTION), normal(steps, members, BATCH, ACTION)
-    return batch, diffcps.Draws(rows, chains, step, noise, actions, torch.tensor(swap))
+    return batch, {
+        "rows": rows, "next_actions": chains, "step": step, "noise": noise, "actions": actions, "swap": torch.tensor(swap),
+    }  # fmt: skip
 
 
 # From the pack's tensors to the reference's arrays --------------------------------------------------------------------
@@ -96,7 +95,7 @@ def as_double(value: Tensor) -> reference.Array:
     return value.detach().to(torch.float64).numpy().copy()
 
 
-def member_state(model: diffcps.Model, pack: diffcps.Pack, k: int) -> reference.State:
+def member_state(model: Any, pack: Pack, k: int) -> reference.State:
     def actor(value: Tensor) -> reference.Parameters:
         layers = model.policy.noise_net.layout.layers(value)
         return [array for weight, bias in layers for array in (as_double(weight[k]), as_double(bias[k, 0]))]
@@ -112,33 +111,31 @@ def member_state(model: diffcps.Model, pack: diffcps.Pack, k: int) -> reference.
         ]
 
     def adam(name: str) -> reference.Adam:
-        own = getattr(pack, f"{name}_adam")
+        own = pack.adams[name]
         return reference.Adam(as_double(own.first[k]), as_double(own.second[k]), int(own.count))
 
     return reference.State(
-        actor=actor(pack.actor),
-        average=actor(pack.average),
-        critic=critic(pack.critic),
-        target=critic(pack.target),
-        multiplier=float(pack.multiplier[k, 0]),
+        actor=actor(pack["actor"]),
+        average=actor(pack["average"]),
+        critic=critic(pack["critic"]),
+        target=critic(pack["target"]),
+        multiplier=float(pack["multiplier"][k, 0]),
         actor_adam=adam("actor"),
         critic_adam=adam("critic"),
         multiplier_adam=adam("multiplier"),
     )
 
 
-def member_inputs(batch: diffcps.Batch, draws: diffcps.Draws, k: int) -> tuple[reference.Batch, reference.Draws]:
-    own = reference.Batch(**{name: as_double(value[k]) for name, value in vars(batch).items()})
-    chains = as_double(draws.next_actions[:, k])
-    if draws.step is None:
+def member_inputs(batch: Batch, noise: StepNoise, k: int) -> tuple[reference.Batch, reference.Draws]:
+    own = reference.Batch(**{name: as_double(value[k]) for name, value in vars(batch).items() if name != "more"})
+    chains = as_double(noise["next_actions"][:, k])
+    if "step" not in noise:
         nothing = np.zeros(0)
         return own, reference.Draws(chains, nothing.astype(np.int64), nothing, nothing, False)
-    assert draws.noise is not None
-    assert draws.actions is not None
-    assert draws.swap is not None
     return own, reference.Draws(
-        chains, draws.step[k].numpy(), as_double(draws.noise[k]), as_double(draws.actions[:, k]), bool(draws.swap[k])
-    )
+        chains, noise["step"][k].numpy(), as_double(noise["noise"][k]), as_double(noise["actions"][:, k]),
+        bool(noise["swap"][k]),
+    )  # fmt: skip
 
 
 def tensors(state: reference.State) -> dict[str, Any]:
@@ -153,17 +150,15 @@ def tensors(state: reference.State) -> dict[str, Any]:
     return named
 
 
-def compare_step(
-    model: diffcps.Model, pack: diffcps.Pack, batch: diffcps.Batch, draws: diffcps.Draws, number: int
-) -> list[reference.Outcome]:
+def compare_step(model: Any, pack: Pack, batch: Batch, noise: StepNoise, number: int) -> list[reference.Outcome]:
     """Step the pack in place and each member by the reference; every loss, gradient and tensor must agree."""
     before = {name: value.clone() for name, value in pack.state().items()}
     expected = [
-        reference.step(member_state(model, pack, k), own, MAX_ACTION, *member_inputs(batch, draws, k), number)
+        reference.step(member_state(model, pack, k), own, MAX_ACTION, *member_inputs(batch, noise, k), number)
         for k, own in enumerate(model.members)
     ]
-    metrics = diffcps.update(model, pack, batch, draws)
-    engine.average_policy(model, pack, number)
+    metrics = model.update(pack, batch, noise, model.kind_at(number))
+    model.move_copies(pack, number)
     after = pack.state()
     for k, (state, outcome) in enumerate(expected):
         for name, loss in outcome.losses.items():
@@ -179,7 +174,7 @@ def compare_step(
         for name, value in tensors(state).items():
             own = after[name] if name.endswith("count") else after[name][k]
             np.testing.assert_allclose(own, value, **TIGHT, err_msg=f"{name}, member {k}")
-    policy_step = part_at(model.config, number) == "policy"
+    policy_step = model.kind_at(number) == "policy"
     assert policy_step == (number % model.config.policy_freq == 0)
     assert all(("actor" in outcome.gradients) == policy_step for _, outcome in expected)
     assert ("behaviour_loss" in metrics) == policy_step
@@ -201,13 +196,13 @@ def test_step_agrees_with_the_reference(number: int, average_moves: bool, steps:
     model = double_model(diffusion_steps=steps, max_q_backup=backup)
     pack = random_pack(model, rng)
     policy_step = number % 2 == 0
-    average = pack.average.clone()
-    batch, draws = random_inputs(model.config, rng, [False, True, bool(number % 4)] if policy_step else None)
+    average = pack["average"].clone()
+    batch, noise = random_inputs(model.config, rng, [False, True, bool(number % 4)] if policy_step else None)
     assert 0 < batch.terminals.sum() < batch.terminals.numel()
 
-    outcomes = compare_step(model, pack, batch, draws, number)
+    outcomes = compare_step(model, pack, batch, noise, number)
 
-    assert torch.equal(average, pack.average) != average_moves
+    assert torch.equal(average, pack["average"]) != average_moves
     norms = {name: [np.linalg.norm(o.gradients[name]) for o in outcomes] for name in outcomes[0].gradients}
     for name, (free, clipped, _) in norms.items():
         assert free < model.members[0].grad_norm, name
@@ -232,7 +227,7 @@ def test_many_steps_in_a_row() -> None:
     """From fresh members across the start of the averaging, with other periods than the defaults."""
     rng = torch.Generator().manual_seed(8)
     model = double_model(policy_freq=3, ema_start=7, ema_every=2, ema_decay=0.9, target_rate=0.1)
-    pack = diffcps.Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
+    pack = Pack.create(model, [torch.Generator().manual_seed(m.seed) for m in MEMBERS])
     for number in range(14):
         swap = [bool(number % 2), False, True] if number % 3 == 0 else None
         compare_step(model, pack, *random_inputs(model.config, rng, swap), number)
@@ -252,13 +247,13 @@ def test_learner_in_float32(backup: bool) -> None:
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
     learner = Learner(small(max_q_backup=backup, ema_start=4), dataset, MAX_ACTION)
     for number in range(10):
-        draws = engine.draw(learner.model, learner.work, part_at(learner.config, number))  # of the coming step
-        batch = diffcps.Batch(**{n: torch.as_tensor(v)[draws.rows] for n, v in vars(dataset).items()})
+        noise = engine.draw(learner.algorithm, learner.work, learner.algorithm.kind_at(number))  # of the coming step
+        batch = learner.work.data.rows(noise["rows"])
         expected = [
             reference.step(
-                member_state(learner.model, learner.pack, k), own, MAX_ACTION, *member_inputs(batch, draws, k), number
+                member_state(learner.algorithm, learner.pack, k), own, MAX_ACTION, *member_inputs(batch, noise, k), number
             )[1].losses
-            for k, own in enumerate(learner.model.members)
+            for k, own in enumerate(learner.algorithm.members)
         ]  # fmt: skip
         metrics = learner.update(1)
         for k, losses in enumerate(expected):
@@ -276,11 +271,11 @@ def test_reference_gradients_are_slopes(name: str) -> None:
     rng = torch.Generator().manual_seed(12)
     model = double_model()
     state = member_state(model, random_pack(model, rng), 0)
-    batch, draws = member_inputs(*random_inputs(model.config, rng, [True, True, True]), 0)
+    batch, noise = member_inputs(*random_inputs(model.config, rng, [True, True, True]), 0)
 
     def outcome(parameters: reference.Array) -> reference.Outcome:
         moved = reference.State(**{**vars(state), name: reference.unflatten(parameters, getattr(state, name))})
-        return reference.step(moved, model.members[0], MAX_ACTION, batch, draws, 0)[1]
+        return reference.step(moved, model.members[0], MAX_ACTION, batch, noise, 0)[1]
 
     def loss(result: reference.Outcome) -> float:
         if name == "critic":

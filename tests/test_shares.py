@@ -111,7 +111,7 @@ def test_the_largest_packs_that_fit() -> None:
     task = get_task("hopper-medium-v2")
     config = official(task)
     assert fitting(config, 1000, task, rows=1_000_000, memory=None) == [slice(0, 1000)]
-    resident, working = resident_bytes(config, task), working_bytes(config, task)
+    resident, working = resident_bytes(config), working_bytes(config)
     for members, memory in ((5, 4 * GIB), (1000, 24 * GIB), (1000, 80 * GIB), (3000, 80 * GIB)):
         found = fitting(config, members, task, rows=1_000_000, memory=memory)
         largest = max(part.stop - part.start for part in found)
@@ -138,7 +138,7 @@ def test_estimated_size_of_a_member_is_that_of_its_state(name: str) -> None:
     learner = Learner(config, data, task.max_action)
     tensors = learner.state_dict()["pack"].values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / len(config.members)
-    assert 2 * size == pytest.approx(resident_bytes(config, task), rel=1e-3)
+    assert 2 * size == pytest.approx(resident_bytes(config), rel=1e-3)
 
 
 # Several workers ------------------------------------------------------------------------------------------------------

@@ -18,10 +18,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from trials import member, trial
+from trials import member, metrics, trial
 
 from diffcps import data, files
-from diffcps.algorithms.model import METRICS
 from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
@@ -48,6 +47,7 @@ CONFIG = trial(
     log_every=4,
     checkpoint_minutes=2,
 )
+METRICS = metrics(CONFIG)
 
 
 def clock(minutes: Sequence[float] = (1,)) -> Callable[[], float]:

@@ -15,6 +15,13 @@ def trial(task: str = "hopper-medium-v2", **changes: Any) -> RunConfig:
     return algorithms.complete(RunConfig(task, settings=Values(own), **run))
 
 
+def metrics(trial: RunConfig) -> tuple[str, ...]:
+    """Names of the training metrics of a trial."""
+    import torch
+
+    return algorithms.build(trial, (1, 1, 1.0), torch.device("cpu")).metrics
+
+
 def member(seed: int, **settings: Any) -> Member:
     return Member(seed, Values(settings))
 

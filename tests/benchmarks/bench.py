@@ -23,10 +23,9 @@ from rich.console import Console
 
 from diffcps.config import Precision
 from diffcps.tasks.registry import get_task
-from diffcps.training import cost
 from diffcps.training.engine import Kind
 
-from . import measure, tables
+from . import flops, measure, tables
 from .measure import Variant
 from .projection import distinct_sizes, project
 
@@ -217,7 +216,7 @@ class Bench:
         plain, pack = measure.alternate(
             contenders, options.seconds, options.rounds, self.device, least=task.settings["policy_freq"]
         )
-        work = cost.flops_per_member_step(measure.settings(task), task.observation_size, task.action_size)
+        work = flops.flops_per_member_step(measure.settings(task), task.observation_size, task.action_size)
         self.add("steps", measure.as_row(
             variant, ran_as=learner.steps.kind, notes=list(learner.steps.notes),
             rate=pack.best, median=pack.median, turns=pack.turns,
@@ -243,7 +242,7 @@ class Bench:
                     plain, pack = measure.evaluation_rates(
                         task, variant, threads, self.routes, self.device, self.options.seconds, self.options.rounds
                     )
-                    work = cost.flops_per_action(
+                    work = flops.flops_per_action(
                         measure.settings(task), task.observation_size, task.action_size, task.evaluation.candidates
                     )
                     self.add("evaluation", measure.as_row(

@@ -5,7 +5,8 @@ from typing import Any
 
 from diffcps.runs import presets
 from diffcps.tasks.registry import TASKS, Task, get_task
-from diffcps.training.cost import flops_per_member_step
+
+from .flops import flops_per_member_step
 
 SEEDS = 5
 PAPER = [task for task in TASKS.values() if task.in_paper]

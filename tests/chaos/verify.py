@@ -11,7 +11,6 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from diffcps.algorithms.model import METRICS
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import load
 
@@ -89,7 +88,7 @@ def _key(run: Run) -> tuple[str, str, str]:
 def _curve_faults(client: MlflowClient, run: Run, folder: RunFolder) -> Iterator[str]:
     rows = pd.read_csv(folder.path / "metrics.csv")
     member = run.data.tags["member"] if run.data.tags["level"] == "member" else None
-    for name in METRICS:
+    for name in rows.columns.difference(["step", "member", "seed", "steps_per_second"]):
         table = rows.pivot_table(index="step", columns="member", values=name)
         values = table.mean(axis=1) if member is None else table[int(member)]
         history = sorted(client.get_metric_history(run.info.run_id, f"training/{name}"), key=lambda metric: metric.step)
