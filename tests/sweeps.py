@@ -246,12 +246,12 @@ def assert_tree(sweep: Path, status: str = "FINISHED") -> None:
 
 
 def _assert_described(run: Run, trial: RunConfig, folder: RunFolder) -> None:
-    tags, params, first = run.data.tags, run.data.params, trial.members[0]
+    tags, params = run.data.tags, run.data.params
     dataset = folder.environment["dataset"]
     assert tags["task"] == params["task"] == trial.task
     assert tags["diffusion_steps"] == params["diffusion_steps"] == str(trial.value("diffusion_steps"))
     for setting in ("lambda_clip", "target_kl"):
-        value = getattr(first, setting)
+        value = trial.value(setting)
         assert float(params[setting]) == value
         assert float(tags[setting]) == pytest.approx(value, rel=1e-9)
     assert tags["profile"] == "official"
@@ -266,8 +266,7 @@ def _assert_histories(client: MlflowClient, trial: RunConfig, folder: RunFolder,
     """Every metric has every step once, with the values of the run folder; the trial's own run has the means."""
     rows, returns = pd.read_csv(folder.path / "metrics.csv"), pd.read_csv(folder.path / "returns.csv")
     expected = {
-        f"training/{name}": rows.pivot_table(index="step", columns="member", values=name)
-        for name in metrics(trial)
+        f"training/{name}": rows.pivot_table(index="step", columns="member", values=name) for name in metrics(trial)
     }
     raw = returns.pivot_table(index="step", columns="member", values="return", aggfunc="mean")
     expected["evaluation/return"] = raw

@@ -212,18 +212,22 @@ def test_operations_of_cloning_are_those_of_the_critic_and_of_fitting_the_data()
     ids=str,
 )  # fmt: skip
 def test_counted_operations_are_those_of_the_formula(settings: dict[str, Any]) -> None:
-    """Less what a program shares: the observations' part of a first layer is computed once for all steps of a chain."""
+    """Less what a program shares: the observations' part of a first layer is computed once for all steps of a chain.
+
+    Where networks are narrow, that part is a tenth of a step and a fifth of acting. And more by the gradient through a head
+    that only divides: both heads are one product. Where the policy is a single network, that is 3 % of a step.
+    """
     candidates = 1 if settings.get("algorithm") == "bc" else 5
     config = trial("hopper-medium-v2", evaluation=EvaluationConfig(candidates=candidates), **settings)
     costs, (stage,) = cost.step_costs(config), cost.stages(config)
     counted = sum(costs[kind].flops for kind in stage.cycle) / len(stage.cycle)
-    assert 0.9 < counted / flops.flops_per_member_step(config, 11, 3) <= 1.0
+    assert 0.88 < counted / flops.flops_per_member_step(config, 11, 3) < 1.04
     acting, formula = (
         cost.acting_cost(config, 7, candidates).flops,
-        flops.flops_per_action(config, 11, 3, 7 * candidates),
+        7 * flops.flops_per_action(config, 11, 3, candidates),
     )
     if candidates > 1:
-        assert 0.9 < acting / formula <= 1.0
+        assert 0.8 < acting / formula <= 1.0
 
 
 def test_memory_of_a_step_is_that_of_the_activations_for_its_gradients() -> None:

@@ -343,7 +343,7 @@ def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
         trial(slack=0.1, behaviour_steps=400, constraint_policy="average")
     with pytest.raises(UserError, match="behaviour_steps = 400: it must be fewer than the 300"):
         trial(slack=0.1, behaviour_steps=400, steps=300)
-    with pytest.raises(UserError, match="candidates must be 1"):
+    with pytest.raises(UserError, match="must be 1"):
         trial(algorithm="bc")
     with pytest.raises(UserError, match="one of 'official', 'principled'"):
         trial(profile="released")

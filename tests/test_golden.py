@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcps import algorithms
-from diffcps.algorithms import streams
+from diffcps.algorithms import diffcps, streams
 from diffcps.config import EvaluationConfig, Member, RunConfig, Values
 from diffcps.tasks.registry import get_task
 from diffcps.training import engine
@@ -78,6 +78,11 @@ def make(settings: Mapping[str, Any], members: Sequence[Mapping[str, Any]], data
     shared = dict(settings)
     name = shared.pop("algorithm", "diffcps")
     known = algorithms.get(name).settings.among
+    for own in (
+        shared,
+        *members,
+    ):  # `known` leaves out what only other algorithms have, and would leave out a misspelt name
+        assert own.keys() <= {"seed", *diffcps.Settings.names(), *algorithms.get(name).settings.names()}, own
     pack = tuple(Member(own["seed"], Values(known(own))) for own in members)
     trial = RunConfig("none", pack, algorithm=name, settings=Values(known(shared)))
     return Learner(trial, SimpleNamespace(**data), max_action)

@@ -93,7 +93,7 @@ def test_a_mistake_ends_in_a_sentence(tmp_path: Path) -> None:
     policy = diffcps.load_policy(folder.path)
     with pytest.raises(UserError, match=r"shape \[2, 10\].*\[B, 11\]"):
         policy.act(np.zeros((2, 10)))
-    with pytest.raises(UserError, match="candidates must be 1"):
+    with pytest.raises(UserError, match="must be 1"):
         policy.act(np.zeros(11), candidates=2)
     with pytest.raises(UserError, match="'online' or 'average'"):
         policy.act(np.zeros(11), actor="ema")  # type: ignore[arg-type]

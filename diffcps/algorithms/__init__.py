@@ -61,7 +61,7 @@ def complete(trial: RunConfig) -> RunConfig:
         algorithm.check(trial, own)
     values = [own.to_dict() for own in found]
     members = tuple(member.replaced(settings=own) for member, own in zip(trial.members, values, strict=True))
-    return trial.replaced(settings=values[0], members=members, symbols=get(trial.algorithm).Settings.symbols())
+    return trial.replaced(settings=values[0], members=members, symbols=get(trial.algorithm).settings.symbols())
 
 
 def check_acting(name: str, candidates: int, actor: str) -> None:

@@ -57,7 +57,7 @@ def official(task: Task, algorithm: str = "diffcps", seeds: int = SEEDS) -> RunC
     trial = RunConfig(
         task=task.name,
         algorithm=algorithm,
-        settings=found.Settings().to_dict(),
+        settings=found.settings().to_dict(),
         members=tuple(Member(seed) for seed in range(seeds)),
         steps=task.steps,
         physics=task.physics,
@@ -65,6 +65,8 @@ def official(task: Task, algorithm: str = "diffcps", seeds: int = SEEDS) -> RunC
         evaluation=task.evaluation,
         definition=task.definition,
     )
+    if not found.chooses:
+        trial = trial.changed({"evaluation.candidates": 1})
     return algorithms.complete(trial.changed(_flat(found.of_task(task))))
 
 

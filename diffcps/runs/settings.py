@@ -65,7 +65,7 @@ class Setting:
 @cache
 def settings(algorithm: str) -> Mapping[str, Setting]:
     """Every setting of a trial of an algorithm by name. Raises ``UserError`` when there is no such algorithm."""
-    found = _of(algorithms.get(algorithm).Settings)
+    found = _of(algorithms.get(algorithm).settings)
     trial = _of(RunConfig)
     trial["seeds"] = Setting(
         "seeds", int, default=SEEDS, help="Members of the pack; their seeds are 0, 1, …", rule="a positive whole number"

@@ -240,7 +240,14 @@ def _counted(trial: RunConfig) -> _Counted:
     more = {name: column(*size) for name, size in algorithm.columns.items()}
     work = Work(
         pack=pack,
-        data=Batch(observations, column(problem.action_size), column(), observations, column(), more),
+        data=Batch(
+            observations=observations,
+            actions=column(problem.action_size),
+            rewards=column(),
+            next_observations=observations,
+            terminals=column(),
+            more=more,
+        ),
         key=torch.zeros(1, 2, dtype=torch.int64),
         step=torch.zeros((), dtype=torch.int64),
         sums=torch.zeros(len(algorithm.metrics), 1),

@@ -72,7 +72,8 @@ def flops_per_member_step(trial: RunConfig, observation_size: int, action_size: 
         policy_step += 2 * forward(head, own) + backward(head, own, inputs=True, weights=False)
     elif trial.algorithm == "awr" and improving:
         own = batch * trial.value("max_q_candidates")
-        policy_step += chain * (forward(time, own) + forward(policy, own)) + 2 * forward(head, own + batch)
+        runs = own if trial.value("policy") == "diffusion" else batch  # the others' draws share one run of the network
+        policy_step += chain * (forward(time, runs) + forward(policy, runs)) + 2 * forward(head, own + batch)
     return critic_step + policy_step / trial.value("policy_freq")
 
 
@@ -84,8 +85,8 @@ def _next_actions(trial: RunConfig) -> int:
 
 
 def flops_per_action(trial: RunConfig, observation_size: int, action_size: int, candidates: int) -> float:
-    """Acting at one state: a chain and two critic heads for each candidate."""
+    """Acting at one state: two critic heads for each candidate, and a chain for each or one run of another policy for all."""
     time, policy, head = networks(trial, observation_size, action_size)
-    steps = trial.value("diffusion_steps") if trial.value("policy") == "diffusion" else 1
-    chain = steps * (forward(time, candidates) + forward(policy, candidates))
-    return chain + 2 * forward(head, candidates)
+    diffusion = trial.value("policy") == "diffusion"
+    steps, runs = (trial.value("diffusion_steps"), candidates) if diffusion else (1, 1)
+    return steps * (forward(time, runs) + forward(policy, runs)) + 2 * forward(head, candidates)
