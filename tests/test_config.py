@@ -429,7 +429,6 @@ def test_equal_trials_have_equal_keys() -> None:
         ({"expert_return": float("inf")}, "expert_return = inf"),
         ({"expert_return": -1.0}, r"expert_return = -1\.0: it must be above random_return"),
         ({"score": "best"}, "score = 'best'"),
-        ({"reward_transform": "double"}, "reward_transform = 'double'"),
         ({"steps": 0}, "steps = 0"),
     ],
 )

@@ -259,7 +259,7 @@ class Echo:
         ]
 
 
-TWO_ACTIONS = replace(HOPPER, action_size=2, reward_transform="antmaze")
+TWO_ACTIONS = replace(HOPPER, action_size=2)
 
 
 def in_corridors(members: Sequence[Member] = MEMBERS, config: EvaluationConfig = CONFIG) -> tuple[Evaluator, Corridors]:

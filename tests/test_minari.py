@@ -85,7 +85,7 @@ def test_a_maze_ends_at_its_goal() -> None:
     assert found.settings_of == "antmaze-umaze-v0"
     assert (definition.observation_size, definition.action_size, definition.episode_limit) == (31, 8, 700)
     assert (definition.random_return, definition.expert_return, definition.score) == (0.0, 1.0, "success")
-    assert definition.reward_transform == "antmaze"
+    assert definition.settings["reward_transform"] == "antmaze"
     spec = json.loads(definition.environment_spec)
     assert spec["kwargs"]["continuing_task"] is False
     assert spec["kwargs"]["maze_map"][1][1] == "r", "the environment named for evaluation"

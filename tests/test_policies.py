@@ -199,19 +199,20 @@ def test_onnx_gives_the_samplers_actions(kind: str, candidates: int, actor: Any,
     }.items() <= facts.items()
     for rows in (1, 2, 7):
         given = onnx.inputs(policy, rows, candidates, seed=rows)
-        names = [entry.name for entry in session.get_inputs()]
-        assert names == ["observations", "noise", "uniform"][: 3 if candidates > 1 else 2]
-        (actions,) = session.run(["actions"], dict(zip(names, given, strict=False)))
-        expected = _sampled(policy, actor, *given)
+        assert [entry.name for entry in session.get_inputs()] == list(given)
+        assert list(given) == ["observations", "noise", "uniform"][: 3 if candidates > 1 else 2]
+        (actions,) = session.run(["actions"], given)
+        expected = _sampled(policy, actor, given)
         tolerance = 1e-2 if kind == "bf16" else onnx.TOLERANCE
         np.testing.assert_allclose(actions, expected, atol=tolerance)
 
 
-def _sampled(policy: Any, actor: str, states: np.ndarray, noise: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+def _sampled(policy: Any, actor: str, given: dict[str, np.ndarray]) -> np.ndarray:
     """What the sampler itself makes of the numbers that an export was given."""
     networks = policy.policy.parameters
     networks = networks | {"actor": networks["average"] if actor == "average" else networks["actor"]}
-    rows, candidates, draws, size = noise.shape
-    ordered = np.moveaxis(noise, 2, 0).reshape(draws, 1, rows * candidates, size)
-    numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in (states[None], ordered, uniform[None]))
+    rows, candidates, draws, size = given["noise"].shape
+    ordered = np.moveaxis(given["noise"], 2, 0).reshape(draws, 1, rows * candidates, size)
+    arrays = given["observations"][None], ordered, given.get("uniform", np.zeros((rows, 1)))[None]
+    numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     return policy.policy.algorithm.act(networks, *numbers)[0].numpy()

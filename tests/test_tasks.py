@@ -51,7 +51,7 @@ def test_hyper_parameters_are_those_of_the_paper(row: dict[str, str]) -> None:
     assert settings.policy_freq == int(row["policy_freq"])
     assert settings.max_q_backup is {"true": True, "false": False}[row["max_q_backup"]]
     assert settings.diffusion_steps == int(row["T"])
-    assert task.reward_transform == {"none": "none", "cql_antmaze": "antmaze"}[row["reward_tune"]]
+    assert settings.reward_transform == {"none": "none", "cql_antmaze": "antmaze"}[row["reward_tune"]]
     assert task.steps == 1000 * int(row["epochs"])
     assert task.evaluation.episodes == int(row["eval_episodes"])
     assert (task.evaluation.every, task.evaluation.candidates) == (50_000, 50)

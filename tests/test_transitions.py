@@ -131,16 +131,6 @@ def test_rows_without_a_transition_are_refused(timeouts):
         build(rows_of([1] * len(timeouts), [0] * len(timeouts), timeouts))
 
 
-def test_the_antmaze_reward_transform_leaves_the_returns_alone():
-    built = build(rows_of([0, 1, 0], [0, 1, 0], [0, 0, 0]))
-    changed = built.reward_transformed("antmaze")
-    assert changed.rewards.tolist() == [-2, 2]
-    assert changed.rewards.dtype == np.float32
-    assert changed.info.returns.tolist() == [1]
-    assert built.reward_transformed("none") is built
-    assert built.rewards.tolist() == [0, 1]
-
-
 def test_returns_sum_in_double_precision():
     n = 20_000_000 // 100
     rewards = np.full(n, 16_777.217, dtype=np.float32)

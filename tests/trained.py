@@ -9,6 +9,7 @@ import run_folders as synthetic
 import torch
 import trials
 
+from diffcps import algorithms
 from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
@@ -17,16 +18,12 @@ from diffcps.training.learner import Learner
 
 def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **changes: Any) -> RunConfig:
     """A trial of small networks; ``changes`` are the algorithm and its settings by name."""
-    candidates = 1 if changes.get("algorithm") == "bc" else 4
+    candidates = 4 if algorithms.get(changes.get("algorithm", "diffcps")).chooses else 1
     evaluation = EvaluationConfig(every=steps, episodes=3, candidates=candidates)
     small = {
-        "hidden_size": 8,
-        "batch_size": 4,
-        "ema_start": 0,
-        "ema_every": 1,
-        "diffusion_steps": 2,
-        "learning_rate": 1e-2,
-    }
+        "hidden_size": 8, "batch_size": 4, "ema_start": 0, "ema_every": 1, "diffusion_steps": 2, "learning_rate": 1e-2,
+    }  # fmt: skip
+    small = algorithms.get(changes.get("algorithm", "diffcps")).settings.among(small)
     return trials.trial(task, members=trials.members(seeds), steps=steps, evaluation=evaluation, **small | changes)
 
 

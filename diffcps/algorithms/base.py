@@ -7,14 +7,14 @@ columns of ``metrics.csv`` and names in MLflow follow from that. Shapes: K membe
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from diffcps.algorithms import streams
+from diffcps.algorithms import rewards, streams
 from diffcps.algorithms.nn import Adam
 from diffcps.algorithms.settings import OFFICIAL, Changes, Settings, TaskFacts
 from diffcps.config import Actor, RunConfig
@@ -252,9 +252,10 @@ class Algorithm(Generic[S]):
     def prepare(self, pack: "Pack", data: Batch) -> Batch:
         """The data set as steps read it, from the data set as it was recorded; may set constants of the pack.
 
-        Called once, before the first step or before a checkpoint is loaded.
+        Called once, before the first step or before a checkpoint is loaded. By default rewards get the transform that the
+        settings name.
         """
-        return data
+        return replace(data, rewards=rewards.transformed(getattr(self.config, "reward_transform", "none"), data))
 
     def update(self, pack: "Pack", batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place."""

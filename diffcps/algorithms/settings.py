@@ -14,6 +14,12 @@ PolicyClass = Literal["diffusion", "gaussian", "mixture", "deterministic"]
 Covariance = Literal["posterior", "forward", "calibrated", "interpolated", "learned"]
 Constraint = Literal["behaviour_loss", "elbo", "iwae", "renyi"]
 Dual = Literal["released", "projected", "softplus", "pi", "augmented"]
+RewardTransform = Literal["none", "minus_one", "antmaze", "ten_five", "times_100", "return_range"]
+
+REWARD_SCALES = {
+    "none": (1.0, 0.0), "minus_one": (1.0, -1.0), "antmaze": (4.0, -2.0), "ten_five": (10.0, -5.0), "times_100": (100.0, 0.0),
+}  # fmt: skip
+"""Reward transform -> scale and shift; that of ``return_range`` depends on the data."""
 
 
 class TaskFacts(Protocol):
@@ -22,6 +28,10 @@ class TaskFacts(Protocol):
     @property
     def name(self) -> str:
         """E.g. ``hopper-medium-v2``."""
+
+    @property
+    def domain(self) -> str:
+        """E.g. ``locomotion`` or ``antmaze v0``."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -100,6 +110,9 @@ class Critic(Settings):
     """γ, the discount of future rewards. With 0 no next action is drawn."""
     target_rate: float = setting(0.005, "between 0 and 1")
     """τ, the Polyak rate of the target critic, applied every step."""
+    reward_transform: RewardTransform = "none"
+    """The rewards that the critic learns from, r being those of the data: ``none`` r, ``minus_one`` r − 1, ``antmaze``
+    4 (r − 0.5), ``ten_five`` 10 r − 5, ``times_100`` 100 r, ``return_range`` 1000 r / (largest − smallest return)."""
 
     @classmethod
     def check_pack(cls, members: Sequence[Settings]) -> None:

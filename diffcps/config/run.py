@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 Physics = Literal["d4rl", "modern"]
-RewardTransform = Literal["none", "antmaze"]
 ScoreKind = Literal["normalised", "success", "return"]
 Actor = Literal["online", "average"]
 
@@ -77,8 +76,6 @@ class TaskDefinition(Plain):
     score: ScoreKind
     """``normalised`` by the reference scores in the data set; ``success``: percent of episodes that reach the goal,
     which ends them; ``return``: there are no reference scores, and a score is the plain return."""
-    reward_transform: RewardTransform = "none"
-    """``antmaze`` learns from 4 (r − 0.5)."""
     steps: int = 2_000_000
     """Gradient steps of the full-length run."""
     settings: Values = Values()

@@ -144,7 +144,7 @@ def recognise(path: Path, name: str | None = None) -> Task:
 
 
 def load(task: Task, path: Path) -> Transitions:
-    """The transitions of a D4RL file, rewards untransformed. Raises ``UserError`` as ``read`` and ``from_rows`` do."""
+    """The transitions of a D4RL file. Raises ``UserError`` as ``read`` and ``from_rows`` do."""
     rows = read(task, path)
     digest = files.sha256(path)
     verdict, note = provenance.judge(task, digest, rows.observations)

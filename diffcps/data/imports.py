@@ -103,7 +103,7 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
 
 
 def load(task: Task, path: Path) -> Transitions:
-    """The transitions of a task's imported data set in the folder ``path``, rewards untransformed.
+    """The transitions of a task's imported data set in the folder ``path``.
 
     They equal those of ``d4rl.load`` on the file it was imported from, to the last bit, and so does what is said of them
     but for the source. Raises ``UserError`` when the set is damaged or was not imported for this task.

@@ -64,7 +64,7 @@ class Source:
     """Packages, besides those of the project, that its data or environments need; runs record their versions."""
 
     def load(self, task: Task, path: Path) -> "Transitions":
-        """The transitions of the task's data set at ``path``, rewards untransformed.
+        """The transitions of the task's data set at ``path``.
 
         Raises ``UserError`` when it is damaged, or not a data set of the task.
         """
@@ -188,7 +188,7 @@ def configured(task: Task, name: str | None = None, rows: int | None = None) -> 
 
 
 def load(task: Task, data: DataConfig, directories: Sequence[Path], progress: Progress | None = None) -> "Transitions":
-    """The task's transitions with its reward transform applied; ``info.returns`` keep the untransformed rewards.
+    """The task's transitions, as recorded.
 
     ``directories`` are searched before the standard folders. A source that makes its data makes them now when they are
     not found.
@@ -203,7 +203,7 @@ def load(task: Task, data: DataConfig, directories: Sequence[Path], progress: Pr
         if chosen.rows(task) is None:
             raise UserError(chosen.missing([task], directories))
         path = chosen.make(task, data, progress)
-    return chosen.load(task, path).reward_transformed(task.reward_transform)
+    return chosen.load(task, path)
 
 
 def missing(wanted: Sequence[tuple[Task, DataConfig]], directories: Sequence[Path]) -> str | None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcps.config import RewardTransform, ScoreKind, TaskDefinition
+from diffcps.config import ScoreKind, TaskDefinition, Values
 from diffcps.data.library import Checksum, Holding, Source, distinct
 from diffcps.data.transitions import (
     ACTION_TOLERANCE,
@@ -181,7 +181,7 @@ def task_name(dataset_id: str) -> str:
 
 
 def load(task: Task, path: Path) -> Transitions:
-    """The transitions of a task's data set in the folder ``path``, rewards untransformed, observations flattened.
+    """The transitions of a task's data set in the folder ``path``, observations flattened.
 
     Raises ``UserError`` when the set is damaged, or is not what the task was made from.
     """
@@ -242,7 +242,9 @@ def describe(dataset_id: str) -> Found:
     episodes = _read(path, observation_space)
     low, high = _references(dataset_id, metadata, score)
     model = TASKS.get(_nearest(dataset_id) or "")
-    transform: RewardTransform = "antmaze" if score == "success" else "none"
+    settings = model.settings if model else Values()
+    if score == "success":
+        settings = Values({**settings, "reward_transform": "antmaze"})
     definition = TaskDefinition(
         name=task_name(dataset_id),
         minari_id=dataset_id,
@@ -254,8 +256,8 @@ def describe(dataset_id: str) -> Found:
         random_return=low,
         expert_return=high,
         score=score,
-        reward_transform=transform,
-        **{key: getattr(model, key) for key in ("steps", "settings", "evaluation") if model},
+        settings=settings,
+        **{key: getattr(model, key) for key in ("steps", "evaluation") if model},
     )
     task = from_definition(definition)
     info = _transitions(task, path, _as_evaluated(task, episodes)).info

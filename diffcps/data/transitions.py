@@ -7,7 +7,7 @@ hold the observation after their last action, so no step is lost.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +47,7 @@ class DatasetInfo(Origin):
     trajectories: int
     """Complete trajectories; a last one that was cut without a flag is not counted."""
     returns: NDArray[np.float64]
-    """[trajectories] sums of untransformed rewards, each up to the first terminal: what an evaluation counts."""
+    """[trajectories] sums of rewards, each up to the first terminal: what an evaluation counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +68,6 @@ class Transitions:
 
     def __len__(self) -> int:
         return len(self.rewards)
-
-    def reward_transformed(self, transform: Literal["none", "antmaze"]) -> "Transitions":
-        """The same with 4(r − 0.5) as rewards for ``antmaze``. ``info.returns`` stay those of the original rewards."""
-        if transform == "none":
-            return self
-        return replace(self, rewards=np.float32(4.0) * (self.rewards - np.float32(0.5)))
 
 
 @dataclass(frozen=True, eq=False)

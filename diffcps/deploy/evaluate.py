@@ -38,7 +38,7 @@ class EpisodeResults:
     """The results of E episodes."""
 
     returns: NDArray[np.float64]
-    """Undiscounted sums of untransformed rewards, ``[E]``; NaN where the policy gave actions that are not finite."""
+    """Undiscounted sums of the environment's rewards, ``[E]``; NaN where the policy gave actions that are not finite."""
     lengths: NDArray[np.int64]
     """Environment steps, ``[E]``."""
     scores: NDArray[np.float64]

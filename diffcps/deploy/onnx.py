@@ -45,20 +45,20 @@ class _Function(nn.Module):
         for name in self.names:
             self.register_buffer(name, networks[name].cpu())
 
-    def forward(self, observations: Tensor, noise: Tensor, uniform: Tensor | None = None) -> Tensor:
+    def forward(self, observations: Tensor, noise: Tensor | None = None, uniform: Tensor | None = None) -> Tensor:
         """``[B, o]``, ``[B, N, D, a]`` and ``[B, N]`` → ``[B, a]``."""
         parameters = {name: getattr(self, name) for name in self.names}
-        noise = noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
+        noise = torch.zeros(0) if noise is None else noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
         uniform = torch.full((1, 1, 1), 0.5) if uniform is None else uniform.unsqueeze(0)
         return self.algorithm.act(parameters, observations.unsqueeze(0), noise, uniform).squeeze(0)
 
 
 def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor: Actor | None = None) -> Path:
-    """Write the policy as an ONNX model: ``(observations, noise[, uniform]) -> actions``, all float32.
+    """Write the policy as an ONNX model: ``(observations[, noise][, uniform]) -> actions``, all float32.
 
     Shapes, for any batch size B and N candidates: ``observations`` ``[B, o]``; ``noise`` ``[B, N, D, a]``, standard normal,
-    with D random numbers for each action dimension; ``uniform`` ``[B, N]``, only if N > 1, uniform on the open interval
-    (0, 1), chooses one candidate; ``actions`` ``[B, a]``.
+    with D random numbers for each action dimension, only if D > 0; ``uniform`` ``[B, N]``, only if N > 1, uniform on the
+    open interval (0, 1), chooses one candidate; ``actions`` ``[B, a]``.
 
     Args:
         policy: the policy.
@@ -77,14 +77,12 @@ def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor
 
     candidates, actor = policy.options(candidates, actor)
     function = _Function(policy, actor).eval()
-    observations, noise, uniform = (torch.from_numpy(array) for array in inputs(policy, 2, candidates, seed=0))
-    given = (observations, noise, uniform) if candidates > 1 else (observations, noise)
-    names = ["observations", "noise", "uniform"][: len(given)]
+    given = {name: torch.from_numpy(array) for name, array in inputs(policy, 2, candidates, seed=0).items()}
     batch = torch.export.Dim("B", min=1)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            function, given, input_names=names, output_names=["actions"], dynamo=True, verbose=False,
-            dynamic_shapes=tuple({0: batch} for _ in given), opset_version=18,
+            function, kwargs=given, input_names=list(given), output_names=["actions"], dynamo=True, verbose=False,
+            dynamic_shapes={name: {0: batch} for name in given}, opset_version=18,
         )  # fmt: skip
     assert program is not None
     model: onnx.ModelProto = program.model_proto
@@ -122,16 +120,16 @@ def require() -> None:
         ) from error
 
 
-def inputs(
-    policy: SavedPolicy, rows: int, candidates: int, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Random observations, noise and uniform numbers, with the shapes that ``export`` describes."""
+def inputs(policy: SavedPolicy, rows: int, candidates: int, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Random inputs by name, with the shapes that ``export`` describes."""
     rng = np.random.default_rng(seed)
     card, draws = policy.card, policy.policy.algorithm.draws
-    observations = rng.standard_normal((rows, card.observation_size)).astype(np.float32)
-    noise = rng.standard_normal((rows, candidates, draws, card.action_size)).astype(np.float32)
-    uniform = rng.uniform(1e-6, 1.0 - 1e-6, (rows, candidates)).astype(np.float32)
-    return observations, noise, uniform
+    found = {"observations": rng.standard_normal((rows, card.observation_size))}
+    if draws:
+        found["noise"] = rng.standard_normal((rows, candidates, draws, card.action_size))
+    if candidates > 1:
+        found["uniform"] = rng.uniform(1e-6, 1.0 - 1e-6, (rows, candidates))
+    return {name: array.astype(np.float32) for name, array in found.items()}
 
 
 def _describe(model: "onnx.ModelProto", policy: SavedPolicy, candidates: int, actor: Actor) -> None:
@@ -139,7 +137,7 @@ def _describe(model: "onnx.ModelProto", policy: SavedPolicy, candidates: int, ac
     card = policy.card
     model.doc_string = (
         f"Policy for {card.run.task} after {card.step} steps of {card.run.algorithm}. noise [B, N, D, a] is "
-        "standard normal; uniform [B, N], if it is an input, is uniform on (0, 1)."
+        "standard normal and uniform [B, N] uniform on (0, 1), where they are inputs."
     )
     facts = {
         "task": card.run.task, "key": card.key, "member": card.member, "seed": card.seed, "step": card.step,

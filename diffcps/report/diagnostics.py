@@ -1,11 +1,13 @@
 """Whether a trial did what its equations say: constraint, multiplier, critic's estimate."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps.algorithms.settings import REWARD_SCALES
 from diffcps.runs.trials import Trial
 from diffcps.text import duration
 
@@ -75,16 +77,16 @@ def discounted(trial: Trial) -> NDArray[np.float64]:
     """Returns of all evaluations on the scale of the critic, mean over episodes, ``[n, K]``.
 
     Only the return R and the length H of an episode are recorded, so its reward is spread evenly:
-    R/H · (1 − γ^H)/(1 − γ), with the reward transform that the critic learns from. A critic's estimate far above it suggests
-    overestimation. It does not prove it: the critic is evaluated in states of the data.
+    R/H · (1 − γ^H)/(1 − γ), with the reward transform that the critic learns from; nan where that depends on the data.
+    A critic's estimate far above it suggests overestimation. It does not prove it: the critic is evaluated in states of
+    the data.
     """
     _, returns, lengths = trial.evaluations
     discount = trial.config.value("discount") or 0.0
+    scale, shift = REWARD_SCALES.get(trial.config.value("reward_transform"), (math.nan, math.nan))
     found = []
     for gained, length in zip(returns, lengths, strict=True):
-        rewards = gained / np.maximum(length, 1.0)
-        if trial.task.reward_transform == "antmaze":
-            rewards = 4.0 * (rewards - 0.5)
+        rewards = scale * gained / np.maximum(length, 1.0) + shift
         found.append(rewards * (length if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)))
     return trial.evaluations.mean(found, trial.seeds)
 

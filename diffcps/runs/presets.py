@@ -10,7 +10,7 @@ from typing import Any
 
 from diffcps import algorithms
 from diffcps.algorithms.settings import Changes
-from diffcps.config import Member, RunConfig
+from diffcps.config import Member, RunConfig, Values
 from diffcps.data import library
 from diffcps.errors import UserError
 from diffcps.runs.settings import SEEDS, find, names_of
@@ -57,7 +57,7 @@ def official(task: Task, algorithm: str = "diffcps", seeds: int = SEEDS) -> RunC
     trial = RunConfig(
         task=task.name,
         algorithm=algorithm,
-        settings=found.settings().to_dict(),
+        settings=Values(found.settings().to_dict()),
         members=tuple(Member(seed) for seed in range(seeds)),
         steps=task.steps,
         physics=task.physics,

@@ -40,7 +40,6 @@ def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]])
         random_return=random_return,
         expert_return=expert_return,
         sources=("d4rl", "minari", "collected"),
-        reward_transform="antmaze" if row["reward_tune"] == "cql_antmaze" else "none",
         physics="d4rl",
         steps=1000 * int(row["epochs"]),
         settings=Values(
@@ -53,6 +52,7 @@ def _paper_task(row: dict[str, str], references: dict[str, tuple[float, float]])
                 "lambda_clip": float(row["lambda_clip"]),
                 "target_kl": float(row["target_kl"]),
                 "grad_norm": float(row["grad_norm"]),
+                "reward_transform": {"none": "none", "cql_antmaze": "antmaze"}[row["reward_tune"]],
             }
         ),
         evaluation=EvaluationConfig(episodes=int(row["eval_episodes"])),
@@ -182,9 +182,8 @@ def tasks() -> list[Task]:
             expert_return=1.0,
             episode_limit=300,
             sources=("collected",),
-            reward_transform="antmaze",
             steps=200_000,
-            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0}),
+            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
             evaluation=EvaluationConfig(every=10_000, episodes=20),
             demo={"learning_rate": 1e-3, "episodes": 20},
         )
@@ -230,7 +229,9 @@ def _ogbench() -> dict[str, Task]:
                     score="success",
                     terminals_end=False,
                     steps=1_000_000,
-                    settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0}),
+                    settings=Values(
+                        {"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}
+                    ),
                     evaluation=EvaluationConfig(every=100_000, episodes=10, final_episodes=50),
                 )
     return found

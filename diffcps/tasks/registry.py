@@ -79,7 +79,6 @@ def from_definition(definition: TaskDefinition) -> Task:
         expert_return=definition.expert_return,
         episode_limit=definition.episode_limit,
         sources=("minari",),
-        reward_transform=definition.reward_transform,
         score=definition.score,
         terminals_end=definition.score != "success",
         max_action=definition.max_action,

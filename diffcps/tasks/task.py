@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from diffcps.config import EvaluationConfig, Physics, RewardTransform, ScoreKind, TaskDefinition, Values
+from diffcps.config import EvaluationConfig, Physics, ScoreKind, TaskDefinition, Values
 
 ROW_TOLERANCE = 0.01
 """Relative difference from ``Task.rows`` up to which a file can be D4RL's own; a part of it has nearly the same statistics."""
@@ -57,8 +57,6 @@ class Task:
     """Name of its D4RL HDF5 file."""
     d4rl_folder: str = ""
     """Folder of that file on D4RL's host."""
-    reward_transform: RewardTransform = "none"
-    """``antmaze`` learns from 4 (r − 0.5); scores always use the untransformed rewards."""
     score: ScoreKind = "normalised"
     """What a score is."""
     terminals_end: bool = True

@@ -18,7 +18,7 @@ class Rollouts:
     """Raw results of one evaluation of K members over E episodes."""
 
     returns: NDArray[np.float64]
-    """Undiscounted sums of untransformed rewards, ``[K, E]``; NaN where the policy's actions were not finite."""
+    """Undiscounted sums of rewards as the environment gives them, ``[K, E]``; NaN where the policy's actions were not finite."""
     lengths: NDArray[np.int64]
     """Environment steps, ``[K, E]``."""
 

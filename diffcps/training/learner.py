@@ -31,7 +31,7 @@ class Dataset(Protocol):
 
     @property
     def rewards(self) -> NDArray[np.float32]:
-        """``[N]``, as learned from."""
+        """``[N]``."""
 
     @property
     def next_observations(self) -> NDArray[np.float32]:

@@ -1,0 +1,46 @@
+"""The rewards that a critic learns from, made of those that were recorded."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms.settings import REWARD_SCALES, RewardTransform
+from diffcps.errors import UserError
+
+if TYPE_CHECKING:
+    from diffcps.algorithms.base import Batch
+
+SAME_STATE = 1e-6
+"""Largest distance between a next observation and the observation of the next row within a trajectory."""
+
+
+def transformed(transform: RewardTransform, data: "Batch") -> Tensor:
+    """The rewards ``[N]`` of a whole data set under a transform, see ``settings.Critic.reward_transform``.
+
+    Raises ``UserError`` where the data have no range of returns to divide by.
+    """
+    if transform == "return_range":
+        return data.rewards * (1000.0 / _return_range(data))
+    scale, shift = REWARD_SCALES[transform]
+    return scale * data.rewards + shift if (scale, shift) != (1.0, 0.0) else data.rewards
+
+
+def _return_range(data: "Batch") -> float:
+    """Largest minus smallest sum of rewards of a trajectory.
+
+    A trajectory ends at a terminal, and where the next row begins in another state: IQL's rule, which needs no time-outs. The
+    last one counts even if it was cut.
+    """
+    jump = torch.linalg.vector_norm(data.next_observations[:-1] - data.observations[1:], dim=1) > SAME_STATE
+    ends = ((data.terminals[:-1] > 0) | jump).long()
+    number = torch.cat([ends.new_zeros(1), ends.cumsum(0)])
+    returns = torch.zeros(int(number[-1]) + 1, dtype=torch.float64, device=number.device)
+    returns.index_add_(0, number, data.rewards.double())
+    found = float(returns.max() - returns.min())
+    if found == 0.0:
+        raise UserError(
+            f"reward_transform = 'return_range' divides by the range of returns, and all {len(returns)} trajectories of "
+            f"these data have the return {float(returns[0]):g}. Choose another, e.g. --set reward_transform=none."
+        )
+    return found

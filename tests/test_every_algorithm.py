@@ -1,0 +1,213 @@
+"""What every algorithm keeps: packs, checkpoints, random streams, policies and their exports.
+
+A new algorithm is tested by being listed.
+"""
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import trained
+from torch import Tensor
+from trials import member
+
+import diffcps
+from diffcps import algorithms
+from diffcps.config import Member, RunConfig
+from diffcps.deploy import onnx
+from diffcps.runs.presets import official
+from diffcps.runs.settings import settings
+from diffcps.tasks.registry import TASKS, get_task
+from diffcps.training import cost, engine
+from diffcps.training.learner import Learner
+from diffcps.training.policy import Policy
+
+ALL = pytest.mark.parametrize("name", algorithms.names())
+SETTINGS = {"hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 20, "policy_freq": 2}
+REACHED_BY: dict[str, dict[str, Any]] = {
+    "diffcps": {"behaviour_steps": 8, "dual": "augmented", "ema_start": 2, "lambda_clip": 0.5, "grad_norm": 2.0},
+    "awr": {"behaviour_steps": 8, "ema_start": 2, "grad_norm": 2.0},
+    "bc": {"ema_start": 2, "grad_norm": 0.5},
+}
+"""Settings with which every setting of a member matters within a few steps."""
+OTHER = {
+    "slack": 0.1, "dual_gain": 3.0, "lambda_clip": 3.0, "lambda_max": 0.7, "lambda_init": 2.0, "target_kl": 5.0,
+    "lambda_learning_rate": 1e-2, "grad_norm": 0.01, "discount": 0.5,
+}  # fmt: skip
+"""Other values of settings of which half the default would not do."""
+
+
+def packed(name: str, members: tuple[Member, ...], steps: int = 1000, **changes: Any) -> RunConfig:
+    own = algorithms.get(name).settings.among(SETTINGS | changes)
+    return trained.config(algorithm=name, seeds=len(members), steps=steps, **own).replaced(members=members)
+
+
+def other_values(name: str) -> dict[str, float]:
+    """Another value of every setting that may differ between members."""
+    found = {}
+    for setting in algorithms.get(name).settings.of_member():
+        known = settings(name)[setting]
+        value = OTHER.get(setting, 0.5 * known.default if known.default else 0.5)
+        found[setting] = known.parse(value)
+    return found
+
+
+def state_of(learner: Learner) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in learner.state_dict()["pack"].items()}
+
+
+def assert_same(one: Learner, other: Learner) -> None:
+    assert one.step == other.step
+    for key, value in state_of(one).items():
+        assert torch.equal(value, other.state_dict()["pack"][key]), key
+
+
+@ALL
+def test_a_member_learns_what_it_learns_alone(name: str) -> None:
+    changed = other_values(name)
+    members = (member(3), member(4, **changed), *(member(3, **{key: value}) for key, value in changed.items()))
+    learner = trained.learner(packed(name, members))
+    metrics = learner.update(60)
+    for k in (0, 1, len(members) - 1):
+        single = trained.learner(packed(name, members[k : k + 1]))
+        own = single.update(60)
+        for key, value in single.pack.state().items():
+            other = learner.pack.state()[key]
+            torch.testing.assert_close(value, other[k : k + 1] if other.ndim else other, rtol=0, atol=1e-6, msg=key)
+        assert own.keys() == metrics.keys()
+        for key, value in own.items():
+            torch.testing.assert_close(value, metrics[key][k : k + 1], rtol=1e-5, atol=1e-5, msg=key, equal_nan=True)
+
+
+@ALL
+def test_every_setting_of_a_member_reaches_its_training(name: str) -> None:
+    changed = other_values(name)
+    members = (member(3), member(4), *(member(3, **{key: value}) for key, value in changed.items()))
+    learner = trained.learner(packed(name, members, **REACHED_BY.get(name, {})))
+    learner.update(30)
+    state = torch.cat([value.flatten(1) for value in learner.pack.tensors.values() if value.ndim > 1], dim=1)
+    for k, key in enumerate(("seed", *changed), start=1):
+        assert not torch.equal(state[k], state[0]), key
+
+
+@ALL
+def test_all_metrics_are_given_and_finite(name: str) -> None:
+    learner = trained.learner(packed(name, (member(0), member(1))))
+    found = learner.update(20)
+    assert tuple(found) == learner.algorithm.metrics
+    slack = {"target_kl", "violation", "dual_loss"}
+    assert all(torch.isfinite(value).all() for key, value in found.items() if key not in slack)
+
+
+@ALL
+def test_going_on_from_a_checkpoint_is_bit_equal(name: str, tmp_path: Path) -> None:
+    trial = packed(name, (member(3), member(4)), **REACHED_BY.get(name, {}))
+    straight, first = trained.learner(trial), trained.learner(trial)
+    straight.update(40)
+    first.update(17)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = trained.learner(trial)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.update(23)
+    assert_same(straight, second)
+
+
+@ALL
+def test_acting_leaves_training_bit_equal_and_keeps_to_the_bounds(name: str) -> None:
+    trial = packed(name, (member(3), member(4)))
+    quiet, busy = trained.learner(trial), trained.learner(trial)
+    task = get_task(trial.task)
+    states = 50.0 * np.random.default_rng(0).normal(size=(9, task.observation_size)).astype(np.float32)
+    for _ in range(3):
+        quiet.update(5)
+        busy.update(5)
+        for actor in busy.algorithm.actors:
+            policy = busy.policy()
+            for actions in policy.act([states, states[:2]], generators(2), trial.evaluation.candidates, actor):
+                assert np.abs(actions).max() <= task.max_action
+    assert_same(quiet, busy)
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+@ALL
+def test_a_policy_is_loaded_and_saved(name: str, tmp_path: Path) -> None:
+    trial = trained.config(algorithm=name, hidden_size=8)
+    folder = trained.write(tmp_path, trial)
+    own = trained.learner(trial)
+    own.update(trial.steps)
+    states = np.random.default_rng(1).standard_normal((5, 11)).astype(np.float32)
+    for number in (0, 1):
+        policy = diffcps.load_policy(folder.path, number)
+        again = diffcps.load_policy(policy.save(tmp_path / f"export-{number}"))
+        (expected,) = own.policy().member(number).act([states], generators(1), trial.evaluation.candidates)
+        np.testing.assert_array_equal(policy.act(states, seed=0), expected)
+        np.testing.assert_array_equal(again.act(states, seed=0), expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("iql", "td3bc") else pytest.param(name, marks=pytest.mark.slow) for name in algorithms.names()],
+)
+def test_a_policy_is_exported(name: str, tmp_path: Path) -> None:
+    """``test_policies`` exports the diffusion policies."""
+    trial = trained.config(algorithm=name, hidden_size=8)
+    policy = diffcps.load_policy(trained.write(tmp_path, trial).path, 1)
+    file = onnx.export(policy, tmp_path / "policy.onnx")
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    given = onnx.inputs(policy, 5, trial.evaluation.candidates, seed=2)
+    names = [entry.name for entry in session.get_inputs()]
+    assert names == list(given)
+    (actions,) = session.run(["actions"], given)
+    np.testing.assert_allclose(actions, sampled(policy.policy, given), atol=onnx.TOLERANCE)
+
+
+def sampled(policy: Policy, given: dict[str, np.ndarray]) -> np.ndarray:
+    """What the algorithm itself makes of the numbers that an export was given."""
+    noise = np.zeros((0, 1, 5, 3), np.float32)
+    if "noise" in given:
+        rows, candidates, draws, size = given["noise"].shape
+        noise = np.moveaxis(given["noise"], 2, 0).reshape(draws, 1, rows * candidates, size)
+    arrays = given["observations"][None], noise, given.get("uniform", np.zeros((5, 1), np.float32))[None]
+    numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    return policy.algorithm.act(policy.parameters, *numbers)[0].numpy()
+
+
+@ALL
+def test_every_task_has_published_settings_that_can_be_counted(name: str) -> None:
+    for task in TASKS.values():
+        trial = official(task, name, seeds=1)
+        assert algorithms.complete(trial) == trial
+        assert (trial.evaluation.candidates == 1) or algorithms.get(name).chooses
+    costs = cost.step_costs(packed(name, (member(0),)))
+    assert all(math.isfinite(found.flops) for found in costs.values())
+    assert max(found.flops for found in costs.values()) > 1000
+
+
+@ALL
+def test_every_setting_says_what_it_is(name: str) -> None:
+    for item in fields(algorithms.get(name).settings):
+        known = settings(name)[item.name]
+        assert known.help.endswith(".") or known.help, item.name
+        assert known.parse(str(known.default)) == known.default
+
+
+@pytest.mark.slow
+@ALL
+def test_compiled_steps_are_eager_steps(name: str) -> None:
+    trial = packed(name, (member(3), member(4)))
+    eager = trained.learner(trial)
+    work = trained.learner(trial)
+    work.steps = engine.build(work.algorithm, work.work, "compiled", None)
+    assert work.steps.notes == ()
+    for _ in range(20):
+        first, second = eager.update(2), work.update(2)
+        for key, value in first.items():
+            torch.testing.assert_close(value, second[key], rtol=1e-4, atol=2e-5, msg=key)
