@@ -20,6 +20,7 @@ ALGORITHMS = {
     "diffcps": ".diffcps:DiffCPS",
     "awr": ".awr:AWR",
     "bc": ".bc:BC",
+    "iql": ".iql:IQL",
 }
 """Name -> module, relative to this package or absolute, and class."""
 

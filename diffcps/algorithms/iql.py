@@ -1,0 +1,183 @@
+"""Implicit Q-learning (Kostrikov, Nair and Levine, 2021, arXiv 2110.06169).
+
+A value network learns an upper expectile of the target critic's values of the data's actions, so no other action is ever
+asked about. The policy, a Gaussian whose deviation does not depend on the state, is fitted to the data's actions, each
+weighted by the exponential of its advantage. It acts by its mean. The order of a step is that of the authors' program.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
+from diffcps.algorithms.nn import Critic, Init, Layers, Layout, Mlp, linear, mlp, tail
+from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts
+from diffcps.algorithms.settings import Critic as CriticSettings
+from diffcps.config.plain import setting
+
+METRICS = (
+    "critic_loss", "q_value", "critic_grad_norm", "value_loss", "value", "actor_loss", "actor_grad_norm", "mean_weight",
+)  # fmt: skip
+LARGEST_WEIGHT = 100.0
+"""A regression weight is cut off here."""
+LOG_STD = -5.0, 2.0
+"""The logarithm of the policy's standard deviation, in units of the action bound, stays between these."""
+EDGE = 1e-5
+"""The data's actions are kept this far from their bounds, in units of them."""
+STEPS = 1_000_000
+INIT: Init = "orthogonal"
+
+
+@dataclass(frozen=True)
+class Settings(Learning, CriticSettings):
+    """The settings of a member. The value network learns at the rate of the critic."""
+
+    hidden_layers: int = setting(2, "a positive whole number")
+    """Hidden layers of every network."""
+    expectile: float = setting(0.7, "between 0 and 1", search="0.5:0.95")
+    """τ of the value network: .5 is the mean over the data's actions, 1 their largest value."""
+    inverse_temperature: float = setting(3.0, "zero or more", search="0.5:20:log")
+    """β of the weights exp(β · advantage); 0 is behaviour cloning."""
+
+
+def expectile_loss(excess: Tensor, expectile: Tensor) -> Tensor:
+    """Mean of |τ − 1[u ≤ 0]| u² over the last axis (section 4.1 of the paper), for u ``[K, B]`` and τ ``[K]``."""
+    weight = torch.where(excess > 0, expectile[:, None], 1.0 - expectile[:, None])
+    return (weight * excess.square()).mean(dim=-1)
+
+
+def advantage_weights(advantages: Tensor, inverse_temperature: Tensor) -> Tensor:
+    """min(exp(β A), 100), for A ``[K, B]`` and β ``[K]``."""
+    return (inverse_temperature[:, None] * advantages).exp().clamp(max=LARGEST_WEIGHT)
+
+
+def log_density(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log N(a; mean, diag std²) ``[K, B]``, with all three ``[K, B, a]``."""
+    scaled = (actions - mean) * (-log_std).exp()
+    return -(0.5 * scaled.square() + log_std + 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+
+
+class GaussianNet:
+    """A Gaussian over actions in units of their bound: the mean is a network's, the deviation one free vector."""
+
+    def __init__(self, observation_size: int, action_size: int, config: Settings, product: torch.dtype | None) -> None:
+        sizes = mlp(observation_size, config.hidden_size, action_size, config.hidden_layers)
+        self.layout = Layout((*sizes, (0, action_size)), INIT)
+        self.product = product
+
+    def mean(self, layers: Layers, observations: Tensor) -> Tensor:
+        """``[K, B, o]`` → ``[K, B, a]``."""
+        return tail(linear(observations, layers[0]), layers[1:-1], self.product, torch.relu).tanh()
+
+    def log_std(self, layers: Layers, observations: Tensor) -> Tensor:
+        """``[K, B, a]``, the same at every observation."""
+        return linear(observations[..., :0], layers[-1]).clamp(*LOG_STD)
+
+
+class IQL(Algorithm[Settings]):
+    """Value network, policy and critic."""
+
+    settings = Settings
+    chooses = False
+
+    def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        config, states = self.config, problem.observation_size
+        product = torch.bfloat16 if config.precision == "bf16" else None
+        more: dict[str, Any] = {
+            "product": product,
+            "layers": config.hidden_layers,
+            "activation": torch.relu,
+            "init": INIT,
+        }
+        self.policy = GaussianNet(states, problem.action_size, config, product)
+        self.value = Mlp(states, config.hidden_size, 1, **more)
+        self.critic = Critic(states, problem.action_size, config.hidden_size, **more)
+        target = Copy([member.target_rate for member in members])
+        self.networks = {
+            "actor": Network(self.policy.layout, decay_steps=problem.steps),
+            "value": Network(self.value.layout, "critic_learning_rate"),
+            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+        }
+        self.kinds = {"step": StepKind(config.batch_size, METRICS)}
+        self.stages = (Stage(("step",)),)
+
+    @classmethod
+    def of_task(cls, task: TaskFacts) -> Changes:
+        """Section 5 and appendix B: the same settings for all locomotion tasks, and others for all AntMaze tasks."""
+        if task.domain == "locomotion":
+            return {
+                "steps": STEPS,
+                "settings": {"reward_transform": "return_range"},
+                "evaluation": {"every": 5_000, "episodes": 10},
+            }
+        if task.domain.startswith("antmaze"):
+            return {
+                "steps": STEPS,
+                "settings": {"reward_transform": "minus_one", "expectile": 0.9, "inverse_temperature": 10.0},
+                "evaluation": {"every": 100_000, "episodes": 100},
+            }
+        return super().of_task(task)
+
+    def prepare(self, pack: Pack, data: Batch) -> Batch:
+        """Actions in units of their bound, away from it; rewards transformed."""
+        data = super().prepare(pack, data)
+        limit = 1.0 - EDGE
+        return replace(data, actions=(data.actions / self.problem.max_action).clamp(-limit, limit))
+
+    def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
+        """One gradient step of every member, in place: value, then policy and critic by the new value, then target."""
+        metrics, advantages = self.learn_value(pack, batch)
+        metrics |= self.learn_policy(pack, batch, advantages)
+        metrics |= self.learn_critic(pack, batch)
+        pack.move("target")
+        return metrics
+
+    def learn_value(self, pack: Pack, batch: Batch) -> tuple[Metrics, Tensor]:
+        """Equation 5; also returns min(Q1', Q2')(s, a) − V(s) ``[K, B]`` with the new V."""
+        leaves = self.value.layout.leaves(pack["value"])
+        with torch.no_grad():
+            target = self.critic(self.critic.layers(pack["target"]), batch.observations, batch.actions).amin(dim=1)
+        values = self.value(leaves, batch.observations).squeeze(-1)
+        loss = expectile_loss(target - values, pack.values["expectile"])
+        pack.descend("value", loss, leaves)
+        metrics = {"value_loss": loss.detach(), "value": values.detach().mean(dim=1)}
+        return metrics, target - self._values(pack, batch.observations)
+
+    def learn_policy(self, pack: Pack, batch: Batch, advantages: Tensor) -> Metrics:
+        """Equation 7."""
+        leaves = self.policy.layout.leaves(pack["actor"])
+        weights = advantage_weights(advantages, pack.values["inverse_temperature"])
+        mean, log_std = self.policy.mean(leaves, batch.observations), self.policy.log_std(leaves, batch.observations)
+        loss = -(weights * log_density(batch.actions, mean, log_std)).mean(dim=1)
+        norm = pack.descend("actor", loss, leaves)
+        return {"actor_loss": loss.detach(), "actor_grad_norm": norm, "mean_weight": weights.mean(dim=1)}
+
+    def learn_critic(self, pack: Pack, batch: Batch) -> Metrics:
+        """Equation 6, the sum over both heads: the goal is r + γ (1 − terminal) V(s')."""
+        leaves = self.critic.leaves(pack["critic"])
+        discount = pack.values["discount"][:, None] * (1.0 - batch.terminals)
+        goal = batch.rewards + discount * self._values(pack, batch.next_observations)
+        estimates = self.critic(leaves, batch.observations, batch.actions)
+        loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
+        norm = pack.descend("critic", loss, leaves)
+        return {
+            "critic_loss": loss.detach(),
+            "q_value": estimates.detach().mean(dim=(1, 2)),
+            "critic_grad_norm": norm,
+        }
+
+    def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """The mean."""
+        mean = self.policy.mean(self.policy.layout.layers(parameters["actor"]), observations)
+        return self.problem.max_action * mean
+
+    @torch.no_grad()
+    def _values(self, pack: Pack, observations: Tensor) -> Tensor:
+        """V ``[K, B]``."""
+        return self.value(self.value.layout.layers(pack["value"]), observations).squeeze(-1)

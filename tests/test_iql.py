@@ -1,0 +1,199 @@
+"""IQL: its losses against closed forms, one whole step against plain PyTorch modules, and its published settings."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trained
+from torch import Tensor, nn
+from trials import member
+
+from diffcps.algorithms import iql, rewards
+from diffcps.algorithms.base import Batch
+from diffcps.errors import UserError
+from diffcps.runs.presets import official
+from diffcps.tasks.registry import get_task
+from diffcps.training import engine
+
+ROWS = list(csv.DictReader((Path(__file__).parent / "published" / "hp_iql.csv").open(encoding="utf-8")))
+"""Section 5 of the paper and the authors' program, by task; columns ``corl_…`` are of another program."""
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("expectile", "loss"), [(0.7, 0.691667), (0.9, 0.508333)])
+def test_expectile_loss(expectile: float, loss: float) -> None:
+    found = iql.expectile_loss(tensor(1, -2, 0.5), torch.tensor([expectile]))
+    assert found.item() == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize(("expectile", "least"), [(0.5, 2.0), (0.7, 2.75), (0.9, 4.0)])
+def test_the_expectile_of_four_values_is_where_the_loss_is_least(expectile: float, least: float) -> None:
+    at = torch.tensor(least, dtype=torch.float64, requires_grad=True)
+    iql.expectile_loss(tensor(0, 1, 2, 5) - at, torch.tensor([expectile])).sum().backward()
+    assert at.grad is not None
+    assert at.grad.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "weights"), [(3.0, (20.0855, 0.002479, 4.481689)), (10.0, (100, 2.06e-9, 100))])
+def test_advantage_weights(beta: float, weights: tuple[float, ...]) -> None:
+    found = iql.advantage_weights(tensor(1, -2, 0.5), torch.tensor([beta]))
+    np.testing.assert_allclose(found[0].numpy(), weights, rtol=1e-3)
+
+
+def test_log_density_and_the_loss_of_one_row() -> None:
+    found = iql.log_density(torch.tensor([[[0.5, -0.5]]]), torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
+    assert found.item() == pytest.approx(-2.087877, abs=1e-6)
+    weight = iql.advantage_weights(torch.ones(1, 1), torch.tensor([3.0]))
+    assert (-weight * found).item() == pytest.approx(41.936132, abs=1e-4)
+
+
+# One step of the pack and of plain modules ------------------------------------------------------------------------------
+
+
+def network(layers: list[tuple[Tensor, Tensor]], row: int) -> nn.Sequential:
+    """Linear layers with ReLU between them, with the parameters of one row of a stack."""
+    parts: list[nn.Module] = []
+    for weight, bias in layers:
+        linear = nn.Linear(weight.shape[1], weight.shape[2])
+        linear.weight.data, linear.bias.data = weight[row].T.clone(), bias[row, 0].clone()
+        parts += [linear, nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+def parameters(module: nn.Module) -> list[Tensor]:
+    return [value.detach() for value in module.parameters()]
+
+
+def test_three_steps_are_those_of_plain_modules() -> None:
+    """Value, policy by the new value, critic by the new value, target: against ``nn.Linear`` and ``torch.optim.Adam``."""
+    trial = trained.config(
+        algorithm="iql", seeds=1, hidden_size=8, batch_size=6, steps=20, expectile=0.8, inverse_temperature=2.0,
+        learning_rate=1e-2, critic_learning_rate=1e-2, target_rate=0.1, discount=0.9,
+    )  # fmt: skip
+    learner = trained.learner(trial)
+    own, pack = learner.algorithm, learner.pack
+    assert isinstance(own, iql.IQL)
+    actor = network(own.policy.layout.layers(pack["actor"])[:-1], 0)
+    log_std = nn.Parameter(torch.zeros(3))
+    value = network(own.value.layout.layers(pack["value"]), 0)
+    heads = [network(own.critic.layers(pack["critic"]), row) for row in (0, 1)]
+    targets = [network(own.critic.layers(pack["target"]), row) for row in (0, 1)]
+    adams = [torch.optim.Adam([*actor.parameters(), log_std], 1e-2), torch.optim.Adam(value.parameters(), 1e-2),
+             torch.optim.Adam([p for head in heads for p in head.parameters()], 1e-2)]  # fmt: skip
+    for step in range(3):
+        rows = engine.draw(own, learner.work, "step")["rows"][0]
+        batch = Batch(**{name: column[rows] for name, column in vars(learner.work.data).items() if name != "more"})
+        learner.update(1)
+        pairs = torch.cat([batch.observations, batch.actions], dim=1)
+        with torch.no_grad():
+            target = torch.min(*(head(pairs).squeeze(1) for head in targets))
+        excess = target - value(batch.observations).squeeze(1)
+        descend(adams[1], (torch.where(excess > 0, 0.8, 0.2) * excess**2).mean())
+        with torch.no_grad():
+            weights = (2.0 * (target - value(batch.observations).squeeze(1))).exp().clamp(max=100.0)
+            goal = batch.rewards + 0.9 * (1 - batch.terminals) * value(batch.next_observations).squeeze(1)
+        adams[0].param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / 20))
+        policy = torch.distributions.Normal(actor(batch.observations).tanh(), log_std.clamp(-5, 2).exp())
+        descend(adams[0], -(weights * policy.log_prob(batch.actions).sum(dim=1)).mean())
+        descend(adams[2], sum(((head(pairs).squeeze(1) - goal) ** 2).mean() for head in heads))
+        for head, copy in zip(heads, targets, strict=True):
+            for new, old in zip(head.parameters(), copy.parameters(), strict=True):
+                old.data.lerp_(new.data, 0.1)
+    expected = {
+        "actor": [actor], "value": [value], "critic": heads, "target": targets,
+    }  # fmt: skip
+    for name, modules in expected.items():
+        layout = {"actor": own.policy.layout, "value": own.value.layout}.get(name)
+        layers = layout.layers(pack[name]) if layout else own.critic.layers(pack[name])
+        for row, module in enumerate(modules):
+            given = [part for weight, bias in layers for part in (weight[row].T, bias[row, 0])]
+            for mine, theirs in zip(given, parameters(module), strict=False):  # the actor's last one is the deviation
+                torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=name)
+    torch.testing.assert_close(own.policy.layout.layers(pack["actor"])[-1][1][0, 0], log_std.data, rtol=1e-4, atol=1e-6)
+
+
+def descend(adam: torch.optim.Adam, loss: Tensor) -> None:
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+
+
+def test_it_acts_by_the_mean_and_its_learning_rate_falls_to_zero() -> None:
+    learner = trained.learner(trained.config(algorithm="iql", seeds=1, steps=30))
+    learner.update(30)
+    before = learner.pack["actor"].clone()
+    learner.update(1)
+    torch.testing.assert_close(learner.pack["actor"], before, rtol=0, atol=1e-7)
+    states = np.ones((4, 11), np.float32)
+    first, second = (learner.policy().act([states], [torch.Generator().manual_seed(n)], 1)[0] for n in (1, 2))
+    np.testing.assert_array_equal(first, second)
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["task"])
+def test_published_settings(row: dict[str, str]) -> None:
+    trial = official(get_task(row["task"]), "iql", seeds=1)
+    given = {name: trial.value(name) for name in ("expectile", "inverse_temperature", "reward_transform")}
+    names = {"return_range_1000": "return_range"}
+    transform = names.get(row["reward_transform"], row["reward_transform"])
+    expected = float(row["expectile"]), float(row["inverse_temperature"]), transform
+    assert tuple(given.values()) == expected
+    assert (trial.steps, trial.evaluation.every) == (int(row["steps"]), int(row["eval_every"]))
+    assert (trial.evaluation.episodes, trial.evaluation.candidates) == (int(row["eval_episodes"]), 1)
+    shape = (
+        "hidden_size",
+        "hidden_layers",
+        "batch_size",
+        "learning_rate",
+        "critic_learning_rate",
+        "target_rate",
+        "discount",
+    )
+    assert [trial.value(name) for name in shape] == [256, 2, 256, 3e-4, 3e-4, 0.005, 0.99]
+
+
+# Rewards --------------------------------------------------------------------------------------------------------------
+
+
+def data(values: list[float], ends: list[bool], jumps: tuple[int, ...] = ()) -> Batch:
+    """Rows that walk along a line; after each of ``jumps`` the next one begins elsewhere."""
+    count = len(values)
+    position = torch.arange(count + 1.0)[:, None]
+    after = position[1:].clone()
+    after[list(jumps)] += 0.5
+    return Batch(position[:-1], torch.zeros(count, 1), torch.tensor(values), after, torch.tensor(ends).float())
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [("none", [0, 1]), ("minus_one", [-1, 0]), ("antmaze", [-2, 2]), ("ten_five", [-5, 5]), ("times_100", [0, 100])],
+)
+def test_reward_transforms(transform: str, expected: list[float]) -> None:
+    assert rewards.transformed(transform, data([0, 1], [False, False])).tolist() == expected  # type: ignore[arg-type]
+
+
+def test_the_range_of_returns_is_over_trajectories_and_counts_the_last_one() -> None:
+    """Returns 3, −1 and 5: a terminal after two rows, a jump after two more, and a rest that nothing ends."""
+    rows = data([1, 2, -3, 2, 4, 1], [False, True, False, False, False, False], jumps=(3,))
+    found = rewards.transformed("return_range", rows)
+    np.testing.assert_allclose(found.numpy(), rows.rewards.numpy() * 1000 / 6, rtol=1e-6)
+
+
+def test_a_range_of_zero_is_refused() -> None:
+    with pytest.raises(UserError, match="return_range"):
+        rewards.transformed("return_range", data([1, 1], [True, True]))
+
+
+def test_members_may_have_their_own_expectile() -> None:
+    trial = trained.config(algorithm="iql").replaced(members=(member(0), member(0, expectile=0.9)))
+    learner = trained.learner(trial)
+    metrics = learner.update(200)
+    assert metrics["value"][1] > metrics["value"][0]
