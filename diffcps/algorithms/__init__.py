@@ -21,6 +21,7 @@ ALGORITHMS = {
     "awr": ".awr:AWR",
     "bc": ".bc:BC",
     "iql": ".iql:IQL",
+    "td3bc": ".td3bc:TD3BC",
 }
 """Name -> module, relative to this package or absolute, and class."""
 
