@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from diffcps import envs
+from diffcps import algorithms, envs
 from diffcps.data.library import SOURCES
 from diffcps.tasks.registry import TASKS, get_task
 
@@ -26,6 +26,16 @@ def run(page: str, folder: Path) -> str:
             else:
                 exec(compile(block["code"], page, "exec"), names)
     return said.getvalue()
+
+
+def test_add_an_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "home"))
+    with mock.patch.dict(algorithms.ALGORITHMS):
+        said = run("add-an-algorithm.md", tmp_path)
+    assert "actor_loss,largest_weight,actor_grad_norm" in said
+    assert "(3, 2) 5.0" in said
 
 
 def test_add_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
