@@ -182,7 +182,7 @@ def test_weights_are_left_alone() -> None:
     make(HOPPER)(policy, 0)
     for name, value in before.items():
         assert torch.equal(policy.parameters[name], value)
-        assert torch.equal(getattr(learner.pack, name), value)
+        assert torch.equal(learner.pack[name], value)
 
 
 # Candidates -----------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_one_candidate_or_fifty() -> None:
 def test_one_candidate_never_asks_the_critic() -> None:
     """The policy's own actions, whatever the critic thinks; with fifty, a critic that is sure of itself decides."""
     policy = make_learner(HOPPER).policy()
-    confident = Policy(policy.model, policy.parameters | {"target": 1000 * policy.parameters["target"]})
+    confident = Policy(policy.algorithm, policy.parameters | {"target": 1000 * policy.parameters["target"]})
     for n, equal in (1, True), (50, False):
         evaluator = make(HOPPER, config=CONFIG.replaced(candidates=n))
         assert same(evaluator(policy, 0), evaluator(confident, 0)) is equal
@@ -241,7 +241,7 @@ class Echo:
     """A policy that acts with 1000 k + (number of the environment), and checks what it is asked."""
 
     def __init__(self, members: int, episodes: int) -> None:
-        self.model = SimpleNamespace(device=torch.device("cpu"))
+        self.algorithm = SimpleNamespace(device=torch.device("cpu"))
         self.members, self.episodes = members, episodes
         self.states: list[list[Any]] = []
 

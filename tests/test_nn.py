@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffcps.algorithms.nn import (
+    Critic,
     Layout,
     NoiseNet,
-    TwinCritic,
     first_layer,
     gradient,
     linear,
@@ -106,7 +106,7 @@ def test_initial_parameters_do_not_depend_on_company() -> None:
     alone = LAYOUT.initial(generators(6))
     assert torch.equal(together[1:2], alone)
     assert not torch.equal(together[0], together[1])
-    twin = TwinCritic(3, 2, 8)
+    twin = Critic(3, 2, 8)
     heads = twin.initial(generators(5)).view(2, -1)
     assert not torch.equal(heads[0], heads[1])
 
@@ -181,7 +181,7 @@ def test_bf16_rounds_the_products_of_hidden_layers_only() -> None:
 
 
 def test_twin_critic_equals_two_nets_a_member() -> None:
-    critic = TwinCritic(3, 2, 8)
+    critic = Critic(3, 2, 8)
     flat = critic.initial(generators(0, 1)).double()
     rng = torch.Generator().manual_seed(4)
     observations = torch.randn(2, 5, 3, dtype=torch.float64, generator=rng)

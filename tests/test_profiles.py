@@ -69,5 +69,5 @@ def test_principled_without_a_chain_leaves_the_covariance_out(policy: str) -> No
 def test_behaviour_cloning_takes_its_own_actions() -> None:
     trial = plan(algorithm="bc")
     assert trial.evaluation.candidates == 1
-    with pytest.raises(UserError, match="candidates must be 1"):
+    with pytest.raises(UserError, match="must be 1"):
         plan(algorithm="bc", candidates=5)

@@ -52,7 +52,9 @@ class ListData:
             seen |= {holding.checksum for holding in found if holding.checksum}
             for text, style in self._lines(task, found):
                 _line(console, text, style)
-        _line(console, f"and {' and '.join(PATTERNS)}, for any numbers K, D and S")
+        for pattern in PATTERNS:
+            _line(console, f"and {pattern}")
+        _line(console, "    K, D, S and N stand for numbers")
         _line(console, "")
         for state, meaning in _MEANING.items():
             if state in seen:
