@@ -22,7 +22,7 @@ import pytest
 import stores
 from rich.console import Console
 
-from diffcps.cli.data.downloading import DownloadData, ProgressDisplay, size
+from diffcps.cli.data.getting import DownloadData, ProgressDisplay, size
 from diffcps.cli.data.listing import ListData
 from diffcps.config import home
 from diffcps.data import collected, d4rl, download, mirrors, provenance

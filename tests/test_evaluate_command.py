@@ -10,8 +10,7 @@ import trained
 
 import diffcps
 from diffcps import cli
-from diffcps.cli.evaluate import Evaluate, to_json
-from diffcps.cli.export import Export
+from diffcps.cli.policies import Evaluate, Export, to_json
 from diffcps.deploy import film
 from diffcps.deploy.evaluate import PARALLEL_EPISODES, EpisodeResults, evaluate
 from diffcps.errors import UserError

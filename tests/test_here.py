@@ -11,9 +11,8 @@ from diffcps import report
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.studies import drawing
-from diffcps.studies.results import Results
+from diffcps.studies.results import Results, bandit_grid, bandit_trial
 from diffcps.studies.study import Page, Scale
-from diffcps.studies.trials import bandit_grid, bandit_trial
 from diffcps.sweep.local import train
 
 

@@ -29,11 +29,11 @@ from diffcps.sweep.plan import build
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
 from diffcps.text import significant
-from diffcps.tracking.rows import rows_of
+from diffcps.tracking.labels import rows_of
 from diffcps.training import measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
-from diffcps.training.measures import Measure, acting, density, likelihood, modes, samples
+from diffcps.training.measures import Measure, acting, density, likelihood, samples
 from diffcps.training.measures.subject import Subject
 from diffcps.training.measures.taking import Measurer
 from diffcps.training.policy import Policy
@@ -211,10 +211,10 @@ def test_recall_of_made_up_samples() -> None:
     found = bandit("corners")
     assert found.modes is not None
     on = np.repeat(found.modes, [500, 300, 180, 20], axis=0)
-    assert modes.sample_recall(found, on) == 0.75, "20 of 1000 are less than a tenth of a quarter"
-    assert modes.sample_recall(found, np.repeat(found.modes, 250, axis=0)) == 1.0
-    assert modes.sample_recall(found, found.modes + 0.3) == 0.0, "near no mode"
-    assert modes.nearest_mode(found, found.modes + 0.3).tolist() == [0, 1, 2, 3]
+    assert density.sample_recall(found, on) == 0.75, "20 of 1000 are less than a tenth of a quarter"
+    assert density.sample_recall(found, np.repeat(found.modes, 250, axis=0)) == 1.0
+    assert density.sample_recall(found, found.modes + 0.3) == 0.0, "near no mode"
+    assert density.nearest_mode(found, found.modes + 0.3).tolist() == [0, 1, 2, 3]
 
 
 def test_samples_of_the_behaviour_itself_and_of_the_best() -> None:

@@ -11,7 +11,7 @@ import pytest
 from diffcps import data, envs
 from diffcps.config import DataConfig
 from diffcps.data import library, ogbench
-from diffcps.envs.vector import OneByOne
+from diffcps.envs.simulations import OneByOne
 from diffcps.errors import UserError
 from diffcps.tasks.registry import MORE, get_task
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from diffcps import envs
 from diffcps.config import TaskDefinition
 from diffcps.envs import recorded
-from diffcps.envs.vector import OneByOne
+from diffcps.envs.simulations import OneByOne
 from diffcps.errors import UserError
 from diffcps.tasks.registry import from_definition
 

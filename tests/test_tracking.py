@@ -20,7 +20,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.text import first_line
 from diffcps.tracking import MlflowSink, Tracker, labels
-from diffcps.tracking.rows import Row
+from diffcps.tracking.labels import Row
 from diffcps.tracking.sink import Pace
 
 

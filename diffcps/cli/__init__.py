@@ -8,13 +8,11 @@ import tyro
 from rich.console import Console
 
 from diffcps.cli.data import DataCommand
-from diffcps.cli.evaluate import Evaluate
-from diffcps.cli.export import Export
+from diffcps.cli.policies import Evaluate, Export
 from diffcps.cli.report import Report
-from diffcps.cli.settings import Settings
 from diffcps.cli.study import StudyCommand, Toy
 from diffcps.cli.sweeps import Sweeps
-from diffcps.cli.train import Train
+from diffcps.cli.train import Settings, Train
 from diffcps.errors import UserError
 
 USER_MISTAKE, INTERRUPTED = 2, 130

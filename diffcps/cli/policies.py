@@ -1,10 +1,26 @@
-"""Finds the policy that a command names: a run folder, its key, an exported folder, or an MLflow model."""
+"""``diffcps evaluate`` and ``diffcps export``, and how they find a policy: a run folder, its key, an export, an MLflow model."""
 
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diffcps.config import Actor, Physics
 from diffcps.deploy import SavedPolicy, load_policy
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from diffcps.deploy import SavedPolicy
+    from diffcps.deploy.evaluate import EpisodeResults
 
 
 def find(target: str, member: int | None, results: Path, tracking_uri: str | None, scratch: Path) -> list[SavedPolicy]:
@@ -46,3 +62,210 @@ def find(target: str, member: int | None, results: Path, tracking_uri: str | Non
 
         return members(RunFolder(folder))
     return [load_policy(folder, member)]
+
+
+# ``diffcps export``: a trained policy as files for use outside this project -------------------------------------------
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained policy into a folder.
+
+    The networks are those of the newest checkpoint. diffcps.load_policy reads policy.safetensors and policy.json.
+    policy.onnx is a function from observations and noise to actions, for programs without this project and torch.
+    """
+
+    policy: tyro.conf.Positional[str]
+    """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
+    folder: tyro.conf.Positional[Path]
+    """Folder for the files. It is created if it does not exist."""
+    member: int | None = None
+    """Number of the policy in its pack, from 0. Default: the first."""
+    onnx: bool = True
+    """Whether to write policy.onnx (needs pip install 'diffcps[export]')."""
+    candidates: int | None = None
+    """For policy.onnx: actions sampled for each observation; the critic chooses one. Default: as in evaluations."""
+    actor: Actor | None = None
+    """For policy.onnx: the online policy or its moving average. Default: as in evaluations."""
+    results: Path = Path("results")
+    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
+    tracking_uri: str | None = None
+    """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.cli.policies import find
+        from diffcps.deploy import onnx
+
+        console = Console()
+        if self.onnx:
+            onnx.require()
+        with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
+            policy = find(
+                self.policy,
+                member=self.member,
+                results=self.results,
+                tracking_uri=self.tracking_uri,
+                scratch=Path(scratch),
+            )[0]
+            policy.save(self.folder)
+            step, steps = policy.card.step, policy.card.run.steps
+            unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""
+            console.print(
+                f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}", highlight=False
+            )
+            files = ["policy.safetensors", "policy.json"]
+            if self.onnx:
+                with console.status("writing policy.onnx (takes some seconds)"):
+                    onnx.export(policy, self.folder / onnx.FILE, self.candidates, self.actor)
+                files.append(onnx.FILE)
+        for name in files:
+            size = (self.folder / name).stat().st_size
+            console.print(f"{self.folder / name}: {size / 1e3:,.0f} kB", highlight=False, soft_wrap=True)
+
+
+# ``diffcps evaluate``: scores of a trained policy over many episodes, and a film of one -------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run a trained policy for some episodes and print its scores.
+
+    Prints mean, standard deviation over episodes, and the 95 % interval of the mean. The policy acts as in the
+    evaluations during training; the episodes are new ones.
+    """
+
+    policy: tyro.conf.Positional[str]
+    """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
+    episodes: int = 100
+    """Number of episodes for each policy."""
+    video: Path | None = None
+    """Film an episode with a typical return into this MP4 file (needs pip install 'diffcps[video]')."""
+    member: int | None = None
+    """Number of the policy in its pack, from 0. Default: all policies; the film shows the first."""
+    candidates: int | None = None
+    """Actions sampled for each observation; the critic chooses one. Default: as in the evaluations during training."""
+    actor: Actor | None = None
+    """The online policy or its moving average. Default: as in the evaluations during training."""
+    physics: Physics | None = None
+    """Body masses in the simulator: those of D4RL's recordings or those of today's models. Default: as in training."""
+    seed: int = 0
+    """Random seed. The same seed gives the same episodes."""
+    json: bool = False
+    """Print JSON instead of a table. Numbers that are not finite or not defined are null."""
+    results: Path = Path("results")
+    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
+    tracking_uri: str | None = None
+    """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        if self.video is not None and self.video.suffix.lower() != ".mp4":
+            raise UserError(f"--video {self.video}: the name of the file must end in .mp4.")
+        from diffcps.cli.policies import find
+
+        console = Console(stderr=self.json)
+        with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
+            policies = find(
+                self.policy,
+                member=self.member,
+                results=self.results,
+                tracking_uri=self.tracking_uri,
+                scratch=Path(scratch),
+            )
+        if self.video is not None:
+            from diffcps.deploy import film
+            from diffcps.deploy.evaluate import check_film
+            from diffcps.tasks.registry import task_of
+
+            check_film(task_of(policies[0].card.run))
+            film.require()
+        results = [self._evaluate(policy, console, first=number == 0) for number, policy in enumerate(policies)]
+        if self.json:
+            values = [to_json(policy, result) for policy, result in zip(policies, results, strict=True)]
+            print(json.dumps(values, indent=2, allow_nan=False))
+        else:
+            self._print(policies, results, console)
+        if self.video is not None:
+            self._film(results[0], console)
+
+    def _evaluate(self, policy: "SavedPolicy", console: Console, first: bool) -> "EpisodeResults":
+        import torch
+
+        from diffcps.deploy.evaluate import PARALLEL_EPISODES, evaluate
+        from diffcps.tasks.registry import task_of
+
+        steps = task_of(policy.card.run).episode_limit * -(-self.episodes // PARALLEL_EPISODES)
+        with _bar(console, f"seed {policy.card.seed}", steps) as progress:
+            return evaluate(
+                policy, self.episodes, candidates=self.candidates, actor=self.actor, physics=self.physics, seed=self.seed,
+                threads=torch.get_num_threads(), progress=progress, record=first and self.video is not None,
+            )  # fmt: skip
+
+    def _print(self, policies: "list[SavedPolicy]", results: "list[EpisodeResults]", console: Console) -> None:
+        from diffcps import stats
+        from diffcps.text import Column, interval, number, terminal_table
+
+        card = policies[0].card
+        candidates, actor = policies[0].options(self.candidates, self.actor)
+        console.print(f"[bold]{card.run.task}[/], step {card.step:,} of {card.run.steps:,}", highlight=False)
+        note = card.dataset.get("provenance_note", f"{card.run.data.source} data")
+        console.print(f"training data: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"{self.episodes} episodes each, {self.physics or card.run.physics} physics, {candidates} candidates, {actor} policy",
+            highlight=False,
+        )  # fmt: skip
+        found = [result.summary() for result in results]
+        cells = {
+            "seed": [str(policy.card.seed) for policy in policies],
+            "score": [f"{number(f['score']['mean'])} ± {number(f['score']['std'])}" for f in found],
+            "95 % interval": [interval(f["score"]["low"], f["score"]["high"]) for f in found],
+            "return": [f"{number(f['return']['mean'])} ± {number(f['return']['std'])}" for f in found],
+            "interval of the return": [interval(f["return"]["low"], f["return"]["high"]) for f in found],
+            "length": [number(f["length"]["mean"]) for f in found],
+        }
+        console.print(terminal_table([Column(title, values) for title, values in cells.items()], "± over episodes"))
+        if len(found) > 1:
+            mean, std = stats.mean_std([f["score"]["mean"] for f in found])
+            console.print(f"over {len(found)} seeds: {number(mean)} ± {number(std)}", highlight=False)
+
+    def _film(self, results: "EpisodeResults", console: Console) -> None:
+        from diffcps.deploy import film
+
+        assert self.video is not None
+        episode = results.typical
+        with Progress(
+            TextColumn("filming"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+        ) as bar:
+            task = bar.add_task("", total=None)
+            file = film.write(
+                results, episode, self.video, lambda done, of: bar.update(task, completed=done, total=of)
+            )  # fmt: skip
+        console.print(
+            f"film: {file}, an episode with score {results.scores[episode]:.1f} and {results.lengths[episode]} steps",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+@contextmanager
+def _bar(console: Console, title: str, steps: int) -> Iterator[Callable[[], None]]:
+    """A progress bar for the longest possible episodes; many end earlier."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=steps)
+        yield lambda: bar.advance(task)
+
+
+def to_json(policy: "SavedPolicy", results: "EpisodeResults") -> dict[str, object]:
+    """The results of one policy, ready for JSON."""
+    card = policy.card
+    known: dict[str, object] = {"task": card.run.task, "key": card.key, "member": card.member, "step": card.step}
+    known |= {"seed": card.seed, "episodes": len(results.returns)}
+    for name, values in results.summary().items():
+        known[name] = {statistic: _finite(value) for statistic, value in values.items()}
+    return known | {"returns": [_finite(value) for value in results.returns.tolist()]}
+
+
+def _finite(value: float) -> float | None:
+    """The value, or ``None``, because JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -58,7 +58,7 @@ def run_study(study: "Study", where: _Flags) -> int:
     from diffcps.studies.results import Results
     from diffcps.studies.study import write
     from diffcps.sweep.launch import launch
-    from diffcps.sweep.options import SweepOptions
+    from diffcps.sweep.plan import SweepOptions
 
     console = Console()
     trials = study.trials(where)

@@ -1,4 +1,4 @@
-"""``diffcps train``: one trial in this process."""
+"""``diffcps train``: one trial in this process. ``diffcps settings``: what may be set of a trial."""
 
 import functools
 from dataclasses import dataclass
@@ -7,12 +7,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
+from rich.table import Table
 
+from diffcps.algorithms import names
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import is_url
 from diffcps.runs.flags import PlaceFlags, RunFlags
+from diffcps.text import worded
 
 
 @dataclass(frozen=True)
@@ -89,3 +93,28 @@ def _read(config: RunConfig, directories: tuple[Path, ...], console: Console) ->
     console.print(f"data: {info.rows:,} rows from {info.path}", soft_wrap=True, highlight=False)
     console.print(info.provenance_note, soft_wrap=True, highlight=False)
     return info.checksum
+
+
+# ``diffcps settings``: every setting that ``--set``, ``--vary`` and ``--search`` reach --------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """List the settings of an algorithm: defaults, values and meanings. Tasks and profiles change some of the defaults."""
+
+    algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="|".join(names()))] = "diffcps"
+    """Name of the algorithm."""
+
+    def __call__(self) -> None:
+        """Print them."""
+        from diffcps.runs.settings import settings
+
+        table = Table("setting", "default", "meaning and values", box=None)
+        for setting in settings(self.algorithm).values():
+            default = ", ".join(setting.default) if isinstance(setting.default, tuple) else worded(setting.default)
+            search = f"; searched: {setting.search}" if setting.search else ""
+            name = f"{setting.name} *" if setting.of_member else setting.name
+            table.add_row(name, default, escape(f"{setting.help} ({setting.values}{search})"))
+        console = Console(highlight=False)
+        console.print(table)
+        console.print("\n* may differ between the seeds of a trial; searched: by --preset search", markup=False)

@@ -13,8 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from diffcps.config import Physics
 from diffcps.envs import recorded
 from diffcps.envs.bandits import BanditEnv, BanditEnvironments
-from diffcps.envs.simulations import Simulated, Simulations
-from diffcps.envs.vector import OneByOne, VectorEnvironment
+from diffcps.envs.simulations import OneByOne, Simulated, Simulations, VectorEnvironment
 from diffcps.tasks.registry import TASKS, Task
 
 __all__ = ["VectorEnvironment", "make", "make_vector", "plane", "register", "simulations"]

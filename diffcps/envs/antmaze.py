@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import Physics
 from diffcps.envs.physics import choose_physics
-from diffcps.envs.simulations import Floats, Layout, Moves, Simulated
-from diffcps.envs.vector import reached
+from diffcps.envs.simulations import Floats, Layout, Moves, Simulated, reached
 
 CELL = 4.0
 """Side of a maze cell in metres."""

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 
-from diffcps.envs.vector import Step, require_finite, require_seeds
+from diffcps.envs.simulations import Step, require_finite, require_seeds
 from diffcps.tasks.bandits import Bandit, bandit
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import ArrayLike, NDArray
 
-from diffcps.envs.simulations import Floats, Layout, Moves, Simulated
-from diffcps.envs.vector import reached
+from diffcps.envs.simulations import Floats, Layout, Moves, Simulated, reached
 
 # Importing gymnasium-robotics prints a note about hand-manipulation environments that are not used here.
 with contextlib.redirect_stderr(io.StringIO()):

@@ -7,9 +7,8 @@ from numpy.typing import ArrayLike
 
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
-from diffcps.studies.results import Results, summary
+from diffcps.studies.results import Results, bandit_trial, summary
 from diffcps.studies.study import Page, Scale, Study
-from diffcps.studies.trials import bandit_trial
 
 DUALS = "released", "projected", "softplus", "pi", "augmented"
 KAPPAS = 0.02, 0.05, 0.1, 0.2, 0.4, 0.8

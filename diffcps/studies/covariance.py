@@ -6,9 +6,8 @@ import numpy as np
 
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
-from diffcps.studies.results import Results, summary
+from diffcps.studies.results import Results, bandit_trial, summary
 from diffcps.studies.study import Page, Scale, Study
-from diffcps.studies.trials import bandit_trial
 
 COVARIANCES = "posterior", "forward", "calibrated", "learned", "interpolated"
 STDS = 0.1, 0.2, 0.3, 0.5

@@ -2,9 +2,8 @@
 
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
-from diffcps.studies.results import Results, summary
+from diffcps.studies.results import Results, bandit_trial, summary
 from diffcps.studies.study import Page, Scale, Study
-from diffcps.studies.trials import bandit_trial
 
 CONSTRAINTS = "behaviour_loss", "elbo", "iwae", "renyi"
 BUDGET = 0.5

@@ -6,9 +6,8 @@ import pandas as pd
 
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
-from diffcps.studies.results import Results, summary
+from diffcps.studies.results import Results, bandit_trial, summary
 from diffcps.studies.study import Page, Scale, Study
-from diffcps.studies.trials import bandit_trial
 
 CLASSES = "diffusion", "gaussian", "mixture", "deterministic"
 

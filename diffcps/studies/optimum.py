@@ -9,11 +9,10 @@ from scipy.special import rel_entr
 
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
-from diffcps.studies.results import Results
+from diffcps.studies.results import Results, bandit_trial
 from diffcps.studies.study import Page, Scale, Study
-from diffcps.studies.trials import bandit_trial
 from diffcps.tasks.bandits import bandit, forward_kl_optimum
-from diffcps.tasks.bandits.optimum import Optimum
+from diffcps.tasks.bandits.base import Optimum
 
 BUDGETS = 0.1, 0.2, 0.5, 1.0
 """ε in nats, for the principled profile."""

@@ -6,9 +6,8 @@ import pandas as pd
 
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
-from diffcps.studies.results import Results, interval, summary
+from diffcps.studies.results import Results, interval, locomotion_trial, summary
 from diffcps.studies.study import Page, Scale, Study
-from diffcps.studies.trials import locomotion_trial
 from diffcps.tasks.registry import get_task
 
 TASKS = "hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2"

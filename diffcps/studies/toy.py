@@ -4,9 +4,8 @@ from typing import Any
 
 from diffcps.config import RunConfig
 from diffcps.studies import drawing
-from diffcps.studies.results import Results, summary
+from diffcps.studies.results import Results, bandit_trial, summary
 from diffcps.studies.study import Page, Scale, Study
-from diffcps.studies.trials import bandit_trial
 
 STEPS = 5, 15, 25, 30, 50
 """The paper's T."""

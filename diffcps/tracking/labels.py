@@ -1,11 +1,20 @@
-"""Name, tags and parameters of a run in MLflow; all follow from the trial's configuration."""
+"""What MLflow is told of a trial: name, tags and parameters of a run, and its rows under MLflow's names."""
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import RunConfig
 from diffcps.text import redacted, worded
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+    from diffcps.runs.trials import Trial
+
 
 Key = tuple[str, str, str]
 """Level (``sweep``, ``trial``, ``member``), key of the trial, index of the member in its pack: identifies a run."""
@@ -83,3 +92,58 @@ def common(config: RunConfig, members: Sequence[int], setting: str) -> str:
     """The value of a setting, or all values if members differ; empty if the algorithm does not have it."""
     values = [config.value(setting, k) for k in members]
     return ", ".join(dict.fromkeys(worded(value, digits=10) for value in values if value is not None))
+
+
+# The rows of a trial under MLflow's names, the same from a running loop and from a run folder -------------------------
+
+
+class Row(NamedTuple):
+    """The metrics of one step."""
+
+    step: int
+    timestamp: int
+    """Milliseconds since 1970. Part of a metric's identity in the store: a row that is sent twice is stored once."""
+    values: Mapping[str, NDArray[Any]]
+    """Name -> ``[K]``."""
+
+    def metrics(self, index: int) -> list["Metric"]:
+        """Metrics for run ``index`` of a trial: 0 is the trial's own, with means over members; k + 1 is member k's.
+
+        Values that are not finite are left out: a store turns infinity into 1.8e308, which flattens a chart. From the
+        metric ``step`` a resumed trial reads the newest step of a run.
+        """
+        from mlflow.entities import Metric
+
+        values = {name: float(v.mean() if index == 0 else v[index - 1]) for name, v in self.values.items()}
+        finite = {"step": float(self.step)} | {name: value for name, value in values.items() if np.isfinite(value)}
+        return [Metric(name, value, self.timestamp, self.step) for name, value in finite.items()]
+
+
+def named(metrics: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+    """Metrics under MLflow's names; the evaluation score is ``score``, the objective of a search."""
+    names = {"evaluation/score": "score", "evaluation/best": "score_best"}
+    return {names.get(name, name): np.asarray(value, dtype=np.float64) for name, value in metrics.items()}
+
+
+def rows_of(trial: "Trial") -> list[Row]:
+    """Every row of a run folder as a sink sends it, in order of steps."""
+    if trial.metrics.empty:
+        return []
+    table: dict[int, dict[str, ArrayLike]] = {}
+    for name in trial.metrics.columns.drop(["step", "member", "seed"]):
+        for step, values in zip(*trial.metric(name), strict=True):
+            table.setdefault(int(step), {})[f"training/{name}"] = values
+    steps, returns, lengths = trial.evaluations
+    best = np.fmax.accumulate(trial.scores)
+    for index, step in enumerate(steps):
+        table.setdefault(int(step), {}).update({
+            "evaluation/score": trial.scores[index],
+            "evaluation/best": best[index],
+            "evaluation/return": returns[index].mean(axis=1),
+            "evaluation/length": lengths[index].mean(axis=1),
+        })  # fmt: skip
+    for name in trial.measures.columns.drop(["step", "member", "seed"], errors="ignore"):
+        for step, values in zip(*trial.measure(name), strict=True):
+            table.setdefault(int(step), {})[f"measures/{name}"] = values
+    timestamp = int((trial.folder / "metrics.csv").stat().st_mtime * 1000)
+    return [Row(step, timestamp, named(table[step])) for step in sorted(table)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder
 from diffcps.text import first_line, redacted
-from diffcps.tracking.rows import Row, named
+from diffcps.tracking.labels import Row, named
 from diffcps.tracking.store import busy
 from diffcps.tracking.tracker import Tracker
 

@@ -10,7 +10,7 @@ from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.text import first_line, redacted
 from diffcps.tracking import labels
-from diffcps.tracking.rows import Row, rows_of
+from diffcps.tracking.labels import Row, rows_of
 from diffcps.tracking.store import artifact_location, connect
 
 if TYPE_CHECKING:

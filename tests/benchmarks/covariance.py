@@ -12,9 +12,8 @@ from rich.table import Table
 from diffcps import data
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.trials import read_trial
-from diffcps.studies.results import Results
+from diffcps.studies.results import Results, bandit_trial
 from diffcps.studies.study import Scale
-from diffcps.studies.trials import bandit_trial
 from diffcps.tasks.registry import task_of
 from diffcps.training import cost
 from diffcps.training.trial import Machine, run

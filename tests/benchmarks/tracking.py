@@ -33,7 +33,7 @@ import tyro
 from diffcps.config import RunConfig
 from diffcps.files import write_json
 from diffcps.tracking import MlflowSink, Tracker, check, default_uri
-from diffcps.tracking.rows import Row
+from diffcps.tracking.labels import Row
 from diffcps.tracking.sink import Pace
 from tests import run_folders
 

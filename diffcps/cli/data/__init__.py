@@ -5,10 +5,8 @@ from typing import Annotated
 import tyro
 
 from diffcps.cli.data.checking import CheckData
-from diffcps.cli.data.collecting import CollectData, TrainPolicy
-from diffcps.cli.data.downloading import DownloadData
-from diffcps.cli.data.importing import ImportData, MinariData
-from diffcps.cli.data.listing import ListData
+from diffcps.cli.data.getting import CollectData, DownloadData, TrainPolicy
+from diffcps.cli.data.listing import ImportData, ListData, MinariData
 
 DataCommand = (
     Annotated[ListData, tyro.conf.subcommand("list")]

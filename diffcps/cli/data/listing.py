@@ -1,4 +1,4 @@
-"""``diffcps data list``."""
+"""``diffcps data list``, ``minari`` and ``import``: what data there are, and how others become a task's."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +12,15 @@ from diffcps.errors import UserError
 if TYPE_CHECKING:
     from diffcps.data.library import Holding
     from diffcps.tasks.registry import Task
+
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from diffcps.data import DatasetInfo
+    from diffcps.tasks.registry import Task
+
 
 _MEANING = {
     "verified": "D4RL's own file: its sha256 is the published one",
@@ -64,7 +73,7 @@ class ListData:
 
     def _lines(self, task: "Task", found: "list[Holding]") -> Iterator[tuple[str, str]]:
         """The task's lines with their styles: some for each data set on this machine, one for the missing sources."""
-        from diffcps.cli.data.downloading import size
+        from diffcps.cli.data.getting import size
 
         label = task.name
         for holding in found:
@@ -95,3 +104,92 @@ class ListData:
 
 def _line(console: Console, text: str, style: str = "default") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+# ``diffcps data import`` converts D4RL files to Minari; ``diffcps data minari`` makes a task of a Minari data set -----
+
+
+@dataclass(frozen=True)
+class ImportData:
+    """Convert D4RL HDF5 files to Minari data sets. Use them with `--data minari`, or in any program that uses Minari."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """D4RL HDF5 files."""
+    task: str | None = None
+    """The task of the file, if there is only one file. Default: found by the name of the file."""
+    root: Path | None = None
+    """Folder for the data sets. Default: $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.data import d4rl, imports, minari
+
+        if not self.files:
+            raise UserError("name at least one D4RL HDF5 file to import.")
+        if self.task is not None and len(self.files) > 1:
+            raise UserError(
+                f"--task {self.task} applies to one file, and {len(self.files)} are named. Import them one by one."
+            )
+        console = Console()
+        root = self.root.expanduser().absolute() if self.root is not None else minari.root()
+        for path, task in [(path, d4rl.recognise(path, self.task)) for path in self.files]:
+            with console.status(f"importing {path.name}"):
+                imported = imports.import_file(task, path, root)
+            done = "imported as" if imported.new else "was already imported as"
+            console.print(f"{path.name} {done} {imported.id}", soft_wrap=True, highlight=False, markup=False)
+            for line in _summary(task, imported.info):
+                console.print(f"    {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass(frozen=True)
+class MinariData:
+    """Make a task of a Minari data set, and download the data set if necessary.
+
+    Example: diffcps data minari mujoco/hopper/medium-v0
+    """
+
+    id: tyro.conf.Positional[str]
+    """Minari's id of the data set."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.data import minari
+        from diffcps.tasks.registry import from_definition
+
+        console = Console()
+        with console.status(f"reading {self.id}"):
+            found = minari.describe(self.id)
+        file, new = minari.register(found.definition)
+        task = from_definition(found.definition)
+        definition = found.definition
+        model = found.settings_of
+        lines = [
+            f"{self.id} (not D4RL's data)",
+            *_summary(task, found.info),
+            f"environment: {task.environment.id} as recorded, at most {task.episode_limit} steps"
+            + (", an episode ends at the goal" if task.score == "success" else ""),
+            f"observations: {task.observation_size} numbers, flattened from {found.observations}",
+            f"actions: {task.action_size} numbers in ±{task.max_action:g}",
+            f"hyper-parameters: those of {model}" if model else "hyper-parameters: the defaults",
+            f"task {definition.name}, defined in {file}" + ("" if new else " (this file existed and was not changed)"),
+            f"to use it: diffcps train {definition.name}, or python tune/sweep_d4rl.py --tasks {definition.name}",
+        ]
+        for number, line in enumerate(lines):
+            console.print(("    " if number else "") + line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _summary(task: "Task", info: "DatasetInfo") -> list[str]:
+    """The size, the returns and the provenance of a data set, as lines."""
+    lines = [f"{info.rows:,} rows, {info.trajectories:,} complete trajectories, in {info.path}"]
+    if len(info.returns):
+        returns = info.returns
+        scores = task.normalised_score(returns)
+        score = {
+            "normalised": f"normalised {scores.mean():.1f} ± {scores.std():.1f} (random 0, expert 100)",
+            "success": f"{scores.mean():.1f} % reach the goal",
+            "return": "no reference scores, so the score is the return",
+        }[task.score]
+        lines.append(
+            f"return {returns.mean():.4g} ± {returns.std():.3g}, {returns.min():.4g} to {returns.max():.4g}; {score}"
+        )
+    return [*lines, info.provenance_note]

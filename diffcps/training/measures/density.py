@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from diffcps.algorithms.chain import ChainPolicy
@@ -13,7 +14,6 @@ from diffcps.algorithms.diffusion import Denoiser
 from diffcps.algorithms.policies import GaussianPolicy
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.training.measures.cells import middles, mixture_masses
-from diffcps.training.measures.modes import SHARE, nearest_mode
 from diffcps.training.measures.quadrature import chain_masses
 from diffcps.training.measures.subject import Subject
 from diffcps.training.policy import actions_at_once
@@ -132,3 +132,25 @@ def _in_float64(denoise: Denoiser, device: torch.device) -> Denoiser:
         return torch.cat([noise for noise, _ in parts]), torch.cat([variance for _, variance in parts])
 
     return wrapped
+
+
+# Which modes of a bandit a policy has ---------------------------------------------------------------------------------
+
+
+SHARE = 0.1
+"""A mode is recalled by a policy that gives its support at least this part of what the behaviour gives it."""
+
+
+def nearest_mode(found: Bandit, actions: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of the mode nearest to each action, ``[..., d] -> [...]``."""
+    _, nearest = KDTree(found.modes).query(actions)
+    return np.asarray(nearest, dtype=np.int64)
+
+
+def sample_recall(found: Bandit, actions: NDArray[np.float64]) -> float:
+    """Share of the modes that samples ``[n, d]`` recall."""
+    assert found.modes is not None
+    assert found.mode_weights is not None
+    on = actions[~found.off_support(actions)]
+    counts = np.bincount(nearest_mode(found, on), minlength=len(found.modes))
+    return float((counts >= SHARE * found.mode_weights * len(actions)).mean())

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import Actor
-from diffcps.training.measures.modes import sample_recall
+from diffcps.training.measures.density import sample_recall
 from diffcps.training.measures.registry import CANDIDATES
 from diffcps.training.measures.subject import Subject
 
