@@ -158,6 +158,17 @@ def test_every_setting_can_vary() -> None:
     ]  # fmt: skip
 
 
+def test_a_setting_of_another_algorithm_varies_and_is_searched() -> None:
+    """One field in ``iql.py``: the grid, its axis, Optuna's range, and a member of a pack follow."""
+    plan = plan_of(algorithm="iql", vary=("expectile=0.5,0.7,0.9",))
+    assert values(plan, "expectile") == [(0.5,), (0.7,), (0.9,)]
+    assert plan.axes == (Axis("expectile", (0.5, 0.7, 0.9)),)
+    plan = plan_of(algorithm="iql", search=("expectile=0.5:0.95",), trials=2)
+    assert distributions(plan.axes) == {"expectile": optuna.FloatDistribution(0.5, 0.95)}
+    plan = plan_of(algorithm="iql", preset="search", trials=2)
+    assert {axis.name for axis in plan.axes} == {"expectile", "inverse_temperature"}
+
+
 def test_algorithms_and_profiles_can_vary() -> None:
     """Other settings follow from them."""
     plan = plan_of(vary=("algorithm=diffcps,bc",), preset="paper")

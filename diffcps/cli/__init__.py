@@ -17,6 +17,7 @@ from diffcps.errors import UserError
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 Options = TypeVar("Options")
+_STYLE = tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff
 
 
 def run(
@@ -32,7 +33,12 @@ def run(
     """
     console = Console(stderr=True)
     try:
-        parsed = tyro.cli(options, args=arguments, description=description, config=(tyro.conf.OmitSubcommandPrefixes,))
+        parsed = tyro.cli(
+            options,
+            args=arguments,
+            description=description,
+            config=_STYLE,
+        )
         sys.exit(command(parsed) or 0)
     except UserError as error:
         console.print("[bold red]error:[/] ", end="")

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from diffcps.config import Actor, Physics
 from diffcps.deploy import SavedPolicy, load_policy
 from diffcps.errors import UserError
+from diffcps.runs.flags import Maybe
 from diffcps.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -79,17 +80,17 @@ class Export:
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     folder: tyro.conf.Positional[Path]
     """Folder for the files. It is created if it does not exist."""
-    member: int | None = None
+    member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: the first."""
     onnx: bool = True
     """Whether to write policy.onnx (needs pip install 'diffcps[export]')."""
-    candidates: int | None = None
+    candidates: Maybe[int] = None
     """For policy.onnx: actions sampled for each observation; the critic chooses one. Default: as in evaluations."""
-    actor: Actor | None = None
+    actor: Maybe[Actor] = None
     """For policy.onnx: the online policy or its moving average. Default: as in evaluations."""
     results: Path = Path("results")
     """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
-    tracking_uri: str | None = None
+    tracking_uri: Maybe[str] = None
     """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:
@@ -139,15 +140,15 @@ class Evaluate:
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     episodes: int = 100
     """Number of episodes for each policy."""
-    video: Path | None = None
+    video: Maybe[Path] = None
     """Film an episode with a typical return into this MP4 file (needs pip install 'diffcps[video]')."""
-    member: int | None = None
+    member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: all policies; the film shows the first."""
-    candidates: int | None = None
+    candidates: Maybe[int] = None
     """Actions sampled for each observation; the critic chooses one. Default: as in the evaluations during training."""
-    actor: Actor | None = None
+    actor: Maybe[Actor] = None
     """The online policy or its moving average. Default: as in the evaluations during training."""
-    physics: Physics | None = None
+    physics: Maybe[Physics] = None
     """Body masses in the simulator: those of D4RL's recordings or those of today's models. Default: as in training."""
     seed: int = 0
     """Random seed. The same seed gives the same episodes."""
@@ -155,7 +156,7 @@ class Evaluate:
     """Print JSON instead of a table. Numbers that are not finite or not defined are null."""
     results: Path = Path("results")
     """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
-    tracking_uri: str | None = None
+    tracking_uri: Maybe[str] = None
     """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:

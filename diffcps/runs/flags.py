@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -12,6 +12,11 @@ from diffcps.algorithms.settings import Constraint, Covariance, Dual, PolicyClas
 from diffcps.config import Actor, Physics
 from diffcps.errors import UserError
 
+T = TypeVar("T")
+Maybe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
+"""The type of a flag that need not be given; its help says what happens then."""
+Several = Annotated[tuple[T, ...], tyro.conf.arg(help_behavior_hint="")]
+"""The type of a flag that takes any number of values, also none."""
 Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
 
 
@@ -19,57 +24,57 @@ Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(meta
 class RunFlags:
     """What to run. Each flag is the short name of a setting; ``settings`` reaches all of them."""
 
-    algorithm: Annotated[str | None, tyro.conf.arg(metavar="|".join(algorithms.names()))] = None
+    algorithm: Annotated[Maybe[str], tyro.conf.arg(metavar="|".join(algorithms.names()))] = None
     """The learning algorithm, by default ``diffcps``."""
-    profile: str | None = None
+    profile: Maybe[str] = None
     """``official``: published settings. ``principled`` (DiffCPS): calibrated covariance and κ, projected λ."""
-    seeds: int | None = None
+    seeds: Maybe[int] = None
     """Seeds 0, 1, … of a trial; they train together, as one pack."""
-    steps: int | None = None
+    steps: Maybe[int] = None
     """Gradient steps of a trial."""
     settings: Annotated[Pairs, tyro.conf.arg(name="set")] = ()
     """Any setting, for example ``--set hidden_size=128``. Repeat the flag for more. ``diffcps settings`` lists them."""
-    batch_size: int | None = None
+    batch_size: Maybe[int] = None
     """Transitions in a gradient step."""
-    precision: Precision | None = None
+    precision: Maybe[Precision] = None
     """``fp32`` (as the paper), or ``bf16``: hidden layers multiply in bfloat16, which is faster and coarser."""
-    diffusion_steps: tuple[int, ...] = ()
+    diffusion_steps: Several[int] = ()
     """T, the number of steps of the diffusion chain."""
-    lambda_clip: tuple[float, ...] = ()
+    lambda_clip: Several[float] = ()
     """Lower clip of λ."""
-    target_kl: tuple[float, ...] = ()
+    target_kl: Several[float] = ()
     """κ, the bound on the behaviour loss."""
-    policy: PolicyClass | None = None
+    policy: Maybe[PolicyClass] = None
     """Class of the policy."""
-    covariance: Covariance | None = None
+    covariance: Maybe[Covariance] = None
     """Reverse variance of the diffusion chain."""
-    last_step_noise: bool | None = None
+    last_step_noise: Maybe[bool] = None
     """Whether actions take the noise of the last step of the chain."""
-    constraint: Constraint | None = None
+    constraint: Maybe[Constraint] = None
     """What κ bounds: the behaviour loss, or an estimate of the cross-entropy in nats."""
-    dual: Dual | None = None
+    dual: Maybe[Dual] = None
     """How λ moves."""
-    slack: float | None = None
+    slack: Maybe[float] = None
     """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy."""
-    behaviour_steps: int | None = None
+    behaviour_steps: Maybe[int] = None
     """Gradient steps of behaviour cloning at the start."""
-    constraint_policy: Actor | None = None
+    constraint_policy: Maybe[Actor] = None
     """Policy that the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy)."""
-    evaluate_every: int | None = None
+    evaluate_every: Maybe[int] = None
     """Gradient steps between evaluations."""
-    episodes: int | None = None
+    episodes: Maybe[int] = None
     """Episodes for each seed and evaluation."""
-    candidates: int | None = None
+    candidates: Maybe[int] = None
     """Actions drawn for each state at evaluation, one of which the critic chooses; 1: the action of the policy."""
-    measures: tuple[str, ...] = ()
+    measures: Several[str] = ()
     """What to measure of each policy at every evaluation besides its score."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
+    data: Annotated[Maybe[str], tyro.conf.arg(metavar="SOURCE")] = None
     """Source of the data, by default the first of the task; ``diffcps data list`` shows them."""
-    rows: int | None = None
+    rows: Maybe[int] = None
     """Transitions to collect (collected data only); by default as many as the data set of D4RL has."""
-    physics: Physics | None = None
+    physics: Maybe[Physics] = None
     """Body masses at evaluation: of the MuJoCo that recorded D4RL (``d4rl``), or of today's (``modern``)."""
-    checkpoint_minutes: float | None = None
+    checkpoint_minutes: Maybe[float] = None
     """Minutes between checkpoints. A kill costs at most about that much work."""
 
     def changes(self) -> dict[str, Any]:
@@ -83,7 +88,7 @@ class RunFlags:
 class PlaceFlags:
     """Where the files are."""
 
-    data_dir: tuple[Path, ...] = ()
+    data_dir: Several[Path] = ()
     """Folders with D4RL HDF5 files or Minari data sets, searched first."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
     """Folder for results. For sweeps also the URL of an object store (``s3://bucket/folder``)."""
@@ -93,15 +98,15 @@ class PlaceFlags:
 class MachineFlags:
     """On which machines trials run. The command that continues a sweep repeats these flags."""
 
-    address: str | None = None
+    address: Maybe[str] = None
     """Ray cluster; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
-    cpus_per_trial: float | None = None
+    cpus_per_trial: Maybe[float] = None
     """CPUs of a trial, for all its workers; by default 1 a worker, or with a GPU its share of the CPUs beside the GPU."""
-    gpus_per_trial: float | None = None
+    gpus_per_trial: Maybe[float] = None
     """GPUs of a trial, for all its workers, fractions allowed; by default 1 a worker if the cluster has any."""
     workers_per_trial: int = 1
     """Ray Train workers of a trial; each trains its share of the seeds."""
-    concurrent: int | None = None
+    concurrent: Maybe[int] = None
     """Trials at once, also if the cluster must grow for them; by default as many as fit."""
 
 
@@ -109,7 +114,7 @@ class MachineFlags:
 class LaunchFlags(MachineFlags, PlaceFlags):
     """Where and how a sweep runs. These flags may change from one launch of it to the next."""
 
-    tracking_uri: str | None = None
+    tracking_uri: Maybe[str] = None
     """MLflow store; by default MLFLOW_TRACKING_URI, else a SQLite file in the results folder."""
     dry_run: bool = False
     """Print every trial with its settings, resources and an estimate of its time; run nothing."""

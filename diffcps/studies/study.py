@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from diffcps.config import Physics, RunConfig
 from diffcps.files import save
 from diffcps.report.document import Picture, Text, part
+from diffcps.runs.flags import Maybe, Several
 from diffcps.text import Column, markdown_table
 
 if TYPE_CHECKING:
@@ -24,21 +25,21 @@ class Scale:
 
     quick: bool = False
     """Small networks and few steps: minutes on two cores. The results are not meaningful."""
-    seeds: int | None = None
+    seeds: Maybe[int] = None
     """Seeds of each trial. Default: depends on the study."""
-    steps: int | None = None
+    steps: Maybe[int] = None
     """Gradient steps of each trial. Default: depends on the study."""
-    data: tuple[str, ...] = ()
+    data: Several[str] = ()
     """Bandits (`ring`, `corners`, `mixture-5x2`, …) or tasks, for the studies toy, elbo-gap, multimodality and selection."""
-    diffusion_steps: tuple[int, ...] = ()
+    diffusion_steps: Several[int] = ()
     """T, for the studies that vary it. The studies constraint, optimum and multimodality use the first value."""
-    hidden_size: int | None = None
+    hidden_size: Maybe[int] = None
     """Width of the networks on locomotion tasks. Default: the paper's, which takes days on a CPU; 64 takes hours."""
-    batch_size: int | None = None
+    batch_size: Maybe[int] = None
     """Transitions in a gradient step on locomotion tasks. Default: the paper's."""
     source: str = "collected"
     """Data of locomotion tasks: collected (generated on this machine), d4rl (D4RL's files) or minari (imported files)."""
-    physics: Physics | None = None
+    physics: Maybe[Physics] = None
     """Body masses in the evaluation of locomotion policies. Default: the task's."""
 
     def of_steps(self, steps: int) -> "Scale":

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from diffcps.errors import UserError
-from diffcps.runs.flags import LaunchFlags, Pairs, RunFlags, pairs
+from diffcps.runs.flags import LaunchFlags, Maybe, Pairs, RunFlags, Several, pairs
 
 Preset = Literal["paper", "demo", "search", "ablation"]
 
@@ -21,7 +21,7 @@ class _SweepFlags:
     ``demo``: a bandit, a locomotion and a maze task in minutes, without downloads.
     ``search``: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
     ``ablation``: the grid T × λ-clip of the paper."""
-    tasks: tuple[str, ...] = ()
+    tasks: Several[str] = ()
     """Names of the tasks."""
     vary: Annotated[Pairs, tyro.conf.arg(metavar="NAME=V1,V2,…")] = ()
     """Several values of any setting. Repeat the flag for more settings."""
@@ -29,9 +29,9 @@ class _SweepFlags:
     """A setting that Optuna chooses, from a range or from values. Repeat the flag for more settings."""
     trials: int = 30
     """Trials for each task in a search."""
-    name: str | None = None
+    name: Maybe[str] = None
     """Name of the sweep; by default the preset and a hash of what it runs."""
-    resume: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Continue the sweep of this name exactly as it was started; no flag that changes a trial is allowed then."""
 
 

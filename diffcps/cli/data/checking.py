@@ -13,6 +13,7 @@ from rich.text import Text
 
 from diffcps.config import Physics
 from diffcps.errors import UserError
+from diffcps.runs.flags import Maybe, Several
 from diffcps.text import Column, terminal_table
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ class CheckData:
 
     data: tyro.conf.Positional[str]
     """A D4RL HDF5 file, the folder of a Minari data set, or the name of a task."""
-    task: str | None = None
+    task: Maybe[str] = None
     """The task of a file. Default: found by the name of the file."""
     physics: Literal["d4rl", "modern", "both"] = "both"
     """Body masses for the replay of recorded steps: those of D4RL's recordings, those of today's models, or both in turn."""
     rows: int = 60_000
     """Maximum number of rows to replay, spread evenly over the data. 0: no replay."""
-    data_dir: tuple[Path, ...] = ()
+    data_dir: Several[Path] = ()
     """Folders with data sets, searched first."""
     out: Path = Path("checks")
     """Folder for the figure and for a JSON file with all results."""

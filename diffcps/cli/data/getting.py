@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from diffcps.errors import UserError
+from diffcps.runs.flags import Maybe, Several
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -48,11 +49,11 @@ class DownloadData:
     Exit status: 1 when a download failed, 2 for a mistake in the command.
     """
 
-    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    tasks: tyro.conf.Positional[Several[str]] = ()
     """Names of tasks."""
     all: bool = False
     """Download the files of all tasks in the paper."""
-    to: Path | None = None
+    to: Maybe[Path] = None
     """Folder for the files. Default: ~/.diffcps/datasets."""
     mirror: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Folder or URL (http, https, file, s3, gs, az) to try first. Then those in $DIFFCPS_MIRRORS, then D4RL's server."""
@@ -190,11 +191,11 @@ class ProgressDisplay:
 class CollectData:
     """Generate data sets with the behaviour policies that come with the project. Sweeps do this automatically."""
 
-    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    tasks: tyro.conf.Positional[Several[str]] = ()
     """Names of tasks."""
     all: bool = False
     """Generate data for all 15 tasks in the paper."""
-    rows: int | None = None
+    rows: Maybe[int] = None
     """Number of transitions for each task. Default: as many as in D4RL's data set."""
     seed: int = 0
     """Random seed. The same seed gives bit-identical data."""
@@ -252,11 +253,11 @@ class TrainPolicy:
     """The robot to train for."""
     output: Path
     """Folder for the weights (.npz) and their description (.json)."""
-    steps: int | None = None
+    steps: Maybe[int] = None
     """Number of environment steps. Default: as for the policies that come with the project."""
     seed: int = 0
     """Random seed."""
-    target_score: float | None = None
+    target_score: Maybe[float] = None
     """Normalised score at which a policy counts as medium. Default: the score of D4RL's medium data."""
     threads: int = 1
     """Threads for the simulation."""

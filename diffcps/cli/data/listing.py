@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from diffcps.errors import UserError
+from diffcps.runs.flags import Maybe, Several
 
 if TYPE_CHECKING:
     from diffcps.data.library import Holding
@@ -34,7 +35,7 @@ _MEANING = {
 class ListData:
     """List the tasks, the sources of their data, the data on this machine, and the folders that were searched."""
 
-    data_dir: tuple[Path, ...] = ()
+    data_dir: Several[Path] = ()
     """Folders with D4RL HDF5 files, searched first."""
     verify: bool = False
     """Show the sha256 of every D4RL file. It is computed once and remembered until the file changes."""
@@ -115,9 +116,9 @@ class ImportData:
 
     files: tyro.conf.Positional[tuple[Path, ...]]
     """D4RL HDF5 files."""
-    task: str | None = None
+    task: Maybe[str] = None
     """The task of the file, if there is only one file. Default: found by the name of the file."""
-    root: Path | None = None
+    root: Maybe[Path] = None
     """Folder for the data sets. Default: $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
 
     def __call__(self) -> None:
