@@ -264,7 +264,7 @@ BASE = trial("hopper-medium-v2", members=members_of(2), steps=1000)
 
 OTHERS = {
     "d4rl": "collected", "fp32": "bf16", "diffusion": "gaussian", "posterior": "calibrated",
-    "behaviour_loss": "elbo", "released": "projected", "online": "average",
+    "behaviour_loss": "elbo", "none": "minus_one", "released": "projected", "online": "average",
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {"constraint": {"covariance": "forward"}, "slack": {"behaviour_steps": 200}}
 """What a setting cannot be changed without."""

@@ -23,10 +23,10 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-STEPS, HALF = 1000, 150
+STEPS, HALF = 500, 150
 RING = (
     "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--steps", STEPS, "--batch-size", 32,
-    "--diffusion-steps", 8, "--evaluate-every", 100, "--checkpoint-minutes", 0.001, "--episodes", 20, "--concurrent", 1,
+    "--diffusion-steps", 8, "--evaluate-every", 50, "--checkpoint-minutes", 0.001, "--episodes", 20, "--concurrent", 1,
     "--name", "ring",
 )  # fmt: skip
 

@@ -85,9 +85,7 @@ def test_episodes_are_set_by_their_seeds_and_cut_off_at_the_limit(spec: str) -> 
 
 
 def test_a_task_with_a_definition_is_made_through_the_usual_door() -> None:
-    task = from_definition(
-        TaskDefinition("minari-x-v0", "x-v0", POINT, 8, 2, 1.0, 4, 0.0, 1.0, "success", "antmaze", steps=10)
-    )
+    task = from_definition(TaskDefinition("minari-x-v0", "x-v0", POINT, 8, 2, 1.0, 4, 0.0, 1.0, "success", steps=10))
     environments = envs.make_vector(task, "modern", 2)
     assert isinstance(environments, OneByOne)
     assert environments.reset([1, 2]).shape == (2, 8)

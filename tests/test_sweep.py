@@ -156,6 +156,7 @@ def test_search(cluster, tmp_path):
     assert all(scores == sorted(scores, reverse=True) for scores in by_task.values()), "best first"
 
 
+@pytest.mark.slow
 def test_ablation(cluster, tmp_path):
     grid = "--diffusion-steps", 2, 3, "--lambda-clip", 0, 0.3
     arguments = "--preset", "ablation", "--tasks", "bandit-ring", *grid, *TINY, "--rows", 500

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffcps.config import Actor, Physics
-from diffcps.deploy import SavedPolicy, load_policy
 from diffcps.errors import UserError
 from diffcps.runs.flags import Maybe
 from diffcps.runs.folder import RunFolder
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from diffcps.deploy.evaluate import EpisodeResults
 
 
-def find(target: str, member: int | None, results: Path, tracking_uri: str | None, scratch: Path) -> list[SavedPolicy]:
+def find(
+    target: str, member: int | None, results: Path, tracking_uri: str | None, scratch: Path
+) -> "list[SavedPolicy]":
     """The policies that ``target`` names: all members of a run folder, or one policy.
 
     Args:
@@ -38,6 +39,8 @@ def find(target: str, member: int | None, results: Path, tracking_uri: str | Non
     Raises:
         UserError: there is no such policy, or its files are missing or damaged.
     """
+    from diffcps.deploy import load_policy  # imports torch
+
     scheme = target.partition(":/")[0]
     if scheme in ("models", "runs", "mlflow-artifacts"):
         from diffcps.tracking import download
