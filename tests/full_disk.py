@@ -75,7 +75,7 @@ def table(finished: Path, disk: Path) -> None:
     written = report.build(folder).write()
     before = {path: path.read_bytes() for path in written}
     fill(disk, 0)
-    with pytest.raises(UserError, match=r"table\.md cannot be written: No space left on device\."):
+    with pytest.raises(UserError, match=r"table\.md.*No space left"):
         report.build(folder).write()
     assert {path: path.read_bytes() for path in written} == before
     assert not list(folder.rglob("*.tmp"))

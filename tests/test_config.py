@@ -339,15 +339,15 @@ def test_settings_that_make_no_sense_together_are_refused(settings: dict[str, An
 def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
     with pytest.raises(UserError, match="behaviour_steps = 0"):
         trial(slack=0.1)
-    with pytest.raises(UserError, match="behaviour_steps = 400: it must be at least 6000"):
+    with pytest.raises(UserError, match=r"behaviour_steps = 400.*6000"):
         trial(slack=0.1, behaviour_steps=400, constraint_policy="average")
-    with pytest.raises(UserError, match="behaviour_steps = 400: it must be fewer than the 300"):
+    with pytest.raises(UserError, match=r"behaviour_steps = 400.*300"):
         trial(slack=0.1, behaviour_steps=400, steps=300)
     with pytest.raises(UserError, match="must be 1"):
         trial(algorithm="bc")
     with pytest.raises(UserError, match="one of 'official', 'principled'"):
         trial(profile="released")
-    with pytest.raises(UserError, match="awr it must be one of 'official'"):
+    with pytest.raises(UserError, match=r"awr.*'official'"):
         trial(algorithm="awr", profile="principled")
 
 
@@ -362,7 +362,7 @@ def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
         ({"algorithm": "bc", "discount": 0.5}, "bc has no setting 'discount'"),
         ({"algorithm": "awr", "target_kl": 0.5}, "awr has no setting 'target_kl'"),
         ({"discount": 10**400}, "discount = 1000"),
-        ({"members": (member(0), member(1, targetkl=5))}, "'targetkl'; did you mean 'target_kl'"),
+        ({"members": (member(0), member(1, targetkl=5))}, "'targetkl'.*'target_kl'"),
         ({"members": (member(0), member(1, batch_size=5))}, "batch_size"),
         ({"members": (member(0), member(1, beta_max=5.0))}, "beta_max"),
         ({"members": (member(0), member(1, discount=0.0))}, "discount"),
@@ -381,7 +381,7 @@ def test_a_trial_tells_every_setting_of_every_member() -> None:
     assert one.value("temperature") is None
     assert one.with_settings(target_kl=1).values("target_kl") == (1.0, 1.0, 1.0)
     assert [own.target_kl for own in algorithms.settings(one)] == [0.1, 0.2, 0.1]
-    with pytest.raises(UserError, match="'targetkl'; did you mean 'target_kl'"):
+    with pytest.raises(UserError, match=r"'targetkl'.*'target_kl'"):
         one.with_settings(targetkl=0.3)
 
 
@@ -443,7 +443,7 @@ def test_a_definition_goes_through_json_within_its_trial() -> None:
     assert back == trial
     assert (back.key, hash(back)) == (trial.key, hash(trial))
     assert isinstance(back.definition, TaskDefinition)
-    with pytest.raises(UserError, match="task = 'bandit-ring': it must be as in its definition, 'minari-a-b-v0'"):
+    with pytest.raises(UserError, match=r"'bandit-ring'.*'minari-a-b-v0'"):
         trial.replaced(task="bandit-ring")
     with pytest.raises(UserError, match="definition = 5"):
         RunConfig.from_dict({"task": "bandit-ring", "definition": 5})

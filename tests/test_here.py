@@ -42,9 +42,9 @@ def test_trials_are_trained_once_and_reported(tmp_path: Path) -> None:
     assert "| bandit-corners |" in built.text()._repr_markdown_()
     assert built.text("bandit-corners: last score over T and λ-clip")._repr_markdown_().count("\n| ") >= 2
     assert built.picture("learning_curves")._repr_png_().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"no figure 'learning_curve'; did you mean 'learning_curves'"):
+    with pytest.raises(UserError, match=r"'learning_curve'.*'learning_curves'"):
         built.picture("learning_curve")
-    with pytest.raises(UserError, match=r"no section 'Made of'; did you mean 'Made with'"):
+    with pytest.raises(UserError, match=r"'Made of'.*'Made with'"):
         built.text("Made of")
     with pytest.raises(UserError, match="holds another sweep"):
         train(trials[:1], folder)
@@ -78,6 +78,6 @@ def test_clouds_show_what_the_samples_are(tmp_path: Path) -> None:
     assert page.text._repr_markdown_() == "* one finding"
     assert "| bandit-ring |" in page.table("a table")._repr_markdown_()
     assert page.picture("samples")._repr_png_().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"no figure 'sample'; did you mean 'samples'"):
+    with pytest.raises(UserError, match=r"'sample'.*'samples'"):
         page.picture("sample")
     assert drawing.behaviours("ring", "corners", rows=20)._repr_png_().startswith(b"\x89PNG")

@@ -133,7 +133,7 @@ def test_registered_once_and_left_as_a_person_changes_it(own_sets: Path) -> None
     assert minari.register(definition) == (file, False)
     assert get_task(definition.name).steps == 123
     minari_sets.hopper(own_sets, "mujoco-hopper/medium-v0")
-    with pytest.raises(UserError, match="another data set already, mujoco/hopper/medium-v0"):
+    with pytest.raises(UserError, match="mujoco/hopper/medium-v0"):
         minari.register(minari.describe("mujoco-hopper/medium-v0").definition)
     file.write_text("{")
     with pytest.raises(UserError, match="does not define a task"):
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written(home: Path) -> None:
     "dataset_id", ["", "hopper", "../hopper-v0", "a b-v0", "/a/b-v0", "a//b-v0", "é-v0", "a-v0\n", "hf://a/b-v0"]
 )
 def test_impossible_ids_are_refused(dataset_id: str) -> None:
-    with pytest.raises(UserError, match="is no id of a Minari data set"):
+    with pytest.raises(UserError, match="id of a Minari"):
         minari.describe(dataset_id)
 
 
@@ -238,7 +238,7 @@ def test_unsupported_actions_are_named(own_sets: Path) -> None:
     )
     environment = gymnasium.make("CartPole-v1")
     minari_sets.create(own_sets, "own/cartpole-v0", [steps], {"env": environment})
-    with pytest.raises(UserError, match=r"own/cartpole-v0: its actions are of Discrete\(2\)"):
+    with pytest.raises(UserError, match=r"own/cartpole-v0.*Discrete\(2\)"):
         minari.describe("own/cartpole-v0")
 
 
@@ -260,7 +260,7 @@ def test_images_are_named(own_sets: Path) -> None:
         "env": gymnasium.spec("Hopper-v5"),
     }
     minari_sets.create(own_sets, "own/images-v0", [steps], arguments)
-    with pytest.raises(UserError, match=r"own/images-v0: its observations are of Box\(0, 255, \(8, 8, 3\), uint8\)"):
+    with pytest.raises(UserError, match=r"own/images-v0.*\(8, 8, 3\)"):
         minari.describe("own/images-v0")
 
 
@@ -273,7 +273,7 @@ def test_a_set_that_changed_after_its_task_was_made(own_sets: Path) -> None:
     environment = gymnasium.make("Walker2d-v5")
     episodes = minari_sets.rolled_out(environment, [3])
     minari_sets.create(own_sets, HOPPER, episodes, {"env": environment})
-    with pytest.raises(UserError, match="its observations are of 17 numbers, minari-mujoco-hopper-medium-v0 needs 11"):
+    with pytest.raises(UserError, match=r"17.*minari-mujoco-hopper-medium-v0.*11"):
         data.load(task, MINARI, [])
 
 

@@ -70,20 +70,20 @@ def test_other_episodes_and_impossible_ids_are_refused() -> None:
         own.save(ID, "Pendulum-v1", own.record("Pendulum-v1", act, 1, seed=5))
     with pytest.raises(UserError, match="write it like"):
         own.save("pendulum", "Pendulum-v1", own.record("Pendulum-v1", act, 1))
-    with pytest.raises(UserError, match="only vectors of real numbers"):
+    with pytest.raises(UserError, match="real numbers"):
         own.save("mine/cartpole-v0", "CartPole-v1", own.record("Pendulum-v1", act, 1))
 
 
 def test_an_environment_that_cannot_be_played_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"'Pendulums-v1' cannot be made here \(NameNotFound"):
+    with pytest.raises(UserError, match=r"'Pendulums-v1'.*NameNotFound"):
         own.record("Pendulums-v1", act, 1)
-    with pytest.raises(UserError, match=r"'Pendulums-v1' cannot be made here \(NameNotFound"):
+    with pytest.raises(UserError, match=r"'Pendulums-v1'.*NameNotFound"):
         own.save(ID, "Pendulums-v1", [])
     # without a limit a pendulum swings for ever; the specification that is changed is a registered one's copy
     endless = gymnasium.spec("Pendulum-v1")
     endless = replace(endless, id="Endless-v0", max_episode_steps=None)
     monkeypatch.setitem(gymnasium.registry, "Endless-v0", endless)
-    with pytest.raises(UserError, match=r"Endless-v0 has no limit of steps.*max_episode_steps=1000"):
+    with pytest.raises(UserError, match=r"Endless-v0.*max_episode_steps=1000"):
         own.record("Endless-v0", forbidden, 1)
 
 
@@ -99,6 +99,6 @@ def test_a_task_is_not_given_other_references(tmp_path: Path) -> None:
             own.save(ID, "Pendulum-v1", log, references)
     assert get_task(task.name) == task
     (tmp_path / "home" / "tasks" / f"{task.name}.json").unlink()  # the data set has them too
-    with pytest.raises(UserError, match="-1200 and -150, and not -1000 and -150"):
+    with pytest.raises(UserError, match=r"-1200 and -150.*-1000 and -150"):
         own.save(ID, "Pendulum-v1", log, (-1000.0, -150.0))
     assert own.save(ID, "Pendulum-v1", log, (-1200.0, -150.0)) == task

@@ -81,7 +81,7 @@ def test_errors_for_a_while_are_borne(remote: Remote, store: stores.Store) -> No
 def test_errors_without_end_are_reported(remote: Remote, store: stores.Store) -> None:
     store.failing = 10**6
     try:
-        with pytest.raises(UserError, match=r"did not answer in 1 s: cannot read a \("):
+        with pytest.raises(UserError, match=r"1 s.*a \("):
             remote.read("a", patience=1)
     finally:
         store.failing = 0

@@ -276,7 +276,7 @@ def test_any_folder_of_run_folders_can_be_reported_on(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "runs", folder.path):
         assert [trial.key for trial in collect(path).trials] == [folder.path.name]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no sweep and no run folder"):
+    with pytest.raises(UserError, match="no run folder"):
         report.build(tmp_path / "empty")
 
 

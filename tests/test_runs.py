@@ -138,7 +138,7 @@ def test_other_checkpoint_frequency_is_the_same_trial(tmp_path: Path) -> None:
 
 def test_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be written: .*Choose another results folder"):
+    with pytest.raises(UserError, match=r"results folder"):
         RunFolder(tmp_path / "file" / "run").create(CONFIG)
 
 
@@ -414,5 +414,5 @@ def test_other_data_than_a_complete_trial_had_are_refused(tmp_path):
     folder.record_environment({"dataset": {"checksum": "a" * 64}})
     folder.write_status({"state": "complete", "step": 1})
     folder.check_data("a" * 64)
-    with pytest.raises(UserError, match="started on a data set with checksum aaaaaaaaaaaa"):
+    with pytest.raises(UserError, match="aaaaaaaaaaaa"):
         folder.check_data("b" * 64)

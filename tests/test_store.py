@@ -81,10 +81,10 @@ def test_relative_folders_become_absolute(tmp_path, monkeypatch):
 
 
 def test_a_given_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+    with pytest.raises(UserError, match=r"nowhere.*no such folder"):
         find([tmp_path / "nowhere"])
     file = put(tmp_path / "a")
-    with pytest.raises(UserError, match="it is a file; give the folder"):
+    with pytest.raises(UserError, match="it is a file"):
         find([file])
 
 
@@ -156,7 +156,7 @@ def test_a_source_that_the_task_does_not_offer(task, config):
     assert text is not None
     assert task.name in text
     assert f"--data {task.sources[0]}" in text
-    with pytest.raises(UserError, match="has no data of source"):
+    with pytest.raises(UserError, match="no data of source"):
         data.load(task, config, [])
 
 
@@ -174,7 +174,7 @@ def test_load_reads_the_file(tmp_path):
 
 
 def test_load_without_data():
-    with pytest.raises(UserError, match="Three ways to get it"):
+    with pytest.raises(UserError, match="Three ways"):
         data.load(HOPPER, D4RL, [])
 
 
@@ -195,7 +195,7 @@ def test_load_collected_data():
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(UserError, match="'d4lr'; did you mean 'd4rl'"):
+    with pytest.raises(UserError, match=r"'d4lr'.*'d4rl'"):
         library.source("d4lr")
     with pytest.raises(UserError, match=r"'mujoco'.*--data d4rl"):
         library.configured(HOPPER, "mujoco")

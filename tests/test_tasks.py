@@ -191,7 +191,7 @@ def test_a_trial_carries_its_task(folder: Path) -> None:
     assert task_of(trial) == from_definition(DEFINITION)
     assert changed_settings(trial) == []
     assert task_of(RunConfig("bandit-ring")) is TASKS["bandit-ring"]
-    with pytest.raises(UserError, match="no task is called 'minari-a-b-v0'"):
+    with pytest.raises(UserError, match="'minari-a-b-v0'"):
         task_of(RunConfig("minari-a-b-v0"))
 
 
