@@ -26,10 +26,10 @@ from trials import metrics
 from diffcps import cli, data
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import load
 from diffcps.sweep.launch import launch
-from diffcps.sweep.options import SweepOptions
 from diffcps.tasks.registry import get_task, task_of
 from diffcps.training import trial as trials
 from diffcps.training.members import fitting

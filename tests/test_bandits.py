@@ -13,7 +13,7 @@ from diffcps import data
 from diffcps.config import DataConfig, RunConfig
 from diffcps.envs import make, make_vector
 from diffcps.errors import UserError
-from diffcps.sweep.options import SweepOptions
+from diffcps.runs.flags import SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.tasks.bandits import NAMED, bandit, forward_kl_optimum, shapes
 from diffcps.tasks.bandits.blurred import Blurred

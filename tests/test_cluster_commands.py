@@ -18,7 +18,7 @@ import tyro
 import yaml
 
 from diffcps import cli
-from diffcps.sweep.options import SweepOptions
+from diffcps.runs.flags import SweepOptions
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 SCRIPT = CLUSTER / "slurm.sh"

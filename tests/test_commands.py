@@ -173,9 +173,9 @@ def test_a_folder_that_holds_something_else(capsys, place, tmp_path):
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The folder of a sweep of 20 steps that was stopped before its first trial."""
+    from diffcps.runs.flags import SweepOptions
     from diffcps.storage.location import Location
     from diffcps.sweep import folder
-    from diffcps.sweep.options import SweepOptions
     from diffcps.sweep.plan import build
 
     plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), steps=20, name="begun"))

@@ -22,6 +22,7 @@ from diffcps.config import Member, RunConfig
 from diffcps.deploy import onnx
 from diffcps.runs.presets import official
 from diffcps.runs.settings import settings
+from diffcps.sweep.dry_run import Estimator
 from diffcps.tasks.registry import TASKS, get_task
 from diffcps.training import cost, engine
 from diffcps.training.learner import Learner
@@ -182,10 +183,13 @@ def sampled(policy: Policy, given: dict[str, np.ndarray]) -> np.ndarray:
 
 @ALL
 def test_every_task_has_published_settings_that_can_be_counted(name: str) -> None:
-    for task in TASKS.values():
+    for task in [*TASKS.values(), get_task("cube-single-play-singletask-v0")]:
         trial = official(task, name, seeds=1)
         assert algorithms.complete(trial) == trial
         assert (trial.evaluation.candidates == 1) or algorithms.get(name).chooses
+    learning, evaluation = Estimator(torch.device("cpu")).seconds(packed(name, (member(0),)))
+    assert 0 < learning < math.inf, "a dry run times it"
+    assert 0 < evaluation < math.inf
     costs = cost.step_costs(packed(name, (member(0),)))
     assert all(math.isfinite(found.flops) for found in costs.values())
     assert max(found.flops for found in costs.values()) > 1000

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from trials import member
 
 from diffcps.algorithms import iql, rewards
-from diffcps.algorithms.base import Batch
+from diffcps.algorithms.base import Batch, Problem
+from diffcps.algorithms.pack import Pack
 from diffcps.errors import UserError
 from diffcps.runs.presets import official
 from diffcps.tasks.registry import get_task
@@ -89,19 +90,23 @@ def test_three_steps_are_those_of_plain_modules() -> None:
     for step in range(3):
         rows = engine.draw(own, learner.work, "step")["rows"][0]
         batch = Batch(**{name: column[rows] for name, column in vars(learner.work.data).items() if name != "more"})
-        learner.update(1)
+        metrics = learner.update(1)
         pairs = torch.cat([batch.observations, batch.actions], dim=1)
         with torch.no_grad():
             target = torch.min(*(head(pairs).squeeze(1) for head in targets))
         excess = target - value(batch.observations).squeeze(1)
-        descend(adams[1], (torch.where(excess > 0, 0.8, 0.2) * excess**2).mean())
+        value_loss = (torch.where(excess > 0, 0.8, 0.2) * excess**2).mean()
+        descend(adams[1], value_loss)
+        assert metrics["value_loss"].item() == pytest.approx(value_loss.item(), rel=1e-4)
         with torch.no_grad():
             weights = (2.0 * (target - value(batch.observations).squeeze(1))).exp().clamp(max=100.0)
             goal = batch.rewards + 0.9 * (1 - batch.terminals) * value(batch.next_observations).squeeze(1)
         adams[0].param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / 20))
         policy = torch.distributions.Normal(actor(batch.observations).tanh(), log_std.clamp(-5, 2).exp())
         descend(adams[0], -(weights * policy.log_prob(batch.actions).sum(dim=1)).mean())
-        descend(adams[2], sum(((head(pairs).squeeze(1) - goal) ** 2).mean() for head in heads))
+        critic_loss = torch.stack([((head(pairs).squeeze(1) - goal) ** 2).mean() for head in heads]).sum()
+        descend(adams[2], critic_loss)
+        assert metrics["critic_loss"].item() == pytest.approx(critic_loss.item(), rel=1e-4), "the sum over both heads"
         for head, copy in zip(heads, targets, strict=True):
             for new, old in zip(head.parameters(), copy.parameters(), strict=True):
                 old.data.lerp_(new.data, 0.1)
@@ -190,6 +195,32 @@ def test_the_range_of_returns_is_over_trajectories_and_counts_the_last_one() -> 
 def test_a_range_of_zero_is_refused() -> None:
     with pytest.raises(UserError, match="return_range"):
         rewards.transformed("return_range", data([1, 1], [True, True]))
+
+
+def test_what_is_learned_from() -> None:
+    """Actions in units of their bound and kept off it, rewards transformed; the recorded data stay as they are."""
+    recorded = Batch(torch.zeros(3, 2), torch.tensor([[2.0], [-2.0], [0.5]]), torch.tensor([0.0, 1.0, 0.0]),
+                     torch.ones(3, 2), torch.zeros(3))  # fmt: skip
+    own = iql.IQL([iql.Settings(reward_transform="minus_one")], Problem(2, 1, 2.0, steps=5), torch.device("cpu"))
+    found = own.prepare(Pack.create(own, [torch.Generator()]), recorded)
+    np.testing.assert_allclose(found.actions[:, 0], [1 - 1e-5, 1e-5 - 1, 0.25])
+    assert found.rewards.tolist() == [-1, 0, -1]
+    assert recorded.actions[:, 0].tolist() == [2, -2, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        ("pointmaze-umaze", "minus_one"),
+        ("bandit-ring", "none"),
+        ("pointmaze-medium-navigate-singletask-v0", "return_range"),
+    ],
+)
+def test_settings_of_other_tasks(name: str, transform: str) -> None:
+    """OGBench's rewards are −1 and 0 as they are recorded."""
+    task = get_task(name)
+    assert official(task, "iql", seeds=1).value("reward_transform") == transform
+    assert official(task, "iql", seeds=1).steps == task.steps
 
 
 def test_members_may_have_their_own_expectile() -> None:

@@ -22,9 +22,9 @@ from diffcps.algorithms.diffusion import gaussian_noise_net, gaussian_step_losse
 from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
+from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.trials import read_trial
-from diffcps.sweep.options import SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task

@@ -19,7 +19,7 @@ from diffcps.config import DataConfig, EvaluationConfig
 from diffcps.data import minari
 from diffcps.errors import UserError
 from diffcps.report.contents import Table
-from diffcps.sweep.options import SweepOptions
+from diffcps.runs.flags import SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.tasks.registry import from_definition, get_task, task_folder
 from diffcps.tracking.labels import tags

@@ -53,7 +53,7 @@ try:
 except SystemExit as ended:
     assert not ended.code, ended.code
 rooms = {".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("diffcps.")}
-print("used:", *{"diffcps.storage", "diffcps.tracking"} & rooms, *{"mlflow", "ray", "optuna"} & set(sys.modules))
+print("used:", *{"diffcps.storage", "diffcps.tracking", "diffcps.sweep"} & rooms, *{"mlflow", "ray", "optuna"} & set(sys.modules))
 """
     flags = "--preset", "demo", "--steps", 10, "--seeds", 1, "--rows", 200, "--results", tmp_path
     assert last_words(script, "train", "bandit-ring", *flags) == {"used:"}

@@ -7,7 +7,7 @@ from diffcps.algorithms import diffcps
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs import presets
-from diffcps.sweep.options import SweepOptions
+from diffcps.runs.flags import SweepOptions
 from diffcps.sweep.plan import build
 
 

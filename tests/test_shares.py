@@ -24,6 +24,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.presets import official
 from diffcps.sweep.cluster import Cluster, Node, Resources
 from diffcps.tasks.registry import get_task
+from diffcps.training import cost
 from diffcps.training.learner import Learner
 from diffcps.training.members import (
     WorkerLostError,
@@ -104,6 +105,15 @@ def test_packs_of_one_differ_in_rounding_at_most(tmp_path: Path) -> None:
     states = [state["learner"]["pack"] for folder in folders if (state := folder.load_checkpoint()[0])]
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_pack_that_prepares_its_data_needs_memory_for_them() -> None:
+    """TD3+BC keeps observations and actions of its own, DiffCPS nothing where rewards stay as they are."""
+    sizes = {
+        name: cost.prepared_bytes(official(get_task("hopper-medium-v2"), name), 100) for name in ("diffcps", "td3bc")
+    }
+    assert sizes == {"diffcps": 0, "td3bc": 4 * 100 * (2 * 11 + 3)}
+    assert cost.prepared_bytes(official(get_task("antmaze-umaze-v0")), 100) == 4 * 100, "its rewards"
 
 
 def test_the_largest_packs_that_fit() -> None:

@@ -135,25 +135,22 @@ def test_paper(cluster, tmp_path, data, capsys):
 
 
 def test_search(cluster, tmp_path):
-    tasks = "--tasks", "bandit-ring", "pointmaze-umaze"
+    tasks = "--tasks", "bandit-ring"
     chosen = "--diffusion-steps", 2, 3, "--trials", 2
     arguments = "--preset", "search", *tasks, *chosen, *TINY, "--rows", 500, "--results", tmp_path, "--address", cluster
     assert sweeps.run_here(*arguments) == 0
     (folder,) = tmp_path.glob("search-*")
-    plan = assert_complete(folder, 4)
+    plan = assert_complete(folder, 2)
     assert plan.search is not None
     found = [part.config for part in sweeps.folders_of(folder).values()]
-    assert sorted(trial.task for trial in found) == ["bandit-ring"] * 2 + ["pointmaze-umaze"] * 2
     for trial in found:
         assert trial.value("diffusion_steps") in (2, 3)
         clip, kl = trial.value("lambda_clip"), trial.value("target_kl")
         assert 0 <= clip <= 1
         assert 0.01 <= kl <= 0.3
         assert not any(member.settings for member in trial.members)
-    by_task: dict[str, list[float]] = {}
-    for row in table(folder).values():
-        by_task.setdefault(row["task"], []).append(float(row["last"]))
-    assert all(scores == sorted(scores, reverse=True) for scores in by_task.values()), "best first"
+    scores = [float(row["last"]) for row in table(folder).values()]
+    assert scores == sorted(scores, reverse=True), "best first"
 
 
 @pytest.mark.slow

@@ -47,14 +47,16 @@ def test_four_steps_are_those_of_plain_modules() -> None:
         noise = engine.draw(own, learner.work, kind)
         columns = {name: column[noise["rows"][0]] for name, column in vars(learner.work.data).items() if name != "more"}
         batch = Batch(**columns)
-        learner.update(1)
+        metrics = learner.update(1)
         with torch.no_grad():
             shift = (0.4 * noise["target_noise"][0]).clamp(-0.3, 0.3)
             actions = (target_actor(batch.next_observations).tanh() + shift).clamp(-1, 1)
             values = torch.min(*(head(joined(batch.next_observations, actions)) for head in targets))
             goal = batch.rewards + 0.9 * (1 - batch.terminals) * values.squeeze(1)
         pairs = joined(batch.observations, batch.actions)
-        descend(critic_adam, sum(((head(pairs).squeeze(1) - goal) ** 2).mean() for head in heads))
+        critic_loss = torch.stack([((head(pairs).squeeze(1) - goal) ** 2).mean() for head in heads]).sum()
+        descend(critic_adam, critic_loss)
+        assert metrics["critic_loss"].item() == pytest.approx(critic_loss.item(), rel=1e-4), "the sum over both heads"
         if kind == "critic":
             continue
         actions = actor(batch.observations).tanh()
@@ -81,6 +83,10 @@ def test_observations_are_normalised_when_learning_and_when_acting() -> None:
     data = learner.work.data.observations
     np.testing.assert_allclose(data.mean(dim=0), 0.0, atol=1e-5)
     np.testing.assert_allclose(data.std(dim=0, correction=0), 1.0, atol=0.01)
+    std, mean = learner.pack["std"][0], learner.pack["mean"][0]
+    recorded_next = learner.work.data.next_observations * std + mean
+    assert -1.0 <= recorded_next.min() < -0.9, "the same mean and deviation for both"
+    assert 0.9 < recorded_next.max() <= 1.0
     recorded = data * learner.pack["std"][0] + learner.pack["mean"][0]
     (actions,) = learner.policy().act([recorded.numpy()], [torch.Generator()], 1)
     own = learner.algorithm

@@ -11,11 +11,11 @@ from rich.console import Console
 from diffcps import algorithms
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.presets import PRESETS, grid, made
 from diffcps.runs.settings import find, settings
 from diffcps.sweep import dry_run
-from diffcps.sweep.options import SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.sweep.search import StudyPerTask, distributions, point_of
 from diffcps.tasks.registry import get_task

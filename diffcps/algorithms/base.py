@@ -265,9 +265,10 @@ class Algorithm(Generic[S]):
         """Called after the last step of a stage that another one follows; may change the pack."""
 
     def fill(self, stage: int, pack: "Pack", data: Batch) -> None:
-        """Called before the first step of a stage, and when training resumes in it: fill columns of ``data.more``.
+        """Called before the first step of a stage: fill columns of ``data.more``, in place.
 
-        They are no part of a checkpoint, so they must follow from the data and from networks that learn no more.
+        When training resumes it is called for each stage so far. Columns are no part of a checkpoint, so they must follow
+        from the data and from networks that learn no more.
         """
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
@@ -305,7 +306,8 @@ class Algorithm(Generic[S]):
 
     def stage_at(self, step: int) -> int:
         """The stage of gradient step ``step``, counted from 0."""
-        return next(number for number, stage in enumerate(self.stages) if stage.until is None or step < stage.until)
+        later = (number for number, stage in enumerate(self.stages) if stage.until is None or step < stage.until)
+        return next(later, len(self.stages) - 1)
 
     def kind_at(self, step: int) -> str:
         """The kind of gradient step ``step``."""

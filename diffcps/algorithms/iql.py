@@ -111,15 +111,17 @@ class IQL(Algorithm[Settings]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """Section 5 and appendix B: the same settings for all locomotion tasks, and others for all AntMaze tasks.
 
-        Those of AntMaze also serve other tasks with rewards of 0 and 1.
+        Other tasks get those of the kind that their rewards are like. A bandit gets neither: its values are its rewards.
         """
-        to_goal = {"reward_transform": "minus_one", "expectile": 0.9, "inverse_temperature": 10.0}
+        if task.goal_rewards:
+            settings = {"reward_transform": "minus_one", "expectile": 0.9, "inverse_temperature": 10.0}
+        else:
+            settings = {"reward_transform": "return_range"}
         if task.domain == "locomotion":
-            evaluation = {"every": 5_000, "episodes": 10}
-            return {"steps": STEPS, "settings": {"reward_transform": "return_range"}, "evaluation": evaluation}
+            return {"steps": STEPS, "settings": settings, "evaluation": {"every": 5_000, "episodes": 10}}
         if task.domain.startswith("antmaze"):
-            return {"steps": STEPS, "settings": to_goal, "evaluation": {"every": 100_000, "episodes": 100}}
-        return {"settings": to_goal} if task.settings.get("reward_transform") == "antmaze" else super().of_task(task)
+            return {"steps": STEPS, "settings": settings, "evaluation": {"every": 100_000, "episodes": 100}}
+        return {"settings": {"discount": 0.0} if task.episode_limit == 1 else settings}
 
     def prepare(self, pack: Pack, data: Batch) -> Batch:
         """Actions in units of their bound, away from it; rewards transformed."""

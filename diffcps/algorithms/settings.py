@@ -26,12 +26,16 @@ class TaskFacts(Protocol):
     """What an algorithm may know of a task to choose its settings."""
 
     @property
-    def name(self) -> str:
-        """E.g. ``hopper-medium-v2``."""
-
-    @property
     def domain(self) -> str:
         """E.g. ``locomotion`` or ``antmaze v0``."""
+
+    @property
+    def episode_limit(self) -> int:
+        """Environment steps after which an episode is cut off; 1: a bandit."""
+
+    @property
+    def goal_rewards(self) -> bool:
+        """Whether its rewards are 1 at the goal and 0 elsewhere."""
 
     @property
     def settings(self) -> Mapping[str, Any]:

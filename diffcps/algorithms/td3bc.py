@@ -89,15 +89,16 @@ class TD3BC(Algorithm[Settings]):
 
     @classmethod
     def of_task(cls, task: TaskFacts) -> Changes:
-        """Table 3 of the paper; on AntMaze, which it does not have, rewards r − 1 as in CORL's runs of it."""
+        """Table 3 of the paper; where rewards are 1 at a goal, which it does not have, r − 1 as in CORL's runs of AntMaze."""
+        settings = {"reward_transform": "minus_one"} if task.goal_rewards else {}
         antmaze = task.domain.startswith("antmaze")
         if antmaze or task.domain == "locomotion":
             return {
                 "steps": STEPS,
-                "settings": {"reward_transform": "minus_one"} if antmaze else {},
+                "settings": settings,
                 "evaluation": {"every": 5_000, "episodes": 100 if antmaze else 10},
             }
-        return super().of_task(task)
+        return {"settings": {"discount": 0.0} if task.episode_limit == 1 else settings}
 
     def tensors(self) -> dict[str, Tensor]:
         """Mean and deviation of the data's observations, the same for all members ``[K, o]``; ``prepare`` sets them."""

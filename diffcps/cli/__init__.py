@@ -1,5 +1,6 @@
 """The command line: flags come from dataclasses, and a mistake prints one message instead of a traceback."""
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
@@ -14,6 +15,7 @@ from diffcps.cli.study import StudyCommand, Toy
 from diffcps.cli.sweeps import Sweeps
 from diffcps.cli.train import Settings, Train
 from diffcps.errors import UserError
+from diffcps.runs.flags import SweepOptions
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 Options = TypeVar("Options")
@@ -31,14 +33,12 @@ def run(
     A ``UserError`` prints its message and exits with 2, Ctrl-C exits with 130. Any other exception is a defect of this
     program and keeps its traceback.
     """
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without λ shows a question mark
     console = Console(stderr=True)
     try:
-        parsed = tyro.cli(
-            options,
-            args=arguments,
-            description=description,
-            config=_STYLE,
-        )
+        parsed = tyro.cli(options, args=arguments, description=description, config=_STYLE)
         sys.exit(command(parsed) or 0)
     except UserError as error:
         console.print("[bold red]error:[/] ", end="")
@@ -50,7 +50,8 @@ def run(
 
 
 _Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
+    Annotated[SweepOptions, tyro.conf.subcommand("sweep")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[Toy, tyro.conf.subcommand("toy")]
     | Annotated[Settings, tyro.conf.subcommand("settings")]
@@ -65,6 +66,14 @@ _Command = (
 )
 
 
+def _call(command: Callable[[], int | None] | SweepOptions) -> int | None:
+    if isinstance(command, SweepOptions):
+        from diffcps.sweep.launch import launch  # imports Ray
+
+        return launch(command)
+    return command()
+
+
 def main() -> None:
     """The ``diffcps`` command."""
-    run(_Command, lambda command: command(), description="DiffCPS: offline reinforcement learning experiments.")  # type: ignore[arg-type]
+    run(_Command, _call, description="DiffCPS: offline reinforcement learning experiments.")  # type: ignore[arg-type]

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from diffcps.config import RunConfig
 from diffcps.envs import make_vector
+from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
 from diffcps.sweep.cluster import threads_of
-from diffcps.sweep.options import SweepOptions
 from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, worded
 from diffcps.training import cost
@@ -115,7 +115,7 @@ class Estimator:
         data = SimpleNamespace(
             observations=rng.standard_normal((rows, task.observation_size), dtype=np.float32),
             actions=rng.uniform(-1, 1, (rows, task.action_size)).astype(np.float32),
-            rewards=np.zeros(rows, np.float32),
+            rewards=rng.standard_normal(rows, dtype=np.float32),
             next_observations=rng.standard_normal((rows, task.observation_size), dtype=np.float32),
             terminals=np.zeros(rows, np.float32),
         )

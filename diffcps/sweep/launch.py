@@ -17,7 +17,7 @@ from diffcps import data
 from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
-from diffcps.runs.flags import LaunchFlags, MachineFlags
+from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
 from diffcps.runs.plan import Plan, load, python, resume_command
 from diffcps.storage.location import Location, results_folder
 from diffcps.sweep import cluster as clusters
@@ -26,7 +26,6 @@ from diffcps.sweep import search as sweeps
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Interrupts, Job
-from diffcps.sweep.options import SweepOptions
 from diffcps.sweep.plan import build
 from diffcps.tasks.registry import task_of
 from diffcps.text import Column, counted, redacted, terminal_table

@@ -10,10 +10,9 @@ from typing import Any, get_args
 from diffcps import algorithms
 from diffcps.errors import UserError
 from diffcps.runs import presets
-from diffcps.runs.flags import pairs
+from diffcps.runs.flags import SweepOptions, pairs
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.settings import Setting, find, settings
-from diffcps.sweep.options import SweepOptions
 from diffcps.tasks.registry import TASKS, Task, get_task
 from diffcps.training import measures
 

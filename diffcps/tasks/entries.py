@@ -93,6 +93,7 @@ def _antmaze(name: str) -> dict[str, Any]:
         "rows": 1_000_000,
         "d4rl_file": f"Ant_maze_{_ANTMAZE_FILES[name.removesuffix('-v0')]}_sparse.hdf5",
         "d4rl_folder": "ant_maze_new",
+        "goal_rewards": True,
         "terminals_end": False,
         "robot": "ant",
         "ablation": (0.1, 0.2, 0.3, 0.4, 0.5),
@@ -183,6 +184,7 @@ def tasks() -> list[Task]:
             episode_limit=300,
             sources=("collected",),
             steps=200_000,
+            goal_rewards=True,
             settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
             evaluation=EvaluationConfig(every=10_000, episodes=20),
             demo={"learning_rate": 1e-3, "episodes": 20},
@@ -229,9 +231,7 @@ def _ogbench() -> dict[str, Task]:
                     score="success",
                     terminals_end=False,
                     steps=1_000_000,
-                    settings=Values(
-                        {"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}
-                    ),
+                    settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0}),
                     evaluation=EvaluationConfig(every=100_000, episodes=10, final_episodes=50),
                 )
     return found

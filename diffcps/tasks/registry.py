@@ -79,6 +79,7 @@ def from_definition(definition: TaskDefinition) -> Task:
         expert_return=definition.expert_return,
         episode_limit=definition.episode_limit,
         sources=("minari",),
+        goal_rewards=definition.score == "success",
         score=definition.score,
         terminals_end=definition.score != "success",
         max_action=definition.max_action,

@@ -57,6 +57,8 @@ class Task:
     """Name of its D4RL HDF5 file."""
     d4rl_folder: str = ""
     """Folder of that file on D4RL's host."""
+    goal_rewards: bool = False
+    """Whether its rewards are 1 at the goal and 0 elsewhere."""
     score: ScoreKind = "normalised"
     """What a score is."""
     terminals_end: bool = True

@@ -152,6 +152,17 @@ def state_bytes(trial: RunConfig) -> int:
     return _counted(_one(trial)).state_bytes
 
 
+def prepared_bytes(trial: RunConfig, rows: int) -> int:
+    """What every pack keeps of a data set beside the recorded one: columns that ``prepare`` changes or adds."""
+    algorithm, pack = _fresh(_one(trial))
+    recorded = _rows(algorithm, 10)
+    kept = {value.untyped_storage().data_ptr() for name, value in vars(recorded).items() if name != "more"}
+    prepared = algorithm.prepare(pack, recorded)
+    columns = [value for name, value in vars(prepared).items() if name != "more"] + list(prepared.more.values())
+    own = [value for value in columns if value.untyped_storage().data_ptr() not in kept]
+    return sum(value.numel() * value.element_size() for value in own) // 10 * rows
+
+
 # Counted by running the functions themselves for one member on zeros ----------------------------------------------------
 
 
@@ -228,26 +239,28 @@ def _fresh(trial: RunConfig) -> tuple[Algorithm[Any], Pack]:
     return algorithm, Pack.create(algorithm, [torch.Generator()])
 
 
-@functools.lru_cache(maxsize=64)
-def _counted(trial: RunConfig) -> _Counted:
-    algorithm, pack = _fresh(trial)
-    rows, problem = 1000, algorithm.problem
+def _rows(algorithm: Algorithm[Any], rows: int) -> Batch:
+    """A data set without content; its rewards differ, as those of a real one do."""
 
     def column(*size: int) -> torch.Tensor:
         return torch.zeros(rows, *size)
 
-    observations = column(problem.observation_size)
-    more = {name: column(*size) for name, size in algorithm.columns.items()}
+    return Batch(
+        observations=column(algorithm.problem.observation_size),
+        actions=column(algorithm.problem.action_size),
+        rewards=torch.arange(float(rows)),
+        next_observations=column(algorithm.problem.observation_size) + 1.0,
+        terminals=column(),
+        more={name: column(*size) for name, size in algorithm.columns.items()},
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _counted(trial: RunConfig) -> _Counted:
+    algorithm, pack = _fresh(trial)
     work = Work(
         pack=pack,
-        data=Batch(
-            observations=observations,
-            actions=column(problem.action_size),
-            rewards=column(),
-            next_observations=observations,
-            terminals=column(),
-            more=more,
-        ),
+        data=_rows(algorithm, 1000),
         key=torch.zeros(1, 2, dtype=torch.int64),
         step=torch.zeros((), dtype=torch.int64),
         sums=torch.zeros(len(algorithm.metrics), 1),

@@ -100,7 +100,7 @@ class Learner:
         ``tick`` is called after each step, so that a caller can show progress while many are under way.
         """
         algorithm, taken = self.algorithm, dict.fromkeys(self.algorithm.kinds, 0)
-        ends = {stage.until: number for number, stage in enumerate(algorithm.stages)}
+        ends = {stage.until: number for number, stage in enumerate(algorithm.stages[:-1])}
         self.work.sums.zero_()
         for _ in range(steps):
             kind = algorithm.kind_at(self.step)
@@ -147,7 +147,8 @@ class Learner:
             value.copy_(saved[name])
         self.step = int(state["step"])
         self.work.step.fill_(self.step)
-        self.algorithm.fill(self.algorithm.stage_at(self.step), self.pack, self.work.data)
+        for stage in range(self.algorithm.stage_at(self.step) + 1):
+            self.algorithm.fill(stage, self.pack, self.work.data)
 
     def _state(self) -> dict[str, Tensor]:
         return {**self.pack.state(), "key": self.work.key}

@@ -7,7 +7,6 @@ every tensor; what has no axis is the same for all.
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -213,18 +212,22 @@ def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: f
     if memory is None:
         return shares(members, 1)
     data = 4 * rows * (2 * task.observation_size + task.action_size + 2)
-    resident, working = resident_bytes(config), working_bytes(config)
-    left = _HEADROOM * memory - _BASE - data - members * resident
-    size = math.floor(left / working)
-    if size < 1:
-        wanted = (_BASE + data + members * resident + working) / _HEADROOM
+    prepared, resident, working = cost.prepared_bytes(config, rows), resident_bytes(config), working_bytes(config)
+
+    def wanted(packs: int) -> float:
+        largest = -(-members // packs)
+        return (_BASE + data + packs * prepared + members * resident + largest * working) / _HEADROOM
+
+    least = min(range(1, members + 1), key=wanted)
+    if wanted(least) > memory:
         raise UserError(
-            f"{members} seeds of {task.name} need at least {wanted / _GIB:.1f} GiB ({data / _GIB:.1f} for the data, "
+            f"{members} seeds of {task.name} need at least {wanted(least) / _GIB:.1f} GiB "
+            f"({(data + least * prepared) / _GIB:.1f} for the data, "
             f"{members * resident / _GIB:.1f} for networks and optimisers, {working / _GIB:.2f} for a step of one "
             f"seed) and this worker has {memory / _GIB:.1f}. Share them among more workers with --workers-per-trial, "
             "let fewer trials share a machine or GPU (--cpus-per-trial, --gpus-per-trial), or ask for fewer --seeds."
         )
-    return shares(members, -(-members // size))
+    return shares(members, next(packs for packs in range(1, members + 1) if wanted(packs) <= memory))
 
 
 def worker_memory(device: torch.device, share: float, ram: float | None) -> float | None:
