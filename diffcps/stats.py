@@ -27,12 +27,6 @@ def mean_std(values: ArrayLike) -> tuple[float, float]:
     return mean, float(array.std(ddof=1)) if array.size > 1 else float("nan")
 
 
-def iqm(scores: ArrayLike) -> float:
-    """Interquartile mean: the mean of the middle half of all scores (Agarwal et al., 2021); nan without scores."""
-    array = np.asarray(scores, dtype=np.float64).ravel()
-    return float(trim_mean(array, 0.25)) if array.size else float("nan")
-
-
 # Percentile bootstrap --------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from gaussian_chains import gaussian_step_losses
 from scipy import stats
 from trials import member
 
@@ -14,7 +15,6 @@ from diffcps import algorithms
 from diffcps.algorithms import diffcps, duals
 from diffcps.algorithms.base import Problem
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.algorithms.diffusion import gaussian_step_losses
 from diffcps.algorithms.likelihood import prior_divergence, step_divergence
 from diffcps.algorithms.policies import GaussianPolicy, Weights
 from diffcps.config import Member, RunConfig, Values

@@ -15,10 +15,10 @@ import pytest
 import sweeps
 import torch
 import trials
+from gaussian_chains import gaussian_noise_net, gaussian_step_losses, with_variance
 
 from diffcps import algorithms, report
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.algorithms.diffusion import gaussian_noise_net, gaussian_step_losses, with_variance
 from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError

@@ -77,7 +77,8 @@ class Improver(bc.Cloner[S]):
     ) -> tuple[Tensor, Metrics]:
         """MSE(Q1) + MSE(Q2) to y = r + γ (1 − terminal) min(Q1', Q2') at an action of the averaged policy.
 
-        With max-Q backup, 10 actions are drawn per next state; each target head keeps its largest value before the minimum.
+        With max-Q backup, ``max_q_candidates`` actions are drawn for each next state; each target head keeps its largest
+        value before the minimum.
         """
         goal = batch.rewards
         if self.next_candidates:

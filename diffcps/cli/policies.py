@@ -76,7 +76,7 @@ class Export:
     """Write a trained policy into a folder.
 
     The networks are those of the newest checkpoint. diffcps.load_policy reads policy.safetensors and policy.json.
-    policy.onnx is a function from observations and noise to actions, for programs without this project and torch.
+    policy.onnx is a function from observations and noise to actions, for programs that have neither this project nor torch.
     """
 
     policy: tyro.conf.Positional[str]
@@ -85,8 +85,8 @@ class Export:
     """Folder for the files. It is created if it does not exist."""
     member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: the first."""
-    onnx: bool = True
-    """Whether to write policy.onnx (needs pip install 'diffcps[export]')."""
+    no_onnx: bool = False
+    """Do not write policy.onnx. It is written by default, which needs pip install 'diffcps[export]'."""
     candidates: Maybe[int] = None
     """For policy.onnx: actions sampled for each observation; the critic chooses one. Default: as in evaluations."""
     actor: Maybe[Actor] = None
@@ -102,7 +102,7 @@ class Export:
         from diffcps.deploy import onnx
 
         console = Console()
-        if self.onnx:
+        if not self.no_onnx:
             onnx.require()
         with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
             policy = find(
@@ -119,7 +119,7 @@ class Export:
                 f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}", highlight=False
             )
             files = ["policy.safetensors", "policy.json"]
-            if self.onnx:
+            if not self.no_onnx:
                 with console.status("writing policy.onnx (takes some seconds)"):
                     onnx.export(policy, self.folder / onnx.FILE, self.candidates, self.actor)
                 files.append(onnx.FILE)

@@ -22,8 +22,8 @@ class Report:
 
     sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of a sweep in the results folder, or the path of its folder."""
-    other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]")] = None
-    """A second sweep, to compare with the first."""
+    other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]", help_behavior_hint="")] = None
+    """A second sweep, to compare with the first. Default: no comparison."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
     """Folder of the sweeps, or the URL of an object store."""
 

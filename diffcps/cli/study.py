@@ -54,11 +54,11 @@ class Toy(_Flags):
 
 def run_study(study: "Study", where: _Flags) -> int:
     """Run a study through Ray, Optuna and MLflow, and show its page. Returns the exit status of its sweep."""
+    from diffcps.runs.flags import SweepOptions
     from diffcps.runs.plan import Plan
     from diffcps.studies.results import Results
     from diffcps.studies.study import write
     from diffcps.sweep.launch import launch
-    from diffcps.sweep.plan import SweepOptions
 
     console = Console()
     trials = study.trials(where)

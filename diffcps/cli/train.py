@@ -23,7 +23,7 @@ from diffcps.text import worded
 class Train(PlaceFlags, RunFlags):
     """Train one task in this process, without Ray or MLflow. The same command again continues where it stopped.
 
-    The run folder is made under the folder ``single`` of the results.
+    The run folder is RESULTS/single/runs/KEY.
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")] = tyro.MISSING
@@ -45,10 +45,10 @@ class Train(PlaceFlags, RunFlags):
 
         task, console = get_task(self.task), Console()
         config = made(task, self.changes(), PRESETS[self.preset])
-        directories = tuple(folder.resolve() for folder in self.data_dir)
+        directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
         if reason := data.missing([(task, config.data)], directories):
             raise UserError(reason)
-        folder = RunFolder(Path(self.results).resolve() / "single" / "runs" / config.key)
+        folder = RunFolder(Path(self.results).expanduser().resolve() / "single" / "runs" / config.key)
         folder.check_data(_read(config, directories, console))
         if folder.complete:
             console.print("this trial is complete already", highlight=False)

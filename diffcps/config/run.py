@@ -44,7 +44,7 @@ class DataConfig(Plain):
     """The data set of a trial."""
 
     source: str = "d4rl"
-    """Where it comes from: one of the task's sources."""
+    """Source of the data: one of the task's sources."""
     rows: int = setting(50_000, "a positive whole number")
     """Transitions to collect, for a source that makes its data; else those of the published data set."""
     seed: int = setting(0, "a whole number, zero or more")
@@ -131,7 +131,7 @@ class RunConfig(Plain):
     steps: int = setting(2_000_000, "a positive whole number")
     """Gradient steps."""
     algorithm: str = "diffcps"
-    """Name of the algorithm, one of ``diffcps.algorithms.names()``."""
+    """Name of the algorithm."""
     settings: Values = Values()
     """Every setting of the algorithm by name."""
     profile: str = "official"
@@ -150,7 +150,7 @@ class RunConfig(Plain):
     definition: TaskDefinition | None = None
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
-    """What is measured of each policy besides its score, at every evaluation; names of ``diffcps.training.measures``."""
+    """What is measured of each policy besides its score, at every evaluation; density, samples, likelihood, acting."""
     symbols: Values = Values()
     """Setting -> its symbol, for the settings by which people tell trials of the algorithm apart. Changes no result."""
 

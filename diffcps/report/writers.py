@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page: style and figures are inside."""
+"""A report as one self-contained HTML page, as Markdown, as LaTeX, and for the terminal."""
 
 import re
 from collections.abc import Mapping, Sequence

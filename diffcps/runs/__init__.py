@@ -1,1 +1,1 @@
-"""The run folder: written by a trial, the plan of a sweep, its lock, and the one reader of both."""
+"""What a trial and a sweep are on disk, and how their settings are made: run folder, plan, lock, reader, settings, flags."""

@@ -22,16 +22,19 @@ Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(meta
 
 @dataclass(frozen=True)
 class RunFlags:
-    """What to run. Each flag is the short name of a setting; ``settings`` reaches all of them."""
+    """What to run. Each flag is the short name of a setting; ``settings`` reaches all of them.
+
+    A flag that is not given leaves the setting to the task, the profile and the preset.
+    """
 
     algorithm: Annotated[Maybe[str], tyro.conf.arg(metavar="|".join(algorithms.names()))] = None
     """The learning algorithm, by default ``diffcps``."""
     profile: Maybe[str] = None
-    """``official``: published settings. ``principled`` (DiffCPS): calibrated covariance and κ, projected λ."""
+    """`official`: published settings. `principled` (DiffCPS): calibrated covariance and κ, projected λ. Default: official."""
     seeds: Maybe[int] = None
-    """Seeds 0, 1, … of a trial; they train together, as one pack."""
+    """Number of seeds of a trial; 0, 1, … train together, as one pack. Default: 5; demo: 2."""
     steps: Maybe[int] = None
-    """Gradient steps of a trial."""
+    """Gradient steps of a trial. Default: the full length of the task; demo: 8000 or fewer."""
     settings: Annotated[Pairs, tyro.conf.arg(name="set")] = ()
     """Any setting, for example ``--set hidden_size=128``. Repeat the flag for more. ``diffcps settings`` lists them."""
     batch_size: Maybe[int] = None
@@ -39,43 +42,43 @@ class RunFlags:
     precision: Maybe[Precision] = None
     """``fp32`` (as the paper), or ``bf16``: hidden layers multiply in bfloat16, which is faster and coarser."""
     diffusion_steps: Several[int] = ()
-    """T, the number of steps of the diffusion chain."""
+    """T, the number of steps of the diffusion chain; in a sweep several values make a trial of each."""
     lambda_clip: Several[float] = ()
-    """Lower clip of λ."""
+    """Lower clip of λ; in a sweep several values make a trial of each."""
     target_kl: Several[float] = ()
-    """κ, the bound on the behaviour loss."""
+    """κ, the bound on the behaviour loss; in a sweep several values make a trial of each."""
     policy: Maybe[PolicyClass] = None
     """Class of the policy."""
     covariance: Maybe[Covariance] = None
     """Reverse variance of the diffusion chain."""
     last_step_noise: Maybe[bool] = None
-    """Whether actions take the noise of the last step of the chain."""
+    """Add noise in the last step of the chain. Default: by the profile; `--set last_step_noise=false` switches it off."""
     constraint: Maybe[Constraint] = None
     """What κ bounds: the behaviour loss, or an estimate of the cross-entropy in nats."""
     dual: Maybe[Dual] = None
     """How λ moves."""
     slack: Maybe[float] = None
-    """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy."""
+    """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy. Default: κ is --target-kl."""
     behaviour_steps: Maybe[int] = None
     """Gradient steps of behaviour cloning at the start."""
     constraint_policy: Maybe[Actor] = None
     """Policy that the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy)."""
     evaluate_every: Maybe[int] = None
-    """Gradient steps between evaluations."""
+    """Gradient steps between evaluations. Default: those of the task; a shorter run has at least five evaluations."""
     episodes: Maybe[int] = None
     """Episodes for each seed and evaluation."""
     candidates: Maybe[int] = None
     """Actions drawn for each state at evaluation, one of which the critic chooses; 1: the action of the policy."""
     measures: Several[str] = ()
-    """What to measure of each policy at every evaluation besides its score."""
+    """What to measure of each policy besides its score: density, samples, likelihood, acting. Default: nothing."""
     data: Annotated[Maybe[str], tyro.conf.arg(metavar="SOURCE")] = None
     """Source of the data, by default the first of the task; ``diffcps data list`` shows them."""
     rows: Maybe[int] = None
-    """Transitions to collect (collected data only); by default as many as the data set of D4RL has."""
+    """Transitions to collect (collected data only). Default: those of the task; D4RL's tasks have the size of D4RL's file."""
     physics: Maybe[Physics] = None
     """Body masses at evaluation: of the MuJoCo that recorded D4RL (``d4rl``), or of today's (``modern``)."""
     checkpoint_minutes: Maybe[float] = None
-    """Minutes between checkpoints. A kill costs at most about that much work."""
+    """Minutes between checkpoints. A kill costs at most about that much work. Default: 5; demo: 0.5."""
 
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""
@@ -89,7 +92,7 @@ class PlaceFlags:
     """Where the files are."""
 
     data_dir: Several[Path] = ()
-    """Folders with D4RL HDF5 files or Minari data sets, searched first."""
+    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
     """Folder for results. For sweeps also the URL of an object store (``s3://bucket/folder``)."""
 
@@ -101,7 +104,7 @@ class MachineFlags:
     address: Maybe[str] = None
     """Ray cluster; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
     cpus_per_trial: Maybe[float] = None
-    """CPUs of a trial, for all its workers; by default 1 a worker, or with a GPU its share of the CPUs beside the GPU."""
+    """CPUs of a trial, for all its workers. Default: 1 for each; with GPUs, an equal share of the machine's CPUs."""
     gpus_per_trial: Maybe[float] = None
     """GPUs of a trial, for all its workers, fractions allowed; by default 1 a worker if the cluster has any."""
     workers_per_trial: int = 1
@@ -152,7 +155,7 @@ class _SweepFlags:
     ``search``: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
     ``ablation``: the grid T × λ-clip of the paper."""
     tasks: Several[str] = ()
-    """Names of the tasks."""
+    """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its three."""
     vary: Annotated[Pairs, tyro.conf.arg(metavar="NAME=V1,V2,…")] = ()
     """Several values of any setting. Repeat the flag for more settings."""
     search: Annotated[Pairs, tyro.conf.arg(metavar="NAME=LOW:HIGH[:log]|A,B,C")] = ()
@@ -162,7 +165,7 @@ class _SweepFlags:
     name: Maybe[str] = None
     """Name of the sweep; by default the preset and a hash of what it runs."""
     resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
-    """Continue the sweep of this name exactly as it was started; no flag that changes a trial is allowed then."""
+    """Continue the sweep of this name exactly as it was started. Flags that change a trial are refused."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The registry of tasks.
 
-A task is an environment, a data set, reference scores, a reward transform, an episode limit, and hyper-parameters. One
+A task is an environment, a data set, reference scores, an episode limit, and hyper-parameters. One
 entry holds everything that the platform knows about ``hopper-medium-v2``: other modules ask the entry and never look at a
 task's name. Tasks that a person makes from Minari data sets are files of the same facts (``TaskDefinition``) in
 ``$DIFFCPS_HOME/tasks``.

@@ -1,4 +1,4 @@
-"""The engine: owns all mutable training state of a pack and steps it."""
+"""The learner: owns everything that training changes in a pack, and takes gradient steps through an engine."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -94,10 +94,10 @@ class Learner:
         """K."""
         return len(self.work.key)
 
-    def update(self, steps: int, tick: Callable[[], None] | None = None) -> dict[str, Tensor]:
+    def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, Tensor]:
         """Take ``steps`` gradient steps; returns the mean of each metric over them, ``[K]``, on the device.
 
-        ``tick`` is called after each step, so that a caller can show progress while many are under way.
+        ``heartbeat`` is called after each step, so that a caller can show progress while many are under way.
         """
         algorithm, taken = self.algorithm, dict.fromkeys(self.algorithm.kinds, 0)
         ends = {stage.until: number for number, stage in enumerate(algorithm.stages[:-1])}
@@ -111,8 +111,8 @@ class Learner:
             if self.step in ends:
                 algorithm.finish(ends[self.step], self.pack)
                 algorithm.fill(ends[self.step] + 1, self.pack, self.work.data)
-            if tick is not None:
-                tick()
+            if heartbeat is not None:
+                heartbeat()
         found = {}
         for name, total in zip(algorithm.metrics, self.work.sums, strict=True):
             count = sum(number for kind, number in taken.items() if name in algorithm.kinds[kind].metrics)

@@ -35,7 +35,7 @@ class CheckData:
     """
 
     data: tyro.conf.Positional[str]
-    """A D4RL HDF5 file, the folder of a Minari data set, or the name of a task."""
+    """A D4RL HDF5 file, an OGBench NPZ file, the folder of a Minari data set, or the name of a task."""
     task: Maybe[str] = None
     """The task of a file. Default: found by the name of the file."""
     physics: Literal["d4rl", "modern", "both"] = "both"
@@ -43,7 +43,7 @@ class CheckData:
     rows: int = 60_000
     """Maximum number of rows to replay, spread evenly over the data. 0: no replay."""
     data_dir: Several[Path] = ()
-    """Folders with data sets, searched first."""
+    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     out: Path = Path("checks")
     """Folder for the figure and for a JSON file with all results."""
 

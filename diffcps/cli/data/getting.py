@@ -50,7 +50,7 @@ class DownloadData:
     """
 
     tasks: tyro.conf.Positional[Several[str]] = ()
-    """Names of tasks."""
+    """Names of tasks. Give names or --all."""
     all: bool = False
     """Download the files of all tasks in the paper."""
     to: Maybe[Path] = None
@@ -192,11 +192,11 @@ class CollectData:
     """Generate data sets with the behaviour policies that come with the project. Sweeps do this automatically."""
 
     tasks: tyro.conf.Positional[Several[str]] = ()
-    """Names of tasks."""
+    """Names of tasks. Give names or --all."""
     all: bool = False
     """Generate data for all 15 tasks in the paper."""
     rows: Maybe[int] = None
-    """Number of transitions for each task. Default: as many as in D4RL's data set."""
+    """Number of transitions for each task. Default: those of the task; D4RL's tasks have the size of D4RL's file."""
     seed: int = 0
     """Random seed. The same seed gives bit-identical data."""
 

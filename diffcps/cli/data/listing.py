@@ -36,7 +36,7 @@ class ListData:
     """List the tasks, the sources of their data, the data on this machine, and the folders that were searched."""
 
     data_dir: Several[Path] = ()
-    """Folders with D4RL HDF5 files, searched first."""
+    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     verify: bool = False
     """Show the sha256 of every D4RL file. It is computed once and remembered until the file changes."""
 

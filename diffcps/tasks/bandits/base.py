@@ -102,10 +102,8 @@ class Optimum(NamedTuple):
 
     multiplier: float
     """λ*."""
-    normaliser: float
-    """ν, above the highest value."""
     policy: FloatArray
-    """μ* = λ π_b/(ν − Q)."""
+    """μ* = λ π_b/(ν − Q), with ν above the highest value."""
     value: float
     """E_μ* Q."""
 
@@ -138,9 +136,9 @@ def forward_kl_optimum(weights: ArrayLike, values: ArrayLike, epsilon: float) ->
     low, high = np.log(spread) + np.array([-600.0, 30.0])
     if excess(low) < 0:
         raise ValueError(f"epsilon = {epsilon}: floating point cannot represent a policy so far from the behaviour")
-    under = below(log_gap := float(brentq(excess, low, high, xtol=1e-13)))
+    under = below(float(brentq(excess, low, high, xtol=1e-13)))
     multiplier = 1.0 / float((p / under).sum())
     mu = multiplier * p / under
     whole = np.zeros_like(probability)
     whole[taken] = mu
-    return Optimum(multiplier, top + float(np.exp(log_gap)), whole, float((mu * q).sum()))
+    return Optimum(multiplier, whole, float((mu * q).sum()))
