@@ -175,13 +175,13 @@ def begun(tmp_path: Path) -> Path:
     """The folder of a sweep of 20 steps that was stopped before its first trial."""
     from diffcps.runs.flags import SweepOptions
     from diffcps.storage.location import Location
-    from diffcps.sweep import folder
+    from diffcps.sweep import claim
     from diffcps.sweep.plan import build
 
     plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), steps=20, name="begun"))
     here = Location(tmp_path / "results" / "begun", tracking_uri=f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")
-    with folder.claimed(here, plan):
-        folder.begin(here, plan)
+    with claim.claimed(here, plan):
+        claim.begin(here, plan)
     return here.folder
 
 
@@ -206,9 +206,9 @@ def test_resuming_what_is_not_there_or_with_a_change(capsys, place, begun):
 def test_a_sweep_in_use(capsys, place, begun):
     from diffcps.runs.plan import load
     from diffcps.storage.location import Location
-    from diffcps.sweep import folder
+    from diffcps.sweep import claim
 
-    with folder.claimed(Location(begun), load(begun)):
+    with claim.claimed(Location(begun), load(begun)):
         said = refused(capsys, place, "--resume", "begun", "--results", begun.parent)
     assert "is in use by process" in said
 

@@ -13,7 +13,7 @@ from diffcps.runs.plan import Plan
 from diffcps.storage.lease import leased
 from diffcps.storage.location import Location
 from diffcps.storage.remote import Remote
-from diffcps.sweep import folder
+from diffcps.sweep import claim
 
 BEAT = 0.25
 
@@ -91,7 +91,7 @@ def test_what_was_taken_over_is_left_alone(remote: Remote, tmp_path: Path) -> No
     """A driver whose sweep another one has claimed must stop, and must not stop that one's trials."""
     stopped = threading.Event()
     location, plan = Location(tmp_path / "view", remote=remote), Plan("view", "demo", ())
-    with folder.claimed(location, plan, heartbeat=BEAT, stop=stopped.set) as lost:
+    with claim.claimed(location, plan, heartbeat=BEAT, stop=stopped.set) as lost:
         assert not lost.is_set()
         remote.write("lease.json", b'{"token": "other", "holder": "process 2 on there"}')
         assert lost.wait(10)

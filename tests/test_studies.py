@@ -15,7 +15,7 @@ from diffcps.storage.location import Location
 from diffcps.studies import NAMES, toy
 from diffcps.studies.results import Results
 from diffcps.studies.study import Scale, markdown, write
-from diffcps.sweep.folder import begin
+from diffcps.sweep.claim import begin
 from diffcps.training import measures
 
 

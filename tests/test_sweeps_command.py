@@ -27,7 +27,7 @@ from diffcps.storage.lease import leased
 from diffcps.storage.location import Location
 from diffcps.storage.remote import Remote
 from diffcps.storage.results import opened
-from diffcps.sweep.folder import claimed
+from diffcps.sweep.claim import claimed
 
 CLIPS = 0.1, 0.2, 0.3, 0.4
 TRIALS = tuple(synthetic.config("bandit-ring", seeds=2, lambda_clip=clip) for clip in CLIPS)

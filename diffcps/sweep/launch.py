@@ -20,8 +20,8 @@ from diffcps.files import read_json
 from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
 from diffcps.runs.plan import Plan, load, python, resume_command
 from diffcps.storage.location import Location, results_folder
+from diffcps.sweep import claim
 from diffcps.sweep import cluster as clusters
-from diffcps.sweep import folder
 from diffcps.sweep import search as sweeps
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
@@ -81,7 +81,7 @@ def launch(
     sweep = _prepare(options, console or Console(), plan)
     if options.dry_run:
         return COMPLETE
-    with folder.claimed(sweep.location, sweep.plan) as lost, Interrupts() as interrupts:
+    with claim.claimed(sweep.location, sweep.plan) as lost, Interrupts() as interrupts:
         sweep, interrupted = _run(sweep, interrupts, lost)
         page = _finish(sweep, finish)
     return _say(sweep, page, interrupted)
@@ -128,7 +128,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
                 workers=options.workers_per_trial,
             )
             sweep = sweep.at(replace(sweep.location, tracking_uri=check(str(sweep.location.tracking_uri))))
-            folder.begin(sweep.location, plan)
+            claim.begin(sweep.location, plan)
             at_once = counted(min(resources.concurrent, plan.count), "trial")
             console.print(f"on {cluster.description}; {at_once} at once", highlight=False)
             Tracker(str(sweep.location.tracking_uri), plan.name).reconcile(sweep.location.folder, running=True)
@@ -140,7 +140,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
             raise
     finally:
         if not lost.is_set():
-            folder.settle(sweep.location, plan, interrupted)
+            claim.settle(sweep.location, plan, interrupted)
     if lost.is_set():
         raise UserError(f"{sweep.location} was claimed by another process, which continues the sweep.")
     return sweep, interrupted
@@ -157,7 +157,7 @@ def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> s
     if finish is not None:
         made += [path.name for path in finish(location.folder) if path.parent == location.folder]
     location.publish(*made)
-    if finish is None or folder.unfinished(location, plan):  # the caller's page says more, but not what has failed
+    if finish is None or claim.unfinished(location, plan):  # the caller's page says more, but not what has failed
         built.print(sweep.console)
     try:
         tracker = Tracker(str(location.tracking_uri), plan.name)
@@ -174,7 +174,7 @@ def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
     location, plan, console = sweep.location, sweep.plan, sweep.console
     sweep.say(f"table: {location}/table.html, table.md")
     sweep.say(f"MLflow: {_view(str(location.tracking_uri), page)}")
-    failed = folder.unfinished(location, plan)
+    failed = claim.unfinished(location, plan)
     command = escape(_resume_command(location, sweep.options, own=sweep.plan_given))
     if interrupted:
         minutes = max(trial.checkpoint_minutes for trial in plan.trials)

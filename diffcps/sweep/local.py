@@ -9,7 +9,7 @@ from diffcps import data
 from diffcps.config import RunConfig
 from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
-from diffcps.sweep import folder as folders
+from diffcps.sweep import claim
 from diffcps.tasks.registry import task_of
 from diffcps.training import measures
 from diffcps.training.trial import Machine, run
@@ -40,8 +40,8 @@ def train(
     path = Path(folder).expanduser().resolve()
     directories = tuple(directory.expanduser().resolve() for directory in data_directories)
     location, plan = Location(path, directories), Plan(path.name, "local", tuple(trials))
-    with folders.claimed(location, plan):
-        folders.begin(location, plan)
+    with claim.claimed(location, plan):
+        claim.begin(location, plan)
         machine, interrupted = Machine.prepared(), True
         try:
             for trial in trials:
@@ -49,5 +49,5 @@ def train(
                 run(trial, location.run_folder(trial.key), load, machine, progress=progress)
             interrupted = False
         finally:
-            folders.settle(location, plan, interrupted)
+            claim.settle(location, plan, interrupted)
     return Path(folder).expanduser()

@@ -61,7 +61,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     if options.preset == "search":
         usual = {name: setting.search for name, setting in settings(algorithm).items() if setting.search}
         ranges = {name: text for name, text in usual.items() if name not in given} | ranges
-    axes = [parsed(settings(algorithm)[name], text) for name, text in ranges.items()]
+    axes = [searched(settings(algorithm)[name], text) for name, text in ranges.items()]
     axes += [Axis(name, values) for name, values in given.items() if len(values) > 1]
     fixed = {name: values for name, values in given.items() if len(values) == 1}
     bases = tuple(presets.made(task, fixed, presets.PRESETS[options.preset]) for task in tasks)
@@ -70,7 +70,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     return replace(plan, search=min(options.trials, plan.points or options.trials))
 
 
-def parsed(setting: Setting, text: str) -> Axis:
+def searched(setting: Setting, text: str) -> Axis:
     """What ``--search NAME=LOW:HIGH[:log]`` or ``NAME=A,B,C`` says. Raises ``UserError`` when it says neither."""
     if setting.name in ("algorithm", "profile"):
         raise UserError(f"--search {setting.name}: other settings follow from it. Use --vary {setting.name}=A,B.")

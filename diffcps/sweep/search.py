@@ -20,9 +20,9 @@ from ray.tune.search.optuna import OptunaSearch
 from diffcps.config import RunConfig
 from diffcps.runs.plan import OBJECTIVE, Axis, Plan
 from diffcps.sweep import cluster as clusters
+from diffcps.sweep.claim import run_folders
 from diffcps.sweep.cluster import DRIVER_CPUS
 from diffcps.sweep.driver import Interrupts, Job, StopBetweenSteps, drive
-from diffcps.sweep.folder import run_folders
 
 _ROOM_SECONDS = 10.0
 _ATTEMPTS = 20
