@@ -8,6 +8,7 @@ cells, messages on stderr.
 import argparse
 import hashlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -67,10 +68,10 @@ def cleaned(book: NotebookNode, workplace: Path) -> NotebookNode:
 
 
 def _plain(output: NotebookNode, workplace: Path) -> NotebookNode:
-    """The output with paths relative to ``workplace``."""
+    """The output with paths relative to ``workplace``, and this Python by its name."""
 
     def relative(text: str) -> str:
-        return text.replace(f"{workplace}/", "").replace(str(workplace), ".")
+        return text.replace(f"{workplace}/", "").replace(str(workplace), ".").replace(sys.executable, "python")
 
     if "text" in output:
         output.text = relative(output.text)

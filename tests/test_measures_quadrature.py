@@ -5,20 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from gaussian_chains import calibrated_variance, gaussian_noise_net, gaussian_step_losses, with_variance
 from scipy.stats import norm
 from torch import Tensor
 
-from diffcps.algorithms.diffusion import (
-    Denoiser,
-    Schedule,
-    add_noise,
-    calibrated_variance,
-    gaussian_noise_net,
-    gaussian_step_losses,
-    reverse_chain,
-    variance_preserving,
-    with_variance,
-)
+from diffcps.algorithms.diffusion import Denoiser, Schedule, add_noise, reverse_chain, variance_preserving
 from diffcps.algorithms.likelihood import path_log_weights, renyi_bound
 from diffcps.training.measures.cells import Nodes, cell_masses, density_at, middles, mixture_masses
 from diffcps.training.measures.density import divergence
