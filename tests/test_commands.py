@@ -1,5 +1,6 @@
 """What the commands say to a person: a mistake gets one clear sentence, exit status 2, and leaves nothing behind."""
 
+import os
 import subprocess
 import sys
 import time
@@ -311,3 +312,24 @@ def test_mistakes_in_other_commands(capsys, place, arguments, words):
     assert words in said.err + said.out
     assert "Traceback" not in said.err
     assert not list(place.rglob("config.json"))
+
+
+# The command from any folder, on any terminal
+
+
+def test_the_main_job_is_a_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "anywhere"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert command("sweep", "--tasks", "hoper-medium-v2") == 2
+    assert "'hopper-medium-v2'" in capsys.readouterr().err
+    assert not list(place.iterdir())
+
+
+def test_a_terminal_without_greek_letters_gets_question_marks() -> None:
+    words = [sys.executable, "-m", "diffcps", "settings", "diffcps"]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert b"lambda_clip" in done.stdout
+    assert b"?" in done.stdout
