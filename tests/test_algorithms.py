@@ -15,7 +15,7 @@ from diffcps import algorithms
 from diffcps.algorithms import diffcps, duals
 from diffcps.algorithms.base import Problem
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.algorithms.likelihood import prior_divergence, step_divergence
+from diffcps.algorithms.diffusion import prior_divergence, step_divergence
 from diffcps.algorithms.policies import GaussianPolicy, Weights
 from diffcps.config import Member, RunConfig, Values
 from diffcps.training import engine

@@ -175,9 +175,9 @@ def test_a_folder_that_holds_something_else(capsys, place, tmp_path):
 def begun(tmp_path: Path) -> Path:
     """The folder of a sweep of 20 steps that was stopped before its first trial."""
     from diffcps.runs.flags import SweepOptions
+    from diffcps.runs.presets import build
     from diffcps.storage.location import Location
     from diffcps.sweep import claim
-    from diffcps.sweep.plan import build
 
     plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), steps=20, name="begun"))
     here = Location(tmp_path / "results" / "begun", tracking_uri=f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")

@@ -77,7 +77,7 @@ def assert_same_losses(one: Learner, other: Learner) -> None:
 @compiler
 def test_compiled_steps_are_eager_steps() -> None:
     eager, compiled = (make_learner(kind, BACKUP) for kind in ("eager", "compiled"))
-    assert (compiled.steps.kind, compiled.steps.notes) == ("compiled", ())
+    assert (compiled.engine.kind, compiled.engine.notes) == ("compiled", ())
     for name, value in eager.state_dict()["pack"].items():
         assert torch.equal(value, compiled.state_dict()["pack"][name]), f"building has changed {name}"
     assert_same_losses(eager, compiled)
@@ -130,11 +130,11 @@ def test_what_cannot_be_had_falls_back_and_says_so(kind: Kind, monkeypatch: pyte
 
     monkeypatch.setattr(engine, "_compiled", broken)
     learner = make_learner(kind)
-    assert learner.steps.kind == "eager"
+    assert learner.engine.kind == "eager"
     expected = (
         () if kind == "graph" else ("gradient steps could not be compiled and run without that: no compiler here",)
     )
-    assert learner.steps.notes == expected
+    assert learner.engine.notes == expected
     assert_same_losses(learner, make_learner("eager"))
 
 
@@ -182,8 +182,8 @@ def test_a_compiled_step_with_other_numbers_is_not_used(
 ) -> None:
     monkeypatch.setattr(engine, "_compile", lambda algorithm, work, kind: lambda work: wrong(algorithm, work, kind))
     learner = make_learner("compiled")
-    assert learner.steps.kind == "eager"
-    (note,) = learner.steps.notes
+    assert learner.engine.kind == "eager"
+    (note,) = learner.engine.notes
     assert complaint in note
     assert "eager step" in note
     assert_same_losses(learner, make_learner("eager"))
@@ -251,7 +251,7 @@ def test_capturing_leaves_everything_as_it_was(broken: bool, monkeypatch: pytest
 def test_steps_on_a_gpu(kind: Kind) -> None:
     """Captured, and compiled and captured, against eager steps on the same GPU; resumed, too."""
     eager, fast = make_learner("eager", device="cuda"), make_learner(kind, device="cuda")
-    assert (fast.steps.kind, fast.steps.notes) == (kind, ())
+    assert (fast.engine.kind, fast.engine.notes) == (kind, ())
     assert_same_losses(eager, fast)
     other = make_learner(kind, device="cuda")
     other.load_state_dict(fast.state_dict())

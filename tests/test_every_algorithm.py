@@ -209,8 +209,8 @@ def test_compiled_steps_are_eager_steps(name: str) -> None:
     trial = packed(name, (member(3), member(4)))
     eager = trained.learner(trial)
     work = trained.learner(trial)
-    work.steps = engine.build(work.algorithm, work.work, "compiled", None)
-    assert work.steps.notes == ()
+    work.engine = engine.build(work.algorithm, work.work, "compiled", None)
+    assert work.engine.notes == ()
     for _ in range(20):
         first, second = eager.update(2), work.update(2)
         for key, value in first.items():

@@ -10,9 +10,8 @@ import stores
 
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan
-from diffcps.storage.lease import leased
 from diffcps.storage.location import Location
-from diffcps.storage.remote import Remote
+from diffcps.storage.remote import Remote, leased
 from diffcps.sweep import claim
 
 BEAT = 0.25

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.diffusion import Schedule, variance_preserving
-from diffcps.algorithms.likelihood import prior_divergence, step_divergence
+from diffcps.algorithms.diffusion import Schedule, prior_divergence, step_divergence, variance_preserving
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.bandits.blurred import Blurred
 

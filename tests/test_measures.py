@@ -24,8 +24,9 @@ from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
+from diffcps.runs.presets import build
 from diffcps.runs.trials import read_trial
-from diffcps.sweep.plan import build
+from diffcps.sweep.launch import launch
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
 from diffcps.text import significant
@@ -34,8 +35,7 @@ from diffcps.training import measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
 from diffcps.training.measures import Measure, acting, density, likelihood, samples
-from diffcps.training.measures.subject import Subject
-from diffcps.training.measures.taking import Measurer
+from diffcps.training.measures.subject import Measurer, Subject
 from diffcps.training.policy import Policy
 from diffcps.training.trial import Machine, run
 
@@ -364,7 +364,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
     assert RunFolder(tmp_path).status["state"] == "failed"
 
 
-def test_a_sweep_is_asked_for_measures_and_refuses_those_that_do_not_fit() -> None:
+def test_a_sweep_is_asked_for_measures_and_refuses_those_that_do_not_fit(tmp_path: Path) -> None:
     plan = build(SweepOptions(preset="demo", tasks=("bandit-ring",), measures=("density", "acting")))
     assert [config.measures for config in plan.trials] == [("density", "acting")]
     for names, tasks, word in (
@@ -372,7 +372,7 @@ def test_a_sweep_is_asked_for_measures_and_refuses_those_that_do_not_fit() -> No
         (("density",), ("bandit-ring", "hopper-medium-v2"), "hopper-medium-v2"),
     ):
         with pytest.raises(UserError, match=word):
-            build(SweepOptions(preset="demo", tasks=tasks, measures=names))
+            launch(SweepOptions(preset="demo", tasks=tasks, measures=names, results=str(tmp_path), dry_run=True))
 
 
 MEASURED = trial(

@@ -9,8 +9,15 @@ from gaussian_chains import calibrated_variance, gaussian_noise_net, gaussian_st
 from scipy.stats import norm
 from torch import Tensor
 
-from diffcps.algorithms.diffusion import Denoiser, Schedule, add_noise, reverse_chain, variance_preserving
-from diffcps.algorithms.likelihood import path_log_weights, renyi_bound
+from diffcps.algorithms.diffusion import (
+    Denoiser,
+    Schedule,
+    add_noise,
+    path_log_weights,
+    renyi_bound,
+    reverse_chain,
+    variance_preserving,
+)
 from diffcps.training.measures.cells import Nodes, cell_masses, density_at, middles, mixture_masses
 from diffcps.training.measures.density import divergence
 from diffcps.training.measures.quadrature import NotFiniteError, chain_masses

@@ -20,7 +20,7 @@ from diffcps.data import minari
 from diffcps.errors import UserError
 from diffcps.report.contents import Table
 from diffcps.runs.flags import SweepOptions
-from diffcps.sweep.plan import build
+from diffcps.runs.presets import build
 from diffcps.tasks.registry import from_definition, get_task, task_folder
 from diffcps.tracking.labels import tags
 from tests import minari_sets, run_folders

@@ -21,9 +21,9 @@ from diffcps.files import write_json
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Axis, Plan, load
+from diffcps.runs.presets import DEMO_TASKS, build
 from diffcps.storage.location import Location
 from diffcps.sweep.dry_run import Estimator
-from diffcps.sweep.plan import DEMO_TASKS, build
 from diffcps.sweep.search import StudyPerTask, grid_searcher, point_of
 from diffcps.tasks import paper
 from diffcps.tasks.registry import TASKS, get_task
@@ -266,7 +266,7 @@ def test_name_says_what_runs() -> None:
     assert len(set(names)) == len(names)
     assert plan_of(tasks=TWO, name="Mine-1.2_x").name == "Mine-1.2_x"
     code = (
-        "from diffcps.runs.flags import SweepOptions; from diffcps.sweep.plan import build; "
+        "from diffcps.runs.flags import SweepOptions; from diffcps.runs.presets import build; "
         f"print(build(SweepOptions(tasks={TWO})).name)"
     )
     environment = os.environ | {"PYTHONHASHSEED": "5"}

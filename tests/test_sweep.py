@@ -16,7 +16,7 @@ from diffcps import studies
 from diffcps.cli.study import StudyCommand, run_study
 from diffcps.runs import presets
 from diffcps.runs.plan import Plan, load
-from diffcps.sweep.plan import DEMO_TASKS
+from diffcps.runs.presets import DEMO_TASKS
 from diffcps.tasks.registry import get_task
 
 TINY = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 10, "--episodes", 2, "--candidates", 2

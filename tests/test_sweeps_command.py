@@ -23,9 +23,8 @@ from diffcps.runs.lock import LEASE, LOCK, holder
 from diffcps.runs.plan import Axis, load
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import QUIET_SECONDS
-from diffcps.storage.lease import leased
 from diffcps.storage.location import Location
-from diffcps.storage.remote import Remote
+from diffcps.storage.remote import Remote, leased
 from diffcps.storage.results import opened
 from diffcps.sweep.claim import claimed
 
@@ -125,7 +124,7 @@ def test_list_tells_every_state_and_leaves_out_what_is_no_sweep(
     resumable = {name for name, record in found.items() if record["resume"]}
     assert resumable == {"broken", "halted", "killed"}
 
-    text = said(capsys, "list", "--storage", results)
+    text = said(capsys, "list", "--results", results)
     assert row(text, "killed") == ["killed", "stopped", "paper", "1/4", "1", "2", "50.0", "60.0", "just", "now"]
     assert row(text, "done")[:4] == ["done", "complete", "paper", "2/2"]
     assert "best (oracle)" in " ".join(text.split())
@@ -328,15 +327,15 @@ def test_sweeps_in_an_object_store(results: Path, capsys: pytest.CaptureFixture[
     url = "memory://bucket/prefix"
     remote = Remote(url)
     upload(results, remote)
-    here = {record["name"]: record for record in records(capsys, "--storage", results)}
-    there = {record["name"]: record for record in records(capsys, "--storage", url)}
+    here = {record["name"]: record for record in records(capsys, "--results", results)}
+    there = {record["name"]: record for record in records(capsys, "--results", url)}
     assert there.keys() == here.keys()
     for name, record in there.items():
         same = "state", "preset", "counts", "last_mean", "best_oracle_mean", "held_by"
         assert {key: record[key] for key in same} == {key: here[name][key] for key in same}
         assert record["folder"] == f"{url}/{name}"
     assert f"--resume killed --results {url}" in there["killed"]["resume"]
-    text = said(capsys, "show", "killed", "--storage", url)
+    text = said(capsys, "show", "killed", "--results", url)
     assert f"{url}/killed/runs/{TRIALS[2].key}/status.json" in text
     assert "commit 0123456789ab" in text
 
@@ -344,7 +343,7 @@ def test_sweeps_in_an_object_store(results: Path, capsys: pytest.CaptureFixture[
         run = RunFolder(results / "killed" / "runs" / TRIALS[1].key)
         run.write_status({**run.status, "updated": time.time() + 1})
         upload(results, remote)
-        record = records(capsys, "show", "killed", "--storage", url)
+        record = records(capsys, "show", "killed", "--results", url)
         assert (record["state"], record["held_by"]) == ("running", f"process {os.getpid()} on {os.uname().nodename}")
         assert [trial["state"] for trial in record["trials"]] == ["complete", "running", "failed", "pending"]
         note = remote.read(f"killed/{LEASE}")
@@ -352,10 +351,10 @@ def test_sweeps_in_an_object_store(results: Path, capsys: pytest.CaptureFixture[
     values = json.loads(note or b"")
     for old in (json.dumps(values | {"at": values["at"] - 600}), "[]", "{"):
         remote.write(f"killed/{LEASE}", old.encode())
-        assert records(capsys, "show", "killed", "--storage", url)["state"] == "stopped"
-    assert call("--storage", "memory://bucket/elsewhere") == 0
+        assert records(capsys, "show", "killed", "--results", url)["state"] == "stopped"
+    assert call("--results", "memory://bucket/elsewhere") == 0
     assert "There is no sweep in memory://bucket/elsewhere" in capsys.readouterr().out
-    assert call("--storage", "s3://ann:secret@bucket/x") == 2
+    assert call("--results", "s3://ann:secret@bucket/x") == 2
     assert "secret" not in capsys.readouterr().err
 
 

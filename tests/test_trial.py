@@ -13,10 +13,9 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Axis, Plan
-from diffcps.runs.presets import PRESETS, grid, made
+from diffcps.runs.presets import PRESETS, build, grid, made
 from diffcps.runs.settings import find, settings
 from diffcps.sweep import dry_run
-from diffcps.sweep.plan import build
 from diffcps.sweep.search import StudyPerTask, distributions, point_of
 from diffcps.tasks.registry import get_task
 from diffcps.tracking import labels

@@ -5,8 +5,17 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from diffcps.algorithms.base import Problem
-from diffcps.algorithms.diffusion import Denoiser, Schedule, add_noise, reverse_chain, variance_preserving
-from diffcps.algorithms.likelihood import path_log_weights, prior_divergence, renyi_bound, step_divergence
+from diffcps.algorithms.diffusion import (
+    Denoiser,
+    Schedule,
+    add_noise,
+    path_log_weights,
+    prior_divergence,
+    renyi_bound,
+    reverse_chain,
+    step_divergence,
+    variance_preserving,
+)
 from diffcps.algorithms.nn import NoiseNet
 from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import Cloning

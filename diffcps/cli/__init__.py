@@ -1,8 +1,10 @@
 """The command line: flags come from dataclasses, and a mistake prints one message instead of a traceback."""
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
@@ -17,7 +19,7 @@ from diffcps.cli.train import Settings, Train
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 
-USER_MISTAKE, INTERRUPTED = 2, 130
+USER_MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 Options = TypeVar("Options")
 _STYLE = tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff
 
@@ -28,17 +30,18 @@ def run(
     arguments: Sequence[str] | None = None,
     description: str | None = None,
 ) -> None:
-    """Parse the command line into ``options``, run ``command`` with it and exit with its status.
+    """Parse the command line into `options`, run `command` with it and exit with its status.
 
-    A ``UserError`` prints its message and exits with 2, Ctrl-C exits with 130. Any other exception is a defect of this
+    A `UserError` prints its message and exits with 2, Ctrl-C exits with 130. Any other exception is a defect of this
     program and keeps its traceback.
     """
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without λ shows a question mark
     console = Console(stderr=True)
+    name = Path(sys.argv[0]).name.replace("__main__.py", "diffcps")
     try:
-        parsed = tyro.cli(options, args=arguments, description=description, config=_STYLE)
+        parsed = tyro.cli(options, args=arguments, description=description, config=_STYLE, prog=name)
         sys.exit(command(parsed) or 0)
     except UserError as error:
         console.print("[bold red]error:[/] ", end="")
@@ -47,6 +50,9 @@ def run(
     except KeyboardInterrupt:
         console.print("[yellow]interrupted[/]. Run the same command again to resume.")
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; at its end Python would complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
 
 
 _Command = (
@@ -75,5 +81,5 @@ def _call(command: Callable[[], int | None] | SweepOptions) -> int | None:
 
 
 def main() -> None:
-    """The ``diffcps`` command."""
+    """The `diffcps` command."""
     run(_Command, _call, description="DiffCPS: offline reinforcement learning experiments.")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""``diffcps evaluate`` and ``diffcps export``, and how they find a policy: a run folder, its key, an export, an MLflow model."""
+"""`diffcps evaluate` and `diffcps export`, and how they find a policy: a run folder, its key, an export, an MLflow model."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 def find(
     target: str, member: int | None, results: Path, tracking_uri: str | None, scratch: Path
 ) -> "list[SavedPolicy]":
-    """The policies that ``target`` names: all members of a run folder, or one policy.
+    """The policies that `target` names: all members of a run folder, or one policy.
 
     Args:
-        target: path of a run folder, of an exported folder or of a downloaded model; the key of a trial in ``results``; or
-            an MLflow URI such as ``models:/hopper-medium-v2@best`` or ``runs:/…``.
-        member: number of one member in a run folder; ``None``: all.
-        results: folder of the sweeps, and of MLflow's database unless ``tracking_uri`` names another.
+        target: path of a run folder, of an exported folder or of a downloaded model; the key of a trial in `results`; or
+            an MLflow URI such as `models:/hopper-medium-v2@best` or `runs:/…`.
+        member: number of one member in a run folder; `None`: all.
+        results: folder of the sweeps, and of MLflow's database unless `tracking_uri` names another.
         tracking_uri: MLflow's store.
         scratch: folder for downloads from MLflow.
 
@@ -68,7 +68,7 @@ def find(
     return [load_policy(folder, member)]
 
 
-# ``diffcps export``: a trained policy as files for use outside this project -------------------------------------------
+# `diffcps export`: a trained policy as files for use outside this project -------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Export:
     policy.onnx is a function from observations and noise to actions, for programs that have neither this project nor torch.
     """
 
-    policy: tyro.conf.Positional[str]
+    policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder for the files. It is created if it does not exist."""
     member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: the first."""
@@ -93,7 +93,7 @@ class Export:
     """For policy.onnx: the online policy or its moving average. Default: as in evaluations."""
     results: Path = Path("results")
     """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
-    tracking_uri: Maybe[str] = None
+    tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
     """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:
@@ -128,7 +128,7 @@ class Export:
             console.print(f"{self.folder / name}: {size / 1e3:,.0f} kB", highlight=False, soft_wrap=True)
 
 
-# ``diffcps evaluate``: scores of a trained policy over many episodes, and a film of one -------------------------------
+# `diffcps evaluate`: scores of a trained policy over many episodes, and a film of one -------------------------------
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Evaluate:
     evaluations during training; the episodes are new ones.
     """
 
-    policy: tyro.conf.Positional[str]
+    policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     episodes: int = 100
     """Number of episodes for each policy."""
@@ -159,7 +159,7 @@ class Evaluate:
     """Print JSON instead of a table. Numbers that are not finite or not defined are null."""
     results: Path = Path("results")
     """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
-    tracking_uri: Maybe[str] = None
+    tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
     """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:
@@ -271,5 +271,5 @@ def to_json(policy: "SavedPolicy", results: "EpisodeResults") -> dict[str, objec
 
 
 def _finite(value: float) -> float | None:
-    """The value, or ``None``, because JSON has no NaN."""
+    """The value, or `None`, because JSON has no NaN."""
     return value if math.isfinite(value) else None

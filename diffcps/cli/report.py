@@ -1,4 +1,4 @@
-"""``diffcps report``: the report of a sweep, or a comparison of two sweeps."""
+"""`diffcps report`: the report of a sweep, or a comparison of two sweeps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class Report:
     """Name of a sweep in the results folder, or the path of its folder."""
     other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]", help_behavior_hint="")] = None
     """A second sweep, to compare with the first. Default: no comparison."""
-    results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
+    results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder of the sweeps, or the URL of an object store."""
 
     def __call__(self) -> None:
@@ -47,7 +47,7 @@ class Report:
         console.print(f"page: {second}/{compared.file}.html", highlight=False, soft_wrap=True)
 
     def _location(self, sweep: str) -> "Location":
-        """A sweep's location, after a refresh from the object store. Raises ``UserError`` when there is no such sweep."""
+        """A sweep's location, after a refresh from the object store. Raises `UserError` when there is no such sweep."""
         from diffcps.storage.location import Location, results_folder
 
         results, remote = results_folder(self.results)

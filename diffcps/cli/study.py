@@ -1,4 +1,4 @@
-"""``diffcps study`` and ``diffcps toy``: from flags to the page of a study."""
+"""`diffcps study` and `diffcps toy`: from flags to the page of a study."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from diffcps import studies
+from diffcps.config import Physics
 from diffcps.runs.flags import LaunchFlags
 from diffcps.studies.study import Scale
 
@@ -46,6 +47,12 @@ class Toy(_Flags):
     It compares DiffCPS in both profiles, Diffusion-QL, behaviour cloning with a diffusion policy, and advantage-weighted
     regression with a Gaussian policy.
     """
+
+    # flags of studies that have locomotion tasks
+    hidden_size: tyro.conf.Suppress[int | None] = None
+    batch_size: tyro.conf.Suppress[int | None] = None
+    data: tyro.conf.Suppress[str] = "collected"
+    physics: tyro.conf.Suppress[Physics | None] = None
 
     def __call__(self) -> int:
         """Run it."""

@@ -1,4 +1,4 @@
-"""``diffcps sweeps``: the sweeps in a results folder, their trials, and how to continue them."""
+"""`diffcps sweeps`: the sweeps in a results folder, their trials, and how to continue them."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from diffcps.text import STYLES, Column, duration
 
 _PIPED_WIDTH = 200
 _NARROW = 110
-"""On a narrower terminal steps are written ``1.2M``."""
+"""On a narrower terminal steps are written `1.2M`."""
 _RECENT_SECONDS = 30.0
 _FOLDERS_SHOWN = 3
 """Most run folders that are named for the same trouble."""
@@ -33,7 +33,7 @@ class ListSweeps:
 class ShowSweep:
     """One sweep: its plan, its trials, why trials failed, and the command that continues it."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of the sweep, or the path of its folder."""
 
 
@@ -45,10 +45,10 @@ class Sweeps:
         ListSweeps()
     )
     """What to show."""
-    results: Annotated[str, tyro.conf.arg(aliases=["--storage"], metavar="PLACE")] = "results"
-    """Where the sweeps are: a folder, or a URL such as ``s3://bucket/prefix``."""
+    results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
+    """Where the sweeps are: a folder, or a URL such as `s3://bucket/prefix`."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON for scripts: durations in seconds, times in seconds since 1970, ``null`` for unknown values."""
+    """Print JSON for scripts: durations in seconds, times in seconds since 1970, `null` for unknown values."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -337,7 +337,7 @@ def _mlflow(sweep: Sweep) -> str | None:
 
 
 def _advice(sweep: Sweep) -> str | None:
-    """A sentence and, on its second line, the command; ``None`` if there is nothing to continue."""
+    """A sentence and, on its second line, the command; `None` if there is nothing to continue."""
     if sweep.state == "stopped":
         return f"To continue {sweep.name}:\n  {sweep.resume}"
     if sweep.state == "some failed":

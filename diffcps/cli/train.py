@@ -1,4 +1,4 @@
-"""``diffcps train``: one trial in this process. ``diffcps settings``: what may be set of a trial."""
+"""`diffcps train`: one trial in this process. `diffcps settings`: what may be set of a trial."""
 
 import functools
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Train(PlaceFlags, RunFlags):
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")] = tyro.MISSING
-    """Name of the task; ``diffcps data list`` shows all of them."""
+    """Name of the task; `diffcps data list` shows all of them."""
     preset: Literal["paper", "demo"] = "paper"
-    """``paper``: full length and published hyper-parameters; ``demo``: minutes."""
+    """`paper`: full length and published hyper-parameters; `demo`: minutes."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -95,7 +95,7 @@ def _read(config: RunConfig, directories: tuple[Path, ...], console: Console) ->
     return info.checksum
 
 
-# ``diffcps settings``: every setting that ``--set``, ``--vary`` and ``--search`` reach --------------------------------
+# `diffcps settings`: every setting that `--set`, `--vary` and `--search` reach --------------------------------
 
 
 @dataclass(frozen=True)

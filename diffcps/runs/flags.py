@@ -22,25 +22,25 @@ Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(meta
 
 @dataclass(frozen=True)
 class RunFlags:
-    """What to run. Each flag is the short name of a setting; ``settings`` reaches all of them.
+    """What to run. Each flag is the short name of a setting; `settings` reaches all of them.
 
     A flag that is not given leaves the setting to the task, the profile and the preset.
     """
 
     algorithm: Annotated[Maybe[str], tyro.conf.arg(metavar="|".join(algorithms.names()))] = None
-    """The learning algorithm, by default ``diffcps``."""
-    profile: Maybe[str] = None
+    """The learning algorithm, by default `diffcps`."""
+    profile: Annotated[Maybe[str], tyro.conf.arg(metavar="PROFILE")] = None
     """`official`: published settings. `principled` (DiffCPS): calibrated covariance and κ, projected λ. Default: official."""
     seeds: Maybe[int] = None
     """Number of seeds of a trial; 0, 1, … train together, as one pack. Default: 5; demo: 2."""
     steps: Maybe[int] = None
     """Gradient steps of a trial. Default: the full length of the task; demo: 8000 or fewer."""
     settings: Annotated[Pairs, tyro.conf.arg(name="set")] = ()
-    """Any setting, for example ``--set hidden_size=128``. Repeat the flag for more. ``diffcps settings`` lists them."""
+    """Any setting, for example `--set hidden_size=128`. Repeat the flag for more. `diffcps settings` lists them."""
     batch_size: Maybe[int] = None
     """Transitions in a gradient step."""
     precision: Maybe[Precision] = None
-    """``fp32`` (as the paper), or ``bf16``: hidden layers multiply in bfloat16, which is faster and coarser."""
+    """`fp32` (as the paper), or `bf16`: hidden layers multiply in bfloat16, which is faster and coarser."""
     diffusion_steps: Several[int] = ()
     """T, the number of steps of the diffusion chain; in a sweep several values make a trial of each."""
     lambda_clip: Several[float] = ()
@@ -62,21 +62,21 @@ class RunFlags:
     behaviour_steps: Maybe[int] = None
     """Gradient steps of behaviour cloning at the start."""
     constraint_policy: Maybe[Actor] = None
-    """Policy that the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy)."""
+    """Policy that the constraint applies to: `online` (as released) or its EMA `average` (less noisy)."""
     evaluate_every: Maybe[int] = None
     """Gradient steps between evaluations. Default: those of the task; a shorter run has at least five evaluations."""
     episodes: Maybe[int] = None
     """Episodes for each seed and evaluation."""
     candidates: Maybe[int] = None
     """Actions drawn for each state at evaluation, one of which the critic chooses; 1: the action of the policy."""
-    measures: Several[str] = ()
+    measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
     """What to measure of each policy besides its score: density, samples, likelihood, acting. Default: nothing."""
     data: Annotated[Maybe[str], tyro.conf.arg(metavar="SOURCE")] = None
-    """Source of the data, by default the first of the task; ``diffcps data list`` shows them."""
+    """Source of the data, by default the first of the task; `diffcps data list` shows them."""
     rows: Maybe[int] = None
     """Transitions to collect (collected data only). Default: those of the task; D4RL's tasks have the size of D4RL's file."""
     physics: Maybe[Physics] = None
-    """Body masses at evaluation: of the MuJoCo that recorded D4RL (``d4rl``), or of today's (``modern``)."""
+    """Body masses at evaluation: of the MuJoCo that recorded D4RL (`d4rl`), or of today's (`modern`)."""
     checkpoint_minutes: Maybe[float] = None
     """Minutes between checkpoints. A kill costs at most about that much work. Default: 5; demo: 0.5."""
 
@@ -93,15 +93,15 @@ class PlaceFlags:
 
     data_dir: Several[Path] = ()
     """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
-    results: Annotated[str, tyro.conf.arg(aliases=["--storage"])] = "results"
-    """Folder for results. For sweeps also the URL of an object store (``s3://bucket/folder``)."""
+    results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
+    """Folder for results. For sweeps also the URL of an object store (`s3://bucket/folder`)."""
 
 
 @dataclass(frozen=True)
 class MachineFlags:
     """On which machines trials run. The command that continues a sweep repeats these flags."""
 
-    address: Maybe[str] = None
+    address: Annotated[Maybe[str], tyro.conf.arg(metavar="HOST:PORT")] = None
     """Ray cluster; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
     cpus_per_trial: Maybe[float] = None
     """CPUs of a trial, for all its workers. Default: 1 for each; with GPUs, an equal share of the machine's CPUs."""
@@ -117,7 +117,7 @@ class MachineFlags:
 class LaunchFlags(MachineFlags, PlaceFlags):
     """Where and how a sweep runs. These flags may change from one launch of it to the next."""
 
-    tracking_uri: Maybe[str] = None
+    tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
     """MLflow store; by default MLFLOW_TRACKING_URI, else a SQLite file in the results folder."""
     dry_run: bool = False
     """Print every trial with its settings, resources and an estimate of its time; run nothing."""
@@ -126,7 +126,7 @@ class LaunchFlags(MachineFlags, PlaceFlags):
 
 
 def pairs(flag: str, given: Iterable[str]) -> dict[str, str]:
-    """``NAME=VALUE`` as name -> text. Raises ``UserError`` naming the flag where there is no ``=``, or a name twice."""
+    """`NAME=VALUE` as name -> text. Raises `UserError` naming the flag where there is no `=`, or a name twice."""
     found: dict[str, str] = {}
     for pair in given:
         name, sign, text = pair.partition("=")
@@ -150,11 +150,11 @@ class _SweepFlags:
 
     preset: Preset = "paper"
     """Where the settings start from; all other flags change it.
-    ``paper``: the table of the paper, with its hyper-parameters.
-    ``demo``: a bandit, a locomotion and a maze task in minutes, without downloads.
-    ``search``: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
-    ``ablation``: the grid T × λ-clip of the paper."""
-    tasks: Several[str] = ()
+    `paper`: the table of the paper, with its hyper-parameters.
+    `demo`: a bandit, a locomotion and a maze task in minutes, without downloads.
+    `search`: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
+    `ablation`: the grid T × λ-clip of the paper."""
+    tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
     """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its three."""
     vary: Annotated[Pairs, tyro.conf.arg(metavar="NAME=V1,V2,…")] = ()
     """Several values of any setting. Repeat the flag for more settings."""
@@ -162,7 +162,7 @@ class _SweepFlags:
     """A setting that Optuna chooses, from a range or from values. Repeat the flag for more settings."""
     trials: int = 30
     """Trials for each task in a search."""
-    name: Maybe[str] = None
+    name: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Name of the sweep; by default the preset and a hash of what it runs."""
     resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Continue the sweep of this name exactly as it was started. Flags that change a trial are refused."""
@@ -174,7 +174,7 @@ class SweepOptions(LaunchFlags, RunFlags, _SweepFlags):
 
     Without flags: the full D4RL table of the paper, 15 tasks × 5 seeds. The same command again continues the sweep.
 
-    Several values (``--diffusion-steps 5 10``, ``--vary learning_rate=1e-4,3e-4``) make a trial of each combination.
+    Several values (`--diffusion-steps 5 10`, `--vary learning_rate=1e-4,3e-4`) make a trial of each combination.
     """
 
     def changes(self) -> dict[str, Any]:

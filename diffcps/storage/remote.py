@@ -1,15 +1,20 @@
-"""Files below a URL (``s3://…``, ``gs://…``, …), through fsspec.
+"""Files below a URL (``s3://…``, ``gs://…``, …), through fsspec; and a lease on a sweep there.
 
 An object store has no locks, no renames and no appending, and sometimes it does not answer. So files are copied whole, a
 failed request is repeated for as long as the caller is willing to wait, and a missing file is told apart from a store that
 cannot be reached. Credentials come from the environment or the platform's own files, never from the URL.
 """
 
+import json
 import logging
+import os
 import random
+import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +22,7 @@ from typing import Any, TypeVar
 
 from diffcps.errors import UserError
 from diffcps.files import file_system, patiently, write_atomically
+from diffcps.runs.lock import HEARTBEAT_SECONDS, LEASE
 
 logger = logging.getLogger(__name__)
 
@@ -182,3 +188,87 @@ def _fingerprint(facts: dict[str, Any]) -> str:
     """A word that changes when a file's content does, from what the store says about the file."""
     words = [facts.get(key) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created", "size")]
     return " ".join(str(word) for word in words if word is not None)
+
+
+# The lease on a sweep -------------------------------------------------------------------------------------------------
+#
+# An object store has no locks, so the lease is a note that its holder keeps renewing.
+
+
+@contextmanager
+def leased(remote: Remote, beat: float = HEARTBEAT_SECONDS, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the sweep at ``remote``; ``lost`` is called, in a thread, when another process has claimed it.
+
+    Clocks differ between machines, so whether another holder lives follows from watching its note: after three heartbeats
+    without a change it is dead.
+
+    Raises ``UserError`` when a living process holds it.
+    """
+    token = secrets.token_hex(8)
+    holder, begun = f"process {os.getpid()} on {os.uname().nodename}", time.time()
+    count = 0
+
+    def note() -> bytes:
+        values = {"token": token, "holder": holder, "beat": count, "since": begun, "at": time.time()}
+        return json.dumps(values).encode()
+
+    if not remote.create(LEASE, note()):
+        _wait_for_silence(remote, beat)
+        remote.write(LEASE, note())
+        time.sleep(beat / 5)  # if two waited for the same dead holder, the later one gets the lease
+        if _token(remote.read(LEASE)) != token:
+            raise UserError(_in_use(remote, remote.read(LEASE)))
+    ended, taken = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        nonlocal count
+        while not ended.wait(beat):
+            try:
+                if _token(remote.read(LEASE, patience=beat)) not in (token, None):
+                    taken.set()
+                    lost()
+                    return
+                count += 1
+                remote.write(LEASE, note(), patience=beat)
+            except UserError:  # the store does not answer, for other processes neither
+                continue
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if not taken.is_set() and _token(remote.read(LEASE)) == token:
+            remote.delete(LEASE)
+
+
+def _wait_for_silence(remote: Remote, beat: float) -> None:
+    before = remote.read(LEASE)
+    deadline = time.monotonic() + 3 * beat
+    while before is not None and time.monotonic() < deadline:
+        time.sleep(beat / 5)
+        begun = time.monotonic()
+        now = remote.read(LEASE)
+        if time.monotonic() - begun > beat / 5:
+            # the store did not answer for some time, so the holder could not renew its note either
+            deadline = time.monotonic() + 3 * beat
+        if now is not None and now != before:
+            raise UserError(_in_use(remote, now))
+        before = now
+
+
+def _token(content: bytes | None) -> str | None:
+    try:
+        return str(json.loads(content)["token"]) if content else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _in_use(remote: Remote, content: bytes | None) -> str:
+    try:
+        holder = json.loads(content or b"")["holder"]
+    except (ValueError, KeyError, TypeError):
+        holder = "another process"
+    return f"{remote.url} is in use by {holder}. Wait for it, or stop it, and start again."

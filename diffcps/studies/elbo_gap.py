@@ -11,7 +11,7 @@ from diffcps.studies.study import Page, Scale, Study
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
     """Behaviour cloning of bandits and of a locomotion data set over T, with the calibrated covariance."""
     counts = scale.diffusion_steps or ((5, 20) if scale.quick else (2, 5, 10, 20, 50))
-    names = scale.data or (("corners",) if scale.quick else ("corners", "moons", "ring-clean"))
+    names = scale.tasks or (("corners",) if scale.quick else ("corners", "moons", "ring-clean"))
     tasks = (
         ("hopper-medium-v2",) if scale.quick else ("hopper-medium-v2", "halfcheetah-medium-v2", "walker2d-medium-v2")
     )

@@ -15,7 +15,7 @@ CLASSES = "diffusion", "gaussian", "mixture", "deterministic"
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
     """Every class of policy on the same constrained problem over several budgets, to compare values at equal true KL."""
     budgets = (0.5,) if scale.quick else (0.1, 0.3, 1.0, 2.0)
-    names = scale.data or (("corners",) if scale.quick else ("corners", "8gaussians", "moons"))
+    names = scale.tasks or (("corners",) if scale.quick else ("corners", "8gaussians", "moons"))
     count = scale.diffusion_steps[0] if scale.diffusion_steps else (10 if scale.quick else 25)
     length = scale.steps or (1500 if scale.quick else 20_000)
     found = []

@@ -140,7 +140,7 @@ def bandit_trial(
     """One pack on a bandit.
 
     Args:
-        name: name of the bandit.
+        name: of the bandit, with or without ``bandit-``.
         scale: size of the study.
         steps: gradient steps: with ``--quick``, without.
         seeds: number of seeds: with ``--quick``, without.
@@ -152,7 +152,7 @@ def bandit_trial(
         evaluation: changes of the evaluation's settings.
         settings: changes of the pack's settings.
     """
-    length = scale.steps or steps[not scale.quick]
+    name, length = name.removeprefix("bandit-"), scale.steps or steps[not scale.quick]
     # a quarter of the paper's width learns a bandit as well, in a quarter of the time
     usual = {
         "discount": 0.0, "policy_freq": 1, "hidden_size": 64, "batch_size": 128, "data.rows": bandit(name).rows,
@@ -201,7 +201,7 @@ def locomotion_trial(
     length = scale.steps or steps[not scale.quick]
     changes = {
         "algorithm": algorithm, "profile": profile, "seeds": scale.seeds or seeds[not scale.quick], "measures": list(measures),
-        "data": scale.source, "physics": scale.physics, "hidden_size": scale.hidden_size, "batch_size": scale.batch_size,
+        "data": scale.data, "physics": scale.physics, "hidden_size": scale.hidden_size, "batch_size": scale.batch_size,
         "rows": rows if scale.quick else None,
     }  # fmt: skip
     given = {name: value for name, value in changes.items() if value is not None} | settings

@@ -16,7 +16,7 @@ ACTING = "score_online_1", "score_online_50", "score_average_1", "score_average_
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
     """Both profiles on locomotion tasks, with all ways of acting at every evaluation and equally many final episodes."""
-    names = scale.data or (TASKS[:1] if scale.quick else TASKS)
+    names = scale.tasks or (TASKS[:1] if scale.quick else TASKS)
     small: dict[str, Any] = {"hidden_size": 64, "batch_size": 64, "ema_start": 100} if scale.quick else {}
     settings: dict[str, Any] = {"final_episodes": 100}
     if scale.quick:

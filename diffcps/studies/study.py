@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from diffcps.config import Physics, RunConfig
 from diffcps.files import save
@@ -29,15 +31,15 @@ class Scale:
     """Seeds of each trial. Default: depends on the study."""
     steps: Maybe[int] = None
     """Gradient steps of each trial. Default: depends on the study."""
-    data: Several[str] = ()
-    """Bandits (`ring`, `corners`, `mixture-5x2`, …) or tasks, for the studies toy, elbo-gap, multimodality and selection."""
+    tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
+    """Tasks, for the studies toy, elbo-gap, multimodality and selection; of bandits a part of the name will do (`corners`)."""
     diffusion_steps: Several[int] = ()
     """T, for the studies that vary it. The studies constraint, optimum and multimodality use the first value."""
     hidden_size: Maybe[int] = None
     """Width of the networks on locomotion tasks. Default: the paper's, which takes days on a CPU; 64 takes hours."""
     batch_size: Maybe[int] = None
     """Transitions in a gradient step on locomotion tasks. Default: the paper's."""
-    source: str = "collected"
+    data: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "collected"
     """Data of locomotion tasks: collected (generated on this machine), d4rl (D4RL's files) or minari (imported files)."""
     physics: Maybe[Physics] = None
     """Body masses in the evaluation of locomotion policies. Default: the task's."""

@@ -16,7 +16,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
     """DiffCPS in both profiles, Diffusion-QL (λ frozen) and behaviour cloning over T, and AWR with a Gaussian policy."""
     counts = scale.diffusion_steps or ((5, 15) if scale.quick else STEPS)
     found = []
-    for name in scale.data or ("ring",):
+    for name in scale.tasks or ("ring",):
         common: dict[str, Any] = {
             "scale": scale,
             "steps": (800, 20_000),

@@ -14,8 +14,8 @@ from diffcps.files import disk_full_as_user_error, write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.lock import HEARTBEAT_SECONDS, locked
 from diffcps.runs.plan import Plan, load
-from diffcps.storage.lease import leased
 from diffcps.storage.location import Location
+from diffcps.storage.remote import leased
 
 
 def _terminate() -> None:

@@ -5,14 +5,9 @@ spend seconds and hundreds of megabytes on what only workers use.
 """
 
 import logging
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any
-
-from ray.tune import Callback
 
 from diffcps.files import DiskFullError
 from diffcps.runs.plan import OBJECTIVE, Plan
@@ -20,8 +15,6 @@ from diffcps.storage.location import Location
 from diffcps.sweep.cluster import Resources
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from diffcps.sweep.ray_train import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -99,70 +92,3 @@ def _train(
     except ray.train.TrainingFailedError as error:
         return error
     return None
-
-
-# Ctrl-C, and the SIGTERM of cluster managers, end a sweep between two of Ray's steps.
-
-_SIGNALS = signal.SIGINT, signal.SIGTERM
-
-
-class Interrupts:
-    """Turns both signals into ``KeyboardInterrupt``: at once, or at the next ``check`` inside ``deferred``."""
-
-    def __init__(self) -> None:
-        self._received = 0
-        self._deferring = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Self":
-        self._before = self._listen()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Inside, the first signal waits for the next ``check`` or for the end; a second one does not."""
-        self._deferring = True
-        try:
-            yield
-        except SystemExit as error:  # while Ray starts, its own handler of SIGTERM ends the process
-            raise KeyboardInterrupt from error
-        finally:
-            self._deferring = False
-            self._listen()
-        self.check()
-
-    def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` if a signal has come."""
-        if self._received:
-            raise KeyboardInterrupt
-
-    def _listen(self) -> dict[int, Any]:
-        return {number: signal.signal(number, self._handle) for number in _SIGNALS}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._received += 1
-        if not self._deferring or self._received > 1:
-            raise KeyboardInterrupt
-
-
-class StopBetweenSteps(Callback):
-    """Lets a signal end Tune's loop between two of its steps.
-
-    Tune itself would wait 15 seconds for its trials to shut down. Here a trial may be killed at any moment, because its
-    run folder holds all that the next launch needs.
-    """
-
-    def __init__(self, interrupts: Interrupts) -> None:
-        self._interrupts = interrupts
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called by Tune several times a second."""
-        self._interrupts.check()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks into a file that nothing reads; signal handlers cannot be pickled."""
-        return {"_interrupts": Interrupts()}

@@ -19,14 +19,14 @@ from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
 from diffcps.runs.plan import Plan, load, python, resume_command
+from diffcps.runs.presets import build
 from diffcps.storage.location import Location, results_folder
 from diffcps.sweep import claim
 from diffcps.sweep import cluster as clusters
-from diffcps.sweep import search as sweeps
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
-from diffcps.sweep.driver import Interrupts, Job
-from diffcps.sweep.plan import build
+from diffcps.sweep.driver import Job
+from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
 from diffcps.text import Column, counted, redacted, terminal_table
 from diffcps.tracking import Tracker, check, default_uri, store
@@ -133,7 +133,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
             console.print(f"on {cluster.description}; {at_once} at once", highlight=False)
             Tracker(str(sweep.location.tracking_uri), plan.name).reconcile(sweep.location.folder, running=True)
             with Board(plan, sweep.location, console, options.quiet):
-                sweeps.execute(Job(plan, _for_workers(sweep.location), resources), interrupts)
+                execute(Job(plan, _for_workers(sweep.location), resources), interrupts)
         interrupted = False
     except KeyboardInterrupt:
         if not (sweep.location.folder / "sweep.json").exists():

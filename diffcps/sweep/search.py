@@ -3,13 +3,10 @@
 Nothing is restored from a file: the studies are rebuilt from the run folders at each launch, which a kill cannot break.
 """
 
-import functools
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -19,10 +16,6 @@ from ray.tune.search.optuna import OptunaSearch
 
 from diffcps.config import RunConfig
 from diffcps.runs.plan import OBJECTIVE, Axis, Plan
-from diffcps.sweep import cluster as clusters
-from diffcps.sweep.claim import run_folders
-from diffcps.sweep.cluster import DRIVER_CPUS
-from diffcps.sweep.driver import Interrupts, Job, StopBetweenSteps, drive
 
 _ROOM_SECONDS = 10.0
 _ATTEMPTS = 20
@@ -186,64 +179,3 @@ def _distribution(axis: Axis) -> BaseDistribution:
 def point_of(trial: RunConfig, axes: Sequence[Axis]) -> dict[str, Any]:
     """The trial as a point of the search space."""
     return {axis.name: trial.value(axis.name, 0) for axis in axes}
-
-
-# Runs what is not complete of a sweep on Ray Tune.
-
-MOST_DRIVERS = 1000
-"""Deaths of a trial's driver that one launch survives: enough for weeks on machines that come and go."""
-
-
-def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive) -> None:
-    """Run what is not complete. Needs a connected cluster.
-
-    Args:
-        job: the sweep.
-        interrupts: receives signals.
-        trial: what a trial's driver runs, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
-
-    Raises:
-        KeyboardInterrupt: a signal ended it.
-    """
-    from ray import tune
-
-    searcher, count = _searcher(job)
-    if count == 0:
-        return
-    # the folder of a launch is Tune's scratch: nothing is read back from it
-    job = replace(job, launch=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    driver = {clusters.DRIVERS: 0.001} if clusters.present().for_drivers else {"CPU": DRIVER_CPUS}
-
-    def slots() -> int:
-        return job.resources.slots(clusters.present())
-
-    tuner = tune.Tuner(
-        tune.with_resources(functools.partial(trial, job=job), driver),
-        # a driver's process takes seconds to start, so it is used again for the next trial
-        tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, slots), num_samples=count, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name=job.launch,
-            storage_path=str(job.location.folder / "ray"),
-            # ``RetryPolicy`` decides how often a trial is retried, because it knows the progress
-            failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
-            callbacks=[StopBetweenSteps(interrupts)],
-            verbose=0,
-        ),
-    )
-    with interrupts.deferred():
-        tuner.fit()
-
-
-def _searcher(job: Job) -> tuple[Any, int]:
-    """The searcher over what is not complete, and how many trials that is."""
-    job.location.refresh("runs")
-    folders = run_folders(job.location)
-    if job.plan.search is None:
-        complete = {folder.path.name for folder in folders if folder.complete}
-        keys = [trial.key for trial in job.plan.trials if trial.key not in complete]
-        return (grid_searcher(keys), len(keys)) if keys else (None, 0)
-    configs = [(folder.config, folder) for folder in folders]
-    finished = [(config, float(folder.status["last"])) for config, folder in configs if folder.complete]
-    unfinished = [config for config, folder in configs if not folder.complete]
-    searcher = StudyPerTask(job.plan, finished, unfinished)
-    return searcher, searcher.remaining

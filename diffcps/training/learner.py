@@ -53,7 +53,7 @@ class Learner:
         dataset: transitions as they were recorded.
         max_action: actions lie in ±max_action.
         device: where everything lives.
-        engine: how a gradient step is run; ``steps`` tells which one is used and why.
+        engine: how a gradient step is run; the attribute of this name tells which one is used and why.
         pool: memory pool for CUDA graphs, to share with packs that take turns with this one.
         own: the members that it trains; by default all.
     """
@@ -87,7 +87,7 @@ class Learner:
             sums=torch.zeros(len(self.algorithm.metrics), len(seeds), device=device),
         )
         self.algorithm.fill(0, self.pack, self.work.data)
-        self.steps = build(self.algorithm, self.work, engine, pool)
+        self.engine = build(self.algorithm, self.work, engine, pool)
 
     @property
     def members(self) -> int:
@@ -104,7 +104,7 @@ class Learner:
         self.work.sums.zero_()
         for _ in range(steps):
             kind = algorithm.kind_at(self.step)
-            self.steps.take(kind)
+            self.engine.take(kind)
             algorithm.move_copies(self.pack, self.step)
             taken[kind] += 1
             self.step += 1

@@ -19,7 +19,7 @@ from diffcps.runs.folder import RunFolder, scores_by_evaluation
 from diffcps.tasks.registry import task_of
 from diffcps.training import cost
 from diffcps.training.evaluation import Rollouts
-from diffcps.training.measures.taking import Measured
+from diffcps.training.measures.subject import Measured
 
 STATUS_SECONDS = 2.0
 """Seconds between two updates of ``status.json`` while learning."""

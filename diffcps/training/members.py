@@ -23,7 +23,7 @@ from diffcps.training import cost
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
 from diffcps.training.loop import WorkerGroup
-from diffcps.training.measures.taking import Measured, Measurer
+from diffcps.training.measures.subject import Measured, Measurer
 from diffcps.training.policy import Policy
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from diffcps.training import cost, environment, loop, measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
 from diffcps.training.loop import Sink, WorkerGroup
-from diffcps.training.measures.taking import Measurer
+from diffcps.training.measures.subject import Measurer
 from diffcps.training.members import Packs, WorkerLostError, fitting
 from diffcps.training.watchdog import Watchdog, reason
 
@@ -105,7 +105,7 @@ def run(
                 sinks=sinks(facts) if sinks and workers.first else (),
                 report=report,
                 progress=watchdog.following(progress),
-                notes=[*notes, *_gathered([learner.steps.notes for learner in packs.learners], workers)],
+                notes=[*notes, *_gathered([learner.engine.notes for learner in packs.learners], workers)],
                 requested_at=requested_at,
                 checkpoint_clock=checkpoint_clock,
             )
@@ -191,7 +191,7 @@ def _facts(
 ) -> dict[str, Any]:
     """The content of ``environment.json``."""
     choice = cost.choose(config, machine.device)
-    used = _gathered([[learner.steps.kind] for learner in packs.learners], workers)
+    used = _gathered([[learner.engine.kind] for learner in packs.learners], workers)
     return environment.describe(task_of(config), dataset, machine.device) | {
         "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
         "workers": workers.count,

@@ -218,7 +218,7 @@ class Bench:
         )
         work = flops.flops_per_member_step(measure.settings(task), task.observation_size, task.action_size)
         self.add("steps", measure.as_row(
-            variant, ran_as=learner.steps.kind, notes=list(learner.steps.notes),
+            variant, ran_as=learner.engine.kind, notes=list(learner.engine.notes),
             rate=pack.best, median=pack.median, turns=pack.turns,
             reference_rate=plain.best, reference_median=plain.median, reference_turns=plain.turns,
             ratio=pack.best / plain.best, gflops=pack.best * work / 1e9, reference_gflops=plain.best * work / 1e9,

@@ -30,13 +30,12 @@ from diffcps.config import RunConfig
 from diffcps.files import read_json, write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
-from diffcps.storage.location import Location
-from diffcps.storage.results import opened
+from diffcps.storage.location import Location, opened
 from diffcps.sweep import cluster as clusters
-from diffcps.sweep import search
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
-from diffcps.sweep.driver import Interrupts, Job, drive
+from diffcps.sweep.driver import Job, drive
+from diffcps.sweep.tuner import Interrupts, execute
 
 SCORE = 42.0
 SIGN = "work.json"
@@ -151,7 +150,7 @@ def measure(options: Options, root: Path) -> tuple[Figures, Plan]:
             begun = time.time()
             console = Console(file=io.StringIO(), width=120)
             with Board(plan, location, console):
-                search.execute(Job(plan, location, resources), interrupts, run)
+                execute(Job(plan, location, resources), interrupts, run)
             ended = time.time()
             cpu, everything = time.process_time() - cpu, _machine_cpu() - everything
             after = _memory()

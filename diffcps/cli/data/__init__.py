@@ -1,4 +1,4 @@
-"""``diffcps data …``: the commands, one or two in a file."""
+"""`diffcps data …`: the commands, one or two in a file."""
 
 from typing import Annotated
 

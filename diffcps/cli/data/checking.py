@@ -1,9 +1,9 @@
-"""``diffcps data check``: is one data set complete, is it D4RL's, and does this simulator reproduce it?"""
+"""`diffcps data check`: is one data set complete, is it D4RL's, and does this simulator reproduce it?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 from rich.console import Console
@@ -34,9 +34,9 @@ class CheckData:
     Exit status: 1 when no policy can be trained on the data, 2 when there is no such data set.
     """
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A D4RL HDF5 file, an OGBench NPZ file, the folder of a Minari data set, or the name of a task."""
-    task: Maybe[str] = None
+    task: Annotated[Maybe[str], tyro.conf.arg(metavar="TASK")] = None
     """The task of a file. Default: found by the name of the file."""
     physics: Literal["d4rl", "modern", "both"] = "both"
     """Body masses for the replay of recorded steps: those of D4RL's recordings, those of today's models, or both in turn."""
@@ -121,7 +121,7 @@ def _heading(console: Console, title: str) -> None:
 
 
 def _text(console: Console, text: str, mark: str = "", style: str = "") -> None:
-    """Print indented text, with ``mark`` before its first line."""
+    """Print indented text, with `mark` before its first line."""
     grid = Table.grid(padding=0)
     if mark:
         grid.add_column(width=len(mark))
@@ -158,7 +158,7 @@ def _trajectories(console: Console, found: "Trajectories", check: "Check") -> No
 
 
 def _table(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table in which the first ``left`` columns are words and the others are numbers."""
+    """Print a table in which the first `left` columns are words and the others are numbers."""
     columns = [Column(title, [row[i] for row in rows], right=i >= left) for i, title in enumerate(titles)]
     console.print(Padding(terminal_table(columns), (0, 0, 0, 2), expand=False), highlight=False)
 

@@ -1,4 +1,4 @@
-"""``diffcps data download`` and ``collect``, and their progress on a terminal or in a log."""
+"""`diffcps data download` and `collect`, and their progress on a terminal or in a log."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import tyro
 from rich.console import Console
@@ -49,13 +49,13 @@ class DownloadData:
     Exit status: 1 when a download failed, 2 for a mistake in the command.
     """
 
-    tasks: tyro.conf.Positional[Several[str]] = ()
+    tasks: Annotated[tyro.conf.Positional[Several[str]], tyro.conf.arg(metavar="TASK ...")] = ()
     """Names of tasks. Give names or --all."""
     all: bool = False
     """Download the files of all tasks in the paper."""
     to: Maybe[Path] = None
     """Folder for the files. Default: ~/.diffcps/datasets."""
-    mirror: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    mirror: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PLACE")] = ()
     """Folder or URL (http, https, file, s3, gs, az) to try first. Then those in $DIFFCPS_MIRRORS, then D4RL's server."""
     jobs: int = 3
     """How many files to download at a time."""
@@ -114,7 +114,7 @@ def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
 
 
 def size(count: float) -> str:
-    """A number of bytes with three digits and a unit: ``7.39 MB``."""
+    """A number of bytes with three digits and a unit: `7.39 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 999.5 or unit == "GB":
             break
@@ -123,7 +123,7 @@ def size(count: float) -> str:
 
 
 class ProgressDisplay:
-    """Shows several downloads: bars on a terminal, else a line every ``log_seconds``. A ``download.Watcher``."""
+    """Shows several downloads: bars on a terminal, else a line every `log_seconds`. A `download.Watcher`."""
 
     def __init__(self, console: Console, log_seconds: float = 10.0) -> None:
         from rich import progress
@@ -150,7 +150,7 @@ class ProgressDisplay:
             self.live.stop()
 
     def progress(self, task: str, have: int, total: int | None) -> None:
-        """``have`` bytes of the task's file are on the disk."""
+        """`have` bytes of the task's file are on the disk."""
         with self._lock:
             if self.live is None:
                 self._log(task, have, total)
@@ -184,14 +184,14 @@ class ProgressDisplay:
         self.say(task, text)
 
 
-# ``diffcps data collect``, and ``diffcps data train-policy``, which trains the policies that it uses ------------------
+# `diffcps data collect`, and `diffcps data train-policy`, which trains the policies that it uses ------------------
 
 
 @dataclass(frozen=True)
 class CollectData:
     """Generate data sets with the behaviour policies that come with the project. Sweeps do this automatically."""
 
-    tasks: tyro.conf.Positional[Several[str]] = ()
+    tasks: Annotated[tyro.conf.Positional[Several[str]], tyro.conf.arg(metavar="TASK ...")] = ()
     """Names of tasks. Give names or --all."""
     all: bool = False
     """Generate data for all 15 tasks in the paper."""
@@ -247,7 +247,7 @@ def _returns(returns: "NDArray[np.float64]", task: "Task") -> str:
 
 @dataclass(frozen=True)
 class TrainPolicy:
-    """Train behaviour policies like those that come with the project (needs ``pip install 'diffcps[behaviour]'``)."""
+    """Train behaviour policies like those that come with the project (needs `pip install 'diffcps[behaviour]'`)."""
 
     robot: tyro.conf.Positional[Robot]
     """The robot to train for."""

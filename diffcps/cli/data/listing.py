@@ -1,9 +1,9 @@
-"""``diffcps data list``, ``minari`` and ``import``: what data there are, and how others become a task's."""
+"""`diffcps data list`, `minari` and `import`: what data there are, and how others become a task's."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
@@ -107,16 +107,16 @@ def _line(console: Console, text: str, style: str = "default") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-# ``diffcps data import`` converts D4RL files to Minari; ``diffcps data minari`` makes a task of a Minari data set -----
+# `diffcps data import` converts D4RL files to Minari; `diffcps data minari` makes a task of a Minari data set -----
 
 
 @dataclass(frozen=True)
 class ImportData:
     """Convert D4RL HDF5 files to Minari data sets. Use them with `--data minari`, or in any program that uses Minari."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]]
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE ...")]
     """D4RL HDF5 files."""
-    task: Maybe[str] = None
+    task: Annotated[Maybe[str], tyro.conf.arg(metavar="TASK")] = None
     """The task of the file, if there is only one file. Default: found by the name of the file."""
     root: Maybe[Path] = None
     """Folder for the data sets. Default: $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
@@ -149,7 +149,7 @@ class MinariData:
     Example: diffcps data minari mujoco/hopper/medium-v0
     """
 
-    id: tyro.conf.Positional[str]
+    id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
     """Minari's id of the data set."""
 
     def __call__(self) -> None:

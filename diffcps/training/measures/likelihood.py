@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.algorithms.diffusion import add_noise
-from diffcps.algorithms.likelihood import path_log_weights, renyi_bound
+from diffcps.algorithms.diffusion import add_noise, path_log_weights, renyi_bound
 from diffcps.training.measures.quadrature import NotFiniteError
 from diffcps.training.measures.registry import PATHS, has_paths
 from diffcps.training.measures.subject import Subject
@@ -28,7 +27,7 @@ _PURPOSE = 5
 def take(subject: Subject) -> dict[str, float]:
     """See ``registry``.
 
-    ``elbo`` and ``iwae_K`` bound −log μ of the chain by paths through it (``algorithms.likelihood``), all from the same 256
+    ``elbo`` and ``iwae_K`` bound −log μ of the chain by paths through it (``algorithms.diffusion``), all from the same 256
     paths a row; ``gap`` = elbo − iwae_256 ≥ 0 says how loose the ELBO is. ``cross_entropy`` is −log μ of a policy with a
     density in closed form, and iwae_256 of a chain; ``cross_entropy_excess`` = cross_entropy − H(π_b) estimates
     KL(π_b ‖ μ) on a bandit, as the mean of log π_b − log μ where the behaviour has a density, which has less spread. The
