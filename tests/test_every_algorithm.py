@@ -29,11 +29,17 @@ from diffcps.training.learner import Learner
 from diffcps.training.policy import Policy
 
 ALL = pytest.mark.parametrize("name", algorithms.names())
-SETTINGS = {"hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 20, "policy_freq": 2}
+SETTINGS = {
+    "hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 20, "policy_freq": 2, "diffusion_steps": 5, "heads": 3,
+    "max_q_candidates": 2, "hidden_layers": 2, "flow_steps": 3,
+}  # fmt: skip
 REACHED_BY: dict[str, dict[str, Any]] = {
     "diffcps": {"behaviour_steps": 8, "dual": "augmented", "ema_start": 2, "lambda_clip": 0.5, "grad_norm": 2.0},
     "awr": {"behaviour_steps": 8, "ema_start": 2, "grad_norm": 2.0},
     "bc": {"ema_start": 2, "grad_norm": 0.5},
+    "dql": {"ema_start": 2, "grad_norm": 2.0},
+    "edp": {"ema_start": 2, "grad_norm": 2.0},
+    "dac": {"ema_start": 2, "grad_norm": 2.0},
 }
 """Settings with which every setting of a member matters within a few steps."""
 OTHER = {

@@ -37,6 +37,8 @@ def learner(trial: RunConfig) -> Learner:
     }
     data: dict[str, Any] = {name: rng.uniform(-1, 1, (20, size)).astype(np.float32) for name, size in sizes.items()}
     data |= {name: rng.uniform(0, 1, 20).astype(np.float32) for name in ("rewards", "terminals")}
+    # some rows go on in the next one
+    data["next_observations"][:9], data["terminals"][:9] = data["observations"][1:10], 0.0
     return Learner(trial, SimpleNamespace(**data), task.max_action)
 
 

@@ -22,6 +22,13 @@ ALGORITHMS = {
     "bc": ".bc:BC",
     "iql": ".iql:IQL",
     "td3bc": ".td3bc:TD3BC",
+    "dql": ".dql:DQL",
+    "edp": ".edp:EDP",
+    "rebrac": ".rebrac:ReBRAC",
+    "awac": ".awac:AWAC",
+    "crr": ".crr:CRR",
+    "dac": ".dac:DAC",
+    "fql": ".fql:FQL",
 }
 """Name -> module, relative to this package or absolute, and class."""
 

@@ -105,6 +105,22 @@ class Integers:
 
 
 @dataclass(frozen=True)
+class Uniform:
+    """Numbers uniform on (0, 1), ``[K, *shape]``."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """One word for each."""
+        return math.prod(self.shape)
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        return streams.uniforms(words).unflatten(1, self.shape)
+
+
+@dataclass(frozen=True)
 class Coin:
     """One boolean for each member, true with probability ½: ``[K]``."""
 
@@ -256,6 +272,10 @@ class Algorithm(Generic[S]):
         settings name.
         """
         return replace(data, rewards=rewards.transformed(getattr(self.config, "reward_transform", "none"), data))
+
+    def observed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
+        """What the networks see of observations ``[K, B, o]`` when acting; by default the observations."""
+        return observations
 
     def update(self, pack: "Pack", batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place."""

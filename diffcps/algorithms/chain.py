@@ -17,7 +17,7 @@ from diffcps.algorithms.diffusion import (
     variance_preserving,
 )
 from diffcps.algorithms.nn import NoiseNet
-from diffcps.algorithms.policies import Fit, Weights
+from diffcps.algorithms.policies import Fit, Noised, Weights
 from diffcps.algorithms.settings import Cloning
 
 
@@ -97,7 +97,8 @@ class ChainPolicy:
         rows = errors.mean(dim=2)
         with torch.no_grad():
             sums = (which.mT @ rows.detach()[..., None]).squeeze(-1)
-        fit = Fit(rows, rows.detach().mean(dim=1), None, sums, which.sum(dim=1))
+        noised = Noised(noisy, predicted, self.schedule.alpha_bar[step].unsqueeze(-1))
+        fit = Fit(rows, rows.detach().mean(dim=1), None, sums, which.sum(dim=1), noised)
         match self.config.constraint:
             case "behaviour_loss" if self.own_variance:
                 # the behaviour loss is for the mean (Nichol and Dhariwal, 2021): here the variance learns alone

@@ -191,24 +191,12 @@ class DiffCPS(Improver[Settings]):
         """λ·C + q, with λ ``[K]`` a constant here: clamp(λ, λ_clip, λ_max) in the released dual.
 
         C is what κ bounds: the behaviour loss L = mean (ε − ε_θ)² over batch and action dimensions, or an estimate of the
-        cross-entropy. q = −mean Q1(s, â)/mean|Q2(s, â)|, the divisor a constant, or with the heads swapped; gradients flow
-        through all T steps of the chain that makes â.
+        cross-entropy. q: see ``value_loss``.
         """
         fit = self.fit(weights, batch, noise)
         constraint = fit.rows.mean(dim=1)
 
-        actions, shares = self.policy.proposals(weights, batch.observations, noise["actions"])
-        values = self.critic(critic, batch.observations, actions)
-        sizes = values.detach().abs()
-        if shares is None:
-            means, scales = values.mean(dim=-1), sizes.mean(dim=-1)
-        else:
-            share = shares[:, None] / batch.observations.shape[1]
-            means, scales = (values * share).sum(dim=-1), (sizes * share.detach()).sum(dim=-1)
-        swap = noise["swap"]
-        scale = torch.where(swap, scales[:, 0], scales[:, 1])
-        improvement = -torch.where(swap, means[:, 1], means[:, 0]) / scale
-
+        improvement, means, scale = self.value_loss(weights, critic, batch, noise)
         limited, bound = self.constraint_and_bound(pack, batch, noise, constraint)
         violation = limited - bound
         smoothed = pack.tensors.get("smoothed")

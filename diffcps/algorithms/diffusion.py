@@ -65,15 +65,18 @@ def add_noise(schedule: Schedule, actions: Tensor, step: Tensor, noise: Tensor) 
     return signal.sqrt() * actions + (1.0 - signal).sqrt() * noise
 
 
+def implied_start(signal: Tensor, current: Tensor, noise: Tensor, max_action: float) -> Tensor:
+    """The a_0 that predicted noise ``[..., a]`` implies at a_t, clamped: (a_t − √(1 − ᾱ_t) ε)/√ᾱ_t with ``signal`` ᾱ_t."""
+    return ((current - (1.0 - signal).sqrt() * noise) / signal.sqrt()).clamp(-max_action, max_action)
+
+
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """``(a_t [..., a], step) -> predicted noise [..., a] and reverse variance``, the variance of a shape that broadcasts."""
 
 
 def reverse_mean(schedule: Schedule, current: Tensor, step: int, noise: Tensor, max_action: float) -> Tensor:
     """Mean of p(a_{t−1} | a_t) for predicted noise ``[..., a]``: of q(a_{t−1} | a_t, a_0) at the a_0 that it implies, clamped."""
-    signal = schedule.alpha_bar[step]
-    start = (current - (1.0 - signal).sqrt() * noise) / signal.sqrt()
-    start = start.clamp(-max_action, max_action)
+    start = implied_start(schedule.alpha_bar[step], current, noise, max_action)
     return schedule.mean_of_start[step] * start + schedule.mean_of_current[step] * current
 
 

@@ -20,8 +20,10 @@ from diffcps.algorithms.base import (
     StepNoise,
     Words,
 )
+from diffcps.algorithms.choosing import by_softmax
 from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.settings import Improving
 
 CRITIC_METRICS = "critic_loss", "q_value", "critic_grad_norm"
@@ -35,12 +37,14 @@ class Improver(bc.Cloner[S]):
     """
 
     acting = "actor", "average", "target", "step_losses"
+    judge = "target"
+    """The critic by whose values an action is chosen."""
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config = self.config
         sizes = problem.observation_size, problem.action_size, config.hidden_size
-        self.critic = Critic(*sizes, self.product, config.hidden_layers)
+        self.critic = Critic(*sizes, self.product, config.hidden_layers, self.heads)
         target = Copy([member.target_rate for member in members])
         self.networks["critic"] = Network(self.critic, "critic_learning_rate", copies={"target": target})
         self.next_candidates = config.max_q_candidates if config.max_q_backup else 1
@@ -72,26 +76,56 @@ class Improver(bc.Cloner[S]):
         """What drawing so many actions for each observation of a batch takes."""
         return Normal((self.policy.draws, self.config.batch_size * candidates, self.problem.action_size), member_axis=1)
 
-    def critic_loss(
-        self, critic: Layers, target: Layers, pack: Pack, batch: Batch, noise: StepNoise
-    ) -> tuple[Tensor, Metrics]:
-        """MSE(Q1) + MSE(Q2) to y = r + γ (1 − terminal) min(Q1', Q2') at an action of the averaged policy.
+    @property
+    def heads(self) -> int:
+        """Of the critic."""
+        return 2
+
+    def next_values(self, target: Layers, pack: Pack, batch: Batch, noise: StepNoise) -> Tensor:
+        """min(Q1', Q2') ``[K, B]`` at an action of the averaged policy.
 
         With max-Q backup, ``max_q_candidates`` actions are drawn for each next state; each target head keeps its largest
         value before the minimum.
         """
+        average = self.weights(pack.tensors, "average")
+        actions = self.policy.sample(average, batch.next_observations, noise["next_actions"])
+        values = self.critic(target, batch.next_observations, actions)
+        values = values.unflatten(-1, (-1, self.next_candidates)).amax(dim=-1)
+        return values.amin(dim=1)
+
+    def critic_loss(
+        self, critic: Layers, target: Layers, pack: Pack, batch: Batch, noise: StepNoise
+    ) -> tuple[Tensor, Metrics]:
+        """The sum of the heads' mean squared errors to y = r + γ (1 − terminal) ``next_values``."""
         goal = batch.rewards
         if self.next_candidates:
             with torch.no_grad():
-                average = self.weights(pack.tensors, "average")
-                actions = self.policy.sample(average, batch.next_observations, noise["next_actions"])
-                values = self.critic(target, batch.next_observations, actions)
-                values = values.unflatten(-1, (-1, self.next_candidates)).amax(dim=-1)
+                values = self.next_values(target, pack, batch, noise)
                 discount = pack.values["discount"][:, None]
-                goal = batch.rewards + discount * (1.0 - batch.terminals) * values.amin(dim=1)
+                goal = batch.rewards + discount * (1.0 - batch.terminals) * values
         estimates = self.critic(critic, batch.observations, batch.actions)
         loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
         return loss, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
+
+    def value_loss(
+        self, weights: Weights, critic: Layers, batch: Batch, noise: StepNoise
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q = −mean Q1(s, â)/mean|Q2(s, â)| ``[K]``, the divisor a constant, or with the heads swapped.
+
+        Gradients flow through all that makes the policies' actions â. Also returns the means of both heads ``[K, 2]`` and the
+        divisor ``[K]``.
+        """
+        actions, shares = self.policy.proposals(weights, batch.observations, noise["actions"])
+        values = self.critic(critic, batch.observations, actions)
+        sizes = values.detach().abs()
+        if shares is None:
+            means, scales = values.mean(dim=-1), sizes.mean(dim=-1)
+        else:
+            share = shares[:, None] / batch.observations.shape[1]
+            means, scales = (values * share).sum(dim=-1), (sizes * share.detach()).sum(dim=-1)
+        swap = noise["swap"]
+        scale = torch.where(swap, scales[:, 0], scales[:, 1])
+        return -torch.where(swap, means[:, 1], means[:, 0]) / scale, means, scale
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: critic, in a policy step also the policy, then target critic."""
@@ -110,16 +144,9 @@ class Improver(bc.Cloner[S]):
         raise NotImplementedError
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Draw N actions for each observation and choose one by softmax over the target critic.
-
-        The choice is a Gumbel maximum, softmax at temperature 1 on min(Q1', Q2').
-        """
-        candidates = uniform.shape[-1]
+        """Draw N actions for each observation and choose one by softmax over the smaller of both heads' values."""
         actions = super().act(parameters, observations, noise, uniform)
-        if candidates == 1:
+        if uniform.shape[-1] == 1:
             return actions
-        values = self.critic(self.critic.layers(parameters["target"]), observations, actions).amin(dim=1)
-        gumbel = -torch.log(-torch.log(uniform))
-        chosen = (values.unflatten(-1, (-1, candidates)) + gumbel).argmax(dim=-1)
-        choice = chosen[..., None, None].expand(-1, -1, 1, actions.shape[-1])
-        return actions.unflatten(1, (-1, candidates)).gather(2, choice).squeeze(2)
+        values = self.critic(self.critic.layers(parameters[self.judge]), observations, actions).amin(dim=1)
+        return by_softmax(actions, values, uniform)

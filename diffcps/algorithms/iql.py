@@ -5,7 +5,6 @@ asked about. The policy, a Gaussian whose deviation does not depend on the state
 weighted by the exponential of its advantage. It acts by its mean. The order of a step is that of the authors' program.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
-from diffcps.algorithms.nn import Critic, Init, Layers, Layout, Mlp, linear, mlp, tail
+from diffcps.algorithms.gaussian import GaussianNet, log_density
+from diffcps.algorithms.nn import Critic, Init, Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts
 from diffcps.algorithms.settings import Critic as CriticSettings
@@ -26,7 +26,7 @@ METRICS = (
 LARGEST_WEIGHT = 100.0
 """A regression weight is cut off here."""
 LOG_STD = -5.0, 2.0
-"""The logarithm of the policy's standard deviation, in units of the action bound, stays between these."""
+"""Between these the logarithm of the policy's standard deviation stays, in units of the action bound."""
 EDGE = 1e-5
 """The data's actions are kept this far from their bounds, in units of them."""
 STEPS = 1_000_000
@@ -56,29 +56,6 @@ def advantage_weights(advantages: Tensor, inverse_temperature: Tensor) -> Tensor
     return (inverse_temperature[:, None] * advantages).exp().clamp(max=LARGEST_WEIGHT)
 
 
-def log_density(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log N(a; mean, diag std²) ``[K, B]``, with all three ``[K, B, a]``."""
-    scaled = (actions - mean) * (-log_std).exp()
-    return -(0.5 * scaled.square() + log_std + 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
-
-
-class GaussianNet:
-    """A Gaussian over actions in units of their bound: the mean is a network's, the deviation one free vector."""
-
-    def __init__(self, observation_size: int, action_size: int, config: Settings, product: torch.dtype | None) -> None:
-        sizes = mlp(observation_size, config.hidden_size, action_size, config.hidden_layers)
-        self.layout = Layout((*sizes, (0, action_size)), INIT)
-        self.product = product
-
-    def mean(self, layers: Layers, observations: Tensor) -> Tensor:
-        """``[K, B, o]`` → ``[K, B, a]``."""
-        return tail(linear(observations, layers[0]), layers[1:-1], self.product, torch.relu).tanh()
-
-    def log_std(self, layers: Layers, observations: Tensor) -> Tensor:
-        """``[K, B, a]``, the same at every observation."""
-        return linear(observations[..., :0], layers[-1]).clamp(*LOG_STD)
-
-
 class IQL(Algorithm[Settings]):
     """Value network, policy and critic."""
 
@@ -95,7 +72,7 @@ class IQL(Algorithm[Settings]):
             "activation": torch.relu,
             "init": INIT,
         }
-        self.policy = GaussianNet(states, problem.action_size, config, product)
+        self.policy = GaussianNet(states, problem.action_size, config.hidden_size, log_std=LOG_STD, squash=True, **more)
         self.value = Mlp(states, config.hidden_size, 1, **more)
         self.critic = Critic(states, problem.action_size, config.hidden_size, **more)
         target = Copy([member.target_rate for member in members])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 Layers = list[tuple[Tensor, Tensor]]
 """Weight ``[K, in, out]`` and bias ``[K, 1, out]`` of each layer."""
@@ -27,6 +28,8 @@ class Layout:
     sizes: tuple[tuple[int, int], ...]
     """(inputs, outputs) of each linear layer. One without inputs is a bias alone, free numbers that start at 0."""
     init: Init = "uniform"
+    last: float | None = None
+    """Weights and biases of the last layer start on ± this, and the other biases at 0.1; ``None``: by ``init``."""
 
     @property
     def parameters(self) -> int:
@@ -53,7 +56,15 @@ class Layout:
 
     def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
         """``[K, P]``: weights and biases of member k, drawn from its own (CPU) generator."""
-        return torch.stack([torch.cat([_start(*size, self.init, own) for size in self.sizes]) for own in generators])
+        return torch.stack([self._start(own) for own in generators])
+
+    def _start(self, generator: torch.Generator) -> Tensor:
+        parts = [_start(*size, self.init, generator) for size in self.sizes]
+        if self.last is not None:
+            for (_, fan_out), part in zip(self.sizes[:-1], parts, strict=False):
+                part[-fan_out:] = 0.1
+            parts[-1] = self.last * (2.0 * torch.rand(len(parts[-1]), generator=generator) - 1.0)
+        return torch.cat(parts)
 
 
 def _start(fan_in: int, fan_out: int, init: Init, generator: torch.Generator) -> Tensor:
@@ -127,6 +138,21 @@ def mish(x: Tensor) -> Tensor:
     return q.mul_(q).add_(1.0).reciprocal_().mul_(2.0).sub_(1.0).mul_(x)
 
 
+def relu_norm(x: Tensor) -> Tensor:
+    """ReLU, then mean 0 and variance 1 over the width. Gains and shifts are left to the next layer's weights."""
+    return layer_norm(torch.relu(x), x.shape[-1:], eps=1e-6)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form."""
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+def gelu_norm(x: Tensor) -> Tensor:
+    """``gelu``, then mean 0 and variance 1 over the width, as in ``relu_norm``."""
+    return layer_norm(gelu(x), x.shape[-1:], eps=1e-6)
+
+
 def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None, activation: Activation = mish) -> Tensor:
     """What follows the first linear layer, whose output is ``x``: linear layers, each after an activation.
 
@@ -181,10 +207,11 @@ class Mlp:
         product: torch.dtype | None = None,
         activation: Activation = mish,
         init: Init = "uniform",
+        last: float | None = None,
     ) -> None:
         self.product = product
         self.activation = activation
-        self.layout = Layout(mlp(inputs, hidden, outputs, layers), init)
+        self.layout = Layout(mlp(inputs, hidden, outputs, layers), init, last)
 
     def __call__(self, layers: Layers, x: Tensor) -> Tensor:
         """``[K, B, inputs]`` → ``[K, B, outputs]``."""
@@ -258,12 +285,13 @@ class Critic:
         heads: int = 2,
         activation: Activation = mish,
         init: Init = "uniform",
+        last: float | None = None,
     ) -> None:
         self.observation_size = observation_size
         self.product = product
         self.heads = heads
         self.activation = activation
-        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers), init)
+        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers), init, last)
 
     def layers(self, flat: Tensor) -> Layers:
         """Views of ``flat`` ``[K, heads·P]`` as ``[K·heads, in, out]`` weights."""

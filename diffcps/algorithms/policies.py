@@ -19,6 +19,17 @@ class Weights(NamedTuple):
     """Running behaviour loss of each diffusion step, ``[K, T]``."""
 
 
+class Noised(NamedTuple):
+    """Actions of a batch with the noise of a diffusion step, and what a noise net says of them."""
+
+    actions: Tensor
+    """a_t, ``[K, B, a]``."""
+    predicted: Tensor
+    """The predicted noise, ``[K, B, a]``; with gradients."""
+    signal: Tensor
+    """ᾱ_t, ``[K, B, 1]``."""
+
+
 class Fit(NamedTuple):
     """How well a policy fits the actions of a batch."""
 
@@ -32,6 +43,8 @@ class Fit(NamedTuple):
     """Sum of (ε − ε_θ)², mean over action dimensions, at each diffusion step: ``[K, T]``, a constant."""
     step_counts: Tensor | None = None
     """Actions at each step, ``[K, T]``."""
+    noised: "Noised | None" = None
+    """Of a chain: what its error is measured on."""
 
 
 class Policy(Protocol):

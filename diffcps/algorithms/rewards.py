@@ -1,4 +1,4 @@
-"""The rewards that a critic learns from, made of those that were recorded."""
+"""The rewards that a critic learns from, made of those that were recorded; and where trajectories end."""
 
 from typing import TYPE_CHECKING
 
@@ -26,14 +26,19 @@ def transformed(transform: RewardTransform, data: "Batch") -> Tensor:
     return scale * data.rewards + shift if (scale, shift) != (1.0, 0.0) else data.rewards
 
 
-def _return_range(data: "Batch") -> float:
-    """Largest minus smallest sum of rewards of a trajectory.
+def continues(data: "Batch") -> Tensor:
+    """``[N]``: whether the next row of a whole data set goes on in the same trajectory.
 
-    A trajectory ends at a terminal, and where the next row begins in another state: IQL's rule, which needs no time-outs. The
-    last one counts even if it was cut.
+    A trajectory ends at a terminal, and where the next row begins in another state: IQL's rule, which needs no time-outs.
     """
     jump = torch.linalg.vector_norm(data.next_observations[:-1] - data.observations[1:], dim=1) > SAME_STATE
-    ends = ((data.terminals[:-1] > 0) | jump).long()
+    ends = (data.terminals[:-1] > 0) | jump
+    return torch.cat([~ends, ends.new_zeros(1)])
+
+
+def _return_range(data: "Batch") -> float:
+    """Largest minus smallest sum of rewards of a trajectory; the last one counts even if it was cut."""
+    ends = (~continues(data)[:-1]).long()
     number = torch.cat([ends.new_zeros(1), ends.cumsum(0)])
     returns = torch.zeros(int(number[-1]) + 1, dtype=torch.float64, device=number.device)
     returns.index_add_(0, number, data.rewards.double())

@@ -1,8 +1,11 @@
 """Groups of settings that algorithms share, without torch; the ``Settings`` of an algorithm inherits those that it uses."""
 
+import ast
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib import resources
 from typing import Any, Literal, Protocol
 
 from diffcps.config import RunConfig
@@ -26,6 +29,10 @@ class TaskFacts(Protocol):
     """What an algorithm may know of a task to choose its settings."""
 
     @property
+    def name(self) -> str:
+        """E.g. ``hopper-medium-v2``."""
+
+    @property
     def domain(self) -> str:
         """E.g. ``locomotion`` or ``antmaze v0``."""
 
@@ -44,6 +51,17 @@ class TaskFacts(Protocol):
 
 Changes = Mapping[str, Any]
 """Fields of a trial that an algorithm changes: ``settings`` and ``evaluation`` as dictionaries, ``steps`` as a number."""
+
+
+def published(table: str, task: TaskFacts) -> dict[str, Any]:
+    """The settings of a task in ``published/TABLE.csv`` beside this file; empty when it is not there.
+
+    A row serves every version of a data set: authors used one version or another of the same mazes.
+    """
+    text = (resources.files(__package__) / "published" / f"{table}.csv").read_text(encoding="utf-8")
+    stem = task.name.rpartition("-v")[0]
+    rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("task") == stem]
+    return {name: ast.literal_eval(value) for row in rows for name, value in row.items()}
 
 
 OFFICIAL: dict[str, Callable[[RunConfig], Changes]] = {"official": lambda trial: {}}

@@ -70,6 +70,11 @@ def normals(words: Tensor) -> Tensor:
     return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)
 
 
+def uniforms(words: Tensor) -> Tensor:
+    """float32 numbers uniform on (0, 1), one for each word ``[..., n]``."""
+    return ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24
+
+
 def integers(words: Tensor, limit: int) -> Tensor:
     """Integers uniform on 0 … limit − 1, one for each pair of words ``[..., 2 n]``; limit < 2³¹."""
     high, low = words.chunk(2, dim=-1)

@@ -1,0 +1,27 @@
+"""How an action is chosen among N candidates of each observation, which lie side by side."""
+
+import torch
+from torch import Tensor
+
+
+def by_softmax(actions: Tensor, values: Tensor, uniform: Tensor) -> Tensor:
+    """One draw from the softmax of the values at temperature 1, as a Gumbel maximum.
+
+    Args:
+        actions: ``[K, B·N, a]``.
+        values: ``[K, B·N]``.
+        uniform: ``[K, B, N]`` on (0, 1).
+
+    Returns:
+        ``[K, B, a]``.
+    """
+    return by_value(actions, values - torch.log(-torch.log(uniform)).flatten(1), uniform.shape[-1])
+
+
+def by_value(actions: Tensor, values: Tensor, candidates: int) -> Tensor:
+    """The candidate of the largest value; shapes as in ``by_softmax``."""
+    if candidates == 1:
+        return actions
+    chosen = values.unflatten(-1, (-1, candidates)).argmax(dim=-1)
+    choice = chosen[..., None, None].expand(-1, -1, 1, actions.shape[-1])
+    return actions.unflatten(1, (-1, candidates)).gather(2, choice).squeeze(2)

@@ -1,0 +1,109 @@
+"""Networks of one member of a pack as plain PyTorch modules in double precision, to write algorithms a second time with."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcps.algorithms.base import Batch
+from diffcps.training import engine
+from diffcps.training.learner import Learner
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class Net(nn.Module):
+    """Linear layers with an activation between them, with the parameters of one row of a stack."""
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int, activation: Activation) -> None:
+        super().__init__()
+        self.linears, self.activation = nn.ModuleList(), activation
+        for weight, bias in layers:
+            linear = nn.Linear(weight.shape[1], weight.shape[2], dtype=torch.float64)
+            linear.weight.data, linear.bias.data = weight[row].T.double().clone(), bias[row, 0].double().clone()
+            self.linears.append(linear)
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        x = torch.cat(parts, dim=-1)
+        for linear in self.linears[:-1]:
+            x = self.activation(linear(x))
+        return self.linears[-1](x)
+
+
+class NoiseNet(nn.Module):
+    """ε_θ(a, t, s): two layers for the step, then layers on action, step and observation, all with Mish."""
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int, embedding: Tensor) -> None:
+        super().__init__()
+        self.time, self.main = Net(layers[:2], row, mish), Net(layers[2:], row, mish)
+        self.register_buffer("embedding", embedding.double())
+
+    def forward(self, actions: Tensor, step: Tensor, observations: Tensor) -> Tensor:
+        return self.main(actions, self.time(self.embedding[step]), observations)
+
+
+class Gaussian(nn.Module):
+    """A mean and one free vector of logarithms of deviations."""
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int) -> None:
+        super().__init__()
+        self.mean = Net(layers[:-1], row, torch.relu)
+        self.free = nn.ParameterList([layers[-1][1][row, 0].double().clone()])  # after the mean, as in a pack
+
+    @property
+    def log_std(self) -> Tensor:
+        return self.free[0]
+
+
+def mish(x: Tensor) -> Tensor:
+    return x * nn.functional.softplus(x).tanh()
+
+
+def normed(activation: Activation) -> Activation:
+    """The activation, then mean 0 and variance 1."""
+
+    def apply(x: Tensor) -> Tensor:
+        x = activation(x)
+        return (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, correction=0, keepdim=True) + 1e-6).sqrt()
+
+    return apply
+
+
+def heads(learner: Learner, name: str, activation: Activation) -> nn.ModuleList:
+    """The heads of a critic."""
+    own: Any = learner.algorithm
+    return nn.ModuleList(Net(own.critic.layers(learner.pack[name]), row, activation) for row in range(own.critic.heads))
+
+
+def values(critic: Iterable[nn.Module], *parts: Tensor) -> Tensor:
+    """``[heads, B]``."""
+    return torch.stack([head(*parts).squeeze(-1) for head in critic])
+
+
+def parameters_of(module: nn.Module) -> Tensor:
+    """All in a row, in the order of a pack: each layer's weight ``[in, out]``, then its bias."""
+    return torch.cat([p.detach().T.reshape(-1) if p.ndim == 2 else p.detach() for p in module.parameters()])
+
+
+def next_batch(learner: Learner) -> tuple[Batch, dict[str, Tensor]]:
+    """What the next step of a pack of one reads, without the member's axis, in double precision."""
+    kind = learner.algorithm.kind_at(learner.step)
+    noise = engine.draw(learner.algorithm, learner.work, kind)
+    rows, data = noise["rows"][0], learner.work.data
+    columns = {name: column[rows].double() for name, column in vars(data).items() if name != "more"}
+    return Batch(**columns, more={name: column[rows].double() for name, column in data.more.items()}), noise
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor, largest: float | None = None) -> None:
+    """One step; a longer gradient than ``largest`` is scaled down to it."""
+    optimiser.zero_grad()
+    loss.backward()
+    if largest is not None:
+        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], largest)
+    optimiser.step()
+
+
+def follow(copy: nn.Module, network: nn.Module, rate: float) -> None:
+    for mine, theirs in zip(copy.parameters(), network.parameters(), strict=True):
+        mine.data.lerp_(theirs.data, rate)
