@@ -12,7 +12,7 @@ import torch
 import trained
 from torch import Tensor, nn
 
-from diffcps.algorithms import awac, crr, dac, diffusion, edp, fql, rebrac
+from diffcps.algorithms import awac, cql, crr, dac, diffusion, edp, fql, idql, rebrac
 from diffcps.algorithms.base import Batch
 from diffcps.runs.presets import official
 from diffcps.tasks.registry import get_task
@@ -70,6 +70,30 @@ def test_edp_s_one_step_action(step: int, noisy: float, start: float) -> None:
 
 def test_fql_s_euler_steps() -> None:
     assert fql.euler(lambda x, time: -x, tensor(0.8), 10).item() == pytest.approx(0.8 * 0.9**10)
+
+
+def test_cql_s_gap() -> None:
+    """A random action, one of the next state, one of the state's own; and ten of each, all of one value."""
+    values = torch.tensor([0.0, 1.0, 2.0]).expand(1, 2, 4, 3)
+    log_p = torch.tensor([-2 * math.log(2.0), -1.0, 0.5]).expand(1, 1, 4, 3)
+    np.testing.assert_allclose(cql.soft_gap(values, log_p, torch.full((1, 2, 4), 1.2)), 1.564477, atol=1e-5)
+    sevens, uniform = torch.full((1, 2, 4, 30), 7.0), torch.full((1, 1, 4, 30), -3 * math.log(2.0))
+    np.testing.assert_allclose(cql.soft_gap(sevens, uniform, sevens[..., 0]), math.log(30) + 3 * math.log(2), rtol=1e-5)
+
+
+def test_the_density_of_a_squashed_gaussian() -> None:
+    raw = tensor(0.5).atanh()[None]
+    assert cql.log_density(raw, torch.tensor(0.1), torch.tensor(0.8).log()).item() == pytest.approx(-0.565829, abs=1e-5)
+    far = torch.tensor([[[20.0]]], dtype=torch.float64)
+    assert cql.log_density(far, far, torch.zeros(1)).isfinite().all(), "where tanh is 1 to all digits"
+
+
+@pytest.mark.parametrize(("step", "expected"), [(4, 0.612276), (1, 0.430708)])
+def test_idql_s_reverse_step(step: int, expected: float) -> None:
+    """At x = .5 with a predicted noise of .3."""
+    schedule = diffusion.variance_preserving(5, 0.1, 10.0, torch.float64)
+    found = idql.reverse_mean(schedule.beta[step], schedule.alpha_bar[step], tensor(0.5), tensor(0.3))
+    assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
 # Whole steps ----------------------------------------------------------------------------------------------------------
@@ -339,6 +363,115 @@ def test_steps_of_fql(normalised: bool) -> None:
     compare(learner, nets)
 
 
+def test_steps_of_idql() -> None:
+    learner = trained.learner(
+        trained.config(
+            algorithm="idql", **SMALL, diffusion_steps=3, time_embedding=4, expectile=0.8, ema_rate=0.3, policy_layers=2
+        )
+    )
+    own: Any = learner.algorithm
+    nets: dict[str, Any] = {
+        name: plain.NoiseNet(own.noise_net.layout.layers(learner.pack[name]), 0, own.noise_net.embedding)
+        for name in ("actor", "average")
+    }
+    nets |= {name: plain.heads(learner, name, torch.relu) for name in ("critic", "target")}
+    nets["value"] = plain.Net(own.value.layout.layers(learner.pack["value"]), 0, torch.relu)
+    adam = torch.optim.AdamW(nets["actor"].parameters(), LR, weight_decay=1e-4)
+    value_adam, critic_adam = (torch.optim.Adam(nets[name].parameters(), LR) for name in ("value", "critic"))
+    schedule = diffusion.variance_preserving(3, 0.1, 10.0, torch.float64)
+    for step in range(4):
+        batch, noise = plain.next_batch(learner)
+        metrics = learner.update(1)
+        states, drawn, which = batch.observations, noise["noise"][0].double(), noise["step"][0]
+        adam.param_groups[0]["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / 50))
+        errors = (
+            drawn - nets["actor"](diffusion.add_noise(schedule, batch.actions, which, drawn), which, states)
+        ).square()
+        plain.descend(adam, errors.sum(dim=1).mean())
+        assert metrics["behaviour_loss"].item() == pytest.approx(errors.mean().item(), rel=1e-4)
+        with torch.no_grad():
+            target = plain.values(nets["target"], states, batch.actions).amin(dim=0)
+        excess = target - nets["value"](states).squeeze(1)
+        plain.descend(value_adam, (torch.where(excess > 0, 0.8, 0.2) * excess.square()).mean())
+        with torch.no_grad():
+            goal = goal_of(batch, nets["value"](batch.next_observations).squeeze(1))
+        loss = (plain.values(nets["critic"], states, batch.actions) - goal).square().mean(dim=1).sum()
+        plain.descend(critic_adam, loss)
+        assert metrics["critic_loss"].item() == pytest.approx(loss.item(), rel=1e-4)
+        plain.follow(nets["target"], nets["critic"], RATE)
+        plain.follow(nets["average"], nets["actor"], 0.3)
+    compare(learner, nets)
+
+
+@pytest.mark.parametrize("threshold", [None, 2.0])
+def test_steps_of_cql(threshold: float | None) -> None:
+    """Two steps of cloning, then two of improving; with a multiplier also max-Q backup."""
+    learner = trained.learner(
+        trained.config(
+            algorithm="cql", **SMALL, samples=3, penalty=1.5, threshold=threshold, cloning_steps=2,
+            max_q_backup=threshold is not None,
+        )
+    )  # fmt: skip
+    own: Any = learner.algorithm
+    nets: dict[str, Any] = {name: plain.heads(learner, name, torch.relu) for name in ("critic", "target")}
+    nets["actor"] = plain.Net(own.policy.layout.layers(learner.pack["actor"]), 0, torch.relu)
+    log_temperature, log_multiplier = (torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    adam, critic_adam = (torch.optim.Adam(nets[name].parameters(), LR) for name in ("actor", "critic"))
+    temperature_adam, multiplier_adam = torch.optim.Adam([log_temperature], LR), torch.optim.Adam([log_multiplier], LR)
+
+    def policy(states: Tensor) -> torch.distributions.Normal:
+        mean, log_std = nets["actor"](states).chunk(2, dim=1)
+        return torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
+
+    def density(found: torch.distributions.Normal, raw: Tensor) -> Tensor:
+        return (found.log_prob(raw) - (1 - raw.tanh().square()).log()).sum(dim=1)
+
+    def draw(states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        found = policy(states)
+        raw = found.mean + found.stddev * noise
+        return raw.tanh(), density(found, raw)
+
+    for step in range(4):
+        batch, noise = plain.next_batch(learner)
+        metrics = learner.update(1)
+        states, following = batch.observations, batch.next_observations
+        drawn = {name: noise[name][0].double() for name in ("actions", "next_actions", "own", "following", "random")}
+        actions, log_pi = draw(states, drawn["actions"])
+        plain.descend(temperature_adam, -(log_temperature * (log_pi.detach() - 3).mean()).sum())
+        gain = plain.values(nets["critic"], states, actions).amin(dim=0)
+        if step < 2:
+            gain = density(policy(states), batch.actions.clamp(-1 + 1e-6, 1 - 1e-6).atanh())
+        policy_loss = (log_temperature.detach().exp() * log_pi - gain).mean()
+        with torch.no_grad():
+            repeated = following.repeat_interleave(3 if threshold else 1, dim=0)
+            values = plain.values(nets["target"], repeated, draw(repeated, drawn["next_actions"])[0])
+            goal = goal_of(batch, values.unflatten(1, (6, -1)).amax(dim=2).amin(dim=0))
+            mine = draw(states.repeat_interleave(3, dim=0), drawn["own"])
+            next_ones = draw(following.repeat_interleave(3, dim=0), drawn["following"])
+            uniform = 2 * drawn["random"] - 1, torch.full((18,), -3 * math.log(2.0), dtype=torch.float64)
+        td = (plain.values(nets["critic"], states, batch.actions) - goal).square().mean(dim=1).sum()
+        parts = []
+        for others, log_p in (uniform, next_ones, mine):
+            q = plain.values(nets["critic"], states.repeat_interleave(3, dim=0), others)
+            parts.append((q - log_p).unflatten(1, (6, 3)))
+        on = plain.values(nets["critic"], states, batch.actions)
+        gaps = (torch.logsumexp(torch.cat(parts, dim=2), dim=2) - on).mean(dim=1)
+        penalty = 1.5 * gaps
+        if threshold is not None:
+            multiplier = log_multiplier.exp()
+            penalty = multiplier.detach() * (penalty - threshold)
+            multiplier_loss = -(multiplier * (1.5 * gaps.detach() - threshold)).mean()
+            plain.descend(multiplier_adam, multiplier_loss)
+        plain.descend(adam, policy_loss)
+        plain.descend(critic_adam, td + penalty.sum())
+        for name, value in (("critic_loss", td), ("gap", gaps.mean()), ("actor_loss", policy_loss)):
+            assert metrics[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), name
+        plain.follow(nets["target"], nets["critic"], RATE)
+    compare(learner, nets)
+    for name, value in (("log_temperature", log_temperature), ("log_multiplier", log_multiplier)):
+        assert learner.pack[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6)
+
+
 # Published settings ---------------------------------------------------------------------------------------------------
 
 
@@ -365,8 +498,13 @@ COLUMNS = {
     }),
     "fql": ("fql", {"discount": "discount"}),
     "awac": ("awac_corl", {}),
+    "cql": ("cql", {"official_policy_lr": "learning_rate"}),
+    "idql": ("idql", {"expectile": "expectile", "code_batch": "batch_size"}),
 }  # fmt: skip
-TRANSFORMS = {"antmaze_4(r-0.5)": "antmaze", "return_range_1000 (default flag; runs.sh keeps it)": "return_range"}
+TRANSFORMS = {
+    "return_range_1000": "return_range", "return_range_1000 (default flag; runs.sh keeps it)": "return_range",
+    "antmaze_4(r-0.5)": "antmaze",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -374,10 +512,13 @@ def test_published_settings(name: str) -> None:
     file, columns = COLUMNS[name]
     for row in rows(file):
         trial = official(get_task(row["task"]), name, seeds=1)
-        assert trial.steps == int(row.get("steps", 1_000_000))
+        steps = int(row.get("steps", row.get("code_steps", 1_000_000)))
+        assert trial.steps == steps - steps % 1000  # one program counts from zero
         for column, setting in columns.items():
             assert trial.value(setting) == number(row[column]), (row["task"], setting)
-        given = row.get("reward_transform", row.get("reward_td3_crr", ""))
+        given = next(
+            row[column] for column in ("reward_transform", "reward_td3_crr", "official_reward") if column in row
+        )
         assert trial.value("reward_transform") == TRANSFORMS.get(given, given)
         if name == "awac":
             assert trial.value("temperature") == pytest.approx(float(row["lambda"]), abs=1e-4)

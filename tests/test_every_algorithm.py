@@ -40,6 +40,7 @@ REACHED_BY: dict[str, dict[str, Any]] = {
     "dql": {"ema_start": 2, "grad_norm": 2.0},
     "edp": {"ema_start": 2, "grad_norm": 2.0},
     "dac": {"ema_start": 2, "grad_norm": 2.0},
+    "cql": {"cloning_steps": 8, "samples": 2},
 }
 """Settings with which every setting of a member matters within a few steps."""
 OTHER = {

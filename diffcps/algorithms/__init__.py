@@ -29,6 +29,8 @@ ALGORITHMS = {
     "crr": ".crr:CRR",
     "dac": ".dac:DAC",
     "fql": ".fql:FQL",
+    "idql": ".idql:IDQL",
+    "cql": ".cql:CQL",
 }
 """Name -> module, relative to this package or absolute, and class."""
 

@@ -7,7 +7,7 @@ weighted by the exponential of its advantage. It acts by its mean. The order of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,15 +34,24 @@ INIT: Init = "orthogonal"
 
 
 @dataclass(frozen=True)
-class Settings(Learning, CriticSettings):
-    """The settings of a member. The value network learns at the rate of the critic."""
+class ImplicitSettings(Learning, CriticSettings):
+    """Those of value network and critic. The value network learns at the rate of the critic."""
 
     hidden_layers: int = setting(2, "a positive whole number")
     """Hidden layers of every network."""
     expectile: float = setting(0.7, "between 0 and 1", search="0.5:0.95")
     """τ of the value network: .5 is the mean over the data's actions, 1 their largest value."""
+
+
+@dataclass(frozen=True)
+class Settings(ImplicitSettings):
+    """The settings of a member."""
+
     inverse_temperature: float = setting(3.0, "zero or more", search="0.5:20:log")
     """β of the weights exp(β · advantage); 0 is behaviour cloning."""
+
+
+S = TypeVar("S", bound=ImplicitSettings)
 
 
 def expectile_loss(excess: Tensor, expectile: Tensor) -> Tensor:
@@ -56,7 +65,64 @@ def advantage_weights(advantages: Tensor, inverse_temperature: Tensor) -> Tensor
     return (inverse_temperature[:, None] * advantages).exp().clamp(max=LARGEST_WEIGHT)
 
 
-class IQL(Algorithm[Settings]):
+class Implicit(Algorithm[S]):
+    """Value network and critic, what IQL and IDQL share; a subclass adds a policy."""
+
+    def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        config, states = self.config, problem.observation_size
+        self.shape: dict[str, Any] = {
+            "product": torch.bfloat16 if config.precision == "bf16" else None,
+            "layers": config.hidden_layers,
+            "activation": torch.relu,
+            "init": INIT,
+        }
+        self.value = Mlp(states, config.hidden_size, 1, **self.shape)
+        self.critic = Critic(states, problem.action_size, config.hidden_size, **self.shape)
+        target = Copy([member.target_rate for member in members])
+        self.values_networks = {
+            "value": Network(self.value.layout, "critic_learning_rate"),
+            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+        }
+
+    def prepare(self, pack: Pack, data: Batch) -> Batch:
+        """Actions in units of their bound, away from it; rewards transformed."""
+        data = super().prepare(pack, data)
+        limit = 1.0 - EDGE
+        return replace(data, actions=(data.actions / self.problem.max_action).clamp(-limit, limit))
+
+    def learn_value(self, pack: Pack, batch: Batch) -> tuple[Metrics, Tensor]:
+        """Equation 5; also returns min(Q1', Q2')(s, a) − V(s) ``[K, B]`` with the new V."""
+        leaves = self.value.layout.leaves(pack["value"])
+        with torch.no_grad():
+            target = self.critic(self.critic.layers(pack["target"]), batch.observations, batch.actions).amin(dim=1)
+        values = self.value(leaves, batch.observations).squeeze(-1)
+        loss = expectile_loss(target - values, pack.values["expectile"])
+        pack.descend("value", loss, leaves)
+        metrics = {"value_loss": loss.detach(), "value": values.detach().mean(dim=1)}
+        return metrics, target - self._values(pack, batch.observations)
+
+    def learn_critic(self, pack: Pack, batch: Batch) -> Metrics:
+        """Equation 6, the sum over both heads: the goal is r + γ (1 − terminal) V(s')."""
+        leaves = self.critic.leaves(pack["critic"])
+        discount = pack.values["discount"][:, None] * (1.0 - batch.terminals)
+        goal = batch.rewards + discount * self._values(pack, batch.next_observations)
+        estimates = self.critic(leaves, batch.observations, batch.actions)
+        loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
+        norm = pack.descend("critic", loss, leaves)
+        return {
+            "critic_loss": loss.detach(),
+            "q_value": estimates.detach().mean(dim=(1, 2)),
+            "critic_grad_norm": norm,
+        }
+
+    @torch.no_grad()
+    def _values(self, pack: Pack, observations: Tensor) -> Tensor:
+        """V ``[K, B]``."""
+        return self.value(self.value.layout.layers(pack["value"]), observations).squeeze(-1)
+
+
+class IQL(Implicit[Settings]):
     """Value network, policy and critic."""
 
     settings = Settings
@@ -64,24 +130,10 @@ class IQL(Algorithm[Settings]):
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
-        config, states = self.config, problem.observation_size
-        product = torch.bfloat16 if config.precision == "bf16" else None
-        more: dict[str, Any] = {
-            "product": product,
-            "layers": config.hidden_layers,
-            "activation": torch.relu,
-            "init": INIT,
-        }
-        self.policy = GaussianNet(states, problem.action_size, config.hidden_size, log_std=LOG_STD, squash=True, **more)
-        self.value = Mlp(states, config.hidden_size, 1, **more)
-        self.critic = Critic(states, problem.action_size, config.hidden_size, **more)
-        target = Copy([member.target_rate for member in members])
-        self.networks = {
-            "actor": Network(self.policy.layout, decay_steps=problem.steps),
-            "value": Network(self.value.layout, "critic_learning_rate"),
-            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
-        }
-        self.kinds = {"step": StepKind(config.batch_size, METRICS)}
+        sizes = problem.observation_size, problem.action_size, self.config.hidden_size
+        self.policy = GaussianNet(*sizes, log_std=LOG_STD, squash=True, **self.shape)
+        self.networks = {"actor": Network(self.policy.layout, decay_steps=problem.steps), **self.values_networks}
+        self.kinds = {"step": StepKind(self.config.batch_size, METRICS)}
         self.stages = (Stage(("step",)),)
 
     @classmethod
@@ -100,12 +152,6 @@ class IQL(Algorithm[Settings]):
             return {"steps": STEPS, "settings": settings, "evaluation": {"every": 100_000, "episodes": 100}}
         return {"settings": {"discount": 0.0} if task.episode_limit == 1 else settings}
 
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, away from it; rewards transformed."""
-        data = super().prepare(pack, data)
-        limit = 1.0 - EDGE
-        return replace(data, actions=(data.actions / self.problem.max_action).clamp(-limit, limit))
-
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: value, then policy and critic by the new value, then target."""
         metrics, advantages = self.learn_value(pack, batch)
@@ -113,17 +159,6 @@ class IQL(Algorithm[Settings]):
         metrics |= self.learn_critic(pack, batch)
         pack.move("target")
         return metrics
-
-    def learn_value(self, pack: Pack, batch: Batch) -> tuple[Metrics, Tensor]:
-        """Equation 5; also returns min(Q1', Q2')(s, a) − V(s) ``[K, B]`` with the new V."""
-        leaves = self.value.layout.leaves(pack["value"])
-        with torch.no_grad():
-            target = self.critic(self.critic.layers(pack["target"]), batch.observations, batch.actions).amin(dim=1)
-        values = self.value(leaves, batch.observations).squeeze(-1)
-        loss = expectile_loss(target - values, pack.values["expectile"])
-        pack.descend("value", loss, leaves)
-        metrics = {"value_loss": loss.detach(), "value": values.detach().mean(dim=1)}
-        return metrics, target - self._values(pack, batch.observations)
 
     def learn_policy(self, pack: Pack, batch: Batch, advantages: Tensor) -> Metrics:
         """Equation 7."""
@@ -134,26 +169,7 @@ class IQL(Algorithm[Settings]):
         norm = pack.descend("actor", loss, leaves)
         return {"actor_loss": loss.detach(), "actor_grad_norm": norm, "mean_weight": weights.mean(dim=1)}
 
-    def learn_critic(self, pack: Pack, batch: Batch) -> Metrics:
-        """Equation 6, the sum over both heads: the goal is r + γ (1 − terminal) V(s')."""
-        leaves = self.critic.leaves(pack["critic"])
-        discount = pack.values["discount"][:, None] * (1.0 - batch.terminals)
-        goal = batch.rewards + discount * self._values(pack, batch.next_observations)
-        estimates = self.critic(leaves, batch.observations, batch.actions)
-        loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
-        norm = pack.descend("critic", loss, leaves)
-        return {
-            "critic_loss": loss.detach(),
-            "q_value": estimates.detach().mean(dim=(1, 2)),
-            "critic_grad_norm": norm,
-        }
-
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """The mean."""
         mean = self.policy.mean(self.policy.layout.layers(parameters["actor"]), observations)
         return self.problem.max_action * mean
-
-    @torch.no_grad()
-    def _values(self, pack: Pack, observations: Tensor) -> Tensor:
-        """V ``[K, B]``."""
-        return self.value(self.value.layout.layers(pack["value"]), observations).squeeze(-1)

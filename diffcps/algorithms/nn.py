@@ -320,6 +320,9 @@ class Critic:
 
 # Adam and gradient-norm clipping for a pack: each member has its own moments, learning rate and norm.
 
+WEIGHT_DECAY = 1e-4
+"""Of ``AdamW``."""
+
 
 @dataclass
 class Adam:
@@ -359,9 +362,25 @@ class Adam:
         denominator = self.second.sqrt().add_(epsilon * scale_second)
         parameters.addcdiv_(self.first * rate, denominator, value=-1.0)
 
+    def scheduled(self) -> Tensor:
+        """The learning rate ``[K, 1]`` of the next update."""
+        if self.decay_steps is None:
+            return self.learning_rate
+        done = (self.count / self.decay_steps).clamp(max=1.0)
+        return self.learning_rate * (0.5 + 0.5 * (math.pi * done).cos()).to(self.learning_rate)
+
     def state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint must hold."""
         return {"first": self.first, "second": self.second, "count": self.count}
+
+
+class AdamW(Adam):
+    """Adam with a decay of all parameters beside it (Loshchilov and Hutter, 2019), of 1e-4 times the learning rate."""
+
+    def step(self, parameters: Tensor, gradient: Tensor) -> None:
+        """See ``Adam.step``."""
+        parameters.mul_(1.0 - WEIGHT_DECAY * self.scheduled())
+        super().step(parameters, gradient)
 
 
 def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,11 @@ def _connect(address: str | None) -> Cluster:
     wanted = address or os.environ.get("RAY_ADDRESS")
     running = None if wanted else _running_here()
     check_address(address)
-    environment = RuntimeEnv(env_vars=_worker_environment())
+    local, variables = not running and wanted in (None, "local"), _worker_environment()
+    if local:
+        os.environ.update(variables)
+    # the processes of a cluster started here inherit them, and then Ray need not start others than those that stand ready
+    environment = None if local else RuntimeEnv(env_vars=variables)
     try:
         ray.init(
             # "auto" finds the same cluster as above and also its token, which an address does not
@@ -89,7 +93,7 @@ def _connect(address: str | None) -> Cluster:
             f"no Ray cluster answers at {wanted or running}: {str(error).splitlines()[0]} If the cluster asks for a token, set "
             "RAY_AUTH_MODE=token here too; to use this machine instead, pass --address local."
         ) from error
-    if not running and wanted in (None, "local"):
+    if local:
         _keep_private(ray.get_runtime_context().gcs_address)
     _require_dashboard()
     if wanted and wanted != "local":

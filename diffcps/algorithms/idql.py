@@ -1,0 +1,142 @@
+"""Implicit diffusion Q-learning (Hansen-Estruch et al., 2023, arXiv 2304.10573): IQL's critic over a cloned diffusion policy.
+
+The policy clones the data and never sees the critic, which chooses among many of its actions. The reverse chain is that of the
+authors' program: noise of variance β, and each noisy action, not the clean one that it implies, is kept within the bound. The
+noise net is the plain one of this project, not the authors' residual one with layer norms.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms import iql
+from diffcps.algorithms.base import (
+    Batch,
+    Copy,
+    Integers,
+    Metrics,
+    Network,
+    Normal,
+    Problem,
+    Stage,
+    StepKind,
+    StepNoise,
+    Words,
+)
+from diffcps.algorithms.choosing import by_value
+from diffcps.algorithms.diffusion import add_noise, variance_preserving
+from diffcps.algorithms.nn import AdamW, NoiseNet
+from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.settings import Chain, Changes, TaskFacts
+from diffcps.config import Actor
+from diffcps.config.plain import setting
+
+METRICS = "critic_loss", "q_value", "critic_grad_norm", "value_loss", "value", "behaviour_loss", "actor_grad_norm"
+STEPS = 3_000_000
+CANDIDATES = 128, 32
+"""Actions among which the policy chooses on most tasks, and where rewards are 1 at a goal (the paper's IDQL-A)."""
+
+
+@dataclass(frozen=True)
+class Settings(Chain, iql.ImplicitSettings):
+    """The settings of a member."""
+
+    batch_size: int = setting(512, "a positive whole number")
+    """Transitions in one gradient step of one member: those of the authors' program (the paper: 1024 and 256)."""
+    policy_layers: int = setting(3, "a positive whole number")
+    """Hidden layers of the noise net."""
+    ema_rate: float = setting(0.001, "between 0 and 1")
+    """How fast the policy that acts follows the one that learns, in every step."""
+
+
+def reverse_mean(beta: Tensor, signal: Tensor, current: Tensor, noise: Tensor) -> Tensor:
+    """Mean of p(a_{t−1} | a_t) for predicted noise ``[..., a]``, with β_t and ᾱ_t."""
+    return (current - beta / (1.0 - signal).sqrt() * noise) / (1.0 - beta).sqrt()
+
+
+class IDQL(iql.Implicit[Settings]):
+    """Value network, critic and cloned chain."""
+
+    settings = Settings
+    acting = "actor", "average", "target"
+    actors: ClassVar[Mapping[Actor, str]] = {"online": "actor", "average": "average"}
+
+    def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        config, size = self.config, problem.action_size
+        self.schedule = variance_preserving(config.diffusion_steps, config.beta_min, config.beta_max).to(device)
+        self.noise_net = NoiseNet(
+            problem.observation_size,
+            size,
+            config.diffusion_steps,
+            config.hidden_size,
+            config.time_embedding,
+            self.shape["product"],
+            layers=config.policy_layers,
+        ).to(device)
+        average = Copy([member.ema_rate for member in members])
+        actor = Network(self.noise_net.layout, copies={"average": average}, optimiser=AdamW, decay_steps=problem.steps)
+        self.networks = {"actor": actor, **self.values_networks}
+        noise: dict[str, Normal | Words] = {
+            "noise": Normal((config.batch_size, size)),
+            "step": Integers((config.batch_size,), config.diffusion_steps),
+        }
+        self.kinds = {"step": StepKind(config.batch_size, METRICS, noise)}
+        self.stages = (Stage(("step",)),)
+        self.draws = config.diffusion_steps
+
+    @classmethod
+    def of_task(cls, task: TaskFacts) -> Changes:
+        """The authors' program for D4RL; tasks that it does not have get what is common to their kind."""
+        settings: dict[str, object] = {"reward_transform": "return_range"}
+        if task.goal_rewards:
+            settings = {"reward_transform": "minus_one", "expectile": 0.9}
+        if task.episode_limit == 1:
+            settings = {"discount": 0.0}
+        evaluation: dict[str, object] = {"candidates": CANDIDATES[task.goal_rewards], "actor": "average"}
+        if task.domain != "locomotion" and not task.domain.startswith("antmaze"):
+            return {"settings": settings, "evaluation": evaluation}
+        return {"steps": STEPS, "settings": settings, "evaluation": evaluation | {"every": 250_000, "episodes": 50}}
+
+    def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
+        """One gradient step of every member, in place: policy, value, critic by the new value, then the copies."""
+        metrics = self.clone(pack, batch, noise)
+        found, _ = self.learn_value(pack, batch)
+        metrics |= found | self.learn_critic(pack, batch)
+        pack.move("target")
+        pack.move("average")
+        return metrics
+
+    def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
+        """Mean over the batch of Σ (ε − ε_θ)²."""
+        leaves = self.noise_net.layout.leaves(pack["actor"])
+        noisy = add_noise(self.schedule, batch.actions, noise["step"], noise["noise"])
+        # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
+        which = (noise["step"][..., None] == torch.arange(self.schedule.steps, device=noisy.device)).to(noisy.dtype)
+        observed = self.noise_net.observe(leaves, batch.observations) + which @ self.noise_net.time(leaves)
+        errors = (noise["noise"] - self.noise_net(leaves, noisy, observed)).square()
+        norm = pack.descend("actor", errors.sum(dim=2).mean(dim=1), leaves)
+        return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
+
+    def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Of N whole chains the action with the largest min(Q1', Q2')."""
+        actions = self.sample(parameters["actor"], observations, noise)
+        values = self.critic(self.critic.layers(parameters["target"]), observations, actions).amin(dim=1)
+        return self.problem.max_action * by_value(actions, values, uniform.shape[-1])
+
+    def sample(self, parameters: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
+        """Actions ``[K, B·n, a]`` in units of their bound, from noise ``[T, K, B·n, a]``; none in the last step."""
+        layers = self.noise_net.layout.layers(parameters)
+        time, observed = self.noise_net.time(layers), self.noise_net.observe(layers, observations)
+        current = noise[0]
+        for step in reversed(range(self.schedule.steps)):
+            predicted = self.noise_net(layers, current, observed + time[:, step : step + 1])
+            beta, signal = self.schedule.beta[step], self.schedule.alpha_bar[step]
+            current = reverse_mean(beta, signal, current, predicted)
+            if step > 0:
+                current = current + beta.sqrt() * noise[self.schedule.steps - step]
+            current = current.clamp(-1.0, 1.0)
+        return current
