@@ -317,3 +317,12 @@ def test_quick_run(tmp_path: Path) -> None:
     assert all(row["bytes"] > 0 for row in found["memory"])
     assert all(0 < row["built"] <= row["first_step"] <= row["twenty_steps"] for row in found["startup"])
     assert {row["program"] for row in found["projection"]} == {"yardstick", "pack"}
+
+
+def test_every_command_can_be_started() -> None:
+    """They are run by hand, and nothing else imports most of them."""
+    root = Path(__file__).parents[1]
+    commands = [path.stem for path in sorted((root / "tests" / "benchmarks").glob("[a-z]*.py"))]
+    script = "; ".join(f"import tests.benchmarks.{name}" for name in commands) + "; import tests.chaos.__main__"
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import run_folders as synthetic
+import trained
 
 from diffcps import report
 from diffcps.config import EvaluationConfig, RunConfig
+from diffcps.report import algorithms
 from diffcps.report.across import Group, comparable, improvement, improvements
 from diffcps.report.analysis import along, beside_paper, lines
 from diffcps.report.contents import Table
@@ -225,7 +227,7 @@ def test_a_setting_of_any_kind_that_varies_gets_a_column(tmp_path: Path) -> None
     for trial in trials:
         synthetic.write(tmp_path, trial)
     built = table(tmp_path, *trials)
-    assert "| task | hidden_size | data |" in built.markdown().replace("\\", "")
+    assert "| hidden_size | data |" in built.markdown().replace("\\", "")
     assert [group.configuration for group in built.groups] == ["hidden_size=256", "hidden_size=64"]
 
 
@@ -251,3 +253,35 @@ def test_settings_of_the_evaluation_vary_too(tmp_path: Path) -> None:
     built = table(tmp_path, *trials)
     assert [line.label for line in lines(built.rows, "evaluation.candidates")] == [""]
     assert "evaluation.candidates" in built.markdown()
+
+
+def test_algorithms_stand_side_by_side(tmp_path: Path) -> None:
+    """One trial of each on a task, one of them on other data; who is ahead follows from the intervals."""
+    scores = {"diffcps": (80.0, 84.0), "iql": (40.0, 41.0), "td3bc": (79.0, 82.0)}
+    trials = [trained.config(algorithm=name, steps=4) for name in scores]
+    for trial, own in zip(trials, scores.values(), strict=True):
+        trained.write(tmp_path, trial, own)
+    found = table(tmp_path, *trials)
+    (item,) = algorithms.side_by_side(found.rows)
+    assert list(item.scores) == ["diffcps", "td3bc", "iql"]
+    assert item.verdict == "hopper-medium-v2: diffcps is highest, not clear of td3bc; clear of 1 other"
+    (section,) = algorithms.sections(found.rows, narrow=True)
+    assert section.title == "Algorithms side by side"
+    text = found.markdown()
+    assert text.count("82.0 ± 2.8") >= 2
+    assert "| algorithm" in text.split("## ")[0], "the main table says which is which"
+    names = [column for row in found.rows for column in row.trial.values("algorithm")]
+    assert sorted(names) == sorted(scores)
+    assert "alpha" not in text.split("## ")[0], "what only one algorithm has does not vary"
+    twice = [*trials, trained.config(algorithm="iql", steps=4, expectile=0.9)]
+    trained.write(tmp_path, twice[-1], (50.0, 51.0))
+    again = table(tmp_path, *twice)
+    assert algorithms.side_by_side(again.rows) == [], "two trials of one algorithm would have to be chosen between"
+
+
+def test_an_algorithm_is_ahead_when_its_interval_lies_above_all_others(tmp_path: Path) -> None:
+    trials = [trained.config(algorithm=name, steps=4) for name in ("diffcps", "iql")]
+    for trial, own in zip(trials, ((80.0, 84.0), (40.0, 41.0)), strict=True):
+        trained.write(tmp_path, trial, own)
+    (item,) = algorithms.side_by_side(table(tmp_path, *trials).rows)
+    assert item.verdict == "hopper-medium-v2: diffcps, clear of all others"

@@ -148,9 +148,10 @@ def setting(trial: Trial, name: str) -> str:
 
 
 def said(trial: Trial, names: Sequence[str]) -> str:
-    """Settings of a trial, ``T=5 λ-clip=0.1``; empty without names."""
+    """Settings of a trial, ``T=5 λ-clip=0.1``, an algorithm by its name alone; empty without names."""
     known = trial.config.symbols
-    return " ".join(f"{known.get(name, name)}={setting(trial, name)}" for name in names if trial.values(name))
+    words = {name: f"{known.get(name, name)}={setting(trial, name)}" for name in names if trial.values(name)}
+    return " ".join((words | {"algorithm": trial.config.algorithm} if "algorithm" in words else words).values())
 
 
 def symbol(name: str, table: Sequence[Row]) -> str:

@@ -237,7 +237,10 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
     trials = [row.trial for row in table]
     tasks = [f"{trial.task.name} {marks(trial)}".rstrip() for trial in trials]
     kinds = [row.data.split(",")[0] if narrow else row.data for row in table]
-    columns = [Column("task", tasks, right=False), *_setting_columns(table)]
+    columns = [Column("task", tasks, right=False)]
+    if "algorithm" not in varying(table):
+        columns.append(Column("algorithm", [trial.config.algorithm for trial in trials], right=False, liftable=True))
+    columns += _setting_columns(table)
     columns.append(Column("data", kinds, right=False, liftable=True, drop=5))
     if len({trial.config.profile for trial in trials}) > 1:
         columns.append(Column("profile", [trial.config.profile for trial in trials], right=False))

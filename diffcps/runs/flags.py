@@ -141,7 +141,7 @@ def pairs(flag: str, given: Iterable[str]) -> dict[str, str]:
 # Flags of a sweep -----------------------------------------------------------------------------------------------------
 
 
-Preset = Literal["paper", "demo", "search", "ablation"]
+Preset = Literal["paper", "demo", "search", "ablation", "table1", "baselines"]
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,13 @@ class _SweepFlags:
     `paper`: the table of the paper, with its hyper-parameters.
     `demo`: a bandit, a locomotion and a maze task in minutes, without downloads.
     `search`: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
-    `ablation`: the grid T × λ-clip of the paper."""
+    `ablation`: the grid T × λ-clip of the paper.
+    `table1`: the paper's table with its baselines trained, not quoted: dql, idql, iql, cql and bc beside diffcps.
+    `baselines`: the same with td3bc, rebrac, awac, crr, edp, dac and fql."""
     tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
     """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its three."""
+    algorithms: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Several algorithms, each trained on every task. A setting changes those that have it."""
     vary: Annotated[Pairs, tyro.conf.arg(metavar="NAME=V1,V2,…")] = ()
     """Several values of any setting. Repeat the flag for more settings."""
     search: Annotated[Pairs, tyro.conf.arg(metavar="NAME=LOW:HIGH[:log]|A,B,C")] = ()
@@ -180,6 +184,9 @@ class SweepOptions(LaunchFlags, RunFlags, _SweepFlags):
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""
         given, several = super().changes(), pairs("vary", self.vary)
-        if twice := given.keys() & several.keys():
+        found = {name: tuple(text.split(",")) for name, text in several.items()}
+        if twice := given.keys() & found.keys():
             raise UserError(f"--vary {', '.join(sorted(twice))}: another flag sets it, too.")
-        return given | {name: tuple(text.split(",")) for name, text in several.items()}
+        if self.algorithms and "algorithm" in given.keys() | found.keys():
+            raise UserError("--algorithms: another flag sets the algorithm, too.")
+        return given | found | ({"algorithm": tuple(dict.fromkeys(self.algorithms))} if self.algorithms else {})

@@ -19,7 +19,7 @@ from diffcps.data import library
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions, pairs
 from diffcps.runs.plan import Axis, Plan
-from diffcps.runs.settings import SEEDS, Setting, find, names_of, settings
+from diffcps.runs.settings import SEEDS, Setting, find, has, names_of, settings
 from diffcps.tasks.registry import TASKS, Task, get_task, task_of
 from diffcps.text import worded
 
@@ -58,7 +58,12 @@ def ablation(task: Task, usual: RunConfig) -> Mapping[str, Any]:
     return {"diffusion_steps": (5, 15, 20), "lambda_clip": task.ablation}
 
 
-PRESETS: dict[str, Preset] = {"paper": paper, "demo": demo, "search": paper, "ablation": ablation}
+PRESETS: dict[str, Preset] = {
+    "paper": paper, "demo": demo, "search": paper, "ablation": ablation, "table1": paper, "baselines": paper,
+}  # fmt: skip
+_TABLE1 = "diffcps", "dql", "idql", "iql", "cql", "bc"
+ALGORITHMS_OF = {"table1": _TABLE1, "baselines": (*_TABLE1, "td3bc", "rebrac", "awac", "crr", "edp", "dac", "fql")}
+"""Preset -> what it compares; the others train one algorithm."""
 
 
 def official(task: Task, algorithm: str = "diffcps", seeds: int = SEEDS) -> RunConfig:
@@ -104,9 +109,12 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
     found: list[RunConfig] = []
     names = changes.get("algorithm", "diffcps")
     varied = ["algorithm"] if isinstance(names, tuple) else []
-    for name in names if varied else (names,):
+    several = names if isinstance(names, tuple) else (names,)
+    for name in several:
         usual = official(task, name)
-        given = named({**changes, "algorithm": name}, name)
+        # of several algorithms a setting changes those that have it; `find` refuses one that none of them has
+        own = {key: value for key, value in changes.items() if has(key, name) or not any(has(key, n) for n in several)}
+        given = named({**own, "algorithm": name}, name)
         known = {key: value for key, value in preset(task, usual).items() if key in names_of(name)}
         base = {key: values for key, values in named(known, name).items() if key not in given}
         varied += [key for key, values in (given | base).items() if len(values) > 1]
@@ -192,10 +200,16 @@ def build(options: SweepOptions) -> Plan:
 
 def _grid(options: SweepOptions, tasks: list[Task]) -> Plan:
     """Every combination of the values that are asked for."""
-    grids = [grid(task, options.changes(), PRESETS[options.preset]) for task in tasks]
+    changes = options.changes()
+    if options.preset in ALGORITHMS_OF:
+        changes = {"algorithm": ALGORITHMS_OF[options.preset]} | changes
+    grids = [grid(task, changes, PRESETS[options.preset]) for task in tasks]
     found = tuple(trial for made, _ in grids for trial in made)
     names = dict.fromkeys(name for _, varied in grids for name in varied)
-    axes = [Axis(name, tuple(dict.fromkeys(trial.value(name, 0) for trial in found))) for name in names]
+    axes = [
+        Axis(name, tuple(dict.fromkeys(trial.value(name, 0) for trial in found if has(name, trial.algorithm))))
+        for name in names
+    ]
     return Plan("", options.preset, found, tuple(axis for axis in axes if len(axis.choices) > 1))
 
 

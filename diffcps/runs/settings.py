@@ -84,6 +84,12 @@ def names_of(algorithm: str) -> Mapping[str, str]:
     return short | SHORT | {full: full for full in known}
 
 
+def has(name: str, algorithm: str) -> bool:
+    """Whether trials of an algorithm have a setting of that name, full or short, that makes a difference."""
+    full = names_of(algorithm).get(name.strip().replace("-", "_"))
+    return full is not None and (full != "evaluation.candidates" or algorithms.get(algorithm).chooses)
+
+
 def find(name: str, algorithm: str) -> Setting:
     """The setting of that name, full or short. Raises ``UserError`` with the nearest name when there is none."""
     asked, names = name.strip().replace("-", "_"), names_of(algorithm)

@@ -236,13 +236,17 @@ def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0
 
 
 def varying(trials: Sequence[Trial]) -> list[str]:
-    """Names of the settings that differ between trials of the same task: those with a symbol first."""
-    seen: dict[str, dict[str, set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
+    """Names of the settings that differ between trials of the same task and algorithm, those with a symbol first.
+
+    Before them ``algorithm``, if that differs between trials of a task.
+    """
+    seen: dict[str, dict[tuple[str, ...], set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
     for trial in trials:
         for name, values in trial.settings.items():
-            seen[name][trial.task.name].add(values)
+            alike = (trial.task.name,) if name == "algorithm" else (trial.task.name, trial.config.algorithm)
+            seen[name][alike].add(values)
     found = [name for name, tasks in seen.items() if any(len(values) > 1 for values in tasks.values())]
-    first = list(symbols(trials))
+    first = ["algorithm", *symbols(trials)]
     return sorted(found, key=lambda name: first.index(name) if name in first else len(first))
 
 

@@ -1,1 +1,7 @@
-"""What `make bench` runs: the yardstick, a plain one-policy program, and what measures the pack against it."""
+"""Commands that measure: speed, memory, scheduling, MLflow. RESULTS.md keeps what they found."""
+
+import sys
+from pathlib import Path
+
+# the tests' helpers, which find each other by their plain names
+sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -21,7 +21,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from diffcps.config import Precision
+from diffcps.algorithms.settings import Precision
 from diffcps.tasks.registry import get_task
 from diffcps.training.engine import Kind
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import run_folders
 import tyro
 
 from diffcps.config import RunConfig
@@ -35,7 +36,6 @@ from diffcps.files import write_json
 from diffcps.tracking import MlflowSink, Tracker, check, default_uri
 from diffcps.tracking.labels import Row
 from diffcps.tracking.sink import Pace
-from tests import run_folders
 
 SWEEP = "writers"
 
