@@ -42,8 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gaussian": {"policy": "gaussian", "behaviour_steps": 10},
     "mixture": {"policy": "mixture", "mixture_components": 3, "constraint": "elbo"},
     "deterministic": {"policy": "deterministic", "hidden_layers": 1},
-    "awr": {"algorithm": "awr", "policy": "gaussian", "max_q_candidates": 3},
-    "awr, diffusion": {"algorithm": "awr", "max_q_candidates": 2, "behaviour_steps": 10},
+    "weighted": {"algorithm": "weighted", "policy": "gaussian", "max_q_candidates": 3},
+    "weighted, diffusion": {"algorithm": "weighted", "max_q_candidates": 2, "behaviour_steps": 10},
     "bc": {"algorithm": "bc", **NOISY},
 }  # fmt: skip
 OF_TWO = member(3, slack=0.1), MEMBERS[1]

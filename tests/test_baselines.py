@@ -181,6 +181,16 @@ def test_steps_of_dql_and_edp(name: str, max_q: bool) -> None:
     compare(learner, {key: own[key] for key in ("actor", "average", "critic", "target")})
 
 
+def test_dql_is_diffcps_with_its_multiplier_frozen_at_one() -> None:
+    ours = trained.learner(trained.config(algorithm="dql", **CHAIN))
+    frozen = trained.config(algorithm="diffcps", **CHAIN, policy_freq=1, lambda_init=1.0, lambda_learning_rate=0.0)
+    theirs = trained.learner(frozen)
+    ours.update(10)
+    theirs.update(10)
+    for name in ("actor", "average", "critic", "target"):
+        assert torch.equal(ours.pack[name], theirs.pack[name]), name
+
+
 @pytest.mark.parametrize("max_q", [False, True])
 def test_steps_of_dac(max_q: bool) -> None:
     trial = trained.config(

@@ -206,7 +206,8 @@ def test_operations_of_cloning_are_those_of_the_critic_and_of_fitting_the_data()
     "settings",
     [
         {}, {"diffusion_steps": 20}, {"max_q_backup": True}, {"policy": "gaussian"}, {"discount": 0.0, "hidden_size": 64},
-        {"constraint": "iwae", "covariance": "forward"}, {"algorithm": "awr"}, {"algorithm": "awr", "policy": "mixture"},
+        {"constraint": "iwae", "covariance": "forward"},
+        {"algorithm": "weighted"}, {"algorithm": "weighted", "policy": "mixture"},
         {"algorithm": "bc"}, {"algorithm": "bc", "policy": "deterministic"},
     ],
     ids=str,

@@ -22,8 +22,8 @@ from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig, Task
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.registry import TASKS
 
-AWR, DIFFCPS = algorithms.get("awr").settings, algorithms.get("diffcps").settings
-CONFIGS = AWR, DIFFCPS, Member, EvaluationConfig, DataConfig
+WEIGHTED, DIFFCPS = algorithms.get("weighted").settings, algorithms.get("diffcps").settings
+CONFIGS = WEIGHTED, DIFFCPS, Member, EvaluationConfig, DataConfig
 SETTINGS = [(cls, field) for cls in CONFIGS for field in dataclasses.fields(cls)]
 NUMBERS = [(cls, field.name) for cls, field in SETTINGS if isinstance(field.default, float)]
 WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is int]
@@ -62,7 +62,7 @@ WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is 
         (DIFFCPS, "slack", -0.1),
         (DIFFCPS, "grad_norm", 0.0),
         (DIFFCPS, "dual", "primal"),
-        (AWR, "temperature", 0.0),
+        (WEIGHTED, "temperature", 0.0),
         (Member, "seed", -1),
         (Member, "seed", 2**32),
         (EvaluationConfig, "every", 0),
@@ -299,7 +299,7 @@ def variants() -> dict[str, RunConfig]:
                 own = [Member(seed, Values({name: value} if seed == k else {})) for seed in range(2)]
                 found[f"members[{k}].{name}"] = algorithms.complete(base.replaced(members=tuple(own)))
     found["members.seed"] = BASE.replaced(members=(Member(0), Member(2)))
-    found["algorithm"] = trial("hopper-medium-v2", members=BASE.members, steps=1000, algorithm="awr")
+    found["algorithm"] = trial("hopper-medium-v2", members=BASE.members, steps=1000, algorithm="weighted")
     found["members swapped"] = BASE.replaced(members=BASE.members[::-1])
     found["members"] = BASE.replaced(members=BASE.members[:1])
     found["task"] = BASE.replaced(task="walker2d-medium-v2")
@@ -347,8 +347,8 @@ def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
         trial(algorithm="bc")
     with pytest.raises(UserError, match="one of 'official', 'principled'"):
         trial(profile="released")
-    with pytest.raises(UserError, match=r"awr.*'official'"):
-        trial(algorithm="awr", profile="principled")
+    with pytest.raises(UserError, match=r"weighted.*'official'"):
+        trial(algorithm="weighted", profile="principled")
 
 
 # Settings of the algorithm --------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def test_a_trial_that_cannot_keep_what_it_says_is_refused() -> None:
         ({"algorithm": "diffcsp"}, "did you mean 'diffcps'"),
         ({"difusion_steps": 5}, "diffcps has no setting 'difusion_steps'; did you mean 'diffusion_steps'"),
         ({"algorithm": "bc", "discount": 0.5}, "bc has no setting 'discount'"),
-        ({"algorithm": "awr", "target_kl": 0.5}, "awr has no setting 'target_kl'"),
+        ({"algorithm": "weighted", "target_kl": 0.5}, "weighted has no setting 'target_kl'"),
         ({"discount": 10**400}, "discount = 1000"),
         ({"members": (member(0), member(1, targetkl=5))}, "'targetkl'.*'target_kl'"),
         ({"members": (member(0), member(1, batch_size=5))}, "batch_size"),
@@ -452,7 +452,7 @@ def test_a_definition_goes_through_json_within_its_trial() -> None:
 def test_key_is_readable() -> None:
     name, settings = "walker2d-medium-replay-v2", {"diffusion_steps": 15, "lambda_clip": 0.3, "target_kl": 0.03 + 1e-17}
     assert re.fullmatch(name + r"_diffcps_T15_clip0\.3_kl0\.03_[0-9a-f]{10}", trial(name, **settings).key)
-    assert re.fullmatch(name + r"_awr_T5_[0-9a-f]{10}", trial(name, algorithm="awr").key)
+    assert re.fullmatch(name + r"_weighted_T5_[0-9a-f]{10}", trial(name, algorithm="weighted").key)
 
 
 def test_key_is_the_same_in_other_processes() -> None:

@@ -35,7 +35,7 @@ SETTINGS = {
 }  # fmt: skip
 REACHED_BY: dict[str, dict[str, Any]] = {
     "diffcps": {"behaviour_steps": 8, "dual": "augmented", "ema_start": 2, "lambda_clip": 0.5, "grad_norm": 2.0},
-    "awr": {"behaviour_steps": 8, "ema_start": 2, "grad_norm": 2.0},
+    "weighted": {"behaviour_steps": 8, "ema_start": 2, "grad_norm": 2.0},
     "bc": {"ema_start": 2, "grad_norm": 0.5},
     "dql": {"ema_start": 2, "grad_norm": 2.0},
     "edp": {"ema_start": 2, "grad_norm": 2.0},

@@ -218,7 +218,7 @@ def drawn(purpose: int) -> Arrays:
 
 
 STARTS = (
-    "diffcps diffusion", "diffcps mixture", "diffcps deterministic", "awr gaussian", "covariance learned",
+    "diffcps diffusion", "diffcps mixture", "diffcps deterministic", "weighted gaussian", "covariance learned",
     "iwae calibrated", "max-Q backup", "other sizes",
 )  # fmt: skip
 KINDS = {

@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gaussian": {"policy": "gaussian"},
     "mixture": {"policy": "mixture", "mixture_components": 3},
     "deterministic": {"policy": "deterministic"},
-    "awr": {"algorithm": "awr"},
+    "weighted": {"algorithm": "weighted"},
     "bc": {"algorithm": "bc"},
     "bf16": {"precision": "bf16"},
 }

@@ -77,7 +77,7 @@ def test_a_text_becomes_the_value_of_the_setting(name: str, text: str, value: An
     [
         ({"settings": ("learning_rat=1",)}, ("learning_rat", "'learning_rate'")),
         ({"settings": ("evaluation.evry=1",)}, ("evaluation.evry", "'evaluation.every'")),
-        ({"settings": ("target_kl=1",), "algorithm": "awr"}, ("awr", "target_kl", "diffcps settings awr")),
+        ({"settings": ("target_kl=1",), "algorithm": "weighted"}, ("weighted", "target_kl", "diffcps settings weighted")),
         ({"algorithm": "diffcsp"}, ("diffcsp", "'diffcps'")),
         ({"profile": "principald"}, ("principald", "'principled'")),
         ({"settings": ("learning_rate=fast",)}, ("learning_rate", "'fast'", "number", "Adam's", "0.0003")),
@@ -92,7 +92,7 @@ def test_a_text_becomes_the_value_of_the_setting(name: str, text: str, value: An
         ({"settings": ("evaluate_every=5", "evaluation.every=6")}, ("evaluation.every", "twice")),
         ({"steps": 5, "vary": ("steps=6,7",)}, ("--vary", "steps")),
         ({"vary": ("learning_rate=1e-3,fast",)}, ("learning_rate", "'fast'")),
-        ({"vary": ("algorithm=awr,bd",)}, ("'bd'", "'bc'")),
+        ({"vary": ("algorithm=weighted,bd",)}, ("'bd'", "'bc'")),
         ({"search": ("learning_rate=1e-3:1e-4",)}, ("learning_rate=1e-3:1e-4", "LOW", "HIGH")),
         ({"search": ("lambda_clip=0:1:log",)}, ("lambda_clip", "above 0")),
         ({"search": ("learning_rate=1e-4:1:lin",)}, ("learning_rate", "LOW:HIGH")),

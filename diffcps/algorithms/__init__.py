@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ALGORITHMS = {
     "diffcps": ".diffcps:DiffCPS",
-    "awr": ".awr:AWR",
+    "weighted": ".weighted:WeightedCloning",
     "bc": ".bc:BC",
     "iql": ".iql:IQL",
     "td3bc": ".td3bc:TD3BC",

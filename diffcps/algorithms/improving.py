@@ -1,4 +1,4 @@
-"""What DiffCPS and AWR share: a policy of any class, cloned first if wanted, then improved by a twin critic."""
+"""A policy of any class, cloned first if wanted, then improved by a critic: what DiffCPS, Diffusion-QL and their kin share."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar

@@ -44,8 +44,8 @@ class StudyCommand(_Flags):
 class Toy(_Flags):
     """Run the paper's toy experiment: which policies stay on a ring of data, for different T?
 
-    It compares DiffCPS in both profiles, Diffusion-QL, behaviour cloning with a diffusion policy, and advantage-weighted
-    regression with a Gaussian policy.
+    It compares DiffCPS in both profiles, Diffusion-QL, behaviour cloning with a diffusion policy, and weighted
+    cloning with a Gaussian policy.
     """
 
     # flags of studies that have locomotion tasks

@@ -9,11 +9,11 @@ from diffcps.studies.study import Page, Scale, Study
 
 STEPS = 5, 15, 25, 30, 50
 """The paper's T."""
-METHODS = "DiffCPS", "DiffCPS, principled", "Diffusion-QL", "behaviour cloning", "AWR, Gaussian"
+METHODS = "DiffCPS", "DiffCPS, principled", "Diffusion-QL", "behaviour cloning", "weighted cloning, Gaussian"
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """DiffCPS in both profiles, Diffusion-QL (λ frozen) and behaviour cloning over T, and AWR with a Gaussian policy."""
+    """DiffCPS in both profiles, Diffusion-QL and behaviour cloning over T, and weighted cloning with a Gaussian policy."""
     counts = scale.diffusion_steps or ((5, 15) if scale.quick else STEPS)
     found = []
     for name in scale.tasks or ("ring",):
@@ -23,12 +23,12 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
             "seeds": (2, 5),
             "measures": ("density", "samples"),
         }
-        found.append(bandit_trial(name, **common, algorithm="awr", policy="gaussian", temperature=0.3))
+        found.append(bandit_trial(name, **common, algorithm="weighted", policy="gaussian", temperature=0.3))
         for count in counts:
             found += [
                 bandit_trial(name, **common, diffusion_steps=count),
                 bandit_trial(name, **common, diffusion_steps=count, profile="principled"),
-                bandit_trial(name, **common, diffusion_steps=count, lambda_learning_rate=0.0),
+                bandit_trial(name, **common, diffusion_steps=count, algorithm="dql"),
                 bandit_trial(name, **common, diffusion_steps=count, algorithm="bc"),
             ]
     return tuple(found)
@@ -37,13 +37,15 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 def method(trial: RunConfig) -> str:
     """The name of a trial's method."""
     match trial.algorithm, trial.profile:
-        case "awr", _:
-            return "AWR, Gaussian"
+        case "weighted", _:
+            return "weighted cloning, Gaussian"
         case "bc", _:
             return "behaviour cloning"
+        case "dql", _:
+            return "Diffusion-QL"
         case _, "principled":
             return "DiffCPS, principled"
-    return "Diffusion-QL" if trial.value("lambda_learning_rate") == 0 else "DiffCPS"
+    return "DiffCPS"
 
 
 def page(results: Results) -> Page:
@@ -59,12 +61,12 @@ def page(results: Results) -> Page:
         own.sort(key=lambda trial: (METHODS.index(named[trial.key]), trial.config.value("diffusion_steps")))
         titles = [
             named[trial.key]
-            + ("" if named[trial.key].startswith("AWR") else f", T = {trial.config.value('diffusion_steps')}")
+            + ("" if named[trial.key].startswith("weighted") else f", T = {trial.config.value('diffusion_steps')}")
             for trial in own
         ]
         figures[f"{name.removeprefix('bandit-')}-samples"] = drawing.clouds(dict(zip(titles, own, strict=True)))
         scores, panels = drawing.panels(3)
-        chains = frame[(frame["task"] == name) & ~frame["method"].str.startswith("AWR")]
+        chains = frame[(frame["task"] == name) & ~frame["method"].str.startswith("weighted")]
         for one, y in zip(panels, ("last", "kl", "off_support"), strict=True):
             drawing.lines(one, chains, x="diffusion_steps", y=y, by="method", order=METHODS)
             one.set_xlabel("T")
@@ -80,7 +82,7 @@ def page(results: Results) -> Page:
             continue
         best = by_count["last"].idxmax()
         row = by_count.loc[best]
-        count = "" if what.startswith("AWR") else f" at T = {best}"
+        count = "" if what.startswith("weighted") else f" at T = {best}"
         off = f"{100 * row['off_support']:.3g} %"
         findings.append(
             f"{name}, {what}: the highest score is {row['last']:.3g}{count}, with {off} of the mass outside the support and "

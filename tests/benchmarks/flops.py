@@ -1,4 +1,4 @@
-"""A yardstick for ``cost``: operations of matrix products as a formula, 2·m·n·k each, for DiffCPS, AWR and BC.
+"""A yardstick for ``cost``: operations of matrix products as a formula, 2·m·n·k each, for DiffCPS, weighted cloning and BC.
 
 Counted as the equations are written and the yardstick computes them. A program that shares part of a product between the
 steps of a chain does less; it is credited with the work, not with its way of doing it. Elementwise work is left out.
@@ -70,7 +70,7 @@ def flops_per_member_step(trial: RunConfig, observation_size: int, action_size: 
     if trial.algorithm == "diffcps" and improving:
         own = batch * components(trial)
         policy_step += 2 * forward(head, own) + backward(head, own, inputs=True, weights=False)
-    elif trial.algorithm == "awr" and improving:
+    elif trial.algorithm == "weighted" and improving:
         own = batch * trial.value("max_q_candidates")
         runs = own if trial.value("policy") == "diffusion" else batch  # the others' draws share one run of the network
         policy_step += chain * (forward(time, runs) + forward(policy, runs)) + 2 * forward(head, own + batch)

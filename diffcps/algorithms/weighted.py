@@ -1,7 +1,8 @@
-"""Advantage-weighted regression (Peng et al., 2019): imitate the data's actions, the better ones more.
+"""Weighted cloning: imitate the data's actions, the better ones more.
 
-The policy maximises E_{(s, a) ~ data} exp(A(s, a) / temperature) log μ(a|s), which for a diffusion policy is a weighted
-behaviour loss. Values are learned as in DiffCPS; there is no constraint and no λ.
+The policy maximises E_{(s, a) ~ data} w(A(s, a)) log μ(a|s), which for a diffusion policy is a weighted behaviour loss. Values
+are learned as in DiffCPS; there is no constraint and no λ. It is in the style of AWR, CRR and AWAC and is none of them: the
+advantages are in units of the mean value, and the weights of a batch have mean 1.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Settings(Improving):
     """Of the weights exp(A / temperature), with advantages A in units of the mean value's size."""
 
 
-class AWR(Improver[Settings]):
+class WeightedCloning(Improver[Settings]):
     """Critic and weighted policy."""
 
     settings = Settings
