@@ -215,7 +215,7 @@ def test_an_ablation_gets_its_settings_as_columns_and_a_grid(tmp_path: Path) -> 
         synthetic.write(tmp_path, trial)
     built = report.build(synthetic.describe(tmp_path, *trials))
     markdown = built.table.markdown()
-    assert "| task | T | λ-clip | data |" in markdown
+    assert "| T | λ-clip | data |" in markdown
     assert "κ |" not in markdown[: markdown.index("## Constraint and critic")]
     assert not built.table.averages
     grid = markdown[markdown.index("## hopper-medium-v2: last score") :]

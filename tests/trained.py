@@ -59,5 +59,14 @@ def write(root: Path, trial: RunConfig, scores: tuple[float, ...] | None = None,
     folder.log(step, trial, values, synthetic.COLUMNS)
     folder.save_checkpoint({"learner": own.state_dict(), "scores": [last.tolist()], "seconds": {}}, step)
     state = "complete" if step == trial.steps else "running"
-    folder.write_status({"state": state, "step": step, "steps": trial.steps, "last": float(last.mean()), "notes": []})
+    folder.write_status(
+        {
+            "state": state,
+            "step": step,
+            "steps": trial.steps,
+            "last": float(last.mean()),
+            "notes": [],
+            "seconds": {"learning": 1.0},
+        }
+    )
     return folder
