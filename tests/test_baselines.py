@@ -35,7 +35,7 @@ def tensor(*values: float) -> Tensor:
 # Closed forms ---------------------------------------------------------------------------------------------------------
 
 
-def test_rebrac_s_loss_of_the_policy() -> None:
+def test_the_loss_of_rebracs_policy() -> None:
     actions, data = torch.tensor([[[0.5, 0.0], [0.0, -0.5]]]), torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     values = torch.tensor([[[1.0, -3.0], [2.0, -1.0]]])
     assert rebrac.actor_loss(values, actions, data, torch.tensor([0.01])).item() == pytest.approx(0.5025)
@@ -49,13 +49,13 @@ def test_weights_of_advantages() -> None:
     assert awac.exponential(tensor(9), torch.tensor([1.0]), crr.LARGEST_WEIGHT).item() == crr.LARGEST_WEIGHT
 
 
-def test_dac_s_lower_bound() -> None:
+def test_the_lower_bound_of_dac() -> None:
     values = torch.tensor([[[1.0], [2.0], [3.0], [6.0]]], dtype=torch.float64)
     assert dac.lower_bound(values, torch.tensor([1.0])).item() == pytest.approx(1.129171, abs=1e-6)
 
 
 @pytest.mark.parametrize(("step", "noisy", "start"), [(0, 0.890942, 0.598709), (4, 1.036819, 1.0)])
-def test_edp_s_one_step_action(step: int, noisy: float, start: float) -> None:
+def test_the_one_step_action_of_edp(step: int, noisy: float, start: float) -> None:
     """At t = 5 the implied action, 2.99, is kept within the bound and has no gradient."""
     schedule = diffusion.variance_preserving(5, 0.1, 10.0, torch.float64)
     found = diffusion.add_noise(schedule, tensor(0.5), torch.tensor([step]), tensor(1.0))
@@ -68,11 +68,11 @@ def test_edp_s_one_step_action(step: int, noisy: float, start: float) -> None:
     assert (predicted.grad == 0).item() == (step == 4)
 
 
-def test_fql_s_euler_steps() -> None:
+def test_the_euler_steps_of_fql() -> None:
     assert fql.euler(lambda x, time: -x, tensor(0.8), 10).item() == pytest.approx(0.8 * 0.9**10)
 
 
-def test_cql_s_gap() -> None:
+def test_the_gap_of_cql() -> None:
     """A random action, one of the next state, one of the state's own; and ten of each, all of one value."""
     values = torch.tensor([0.0, 1.0, 2.0]).expand(1, 2, 4, 3)
     log_p = torch.tensor([-2 * math.log(2.0), -1.0, 0.5]).expand(1, 1, 4, 3)
@@ -89,7 +89,7 @@ def test_the_density_of_a_squashed_gaussian() -> None:
 
 
 @pytest.mark.parametrize(("step", "expected"), [(4, 0.612276), (1, 0.430708)])
-def test_idql_s_reverse_step(step: int, expected: float) -> None:
+def test_the_reverse_step_of_idql(step: int, expected: float) -> None:
     """At x = .5 with a predicted noise of .3."""
     schedule = diffusion.variance_preserving(5, 0.1, 10.0, torch.float64)
     found = idql.reverse_mean(schedule.beta[step], schedule.alpha_bar[step], tensor(0.5), tensor(0.3))

@@ -13,7 +13,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Axis, Plan
-from diffcps.runs.presets import PRESETS, build, grid, made
+from diffcps.runs.presets import ALGORITHMS_OF, PRESETS, build, grid, made
 from diffcps.runs.settings import find, settings
 from diffcps.sweep import dry_run
 from diffcps.sweep.search import StudyPerTask, distributions, point_of
@@ -93,6 +93,10 @@ def test_a_text_becomes_the_value_of_the_setting(name: str, text: str, value: An
         ({"steps": 5, "vary": ("steps=6,7",)}, ("--vary", "steps")),
         ({"vary": ("learning_rate=1e-3,fast",)}, ("learning_rate", "'fast'")),
         ({"vary": ("algorithm=weighted,bd",)}, ("'bd'", "'bc'")),
+        ({"algorithms": ("iql", "td3cb")}, ("td3cb", "'td3bc'")),
+        ({"algorithms": ("iql", "bc"), "algorithm": "bc"}, ("--algorithms",)),
+        ({"algorithms": ("iql", "bc"), "search": ("learning_rate=1e-4:1e-3",)}, ("one algorithm", "iql, bc")),
+        ({"algorithms": ("iql", "td3bc"), "diffusion_steps": (5,)}, ("iql", "diffusion_steps")),
         ({"search": ("learning_rate=1e-3:1e-4",)}, ("learning_rate=1e-3:1e-4", "LOW", "HIGH")),
         ({"search": ("lambda_clip=0:1:log",)}, ("lambda_clip", "above 0")),
         ({"search": ("learning_rate=1e-4:1:lin",)}, ("learning_rate", "LOW:HIGH")),
@@ -170,6 +174,15 @@ def test_a_setting_of_another_algorithm_varies_and_is_searched() -> None:
 
 def test_algorithms_and_profiles_can_vary() -> None:
     """Other settings follow from them."""
+    plan = plan_of(
+        algorithms=("diffcps", "idql", "bc"), tasks=("hopper-medium-v2",), preset="paper", diffusion_steps=(7,)
+    )
+    assert len({(trial.evaluation.every, trial.evaluation.episodes) for trial in plan.trials}) == 1, "one protocol"
+    assert [trial.evaluation.candidates for trial in plan.trials] == [50, 128, 1], "each by its own rule"
+    assert [trial.steps for trial in plan.trials] == [2_000_000, 3_000_000, 2_000_000]
+    plan = plan_of(algorithms=("diffcps", "iql"), diffusion_steps=(3, 4))
+    assert [trial.value("diffusion_steps") for trial in plan.trials] == [3, 4, None], "it changes those that have it"
+    assert plan_of(preset="table1", steps=10).count == len(ALGORITHMS_OF["table1"])
     plan = plan_of(vary=("algorithm=diffcps,bc",), preset="paper")
     assert values(plan, "algorithm", "evaluation.candidates") == [("diffcps", 1), ("bc", 1)]
     assert [trial.value("target_kl") for trial in plan.trials] == [0.05, None]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from diffcps.algorithms import critics
 from diffcps.algorithms.base import (
     Batch,
     Copy,
@@ -30,7 +31,7 @@ from diffcps.algorithms.settings import Changes, Learning, TaskFacts
 from diffcps.algorithms.settings import Critic as CriticSettings
 from diffcps.config.plain import setting
 
-METRICS = "critic_loss", "q_value", "critic_grad_norm", "actor_loss", "actor_grad_norm", "advantage", "mean_weight"
+METRICS = (*critics.METRICS, "actor_loss", "actor_grad_norm", "advantage", "mean_weight")
 LARGEST_WEIGHT = 100.0
 """A regression weight is cut off here."""
 LOG_STD = -20.0, 2.0
@@ -65,11 +66,7 @@ class Weighted(Normalised[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, sizes = self.config, (problem.observation_size, problem.action_size)
-        more: dict[str, Any] = {
-            "product": torch.bfloat16 if config.precision == "bf16" else None,
-            "layers": config.hidden_layers,
-            "activation": torch.relu,
-        }
+        more = {**critics.shape(config), "activation": torch.relu}
         self.policy = GaussianNet(*sizes, config.hidden_size, log_std=LOG_STD, squash=False, **more)
         self.critic = Critic(*sizes, config.hidden_size, **more)
         self.networks = {
@@ -106,21 +103,13 @@ class Weighted(Normalised[S]):
 
     def learn_critic(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """MSE(Q1) + MSE(Q2) to r + γ (1 − terminal) min(Q1', Q2') at an action of the policy."""
-        leaves = self.critic.leaves(pack["critic"])
         with torch.no_grad():
             name = "target_actor" if "target_actor" in pack.tensors else "actor"
             layers = self.policy.layout.layers(pack[name])
             actions = self.policy.sample(layers, batch.next_observations, noise["next_actions"])
             values = self.critic(self.critic.layers(pack["target"]), batch.next_observations, actions).amin(dim=1)
-            goal = batch.rewards + pack.values["discount"][:, None] * (1.0 - batch.terminals) * values
-        estimates = self.critic(leaves, batch.observations, batch.actions)
-        loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
-        norm = pack.descend("critic", loss, leaves)
-        return {
-            "critic_loss": loss.detach(),
-            "q_value": estimates.detach().mean(dim=(1, 2)),
-            "critic_grad_norm": norm,
-        }
+            goal = critics.one_step_ahead(pack, batch, values)
+        return critics.learn(pack, self.critic, batch, goal)
 
     def weights(self, advantages: Tensor, pack: Pack) -> Tensor:
         """Regression weights ``[K, B]`` of advantages ``[K, B]``."""

@@ -37,8 +37,8 @@ class ChainPolicy:
             action_size,
             steps,
             config.hidden_size,
-            config.time_embedding,
-            product,
+            embedding=config.time_embedding,
+            product=product,
             layers=config.hidden_layers,
             outputs=action_size * (2 if self.own_variance else 1),
         ).to(device)
@@ -98,7 +98,7 @@ class ChainPolicy:
         with torch.no_grad():
             sums = (which.mT @ rows.detach()[..., None]).squeeze(-1)
         noised = Noised(noisy, predicted, self.schedule.alpha_bar[step].unsqueeze(-1))
-        fit = Fit(rows, rows.detach().mean(dim=1), None, sums, which.sum(dim=1), noised)
+        fit = Fit(rows, rows.detach().mean(dim=1), step_losses=sums, step_counts=which.sum(dim=1), noised=noised)
         match self.config.constraint:
             case "behaviour_loss" if self.own_variance:
                 # the behaviour loss is for the mean (Nichol and Dhariwal, 2021): here the variance learns alone

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from diffcps.algorithms import critics
 from diffcps.algorithms.base import (
     Algorithm,
     Batch,
@@ -95,11 +96,7 @@ class CQL(Algorithm[Settings]):
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states, size = self.config, problem.observation_size, problem.action_size
-        more: dict[str, Any] = {
-            "product": torch.bfloat16 if config.precision == "bf16" else None,
-            "layers": config.hidden_layers,
-            "activation": torch.relu,
-        }
+        more = {**critics.shape(config), "activation": torch.relu}
         self.policy = Mlp(states, config.hidden_size, 2 * size, **more)
         self.critic = Critic(states, size, config.hidden_size, **more)
         target = Copy([member.target_rate for member in members])
@@ -211,7 +208,7 @@ class CQL(Algorithm[Settings]):
             actions, _ = self.sample(policy, batch.next_observations, noise["next_actions"])
             values = self.critic(target, batch.next_observations, actions)
             values = values.unflatten(-1, (rows, -1)).amax(dim=-1).amin(dim=1)
-            goal = batch.rewards + pack.values["discount"][:, None] * (1.0 - batch.terminals) * values
+            goal = critics.one_step_ahead(pack, batch, values)
             own, own_density = self.sample(policy, batch.observations, noise["own"])
             following, following_density = self.sample(policy, batch.next_observations, noise["following"])
             random = 2.0 * noise["random"] - 1.0
@@ -219,11 +216,10 @@ class CQL(Algorithm[Settings]):
             others = torch.cat(parts, dim=2).flatten(1, 2)
             uniform = torch.full_like(own_density, -self.problem.action_size * math.log(2.0))
             densities = [part.unflatten(1, (rows, count)) for part in (uniform, following_density, own_density)]
-        estimates = self.critic(layers, batch.observations, batch.actions)
+        each, estimates = critics.errors(self.critic, layers, batch, goal)
         off = self.critic(layers, batch.observations, others).unflatten(-1, (rows, 3 * count))
         gaps = soft_gap(off, torch.cat(densities, dim=2)[:, None], estimates)
-        td = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
-        return td, gaps, estimates
+        return each.sum(dim=-1), gaps, estimates
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """tanh of the mean."""

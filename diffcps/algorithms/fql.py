@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffcps.algorithms import critics
 from diffcps.algorithms.base import (
     Algorithm,
     Batch,
@@ -31,8 +32,7 @@ from diffcps.algorithms.settings import Critic as CriticSettings
 from diffcps.config.plain import setting
 
 METRICS = (
-    "critic_loss", "q_value", "critic_grad_norm", "behaviour_loss", "distillation_loss", "policy_q", "actor_loss",
-    "actor_grad_norm", "flow_grad_norm",
+    *critics.METRICS, "behaviour_loss", "distillation_loss", "policy_q", "actor_loss", "actor_grad_norm", "flow_grad_norm",
 )  # fmt: skip
 EDGE = 1e-5
 """The data's actions are kept this far from their bounds, in units of them."""
@@ -72,10 +72,7 @@ class FQL(Algorithm[Settings]):
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states, actions = self.config, problem.observation_size, problem.action_size
-        more: dict[str, Any] = {
-            "product": torch.bfloat16 if config.precision == "bf16" else None,
-            "layers": config.hidden_layers,
-        }
+        more = critics.shape(config)
         self.flow = Mlp(states + actions + 1, config.hidden_size, actions, **more, activation=gelu)
         self.policy = Mlp(states + actions, config.hidden_size, actions, **more, activation=gelu)
         self.critic = Critic(states, actions, config.hidden_size, **more, activation=gelu_norm)
@@ -145,9 +142,9 @@ class FQL(Algorithm[Settings]):
             layers = self.policy.layout.layers(pack["actor"])
             actions = self.one_step(layers, batch.next_observations, noise["next_noise"]).clamp(-1.0, 1.0)
             values = self.critic(self.critic.layers(pack["target"]), batch.next_observations, actions).mean(dim=1)
-            goal = batch.rewards + pack.values["discount"][:, None] * (1.0 - batch.terminals) * values
-        estimates = self.critic(leaves, batch.observations, batch.actions)
-        loss = (estimates - goal[:, None]).square().mean(dim=(1, 2))
+            goal = critics.one_step_ahead(pack, batch, values)
+        each, estimates = critics.errors(self.critic, leaves, batch, goal)
+        loss = each.mean(dim=-1)
         return loss, leaves, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
 
     def flow_loss(self, pack: Pack, batch: Batch, noise: StepNoise) -> tuple[Tensor, Layers, Metrics]:

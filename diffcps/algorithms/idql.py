@@ -34,7 +34,7 @@ from diffcps.algorithms.settings import Chain, Changes, TaskFacts
 from diffcps.config import Actor
 from diffcps.config.plain import setting
 
-METRICS = "critic_loss", "q_value", "critic_grad_norm", "value_loss", "value", "behaviour_loss", "actor_grad_norm"
+METRICS = (*iql.VALUE_METRICS, "behaviour_loss", "actor_grad_norm")
 STEPS = 3_000_000
 CANDIDATES = 128, 32
 """Actions among which the policy chooses on most tasks, and where rewards are 1 at a goal (the paper's IDQL-A)."""
@@ -73,8 +73,8 @@ class IDQL(iql.Implicit[Settings]):
             size,
             config.diffusion_steps,
             config.hidden_size,
-            config.time_embedding,
-            self.shape["product"],
+            embedding=config.time_embedding,
+            product=self.shape["product"],
             layers=config.policy_layers,
         ).to(device)
         average = Copy([member.ema_rate for member in members])

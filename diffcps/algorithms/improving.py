@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from diffcps.algorithms import bc
+from diffcps.algorithms import bc, critics
 from diffcps.algorithms.base import (
     Batch,
     Coin,
@@ -26,7 +26,6 @@ from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.settings import Improving
 
-CRITIC_METRICS = "critic_loss", "q_value", "critic_grad_norm"
 S = TypeVar("S", bound=Improving)
 
 
@@ -64,9 +63,9 @@ class Improver(bc.Cloner[S]):
         fitting = critic | self.fit_noise
         improving = fitting | {"actions": self.actions_noise(candidates), "swap": Coin()}
         self.kinds = {
-            "policy": StepKind(batch, (*CRITIC_METRICS, *metrics), improving),
-            "critic": StepKind(batch, CRITIC_METRICS, critic),
-            "behaviour": StepKind(batch, (*CRITIC_METRICS, *bc.METRICS), fitting),
+            "policy": StepKind(batch, (*critics.METRICS, *metrics), improving),
+            "critic": StepKind(batch, critics.METRICS, critic),
+            "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS), fitting),
         }
         cloning, improving_stage = Stage(self.every("behaviour", "critic")), Stage(self.every("policy", "critic"))
         until = self.config.behaviour_steps
@@ -100,11 +99,9 @@ class Improver(bc.Cloner[S]):
         goal = batch.rewards
         if self.next_candidates:
             with torch.no_grad():
-                values = self.next_values(target, pack, batch, noise)
-                discount = pack.values["discount"][:, None]
-                goal = batch.rewards + discount * (1.0 - batch.terminals) * values
-        estimates = self.critic(critic, batch.observations, batch.actions)
-        loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
+                goal = critics.one_step_ahead(pack, batch, self.next_values(target, pack, batch, noise))
+        each, estimates = critics.errors(self.critic, critic, batch, goal)
+        loss = each.sum(dim=-1)
         return loss, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
 
     def value_loss(

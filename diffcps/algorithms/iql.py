@@ -7,11 +7,12 @@ weighted by the exponential of its advantage. It acts by its mean. The order of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from diffcps.algorithms import critics
 from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic, Init, Mlp
@@ -20,9 +21,8 @@ from diffcps.algorithms.settings import Changes, Learning, TaskFacts
 from diffcps.algorithms.settings import Critic as CriticSettings
 from diffcps.config.plain import setting
 
-METRICS = (
-    "critic_loss", "q_value", "critic_grad_norm", "value_loss", "value", "actor_loss", "actor_grad_norm", "mean_weight",
-)  # fmt: skip
+VALUE_METRICS = (*critics.METRICS, "value_loss", "value")
+METRICS = (*VALUE_METRICS, "actor_loss", "actor_grad_norm", "mean_weight")
 LARGEST_WEIGHT = 100.0
 """A regression weight is cut off here."""
 LOG_STD = -5.0, 2.0
@@ -71,12 +71,7 @@ class Implicit(Algorithm[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states = self.config, problem.observation_size
-        self.shape: dict[str, Any] = {
-            "product": torch.bfloat16 if config.precision == "bf16" else None,
-            "layers": config.hidden_layers,
-            "activation": torch.relu,
-            "init": INIT,
-        }
+        self.shape = {**critics.shape(config), "activation": torch.relu, "init": INIT}
         self.value = Mlp(states, config.hidden_size, 1, **self.shape)
         self.critic = Critic(states, problem.action_size, config.hidden_size, **self.shape)
         target = Copy([member.target_rate for member in members])
@@ -104,17 +99,8 @@ class Implicit(Algorithm[S]):
 
     def learn_critic(self, pack: Pack, batch: Batch) -> Metrics:
         """Equation 6, the sum over both heads: the goal is r + γ (1 − terminal) V(s')."""
-        leaves = self.critic.leaves(pack["critic"])
-        discount = pack.values["discount"][:, None] * (1.0 - batch.terminals)
-        goal = batch.rewards + discount * self._values(pack, batch.next_observations)
-        estimates = self.critic(leaves, batch.observations, batch.actions)
-        loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
-        norm = pack.descend("critic", loss, leaves)
-        return {
-            "critic_loss": loss.detach(),
-            "q_value": estimates.detach().mean(dim=(1, 2)),
-            "critic_grad_norm": norm,
-        }
+        goal = critics.one_step_ahead(pack, batch, self._values(pack, batch.next_observations))
+        return critics.learn(pack, self.critic, batch, goal)
 
     @torch.no_grad()
     def _values(self, pack: Pack, observations: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from diffcps.algorithms import critics
 from diffcps.algorithms.base import (
     Algorithm,
     Batch,
@@ -28,7 +29,6 @@ from diffcps.algorithms.settings import Critic as CriticSettings
 from diffcps.algorithms.settings import Learning
 from diffcps.config.plain import setting
 
-CRITIC_METRICS = "critic_loss", "q_value", "critic_grad_norm"
 POLICY_METRICS = "actor_loss", "behaviour_loss", "policy_q", "actor_grad_norm"
 
 
@@ -59,10 +59,7 @@ class TD3(Algorithm[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, sizes = self.config, (problem.observation_size, problem.action_size)
-        more: dict[str, Any] = {
-            "product": torch.bfloat16 if config.precision == "bf16" else None,
-            "layers": config.hidden_layers,
-        }
+        more = critics.shape(config)
         self.policy = Mlp(sizes[0], config.hidden_size, sizes[1], **more, **self.policy_shape)
         self.critic = Critic(sizes[0], sizes[1], config.hidden_size, **more, **self.critic_shape)
         rates = [member.target_rate for member in members]
@@ -72,8 +69,8 @@ class TD3(Algorithm[S]):
         }
         noise = {"target_noise": Normal((config.batch_size, problem.action_size))}
         self.kinds = {
-            "policy": StepKind(config.batch_size, CRITIC_METRICS + POLICY_METRICS, noise, self.reads),
-            "critic": StepKind(config.batch_size, CRITIC_METRICS, noise, self.reads),
+            "policy": StepKind(config.batch_size, critics.METRICS + POLICY_METRICS, noise, self.reads),
+            "critic": StepKind(config.batch_size, critics.METRICS, noise, self.reads),
         }
         self.stages = (Stage((*["critic"] * (config.policy_freq - 1), "policy")),)
 
@@ -93,23 +90,14 @@ class TD3(Algorithm[S]):
 
     def learn_critic(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """MSE(Q1) + MSE(Q2) to r + γ (1 − terminal) (min(Q1', Q2') − penalty) at a noisy action of the target policy."""
-        leaves = self.critic.leaves(pack["critic"])
         with torch.no_grad():
             limit = pack.values["target_noise_clip"][:, None, None]
             shift = (pack.values["target_noise"][:, None, None] * noise["target_noise"]).clamp(-limit, limit)
             policy = self.policy(self.policy.layout.layers(pack["target_actor"]), batch.next_observations).tanh()
             actions = (policy + shift).clamp(-1.0, 1.0)
             values = self.critic(self.critic.layers(pack["target"]), batch.next_observations, actions).amin(dim=1)
-            values = self.penalised(values, actions, pack, batch)
-            goal = batch.rewards + pack.values["discount"][:, None] * (1.0 - batch.terminals) * values
-        estimates = self.critic(leaves, batch.observations, batch.actions)
-        loss = (estimates - goal[:, None]).square().mean(dim=-1).sum(dim=-1)
-        norm = pack.descend("critic", loss, leaves)
-        return {
-            "critic_loss": loss.detach(),
-            "q_value": estimates.detach().mean(dim=(1, 2)),
-            "critic_grad_norm": norm,
-        }
+            goal = critics.one_step_ahead(pack, batch, self.penalised(values, actions, pack, batch))
+        return critics.learn(pack, self.critic, batch, goal)
 
     def penalised(self, values: Tensor, actions: Tensor, pack: Pack, batch: Batch) -> Tensor:
         """Values ``[K, B]`` of target actions ``[K, B, a]``, less what the algorithm charges for them; by default nothing."""

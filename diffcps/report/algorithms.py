@@ -9,8 +9,8 @@ from diffcps.report.tables import score, score_interval
 from diffcps.text import Column
 
 _PROTOCOL = (
-    "The last score of each algorithm, by its own rule of acting, mean over seeds ± their standard deviation. All share data, "
-    "physics, seeds and episodes."
+    "The last score of each algorithm, by its own rule of acting: mean over seeds ± their standard deviation, with its 95 % "
+    "interval. All have the same data, physics, seeds and number of episodes."
 )
 
 

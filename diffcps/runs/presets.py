@@ -96,7 +96,8 @@ def made(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> RunC
 def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tuple[list[RunConfig], list[str]]:
     """Every trial of a task, each once, and the names of the settings that have several values.
 
-    There is a trial for each combination of these values.
+    There is a trial for each combination of these values. Several algorithms are compared, so all are evaluated as often and
+    over as many episodes as the task says, each by its own rule of acting.
 
     Args:
         task: the task.
@@ -112,6 +113,9 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
     several = names if isinstance(names, tuple) else (names,)
     for name in several:
         usual = official(task, name)
+        if varied:
+            shared = task.evaluation
+            usual = usual.changed({"evaluation.every": shared.every, "evaluation.episodes": shared.episodes})
         # of several algorithms a setting changes those that have it; `find` refuses one that none of them has
         own = {key: value for key, value in changes.items() if has(key, name) or not any(has(key, n) for n in several)}
         given = named({**own, "algorithm": name}, name)
@@ -215,8 +219,11 @@ def _grid(options: SweepOptions, tasks: list[Task]) -> Plan:
 
 def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     """A trial for each task with the settings that are not searched, and what Optuna chooses."""
-    algorithm = options.algorithm or "diffcps"
-    given = named(options.changes(), algorithm)
+    changes = options.changes()
+    algorithm = changes.get("algorithm", "diffcps")
+    if isinstance(algorithm, tuple):
+        raise UserError(f"a search has one algorithm, and these are {len(algorithm)}: {', '.join(algorithm)}.")
+    given = named(changes, algorithm)
     ranges = {find(name, algorithm).name: text for name, text in pairs("search", options.search).items()}
     if twice := ranges.keys() & given.keys():
         raise UserError(f"--search {', '.join(sorted(twice))}: another flag sets it, too.")

@@ -1,0 +1,39 @@
+"""What most algorithms do with a critic: look one step ahead, and move its values there."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms.base import Batch, Metrics
+from diffcps.algorithms.nn import Critic, Layers
+from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.settings import Learning
+
+METRICS = "critic_loss", "q_value", "critic_grad_norm"
+"""What a step of a critic gives."""
+
+
+def shape(config: Learning) -> dict[str, Any]:
+    """Depth and type of products of a network with these settings, for ``nn.Mlp``, ``nn.Critic`` and their like."""
+    return {"layers": config.hidden_layers, "product": torch.bfloat16 if config.precision == "bf16" else None}
+
+
+def one_step_ahead(pack: Pack, batch: Batch, values: Tensor) -> Tensor:
+    """r + γ (1 − terminal) · the values of the next state, ``[K, B]``."""
+    return batch.rewards + pack.values["discount"][:, None] * (1.0 - batch.terminals) * values
+
+
+def errors(critic: Critic, leaves: Layers, batch: Batch, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error of each head to the goal ``[K, B]``: ``[K, heads]``; and the values ``[K, heads, B]``."""
+    values = critic(leaves, batch.observations, batch.actions)
+    return (values - goal[:, None]).square().mean(dim=-1), values
+
+
+def learn(pack: Pack, critic: Critic, batch: Batch, goal: Tensor, *, clip: bool = False) -> Metrics:
+    """One step of the critic down the sum of its heads' errors, in place; ``clip``: see ``Pack.descend``."""
+    leaves = critic.leaves(pack["critic"])
+    each, values = errors(critic, leaves, batch, goal)
+    loss = each.sum(dim=-1)
+    norm = pack.descend("critic", loss, leaves, clip=clip)
+    return {"critic_loss": loss.detach(), "q_value": values.detach().mean(dim=(1, 2)), "critic_grad_norm": norm}
