@@ -26,8 +26,8 @@ MEMBERS = (
     member(5, learning_rate=3e-5, lambda_init=4.0, target_kl=1.5, grad_norm=2.0),
 )
 CONFIG = trial(members=MEMBERS, diffusion_steps=2, hidden_size=32, batch_size=32, time_embedding=8, ema_start=20)
-BACKUP = CONFIG.with_settings(max_q_backup=True, max_q_candidates=3, policy_freq=1)
-"""With one kind of step, for each kind is compiled for half a minute."""
+BACKUP = CONFIG.with_settings(max_q_backup=True, max_q_candidates=3, policy_freq=1, hidden_layers=1)
+"""With one kind of step and one hidden layer, for each kind is compiled for half a minute or more."""
 compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="compiling for a CPU needs a C++ compiler"
 )

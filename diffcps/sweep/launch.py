@@ -5,7 +5,6 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -119,8 +118,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
     interrupted = True
     try:
         with ExitStack() as stack:
-            # MLflow sets up its database while Ray's processes start: each takes seconds
-            store_ready = stack.enter_context(ThreadPoolExecutor(1)).submit(check, str(sweep.location.tracking_uri))
+            store.import_ahead()  # while Ray's processes start
             with interrupts.deferred():
                 cluster = stack.enter_context(clusters.connected(options.address))
             resources = Resources.fitting(
@@ -130,7 +128,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
                 concurrent=options.concurrent,
                 workers=options.workers_per_trial,
             )
-            sweep = sweep.at(replace(sweep.location, tracking_uri=store_ready.result()))
+            sweep = sweep.at(replace(sweep.location, tracking_uri=check(str(sweep.location.tracking_uri))))
             claim.begin(sweep.location, plan)
             at_once = counted(min(resources.concurrent, plan.count), "trial")
             console.print(f"on {cluster.description}; {at_once} at once", highlight=False)

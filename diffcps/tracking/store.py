@@ -1,9 +1,11 @@
 """The MLflow store: its address, whether it works, and connecting to it."""
 
 import contextlib
+import importlib
 import logging
 import os
 import sqlite3
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -77,6 +79,11 @@ def check(uri: str, patience: float = CHECK_SECONDS) -> str:
             "mlflow db upgrade on it; if it asks for a password, set MLFLOW_TRACKING_USERNAME and _PASSWORD."
         ) from error
     return uri
+
+
+def import_ahead() -> None:
+    """Import MLflow, which takes seconds, beside what this process does next; ``connect`` then finds it there."""
+    threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
 
 
 def connect(uri: str) -> "MlflowClient":
