@@ -14,6 +14,7 @@ from diffcps.report.across import Group, comparable, improvement, improvements
 from diffcps.report.analysis import along, beside_paper, lines
 from diffcps.report.contents import Table
 from diffcps.report.diagnostics import diagnose, discounted
+from diffcps.report.document import Bullets
 from diffcps.runs.trials import Trial, read_trial
 from diffcps.tasks.registry import get_task
 
@@ -257,31 +258,41 @@ def test_settings_of_the_evaluation_vary_too(tmp_path: Path) -> None:
 
 def test_algorithms_stand_side_by_side(tmp_path: Path) -> None:
     """One trial of each on a task, one of them on other data; who is ahead follows from the intervals."""
-    scores = {"diffcps": (80.0, 84.0), "iql": (40.0, 41.0), "td3bc": (79.0, 82.0)}
-    trials = [trained.config(algorithm=name, steps=4) for name in scores]
+    scores = {
+        "diffcps": (80.0, 84.0, 82.0, 81.0, 83.0),
+        "iql": (40.0, 41.0, 40.0, 41.0, 40.0),
+        "td3bc": (79.0, 82.0, 80.0, 81.0, 82.0),
+    }
+    trials = [trained.config(algorithm=name, seeds=5) for name in scores]
     for trial, own in zip(trials, scores.values(), strict=True):
         trained.write(tmp_path, trial, own)
     found = table(tmp_path, *trials)
     (item,) = algorithms.side_by_side(found.rows)
     assert list(item.scores) == ["diffcps", "td3bc", "iql"]
     assert item.verdict == "hopper-medium-v2: diffcps is highest, not clear of td3bc; clear of 1 other"
-    (section,) = algorithms.sections(found.rows, narrow=True)
+    section, verdicts = algorithms.sections(found.rows, narrow=True)
     assert section.title == "Algorithms side by side"
+    assert verdicts.blocks == (Bullets((item.verdict,)),)
     text = found.markdown()
-    assert text.count("82.0 ± 2.8") >= 2
+    assert text.count("82.0 ± 1.6") >= 2
     assert "| algorithm" in text.split("## ")[0], "the main table says which is which"
     names = [column for row in found.rows for column in row.trial.values("algorithm")]
     assert sorted(names) == sorted(scores)
     assert "alpha" not in text.split("## ")[0], "what only one algorithm has does not vary"
-    twice = [*trials, trained.config(algorithm="iql", steps=4, expectile=0.9)]
+    twice = [*trials, trained.config(algorithm="iql", expectile=0.9)]
     trained.write(tmp_path, twice[-1], (50.0, 51.0))
     again = table(tmp_path, *twice)
     assert algorithms.side_by_side(again.rows) == [], "two trials of one algorithm would have to be chosen between"
 
 
-def test_an_algorithm_is_ahead_when_its_interval_lies_above_all_others(tmp_path: Path) -> None:
-    trials = [trained.config(algorithm=name, steps=4) for name in ("diffcps", "iql")]
-    for trial, own in zip(trials, ((80.0, 84.0), (40.0, 41.0)), strict=True):
-        trained.write(tmp_path, trial, own)
+@pytest.mark.parametrize(
+    ("seeds", "verdict"), [(5, "diffcps, clear of all others"), (2, "diffcps is highest; 2 seeds say no more")]
+)
+def test_an_algorithm_is_ahead_when_its_interval_lies_above_all_others(
+    tmp_path: Path, seeds: int, verdict: str
+) -> None:
+    trials = [trained.config(algorithm=name, seeds=seeds) for name in ("diffcps", "iql")]
+    for trial, own in zip(trials, ((80.0, 84.0, 82.0, 81.0, 83.0), (40.0, 41.0, 40.0, 41.0, 40.0)), strict=True):
+        trained.write(tmp_path, trial, own[:seeds])
     (item,) = algorithms.side_by_side(table(tmp_path, *trials).rows)
-    assert item.verdict == "hopper-medium-v2: diffcps, clear of all others"
+    assert item.verdict == f"hopper-medium-v2: {verdict}"

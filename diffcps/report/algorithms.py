@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffcps.report.analysis import Row, Score
-from diffcps.report.document import Prose, Section, Sheet
+from diffcps.report.document import Bullets, Prose, Section, Sheet
 from diffcps.report.tables import score, score_interval
-from diffcps.text import Column
+from diffcps.text import Column, counted
 
+ENOUGH_SEEDS = 5
+"""Fewer give intervals that are too narrow."""
 _PROTOCOL = (
     "The last score of each algorithm, by its own rule of acting: mean over seeds ± their standard deviation, with its 95 % "
     "interval. All have the same data, physics, seeds and number of episodes."
@@ -31,17 +33,23 @@ class SideBySide:
 
     @property
     def verdict(self) -> str:
-        """Who is ahead; an algorithm is clearly so when its interval lies above another's. Empty with fewer than two."""
+        """Who is ahead; an algorithm is clearly so when its interval lies above another's. Empty with fewer than two.
+
+        Of few seeds an interval is too narrow to say so.
+        """
         found = list(self.scores.items())
         if len(found) < 2:
             return ""
         (first, top), *others = found
+        seeds = min(self.rows[name].trial.seeds for name, _ in found)
+        if seeds < ENOUGH_SEEDS:
+            return f"{self.task}: {first} is highest; {counted(seeds, 'seed')} say no more"
         near = [name for name, other in others if not top.low > other.high]
         if not near:
             return f"{self.task}: {first}, clear of all others"
         behind = len(others) - len(near)
         return f"{self.task}: {first} is highest, not clear of {', '.join(near)}" + (
-            f"; clear of {behind} other{'s' if behind > 1 else ''}" if behind else ""
+            f"; clear of {counted(behind, 'other')}" if behind else ""
         )
 
 
@@ -72,9 +80,11 @@ def sections(table: Sequence[Row], narrow: bool) -> list[Section]:
     for name in names:
         cells = [_cell(item.rows.get(name), narrow) for item in found]
         columns.append(Column(name, cells))
-    said = [verdict for item in found if (verdict := item.verdict)]
-    ahead = (f"Ahead by 95 % intervals of the last score: {'; '.join(said)}.",) if said else ()
-    return [Section("Algorithms side by side", (Prose((_PROTOCOL, *ahead)), Sheet(tuple(columns))))]
+    said = Bullets(tuple(verdict for item in found if (verdict := item.verdict)))
+    return [
+        Section("Algorithms side by side", (Prose((_PROTOCOL,)), Sheet(tuple(columns)))),
+        Section("Who is ahead, by 95 % intervals of the last score", (said,)),
+    ]
 
 
 def _behaviour(item: SideBySide) -> str:
