@@ -294,7 +294,10 @@ def newest_title(table: Sequence[Row]) -> str:
 
 def _setting_columns(table: Sequence[Row]) -> list[Column]:
     names = varying(table)
-    return [Column(symbol(name, table), [setting(row.trial, name) for row in table]) for name in names]
+    return [
+        Column(symbol(name, table), [setting(row.trial, name) for row in table], right=name != "algorithm")
+        for name in names
+    ]
 
 
 def _published(row: Row, name: str) -> str:
