@@ -272,6 +272,10 @@ def test_dry_run_and_labels_follow_the_axes(monkeypatch: pytest.MonkeyPatch) -> 
     text = shown(plan_of(vary=("profile=official,principled",)))
     assert "dual projected" in text
     assert "hidden_size" not in text, "no trial differs in it"
+    text = shown(plan_of(tasks=("bandit-ring", "pointmaze-umaze"), algorithms=("diffcps", "iql")))
+    assert "expectile 0.7" in text
+    assert "expectile 0.9" in text
+    assert "target_rate" not in text, "that another algorithm has no such setting is no difference"
     trial = made(RING, {"learning_rate": 1e-3})
     assert labels.name(trial, range(5)) == "bandit-ring diffcps T=5 λ-clip=0.3 κ=0.05"
     assert labels.parameters(trial, range(5))["learning_rate"] == "0.001"

@@ -59,8 +59,9 @@ def _table(plan: Plan, seconds: Sequence[tuple[float, float]]) -> Table:
     shown = symbols | {axis.name: symbols.get(axis.name, axis.name) for axis in plan.axes}
     different = _different(plan, shown)
     columns = ["task", "data", *shown.values(), "seeds", "steps", "learn", "evaluate"]
-    columns += ["other settings"] if any(different) else []
     table = Table(*columns, title=f"{plan.name}: {counted(plan.count, 'trial')}", title_justify="left")
+    if any(different):
+        table.add_column("other settings", overflow="fold")
     for trial, (learning, evaluating), others in zip(plan.trials, seconds, different, strict=True):
         values = [searched.get(name) or _value(trial, name) for name in shown]
         table.add_row(
@@ -71,14 +72,17 @@ def _table(plan: Plan, seconds: Sequence[tuple[float, float]]) -> Table:
 
 
 def _different(plan: Plan, shown: Container[str]) -> list[list[str]]:
-    """For each trial the settings that not all trials have, but for those that are ``shown`` in columns."""
-    found = []
+    """For each trial the settings that not all trials of its algorithm have, but for those that are ``shown`` in columns."""
+    found: list[list[str]] = []
+    common: dict[str, set[str]] = {}
     for trial in plan.trials:
-        names = ("algorithm", "profile", *trial.settings)
-        said = [f"{name} {_value(trial, name)}" for name in names if name not in shown]
+        said = [f"{name} {_value(trial, name)}" for name in ("profile", *trial.settings) if name not in shown]
         found.append([*said, *(text for text in changed_settings(trial) if text.startswith("evaluation."))])
-    common = set.intersection(*map(set, found))
-    return [[text for text in texts if text not in common] for texts in found]
+        common[trial.algorithm] = common.get(trial.algorithm, set(found[-1])) & set(found[-1])
+    return [
+        [text for text in texts if text not in common[trial.algorithm]]
+        for trial, texts in zip(plan.trials, found, strict=True)
+    ]
 
 
 def _value(trial: RunConfig, name: str) -> str:
