@@ -1,22 +1,39 @@
-# Targets: install, demo, test, check, bench, notebooks, ui, clean. Everything they need is installed into $(VENV).
+# Targets: install, demo, test, check, bench, notebooks, ui, constraints, clean. Everything they need is installed into
+# $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
+# Which build of PyTorch: `cpu`, `cu126`, `auto` (what fits this machine's driver) …; by default the package index decides
+TORCH ?=
 RESULTS ?= results
 BIN := $(VENV)/bin
 # Ray and MLflow report usage over the network unless told not to
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: install demo test check bench notebooks ui clean
+.PHONY: install demo test check bench notebooks ui constraints clean
 
 install: $(VENV)/installed
 
+# uv takes seconds where pip takes minutes, but does not read pip's settings: its mirrors and folders of wheels are handed over
+pip_setting = $$($(BIN)/python -m pip config list | sed -n "s/^[^ ]*\.$(1)='\(.*\)'$$/\1/p" | head -n 1)
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(call pip_setting,index-url)}" \
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$(call pip_setting,find-links)}" \
+	SSL_CERT_FILE="$${SSL_CERT_FILE:-$(call pip_setting,cert)}" $(BIN)/uv
+
 # editable_mode: with the default, a folder named diffcps beside a script would hide the package
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("DiffCPS needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet uv
+	@echo "installing DiffCPS and all that it needs into $(VENV): about a minute"
+	@$(UV) pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) --constraints constraints.txt \
+		--config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@
+
+# the newest versions that pyproject.toml allows, for every platform
+constraints: install
+	@$(UV) pip compile --quiet --universal --upgrade --no-annotate --no-header --all-extras --output-file constraints.txt \
+		pyproject.toml
 
 demo: install
 	$(BIN)/python tune/sweep_d4rl.py --preset demo --results $(RESULTS)
