@@ -1,4 +1,4 @@
-# Targets: install, demo, test, check, bench, notebooks, ui, constraints, clean. Everything they need is installed into
+# Targets: install, demo, test, check, docs, bench, notebooks, ui, constraints, clean. Everything they need is installed into
 # $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: install demo test check bench notebooks ui constraints clean
+.PHONY: install demo test check docs bench notebooks ui constraints clean
 
 install: $(VENV)/installed
 
@@ -38,7 +38,7 @@ constraints: install
 demo: install
 	$(BIN)/python tune/sweep_d4rl.py --preset demo --results $(RESULTS)
 
-test: install check
+test: install check docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
@@ -46,6 +46,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# the site; a link to nothing is an error
+docs: install
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . docs/_build/html
 
 bench: install
 	@mkdir -p $(RESULTS)
@@ -58,4 +62,4 @@ ui: install
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

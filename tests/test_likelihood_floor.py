@@ -1,4 +1,4 @@
-"""The best that any isotropic chain can do on four corners: the numbers that diffcps/studies/README.md gives."""
+"""The best that any isotropic chain can do on four corners: the numbers that docs/studies.md gives."""
 
 import numpy as np
 import pytest

@@ -33,7 +33,7 @@ class StudyCommand(_Flags):
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = tyro.MISSING
-    """Name of the study; see diffcps/studies/README.md."""
+    """Name of the study; see docs/studies.md."""
 
     def __call__(self) -> int:
         """Run it."""
