@@ -306,6 +306,7 @@ def variants() -> dict[str, RunConfig]:
     found["steps"] = BASE.replaced(steps=1001)
     found["profile"] = BASE.replaced(profile="principled")
     found["measures"] = BASE.replaced(measures=("elbo",))
+    found["acting"] = BASE.replaced(acting=("candidates=1",))
     found["physics"] = BASE.replaced(physics="modern")
     found["log_every"] = BASE.replaced(log_every=7)
     found["definition: none"] = BASE.replaced(task=DEFINITION.name)

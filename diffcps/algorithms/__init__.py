@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from diffcps.algorithms import ways
 from diffcps.algorithms.settings import Changes
 from diffcps.config import RunConfig
 from diffcps.errors import UserError, nearest
@@ -70,9 +71,29 @@ def complete(trial: RunConfig) -> RunConfig:
     check_acting(trial.algorithm, trial.evaluation.candidates, trial.evaluation.actor)
     for own in found:
         algorithm.check(trial, own)
+    others = [way for way in other_ways(trial) if not way.is_own(trial)]
     values = [own.to_dict() for own in found]
     members = tuple(member.replaced(settings=own) for member, own in zip(trial.members, values, strict=True))
-    return trial.replaced(settings=values[0], members=members, symbols=get(trial.algorithm).settings.symbols())
+    return trial.replaced(
+        settings=values[0], members=members, symbols=algorithm.settings.symbols(), acting=tuple(map(str, others))
+    )
+
+
+def other_ways(trial: RunConfig) -> list[ways.Way]:
+    """The ways of acting that a trial names beside its own.
+
+    Raises ``UserError`` when its algorithm cannot act so, or a value breaks a rule.
+    """
+    # an algorithm is only imported for trials that name any
+    found = ways.read(trial.acting, get(trial.algorithm), trial.algorithm) if trial.acting else []
+    for way in found:
+        if way.name in ways.OF_EVALUATION:
+            rule = trial.evaluation.replaced(**{way.name: way.value})
+            check_acting(trial.algorithm, rule.candidates, rule.actor)
+        else:
+            for own in settings(trial):
+                own.replaced(**{way.name: way.value})
+    return found
 
 
 def check_acting(name: str, candidates: int, actor: str) -> None:

@@ -151,6 +151,8 @@ class RunConfig(Plain):
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
     """What is measured of each policy besides its score, at every evaluation; density, samples, likelihood, acting."""
+    acting: tuple[str, ...] = ()
+    """Other ways to act, such as `candidates=1`: the final policies are also evaluated in each, in the same episodes."""
     symbols: Values = Values()
     """Setting -> its symbol, for the settings by which people tell trials of the algorithm apart. Changes no result."""
 
@@ -248,5 +250,5 @@ class RunConfig(Plain):
         return re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join([*parts, digest]))
 
 
-OWN = "algorithm", "profile", "seeds", "steps", "physics", "log_every", "checkpoint_minutes", "measures"
+OWN = "algorithm", "profile", "seeds", "steps", "physics", "log_every", "checkpoint_minutes", "measures", "acting"
 """Names of the settings of a trial itself; ``seeds`` is their number."""

@@ -71,6 +71,9 @@ class RunFlags:
     """Actions drawn for each state at evaluation, one of which the critic chooses; 1: the action of the policy."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
     """What to measure of each policy besides its score: density, samples, likelihood, acting. Default: nothing."""
+    acting: Annotated[Several[str], tyro.conf.arg(metavar="NAME=V1,V2 ...")] = ()
+    """Other ways to act, e.g. `candidates=1,10`: a trial trains once, and its final policies are evaluated in each.
+    Default: their own way alone; with several algorithms also a single candidate."""
     data: Annotated[Maybe[str], tyro.conf.arg(metavar="SOURCE")] = None
     """Source of the data, by default the first of the task; `diffcps data list` shows them."""
     rows: Maybe[int] = None
@@ -83,7 +86,8 @@ class RunFlags:
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""
         given = {flag.name: getattr(self, flag.name) for flag in fields(RunFlags) if flag.name != "settings"}
-        given["measures"] = list(self.measures) or None  # one value that is a list
+        for name in "measures", "acting":
+            given[name] = list(given[name]) or None  # one value that is a list
         return {name: value for name, value in given.items() if value not in (None, ())} | pairs("set", self.settings)
 
 

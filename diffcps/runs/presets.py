@@ -8,11 +8,12 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
 from diffcps import algorithms
+from diffcps.algorithms import ways
 from diffcps.algorithms.settings import Changes
 from diffcps.config import Member, RunConfig, Values
 from diffcps.data import library
@@ -97,7 +98,8 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
     """Every trial of a task, each once, and the names of the settings that have several values.
 
     There is a trial for each combination of these values. Several algorithms are compared, so all are evaluated as often and
-    over as many episodes as the task says, each by its own rule of acting.
+    over as many episodes as the task says, each by its own rule of acting; those that choose among several candidates are
+    at the end also evaluated with a single one.
 
     Args:
         task: the task.
@@ -118,6 +120,8 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
             usual = usual.changed({"evaluation.every": shared.every, "evaluation.episodes": shared.episodes})
         # of several algorithms a setting changes those that have it; `find` refuses one that none of them has
         own = {key: value for key, value in changes.items() if has(key, name) or not any(has(key, n) for n in several)}
+        if varied:
+            own["acting"] = _compared(changes.get("acting", []), name, several)
         given = named({**own, "algorithm": name}, name)
         known = {key: value for key, value in preset(task, usual).items() if key in names_of(name)}
         base = {key: values for key, values in named(known, name).items() if key not in given}
@@ -126,6 +130,19 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
             point = dict(zip([*given, *base], values, strict=True))
             found.append(_trial(task, usual, point, {key for key in point if key in given}))
     return list(dict.fromkeys(found)), list(dict.fromkeys(varied))
+
+
+def _compared(asked: str | Sequence[str], name: str, several: Sequence[str]) -> list[str]:
+    """Other ways to act of one of several algorithms: a single candidate, and those asked for that it has.
+
+    One that none of them has is kept, to be refused.
+    """
+    known = {other: ways.names(algorithms.get(other)) for other in several}
+    found = [ways.ONE] if "candidates" in known[name] else []
+    for way, value in ways.parts([asked] if isinstance(asked, str) else asked):
+        if way in known[name] or not any(way in own for own in known.values()):
+            found.append(f"{way}={value}")
+    return found
 
 
 def named(changes: Mapping[str, Any], algorithm: str) -> dict[str, tuple[Any, ...]]:

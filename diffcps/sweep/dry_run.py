@@ -109,7 +109,7 @@ class Estimator:
         if task.environment not in self._steps:
             self._steps[task.environment] = _environment_step(trial, task)
         act += self._steps[task.environment] * count * trial.evaluation.episodes
-        evaluations = -(-trial.steps // trial.evaluation.every)
+        evaluations = -(-trial.steps // trial.evaluation.every) + len(trial.acting)
         return cost.over_stages(trial, each), act * task.episode_limit * evaluations
 
     def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], float]:

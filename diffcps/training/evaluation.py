@@ -59,24 +59,32 @@ class Evaluator:
         goals = [seed for seed in self.seeds for _ in range(config.episodes)]
         self.environments = make_vector(task, physics, len(goals), goal_seeds=goals, threads=threads)
 
-    def __call__(self, policy: Policy, index: int, episodes: int | None = None) -> Rollouts:
+    def __call__(
+        self,
+        policy: Policy,
+        index: int,
+        episodes: int | None = None,
+        *,
+        candidates: int | None = None,
+        actor: Actor | None = None,
+    ) -> Rollouts:
         """Roll out all members of ``policy`` until every episode has ended.
 
-        ``episodes`` is per member, by default the configuration's; it takes several rounds in the same environments if
-        there are more.
+        Args:
+            policy: who acts.
+            index: of the evaluation; the same index gives the same episodes, however the policy acts in them.
+            episodes: of each member, by default the configuration's; more take several rounds in the same environments.
+            candidates: by default the configuration's.
+            actor: by default the configuration's.
         """
         wanted, size = self.config.episodes if episodes is None else episodes, self.config.episodes
-        acting = self.config.candidates, self.config.actor
+        acting = candidates or self.config.candidates, actor or self.config.actor
         rounds = [self._round(policy, (index,), *acting)]
         rounds += [self._round(policy, (index, number), *acting) for number in range(1, -(-wanted // size))]
         returns, lengths = (
             np.concatenate([getattr(part, name) for part in rounds], axis=1) for name in ("returns", "lengths")
         )
         return Rollouts(returns[:, :wanted], lengths[:, :wanted])
-
-    def evaluate_as(self, policy: Policy, index: int, candidates: int, actor: Actor) -> Rollouts:
-        """One episode in every environment, with these candidates and this actor instead of the configuration's."""
-        return self._round(policy, (index,), candidates, actor)
 
     def _round(self, policy: Policy, index: tuple[int, ...], candidates: int, actor: Actor) -> Rollouts:
         """One episode in every environment; its start depends only on ``index`` and the members' seeds."""

@@ -16,6 +16,7 @@ import torch
 import torch.distributed
 from numpy.typing import NDArray
 
+from diffcps import algorithms
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
@@ -192,7 +193,8 @@ def working_bytes(config: RunConfig) -> int:
 
     A captured step keeps its memory while policies act.
     """
-    acting = cost.acting_cost(config, config.evaluation.episodes, config.evaluation.candidates)
+    counts = [int(way.value) for way in algorithms.other_ways(config) if way.name == "candidates"]
+    acting = cost.acting_cost(config, config.evaluation.episodes, max(config.evaluation.candidates, *counts, 1))
     return max(kind.peak_bytes for kind in cost.step_costs(config).values()) + acting.peak_bytes
 
 

@@ -39,6 +39,10 @@ class Policy:
         """One of them, as a pack of one."""
         return Policy(self.algorithm, {name: value[number : number + 1] for name, value in self.parameters.items()})
 
+    def with_setting(self, name: str, value: float) -> "Policy":
+        """The same policies, acting with another value of a setting that is one of ``Algorithm.acting``."""
+        return Policy(self.algorithm, self.parameters | {name: torch.full_like(self.parameters[name], value)})
+
     @torch.no_grad()
     def act(
         self,

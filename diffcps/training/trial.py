@@ -100,7 +100,7 @@ def run(
                 packs,
                 packs.evaluate,
                 folder,
-                measure=packs.measure if config.measures else None,
+                measure=packs.measure if config.measures or config.acting else None,
                 workers=workers,
                 sinks=sinks(facts) if sinks and workers.first else (),
                 report=report,
@@ -178,10 +178,12 @@ def _packs(
     for part in fitting(config, len(own), task, rows=dataset.info.rows, memory=machine.memory):
         share = slice(own[part].start, own[part].stop)
         members = config.members[share]
+        helped: dict[str, Any] = {"threads": machine.threads, "heartbeat": heartbeat}
+        evaluator = Evaluator(task, config.physics, members, config.evaluation, **helped)
         packs.add(
             Learner(config, shared, task.max_action, device=device, engine=engine, pool=pool, own=share),
-            Evaluator(task, config.physics, members, config.evaluation, threads=machine.threads, heartbeat=heartbeat),
-            Measurer(config, members, dataset, threads=machine.threads, heartbeat=heartbeat),
+            evaluator,
+            Measurer(config, members, dataset, evaluator=evaluator, **helped),
         )
     return packs
 

@@ -23,7 +23,7 @@ def take(subject: Subject) -> dict[str, float]:
     try:
         found = {}
         for actor, count in ways_of_acting(config):
-            rollouts = evaluator.evaluate_as(subject.policy, subject.index, count, actor)
+            rollouts = evaluator(subject.policy, subject.index, candidates=count, actor=actor)
             found[f"score_{actor}_{count}"] = float(task.normalised_score(rollouts.returns).mean())
         return found
     finally:

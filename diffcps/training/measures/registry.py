@@ -63,9 +63,10 @@ def check(config: RunConfig) -> Task:
 
 
 def columns(config: RunConfig) -> tuple[str, ...]:
-    """Columns of ``measures.csv`` after step, member and seed."""
+    """Columns of ``measures.csv`` after step, member and seed: of the measures, then of other ways to act."""
     task = task_of(config)
-    return tuple(column for name in config.measures for column in MEASURES[name].columns(config, task))
+    measured = [column for name in config.measures for column in MEASURES[name].columns(config, task)]
+    return (*measured, *(way.column for way in algorithms.other_ways(config)))
 
 
 def _bandit(task: Task) -> Bandit:

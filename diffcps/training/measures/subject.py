@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffcps import algorithms
 from diffcps.algorithms.bc import Cloner
 from diffcps.algorithms.policies import Weights
+from diffcps.algorithms.ways import OF_EVALUATION
 from diffcps.config import Member, RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.tasks.registry import Task, task_of
-from diffcps.training.evaluation import generator_of
+from diffcps.training.evaluation import Evaluator, generator_of
 from diffcps.training.measures.quadrature import NotFiniteError
 from diffcps.training.measures.registry import MEASURES
 from diffcps.training.policy import Policy
@@ -98,6 +100,7 @@ class Measurer:
         config: the trial.
         members: those in the pack.
         dataset: what they learn from.
+        evaluator: rolls out these members, for trials that name other ways to act.
         threads: at most so many step environments.
         heartbeat: called now and then while measuring.
     """
@@ -107,10 +110,11 @@ class Measurer:
         config: RunConfig,
         members: Sequence[Member],
         dataset: Transitions,
+        evaluator: Evaluator | None = None,
         threads: int = 1,
         heartbeat: Callable[[], None] | None = None,
     ) -> None:
-        self.config, self.members, self.dataset = config, members, dataset
+        self.config, self.members, self.dataset, self.evaluator = config, members, dataset, evaluator
         self.threads, self.heartbeat = threads, heartbeat or (lambda: None)
 
     @torch.no_grad()
@@ -132,11 +136,27 @@ class Measurer:
         ]
         rows = [_taken(subject) for subject in subjects]
         values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        values |= self._other_ways(policy, index, last)
         leaving = [leave for name in self.config.measures if (leave := MEASURES[name].actions)]
         if not (last and leaving):
             return Measured(values, {})
         actions = np.stack([leaving[0](subject) for subject in subjects])
         return Measured(values, {f"a_{j}": actions[:, :, j] for j in range(task.action_size)})
+
+    def _other_ways(self, policy: Policy, index: int, last: bool) -> dict[str, NDArray[np.float64]]:
+        """Scores ``[K]`` of other ways to act at the last evaluation, in its episodes; NaN in rows before it."""
+        config, task = self.config, task_of(self.config)
+        ways = algorithms.other_ways(config)
+        if not last:
+            return {way.column: np.full(len(self.members), np.nan) for way in ways} if config.measures else {}
+        found = {}
+        for way in ways:
+            assert self.evaluator is not None
+            chosen: dict[str, Any] = {way.name: way.value} if way.name in OF_EVALUATION else {}
+            acting = policy if chosen else policy.with_setting(way.name, float(way.value))
+            rollouts = self.evaluator(acting, index, config.evaluation.episodes_at(last), **chosen)
+            found[way.column] = task.normalised_score(rollouts.returns).mean(axis=1)
+        return found
 
 
 def _taken(subject: Subject) -> dict[str, float]:
