@@ -94,9 +94,10 @@ class Improvement(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """Gain from tuning a task's configuration, by the number of policies tried online."""
+    """Gain from tuning an algorithm's configuration for a task, by the number of policies tried online."""
 
     task: str
+    """With the algorithm, if the table has several."""
     data: str
     mean: FloatArray
     """Expected highest last score of k configurations drawn at random, entry k − 1."""
@@ -152,15 +153,17 @@ def improvements(family: Sequence[Group]) -> list[Improvement]:
 
 
 def budgets(table: Sequence[Row]) -> list[Budget]:
-    """Expected online performance of each task with several complete configurations on the same data."""
+    """Expected online performance of each task and algorithm with several complete configurations on the same data."""
     found = []
+    several = len({row.trial.config.algorithm for row in table}) > 1
     for task, rows in by_task(table).items():
-        kinds: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        kinds: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
         for row in rows:
             if row.trial.state == "complete" and row.last is not None:
-                kinds[row.data, row.trial.config.physics].append(row)
-        for (data, _), group in kinds.items():
+                kinds[row.data, row.trial.config.algorithm, row.trial.config.physics].append(row)
+        for (data, algorithm, _), group in kinds.items():
             if len(group) > 1:
                 scores = [row.last.mean for row in group if row.last is not None]
-                found.append(Budget(task, data, *stats.expected_online_performance(scores)))
+                name = f"{task}, {algorithm}" if several else task
+                found.append(Budget(name, data, *stats.expected_online_performance(scores)))
     return found

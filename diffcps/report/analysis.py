@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import stats
+from diffcps.algorithms import other_ways, ways
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.published import Published, ablation, published
 from diffcps.runs import trials
@@ -106,6 +107,17 @@ class Row:
         return dict(zip(newest, Score.of(np.stack([*newest.values()], axis=1)), strict=True)) if newest else {}
 
     @cached_property
+    def ways(self) -> dict[ways.Way, Score]:
+        """Last score by each other way to act, once it is measured."""
+        return {w: self.measured[w.column] for w in other_ways(self.trial.config) if w.column in self.measured}
+
+    @property
+    def one(self) -> Score | None:
+        """The last score with a single candidate: that of the own rule where it is one, ``None`` where it is not measured."""
+        own = self.trial.values("evaluation.candidates") == (1,)
+        return self.last if own else next((s for way, s in self.ways.items() if str(way) == ways.ONE), None)
+
+    @cached_property
     def diagnosis(self) -> Diagnosis:
         """Whether the trial did what its equations say."""
         return diagnose(self.trial)
@@ -142,6 +154,13 @@ def varying(table: Sequence[Row]) -> list[str]:
     return trials.varying([row.trial for row in table])
 
 
+def compares(table: Sequence[Row]) -> bool:
+    """Whether rows are of several algorithms, one of each for a task, which have their published scores side by side."""
+    shared = [(row.trial.task.name, row.data, row.trial.config.physics) for row in table]
+    names = [row.trial.config.algorithm for row in table]
+    return len(set(names)) > 1 and len(set(zip(shared, names, strict=True))) == len(table)
+
+
 def setting(trial: Trial, name: str) -> str:
     """The value of a setting, or all values if members of the pack differ; a dash if the algorithm does not have it."""
     return ", ".join(map(worded, trial.values(name))) or "–"
@@ -165,7 +184,10 @@ def quantities(table: Sequence[Row]) -> dict[str, list[str]]:
     for trial in (row.trial for row in table if row.trial.measured):
         known = {name: MEASURES[name] for name in trial.config.measures if name in MEASURES}
         owner = {column: name for name, item in known.items() for column in item.columns(trial.config, trial.task)}
+        acting = {way.column for way in other_ways(trial.config)}
         for column in trial.measured:
+            if column in acting:  # they have a table of their own
+                continue
             name = owner.get(column, "other")
             if name == "other" or not re.fullmatch(known[name].details, column):
                 found[name][column] = None

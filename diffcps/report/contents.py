@@ -7,7 +7,7 @@ from functools import cached_property
 
 from rich.console import RenderableType
 
-from diffcps.report import algorithms, drawing, figures, notes, tables
+from diffcps.report import acting, algorithms, drawing, figures, notes, tables
 from diffcps.report.across import MOST, Budget, Group, budgets, comparable, families, groups
 from diffcps.report.analysis import Grid, Row, along, beside_paper, grids, quantities, rows, symbol
 from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
@@ -85,7 +85,8 @@ def contents(table: Table, narrow: bool = False) -> Document:
     curves = figures.over_time(table.rows)
     sections = [
         *_summary(table, narrow),
-        *([] if table.sweep.is_search else algorithms.sections(table.rows, narrow)),
+        *([] if table.sweep.is_search else algorithms.sections(table.rows, table.groups, narrow)),
+        *acting.sections(table.rows),
         *_measures(table.rows),
         *_sections(curves[:1]),
         *_configurations(table),
@@ -234,7 +235,10 @@ def _present(*blocks: Block | None) -> tuple[Block, ...]:
 
 def _said(section: Section) -> bool:
     """Whether a section has any content."""
-    return any(
-        not (isinstance(block, Bullets) and not block.lines) and not (isinstance(block, Sheet) and not block.columns)
-        for block in section.blocks
-    )
+    return any(map(_filled, section.blocks))
+
+
+def _filled(block: Block) -> bool:
+    if isinstance(block, Bullets):
+        return bool(block.lines)
+    return bool(block.paragraphs if isinstance(block, Prose) else not isinstance(block, Sheet) or block.columns)

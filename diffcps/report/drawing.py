@@ -32,10 +32,13 @@ _STYLE: dict[Any, Any] = {
     **{f"{part}.color": INK for part in ("text", "grid", "xtick", "ytick")},
     **{f"axes.{part}color": INK for part in ("edge", "label")},
 }  # fmt: skip
-_PALETTE = "#2f7fc1", "#e07b28", "#2f9e6e", "#c2549d", "#8a72c9", "#b08a1e", "#38a9b5", "#c8505a"
-"""Eight colours that can be told apart on a light and on a dark page."""
-_MOST_LABELS = len(_PALETTE)
-"""A legend with more entries would hide the lines."""
+_PALETTE = (
+    "#2f7fc1", "#e07b28", "#2f9e6e", "#c2549d", "#8a72c9", "#b08a1e", "#38a9b5", "#c8505a",
+    "#7d8794", "#6fae3a", "#5b5bd6", "#a5673f", "#d98fb5", "#4f8f8b", "#d6b43c", "#93395e",
+)  # fmt: skip
+"""Colours that can be told apart on a light and on a dark page, the first eight at a glance."""
+_EASY = 8
+"""Lines with a band and a label of full size each; more are crowded."""
 _PANEL = 4.2, 3.0
 """Width and height of a panel, inches."""
 
@@ -50,7 +53,7 @@ def colours(count: int) -> list[str]:
 
 def crowded(count: int) -> bool:
     """Whether ``count`` lines are too many for bands around them."""
-    return count > len(_PALETTE)
+    return count > _EASY
 
 
 class Drawn(NamedTuple):
@@ -119,10 +122,12 @@ def _fill(axes: Axes, panel: Panel, figure: Figure) -> None:
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     handles, labels = axes.get_legend_handles_labels()
     unique = {str(label): handle for label, handle in zip(labels, handles, strict=True)}
-    if 0 < len(unique) <= _MOST_LABELS + 1:
+    if 0 < len(unique) <= len(_PALETTE) + 1:  # more entries would hide the lines
         # "best" searches among all points, which takes long if there are very many
         many = any(crowded(len(collection.get_paths())) for collection in axes.collections)
-        axes.legend(list(unique.values()), list(unique), loc="upper right" if many else "best")
+        full = len(unique) > _EASY + 1
+        compact: dict[str, Any] = {"ncols": 2, "fontsize": 6.5, "handlelength": 1.2, "columnspacing": 0.8} if full else {}
+        axes.legend(list(unique.values()), list(unique), loc="upper right" if many else "best", **compact)
 
 
 def _inlined(svg: str, name: str) -> str:

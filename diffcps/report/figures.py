@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffcps import stats
 from diffcps.report.across import Budget, Group
-from diffcps.report.analysis import Line, Row, by_task, said, symbol, varying
+from diffcps.report.analysis import Line, Row, Score, by_task, said, symbol, varying
 from diffcps.report.diagnostics import bounded, bounds_loss, discounted
 from diffcps.report.document import Figure, Panel
 from diffcps.report.drawing import INK, colours, crowded
@@ -142,10 +142,16 @@ def measures(table: Sequence[Row], columns: Sequence[str]) -> list[Figure]:
     return [item.figure() for item in curves if item.rows]
 
 
+Points = Sequence[tuple[float, Score]]
+"""Value of a setting or of a choice of acting, and the score there, in ascending order."""
+
+
 def sensitivity(name: str, lines: Sequence[Line]) -> Figure:
     """Last score along one setting, one panel a task."""
-    tasks = dict.fromkeys(line.task for line in lines)
-    panels = tuple(Panel(task, partial(_sensitivity, lines=[x for x in lines if x.task == task])) for task in tasks)
+    found = [
+        (line.task, line.label, [(value, row.last) for value, row in line.points if row.last is not None])
+        for line in lines
+    ]
     label = symbol(name, [row for line in lines for _, row in line.points])
     return Figure(
         name=f"sensitivity_{name}",
@@ -153,8 +159,26 @@ def sensitivity(name: str, lines: Sequence[Line]) -> Figure:
         caption="Last score, mean over seeds with its 95 % interval.",
         x_label=label,
         y_label="last score",
-        panels=panels,
+        panels=_by_task(found),
     )
+
+
+def along_acting(name: str, lines: Sequence[tuple[str, str, Points]]) -> Figure:
+    """Last score along one choice of acting: task, label and points of each line, one panel a task."""
+    return Figure(
+        name=f"acting_{name}",
+        title=f"Acting by {name}",
+        caption="Last score of the same policies, mean over seeds with its 95 % interval.",
+        x_label=name,
+        y_label="last score",
+        panels=_by_task(lines),
+    )
+
+
+def _by_task(lines: Sequence[tuple[str, str, Points]]) -> tuple[Panel, ...]:
+    """A panel a task, with its lines."""
+    tasks = dict.fromkeys(task for task, *_ in lines)
+    return tuple(Panel(task, partial(_along, lines=[line for line in lines if line[0] == task])) for task in tasks)
 
 
 def profiles(families: Sequence[Sequence[Group]]) -> Figure:
@@ -309,15 +333,14 @@ def _thinned(
     return steps[kept], values[kept]
 
 
-def _sensitivity(axes: Axes, lines: Sequence[Line]) -> None:
-    everywhere = [value for line in lines for value, _ in line.points]
+def _along(axes: Axes, lines: Sequence[tuple[str, str, Points]]) -> None:
+    everywhere = [value for *_, points in lines for value, _ in points]
     shifts = np.linspace(-1.0, 1.0, len(lines)) * (max(everywhere) - min(everywhere)) / 60 if len(lines) > 1 else [0.0]
-    for line, colour, shift in zip(lines, colours(len(lines)), shifts, strict=True):
-        found = [(value, row.last) for value, row in line.points if row.last is not None]
+    for (_, label, points), colour, shift in zip(lines, colours(len(lines)), shifts, strict=True):
         # a small shift, a thirtieth of the axis in all, keeps the intervals of different lines from hiding each other
-        values = np.array([value for value, _ in found]) + shift
-        axes.plot(values, [score.mean for _, score in found], color=colour, marker="o", markersize=4, label=line.label)
-        axes.vlines(values, [s.low for _, s in found], [s.high for _, s in found], color=colour, linewidth=1.2)
+        values, scores = np.array([value for value, _ in points]) + shift, [score for _, score in points]
+        axes.plot(values, [score.mean for score in scores], color=colour, marker="o", markersize=4, label=label)
+        axes.vlines(values, [s.low for s in scores], [s.high for s in scores], color=colour, linewidth=1.2)
     if not crowded(len(set(everywhere))):
         axes.set_xticks(sorted(set(everywhere)))
 

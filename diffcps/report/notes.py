@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffcps.report import diagnostics
-from diffcps.report.analysis import NEWEST, Row
+from diffcps.report.analysis import NEWEST, Row, compares
 from diffcps.report.published import (
     OTHER_DATA,
     OTHER_ENVIRONMENT,
@@ -43,7 +43,7 @@ def _columns(table: Sequence[Row]) -> list[str]:
         "with last.",
     ]
     shown = [row for row in table if row.published.values]
-    if shown:
+    if shown and not compares(table):
         versions = dict.fromkeys(f", {row.trial.task.paper_note}" for row in shown if row.trial.task.paper_note)
         notes.append(
             "published: Table 1 of the paper. Its DiffCPS scores are the best of a run's evaluations, mean ± standard "

@@ -29,16 +29,25 @@ def published(trial: Trial) -> Published:
     """The paper's numbers for the task, if this trial is comparable with them."""
     if not trial.task.in_paper or not trial.dataset:
         return Published({})
-    if other_environment(trial):
-        reason = f"evaluated under {trial.config.physics} physics, the paper under {trial.task.physics}."
+    if (reason := obstacle(trial)) is not None:
         return Published({}, left_out=reason)
-    provenance = data_provenance(trial)
-    if provenance == "other":
-        note = str(trial.dataset.get("provenance_note", ""))
-        return Published({}, left_out=note or "the origin of the data is not recorded.")
     row = next(row for row in paper.rows("table1") if row["task"] == trial.task.name)
     values = {name: row[name] for name in PUBLISHED if row[name]} | {"DiffCPS_std": row["DiffCPS_std"]}
-    return Published(values, UNVERIFIED if provenance == "unverified" else "")
+    return Published(values, mark(trial))
+
+
+def obstacle(trial: Trial) -> str | None:
+    """Why scores published for a task of D4RL cannot be compared with a trial; ``None`` if they can."""
+    if other_environment(trial):
+        return f"evaluated under {trial.config.physics} physics, the paper under {trial.task.physics}."
+    if data_provenance(trial) == "other":
+        return str(trial.dataset.get("provenance_note", "")) or "the origin of the data is not recorded."
+    return None
+
+
+def mark(trial: Trial) -> str:
+    """Mark of a published number beside a trial."""
+    return UNVERIFIED if data_provenance(trial) == "unverified" else ""
 
 
 def data_provenance(trial: Trial) -> str:

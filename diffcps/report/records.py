@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffcps.report import diagnostics
+from diffcps.report import diagnostics, literature
 from diffcps.report.analysis import NEWEST, Row, Score, quantities, varying
 from diffcps.report.published import OTHER_DATA, OTHER_ENVIRONMENT, PUBLISHED, marks
 from diffcps.runs.trials import symbols
@@ -17,7 +17,7 @@ def table_csv(table: Sequence[Row]) -> str:
     """One line a trial; a field is empty if its number does not exist."""
     settings = list(dict.fromkeys([*symbols([row.trial for row in table]), *varying(table)]))
     shown = [column for columns in quantities(table).values() for column in columns]
-    return as_csv([_identity(row, settings) | _record(row) | _measured(row, shown) for row in table], "task")
+    return as_csv([_identity(row, settings) | _record(row) | _measured(row, shown) | _acting(row) | literature.record(row) for row in table], "task")
 
 
 def as_csv(records: Sequence[Mapping[str, Any]], first: str) -> str:
@@ -88,6 +88,14 @@ def _measured(row: Row, columns: Sequence[str]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for column in columns:
         found |= score_record(f"measure_{column}", row.measured.get(column))
+    return found
+
+
+def _acting(row: Row) -> dict[str, float | None]:
+    """Last scores by other ways to act, such as ``last_candidates_1``."""
+    found: dict[str, float | None] = {}
+    for way, value in row.ways.items():
+        found |= score_record(f"last_{way.column.removeprefix('score_')}", value)
     return found
 
 

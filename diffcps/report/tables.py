@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from diffcps import stats
 from diffcps.report import diagnostics
 from diffcps.report.across import Budget, Estimate, Group, improvements
-from diffcps.report.analysis import NEWEST, Beside, Grid, Row, Score, said, setting, symbol, varying
+from diffcps.report.analysis import NEWEST, Beside, Grid, Row, Score, compares, said, setting, symbol, varying
 from diffcps.report.document import Sheet
 from diffcps.report.published import PUBLISHED, marks
 from diffcps.runs.trials import Trial
@@ -58,7 +58,8 @@ def averages(found: Sequence[Group]) -> Sheet:
         Column("mean of the newest evaluations", [number(item.value) for item in newest], drop=2),
         Column("best (oracle)", [number(item.value) for item in best]),
     ]
-    if any(math.isfinite(group.published) for group in found):
+    rows = [row for group in found for row in group.rows]
+    if any(math.isfinite(group.published) for group in found) and not compares(rows):
         columns.append(Column("published DiffCPS (best)", [number(group.published) for group in found]))
     return Sheet(tuple(columns))
 
@@ -139,7 +140,7 @@ def constraint(table: Sequence[Row]) -> Sheet:
     """λ, behaviour loss against κ, violations, and the critic's estimate against the return; what no trial has is left out."""
     found = [row.diagnosis for row in table]
     columns = [
-        *_trials(table, varying(table)),
+        *trial_columns(table, varying(table)),
         Column("λ", [number(item.multiplier, 2) for item in found]),
         Column("behaviour loss", [significant(item.behaviour_loss) for item in found]),
         Column("κ", [significant(item.bound) for item in found]),
@@ -162,7 +163,7 @@ def measures(table: Sequence[Row], name: str, columns: Sequence[str]) -> Sheet:
     """The numbers of one measure at the newest evaluation, each with its interval over seeds."""
     rows = [row for row in table if set(columns) & set(row.measured)]
     parts = [
-        *_trials(rows, varying(table)),
+        *trial_columns(rows, varying(table)),
         Column("step", [str(row.trial.measures["step"].iloc[-1]) for row in rows], liftable=True, drop=99),
     ]
     parts += [
@@ -203,7 +204,7 @@ def data(table: Sequence[Row]) -> Sheet | None:
     return Sheet(tuple(columns))
 
 
-def _trials(table: Sequence[Row], settings: Sequence[str]) -> list[Column]:
+def trial_columns(table: Sequence[Row], settings: Sequence[str]) -> list[Column]:
     """Task, profile and settings of each row, as far as they tell rows apart."""
     columns = [Column("task", [row.trial.task.name for row in table], right=False)]
     profiles = [row.trial.config.profile for row in table]
@@ -262,7 +263,7 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
         Column(newest_title(table), [score(row.newest) for row in table], drop=7),
         Column(best_title(table), [score(row.best) for row in table]),
     ]
-    if any(row.published.values for row in table):
+    if any(row.published.values for row in table) and not compares(table):
         for name in PUBLISHED[:1] if narrow else PUBLISHED:
             protocol = "published {} (best)" if narrow else _PROTOCOLS.get(name, _OTHERS)
             cells = [_published(row, name) for row in table]

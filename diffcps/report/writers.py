@@ -211,7 +211,13 @@ def _heads(columns: Sequence[Column]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return " & ".join(escaped(cell) for cell in cells) + r" \\"
+    return " & ".join(_cell_latex(cell) for cell in cells) + r" \\"
+
+
+def _cell_latex(cell: str) -> str:
+    """A cell; one of several lines keeps them."""
+    lines = r"\\".join(escaped(line) for line in cell.split("\n"))
+    return f"\\shortstack[r]{{{lines}}}" if "\n" in cell else lines
 
 
 def escaped(text: str) -> str:
