@@ -37,7 +37,8 @@ def sections(table: Sequence[Row]) -> list[Section]:
     sheet = Sheet(tuple(columns), tuple(row.trial.state for row in rows))
     blocks: list[Block] = [Prose((_SAID,)), sheet]
     for name in dict.fromkeys(way.name for way in found):
-        lines = [(row.trial.task.name, said(row.trial, varying(table)), line) for row in rows if (line := _line(row, name))]
+        along = ((row.trial, line(row, name)) for row in rows)
+        lines = [(trial.task.name, said(trial, varying(table)), points) for trial, points in along if points]
         if lines:
             blocks.append(figures.along_acting(name, lines))
     return [Section("Other ways to act", tuple(blocks))]
@@ -57,7 +58,7 @@ def _own(row: Row) -> str:
     return ", ".join(f"{name}={'|'.join(map(worded, row.trial.values(setting)))}" for name, setting in settings)
 
 
-def _line(row: Row, name: str) -> Points:
+def line(row: Row, name: str) -> Points:
     """(value, score) along a choice in ascending order, the own value among them; empty where there are few numbers."""
     found = {way.value: value for way, value in row.ways.items() if way.name == name}
     setting = next((way.setting for way in row.ways if way.name == name), name)

@@ -204,9 +204,7 @@ def _by_domain(groups: Sequence[Group]) -> list[str]:
         whole = max((len(group.rows) for group in family), default=0)
         full = [group for group in family if len(group.rows) == whole]
         if whole > 1 and len(full) > 1:
-            standings = [
-                Standing(group.rows[0].trial.config.algorithm, *group.aggregates["IQM"]) for group in full
-            ]
+            standings = [Standing(group.rows[0].trial.config.algorithm, *group.aggregates["IQM"]) for group in full]
             seeds = min(row.trial.seeds for group in full for row in group.rows)
             domain = " · ".join(family[0].family[:2])
             lines.append(f"Over the {whole} tasks of {domain}, by IQM: {verdict(standings, seeds)}.")

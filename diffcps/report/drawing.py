@@ -126,7 +126,9 @@ def _fill(axes: Axes, panel: Panel, figure: Figure) -> None:
         # "best" searches among all points, which takes long if there are very many
         many = any(crowded(len(collection.get_paths())) for collection in axes.collections)
         full = len(unique) > _EASY + 1
-        compact: dict[str, Any] = {"ncols": 2, "fontsize": 6.5, "handlelength": 1.2, "columnspacing": 0.8} if full else {}
+        compact: dict[str, Any] = (
+            {"ncols": 2, "fontsize": 6.5, "handlelength": 1.2, "columnspacing": 0.8} if full else {}
+        )
         axes.legend(list(unique.values()), list(unique), loc="upper right" if many else "best", **compact)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffcps.report.analysis import Row
-from diffcps.report.document import Bullets, Prose, Section, Sheet
+from diffcps.report.document import Prose, Section, Sheet
 from diffcps.report.published import mark, obstacle
 from diffcps.report.tables import score
 from diffcps.runs.trials import Trial
@@ -119,32 +119,16 @@ def legend(table: Sequence[Row], readings: Mapping[str, str]) -> list[str]:
         if names:
             said = " · ".join(f"{', '.join(own)}: {origin}" for origin, own in names.items())
             lines.append(f"{title}, in parentheses what is published under the same reading. {said}.")
-    shown = [row for row in table if comparable(row.trial) and columns(row.trial.config.algorithm)]
-    return [*lines, *_warnings(shown), *_left_out(table)]
-
-
-_WARNINGS = (
-    (("cql",), "locomotion", "CQL: Table 1 of the DiffCPS paper quotes scores on D4RL's v0 data as v2, with hopper- and "
-     "walker2d-medium-expert exchanged and 111.0 misprinted as 110.1. Its sum on v2 (IQL's paper) is 698.5."),
-    (("dql",), "locomotion", "Diffusion-QL: the quoted column is of checkpoints chosen by their behaviour loss, with 50 candidates. "
-     "With one candidate hopper-medium-replay-v2 falls from 100.7 to 63.1 (QGPO's re-run)."),
-    (("qgpo",), "", "QGPO: the guidance scale was chosen for each task by the return, which makes it an oracle."),
-    (("edp",), "locomotion", "EDP: its Table 2 prints the CQL column again under “CRR (FF)”."),
-    (("cql", "dql", "iql", "diffcps", "idql", "sfbc", "qgpo"), "antmaze", "AntMaze: Table 1 of the DiffCPS paper mixes versions of "
-     "the data. CQL, IQL, Diffusion-QL and DiffCPS are v0, SfBC is v2; of QGPO and IDQL it is not stated."),
-    (("td3bc", "awac", "cql", "bc"), "antmaze", "AntMaze: the v0 scores of TD3+BC, AWAC, CQL and BC are not their authors'; the IQL paper "
-     "ran or copied them."),
-)  # fmt: skip
-"""Algorithms, domain (its first word; empty: all), and what is wrong with a published column."""
+    return [*lines, *_warnings([row for row in table if comparable(row.trial)]), *_left_out(table)]
 
 
 def _warnings(shown: Sequence[Row]) -> list[str]:
-    """Where columns of the literature do not say what they seem to."""
+    """Where columns of the literature do not say what they seem to, of these algorithms on these domains."""
     pairs = {(row.trial.config.algorithm, row.trial.task.domain.partition(" ")[0]) for row in shown}
     return [
-        text
-        for names, domain, text in _WARNINGS
-        if any(algorithm in names and domain in ("", where) for algorithm, where in pairs)
+        line["warning"]
+        for line in paper.rows("published_warnings")
+        if any(name in line["algorithms"].split("|") and line["domain"] in ("", domain) for name, domain in pairs)
     ]
 
 

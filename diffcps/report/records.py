@@ -17,7 +17,13 @@ def table_csv(table: Sequence[Row]) -> str:
     """One line a trial; a field is empty if its number does not exist."""
     settings = list(dict.fromkeys([*symbols([row.trial for row in table]), *varying(table)]))
     shown = [column for columns in quantities(table).values() for column in columns]
-    return as_csv([_identity(row, settings) | _record(row) | _measured(row, shown) | _acting(row) | literature.record(row) for row in table], "task")
+    return as_csv(
+        [
+            _identity(row, settings) | _record(row) | _measured(row, shown) | _acting(row) | literature.record(row)
+            for row in table
+        ],
+        "task",
+    )
 
 
 def as_csv(records: Sequence[Mapping[str, Any]], first: str) -> str:
