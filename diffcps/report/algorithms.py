@@ -192,7 +192,9 @@ def _over_tasks(judged: Sequence[SideBySide]) -> str:
             wins.setdefault(name, []).append(item.task)
     if not wins:
         return f"On none of {len(judged)} tasks is an algorithm clear of all others."
-    each = [f"{name} on {len(on)} ({', '.join(on)})" for name, on in sorted(wins.items(), key=lambda won: -len(won[1]))]
+    each = [
+        f"{name} on {len(on)} ({listed(on, _NAMED)})" for name, on in sorted(wins.items(), key=lambda won: -len(won[1]))
+    ]
     none = len(judged) - sum(map(len, wins.values()))
     return f"Of {len(judged)} tasks, clear of all others: {'; '.join(each)}{f'; nobody on {none}' if none else ''}."
 

@@ -22,6 +22,8 @@ _MOST_POINTS = 200
 """Points of a line; a panel cannot show more."""
 _FEWER_POINTS = 50
 """The same in a panel with many lines."""
+_WIDE = 20.0
+"""From this ratio of the largest to the smallest value on, an axis of a setting is logarithmic."""
 _LEAST = 0.05
 """Smallest height of the axis of λ, relative to λ."""
 _FAINT: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
@@ -335,14 +337,22 @@ def _thinned(
 
 def _along(axes: Axes, lines: Sequence[tuple[str, str, Points]]) -> None:
     everywhere = [value for *_, points in lines for value, _ in points]
-    shifts = np.linspace(-1.0, 1.0, len(lines)) * (max(everywhere) - min(everywhere)) / 60 if len(lines) > 1 else [0.0]
+    wide = min(everywhere) > 0 and max(everywhere) >= _WIDE * min(everywhere)
+    if wide:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    place, back = (np.log, np.exp) if wide else (np.asarray, np.asarray)
+    ends = place(np.array([min(everywhere), max(everywhere)]))
+    shifts = np.linspace(-1.0, 1.0, len(lines)) * (ends[1] - ends[0]) / 60 if len(lines) > 1 else [0.0]
     for (_, label, points), colour, shift in zip(lines, colours(len(lines)), shifts, strict=True):
         # a small shift, a thirtieth of the axis in all, keeps the intervals of different lines from hiding each other
-        values, scores = np.array([value for value, _ in points]) + shift, [score for _, score in points]
+        values, scores = back(place(np.array([value for value, _ in points])) + shift), [score for _, score in points]
         axes.plot(values, [score.mean for score in scores], color=colour, marker="o", markersize=4, label=label)
         axes.vlines(values, [s.low for s in scores], [s.high for s in scores], color=colour, linewidth=1.2)
     if not crowded(len(set(everywhere))):
         axes.set_xticks(sorted(set(everywhere)))
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _profiles(axes: Axes, family: Sequence[Group]) -> None:
