@@ -89,8 +89,10 @@ def test_killed_after_the_row_and_resumed(tmp_path: Path) -> None:
 class Settings(fql.Settings):
     """FQL's, and a number that only acting reads."""
 
-    push: float = setting(0.0, "zero or more")
+    push: float = setting(0.0, "zero or more", acting=True)
     """What is added to every action."""
+    turned: int = setting(1, acting=True)
+    """A factor of every action, the same for all members."""
 
 
 class Pushed(fql.FQL):
@@ -103,22 +105,23 @@ class Pushed(fql.FQL):
         """Actions moved by ``push``, within the bound."""
         limit = self.problem.max_action
         moved = super().act(parameters, observations, noise, uniform) + parameters["push"][:, None, None]
-        return moved.clamp(-limit, limit)
+        return (self.config.turned * moved).clamp(-limit, limit)
 
 
 def test_a_setting_that_only_acting_reads_is_varied_without_training_again(tmp_path: Path) -> None:
     with mock.patch.dict(algorithms.ALGORITHMS, {"pushed": f"{__name__}:Pushed"}):
-        assert ways.names(Pushed) == ["push"]
-        folder = sweeps.train(small("pushed", 1, acting=("push=0.5,2",)), tmp_path / "varied")
+        assert ways.names(Pushed) == ["push", "turned"]
+        folder = sweeps.train(small("pushed", 1, acting=("push=0.5,2", "turned=-1")), tmp_path / "varied")
         found = scores(folder.path)
-        for push in (0.5, 2.0):
-            own = sweeps.train(small("pushed", 1, push=push), tmp_path / f"own-{push}")
-            assert found[f"score_push_{push:g}"] == read_trial(own.path).scores[-1].tolist()
+        for name, value in ("push", 0.5), ("push", 2.0), ("turned", -1):
+            own = sweeps.train(small("pushed", 1, **{name: value}), tmp_path / f"own-{name}{value}")
+            assert found[f"score_{name}_{value:g}"] == read_trial(own.path).scores[-1].tolist()
         assert not np.array_equal(found["score_push_0.5"], found["score_push_2"])
         mixed = small("pushed", 1, members=(*members(1), *members(1, push=2.0)), acting=("push=0,2",))
         assert mixed.acting == ("push=0", "push=2"), "one of two members acts in another way"
-        with pytest.raises(UserError, match="push"):
-            small("pushed", 1, acting=("push=-1",))
+        for wrong, said in ("push=-1", "push"), ("turned=0.5", "a whole number"):
+            with pytest.raises(UserError, match=said):
+                small("pushed", 1, acting=(wrong,))
 
 
 def test_ways_are_written_in_one_form_and_the_own_is_left_out() -> None:

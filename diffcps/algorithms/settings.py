@@ -88,6 +88,11 @@ class Settings(Plain):
         return [name for name in real if name not in shared]
 
     @classmethod
+    def of_acting(cls) -> list[str]:
+        """Those that change nothing but how a trained policy acts, so that they can be changed after training."""
+        return [item.name for item in fields(cls) if item.metadata.get("acting")]
+
+    @classmethod
     def symbols(cls) -> dict[str, str]:
         """Setting -> its symbol, for those that have one."""
         return {item.name: item.metadata["symbol"] for item in fields(cls) if item.metadata.get("symbol")}

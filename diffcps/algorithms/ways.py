@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffcps.config import RunConfig
+from diffcps.config import EvaluationConfig, RunConfig
+from diffcps.config.plain import described, hints
 from diffcps.errors import UserError, nearest
 from diffcps.text import worded
 
@@ -64,8 +65,8 @@ def parts(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 def names(algorithm: "type[Algorithm[Any]]") -> list[str]:
     """What can be varied of the acting of an algorithm."""
-    own = [name for name in algorithm.settings.of_member() if name in algorithm.acting]
-    return [*(["candidates"] if algorithm.chooses else []), *(["actor"] if len(algorithm.actors) > 1 else []), *own]
+    choices = {"candidates": algorithm.chooses, "actor": len(algorithm.actors) > 1}
+    return [*(name for name, there in choices.items() if there), *algorithm.settings.of_acting()]
 
 
 def read(texts: Sequence[str], algorithm: "type[Algorithm[Any]]", called: str) -> list[Way]:
@@ -79,15 +80,16 @@ def read(texts: Sequence[str], algorithm: "type[Algorithm[Any]]", called: str) -
         if name not in known:
             hint = nearest(name, known) or "."
             raise UserError(f"acting {name}={text}: {called} has {', '.join(known) or 'nothing'} to vary{hint}")
-        found[Way(name, _value(name, text))] = None
+        kind = hints(EvaluationConfig if name in OF_EVALUATION else algorithm.settings)[name]
+        found[Way(name, _value(name, text, kind))] = None
     return list(found)
 
 
-def _value(name: str, text: str) -> int | float | str:
-    if name == "actor":
+def _value(name: str, text: str, kind: Any) -> int | float | str:
+    """The value of a setting of the annotated type ``kind``."""
+    if kind not in (int, float):
         return text
     try:
-        return int(text) if name == "candidates" else float(text)
+        return int(text) if kind is int else float(text)
     except ValueError:
-        kind = "a whole number" if name == "candidates" else "a number"
-        raise UserError(f"acting {name}={text}: {name} must be {kind}.") from None
+        raise UserError(f"acting {name}={text}: {name} must be {described(kind)}.") from None

@@ -77,7 +77,9 @@ def require_number(owner: object, rule: str, *names: str) -> None:
         require(_RULES[rule](getattr(owner, name)), name, getattr(owner, name), rule)
 
 
-def setting(default: Any, rule: str = "", *, symbol: str = "", search: str = "", pack: bool = False) -> Any:
+def setting(
+    default: Any, rule: str = "", *, symbol: str = "", search: str = "", pack: bool = False, acting: bool = False
+) -> Any:
     """A field of which more is known than its type and default.
 
     Args:
@@ -86,8 +88,10 @@ def setting(default: Any, rule: str = "", *, symbol: str = "", search: str = "",
         symbol: what tables and figures call it. Settings with a symbol are shown of every trial.
         search: the values that the preset ``search`` tries, written as for ``--search``.
         pack: whether the members of a pack share this real number, because arrays common to all are made from it.
+        acting: whether it changes nothing but how a trained policy acts.
     """
-    return field(default=default, metadata={"rule": rule, "symbol": symbol, "search": search, "pack": pack})
+    metadata = {"rule": rule, "symbol": symbol, "search": search, "pack": pack, "acting": acting}
+    return field(default=default, metadata=metadata)
 
 
 class Plain:

@@ -39,9 +39,12 @@ class Policy:
         """One of them, as a pack of one."""
         return Policy(self.algorithm, {name: value[number : number + 1] for name, value in self.parameters.items()})
 
-    def with_setting(self, name: str, value: float) -> "Policy":
-        """The same policies, acting with another value of a setting that is one of ``Algorithm.acting``."""
-        return Policy(self.algorithm, self.parameters | {name: torch.full_like(self.parameters[name], value)})
+    def with_setting(self, name: str, value: int | float | str) -> "Policy":
+        """The same networks, acting with another value of a setting that only acting reads."""
+        old = self.algorithm
+        members = [member.replaced(**{name: value}) for member in old.members]
+        own = {name: torch.full_like(self.parameters[name], float(value))} if name in self.parameters else {}
+        return Policy(type(old)(members, old.problem, old.device), self.parameters | own)
 
     @torch.no_grad()
     def act(

@@ -153,7 +153,7 @@ class Measurer:
         for way in ways:
             assert self.evaluator is not None
             chosen: dict[str, Any] = {way.name: way.value} if way.name in OF_EVALUATION else {}
-            acting = policy if chosen else policy.with_setting(way.name, float(way.value))
+            acting = policy if chosen else policy.with_setting(way.name, way.value)
             rollouts = self.evaluator(acting, index, config.evaluation.episodes_at(last), **chosen)
             found[way.column] = task.normalised_score(rollouts.returns).mean(axis=1)
         return found
