@@ -73,7 +73,7 @@ class RunFlags:
     """What to measure of each policy besides its score: density, samples, likelihood, acting. Default: nothing."""
     acting: Annotated[Several[str], tyro.conf.arg(metavar="NAME=V1,V2 ...")] = ()
     """Other ways to act, e.g. `candidates=1,10`: a trial trains once, and its final policies are evaluated in each.
-    Default: their own way alone; with several algorithms also a single candidate."""
+    Default: none; with several algorithms a single candidate."""
     data: Annotated[Maybe[str], tyro.conf.arg(metavar="SOURCE")] = None
     """Source of the data, by default the first of the task; `diffcps data list` shows them."""
     rows: Maybe[int] = None
