@@ -14,7 +14,7 @@ from diffcps import envs
 from diffcps.envs import pointmaze
 from diffcps.envs.antmaze import CELL, MAZES, AntMaze
 from diffcps.errors import UserError
-from diffcps.tasks.bandits import ring as bandits
+from diffcps.tasks.bandits.ring import SMEAR, Ring, distance_to_ring
 from diffcps.tasks.registry import TASKS, Environment, get_task
 
 NAMES = sorted({task.environment.id: name for name, task in TASKS.items()}.values())
@@ -263,25 +263,26 @@ def test_pointmaze_leaves_no_file_behind(monkeypatch, tmp_path):
 
 
 def test_ring_behaviour_is_rewarded():
-    actions = bandits.ring_actions(5000, np.random.default_rng(0))
+    ring = Ring()
+    actions = ring.sample(5000, np.random.default_rng(0))
     assert actions.shape == (5000, 2)
     assert np.abs(actions).max() <= 1.05
-    assert bandits.distance_to_ring(actions).max() < 1e-12
-    assert bandits.ring_rewards(actions).all()
+    assert distance_to_ring(actions).max() < 1e-12
+    assert ring.value(actions).all()
     # centred on the mean shift of .025, and as wide as a circle smeared along the diagonal
     np.testing.assert_allclose(actions.mean(axis=0), 0.025, atol=0.04)
     np.testing.assert_allclose(np.cov(actions.T), [[0.5002, 0.0002], [0.0002, 0.5002]], atol=0.02)
-    assert bandits.ring_rewards([[0, 0], [0.7, 0], [1, 1], [1.1, 0]]).tolist() == [0, 0, 0, 0]
-    assert bandits.ring_rewards([[0.96, 0], [0, 1.09], [-1.04, 0]]).tolist() == [1, 1, 1]
+    assert ring.value([[0, 0], [0.7, 0], [1, 1], [1.1, 0]]).tolist() == [0, 0, 0, 0]
+    assert ring.value([[0.96, 0], [0, 1.09], [-1.04, 0]]).tolist() == [1, 1, 1]
 
 
 def test_ring_distance_against_its_support():
     rng = np.random.default_rng(1)
-    shift = np.linspace(0, bandits.SMEAR, 201)[:, None]
+    shift = np.linspace(0, SMEAR, 201)[:, None]
     points = rng.uniform(-1.2, 1.2, (500, 2))
     # the nearest point of a circle lies on the ray from its centre through the point
     brute = np.abs(np.hypot(points[:, 0] - shift, points[:, 1] - shift) - 1).min(axis=0)
-    np.testing.assert_allclose(bandits.distance_to_ring(points), brute, atol=2e-4)
+    np.testing.assert_allclose(distance_to_ring(points), brute, atol=2e-4)
 
 
 # Many at once

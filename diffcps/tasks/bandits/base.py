@@ -15,16 +15,33 @@ OUTSIDE = 1e-3
 
 
 class Bandit(ABC):
-    """One state, actions of d dimensions in ±``bound``, an exactly known behaviour, and a reward for each action."""
+    """One state, actions of d dimensions, an exactly known behaviour, and a reward for each action.
 
-    def __init__(self, name: str, action_size: int, bound: float, rows: int = 10_000) -> None:
-        self.name = name
-        self.action_size = action_size
-        """d."""
-        self.bound = bound
-        """Actions lie in ±bound."""
-        self.rows = rows
-        """Default number of rows in its data set."""
+    Args:
+        name: its name.
+        action_size: d.
+        bound: actions are in ±bound.
+        highest_value: the highest true mean reward of any action that the behaviour takes.
+        resolution: the length over which the behaviour's density changes; cells of a grid must be smaller.
+        modes: centres of the behaviour's modes, ``[M, d]``; ``None`` when it has no separate modes.
+        mode_weights: the behaviour's probability of each mode, ``[M]``.
+        rows: default number of rows in its data set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        action_size: int,
+        bound: float,
+        highest_value: float,
+        resolution: float,
+        modes: FloatArray | None = None,
+        mode_weights: FloatArray | None = None,
+        rows: int = 10_000,
+    ) -> None:
+        self.name, self.action_size, self.bound, self.rows = name, action_size, bound, rows
+        self.highest_value, self.resolution = highest_value, resolution
+        self.modes, self.mode_weights = modes, mode_weights
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
@@ -59,29 +76,9 @@ class Bandit(ABC):
         """Differential entropy H(π_b) in nats."""
 
     @property
-    def modes(self) -> FloatArray | None:
-        """Centres of the behaviour's modes, ``[M, d]``; ``None`` when it has no separate modes."""
-        return None
-
-    @property
-    def mode_weights(self) -> FloatArray | None:
-        """The behaviour's probability of each mode, ``[M]``."""
-        return None
-
-    @property
     def mode_values(self) -> FloatArray | None:
         """True mean reward of each mode, ``[M]``."""
         return None if self.modes is None else self.value(self.modes)
-
-    @property
-    @abstractmethod
-    def highest_value(self) -> float:
-        """The highest true mean reward of any action that the behaviour takes."""
-
-    @property
-    @abstractmethod
-    def resolution(self) -> float:
-        """The length over which the behaviour's density changes. Cells of a grid must be smaller."""
 
     def rewards(self, actions: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Rewards ``[n]`` in the data set for actions ``[n, d]``: the true mean, with noise if the bandit has noise."""

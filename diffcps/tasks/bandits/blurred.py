@@ -45,13 +45,18 @@ class Blurred(Bandit):
         reward_std: float = 0.0,
         separate: bool = False,
     ) -> None:
-        super().__init__(name, centres.shape[1], bound)
-        self.centres = centres
-        self.values = values
-        self.std = std
-        self.weights = np.full(len(centres), 1.0 / len(centres)) if weights is None else weights
-        self.reward_std = reward_std
-        self.separate = separate
+        weights = np.full(len(centres), 1.0 / len(centres)) if weights is None else weights
+        super().__init__(
+            name,
+            centres.shape[1],
+            bound,
+            highest_value=float(values.max()),
+            resolution=std,
+            modes=centres if separate else None,
+            mode_weights=weights if separate else None,
+        )
+        self.centres, self.values, self.weights = centres, values, weights
+        self.std, self.reward_std = std, reward_std
         self.radius = std * math.sqrt(float(chdtri(self.action_size, OUTSIDE)))
         """Actions farther than this from every centre are off the support."""
         self._draw = draw
@@ -112,33 +117,13 @@ class Blurred(Bandit):
         alone = 0.5 * self.action_size * math.log(2.0 * math.pi * math.e * self.std**2)
         if len(self.centres) == 1:
             return alone
-        if self.separate:
+        if self.modes is not None:
             return alone - float((self.weights * np.log(self.weights)).sum())
         # the trapezoid rule, nearly exact for so smooth a function; the Gaussian is a product over the two axes
         axis = np.arange(-self.bound - 8 * self.std, self.bound + 8 * self.std, self.std / 4)
         x, y = (np.exp(-0.5 * np.square((axis - self.centres[:, [i]]) / self.std)) for i in range(2))
         density = (self.weights[:, None] * x).T @ y / (2.0 * math.pi * self.std**2)
         return -float(xlogy(density, density).sum()) * float(axis[1] - axis[0]) ** 2
-
-    @property
-    def modes(self) -> FloatArray | None:
-        """See ``Bandit.modes``."""
-        return self.centres if self.separate else None
-
-    @property
-    def mode_weights(self) -> FloatArray | None:
-        """See ``Bandit.mode_weights``."""
-        return self.weights if self.separate else None
-
-    @property
-    def highest_value(self) -> float:
-        """See ``Bandit.highest_value``."""
-        return float(self.values.max())
-
-    @property
-    def resolution(self) -> float:
-        """See ``Bandit.resolution``."""
-        return self.std
 
 
 class Normal(Blurred):

@@ -15,17 +15,8 @@ SMEAR = 0.05
 """Largest shift u of the circle along both axes."""
 TOLERANCE = 0.05
 """Actions within this distance of the ring's support have reward 1."""
-BOUND = 1.1
-"""Actions lie in [−BOUND, BOUND]²."""
 _ANGLES = 131_072
 """Nodes of the quadrature over θ."""
-
-
-def ring_actions(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """``n`` actions of the behaviour, [n, 2]."""
-    angle = rng.uniform(0, 2 * np.pi, n)
-    shift = rng.uniform(0, SMEAR, n)
-    return np.stack([np.cos(angle) + shift, np.sin(angle) + shift], axis=-1)
 
 
 def distance_to_ring(actions: ArrayLike) -> NDArray[np.float64]:
@@ -42,24 +33,21 @@ def distance_to_ring(actions: ArrayLike) -> NDArray[np.float64]:
     return np.maximum(0, np.maximum(nearest - 1, 1 - farthest))
 
 
-def ring_rewards(actions: ArrayLike) -> NDArray[np.float64]:
-    """1 for actions [..., 2] within ``TOLERANCE`` of the ring's support, 0 for others, [...]."""
-    return (distance_to_ring(actions) <= TOLERANCE).astype(np.float64)
-
-
 class Ring(Bandit):
     """See above. The shared shift gives a density with poles along the two lines where the circles touch their envelope."""
 
     def __init__(self) -> None:
-        super().__init__("ring", 2, BOUND, rows=5000)
+        super().__init__("ring", action_size=2, bound=1.1, highest_value=1.0, resolution=SMEAR / 4, rows=5000)
 
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
         """See ``Bandit.sample``."""
-        return ring_actions(n, rng)
+        angle = rng.uniform(0, 2 * np.pi, n)
+        shift = rng.uniform(0, SMEAR, n)
+        return np.stack([np.cos(angle) + shift, np.sin(angle) + shift], axis=-1)
 
     def value(self, actions: ArrayLike) -> FloatArray:
-        """See ``Bandit.value``."""
-        return ring_rewards(actions)
+        """See ``Bandit.value``: 1 within ``TOLERANCE`` of the support, 0 elsewhere."""
+        return (distance_to_ring(actions) <= TOLERANCE).astype(np.float64)
 
     def off_support(self, actions: ArrayLike) -> NDArray[np.bool_]:
         """Farther than ``TOLERANCE`` from the support."""
@@ -99,16 +87,6 @@ class Ring(Bandit):
         """log(2π SMEAR) + E log|cos θ + sin θ| − P(two circles pass through the action) · log 2, each in closed form."""
         twice = 2 / np.pi * (np.arcsin(SMEAR / np.sqrt(2)) - (np.sqrt(2) - np.sqrt(2 - SMEAR**2)) / SMEAR)
         return float(np.log(2 * np.pi * SMEAR) - 0.5 * np.log(2) - twice * np.log(2))
-
-    @property
-    def highest_value(self) -> float:
-        """See ``Bandit.highest_value``."""
-        return 1.0
-
-    @property
-    def resolution(self) -> float:
-        """See ``Bandit.resolution``."""
-        return SMEAR / 4
 
 
 def _crossings(edges: FloatArray, start: FloatArray) -> FloatArray:

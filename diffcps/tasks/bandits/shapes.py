@@ -150,7 +150,15 @@ class Checkerboard(Bandit):
     """Uniform on every second square of a 4 × 4 board. Values rise from 0 to 1, from left to right and bottom to top."""
 
     def __init__(self) -> None:
-        super().__init__("checkerboard", 2, 1.1)
+        super().__init__(
+            "checkerboard",
+            action_size=2,
+            bound=1.1,
+            highest_value=1.0,
+            resolution=_SIDE / 10,
+            modes=(_SQUARES + 0.5) * _SIDE - 1.0,
+            mode_weights=np.full(len(_SQUARES), 1.0 / len(_SQUARES)),
+        )
         self._values = np.full((4, 4), np.nan)
         self._values[tuple(_SQUARES.T)] = np.arange(8) / 7
 
@@ -185,26 +193,6 @@ class Checkerboard(Bandit):
     def entropy(self) -> float:
         """See ``Bandit.entropy``: the logarithm of the squares' area."""
         return math.log(len(_SQUARES) * _SIDE**2)
-
-    @property
-    def modes(self) -> FloatArray | None:
-        """See ``Bandit.modes``: centres of the squares."""
-        return (_SQUARES + 0.5) * _SIDE - 1.0
-
-    @property
-    def mode_weights(self) -> FloatArray | None:
-        """See ``Bandit.mode_weights``."""
-        return np.full(len(_SQUARES), 1.0 / len(_SQUARES))
-
-    @property
-    def highest_value(self) -> float:
-        """See ``Bandit.highest_value``."""
-        return 1.0
-
-    @property
-    def resolution(self) -> float:
-        """See ``Bandit.resolution``."""
-        return _SIDE / 10
 
     def _square_value(self, actions: ArrayLike) -> FloatArray:
         """The value of the square that contains each action ``[..., 2]``; NaN outside all squares."""
