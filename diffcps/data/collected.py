@@ -1,12 +1,12 @@
 """Collected data sets on disk: made once, found again, and refused when they were made under other conditions."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffcps.config import DataConfig, home
+from diffcps.data import episodes
 from diffcps.data.collecting import behaviour
 from diffcps.data.library import Checksum, Holding, Progress, Source, distinct
 from diffcps.data.minari import holding, noted_task
@@ -31,8 +31,6 @@ class Collected(Source):
 
     def load(self, task: Task, path: Path) -> Transitions:
         """See ``Source.load``."""
-        from diffcps.data import episodes  # Minari takes seconds to import
-
         found = episodes.read(path)
         origin = Origin(
             source=self.name, path=path, checksum=checksum(found), provenance="other", provenance_note=_NOTE
@@ -90,7 +88,6 @@ class Collected(Source):
 
     def record(self, task: Task, path: Path) -> "tuple[Recording | None, dict[str, str]]":
         """See ``Source.record``."""
-        from diffcps.data import episodes
         from diffcps.data.checking import recording
 
         found = episodes.read(path)
@@ -112,8 +109,6 @@ def dataset_id(task: Task, data: DataConfig) -> str:
 
 def write(task: Task, data: DataConfig, found: Sequence[Episode], folder: Path) -> Path:
     """Store collected episodes under ``folder`` and return the data set's path; raises as ``episodes.write`` does."""
-    from diffcps.data import episodes
-
     about = {
         "algorithm_name": "behaviour policy of DiffCPS",
         "description": f"{data.rows} steps of {task.environment.id} for the task {task.name}. {_NOTE}",
@@ -140,12 +135,11 @@ def _recipe(task: Task, data: DataConfig) -> dict[str, Any]:
 
 
 def _noted(path: Path) -> dict[str, Any]:
-    """The project's entry in the metadata of a Minari data set; empty where there is none."""
+    """What ``write`` notes of a data set; empty where there is none that can be read."""
     try:
-        found = json.loads((path / "data" / "metadata.json").read_text(encoding="utf-8"))["diffcps"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return episodes.notes(path)
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _check_recipe(path: Path, task: Task, data: DataConfig) -> None:

@@ -7,7 +7,8 @@ scalars under ``metadata/…``) stays closed. Shapes and types of the whole file
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,10 +146,13 @@ def recognise(path: Path, name: str | None = None) -> Task:
 
 def load(task: Task, path: Path) -> Transitions:
     """The transitions of a D4RL file. Raises ``UserError`` as ``read`` and ``from_rows`` do."""
-    rows = read(task, path)
-    digest = files.sha256(path)
-    verdict, note = provenance.judge(task, digest, rows.observations)
-    origin = Origin(source="d4rl", path=path, checksum=digest, provenance=verdict, provenance_note=note)
+    return transitions(task, read(task, path), "d4rl", path=path, sha256=files.sha256(path))
+
+
+def transitions(task: Task, rows: Rows, source: str, path: Path, sha256: str) -> Transitions:
+    """The transitions of the rows of a D4RL file with this ``sha256``. Raises ``UserError`` as ``from_rows`` does."""
+    verdict, note = provenance.judge(task, sha256, rows.observations)
+    origin = Origin(source=source, path=path, checksum=sha256, provenance=verdict, provenance_note=note)
     return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
 
 
@@ -159,21 +163,27 @@ def read(task: Task, path: Path) -> Rows:
     damaged; when it lacks a key, a key has a wrong type, shape or number of rows, or other dimensions than the task;
     when a value is NaN or infinite, a flag is neither 0 nor 1, or an action is outside the task's bounds.
     """
+    with opened(path) as file:
+        return _read(task, path, file)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file, open for reading.
+
+    Raises ``UserError``, also for what is read in the context, when it is missing, no HDF5, truncated, damaged or too large.
+    """
     check_file(path)
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            return _read(task, path, file)
+            yield file
     except MemoryError as error:
         raise UserError(f"{path}: it does not fit into memory ({first_line(error)}).") from error
     except H5PY_ERRORS as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = "it is truncated" if "truncated" in str(error) else "it is damaged"
-    return UserError(
-        f"{path}: {reason} and cannot be read to its end ({first_line(error)}). Copy or download it again."
-    )
+        reason = "it is truncated" if "truncated" in str(error) else "it is damaged"
+        raise UserError(
+            f"{path}: {reason} and cannot be read to its end ({first_line(error)}). Copy or download it again."
+        ) from error
 
 
 def recognised(beginning: bytes) -> str | None:
@@ -186,23 +196,15 @@ def count_rows(path: Path) -> int | None:
 
     Raises ``UserError`` when the file is missing, no HDF5, truncated, or damaged in its head.
     """
-    check_file(path)
-    try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            rewards = file.get("rewards")
-            return rewards.shape[0] if isinstance(rewards, h5py.Dataset) and rewards.shape else None
-    except H5PY_ERRORS as error:
-        raise _damaged(path, error) from error
+    with opened(path) as file:
+        rewards = file.get("rewards")
+        return rewards.shape[0] if isinstance(rewards, h5py.Dataset) and rewards.shape else None
 
 
 def check_layout(task: Task, path: Path) -> None:
     """Raise ``UserError``, as ``read`` does, for all that the head of a file shows: keys, types, shapes, what is written."""
-    check_file(path)
-    try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            _check_shapes(task, path, _datasets(path, file))
-    except H5PY_ERRORS as error:
-        raise _damaged(path, error) from error
+    with opened(path) as file:
+        _check_shapes(task, path, _datasets(path, file))
 
 
 def check_file(path: Path) -> None:

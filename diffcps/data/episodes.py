@@ -1,33 +1,32 @@
 """Episodes on disk, as Minari data sets in a folder that the caller names.
 
 The layout is Minari's own (``MINARI_DATASETS_PATH=<root> minari list local`` shows them), but this module neither reads nor
-changes that variable. A data set gets its name in one rename, when it is complete.
+changes that variable. A data set gets its name in one rename, when it is complete. Minari takes seconds to import, and what
+only looks at metadata does without it.
 """
 
+import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from importlib import metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
-from minari.data_collector.episode_buffer import EpisodeBuffer
-from minari.dataset.minari_dataset import MinariDataset
-from minari.dataset.minari_storage import MinariStorage
 
 from diffcps import __version__
 from diffcps.data.transitions import Episode, checksum
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
 
+if TYPE_CHECKING:
+    from gymnasium import Space
+
 _EPISODE_BYTES = 40_000
 """What HDF5 needs at most for an episode beside its arrays."""
-_DAMAGE = OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError
 
 KEY = "diffcps"
 """Key of the project's own entry in a data set's metadata."""
@@ -81,17 +80,20 @@ def write(
     return target
 
 
-def read(path: Path, flatten: Callable[[Any], Any] = np.asarray) -> list[Episode]:
+def read(path: Path, flatten: "Callable[[Space[Any], Any], Any]" = lambda space, found: found) -> list[Episode]:
     """The episodes of the Minari data set in the folder ``path`` (the one that holds ``data``), in order.
 
-    ``flatten`` turns an episode's observations into flat vectors ``[L + 1, o]``; actions must be flat. A data set that this
-    project wrote is also checked against its checksum. Raises ``UserError`` when it is missing, damaged or of another shape.
+    ``flatten`` turns an episode's observations, which are of a space, into flat vectors ``[L + 1, o]``; actions must be flat.
+    A data set that this project wrote is also checked against its checksum. Raises ``UserError`` when it is missing, damaged
+    or of another shape.
     """
-    try:
+    from minari.dataset.minari_dataset import MinariDataset
+
+    with _damage_as_user_error(path):
         dataset = MinariDataset(path / "data")
         episodes = [
             Episode(
-                flatten(e.observations),
+                np.asarray(flatten(dataset.observation_space, e.observations)),
                 e.actions,
                 rewards=e.rewards,
                 terminations=e.terminations.astype(bool),
@@ -100,27 +102,49 @@ def read(path: Path, flatten: Callable[[Any], Any] = np.asarray) -> list[Episode
             for e in dataset.iterate_episodes()
         ]
         total = dataset.total_steps
-    # Minari does not validate: a damaged data set can raise any of these
-    except (*_DAMAGE, RuntimeError, ImportError, gymnasium.error.Error) as error:
-        raise UserError(
-            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it, and collect, import "
-            f"or download it again."
-        ) from error
     _check(path, episodes, total)
     return episodes
 
 
-def notes(path: Path) -> dict[str, Any]:
-    """The project's own entry in the metadata of the data set in the folder ``path``; empty when it has none.
+def spaces(path: Path) -> "tuple[Space[Any], Space[Any]]":
+    """Observation and action space of a data set. Raises ``UserError`` when it is damaged or has none that is known."""
+    from minari.dataset.minari_storage import MinariStorage
 
-    Raises ``UserError`` when there is no Minari data set in the folder.
-    """
+    with _damage_as_user_error(path):
+        storage = MinariStorage.read(path / "data")
+        return storage.observation_space, storage.action_space
+
+
+@contextmanager
+def _damage_as_user_error(path: Path) -> Iterator[None]:
+    from gymnasium.error import Error
+
     try:
-        found = MinariStorage.read_raw_metadata(path / "data").get(KEY, {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield
+    # Minari does not validate: a damaged data set can raise any of these
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError, ImportError, Error,
+    ) as error:  # fmt: skip
+        raise UserError(
+            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it, and collect, import "
+            f"or download it again."
+        ) from error
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The metadata of the data set in the folder ``path``. Raises ``UserError`` when there is none in the folder."""
+    try:
+        found = json.loads((path / "data" / "metadata.json").read_text(encoding="utf-8"))
+        return {**found}
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} does not hold a Minari data set ({error}). Name a file, or the folder of a set."
         ) from error
+
+
+def notes(path: Path) -> dict[str, Any]:
+    """The project's own entry in the metadata; empty when there is none. Raises as ``metadata`` does."""
+    found = metadata(path).get(KEY, {})
     return found if isinstance(found, dict) else {}
 
 
@@ -158,8 +182,8 @@ def _claim(folder: Path, episodes: Sequence[Episode], more: int) -> None:
     It allocates a file of that size and deletes it. When HDF5 runs out of space it can no longer close its files, and the
     process crashes when it ends.
     """
-    arrays = (getattr(episode, field.name) for episode in episodes for field in fields(episode))
-    size = sum(array.nbytes for array in arrays) + _EPISODE_BYTES * len(episodes) + more
+    arrays = sum(array.nbytes for episode in episodes for array in vars(episode).values())
+    size = arrays + _EPISODE_BYTES * len(episodes) + more
     if hasattr(os, "posix_fallocate"):  # not on every system
         with (folder / "room").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -174,6 +198,10 @@ def _write_storage(
     about: Mapping[str, Any],
     own: Mapping[str, Any],
 ) -> None:
+    from gymnasium.spaces import Box
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
     folder.mkdir(parents=True)
     storage = MinariStorage.new(
         folder,
@@ -181,7 +209,7 @@ def _write_storage(
         action_space=Box(-task.max_action, task.max_action, (task.action_size,), episodes[0].actions.dtype.type),
         data_format="hdf5",
     )
-    versions = {p: metadata.version(p) for p in ("gymnasium", "mujoco", "numpy", "minari")}
+    versions = {p: version(p) for p in ("gymnasium", "mujoco", "numpy", "minari")}
     storage.update_metadata(
         {
             "dataset_id": name,
@@ -196,14 +224,4 @@ def _write_storage(
             },
         }
     )
-    storage.update_episodes(
-        EpisodeBuffer(
-            id=number,
-            observations=episode.observations,
-            actions=episode.actions,
-            rewards=episode.rewards,
-            terminations=episode.terminations,
-            truncations=episode.truncations,
-        )
-        for number, episode in enumerate(episodes)
-    )
+    storage.update_episodes(EpisodeBuffer(id=number, **vars(episode)) for number, episode in enumerate(episodes))

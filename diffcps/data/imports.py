@@ -7,9 +7,8 @@ the original rows can be restored. Transitions are built from the restored rows 
 D4RL file.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import files
-from diffcps.data import d4rl, minari, provenance
-from diffcps.data.transitions import DatasetInfo, Episode, Origin, Rows, Transitions, from_rows, limit_timeouts
+from diffcps.data import d4rl, minari
+from diffcps.data import episodes as storage
+from diffcps.data.transitions import DatasetInfo, Episode, Rows, Transitions, arrays_checksum, split
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
 
@@ -32,7 +32,6 @@ arrays that Minari cannot store at full precision."""
 
 _NUMBERS = ("observations", "actions", "rewards")
 _USED = (*d4rl.REQUIRED, "timeouts")
-_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,6 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
     Raises ``UserError`` when the file is broken, in any way that ``d4rl.load`` refuses, before anything is written; when
     the data set is there already, but of another file or damaged; and when ``root`` cannot be written.
     """
-    from diffcps.data import episodes as storage
-
     target = root / minari.imported_id(task)
     if target.exists():
         return _again(task, path, target)
@@ -109,10 +106,7 @@ def load(task: Task, path: Path) -> Transitions:
     but for the source. Raises ``UserError`` when the set is damaged or was not imported for this task.
     """
     rows, own = read(task, path)
-    digest = own["file"]["sha256"]
-    verdict, note = provenance.judge(task, digest, rows.observations)
-    origin = Origin(source="minari", path=path, checksum=digest, provenance=verdict, provenance_note=note)
-    return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+    return d4rl.transitions(task, rows, "minari", path=path, sha256=own["file"]["sha256"])
 
 
 def read(task: Task, path: Path) -> tuple[Rows, dict[str, Any]]:
@@ -120,8 +114,6 @@ def read(task: Task, path: Path) -> tuple[Rows, dict[str, Any]]:
 
     Raises as ``load`` does.
     """
-    from diffcps.data import episodes as storage
-
     episodes, own = storage.read(path), storage.notes(path)
     if own.get("task") != task.name or not _complete(own):
         raise UserError(
@@ -129,39 +121,7 @@ def read(task: Task, path: Path) -> tuple[Rows, dict[str, Any]]:
             f"{task.d4rl_file}"
         )
     kept, index = _read_left_over(path / "data" / LEFT_OVER, own["left_over"])
-    rows = join(episodes, kept, index)
-    return rows, own
-
-
-def split(rows: Rows, *, episode_limit: int, terminals_end: bool) -> tuple[list[Episode], NDArray[np.int64]]:
-    """Episodes of the rows that have a next observation, and the indices ``[M]`` of those that have none.
-
-    An episode ends where a trajectory does (``from_rows``); cut short of a time-out's row, it ends in a truncation one
-    step early. As the next observation after a terminal is the next row's, the last observation of an episode that
-    terminates is the first of the next; no value is read off it.
-    """
-    timeouts = rows.timeouts if rows.timeouts is not None else limit_timeouts(rows.terminals, episode_limit)
-    steps = ~timeouts
-    steps[-1] = False
-    ends = (timeouts | rows.terminals) if terminals_end else timeouts
-    closing = np.union1d(np.flatnonzero(ends), [len(steps) - 1])
-    episodes = []
-    for start, close in zip([0, *(closing[:-1] + 1)], closing, strict=True):
-        stop = int(close) + int(steps[close])  # past the last step
-        if stop == start:
-            continue
-        truncations = np.zeros(stop - start, dtype=bool)
-        truncations[-1] = timeouts[close]
-        episodes.append(
-            Episode(
-                observations=rows.observations[start : stop + 1],
-                actions=rows.actions[start:stop],
-                rewards=rows.rewards[start:stop],
-                terminations=rows.terminals[start:stop],
-                truncations=truncations,
-            )
-        )
-    return episodes, np.flatnonzero(~steps)
+    return join(episodes, kept, index), own
 
 
 def join(episodes: Sequence[Episode], kept: Rows, index: NDArray[np.int64]) -> Rows:
@@ -204,7 +164,7 @@ def _stored(path: Path, rows: Rows) -> Rows:
     """The rows with the file's own type where float32 does not hold all its numbers: nothing of it shall be lost, though
     no learner sees it. A type that Minari's episodes do not have stays float32; ``_beside`` such an array is kept whole."""
     values: dict[str, Any] = vars(rows).copy()
-    with h5py.File(path, "r", locking="best-effort") as file:
+    with d4rl.opened(path) as file:
         for key in _NUMBERS:
             if not np.can_cast(file[key].dtype, np.float32) and not _beside(key, file[key].dtype):
                 values[key] = file[key][...].astype(file[key].dtype.newbyteorder("=")).reshape(values[key].shape)
@@ -222,14 +182,13 @@ def _beside(key: str, dtype: np.dtype[Any]) -> bool:
 
 def _columns(path: Path) -> dict[str, str]:
     """Type and shape of the file's arrays: ``{"rewards": "float32 (60000, 1)"}``."""
-    with h5py.File(path, "r", locking="best-effort") as file:
+    with d4rl.opened(path) as file:
         return {key: f"{file[key].dtype} {file[key].shape}" for key in _USED if key in file}
 
 
 def _taken(rows: Rows, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Every array of the rows at ``index`` ``[M]``, and ``index`` itself."""
-    arrays = {field.name: getattr(rows, field.name) for field in fields(rows)}
-    return {"index": index} | {name: array[index] for name, array in arrays.items() if array is not None}
+    return {"index": index} | {name: array[index] for name, array in vars(rows).items() if array is not None}
 
 
 def _left_over_file(kept: dict[str, NDArray[Any]], source: Path) -> tuple[bytes, dict[str, str]]:
@@ -244,7 +203,7 @@ def _left_over_file(kept: dict[str, NDArray[Any]], source: Path) -> tuple[bytes,
         for name, array in kept.items():
             group.create_dataset(name, data=array)
         rest = file.create_group("file")
-        with h5py.File(source, "r", locking="best-effort") as read:
+        with d4rl.opened(source) as read:
             for key in read:
                 if (target := _dangling(read, key)) is not None:
                     dangling[key] = target
@@ -270,7 +229,7 @@ def _dangling(file: h5py.File, key: str) -> str | None:
 def _copy(source: Path, read: h5py.File, key: str, to: h5py.Group) -> None:
     try:
         read.copy(key, to, name=key)
-    except _READ_ERRORS as error:
+    except d4rl.H5PY_ERRORS as error:
         raise UserError(
             f"{source}: '{key}' is damaged and cannot be copied ({error}). Copy or download the file again."
         ) from error
@@ -281,7 +240,7 @@ def _read_left_over(path: Path, noted: dict[str, Any]) -> tuple[Rows, NDArray[np
         with h5py.File(path, "r", locking="best-effort") as file:
             kept = {name: array[...] for name, array in file["rows"].items()}
         matches = _checksum(kept) == noted["checksum"]
-    except _READ_ERRORS as error:
+    except d4rl.H5PY_ERRORS as error:
         raise UserError(f"{path} cannot be read ({error}). Delete the data set and import the file again.") from error
     if not matches:
         raise UserError(
@@ -298,13 +257,7 @@ def _complete(own: dict[str, Any]) -> bool:
 
 
 def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
-    """sha256 over names, types, shapes and bytes of arrays, in alphabetical order."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return arrays_checksum(sorted(arrays.items()))
 
 
 def _environment(task: Task) -> "EnvSpec":

@@ -12,19 +12,18 @@ reach it. The environment is made with ``continuing_task=False``, and a step wit
 **Reference scores** are those of the data set. Where it has none, a score is the plain return.
 """
 
-import json
 import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffcps.config import ScoreKind, TaskDefinition, Values
+from diffcps.data import episodes as storage
 from diffcps.data.library import Checksum, Holding, Source, distinct
 from diffcps.data.transitions import (
     ACTION_TOLERANCE,
@@ -116,8 +115,6 @@ class Minari(Source):
         """By what the data set says, or else the named task."""
         if not (path / "data").is_dir():
             return None
-        from diffcps.data import episodes as storage
-
         own = storage.notes(path)
         return None if "recipe" in own else noted_task(path, own.get("task"), name)
 
@@ -136,13 +133,12 @@ SOURCE = Minari()
 
 
 def holding(source: str, path: Path) -> Holding:
-    """A Minari data set on this machine, without importing Minari, which takes seconds."""
+    """A Minari data set on this machine."""
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
-        rows = json.loads((path / "data" / "metadata.json").read_text(encoding="utf-8"))["total_steps"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return Holding(source, path, size, int(storage.metadata(path)["total_steps"]))
+    except (UserError, KeyError, TypeError):
         return Holding(source, path, size, fault="its metadata.json cannot be read; delete it and make it again.")
-    return Holding(source, path, size, int(rows))
 
 
 def noted_task(path: Path, noted: object, name: str | None) -> Task:
@@ -194,7 +190,7 @@ def read(task: Task, path: Path) -> list[Episode]:
 
     Raises ``UserError`` when the set is damaged.
     """
-    return _as_evaluated(task, _read(path, _spaces(path)[0]))
+    return _as_evaluated(task, _read(path))
 
 
 def obtain(dataset_id: str) -> Path:
@@ -216,12 +212,11 @@ def describe(dataset_id: str) -> Found:
     Raises ``UserError`` as ``obtain`` does; when the set is damaged or records no environment; when its spaces cannot be
     learned from or are not those of its environment; and when it is an imported D4RL file, which has its own task.
     """
-    from diffcps.data import episodes as storage
     from diffcps.envs import recorded
 
     path = obtain(dataset_id)
-    observation_space, action_space = _spaces(path)
-    metadata = _metadata(path)
+    observation_space, action_space = storage.spaces(path)
+    metadata = storage.metadata(path)
     if isinstance(name := storage.notes(path).get("task"), str) and name in TASKS:
         raise UserError(f"{dataset_id} is the D4RL file of {name}, imported. Use that task: {name} --data minari.")
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
@@ -239,7 +234,7 @@ def describe(dataset_id: str) -> Found:
     _check_environment(dataset_id, environment, size, (action_size, bound))
     environment.close()
 
-    episodes = _read(path, observation_space)
+    episodes = _read(path)
     low, high = _references(dataset_id, metadata, score)
     model = TASKS.get(_nearest(dataset_id) or "")
     settings = model.settings if model else Values()
@@ -325,29 +320,6 @@ def _download(dataset_id: str) -> Path:
     return target
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    from minari.dataset.minari_storage import MinariStorage
-
-    return MinariStorage.read_raw_metadata(path / "data")
-
-
-def _spaces(path: Path) -> tuple["gymnasium.Space[Any]", "gymnasium.Space[Any]"]:
-    """Observation and action space of a data set. Raises ``UserError`` when it is damaged or has none that is known."""
-    import gymnasium
-    from minari.dataset.minari_storage import MinariStorage
-
-    try:
-        storage = MinariStorage.read(path / "data")
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError, ImportError,
-        gymnasium.error.Error,
-    ) as error:  # fmt: skip
-        raise UserError(
-            f"{path} cannot be read as a Minari data set ({type(error).__name__}: {error}). Delete it and get it again."
-        ) from error
-    return storage.observation_space, storage.action_space
-
-
 def _evaluated(spec: "EnvSpec", metadata: Mapping[str, Any]) -> tuple["EnvSpec", ScoreKind]:
     """The specification of the environment for evaluation, and what a score is (see the top of the file)."""
     if "maze" in spec.id.lower() and spec.kwargs.get("reward_type") == "sparse":
@@ -397,12 +369,11 @@ def _check_environment(
         )
 
 
-def _read(path: Path, space: "gymnasium.Space[Any]") -> list[Episode]:
+def _read(path: Path) -> list[Episode]:
     """The episodes of a data set with flattened observations; those without a step are left out."""
-    from diffcps.data import episodes as storage
     from diffcps.envs import recorded
 
-    return [episode for episode in storage.read(path, partial(recorded.flatten, space)) if len(episode.rewards)]
+    return [episode for episode in storage.read(path, recorded.flatten) if len(episode.rewards)]
 
 
 def _as_evaluated(task: Task, episodes: list[Episode]) -> list[Episode]:

@@ -30,7 +30,16 @@ from numpy.typing import NDArray
 
 from diffcps import files
 from diffcps.data.library import Checksum, Holding, Source, distinct, named_folders
-from diffcps.data.transitions import ACTION_TOLERANCE, Episode, FloatArray, Origin, Transitions, from_episodes
+from diffcps.data.transitions import (
+    ACTION_TOLERANCE,
+    Episode,
+    FloatArray,
+    Origin,
+    Rows,
+    Transitions,
+    from_episodes,
+    split,
+)
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task, get_task
 
@@ -138,24 +147,9 @@ def read(task: Task, path: Path) -> Labelled:
     if not own:
         _label(task, path, arrays)
     success = arrays["masks"] == 0
-    steps = ~ends
-    last = np.flatnonzero(ends)
-    episodes = []
-    for start, stop in zip([0, *(last[:-1] + 1)], last, strict=True):
-        if stop == start:
-            continue
-        truncations = np.zeros(stop - start, dtype=bool)
-        truncations[-1] = True
-        episodes.append(
-            Episode(
-                observations=arrays["observations"][start : stop + 1],
-                actions=arrays["actions"][start:stop],
-                rewards=success[start:stop].astype(np.float32),
-                terminations=success[start:stop],
-                truncations=truncations,
-            )
-        )
-    return Labelled(episodes, arrays["rewards"].astype(np.float32)[steps], own)
+    rows = Rows(arrays["observations"], arrays["actions"], success.astype(np.float32), terminals=success, timeouts=ends)
+    episodes, _ = split(rows, episode_limit=task.episode_limit, terminals_end=False)
+    return Labelled(episodes, arrays["rewards"].astype(np.float32)[~ends], own)
 
 
 def _arrays(task: Task, path: Path) -> dict[str, NDArray[Any]]:

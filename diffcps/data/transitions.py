@@ -6,10 +6,10 @@ hold the observation after their last action, so no step is lost.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,15 @@ class Rows:
     timeouts: NDArray[np.bool_] | None
     """[N]; ``None`` when the file does not tell."""
 
+    def ends(self, *, episode_limit: int, terminals_end: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """[N] time-outs, and [N] rows that close a trajectory.
+
+        Without flags time-outs are found by counting to ``episode_limit`` (``limit_timeouts``). ``terminals_end=False``
+        says that a terminal does not end a trajectory (AntMaze, where terminals come in runs and only time-outs end one).
+        """
+        timeouts = self.timeouts if self.timeouts is not None else limit_timeouts(self.terminals, episode_limit)
+        return timeouts, (timeouts | self.terminals) if terminals_end else timeouts
+
 
 @dataclass(frozen=True, eq=False)
 class Episode:
@@ -135,21 +144,18 @@ def limit_timeouts(terminals: NDArray[np.bool_], episode_limit: int) -> NDArray[
 def from_rows(rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: bool) -> Transitions:
     """Transitions as ``d4rl.qlearning_dataset`` builds them from flat rows.
 
-    Rows flagged as time-out are dropped, so is the last row; the next observation is the next row's. Without flags
-    time-outs are found by counting to ``episode_limit`` (``limit_timeouts``). ``terminals_end=False`` says that a
-    terminal does not end a trajectory (AntMaze, where terminals come in runs and only time-outs end one); this
-    concerns the trajectories and returns of ``info``, never the transitions.
+    Rows flagged as time-out are dropped, so is the last row; the next observation is the next row's. The arguments are
+    those of ``Rows.ends``; ``terminals_end`` concerns the trajectories and returns of ``info``, never the transitions.
 
     Raises ``UserError`` when no transition is left.
     """
-    timeouts = rows.timeouts if rows.timeouts is not None else limit_timeouts(rows.terminals, episode_limit)
+    timeouts, ends = rows.ends(episode_limit=episode_limit, terminals_end=terminals_end)
     kept = np.flatnonzero(~timeouts[:-1])
     if len(kept) == 0:
         raise UserError(
             f"{origin.path or origin.source}: its {len(rows.rewards)} row(s) hold no transition: the last row and "
             f"{int(timeouts[:-1].sum())} row(s) flagged as time-out have no next observation. Use a longer data set."
         )
-    ends = (timeouts | rows.terminals) if terminals_end else timeouts
     returns = trajectory_returns(rows.rewards, rows.terminals, ends)
     return Transitions(
         observations=rows.observations[kept],
@@ -161,20 +167,46 @@ def from_rows(rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: 
     )
 
 
+def split(rows: Rows, *, episode_limit: int, terminals_end: bool) -> tuple[list[Episode], NDArray[np.int64]]:
+    """Episodes of the rows that have a next observation, and the indices ``[M]`` of those that have none.
+
+    An episode ends where a trajectory does (``from_rows``); cut short of a time-out's row, it ends in a truncation one
+    step early. As the next observation after a terminal is the next row's, the last observation of an episode that
+    terminates is the first of the next; no value is read off it.
+    """
+    timeouts, ends = rows.ends(episode_limit=episode_limit, terminals_end=terminals_end)
+    steps = ~timeouts
+    steps[-1] = False
+    closing = np.union1d(np.flatnonzero(ends), [len(steps) - 1])
+    episodes = []
+    for start, close in zip([0, *(closing[:-1] + 1)], closing, strict=True):
+        stop = int(close) + int(steps[close])  # past the last step
+        if stop == start:
+            continue
+        truncations = np.zeros(stop - start, dtype=bool)
+        truncations[-1] = timeouts[close]
+        episodes.append(
+            Episode(
+                observations=rows.observations[start : stop + 1],
+                actions=rows.actions[start:stop],
+                rewards=rows.rewards[start:stop],
+                terminations=rows.terminals[start:stop],
+                truncations=truncations,
+            )
+        )
+    return episodes, np.flatnonzero(~steps)
+
+
 def from_episodes(episodes: Sequence[Episode], origin: Origin, *, terminals_end: bool = True) -> Transitions:
     """Every step of every episode as a transition, with its true next observation.
 
-    ``terminals_end`` is that of ``from_rows``. Raises ``UserError`` when there is no step at all.
+    ``terminals_end`` is that of ``Rows.ends``. Raises ``UserError`` when there is no step at all.
     """
     if sum(len(episode.rewards) for episode in episodes) == 0:
         raise UserError(f"{origin.path or origin.source}: it holds no step. Collect or choose another data set.")
-    terminals = np.concatenate([e.terminations for e in episodes]).astype(bool)
-    truncations = np.concatenate([e.truncations for e in episodes]).astype(bool)
-    ends = (terminals | truncations) if terminals_end else truncations
-    # An episode that stops without a flag was cut: its rest must not be counted into the next one's return.
-    last_rows = np.cumsum([len(e.rewards) for e in episodes if len(e.rewards)]) - 1
+    terminals, _, ends, cuts = flags(episodes, terminals_end)
     rewards = np.concatenate([e.rewards for e in episodes])
-    returns = trajectory_returns(rewards, terminals, ends, cuts=last_rows[~ends[last_rows]])
+    returns = trajectory_returns(rewards, terminals, ends, cuts)
     return Transitions(
         observations=_float32([e.observations[:-1] for e in episodes]),
         actions=_float32([e.actions for e in episodes]),
@@ -183,6 +215,20 @@ def from_episodes(episodes: Sequence[Episode], origin: Origin, *, terminals_end:
         terminals=terminals.astype(np.float32),
         info=_info(origin, len(rewards), returns),
     )
+
+
+def flags(
+    episodes: Sequence[Episode], terminals_end: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+    """Of all steps in order: [N] terminals, [N] time-outs, [N] rows that close a trajectory, and the rows of cuts.
+
+    An episode that stops without a flag was cut: its rest must not be counted into the next one's return.
+    """
+    terminals = np.concatenate([e.terminations for e in episodes]).astype(bool)
+    timeouts = np.concatenate([e.truncations for e in episodes]).astype(bool)
+    ends = (terminals | timeouts) if terminals_end else timeouts
+    last_rows = np.cumsum([len(e.rewards) for e in episodes if len(e.rewards)]) - 1
+    return terminals, timeouts, ends, last_rows[~ends[last_rows]]
 
 
 def trajectory_returns(
@@ -209,13 +255,17 @@ def trajectory_returns(
 
 
 def checksum(episodes: Sequence[Episode]) -> str:
-    """sha256 over the bytes of all arrays, with their types and shapes, in order."""
+    """``arrays_checksum`` of all arrays of the episodes, in order."""
+    return arrays_checksum((name, array) for episode in episodes for name, array in vars(episode).items())
+
+
+def arrays_checksum(arrays: Iterable[tuple[str, NDArray[Any]]]) -> str:
+    """sha256 over the names, types, shapes and bytes of arrays."""
     digest = hashlib.sha256()
-    for episode in episodes:
-        for field in fields(episode):
-            array = np.ascontiguousarray(getattr(episode, field.name))
-            digest.update(f"{field.name} {array.dtype.str} {array.shape};".encode())
-            digest.update(array.tobytes())
+    for name, values in arrays:
+        array = np.ascontiguousarray(values)
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.data import d4rl
-from diffcps.data.transitions import Episode, Rows, limit_timeouts
+from diffcps.data.transitions import Episode, Rows, flags
 from diffcps.tasks.registry import Task
 
 Numbers = NDArray[np.floating[Any]]
@@ -77,10 +77,7 @@ def from_episodes(task: Task, episodes: Sequence[Episode]) -> Recording:
     lengths = np.array([len(episode.rewards) for episode in episodes])
     observations = np.concatenate([episode.observations for episode in episodes])
     number = np.repeat(np.arange(len(episodes)), lengths)
-    terminals = np.concatenate([episode.terminations for episode in episodes]).astype(bool)
-    timeouts = np.concatenate([episode.truncations for episode in episodes]).astype(bool)
-    ends = (terminals | timeouts) if task.terminals_end else timeouts
-    last = (np.cumsum(lengths) - 1)[lengths > 0]
+    terminals, timeouts, ends, cuts = flags(episodes, task.terminals_end)
     return Recording(
         observations=observations,
         at=np.arange(len(number)) + number,
@@ -91,7 +88,7 @@ def from_episodes(task: Task, episodes: Sequence[Episode]) -> Recording:
         timeouts=timeouts,
         flagged=True,
         ends=ends,
-        cuts=last[~ends[last]],
+        cuts=cuts,
     )
 
 
@@ -123,70 +120,42 @@ def _describe(content: dict[str, str], key: str, item: h5py.Dataset | h5py.Group
         content[key] = f"{item.dtype}{shape}"
 
 
-def from_rows(task: Task, rows: Rows) -> Recording:
-    """Flat rows without anything else."""
-    return _flat(
-        task,
-        rows.observations,
+def from_rows(task: Task, rows: Rows, **more: Numbers | None) -> Recording:
+    """Flat rows, in any precision, and what ``more`` of a recording they come with."""
+    timeouts, ends = rows.ends(episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+    n = len(rows.rewards)
+    known = ~ends
+    known[-1] = False
+    return Recording(
+        observations=rows.observations,
+        at=np.arange(n),
+        known=known,
         actions=rows.actions,
         rewards=rows.rewards,
         terminals=rows.terminals,
-        timeouts=rows.timeouts,
+        timeouts=timeouts,
+        flagged=rows.timeouts is not None,
+        ends=ends,
+        cuts=np.array([] if ends[-1] else [n - 1], dtype=np.int64),
+        **more,
     )
 
 
 def _recording(task: Task, file: h5py.File) -> Recording | None:
-    observations = _numbers(file, "observations", task.observation_size)
-    actions = _numbers(file, "actions", task.action_size)
-    rewards, terminals, timeouts = (_numbers(file, key) for key in ("rewards", "terminals", "timeouts"))
-    if observations is None or actions is None or rewards is None or terminals is None:
+    widths = {"observations": task.observation_size, "actions": task.action_size}
+    keys = (*d4rl.REQUIRED, "timeouts")
+    found: dict[str, Any] = {key: _numbers(file, key, widths.get(key)) for key in keys}
+    there = {key: array for key, array in found.items() if array is not None}
+    if not set(d4rl.REQUIRED) <= set(there) or len(set(map(len, there.values()))) > 1:
         return None
-    n = len(rewards)
-    if any(array is not None and len(array) != n for array in (observations, actions, terminals, timeouts)):
-        return None
-    return _flat(
+    n = len(found["rewards"])
+    found |= {key: there[key].astype(bool) for key in ("terminals", "timeouts") if key in there}
+    return from_rows(
         task,
-        observations,
-        actions=actions,
-        rewards=rewards,
-        terminals=terminals.astype(bool),
-        timeouts=None if timeouts is None else timeouts.astype(bool),
+        Rows(**found),
         qpos=_matrix(file, STATES[0], n, None),
         qvel=_matrix(file, STATES[1], n, None),
         stored_next=_matrix(file, "next_observations", n, task.observation_size),
-    )
-
-
-def _flat(
-    task: Task,
-    observations: Numbers,
-    actions: Numbers,
-    rewards: Numbers,
-    terminals: Flags,
-    timeouts: Flags | None,
-    qpos: Numbers | None = None,
-    qvel: Numbers | None = None,
-    stored_next: Numbers | None = None,
-) -> Recording:
-    n = len(rewards)
-    limit = limit_timeouts(terminals, task.episode_limit) if timeouts is None else timeouts
-    ends = (terminals | limit) if task.terminals_end else limit
-    known = ~ends
-    known[-1] = False
-    return Recording(
-        observations=observations,
-        at=np.arange(n),
-        known=known,
-        actions=actions,
-        rewards=rewards,
-        terminals=terminals,
-        timeouts=limit,
-        flagged=timeouts is not None,
-        ends=ends,
-        cuts=np.array([] if ends[-1] else [n - 1], dtype=np.int64),
-        qpos=qpos,
-        qvel=qvel,
-        stored_next=stored_next,
     )
 
 
