@@ -10,9 +10,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from diffcps import envs
-from diffcps.data.collecting import behaviour
-from diffcps.data.collecting.behaviour import policies, training
-from diffcps.data.collecting.behaviour.practice import FEATURES, TOP_SPEED, Walks, features
+from diffcps.data.collecting import behaviour, training
+from diffcps.data.collecting.practice import FEATURES, TOP_SPEED, Walks, features
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Robot, get_task
 
@@ -79,10 +78,10 @@ def test_damaged_or_missing_policies_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="policies"):
         behaviour.load("hopper", tmp_path)
     broken = [replace(lineage.medium, bias_0=np.full(64, np.nan, dtype=np.float32))] * len(lineage.policies)
-    policies.save(tmp_path, broken, lineage.facts)
+    behaviour.save(tmp_path, broken, lineage.facts)
     with pytest.raises(UserError, match="bias_0"):
         behaviour.load("hopper", tmp_path)
-    policies.save(tmp_path, lineage.policies[:-1], lineage.facts)
+    behaviour.save(tmp_path, lineage.policies[:-1], lineage.facts)
     with pytest.raises(UserError, match="is not 9 arrays"):
         behaviour.load("hopper", tmp_path)
     (tmp_path / "hopper.json").write_text("{}")

@@ -23,15 +23,7 @@ def register() -> None:
     """Register the environment of every built-in task with Gymnasium (again is harmless)."""
     for task in TASKS.values():
         if task.environment.id not in gymnasium.registry:
-            spec = _specification(task, None, 0)
-            gymnasium.register(
-                spec.id,
-                spec.entry_point,
-                max_episode_steps=spec.max_episode_steps,
-                disable_env_checker=spec.disable_env_checker,
-                order_enforce=spec.order_enforce,
-                kwargs=spec.kwargs,
-            )
+            gymnasium.registry[task.environment.id] = _specification(task, None, 0)
 
 
 def _specification(task: Task, physics: Physics | None, goal_seed: int) -> EnvSpec:

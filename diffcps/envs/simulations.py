@@ -200,15 +200,17 @@ class Simulations:
         self._age = np.zeros(self.n, np.int64)
         self.terminated = np.zeros(self.n, bool)
         """Whether the last step ended the episode by the task's rules rather than by the limit, ``[n]``."""
-        self._observations = np.zeros((self.n, *self._observe().shape[1:]), np.float32)
-
-    def _observe(self) -> Floats:
-        return self.rules.observe_many(self._qpos, self._qvel)
+        self._observations = np.zeros_like(self.rules.observe_many(self._qpos, self._qvel), np.float32)
 
     def _remember_goal(self, i: int) -> None:
         environment: Simulated = self.environments[self.kinds[i]].unwrapped  # type: ignore[assignment]
         if environment.goal is not None:
             self.goals[i] = environment.goal
+
+    @property
+    def observations(self) -> NDArray[np.float32]:
+        """A copy of the last observations, ``[n, o]``."""
+        return self._observations.copy()
 
     @property
     def qpos(self) -> Floats:
@@ -225,7 +227,7 @@ class Simulations:
         require_seeds(seeds, self.n)
         for i, seed in enumerate(seeds):
             self.restart(i, seed)
-        return self._observations.copy()
+        return self.observations
 
     def restart(self, i: int, seed: int, options: dict[str, Any] | None = None) -> NDArray[np.float32]:
         """Start an episode in simulation ``i`` alone, as its gymnasium environment's ``reset``: observation ``[o]``."""
@@ -243,7 +245,7 @@ class Simulations:
         rewards, ended = np.zeros(self.n), np.zeros(self.n, bool)
         self.terminated = np.zeros(self.n, bool)
         if not active.any():
-            return self._observations.copy(), rewards, ended
+            return self.observations, rewards, ended
         clipped = np.clip(actions[active], self._low, self._high)
         self.rules.prepare_many(self.batch, active)
         before = self._qpos[active]
@@ -254,7 +256,7 @@ class Simulations:
         self._age[active] += 1
         ended[active] = self.terminated[active] | (self._age[active] >= self.limit)
         self._observations[active] = self.rules.observe_many(moves.qpos, moves.qvel)
-        return self._observations.copy(), rewards, ended
+        return self.observations, rewards, ended
 
     def close(self) -> None:
         """See ``VectorEnvironment.close``."""

@@ -13,8 +13,7 @@ import numpy as np
 import tyro
 
 from diffcps.config import DataConfig, Physics
-from diffcps.data.collecting import behaviour
-from diffcps.data.collecting.behaviour import training
+from diffcps.data.collecting import behaviour, training
 from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Origin, from_episodes
 from diffcps.tasks.registry import TASKS, get_task

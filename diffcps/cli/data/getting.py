@@ -266,7 +266,7 @@ class TrainPolicy:
         """Run it."""
         import torch
 
-        from diffcps.data.collecting.behaviour import training
+        from diffcps.data.collecting import training
 
         torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
         facts = training.train(

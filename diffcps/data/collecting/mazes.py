@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.data.collecting.behaviour import BehaviourPolicy
-from diffcps.data.collecting.behaviour.practice import features
+from diffcps.data.collecting.practice import features
 from diffcps.envs import antmaze
 from diffcps.envs.simulations import Floats, Simulations
 from diffcps.tasks.registry import Task

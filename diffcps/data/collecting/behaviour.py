@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Robot
 
-POLICIES = Path(__file__).parent.parent / "policies"
+POLICIES = Path(__file__).parent / "policies"
 """Where the shipped policies lie: one ``.npz`` of weights and one ``.json`` of facts per robot."""
 
 Array = NDArray[np.float32]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from diffcps import envs
 from diffcps.config import Physics
-from diffcps.data.collecting.behaviour import policies
-from diffcps.data.collecting.behaviour.policies import BehaviourPolicy, PolicyFacts, Snapshot
-from diffcps.data.collecting.behaviour.practice import Practice, Runs, Walks
+from diffcps.data.collecting import behaviour
+from diffcps.data.collecting.behaviour import BehaviourPolicy, PolicyFacts, Snapshot
+from diffcps.data.collecting.practice import Practice, Runs, Walks
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Robot, get_task
 
@@ -72,7 +72,7 @@ def train(
     target = TARGET_SCORES.get(robot, 0.0) if target_score is None else target_score
     settings = _PPO | _PPO_CHANGES.get(robot, {})
     simulations = as_vector(practice(robot, physics, n=_ENVIRONMENTS, seed=seed, threads=threads))
-    vector = normalise(simulations, clip_obs=policies.INPUT_CLIP, gamma=settings["gamma"])
+    vector = normalise(simulations, clip_obs=behaviour.INPUT_CLIP, gamma=settings["gamma"])
     annealed = settings | {"learning_rate": lambda remaining: remaining * settings["learning_rate"]}
     start = {"log_std_init": _LOG_STD_INIT}
     model = ppo("MlpPolicy", vector, seed=seed, device="cpu", policy_kwargs=start, **annealed)
@@ -105,7 +105,7 @@ def train(
         settings=settings | own,
         versions={name: metadata.version(name) for name in _PACKAGES},
     )
-    policies.save(output, [one.policy for one in chosen], facts)
+    behaviour.save(output, [one.policy for one in chosen], facts)
     return facts
 
 
@@ -141,7 +141,7 @@ def _stable_baselines() -> tuple[Any, Any, Any]:
         from stable_baselines3 import PPO
         from stable_baselines3.common.vec_env import VecNormalize
 
-        from diffcps.data.collecting.behaviour.gym import AsVecEnv
+        from diffcps.data.collecting.gym import AsVecEnv
     except ImportError as error:
         raise UserError(
             f"training a behaviour policy needs stable-baselines3 ({error}). "

@@ -5,12 +5,11 @@ its policy is relative to its heading: positions on the ground are left out and 
 walking east are then the same, and are learned once.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.envs.antmaze import AntMaze
 from diffcps.envs.simulations import Simulations
 
 Floats = NDArray[np.float64]
@@ -50,70 +49,62 @@ def _turned(vectors: Floats, heading: Floats) -> Floats:
     return np.stack([cos * vectors[:, 0] + sin * vectors[:, 1], cos * vectors[:, 1] - sin * vectors[:, 0]], axis=1)
 
 
-class Practice(Protocol):
-    """``n`` simulations of one robot."""
+class Practice(ABC):
+    """``n`` simulations of one robot.
 
-    n: int
-    features: int
-    """Size of what the policy sees."""
-    actions: int
-    """Size of an action."""
-    dt: float
-    """Seconds in a control step."""
+    Args:
+        simulations: what is stepped.
+        seed: of the episodes' starts, and of what else is random.
+        features: size of what the policy sees.
+    """
 
-    def restart(self, i: int) -> None:
-        """A new episode in simulation ``i``."""
-
-    def observe(self) -> NDArray[np.float32]:
-        """What the policy sees now, ``[n, features]``."""
-
-    def step(self, actions: NDArray[np.float32]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
-        """One control step: rewards ``[n]``, ended for good ``[n]``, and cut off by the limit ``[n]``."""
-
-
-class Runs:
-    """``n`` simulations of a locomotion task, as they are."""
-
-    def __init__(self, simulations: Simulations, seed: int) -> None:
+    def __init__(self, simulations: Simulations, seed: int, features: int) -> None:
         self._simulations, self._generator = simulations, np.random.default_rng(seed)
-        self.n, self.dt = simulations.n, simulations.rules.dt
-        self._observations = np.stack([self._restarted(i) for i in range(self.n)])
-        self.features, self.actions = self._observations.shape[1], simulations.rules.model.nu
-
-    def _restarted(self, i: int) -> NDArray[np.float32]:
-        return self._simulations.restart(i, int(self._generator.integers(2**31)))
-
-    def restart(self, i: int) -> None:
-        """A new episode in simulation ``i``."""
-        self._observations[i] = self._restarted(i)
-
-    def observe(self) -> NDArray[np.float32]:
-        """The observations, ``[n, features]``."""
-        return self._observations.copy()
-
-    def step(self, actions: NDArray[np.float32]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
-        """See ``Practice.step``."""
-        self._observations, rewards, over = self._simulations.step(actions, np.ones(self.n, bool))
-        ended = self._simulations.terminated
-        return rewards, ended, over & ~ended
-
-
-class Walks:
-    """``n`` ants on an open plane, each to walk in a direction that changes now and then."""
-
-    def __init__(self, simulations: Simulations, seed: int) -> None:
-        if not isinstance(simulations.rules, AntMaze):
-            raise TypeError("only ants are taught to walk here")
-        self._simulations, self._generator = simulations, np.random.default_rng(seed)
-        self.n, self.dt, self.features, self.actions = simulations.n, simulations.rules.dt, FEATURES, 8
-        self._directions = np.zeros((self.n, 2))
-        self._age = np.zeros(self.n, np.int64)
+        self.n, self.features, self.actions = simulations.n, features, simulations.rules.model.nu
         for i in range(self.n):
             self.restart(i)
 
     def restart(self, i: int) -> None:
-        """A new episode for ant ``i``, in a random direction."""
+        """A new episode in simulation ``i``."""
         self._simulations.restart(i, int(self._generator.integers(2**31)))
+
+    @abstractmethod
+    def observe(self) -> NDArray[np.float32]:
+        """What the policy sees now, ``[n, features]``."""
+
+    @abstractmethod
+    def step(self, actions: NDArray[np.float32]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
+        """One control step: rewards ``[n]``, ended for good ``[n]``, and cut off by the limit ``[n]``."""
+
+
+class Runs(Practice):
+    """``n`` simulations of a locomotion task, as they are."""
+
+    def __init__(self, simulations: Simulations, seed: int) -> None:
+        super().__init__(simulations, seed, features=simulations.observations.shape[1])
+
+    def observe(self) -> NDArray[np.float32]:
+        """The observations, ``[n, features]``."""
+        return self._simulations.observations
+
+    def step(self, actions: NDArray[np.float32]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
+        """See ``Practice.step``."""
+        _, rewards, over = self._simulations.step(actions, np.ones(self.n, bool))
+        ended = self._simulations.terminated
+        return rewards, ended, over & ~ended
+
+
+class Walks(Practice):
+    """``n`` ants on an open plane, each to walk in a direction that changes now and then."""
+
+    def __init__(self, simulations: Simulations, seed: int) -> None:
+        self._directions = np.zeros((simulations.n, 2))
+        self._age = np.zeros(simulations.n, np.int64)
+        super().__init__(simulations, seed, FEATURES)
+
+    def restart(self, i: int) -> None:
+        """A new episode for ant ``i``, in a random direction."""
+        super().restart(i)
         self._turn(i)
         self._age[i] = 0
 
@@ -131,7 +122,7 @@ class Walks:
         self._simulations.step(actions, np.ones(self.n, bool))
         after = self._simulations.qpos
         travelled = after[:, :2] - before[:, :2]
-        speed = (travelled * self._directions).sum(axis=1) / self.dt
+        speed = (travelled * self._directions).sum(axis=1) / self._simulations.rules.dt
         rewards = np.minimum(speed, TOP_SPEED) - _CONTROL_COST * np.square(actions).sum(axis=1)
         x, y = after[:, 4], after[:, 5]
         fallen = 1 - 2 * (x * x + y * y) < _FALLEN

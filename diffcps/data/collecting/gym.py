@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from stable_baselines3.common.vec_env import VecEnv
 
-from diffcps.data.collecting.behaviour.practice import Practice
+from diffcps.data.collecting.practice import Practice
 
 
 class AsVecEnv(VecEnv):
