@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcps.config import EvaluationConfig, Physics, Values
-from diffcps.tasks import bandits, paper
-from diffcps.tasks.task import Environment, Task
+from diffcps.tasks import Environment, Task, bandits, paper
 
 _ANTMAZE_FILES = {
     "antmaze-umaze": "u-maze_noisy_multistart_False_multigoal_False",

@@ -8,12 +8,12 @@ task's name. Tasks that a person makes from Minari data sets are files of the sa
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from diffcps.config import RunConfig, TaskDefinition, home
 from diffcps.errors import UserError, nearest
-from diffcps.tasks import entries
-from diffcps.tasks.task import ROW_TOLERANCE, Environment, Robot, Task
+from diffcps.tasks import ROW_TOLERANCE, Environment, Robot, Task, entries
 
 __all__ = [
     "MORE", "PATTERNS", "ROW_TOLERANCE", "TASKS", "Environment", "Robot", "Task", "defined", "from_definition", "get_task",
@@ -67,25 +67,15 @@ def read_definition(file: Path) -> TaskDefinition:
 
 def from_definition(definition: TaskDefinition) -> Task:
     """The task that a definition describes."""
+    text = definition.environment_spec
+    same = {field.name for field in fields(Task)} & {field.name for field in fields(definition)}
     return Task(
-        name=definition.name,
+        **{name: getattr(definition, name) for name in same},
         domain="",
-        environment=Environment(
-            json.loads(definition.environment_spec)["id"], specification=definition.environment_spec
-        ),
-        observation_size=definition.observation_size,
-        action_size=definition.action_size,
-        random_return=definition.random_return,
-        expert_return=definition.expert_return,
-        episode_limit=definition.episode_limit,
+        environment=Environment(json.loads(text)["id"], specification=text),
         sources=("minari",),
         goal_rewards=definition.score == "success",
-        score=definition.score,
         terminals_end=definition.score != "success",
-        max_action=definition.max_action,
-        steps=definition.steps,
-        settings=definition.settings,
-        evaluation=definition.evaluation,
         definition=definition,
     )
 

@@ -28,11 +28,7 @@ def corners() -> Blurred:
 
 def ring_clean() -> Blurred:
     """The unit circle, blurred evenly by .02; every action on it has value 1."""
-
-    def circle(t: FloatArray) -> FloatArray:
-        return np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
-
-    return _curves("ring-clean", [circle], [(1.0, 1.0)], 0.02)
+    return _curves("ring-clean", [_circle(1.0)], [(1.0, 1.0)], 0.02)
 
 
 def swissroll() -> Blurred:
@@ -53,21 +49,14 @@ def moons() -> Blurred:
     def upper(t: FloatArray) -> FloatArray:
         return 0.6 * np.stack([np.cos(np.pi * t) - 0.5, np.sin(np.pi * t) - 0.25], axis=-1)
 
-    def lower(t: FloatArray) -> FloatArray:
-        return 0.6 * np.stack([0.5 - np.cos(np.pi * t), 0.25 - np.sin(np.pi * t)], axis=-1)
-
-    return _curves("moons", [lower, upper], [(0.0, 0.5), (0.5, 1.0)], 0.03)
+    return _curves("moons", [lambda t: -upper(t), upper], [(0.0, 0.5), (0.5, 1.0)], 0.03)
 
 
 def rings() -> Blurred:
     """Four concentric circles, with probabilities proportional to their lengths; inner circles have higher values."""
     radii = np.array([0.25, 0.5, 0.75, 1.0])
-
-    def circle(radius: float) -> _Curve:
-        return lambda t: radius * np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
-
     values = [(1.0 - i / 3, 1.0 - i / 3) for i in range(4)]
-    return _curves("rings", [circle(radius) for radius in radii], values, std=0.02, shares=radii / radii.sum())
+    return _curves("rings", [_circle(radius) for radius in radii], values, std=0.02, shares=radii / radii.sum())
 
 
 def two_spirals() -> Blurred:
@@ -99,6 +88,10 @@ def mixture(components: int, dimensions: int) -> Blurred:
     values = order / max(components - 1, 1) if components > 1 else np.ones(1)
     name = f"mixture-{components}x{dimensions}"
     return Blurred(name, centres, values, std=min(0.05, nearest / 12), bound=1.1, separate=True)
+
+
+def _circle(radius: float) -> _Curve:
+    return lambda t: radius * np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
 
 
 def _spiral(angle: FloatArray, widest: float) -> FloatArray:
