@@ -143,3 +143,14 @@ def file_system(url: str, connect: float, stall: float) -> Any:
         options["config_kwargs"] = {"connect_timeout": connect, "read_timeout": stall, "retries": {"max_attempts": 1}}
         options["cache_regions"] = False
     return fsspec.filesystem(scheme if separator else "file", **options)
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """What changes with a file's content, of the facts that fsspec tells of it."""
+    keys = "size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created", "ino"
+    return "-".join(str(facts[key]) for key in keys if facts.get(key) is not None)
+
+
+def no_credentials(error: Exception) -> bool:
+    """Whether a store's library found no credentials in the environment; each has an error of its own."""
+    return "Credentials" in type(error).__name__

@@ -23,9 +23,8 @@ from diffcps.runs.lock import LEASE, LOCK, holder
 from diffcps.runs.plan import Axis, load
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import QUIET_SECONDS
-from diffcps.storage.location import Location
+from diffcps.storage.location import Location, opened
 from diffcps.storage.remote import Remote, leased
-from diffcps.storage.results import opened
 from diffcps.sweep.claim import claimed
 
 CLIPS = 0.1, 0.2, 0.3, 0.4

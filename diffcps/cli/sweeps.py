@@ -52,7 +52,7 @@ class Sweeps:
 
     def __call__(self) -> None:
         """Run it."""
-        from diffcps.storage.results import opened
+        from diffcps.storage.location import opened
 
         console = _console()
         with opened(self.results) as results:

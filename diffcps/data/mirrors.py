@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
@@ -19,7 +18,7 @@ from urllib3.exceptions import ReadTimeoutError
 from diffcps import __version__
 from diffcps.data.d4rl import PUBLIC_HOME
 from diffcps.errors import UserError
-from diffcps.files import file_system
+from diffcps.files import file_system, fingerprint, no_credentials
 
 VARIABLE = "DIFFCPS_MIRRORS"
 BLOCK = 1 << 16
@@ -229,7 +228,7 @@ def _ask_store(url: str, received: Received | None, patience: Patience) -> Answe
     facts = system.info(url)
     if facts["type"] != "file":
         raise RefusedError("it is a folder or a device, not a file")
-    total, validator = int(facts["size"]), _version(facts)
+    total, validator = int(facts["size"]), fingerprint(facts)
     continues = received is not None and (received.total, received.validator) == (total, validator)
     start = received.size if continues and received is not None else 0
 
@@ -237,16 +236,11 @@ def _ask_store(url: str, received: Received | None, patience: Patience) -> Answe
         for first in range(start, total, RANGE):
             with _store_errors():
                 block = system.cat_file(url, start=first, end=min(first + RANGE, total))
-                if _version(system.info(url)) != validator:
+                if fingerprint(system.info(url)) != validator:
                     raise ChangedError("the file changed during the download")
             yield block
 
     return Answer(start, total, validator, blocks())
-
-
-def _version(facts: dict[str, Any]) -> str:
-    """What changes with a file's content, of the facts that fsspec tells of it."""
-    return "-".join(str(facts[key]) for key in ("size", "ETag", "etag", "LastModified", "mtime", "ino") if key in facts)
 
 
 @contextmanager
@@ -264,6 +258,6 @@ def _store_errors() -> Iterator[None]:
         raise RefusedError(f"a package is missing ({error}); for s3:// run pip install 'diffcps[s3]'") from error
     except Exception as error:  # each store's library has errors of its own, without a common base
         text = f"{type(error).__name__}: {error}"
-        if "Credentials" in type(error).__name__:
+        if no_credentials(error):
             raise RefusedError(f"no credentials for it in the environment ({text})") from error
         raise TransferError(f"cannot be read ({text})") from error

@@ -25,6 +25,7 @@ STATUS_SECONDS = 15.0
 _STATUS_PATIENCE = 3.0
 """Seconds for which learning waits for such an upload."""
 
+_UPLOADED_AT_ONCE = "owner", "attempts.json", "environment.json"
 _UNSEEN = re.compile(rf"/checkpoint/|^{re.escape(lock.LEASE)}$|^ray/")
 """Files that a view does not fetch: checkpoints, the lease, Ray's own."""
 
@@ -59,26 +60,17 @@ class MirroredFolder(RunFolder):
         if new:
             self.remote.put(self.path / "config.json", "config.json")
 
-    def claim(self) -> None:
-        """See ``RunFolder.claim``; also in the store, where workers on other machines look before they write."""
-        super().claim()
-        self.remote.put(self.path / "owner", "owner")
+    def _replace(self, name: str, content: bytes | dict[str, Any]) -> None:
+        """Also in the store, where workers on other machines look before they write."""
+        super()._replace(name, content)
+        if name in _UPLOADED_AT_ONCE:
+            if name != "owner":
+                self._check_owner_there()
+            self.remote.put(self.path / name, name)
 
     def _check_owner_there(self, patience: float | None = None) -> None:
         if self._token is not None:
             self._compare_owner((self.remote.read("owner", patience) or b"nobody: it was deleted").decode())
-
-    def record_attempts(self, attempts: Mapping[str, Any]) -> None:
-        """See ``RunFolder.record_attempts``."""
-        super().record_attempts(attempts)
-        self._check_owner_there()
-        self.remote.put(self.path / "attempts.json", "attempts.json")
-
-    def record_environment(self, environment: Mapping[str, Any]) -> None:
-        """See ``RunFolder.record_environment``."""
-        super().record_environment(environment)
-        self._check_owner_there()
-        self.remote.put(self.path / "environment.json", "environment.json")
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace ``status.json``; in the store at every end, and for progress only now and then and if it answers."""

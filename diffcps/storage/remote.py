@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffcps.errors import UserError
-from diffcps.files import file_system, patiently, write_atomically
+from diffcps.files import file_system, fingerprint, no_credentials, patiently, write_atomically
 from diffcps.runs.lock import HEARTBEAT_SECONDS, LEASE
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ class Remote:
 
     def put(self, local: Path, name: str, patience: float | None = None) -> None:
         """Upload a local file; a reader sees the old content or the new."""
-        content = local.read_bytes()
-        self.write(name, content, patience)
+        self.write(name, local.read_bytes(), patience)
 
     def write(self, name: str, content: bytes, patience: float | None = None) -> None:
         """Store ``content`` under ``name``."""
@@ -124,7 +123,7 @@ class Remote:
             except FileNotFoundError:
                 return {}
             prefix = len(root) + 1
-            return {str(path)[prefix:]: _fingerprint(facts) for path, facts in found.items()}
+            return {str(path)[prefix:]: fingerprint(facts) for path, facts in found.items()}
 
         return self._patiently(attempt, f"list {folder or 'its files'}", patience)
 
@@ -159,7 +158,7 @@ class Remote:
             ) from error
         # every store's library has its own errors, without a common base
         except Exception as error:
-            if _no_credentials(error):
+            if no_credentials(error):
                 raise UserError(f"{self.url}: there are no credentials for it here ({error}).") from error
             raise UserError(
                 f"{self.url} did not answer in {patience:.0f} s: cannot {what} ({type(error).__name__}: {error}). "
@@ -177,17 +176,7 @@ def _pauses(end: float) -> Iterator[float]:
 
 def _is_final(error: Exception) -> bool:
     """Whether the same request would fail again."""
-    return isinstance(error, FileNotFoundError | PermissionError) or _no_credentials(error)
-
-
-def _no_credentials(error: Exception) -> bool:
-    return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
-
-
-def _fingerprint(facts: dict[str, Any]) -> str:
-    """A word that changes when a file's content does, from what the store says about the file."""
-    words = [facts.get(key) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created", "size")]
-    return " ".join(str(word) for word in words if word is not None)
+    return isinstance(error, FileNotFoundError | PermissionError) or no_credentials(error)
 
 
 # The lease on a sweep -------------------------------------------------------------------------------------------------
@@ -216,15 +205,15 @@ def leased(remote: Remote, beat: float = HEARTBEAT_SECONDS, lost: Callable[[], N
         _wait_for_silence(remote, beat)
         remote.write(LEASE, note())
         time.sleep(beat / 5)  # if two waited for the same dead holder, the later one gets the lease
-        if _token(remote.read(LEASE)) != token:
-            raise UserError(_in_use(remote, remote.read(LEASE)))
+        if _noted(remote.read(LEASE), "token") != token:
+            raise _in_use(remote, remote.read(LEASE))
     ended, taken = threading.Event(), threading.Event()
 
     def renew() -> None:
         nonlocal count
         while not ended.wait(beat):
             try:
-                if _token(remote.read(LEASE, patience=beat)) not in (token, None):
+                if _noted(remote.read(LEASE, patience=beat), "token") not in (token, None):
                     taken.set()
                     lost()
                     return
@@ -240,7 +229,7 @@ def leased(remote: Remote, beat: float = HEARTBEAT_SECONDS, lost: Callable[[], N
     finally:
         ended.set()
         thread.join()
-        if not taken.is_set() and _token(remote.read(LEASE)) == token:
+        if not taken.is_set() and _noted(remote.read(LEASE), "token") == token:
             remote.delete(LEASE)
 
 
@@ -255,20 +244,18 @@ def _wait_for_silence(remote: Remote, beat: float) -> None:
             # the store did not answer for some time, so the holder could not renew its note either
             deadline = time.monotonic() + 3 * beat
         if now is not None and now != before:
-            raise UserError(_in_use(remote, now))
+            raise _in_use(remote, now)
         before = now
 
 
-def _token(content: bytes | None) -> str | None:
+def _noted(content: bytes | None, key: str) -> str | None:
+    """What a lease's note says; ``None`` when there is no lease, or a damaged one."""
     try:
-        return str(json.loads(content)["token"]) if content else None
+        return str(json.loads(content or b"")[key])
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _in_use(remote: Remote, content: bytes | None) -> str:
-    try:
-        holder = json.loads(content or b"")["holder"]
-    except (ValueError, KeyError, TypeError):
-        holder = "another process"
-    return f"{remote.url} is in use by {holder}. Wait for it, or stop it, and start again."
+def _in_use(remote: Remote, content: bytes | None) -> UserError:
+    holder = _noted(content, "holder") or "another process"
+    return UserError(f"{remote.url} is in use by {holder}. Wait for it, or stop it, and start again.")

@@ -30,8 +30,7 @@ from diffcps.config import RunConfig
 from diffcps.files import read_json, write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
-from diffcps.storage.location import Location
-from diffcps.storage.results import opened
+from diffcps.storage.location import Location, opened
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
