@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from minari.dataset.minari_storage import MinariStorage
 
 from diffcps import data
 from diffcps.config import DataConfig
@@ -81,7 +82,7 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.MinariStorage, "update_metadata", interrupted)
+        patch.setattr(MinariStorage, "update_metadata", interrupted)
         with pytest.raises(KeyboardInterrupt):
             collected.SOURCE.make(task, RING, folder=tmp_path)
     assert collected.SOURCE.find(task, RING, [tmp_path]) is None

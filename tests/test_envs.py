@@ -126,7 +126,7 @@ def reachable(rows):
     [("umaze", (5, 5), 7, (0, 8)), ("medium", (8, 8), 26, (20, 20)), ("large", (9, 12), 46, (32, 24))],
 )
 def test_maze_geometry(maze, size, free, goal):
-    rows = MAZES[maze]
+    rows = MAZES[maze].rows
     assert (len(rows), {len(row) for row in rows}) == (size[0], {size[1]})
     assert len(reachable(rows)) == sum(cell != "#" for row in rows for cell in row) == free
     model = AntMaze(maze).model
@@ -226,7 +226,7 @@ def test_pointmaze_can_be_solved():
     np.testing.assert_array_equal(observation[2:], 0)
     rewards, ended = [], False
     for cell in (1, 3), (3, 3), (3, 1):
-        target = pointmaze.cell_centre(cell)
+        target = pointmaze.MAZE.centre(cell)
         while not ended and np.linalg.norm(observation[:2] - target) > 0.3:
             action = np.clip(5 * (target - observation[:2]) - observation[2:], -1, 1)
             observation, reward, terminated, truncated, _ = environment.step(action)

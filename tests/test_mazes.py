@@ -8,14 +8,14 @@ import pytest
 from diffcps.data.collecting import behaviour
 from diffcps.data.collecting.mazes import PLAY_GOALS, AntErrands, Errands, shortest_ways
 from diffcps.envs import antmaze, simulations
-from diffcps.envs.pointmaze import FREE_CELLS, GOAL_CELL, START_CELL
+from diffcps.envs.pointmaze import GOAL_CELL, MAZE, START_CELL
 from diffcps.tasks.registry import get_task
 
 
 @pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
 def test_ways_are_shortest_and_connected(maze: str) -> None:
-    free = antmaze.free_cells(maze)
-    ((start),) = antmaze.cells(maze, "S")
+    free = antmaze.MAZES[maze].cells()
+    ((start),) = antmaze.MAZES[maze].cells("S")
     ways = shortest_ways(start, free)
     assert set(ways) == set(free), "every free cell can be reached"
     for cell, way in ways.items():
@@ -26,21 +26,21 @@ def test_ways_are_shortest_and_connected(maze: str) -> None:
 
 
 def test_lengths_of_known_ways() -> None:
-    assert len(shortest_ways(START_CELL, FREE_CELLS)[GOAL_CELL]) == 6
+    assert len(shortest_ways(START_CELL, MAZE.cells())[GOAL_CELL]) == 6
     lengths = {}
     for maze in ("umaze", "medium", "large"):
-        (start,), (goal,) = antmaze.cells(maze, "S"), antmaze.cells(maze, "G")
-        lengths[maze] = len(shortest_ways(start, antmaze.free_cells(maze))[goal])
+        (start,), (goal,) = antmaze.MAZES[maze].cells("S"), antmaze.MAZES[maze].cells("G")
+        lengths[maze] = len(shortest_ways(start, antmaze.MAZES[maze].cells())[goal])
     # counted by hand on the maps
     assert lengths == {"umaze": 6, "medium": 10, "large": 14}
 
 
 def test_cells_and_positions_are_inverse() -> None:
     for maze in ("umaze", "medium", "large"):
-        for cell in antmaze.free_cells(maze):
-            assert antmaze.cell_at(maze, antmaze.cell_centre(maze, cell) + 1.9) == cell
-            assert antmaze.cell_at(maze, antmaze.cell_centre(maze, cell) - 1.9) == cell
-    assert antmaze.cell_centre("umaze", (3, 1)).tolist() == [0.0, 8.0]
+        for cell in antmaze.MAZES[maze].cells():
+            assert antmaze.MAZES[maze].at(antmaze.MAZES[maze].centre(cell) + 1.9) == cell
+            assert antmaze.MAZES[maze].at(antmaze.MAZES[maze].centre(cell) - 1.9) == cell
+    assert antmaze.MAZES["umaze"].centre((3, 1)).tolist() == [0.0, 8.0]
 
 
 def test_errands_of_each_protocol() -> None:
@@ -49,14 +49,14 @@ def test_errands_of_each_protocol() -> None:
     play = Errands.of(get_task("antmaze-large-play-v0"))
     assert play.goals == PLAY_GOALS["large"]
     assert not set(play.starts) & set(play.goals)
-    assert set(play.starts) | set(play.goals) == set(antmaze.free_cells("large"))
+    assert set(play.starts) | set(play.goals) == set(antmaze.MAZES["large"].cells())
     diverse = Errands.of(get_task("antmaze-medium-diverse-v0"))
-    assert diverse.starts == diverse.goals == antmaze.free_cells("medium")
+    assert diverse.starts == diverse.goals == antmaze.MAZES["medium"].cells()
 
 
 def test_play_goals_are_free_cells() -> None:
     for maze, goals in PLAY_GOALS.items():
-        assert set(goals) <= set(antmaze.free_cells(maze))
+        assert set(goals) <= set(antmaze.MAZES[maze].cells())
 
 
 def test_ants_begin_in_start_cells_of_their_own() -> None:
@@ -66,9 +66,9 @@ def test_ants_begin_in_start_cells_of_their_own() -> None:
     for seed in range(60):
         options = errands.begin(0, np.random.default_rng(seed))
         assert options is not None
-        cell = antmaze.cell_at("medium", options["start"])
-        assert (options["start"] >= antmaze.cell_centre("medium", cell)).all()
-        assert (options["start"] <= antmaze.cell_centre("medium", cell) + 1).all()
+        cell = antmaze.MAZES["medium"].at(options["start"])
+        assert (options["start"] >= antmaze.MAZES["medium"].centre(cell)).all()
+        assert (options["start"] <= antmaze.MAZES["medium"].centre(cell) + 1).all()
         cells.add(cell)
     assert len(cells) > 15
 
@@ -82,7 +82,7 @@ def test_a_pushed_ant_finds_its_way_again() -> None:
     observation = many.restart(0, 0)
     errands.act(many, observation[None], np.array([True]))
     assert errands._way[0][0] == (1, 2)
-    observation = many.restart(0, 0, {"start": antmaze.cell_centre("umaze", (3, 3))})
+    observation = many.restart(0, 0, {"start": antmaze.MAZES["umaze"].centre((3, 3))})
     errands.act(many, observation[None], np.array([True]))
     assert errands._way[0] == [(3, 2), (3, 1)]
     many.close()

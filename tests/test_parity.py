@@ -23,7 +23,7 @@ def load(tmp_path, name, content):
 
 def compare(tmp_path, name, content, physics=BOTH, most=10_000):
     task, data = load(tmp_path, name, content)
-    maze = envs.make(task, task.physics).unwrapped.layout()
+    maze = envs.make(task, task.physics).unwrapped.maze
     return parity.compare(task, data, physics, most, None if maze is None else layouts.implied_goal(data))[0]
 
 

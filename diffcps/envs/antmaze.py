@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import Physics
 from diffcps.envs.physics import choose_physics
-from diffcps.envs.simulations import Floats, Layout, Moves, Simulated, reached
+from diffcps.envs.simulations import Floats, InMaze, Layout, reached
 
 CELL = 4.0
 """Side of a maze cell in metres."""
@@ -26,7 +26,7 @@ GOAL_RADIUS = 0.5
 MAX_CONTROL = 30.0
 """Torque in N·m that an action of 1 commands."""
 
-MAZES = {
+_MAPS = {
     "umaze": (
         "#####",
         "#S..#",
@@ -57,42 +57,27 @@ MAZES = {
     ),
     "plane": ("S.G",),
 }
-"""D4RL's evaluation mazes: ``#`` wall, ``S`` the start's cell, ``G`` the goal's; and a plane without walls, on which ants
-learn to walk."""
 
 
-def cells(maze: str, symbols: str) -> tuple[tuple[int, int], ...]:
-    """(row, column) of all cells that show one of the ``symbols``."""
-    return tuple((r, c) for r, row in enumerate(MAZES[maze]) for c, cell in enumerate(row) if cell in symbols)
+def _maze(rows: tuple[str, ...]) -> Layout:
+    """The start's cell is the origin."""
+    (start,) = ((r, row.index("S")) for r, row in enumerate(rows) if "S" in row)
+    return Layout(rows, CELL, start, goal_radius=GOAL_RADIUS, y_up=False)
 
 
-def free_cells(maze: str) -> tuple[tuple[int, int], ...]:
-    """(row, column) of all cells that are no wall."""
-    return cells(maze, ".SG")
-
-
-def cell_centre(maze: str, cell: tuple[int, int]) -> Floats:
-    """(x, y) in metres of a cell's centre, ``[2]``; the start's cell is the origin."""
-    ((r0, c0),) = cells(maze, "S")
-    return np.array([CELL * (cell[1] - c0), CELL * (cell[0] - r0)])
-
-
-def cell_at(maze: str, position: Floats) -> tuple[int, int]:
-    """(row, column) of the cell in which (x, y) ``[2]``, in metres, lies; it may be a wall or outside the maze."""
-    ((r0, c0),) = cells(maze, "S")
-    column, row = np.round(np.asarray(position) / CELL).astype(int)
-    return int(row) + r0, int(column) + c0
+MAZES = {name: _maze(rows) for name, rows in _MAPS.items()}
+"""D4RL's evaluation mazes, and a plane without walls, on which ants learn to walk."""
 
 
 @lru_cache
-def _compile(maze: str, physics: Physics) -> mujoco.MjModel:
+def _compile(maze: Layout, physics: Physics) -> mujoco.MjModel:
     """The compiled model, shared by every environment of this process: stepping only reads it."""
     spec = mujoco.MjSpec.from_file(expand_model_path("ant.xml"))
     spec.option.timestep = 0.02
     for actuator in spec.actuators:
         actuator.gear[0] = 1.0
         actuator.ctrlrange[:] = -MAX_CONTROL, MAX_CONTROL
-    for x, y in (cell_centre(maze, cell) for cell in cells(maze, "#")):
+    for x, y in maze.centres("#"):
         spec.worldbody.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX,
             pos=[x, y, CELL / 4],
@@ -108,16 +93,13 @@ def _compile(maze: str, physics: Physics) -> mujoco.MjModel:
     return model
 
 
-class AntMaze(Simulated, EzPickle):
+class AntMaze(InMaze, EzPickle):
     """The ant in a maze: observation [29] float64 (x, y, then the rest of qpos, then qvel), action [8] in [−1, 1].
 
     The reward is 1 within ``GOAL_RADIUS`` of the goal, which ends the episode, and 0 elsewhere, so a return is 0 or 1.
     Falling over ends nothing. ``maze`` is a key of ``MAZES``. With ``goal_seed`` the environment keeps one goal, drawn
     from that seed (version 0); without, every reset draws one (version 2).
     """
-
-    goal: Floats
-    """(x, y) of the goal in metres, [2]."""
 
     metadata = MujocoEnv.metadata | {
         "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
@@ -128,8 +110,7 @@ class AntMaze(Simulated, EzPickle):
         self, maze: str = "umaze", physics: Physics = "d4rl", goal_seed: int | None = None, **kwargs: Any
     ) -> None:
         EzPickle.__init__(self, maze, physics, goal_seed, **kwargs)
-        self._maze, self._physics = maze, physics
-        self._goal_cell = cell_centre(maze, *cells(maze, "G"))
+        self.maze, self._physics = MAZES[maze], physics
         self._fixed_goal = goal_seed is not None
         self._start = np.zeros(2)
         self.goal = self._draw_goal(np.random.default_rng(goal_seed))
@@ -137,26 +118,18 @@ class AntMaze(Simulated, EzPickle):
             "ant.xml",
             frame_skip=5,
             observation_space=Box(-np.inf, np.inf, (29,), np.float64),
-            default_camera_config={"distance": CELL * max(map(len, MAZES[maze]))},
+            default_camera_config={"distance": CELL * max(map(len, self.maze.rows))},
             **kwargs,
         )
         self.action_space = Box(-1.0, 1.0, (8,), np.float32)
 
-    def layout(self) -> Layout:
-        """See ``Simulated.layout``."""
-        walls, free, start, goal = (
-            np.array([cell_centre(self._maze, cell) for cell in cells(self._maze, symbols)])
-            for symbols in ("#", ".SG", "S", "G")
-        )
-        return Layout(CELL, walls, free=free, start=start[0], goal=goal[0], goal_radius=GOAL_RADIUS, y_up=False)
-
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        model = _compile(self._maze, self._physics)
+        model = _compile(self.maze, self._physics)
         return model, mujoco.MjData(model)
 
     def _draw_goal(self, rng: np.random.Generator) -> NDArray[np.float64]:
         noise = rng.uniform(0, CELL / 4, 2) + rng.uniform(0, CELL / 8, 2)
-        return np.maximum(self._goal_cell + noise, 0)
+        return np.maximum(self.maze.centres("G")[0] + noise, 0)
 
     def _observe(self) -> NDArray[np.float64]:
         return np.concatenate([self.data.qpos, self.data.qvel])
@@ -175,7 +148,7 @@ class AntMaze(Simulated, EzPickle):
         if unknown := set(options) - {"start"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}: there is 'start'")
         self._start = np.asarray(options.get("start", (0.0, 0.0)), dtype=np.float64)
-        if cell_at(self._maze, self._start) not in free_cells(self._maze):
+        if self.maze.at(self._start) not in self.maze.cells():
             raise ValueError(f"start = {self._start.tolist()}: it is not in a free cell of the maze")
         return super().reset(seed=seed)
 
@@ -203,8 +176,3 @@ class AntMaze(Simulated, EzPickle):
     def control_many(self, actions: NDArray[np.floating[Any]]) -> Floats:
         """Torques ``[..., 8]`` in N·m of actions ``[..., 8]`` within ±1."""
         return MAX_CONTROL * actions.astype(np.float64)
-
-    def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
-        """Reward 1 at the goal, which ends the episode."""
-        success = reached(moves.qpos, moves.goals, GOAL_RADIUS)
-        return success.astype(np.float64), success

@@ -107,24 +107,42 @@ def processors() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """A maze of square cells seen from above, in metres."""
+Cell = tuple[int, int]
+"""(row, column) in a maze's map."""
 
+
+@dataclass(frozen=True)
+class Layout:
+    """A maze of square cells seen from above."""
+
+    rows: tuple[str, ...]
+    """Its map: ``#`` a wall, ``S`` the start's cell, ``G`` the goal's, ``.`` another free cell."""
     cell: float
-    """Side of a cell."""
-    walls: Floats
-    """[W, 2] centres of the cells that are walls."""
-    free: Floats
-    """[F, 2] centres of the others."""
-    start: Floats
-    """[2] centre of the start's cell."""
-    goal: Floats
-    """[2] centre of the goal's cell."""
+    """Side of a cell in metres."""
+    origin: Cell
+    """The cell with its centre at x = y = 0."""
     goal_radius: float
-    """The goal is reached within this distance."""
+    """The goal is reached within this distance, in metres."""
     y_up: bool
     """Whether y grows upwards on the map; in D4RL's mazes it grows downwards, with the row."""
+
+    def cells(self, symbols: str = ".SG") -> tuple[Cell, ...]:
+        """All cells that show one of the ``symbols``; by default those that are no wall."""
+        return tuple((r, c) for r, row in enumerate(self.rows) for c, cell in enumerate(row) if cell in symbols)
+
+    def centre(self, cell: Cell) -> Floats:
+        """(x, y) in metres of a cell's centre, ``[2]``."""
+        (row, column), (r0, c0) = cell, self.origin
+        return self.cell * np.array([column - c0, r0 - row if self.y_up else row - r0])
+
+    def centres(self, symbols: str = ".SG") -> Floats:
+        """(x, y) in metres of the centres of ``cells``, ``[n, 2]``."""
+        return np.array([self.centre(cell) for cell in self.cells(symbols)])
+
+    def at(self, position: Floats) -> Cell:
+        """The cell in which (x, y) ``[2]``, in metres, lies; it may be a wall or outside the maze."""
+        column, row = np.round(np.asarray(position) / self.cell).astype(int)
+        return self.origin[0] + int(-row if self.y_up else row), self.origin[1] + int(column)
 
 
 @dataclass(frozen=True)
@@ -148,10 +166,8 @@ class Simulated(MujocoEnv):
 
     goal: Floats | None = None
     """(x, y) of this episode's goal in metres, ``[2]``; ``None`` where there is none."""
-
-    def layout(self) -> Layout | None:
-        """Its maze; ``None`` where it has none."""
-        return None
+    maze: Layout | None = None
+    """Its maze; ``None`` where it has none."""
 
     def prepare_many(self, batch: Batch, active: NDArray[np.bool_]) -> None:
         """Change the states of the ``active`` ``[n]`` simulations before a step; by default not at all."""
@@ -167,6 +183,18 @@ class Simulated(MujocoEnv):
     def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
         """Rewards ``[n]``, and whether the task ended the episode ``[n]``."""
         raise NotImplementedError
+
+
+class InMaze(Simulated):
+    """A maze with a goal: the reward is 1 at the goal, which ends the episode, and 0 elsewhere."""
+
+    goal: Floats
+    maze: Layout
+
+    def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
+        """See ``Simulated.reward_many``."""
+        success = reached(moves.qpos, moves.goals, self.maze.goal_radius)
+        return success.astype(np.float64), success
 
 
 class Simulations:

@@ -105,7 +105,7 @@ def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examin
     except UserError as error:
         check = replace(check, refusal=check.refusal or str(error))
     rules = _rules(task)
-    maze = None if rules is None else rules.layout()
+    maze = None if rules is None else rules.maze
     errors: dict[Physics, Floats] = {}
     if data is not None and len(data):
         check, errors = _measured(check, task, data=data, rules=rules, maze=maze, physics=physics, replayed=replayed)

@@ -43,7 +43,7 @@ class Visits:
     """Free cells with a row in them."""
     free_cells: int
     share: tuple[float, ...]
-    """Share of the rows in each free cell, in the order of ``Layout.free``."""
+    """Share of the rows in each free cell, in the order of ``Layout.cells``."""
     in_walls: int
     """Rows with a position in a wall's cell or outside the maze."""
     goal: Goal | None
@@ -54,9 +54,8 @@ def visits(maze: Layout, data: Recording) -> Visits:
     """Coverage, success and the implied goal."""
     position = data.own[:, :2].astype(np.float64)
     usable = np.isfinite(position).all(axis=1)
-    corner = np.minimum(maze.free.min(axis=0), maze.walls.min(axis=0)) if len(maze.walls) else maze.free.min(axis=0)
-    free = np.round((maze.free - corner) / maze.cell).astype(np.int64)
-    index = np.round((position[usable] - corner) / maze.cell)
+    free = np.round(maze.centres() / maze.cell)
+    index = np.round(position[usable] / maze.cell)
     counts = np.array([(index == cell).all(axis=1).sum() for cell in free])
     rewarded = [bool((data.rewards[part] > 0).any()) for part in data.segments() if data.ends[part.stop - 1]]
     total = max(int(usable.sum()), 1)

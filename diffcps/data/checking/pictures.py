@@ -101,7 +101,7 @@ def top_view(
     goals lie is marked. ``colour`` shows the time in the episode, or success.
     """
     half = maze.cell / 2
-    squares = [Rectangle((x - half, y - half), maze.cell, maze.cell) for x, y in maze.walls]
+    squares = [Rectangle((x - half, y - half), maze.cell, maze.cell) for x, y in maze.centres("#")]
     axes.add_collection(PatchCollection(squares, facecolor=_WALL, edgecolor="none", zorder=1))
     count = len(trajectories)
     drawn = [trajectories[i * count // min(count, _MOST_DRAWN)] for i in range(min(count, _MOST_DRAWN))]
@@ -121,7 +121,7 @@ def top_view(
         drawing.set(linewidth=0.9, alpha=alpha, zorder=2, capstyle="round")
         axes.add_collection(drawing)
     _marks(axes, maze, goal)
-    corners = np.concatenate([maze.walls, maze.free])
+    corners = maze.centres("#.SG")
     # half of the outer walls is enough to see that they are there
     (left, low), (right, high) = corners.min(axis=0), corners.max(axis=0)
     axes.xaxis.set_major_locator(MultipleLocator(maze.cell))
@@ -139,11 +139,12 @@ def top_view(
 
 
 def _marks(axes: Axes, maze: Layout, goal: tuple[float, float] | None) -> None:
-    axes.plot(*maze.start, marker="o", markersize=8, color="white", markeredgecolor="black", zorder=4)
-    axes.annotate("start", tuple(maze.start), xytext=(7, 7), textcoords="offset points", zorder=5, fontweight="bold")
+    (start,), (middle,) = maze.centres("S"), maze.centres("G")
+    axes.plot(*start, marker="o", markersize=8, color="white", markeredgecolor="black", zorder=4)
+    axes.annotate("start", tuple(start), xytext=(7, 7), textcoords="offset points", zorder=5, fontweight="bold")
     if goal is None:
         half = maze.cell / 2
-        x, y = maze.goal
+        x, y = middle
         frame = Rectangle((x - half, y - half), maze.cell, maze.cell, fill=False, edgecolor=_GREEN, linestyle="--")
         frame.set(linewidth=1.6, zorder=4)
         axes.add_patch(frame)
@@ -156,7 +157,7 @@ def _marks(axes: Axes, maze: Layout, goal: tuple[float, float] | None) -> None:
 
 def _aspect(maze: Layout) -> float:
     """Width of a maze over its height."""
-    spans = np.ptp(np.concatenate([maze.walls, maze.free]), axis=0)
+    spans = np.ptp(maze.centres("#.SG"), axis=0)
     return float(spans[0] / spans[1])
 
 

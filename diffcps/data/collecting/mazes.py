@@ -19,11 +19,8 @@ from numpy.typing import NDArray
 from diffcps.data.collecting.behaviour import BehaviourPolicy
 from diffcps.data.collecting.practice import features
 from diffcps.envs import antmaze
-from diffcps.envs.simulations import Floats, Simulations
+from diffcps.envs.simulations import Cell, Floats, Layout, Simulations
 from diffcps.tasks.registry import Task
-
-Cell = tuple[int, int]
-"""(row, column) in a maze's map."""
 
 ACTION_NOISE = 0.2
 """Standard deviation of the noise on the ant's actions."""
@@ -59,7 +56,7 @@ def shortest_ways(start: Cell, free: Iterable[Cell]) -> dict[Cell, list[Cell]]:
 class Errands:
     """Where the ant of a task's data starts and is sent."""
 
-    maze: str
+    maze: Layout
     starts: tuple[Cell, ...]
     """Cells to start in; with a single one the episode starts as an evaluation episode does."""
     goals: tuple[Cell, ...]
@@ -67,14 +64,15 @@ class Errands:
     @classmethod
     def of(cls, task: Task) -> "Errands":
         """Those of an AntMaze task."""
-        maze = task.environment.arguments["maze"]
-        free = antmaze.free_cells(maze)
+        name = task.environment.arguments["maze"]
+        maze = antmaze.MAZES[name]
+        free = maze.cells()
         if "diverse" in task.name:
             return cls(maze, free, free)
         if "play" in task.name:
-            goals = PLAY_GOALS[maze]
+            goals = PLAY_GOALS[name]
             return cls(maze, tuple(cell for cell in free if cell not in goals), goals)
-        return cls(maze, antmaze.cells(maze, "S"), antmaze.cells(maze, "G"))
+        return cls(maze, maze.cells("S"), maze.cells("G"))
 
     @property
     def one_start(self) -> bool:
@@ -104,7 +102,7 @@ class AntErrands:
         self._plan(i, start)
         if errands.one_start:
             return None
-        centre = antmaze.cell_centre(errands.maze, start)
+        centre = errands.maze.centre(start)
         return {"start": centre + generator.uniform(0, antmaze.CELL / 4, 2)}
 
     def _plan(self, i: int, cell: Cell) -> None:
@@ -112,7 +110,7 @@ class AntErrands:
         self._aim(i)
 
     def _aim(self, i: int) -> None:
-        centre = antmaze.cell_centre(self._errands.maze, self._way[i][0])
+        centre = self._errands.maze.centre(self._way[i][0])
         self._target[i] = centre + self._generators[i].uniform(0, _WAYPOINT_NOISE, 2)
 
     def act(
@@ -138,14 +136,14 @@ class AntErrands:
                 self._way[i].pop(0)
             self._aim(i)
         elif distance > _LOST:
-            cell = antmaze.cell_at(self._errands.maze, position)
+            cell = self._errands.maze.at(position)
             if cell in self._ways:
                 self._plan(i, cell)
 
 
 @cache
-def _all_ways(maze: str) -> dict[Cell, dict[Cell, list[Cell]]]:
-    free = antmaze.free_cells(maze)
+def _all_ways(maze: Layout) -> dict[Cell, dict[Cell, list[Cell]]]:
+    free = maze.cells()
     return {start: shortest_ways(start, free) for start in free}
 
 
@@ -172,8 +170,8 @@ class PointWanders:
         # gymnasium-robotics takes a second to import, and no other task needs it
         from diffcps.envs import pointmaze
 
-        self._maze = pointmaze
-        self._ways = {cell: shortest_ways(cell, pointmaze.FREE_CELLS) for cell in pointmaze.FREE_CELLS}
+        self._maze = pointmaze.MAZE
+        self._ways = _all_ways(self._maze)
         self._generators: list[np.random.Generator] = [np.random.default_rng(0)] * n
         self._cell: list[Cell] = [pointmaze.START_CELL] * n
         self._way: list[list[Cell]] = [[] for _ in range(n)]
@@ -181,7 +179,7 @@ class PointWanders:
     def begin(self, i: int, generator: np.random.Generator) -> dict[str, Any] | None:
         """Start an episode in a random free cell other than the goal's."""
         self._generators[i] = generator
-        starts = [cell for cell in self._maze.FREE_CELLS if cell != self._maze.GOAL_CELL]
+        starts = self._maze.cells(".S")
         self._cell[i], self._way[i] = starts[generator.integers(len(starts))], []
         return {"start_cell": self._cell[i]}
 
@@ -198,9 +196,9 @@ class PointWanders:
 
     def _next(self, i: int, position: NDArray[np.float32]) -> Floats:
         way = self._way[i]
-        if way and np.linalg.norm(self._maze.cell_centre(way[0]) - position) < _REACHED:
+        if way and np.linalg.norm(self._maze.centre(way[0]) - position) < _REACHED:
             self._cell[i] = way.pop(0)
         if not way:
             legs = [leg for leg in self._ways[self._cell[i]].values() if 0 < len(leg) <= LONGEST_LEG]
             way = self._way[i] = list(legs[self._generators[i].integers(len(legs))])
-        return self._maze.cell_centre(way[0])
+        return self._maze.centre(way[0])
