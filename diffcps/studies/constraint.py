@@ -81,12 +81,9 @@ def page(results: Results) -> Page:
             f"{group['mean_constraint'].mean() / group['mean_target_kl'].mean():.3g} κ, λ = {group['mean_lambda'].mean():.3g}."
         )
     trained = results.trained
-    figure, axes = drawing.panels(2)
     loss_bound = (trained["profile"] == "principled") & (trained["constraint_set"] == "behaviour_loss")
     series = trained[loss_bound & np.isclose(trained["slack"].astype(float), 0.1)]
-    drawing.lines(axes[0], series, x="step", y="lambda", by="dual", order=DUALS)
-    drawing.lines(axes[1], series, x="step", y="violation", by="dual", order=DUALS)
-    axes[0].legend(fontsize=7)
+    figure, _ = drawing.curves(series, "step", ("lambda", "violation"), by="dual", order=DUALS)
     return Page(tuple(findings), tables, {"duals": figure})
 
 

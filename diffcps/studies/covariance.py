@@ -48,13 +48,11 @@ def page(results: Results) -> Page:
         normal["relative std"] = normal["std_0"] / normal["std"]
         table = summary(normal, ["std", "covariance"], ["std_0", "relative std", "kl"])
         tables["N(0, s²) at T = 5: standard deviation of the samples, and KL(π_b ‖ μ) in nats"] = table
-        figure, axes = drawing.panels(2)
-        drawing.lines(axes[0], normal, x="std", y="relative std", by="covariance", order=COVARIANCES)
+        figures["normal"], axes = drawing.curves(
+            normal, "std", ("relative std", "kl"), by="covariance", order=COVARIANCES
+        )
         axes[0].axhline(1.0, color="0.5", lw=0.8)
-        drawing.lines(axes[1], normal, x="std", y="kl", by="covariance", order=COVARIANCES)
         axes[1].set_yscale("log")
-        axes[0].legend(fontsize=7)
-        figures["normal"] = figure
         means = normal.groupby("covariance")[["relative std", "kl"]].agg(["min", "max"])
         for kind in COVARIANCES:
             if kind in means.index:
@@ -68,15 +66,10 @@ def page(results: Results) -> Page:
         tables["Four corners: KL both ways, off-support mass"] = summary(
             corners, by, ["kl", "kl_reverse", "off_support"]
         )
-        figure, axes = drawing.panels(2)
-        drawing.lines(axes[0], corners, x="diffusion_steps", y="kl", by="covariance", order=COVARIANCES)
-        drawing.lines(axes[1], corners, x="diffusion_steps", y="off_support", by="covariance", order=COVARIANCES)
-        for one in axes:
-            one.set_xlabel("T")
-            one.set_xscale("log")
+        figures["corners"], axes = drawing.curves(
+            corners, "diffusion_steps", ("kl", "off_support"), by="covariance", order=COVARIANCES, log_x=True
+        )
         axes[0].set_yscale("log")
-        axes[0].legend(fontsize=7)
-        figures["corners"] = figure
         means = corners.groupby(by)["kl"].mean().unstack()
         finite = means.replace(np.inf, np.nan).dropna(how="all")
         best = finite.idxmin(axis=1)

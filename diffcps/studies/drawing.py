@@ -51,6 +51,20 @@ def lines(axes: "Axes", frame: pd.DataFrame, x: str, y: str, by: str, order: Seq
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def curves(
+    frame: pd.DataFrame, x: str, ys: Sequence[str], by: str, order: Sequence[object] = (), log_x: bool = False
+) -> tuple["Figure", list["Axes"]]:
+    """``lines`` of each of ``ys`` in a panel of its own, with one legend."""
+    figure, axes = panels(len(ys))
+    for one, y in zip(axes, ys, strict=True):
+        lines(one, frame, x, y=y, by=by, order=order)
+        one.set_xscale("log" if log_x else "linear")
+        if x == "diffusion_steps":
+            one.set_xlabel("T")
+    axes[0].legend(fontsize=7)
+    return figure, axes
+
+
 def points(axes: "Axes", frame: pd.DataFrame, category: str, y: str, order: Sequence[object] = ()) -> None:
     """``y`` of each policy as a point above its category, and the mean as a line."""
     groups = dict(list(frame.groupby(category, sort=False)))

@@ -25,16 +25,14 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
         for count in counts
     ]  # fmt: skip
     small: dict[str, Any] = {"hidden_size": 64, "batch_size": 128} if scale.quick else {}
-    locomotion = []
-    for name in tasks:
-        for count in counts:
-            locomotion.append(
-                locomotion_trial(
-                    name, scale, steps=(600, 50_000), rows=5000, seeds=(2, 3), measures=("likelihood",), evaluations=2,
-                    diffusion_steps=count, evaluation={"candidates": 1, "episodes": 1 if scale.quick else 10},
-                    **small, **shared,
-                )
-            )  # fmt: skip
+    locomotion = [
+        locomotion_trial(
+            name, scale, steps=(600, 50_000), rows=5000, seeds=(2, 3), measures=("likelihood",), evaluations=2,
+            diffusion_steps=count, evaluation={"candidates": 1, "episodes": 1 if scale.quick else 10}, **small, **shared,
+        )
+        for name in tasks
+        for count in counts
+    ]  # fmt: skip
     return *bandits, *locomotion
 
 
@@ -43,13 +41,7 @@ def page(results: Results) -> Page:
     frame = results.frame
     columns = ["kl", "cross_entropy_excess", "elbo", "cross_entropy", "gap", "loss"]
     table = summary(frame, ["task", "diffusion_steps"], columns)
-    figure, axes = drawing.panels(2)
-    drawing.lines(axes[0], frame, x="diffusion_steps", y="gap", by="task")
-    drawing.lines(axes[1], frame, x="diffusion_steps", y="loss", by="task")
-    for one in axes:
-        one.set_xlabel("T")
-        one.set_xscale("log")
-    axes[0].legend(fontsize=7)
+    figure, _ = drawing.curves(frame, "diffusion_steps", ("gap", "loss"), by="task", log_x=True)
     findings = []
     for name, group in frame.groupby("task", sort=False):
         means = group.groupby("diffusion_steps")[["gap", "loss"]].mean()

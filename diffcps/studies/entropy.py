@@ -40,10 +40,8 @@ def page(results: Results) -> Page:
         "expected_value",
     ]
     table = summary(frame, ["diffusion_steps", "constraint"], [*columns, "q units of λ"])
-    figure, axes = drawing.panels(3)
-    for one, name in zip(axes, ("kl", "gap", "expected_value"), strict=True):
-        drawing.lines(one, measured, x="step", y=name, by="constraint", order=CONSTRAINTS)
-    axes[0].legend(fontsize=7)
+    ys = "kl", "gap", "expected_value"
+    figure, _ = drawing.curves(measured, "step", ys, by="constraint", order=CONSTRAINTS)
     findings = []
     for (count, kind), group in frame.groupby(["diffusion_steps", "constraint"], sort=False):
         findings.append(

@@ -1,5 +1,6 @@
 """Does the dual find the known optimum of a problem that can be solved exactly?"""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
         evaluation={"actor": "average"}, **shared,
     )  # fmt: skip
     official = bandit_trial(
-        "corners", scale.of_steps(length - cloning), steps=(length, length),
+        "corners", replace(scale, steps=length - cloning), steps=(length, length),
         members=[{"target_kl": kappa} for kappa in KAPPAS], **shared,
     )  # fmt: skip
     return principled, official

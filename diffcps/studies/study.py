@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,10 +43,6 @@ class Scale:
     """Data of locomotion tasks: collected (generated on this machine), d4rl (D4RL's files) or minari (imported files)."""
     physics: Maybe[Physics] = None
     """Body masses in the evaluation of locomotion policies. Default: the task's."""
-
-    def of_steps(self, steps: int) -> "Scale":
-        """A copy with another number of gradient steps."""
-        return replace(self, steps=steps)
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,11 @@ def page(results: Results) -> Page:
             for trial in own
         ]
         figures[f"{name.removeprefix('bandit-')}-samples"] = drawing.clouds(dict(zip(titles, own, strict=True)))
-        scores, panels = drawing.panels(3)
         chains = frame[(frame["task"] == name) & ~frame["method"].str.startswith("weighted")]
-        for one, y in zip(panels, ("last", "kl", "off_support"), strict=True):
-            drawing.lines(one, chains, x="diffusion_steps", y=y, by="method", order=METHODS)
-            one.set_xlabel("T")
+        scores, panels = drawing.curves(
+            chains, "diffusion_steps", ("last", "kl", "off_support"), by="method", order=METHODS
+        )
         panels[0].set_ylabel("score")
-        panels[0].legend(fontsize=7)
         figures[f"{name.removeprefix('bandit-')}-scores"] = scores
     findings = []
     for (name, what), group in frame.groupby(["task", "method"], sort=False):
