@@ -33,7 +33,10 @@ ANT = spec_of("AntMaze_UMaze-v4", continuing_task=False)
 @pytest.mark.parametrize("spec", [HOPPER, POINT, ANT])
 def test_data_and_environment_are_flattened_alike(spec: str) -> None:
     """By Gymnasium's rule, in Gymnasium's order of keys, whatever the order of the keys in the data."""
-    plain, flat = recorded.make(spec, 5), recorded.flattened(recorded.make(spec, 5))
+    plain, flat = (
+        recorded.made(recorded.read_spec(spec), 5),
+        recorded.flattened(recorded.made(recorded.read_spec(spec), 5)),
+    )
     observations, vectors = [plain.reset(seed=3)[0]], [flat.reset(seed=3)[0]]
     plain.action_space.seed(0)
     for _ in range(4):
@@ -53,8 +56,8 @@ def test_data_and_environment_are_flattened_alike(spec: str) -> None:
 @pytest.mark.parametrize("spec", [HOPPER, POINT, ANT])
 def test_episodes_are_set_by_their_seeds_and_cut_off_at_the_limit(spec: str) -> None:
     """The same as one environment at a time; an environment that has ended is left alone."""
-    many = OneByOne([recorded.flattened(recorded.make(spec, 6)) for _ in range(3)])
-    one = recorded.flattened(recorded.make(spec, 6))
+    many = OneByOne([recorded.flattened(recorded.made(recorded.read_spec(spec), 6)) for _ in range(3)])
+    one = recorded.flattened(recorded.made(recorded.read_spec(spec), 6))
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1.5, 1.5, (6, 3, one.action_space.shape[0])).astype(np.float32)
     for _ in range(2):  # the second time after other episodes
@@ -95,7 +98,7 @@ def test_a_task_with_a_definition_is_made_through_the_usual_door() -> None:
 
 
 def test_reaching_the_goal_ends_a_maze_that_does_not_continue() -> None:
-    environment = recorded.make(POINT, 300)
+    environment = recorded.made(recorded.read_spec(POINT), 300)
     environment.reset(seed=0, options={"goal_cell": np.array([1, 1]), "reset_cell": np.array([3, 1])})
     point = environment.unwrapped
     point.point_env.set_state(point.goal.copy(), np.zeros(2))
@@ -172,4 +175,4 @@ def test_specifications_of_older_versions_are_read() -> None:
 )
 def test_an_environment_that_cannot_be_made_here(changes: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"Hopper-v5"):
-        recorded.make(json.dumps(json.loads(HOPPER) | changes), 10)
+        recorded.made(recorded.read_spec(json.dumps(json.loads(HOPPER) | changes)), 10)

@@ -58,7 +58,7 @@ def test_each_place_is_found_and_they_are_searched_in_order(tmp_path, empty_home
     for folder in (first, second):
         folder.mkdir()
     monkeypatch.setenv("DIFFCPS_DATA", f"{by_variable}:{by_variable_too}")
-    assert d4rl.search_path([first, second, first]) == places
+    assert d4rl.SOURCE.places([first, second, first]) == places
     assert find([first, second]) is None
     for folder in reversed(places):
         expected = put(folder)
@@ -69,7 +69,7 @@ def test_home_and_collected_root(tmp_path, empty_home, monkeypatch):
     assert collected.root() == empty_home / ".diffcps/collected"
     monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "elsewhere"))
     assert collected.root() == tmp_path / "elsewhere/collected"
-    assert tmp_path / "elsewhere/datasets" in d4rl.search_path([])
+    assert tmp_path / "elsewhere/datasets" in d4rl.SOURCE.places([])
 
 
 def test_relative_folders_become_absolute(tmp_path, monkeypatch):

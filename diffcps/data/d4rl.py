@@ -61,8 +61,8 @@ class D4RL(Source):
         return str(task.d4rl_file)
 
     def places(self, directories: Sequence[Path]) -> list[Path]:
-        """Raises ``UserError`` when one of ``directories`` does not exist."""
-        return search_path(directories)
+        """The given folders, those of ``DIFFCPS_DATA``, and the standard ones; raises as ``named_folders`` does."""
+        return distinct([*named_folders(directories), "~/.d4rl/datasets", datasets_root()])
 
     def remedy(self, tasks: Sequence[Task]) -> str:
         """Three ways."""
@@ -105,14 +105,6 @@ SOURCE = D4RL()
 def datasets_root() -> Path:
     """The folder that D4RL files are downloaded to unless another is named; it may not exist yet."""
     return home() / "datasets"
-
-
-def search_path(directories: Sequence[Path]) -> list[Path]:
-    """The folders that are searched, in order: the given ones, those of ``DIFFCPS_DATA``, the standard ones.
-
-    Raises ``UserError`` when a given folder does not exist.
-    """
-    return distinct([*named_folders(directories), "~/.d4rl/datasets", datasets_root()])
 
 
 def public_path(task: Task) -> str:

@@ -230,7 +230,7 @@ def describe(dataset_id: str) -> Found:
         raise UserError(f"{where} {error}") from error
 
     spec, score = _evaluated(recorded.read_spec(text), metadata)
-    environment = recorded.make(spec.to_json(), spec.max_episode_steps)
+    environment = recorded.made(spec, spec.max_episode_steps)
     _check_environment(dataset_id, environment, size, (action_size, bound))
     environment.close()
 

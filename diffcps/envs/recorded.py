@@ -31,19 +31,14 @@ def read_spec(text: str) -> EnvSpec:
         raise UserError(f"{text[:200]!r} is no specification of a Gymnasium environment ({error}).") from error
 
 
-def make(spec: str, episode_limit: int | None) -> gymnasium.Env[Any, Any]:
-    """The environment of a specification (JSON), cut off at ``episode_limit`` steps; raises as ``made`` does."""
-    return made(read_spec(spec), episode_limit)
-
-
 def made(spec: EnvSpec, episode_limit: int | None) -> gymnasium.Env[Any, Any]:
     """The environment of a specification, cut off at ``episode_limit`` steps.
 
     Raises ``UserError`` when it cannot be made here, with the reason.
     """
-    spec.disable_env_checker = True  # it would run in every step
     try:
-        return gymnasium.make(spec, max_episode_steps=episode_limit)
+        # the checker would run in every step
+        return gymnasium.make(spec, max_episode_steps=episode_limit, disable_env_checker=True)
     except UserError:
         raise
     # the specification names a class of any package, which may raise anything

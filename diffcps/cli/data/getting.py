@@ -71,7 +71,7 @@ class DownloadData:
         tasks, sources = self._chosen(), mirrors(self.mirror)
         folder = self.to or d4rl.datasets_root()
         # without --to, a copy in any folder that a training run searches is enough
-        elsewhere = () if self.to else d4rl.search_path(())
+        elsewhere = () if self.to else d4rl.SOURCE.places(())
         with ProgressDisplay(Console(stderr=True)) as display:
             outcomes = download(tasks, folder, sources, display, jobs=self.jobs, elsewhere=elsewhere)
         console = Console()

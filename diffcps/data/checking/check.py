@@ -86,18 +86,11 @@ def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examin
     check = Check(task.name, found.source.name, str(found.path))
     try:
         transitions = found.source.load(task, found.path)
+        said = {name: getattr(transitions.info, name) for name in ("checksum", "provenance", "provenance_note")}
+        check = replace(check, transitions=len(transitions), **said)
+        del transitions
     except UserError as error:
         check = replace(check, refusal=str(error))
-    else:
-        info = transitions.info
-        check = replace(
-            check,
-            checksum=info.checksum,
-            provenance=info.provenance,
-            provenance_note=info.provenance_note,
-            transitions=len(transitions),
-        )
-        del transitions
     data: Recording | None = None
     try:
         data, arrays = found.source.record(task, found.path)
@@ -105,12 +98,12 @@ def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examin
     except UserError as error:
         check = replace(check, refusal=check.refusal or str(error))
     rules = _rules(task)
-    maze = None if rules is None else rules.maze
     errors: dict[Physics, Floats] = {}
     if data is not None and len(data):
-        check, errors = _measured(check, task, data=data, rules=rules, maze=maze, physics=physics, replayed=replayed)
+        check, errors = _measured(check, task, data=data, rules=rules, physics=physics, replayed=replayed)
     check = replace(check, seconds=time.perf_counter() - began)
     remarks = _remarks(check, task, made=found.source.rows(task) is not None)
+    maze = None if rules is None else rules.maze
     return Examined(replace(check, remarks=tuple(remarks)), task, data=data, maze=maze, errors=errors)
 
 
@@ -119,14 +112,13 @@ def _measured(
     task: Task,
     data: Recording,
     rules: Simulated | None,
-    maze: Layout | None,
     physics: Sequence[Physics],
     replayed: int,
 ) -> tuple[Check, dict[Physics, Floats]]:
     own = data.own
     observations = statistics.columns(own)
     place = None if rules is None else states.trunk(rules, data)
-    visits = None if maze is None else layouts.visits(maze, data)
+    visits = None if rules is None or rules.maze is None else layouts.visits(rules.maze, data)
     check = replace(
         check,
         rows=len(data),

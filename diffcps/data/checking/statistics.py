@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from diffcps.data.checking.recording import Flags, Numbers, Recording
@@ -233,14 +234,8 @@ def duplicates(observations: Numbers, taken: Numbers) -> int:
 
     Rows are compared by a 64-bit hash: two of two million different rows have the same one with a chance of 1 in 10 million.
     """
-    hashes = np.zeros(len(taken), np.uint64)
-    generator = np.random.default_rng(0)
-    for column in [*observations.T, *taken.T]:
-        bits = (column + 0.0).astype(np.float64).view(np.uint64)  # + 0.0 makes −0 the same as 0
-        odd = generator.integers(2**63, size=2, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-        mixed = bits * odd[0]
-        hashes += (mixed ^ (mixed >> np.uint64(32))) * odd[1]
-    return len(hashes) - len(np.unique(hashes))
+    rows = pd.DataFrame(np.column_stack([observations, taken]) + 0.0)  # + 0.0 makes −0 the same as 0
+    return len(rows) - pd.util.hash_pandas_object(rows, index=False).nunique()
 
 
 def published(task: Task, measured: Columns) -> tuple[Dimension, ...]:
