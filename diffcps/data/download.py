@@ -274,9 +274,9 @@ class _File:
             with ask(partial.url, received, self.shared.patience) as answer:
                 self._append(partial, answer)
         except ChangedError:
-            partial.discard()
+            _remove([partial.path])
             raise
-        if answer.total is not None and (have := partial.size()) < answer.total:
+        if answer.total is not None and (have := _size(partial.path)) < answer.total:
             raise TransferError(f"it ended after {have} of {answer.total} bytes")
 
     def _append(self, partial: "Partial", answer: Answer) -> None:
@@ -342,13 +342,9 @@ class Partial:
         key = hashlib.sha256(url.encode()).hexdigest()[:8]
         self.path = target.with_name(f"{target.name}.{key}.partial")
 
-    def size(self) -> int:
-        """Bytes on the disk."""
-        return _size(self.path)
-
     def received(self) -> Received | None:
         """The bytes on the disk with what is needed to resume, or ``None`` when it is not known which file they are of."""
-        record, size = _record(self.path), self.size()
+        record, size = _record(self.path), _size(self.path)
         total, validator = record.get("total"), record.get("validator")
         if record.get("url") != self.url or not isinstance(validator, str) or not 0 < size <= (total or size):
             return None
@@ -357,7 +353,7 @@ class Partial:
     def begin(self, total: int | None, validator: str | None) -> None:
         """Delete what there is and record the file that comes. Raises ``DiskError`` when there is too little space."""
         self.check_space(total, 0)
-        self.discard()
+        _remove([self.path])
         record = {"url": self.url, "total": total, "validator": validator}
         _record_path(self.path).write_text(json.dumps(record), encoding="utf-8")
 
@@ -370,7 +366,7 @@ class Partial:
             if error.errno not in _DISK_FULL:
                 raise DiskError(f"{self.path} cannot be written ({error.strerror}).") from error
             raise DiskError(
-                f"there is no space for more ({error.strerror}). {self.size()} of {_record(self.path).get('total') or 'unknown'} "
+                f"there is no space for more ({error.strerror}). {_size(self.path)} of {_record(self.path).get('total') or 'unknown'} "
                 f"bytes are kept in {self.path}. Free some space and run the same command again to resume."
             ) from error
 
@@ -381,7 +377,7 @@ class Partial:
         """
         if total is None:
             return
-        overwritten = self.size() if have == 0 else 0
+        overwritten = _size(self.path) if have == 0 else 0
         free, needed = shutil.disk_usage(self.path.parent).free + overwritten, total - have
         others = [path for path in _partials(self.target) if path != self.path]
         if needed > free + sum(map(_size, others)):
@@ -398,22 +394,18 @@ class Partial:
             for task in tasks:
                 d4rl.check_layout(task, self.path)
         except UserError as error:
-            self.discard()
+            _remove([self.path])
             raise WrongFileError(str(error).removeprefix(f"{self.path}: ")) from error
         digest = sha256(self.path)
         expected = published.get(self.target.name, digest)
         if digest != expected:
-            self.discard()
+            _remove([self.path])
             raise WrongFileError(f"it is not D4RL's file: its sha256 is {digest}, the published one is {expected}")
         _sync(self.path)  # the rename must not reach the disk before the bytes do
         os.replace(self.path, self.target)
         _sync(self.target.parent)
         _remove([self.path, *_partials(self.target)])
         provenance.remember_sha256(self.target, digest)
-
-    def discard(self) -> None:
-        """Delete the bytes and their record."""
-        _remove([self.path])
 
 
 def _progress_of(target: Path) -> tuple[int, int | None]:

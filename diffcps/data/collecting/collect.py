@@ -4,7 +4,7 @@ They replace downloaded data where there are none. They are not D4RL's data, and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,29 +58,21 @@ def collect(task: Task, data: DataConfig, progress: Progress | None = None) -> l
         return [_bandit(task.bandit, data.rows, np.random.default_rng(data.seed), progress)]
     done = 0
     episodes: list[Episode] = []
-    for number, part in enumerate(_parts(task, data.rows)):
+    for number, (rows, policy) in enumerate(_parts(task, data.rows)):
 
         def report(recorded: int, before: int = done) -> None:
             if progress is not None:
                 progress(before + recorded, data.rows)
 
-        episodes += _record(task, part, (data.seed, number), report)
-        done += part.rows
+        episodes += _record(task, policy, rows=rows, seed=(data.seed, number), progress=report)
+        done += rows
     return episodes
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A stretch of a data set that one policy makes."""
-
-    rows: int
-    policy: BehaviourPolicy | None
-
-
-def _parts(task: Task, rows: int) -> list[_Part]:
-    """What a data set consists of: replay data come from every policy on the way to the medium one, in equal shares."""
+def _parts(task: Task, rows: int) -> list[tuple[int, BehaviourPolicy | None]]:
+    """The rows that each policy makes: replay data come from all on the way to the medium one, in equal shares."""
     if task.robot is None:
-        return [_Part(rows, None)]
+        return [(rows, None)]
     lineage = behaviour.load(task.robot)
     policies: tuple[BehaviourPolicy, ...]
     if "medium-replay" in task.name:
@@ -92,11 +84,8 @@ def _parts(task: Task, rows: int) -> list[_Part]:
     else:
         policies = (lineage.medium,)
     edges = [rows * i // len(policies) for i in range(len(policies) + 1)]
-    return [
-        _Part(end - start, policy)
-        for policy, start, end in zip(policies, edges, edges[1:], strict=False)
-        if end > start
-    ]
+    parts = zip(policies, edges, edges[1:], strict=False)
+    return [(end - start, policy) for policy, start, end in parts if end > start]
 
 
 class _Policy:
@@ -126,20 +115,22 @@ def _behaviour(task: Task, policy: BehaviourPolicy | None, n: int) -> Behaviour:
     return AntErrands(task, policy, n) if task.robot == "ant" else _Policy(policy, n, task.max_action)
 
 
-def _record(task: Task, part: _Part, seed: tuple[int, int], progress: Callable[[int], None]) -> list[Episode]:
-    """Exactly ``part.rows`` steps: episodes 0, 1, … in order, the last one cut where the rows are full.
+def _record(
+    task: Task, policy: BehaviourPolicy | None, rows: int, seed: tuple[int, int], progress: Callable[[int], None]
+) -> list[Episode]:
+    """Exactly ``rows`` steps: episodes 0, 1, … in order, the last one cut where the rows are full.
 
     Several simulations run at once; each takes the next episode that none has begun. Episode i has random streams of its
     own, so the result does not depend on which simulation runs it.
     """
-    n = min(_SIMULATIONS, -(-part.rows // task.episode_limit))
+    n = min(_SIMULATIONS, -(-rows // task.episode_limit))
     world = task
     if task.robot == "ant":  # one goal for the whole data set, as in D4RL
         arguments = {**task.environment.arguments, "goal_seed": 0}
         world = replace(task, environment=replace(task.environment, arguments=arguments))
     simulations = envs.simulations(world, task.physics, n=n, threads=processors(), goal_seeds=[seed[0]] * n)
     try:
-        return _Recorder(task, simulations, _behaviour(task, part.policy, n), seed).record(part.rows, progress)
+        return _Recorder(task, simulations, _behaviour(task, policy, n), seed).record(rows, progress)
     finally:
         simulations.close()
 
