@@ -365,9 +365,10 @@ class Partial:
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise DiskError(f"{self.path} cannot be written ({error.strerror}).") from error
+            have, total = _size(self.path), _record(self.path).get("total") or "unknown"
             raise DiskError(
-                f"there is no space for more ({error.strerror}). {_size(self.path)} of {_record(self.path).get('total') or 'unknown'} "
-                f"bytes are kept in {self.path}. Free some space and run the same command again to resume."
+                f"there is no space for more ({error.strerror}). {have} of {total} bytes are kept in {self.path}. "
+                f"Free some space and run the same command again to resume."
             ) from error
 
     def check_space(self, total: int | None, have: int) -> None:

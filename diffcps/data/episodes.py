@@ -39,8 +39,7 @@ def write(
     episodes: Sequence[Episode],
     about: Mapping[str, Any],
     own: Mapping[str, Any],
-    beside: Callable[[Path], None] | None = None,
-    size_beside: int = 0,
+    beside: Mapping[str, bytes] = {},
 ) -> Path:
     """Store a task's episodes under ``root`` and return the data set's folder, ``root / name``.
 
@@ -54,8 +53,7 @@ def write(
         episodes: its episodes.
         about: entries of Minari's metadata: ``algorithm_name``, ``description``, ….
         own: the project's own notes, stored under ``KEY`` with the checksum of the arrays and the versions.
-        beside: called with the folder ``data`` after the episodes are written, to add files.
-        size_beside: bytes that these files take.
+        beside: files to add to the folder ``data``, by name.
     """
     target = root / name
     try:
@@ -63,10 +61,10 @@ def write(
         # Minari ignores folders whose name starts with a dot.
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as folder:
             whole = Path(folder) / "whole"
-            _claim(Path(folder), episodes, size_beside)
+            _claim(Path(folder), episodes, sum(map(len, beside.values())))
             _write_storage(whole / "data", name, task=task, episodes=episodes, about=about, own=own)
-            if beside is not None:
-                beside(whole / "data")
+            for file, content in beside.items():
+                (whole / "data" / file).write_bytes(content)
             try:
                 os.rename(whole, target)
             except OSError:

@@ -10,7 +10,7 @@ D4RL file.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,9 +22,6 @@ from diffcps.data import episodes as storage
 from diffcps.data.transitions import DatasetInfo, Episode, Rows, Transitions, arrays_checksum, split
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
-
-if TYPE_CHECKING:
-    from gymnasium.envs.registration import EnvSpec
 
 LEFT_OVER = "d4rl.hdf5"
 """Sidecar HDF5 file. ``rows/``: rows without a next observation. ``file/``: everything else from the D4RL file, including
@@ -53,6 +50,8 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
     Raises ``UserError`` when the file is broken, in any way that ``d4rl.load`` refuses, before anything is written; when
     the data set is there already, but of another file or damaged; and when ``root`` cannot be written.
     """
+    from diffcps import envs
+
     target = root / minari.imported_id(task)
     if target.exists():
         return _again(task, path, target)
@@ -80,11 +79,8 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
                 for name, target in dangling.items()
             )
         ),
-        "env_spec": _environment(task).to_json(),
+        "env_spec": envs.specification(task, task.physics).to_json(),
     }
-
-    def beside(folder: Path) -> None:
-        (folder / LEFT_OVER).write_bytes(image)
 
     written = storage.write(
         root,
@@ -93,8 +89,7 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
         episodes=episodes,
         about=about,
         own=own,
-        beside=beside,
-        size_beside=len(image),
+        beside={LEFT_OVER: image},
     )
     return Imported(minari.imported_id(task), written, load(task, written).info, new=True)
 
@@ -258,14 +253,3 @@ def _complete(own: dict[str, Any]) -> bool:
 
 def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
     return arrays_checksum(sorted(arrays.items()))
-
-
-def _environment(task: Task) -> "EnvSpec":
-    """The specification of the environment that the task is evaluated in."""
-    from diffcps import envs
-
-    environment = envs.make(task, task.physics)
-    spec = environment.spec
-    environment.close()
-    assert spec is not None
-    return spec

@@ -16,17 +16,18 @@ from diffcps.envs.bandits import BanditEnv, BanditEnvironments
 from diffcps.envs.simulations import OneByOne, Simulated, Simulations, VectorEnvironment
 from diffcps.tasks.registry import TASKS, Task
 
-__all__ = ["VectorEnvironment", "make", "make_vector", "plane", "register", "simulations"]
+__all__ = ["VectorEnvironment", "make", "make_vector", "plane", "register", "simulations", "specification"]
 
 
 def register() -> None:
     """Register the environment of every built-in task with Gymnasium (again is harmless)."""
     for task in TASKS.values():
         if task.environment.id not in gymnasium.registry:
-            gymnasium.registry[task.environment.id] = _specification(task, None, 0)
+            gymnasium.registry[task.environment.id] = specification(task, None)
 
 
-def _specification(task: Task, physics: Physics | None, goal_seed: int) -> EnvSpec:
+def specification(task: Task, physics: Physics | None, goal_seed: int = 0) -> EnvSpec:
+    """Gymnasium's specification of a task's environment; the arguments are those of ``make``."""
     environment = task.environment
     if environment.specification:
         return recorded.read_spec(environment.specification)
@@ -55,7 +56,7 @@ def make(task: Task, physics: Physics, goal_seed: int = 0) -> gymnasium.Env[Any,
     ``physics`` chooses the body masses of the locomotion and AntMaze environments. ``goal_seed`` gives AntMaze v0 the
     one goal that it keeps. Raises ``UserError`` when the environment cannot be made here, or not with that physics.
     """
-    return recorded.flattened(recorded.made(_specification(task, physics, goal_seed), task.episode_limit))
+    return recorded.flattened(recorded.made(specification(task, physics, goal_seed), task.episode_limit))
 
 
 def make_vector(
