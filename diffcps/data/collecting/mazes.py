@@ -74,11 +74,6 @@ class Errands:
             return cls(maze, tuple(cell for cell in free if cell not in goals), goals)
         return cls(maze, maze.cells("S"), maze.cells("G"))
 
-    @property
-    def one_start(self) -> bool:
-        """Whether every episode starts where the task's own do."""
-        return len(self.starts) == 1
-
 
 class AntErrands:
     """Sends ants on errands. What happens to one ant depends on its own generator alone."""
@@ -100,7 +95,7 @@ class AntErrands:
         goals = [cell for cell in errands.goals if cell != start]
         self._goal[i] = goals[generator.integers(len(goals))]
         self._plan(i, start)
-        if errands.one_start:
+        if len(errands.starts) == 1:
             return None
         centre = errands.maze.centre(start)
         return {"start": centre + generator.uniform(0, antmaze.CELL / 4, 2)}
