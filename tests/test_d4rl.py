@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diffcps import files
 from diffcps.data import d4rl, provenance
-from diffcps.data.transitions import Transitions
+from diffcps.data.transitions import ACTION_TOLERANCE, Transitions
 from diffcps.errors import UserError
 from diffcps.tasks import paper
 from diffcps.tasks.registry import get_task
@@ -424,7 +424,7 @@ def assert_valid(built: Transitions) -> None:
     for array in (built.observations, built.actions, built.rewards, built.next_observations, built.terminals):
         assert array.dtype == np.float32
         assert np.isfinite(array).all()
-    assert np.abs(built.actions).max() <= 1 + d4rl.ACTION_TOLERANCE
+    assert np.abs(built.actions).max() <= 1 + ACTION_TOLERANCE
     assert set(np.unique(built.terminals)) <= {0, 1}
 
 

@@ -20,7 +20,7 @@ from diffcps import files
 from diffcps.config import home
 from diffcps.data import provenance
 from diffcps.data.library import Checksum, Holding, Source, distinct, named_folders
-from diffcps.data.transitions import ACTION_TOLERANCE, FloatArray, Origin, Rows, Transitions, from_rows
+from diffcps.data.transitions import FloatArray, Origin, Rows, Transitions, check_actions, check_finite, from_rows
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.registry import TASKS, Task, get_task
 from diffcps.text import first_line
@@ -223,13 +223,7 @@ def _read(task: Task, path: Path, file: h5py.File) -> Rows:
     _check_shapes(task, path, datasets)
     observations = _floats(path, datasets["observations"])
     actions = _floats(path, datasets["actions"])
-    size = np.abs(actions).max(axis=1)
-    if size.max() > task.max_action + ACTION_TOLERANCE:
-        row = int(np.argmax(size))
-        raise UserError(
-            f"{path}: the actions in 'actions' go up to {size[row]:g} (row {row}), outside the bounds "
-            f"±{task.max_action:g} of {task.name}. Rescale them, or use a file that was made for this task."
-        )
+    check_actions(path, actions, task)
     return Rows(
         observations=observations,
         actions=actions,
@@ -299,15 +293,7 @@ def _floats(path: Path, dataset: h5py.Dataset) -> FloatArray:
         dataset.read_direct(values)
     else:
         values = dataset[...].astype(np.float32)
-    finite = np.isfinite(values)
-    if not finite.all():
-        bad = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
-        first = values[bad[0]].reshape(-1)
-        value = first[~np.isfinite(first)][0]
-        raise UserError(
-            f"{path}: '{_key(dataset)}' holds NaN or infinite values in {len(bad)} of {len(values)} rows, first "
-            f"{value} in row {bad[0]}. Copy the file again; if its source has them too, use another file."
-        )
+    check_finite(f"{path}: '{_key(dataset)}'", values)
     return values
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffcps import __version__
-from diffcps.data.transitions import Episode, checksum
+from diffcps.data.transitions import Episode, check_finite, checksum
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
 
@@ -161,12 +161,7 @@ def _check(path: Path, episodes: Sequence[Episode], total: int) -> None:
                     f"of real numbers [steps, size] can be learned from."
                 )
         for name in ("observations", "actions", "rewards"):
-            broken = ~np.isfinite(getattr(episode, name))
-            if broken.any():
-                raise UserError(
-                    f"{path}: {name} of episode {number} hold {int(broken.sum())} value(s) that are NaN or infinite. "
-                    f"Repair the data set or leave it out."
-                )
+            check_finite(f"{path}: '{name}' of episode {number}", getattr(episode, name))
     promised = notes(path).get("checksum")
     if promised is not None and promised != checksum(episodes):
         raise UserError(

@@ -25,15 +25,7 @@ import numpy as np
 from diffcps.config import ScoreKind, TaskDefinition, Values
 from diffcps.data import episodes as storage
 from diffcps.data.library import Checksum, Holding, Source, distinct
-from diffcps.data.transitions import (
-    ACTION_TOLERANCE,
-    DatasetInfo,
-    Episode,
-    Origin,
-    Transitions,
-    checksum,
-    from_episodes,
-)
+from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, check_actions, checksum, from_episodes
 from diffcps.errors import UserError
 from diffcps.files import write_json
 from diffcps.tasks.registry import TASKS, Task, from_definition, get_task, read_definition, task_folder
@@ -394,11 +386,7 @@ def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transit
                 f"{path}: its {name} are of {' and '.join(map(str, sorted(found)))} numbers, {task.name} needs {wanted}. "
                 f"If the data set has changed, delete the task's file and run `diffcps data minari` again."
             )
-    largest = max(float(np.abs(e.actions).max()) for e in episodes)
-    if largest > task.max_action + ACTION_TOLERANCE:
-        raise UserError(
-            f"{path}: its actions go up to {largest:g}, beyond the bounds ±{task.max_action:g} of {task.name}."
-        )
+    check_actions(path, np.concatenate([e.actions for e in episodes]), task)
     origin = Origin(
         source="minari",
         path=path,

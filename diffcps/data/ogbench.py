@@ -31,12 +31,13 @@ from numpy.typing import NDArray
 from diffcps import files
 from diffcps.data.library import Checksum, Holding, Source, distinct, named_folders
 from diffcps.data.transitions import (
-    ACTION_TOLERANCE,
     Episode,
     FloatArray,
     Origin,
     Rows,
     Transitions,
+    check_actions,
+    check_finite,
     from_episodes,
     split,
 )
@@ -176,15 +177,13 @@ def _arrays(task: Task, path: Path) -> dict[str, NDArray[Any]]:
                 f"{path}: '{name}' is {array.dtype} of shape {array.shape}, where {task.name} needs numbers of shape "
                 f"{shapes.get(name, (rows, 'any'))}."
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(f"{path}: '{name}' holds NaN or infinite values. Copy or download the file again.")
+        check_finite(f"{path}: '{name}'", array)
     for name in ("terminals", "masks"):
         if name in arrays and not np.isin(arrays[name], (0, 1)).all():
             raise UserError(f"{path}: '{name}' must be 0 or 1.")
     if rows == 0 or not arrays["terminals"][-1] or arrays["terminals"].all():
         raise UserError(f"{path}: its {rows} rows are not whole trajectories. Copy or download the file again.")
-    if (largest := float(np.abs(arrays["actions"]).max())) > task.max_action + ACTION_TOLERANCE:
-        raise UserError(f"{path}: its actions go up to {largest:g}, beyond ±{task.max_action:g} of {task.name}.")
+    check_actions(path, arrays["actions"], task)
     return arrays | {name: arrays[name].astype(np.float32) for name in ("observations", "actions")}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.errors import UserError
+from diffcps.tasks import Task
 
 ACTION_TOLERANCE = 1e-4
 """Actions may exceed the bounds by this (rounding); anything above is a wrong scale or a wrong task."""
@@ -122,6 +123,29 @@ class Episode:
         if np.any(self.truncations[:-1] & ~self.terminations[:-1]):
             row = int(np.argmax(self.truncations[:-1] & ~self.terminations[:-1]))
             raise ValueError(f"an episode of {steps} steps is cut off at step {row}: only its last step may be")
+
+
+def check_finite(what: str, values: NDArray[Any]) -> None:
+    """Raise ``UserError`` when values ``[N, …]`` hold NaN or infinite ones; ``what`` names the file and the array."""
+    if not np.isfinite(values).all():
+        rows = values.reshape(len(values), -1)
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        first = rows[bad[0]][~np.isfinite(rows[bad[0]])][0]
+        raise UserError(
+            f"{what} holds NaN or infinite values in {len(bad)} of {len(values)} rows, first {first} in row {bad[0]}. Copy "
+            f"the file again; if its source has them too, use another file."
+        )
+
+
+def check_actions(path: Path, actions: NDArray[Any], task: Task) -> None:
+    """Raise ``UserError`` when actions ``[N, a]`` are outside the task's bounds by more than rounding."""
+    size = np.abs(actions).max(axis=1)
+    row = int(np.argmax(size))
+    if size[row] > task.max_action + ACTION_TOLERANCE:
+        raise UserError(
+            f"{path}: its actions go up to {size[row]:g} (row {row}), outside the bounds ±{task.max_action:g} of "
+            f"{task.name}. Rescale them, or use data that were made for this task."
+        )
 
 
 def limit_timeouts(terminals: NDArray[np.bool_], episode_limit: int) -> NDArray[np.bool_]:
