@@ -69,7 +69,7 @@ def columns(algorithm: str) -> tuple[PublishedColumn, ...]:
 def _quoted(name: str, title: str) -> PublishedColumn:
     """A column of Table 1 of the DiffCPS paper."""
     scores = {row["task"]: (row[title], "") for row in paper.rows("table1") if row[title]}
-    return PublishedColumn(name, "other", _QUOTE, _PRINTED, _SOURCE, scores)
+    return PublishedColumn(name=name, reading="other", protocol=_QUOTE, version=_PRINTED, source=_SOURCE, scores=scores)
 
 
 def comparable(trial: Trial) -> bool:
