@@ -19,15 +19,14 @@ from trials import member, trial
 from diffcps import algorithms
 from diffcps.algorithms.base import Batch, Normal
 from diffcps.algorithms.diffusion import variance_preserving
-from diffcps.algorithms.nn import AdamW
 from diffcps.algorithms.pack import Pack
 from diffcps.config import EvaluationConfig
 
-OBSERVATION, ACTION, BATCH, MAX_ACTION = 3, 2, 5, 0.7
+OBSERVATION, ACTION, BATCH, MAX_ACTION, STEPS = 3, 2, 5, 0.7, 50
 SMALL = {
     "hidden_size": 5, "hidden_layers": 2, "policy_layers": 2, "batch_size": BATCH, "diffusion_steps": 3, "time_embedding": 4,
     "ema_start": 2, "ema_every": 2, "policy_freq": 2, "behaviour_steps": 3, "cloning_steps": 2, "heads": 3, "samples": 2,
-    "max_q_candidates": 3, "flow_steps": 3,
+    "max_q_candidates": 3, "flow_steps": 3, "learning_rate": 2e-3, "critic_learning_rate": 1e-3,
 }  # fmt: skip
 Update = Callable[[Member], None]
 CASES: list[tuple[str, Update, dict[str, Any]]] = [
@@ -51,6 +50,8 @@ CASES: list[tuple[str, Update, dict[str, Any]]] = [
     ("cql", equations.cql, {}),
     ("cql", equations.cql, {"threshold": 2.0, "max_q_backup": True}),
 ]
+COSINE = {("iql", "actor"), ("idql", "actor"), ("dac", "actor"), ("dac", "critic")}
+"""Networks whose learning rates fall to 0 along a cosine."""
 ELSEWHERE = {"diffcps"}
 """``test_reference`` has it."""
 
@@ -75,7 +76,7 @@ def built(name: str, changes: dict[str, Any]) -> Any:
     other |= cls.among({"grad_norm": 0.2})
     members = member(0, **cls.among({"grad_norm": 1e6})), member(1, **other)
     own = cls.among(SMALL | changes)
-    config = trial(algorithm=name, members=members, steps=50, evaluation=EvaluationConfig(candidates=1), **own)
+    config = trial(algorithm=name, members=members, steps=STEPS, evaluation=EvaluationConfig(candidates=1), **own)
     model: Any = algorithms.build(config, (OBSERVATION, ACTION, MAX_ACTION), torch.device("cpu"))
     for owner in (model, getattr(model, "policy", None)):
         if hasattr(owner, "schedule"):
@@ -122,15 +123,18 @@ def inputs(model: Any, kind: str, rng: torch.Generator) -> tuple[Batch, dict[str
     return batch, noise
 
 
-def one(model: Any, pack: Pack, k: int) -> Member:
+def one(name: str, model: Any, pack: Pack, k: int) -> Member:
     """Member k of a pack in NumPy."""
-    tensors = {name: as_array(value[k]) for name, value in pack.tensors.items()}
-    found = Member(model.members[k], (OBSERVATION, ACTION, MAX_ACTION), tensors)
-    for name, adam in pack.adams.items():
-        rate = getattr(model.members[k], model.networks[name].learning_rate)
-        decay = 1e-4 if isinstance(adam, AdamW) else 0.0
-        first, second = as_array(adam.first[k]), as_array(adam.second[k])
-        found.adams[name] = Adam(first, second, float(adam.count), rate, adam.decay_steps, decay)
+    tensors, settings = {name: as_array(value[k]) for name, value in pack.tensors.items()}, model.members[k]
+    found = Member(settings, (OBSERVATION, ACTION, MAX_ACTION), tensors)
+    for network, adam in pack.adams.items():
+        of_critic = network in ("critic", "value", "log_multiplier")
+        rate = settings.critic_learning_rate if of_critic else settings.learning_rate
+        steps = STEPS if (name, network) in COSINE else None
+        decay = 1e-4 if (name, network) == ("idql", "actor") else 0.0
+        found.adams[network] = Adam(
+            as_array(adam.first[k]), as_array(adam.second[k]), float(adam.count), rate, steps, decay
+        )
     return found
 
 
@@ -140,7 +144,7 @@ def test_updates_are_those_of_the_equations(name: str, update: Update, changes: 
     rng = torch.Generator().manual_seed(7)
     model = built(name, changes)
     pack = midway(model, rng)
-    numeric, coins = [one(model, pack, k) for k in (0, 1)], set()
+    numeric, coins = [one(name, model, pack, k) for k in (0, 1)], set()
     for number in range(7):
         kind = model.kind_at(number)
         batch, noise = inputs(model, kind, rng)

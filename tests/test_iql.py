@@ -1,14 +1,13 @@
-"""IQL: its losses against closed forms, one whole step against plain PyTorch modules, and its published settings."""
+"""IQL: its losses against closed forms, and its published settings."""
 
 import csv
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trained
-from torch import Tensor, nn
+from torch import Tensor
 from trials import member
 
 from diffcps.algorithms import iql, rewards
@@ -17,7 +16,6 @@ from diffcps.algorithms.pack import Pack
 from diffcps.errors import UserError
 from diffcps.runs.presets import official
 from diffcps.tasks.registry import get_task
-from diffcps.training import engine
 
 ROWS = list(csv.DictReader((Path(__file__).parent / "published" / "hp_iql.csv").open(encoding="utf-8")))
 """Section 5 of the paper and the authors' program, by task; columns ``corl_…`` are of another program."""
@@ -52,81 +50,6 @@ def test_log_density_and_the_loss_of_one_row() -> None:
     assert found.item() == pytest.approx(-2.087877, abs=1e-6)
     weight = iql.advantage_weights(torch.ones(1, 1), torch.tensor([3.0]))
     assert (-weight * found).item() == pytest.approx(41.936132, abs=1e-4)
-
-
-# One step of the pack and of plain modules ------------------------------------------------------------------------------
-
-
-def network(layers: list[tuple[Tensor, Tensor]], row: int) -> nn.Sequential:
-    """Linear layers with ReLU between them, with the parameters of one row of a stack."""
-    parts: list[nn.Module] = []
-    for weight, bias in layers:
-        linear = nn.Linear(weight.shape[1], weight.shape[2])
-        linear.weight.data, linear.bias.data = weight[row].T.clone(), bias[row, 0].clone()
-        parts += [linear, nn.ReLU()]
-    return nn.Sequential(*parts[:-1])
-
-
-def parameters(module: nn.Module) -> list[Tensor]:
-    return [value.detach() for value in module.parameters()]
-
-
-def test_three_steps_are_those_of_plain_modules() -> None:
-    """Value, policy by the new value, critic by the new value, target: against ``nn.Linear`` and ``torch.optim.Adam``."""
-    trial = trained.config(
-        algorithm="iql", seeds=1, hidden_size=8, batch_size=6, steps=20, expectile=0.8, inverse_temperature=2.0,
-        learning_rate=1e-2, critic_learning_rate=1e-2, target_rate=0.1, discount=0.9,
-    )  # fmt: skip
-    learner = trained.learner(trial)
-    own, pack = learner.algorithm, learner.pack
-    assert isinstance(own, iql.IQL)
-    actor = network(own.policy.layout.layers(pack["actor"])[:-1], 0)
-    log_std = nn.Parameter(torch.zeros(3))
-    value = network(own.value.layout.layers(pack["value"]), 0)
-    heads = [network(own.critic.layers(pack["critic"]), row) for row in (0, 1)]
-    targets = [network(own.critic.layers(pack["target"]), row) for row in (0, 1)]
-    adams = [torch.optim.Adam([*actor.parameters(), log_std], 1e-2), torch.optim.Adam(value.parameters(), 1e-2),
-             torch.optim.Adam([p for head in heads for p in head.parameters()], 1e-2)]  # fmt: skip
-    for step in range(3):
-        rows = engine.draw(own, learner.work, "step")["rows"][0]
-        batch = Batch(**{name: column[rows] for name, column in vars(learner.work.data).items() if name != "more"})
-        metrics = learner.update(1)
-        pairs = torch.cat([batch.observations, batch.actions], dim=1)
-        with torch.no_grad():
-            target = torch.min(*(head(pairs).squeeze(1) for head in targets))
-        excess = target - value(batch.observations).squeeze(1)
-        value_loss = (torch.where(excess > 0, 0.8, 0.2) * excess**2).mean()
-        descend(adams[1], value_loss)
-        assert metrics["value_loss"].item() == pytest.approx(value_loss.item(), rel=1e-4)
-        with torch.no_grad():
-            weights = (2.0 * (target - value(batch.observations).squeeze(1))).exp().clamp(max=100.0)
-            goal = batch.rewards + 0.9 * (1 - batch.terminals) * value(batch.next_observations).squeeze(1)
-        adams[0].param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / 20))
-        policy = torch.distributions.Normal(actor(batch.observations).tanh(), log_std.clamp(-5, 2).exp())
-        descend(adams[0], -(weights * policy.log_prob(batch.actions).sum(dim=1)).mean())
-        critic_loss = torch.stack([((head(pairs).squeeze(1) - goal) ** 2).mean() for head in heads]).sum()
-        descend(adams[2], critic_loss)
-        assert metrics["critic_loss"].item() == pytest.approx(critic_loss.item(), rel=1e-4), "the sum over both heads"
-        for head, copy in zip(heads, targets, strict=True):
-            for new, old in zip(head.parameters(), copy.parameters(), strict=True):
-                old.data.lerp_(new.data, 0.1)
-    expected = {
-        "actor": [actor], "value": [value], "critic": heads, "target": targets,
-    }  # fmt: skip
-    for name, modules in expected.items():
-        layout = {"actor": own.policy.layout, "value": own.value.layout}.get(name)
-        layers = layout.layers(pack[name]) if layout else own.critic.layers(pack[name])
-        for row, module in enumerate(modules):
-            given = [part for weight, bias in layers for part in (weight[row].T, bias[row, 0])]
-            for mine, theirs in zip(given, parameters(module), strict=False):  # the actor's last one is the deviation
-                torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=name)
-    torch.testing.assert_close(own.policy.layout.layers(pack["actor"])[-1][1][0, 0], log_std.data, rtol=1e-4, atol=1e-6)
-
-
-def descend(adam: torch.optim.Adam, loss: Tensor) -> None:
-    adam.zero_grad()
-    loss.backward()
-    adam.step()
 
 
 def test_it_acts_by_the_mean_and_its_learning_rate_falls_to_zero() -> None:
