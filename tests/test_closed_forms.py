@@ -1,0 +1,202 @@
+"""Training on bandits: what is learned is what the algorithm's equation says, in closed form.
+
+Each test states what a wrong sign, a missing factor or a wrong mean would break. Networks are small and seeds fixed.
+"""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from torch import Tensor
+from trials import member, trial
+
+from diffcps.algorithms import fql
+from diffcps.config import EvaluationConfig
+from diffcps.tasks.bandits import Bandit, bandit
+from diffcps.training.learner import Learner
+
+Array = NDArray[np.float64]
+FAST: dict[str, Any] = {
+    "hidden_size": 32, "hidden_layers": 2, "batch_size": 128, "learning_rate": 3e-3, "critic_learning_rate": 3e-3,
+    "target_rate": 0.05, "discount": 0.0,
+}  # fmt: skip
+
+
+def learned(name: str, actions: Array, rewards: Array, steps: int, members: list[dict[str, Any]], **more: Any) -> Learner:
+    """A pack after ``steps`` on a bandit's actions ``[N, d]`` with rewards ``[N]``; each member has settings of its own."""
+    nothing = np.zeros((len(actions), 1), np.float32)
+    data = SimpleNamespace(
+        observations=nothing, actions=actions.astype(np.float32), rewards=rewards.astype(np.float32),
+        next_observations=nothing, terminals=np.ones(len(actions), np.float32),
+    )  # fmt: skip
+    pack = tuple(member(0, **own) for own in members)
+    config = trial(algorithm=name, members=pack, steps=steps, evaluation=EvaluationConfig(candidates=1), **FAST | more)
+    learner = Learner(config, data, 1.0)
+    learner.update(steps)
+    return learner
+
+
+def of_bandit(name: str, count: int = 4000) -> tuple[Bandit, Array, Array]:
+    known, rng = bandit(name), np.random.default_rng(0)
+    actions = known.sample(count, rng)
+    return known, actions, known.rewards(actions, rng)
+
+
+def state(learner: Learner, rows: int = 1) -> Tensor:
+    """The only one there is, as an observation of every member ``[K, rows, 1]``."""
+    return torch.zeros(learner.members, rows, 1)
+
+
+def acted(learner: Learner) -> Array:
+    """The deterministic action of each member ``[K, d]``."""
+    policy = learner.policy()
+    given = [np.zeros((1, 1), np.float32)] * learner.members
+    return np.stack([own[0] for own in policy.act(given, [torch.Generator()] * learner.members, 1)])
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def expectile(values: Array, part: float) -> float:
+    """Where the mean of |τ − 1[u ≤ 0]| u is zero."""
+
+    def slope(at: float) -> float:
+        return float((np.where(values > at, part, 1.0 - part) * (values - at)).mean())
+
+    return float(brentq(slope, values.min(), values.max()))
+
+
+def test_iql_learns_the_expectiles_of_the_rewards_and_the_weighted_mean_of_the_actions() -> None:
+    """V is the τ-expectile of r over the data; the policy's mean is that of the data weighted by exp(β r)."""
+    _, actions, rewards = of_bandit("mixture-5x1")
+    levels, betas = (0.5, 0.7, 0.9, 0.97), (0.0, 1.0, 3.0, 3.0)
+    members = [{"expectile": t, "inverse_temperature": b} for t, b in zip(levels, betas, strict=True)]
+    learner = learned("iql", actions, rewards, 600, members)
+    own: Any = learner.algorithm
+    found = own.value(own.value.layout.layers(learner.pack["value"]), state(learner))[:, 0, 0].detach()
+    np.testing.assert_allclose(found, [expectile(rewards, t) for t in levels], atol=0.025)
+    weights = np.exp(np.outer(betas, rewards))
+    np.testing.assert_allclose(acted(learner)[:, 0], weights @ actions[:, 0] / weights.sum(axis=1), atol=0.05)
+
+
+def conservative(rewards: Array, penalty: float) -> Array:
+    """The values on an even grid over the data's range, uniform data, at which CQL's loss is least.
+
+    2 p (Q − r) + w (σ − p) = 0 with σ the softmax of Q: Q = r + w/2 (1 − σ/p).
+    """
+    values = rewards.copy()
+    for _ in range(2000):
+        soft = np.exp(values - values.max())
+        values += 0.1 * (rewards + 0.5 * penalty * (1.0 - soft / soft.mean()) - values)
+    return values
+
+
+def test_cql_learns_a_lower_bound_that_tightens_with_the_penalty() -> None:
+    """On uniform data its values are known; those of its own policy are below the truth, the less the smaller w."""
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (4000, 1))
+
+    def reward(a: Array) -> Array:
+        return 1.0 - 2.0 * (a - 0.3) ** 2
+
+    penalties = (0.0, 0.5, 1.0, 3.0)
+    members = [{"penalty": w} for w in penalties]
+    learner = learned("cql", actions, reward(actions[:, 0]), 1000, members, samples=20, cloning_steps=0)
+    own: Any = learner.algorithm
+    grid = np.linspace(-0.95, 0.95, 39)
+    everywhere = torch.from_numpy(grid).float()[None, :, None].expand(learner.members, -1, 1)
+    critic = own.critic.layers(learner.pack["critic"])
+    found = own.critic(critic, state(learner, len(grid)), everywhere).mean(dim=1).detach()
+    for k, w in enumerate(penalties):
+        expected = np.interp(grid, np.linspace(-1, 1, 201), conservative(reward(np.linspace(-1, 1, 201)), w))
+        print(w, np.abs(found[k].numpy() - expected).max(), np.abs(found[k].numpy() - expected).mean())
+    noise = torch.randn(learner.members, 500, 1, generator=torch.Generator().manual_seed(0))
+    drawn, _ = own.sample(own.policy.layout.layers(learner.pack["actor"]), state(learner), noise)
+    value = own.critic(critic, state(learner), drawn).amin(dim=1).mean(dim=1).detach().numpy()
+    below = reward(drawn.detach().numpy()[..., 0]).mean(axis=1) - value
+    print(below)
+
+
+# Policies -------------------------------------------------------------------------------------------------------------
+
+
+def test_awac_and_crr_fit_the_exponentially_weighted_data() -> None:
+    """Mean and deviation of the data's actions under weights exp(r / λ): the state's value cancels."""
+    _, actions, rewards = of_bandit("mixture-3x1")
+    temperatures = (0.5, 1.0, 4.0)
+    weights = np.exp(rewards / np.array(temperatures)[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    mean = weights @ actions[:, 0]
+    deviation = np.sqrt(weights @ actions[:, 0] ** 2 - mean**2)
+    for name in ("awac", "crr"):
+        learner = learned(name, actions, rewards, 500, [{"temperature": t} for t in temperatures])
+        own: Any = learner.algorithm
+        layers = own.policy.layout.layers(learner.pack["actor"])
+        print(own.policy.mean(layers, state(learner)).flatten(), mean)
+        print(own.policy.log_std(layers, state(learner)).exp().flatten(), deviation)
+
+
+def test_crr_with_binary_weights_keeps_the_best_actions() -> None:
+    known, actions, rewards = of_bandit("mixture-3x1")
+    learner = learned("crr", actions, rewards, 500, [{}], weight="binary")
+    own: Any = learner.algorithm
+    print(own.policy.mean(own.policy.layout.layers(learner.pack["actor"]), state(learner)), known.modes)
+
+
+BEST, EDGES = np.array([0.4, 0.3]), (-1.0, 0.6)
+
+
+def square() -> tuple[Array, Array]:
+    """Actions uniform on a square, and rewards that fall with the squared distance to ``BEST``, 1 there."""
+    actions = np.random.default_rng(0).uniform(*EDGES, (4000, 2))
+    return actions, 1.0 - ((actions - BEST) ** 2).sum(axis=1)
+
+
+def between(pull: float, size: float) -> Array:
+    """Where a (π − c)² / |Q(π)| + b (π − mean)² is least, a = ``size``, b = ``pull``, Q = 1 − (π − c)²."""
+    centre, at = np.full(2, np.mean(EDGES)), BEST
+    for _ in range(200):
+        value = abs(1.0 - ((at - BEST) ** 2).sum())
+        at = (size / value * BEST + pull * centre) / (size / value + pull)
+    return at
+
+
+def test_td3bc_goes_from_the_mean_of_the_data_to_the_best_action() -> None:
+    """−α Q / |Q| + mean over d of (π − a)²: α = 0 is the mean, and between them the balance is known."""
+    alphas = (0.0, 0.3, 1.0, 50.0)
+    learner = learned("td3bc", *square(), steps=600, members=[{"alpha": a} for a in alphas])
+    expected = [between(0.5, a) for a in alphas]
+    print(acted(learner), expected)
+
+
+def test_rebrac_goes_from_the_best_action_to_the_mean_of_the_data() -> None:
+    """−min Q / |min Q| + β1 Σ over d of (π − a)²."""
+    penalties = (0.001, 0.5, 2.0, 50.0)
+    learner = learned("rebrac", *square(), steps=600, members=[{"actor_penalty": b} for b in penalties])
+    expected = [between(b, 1.0) for b in penalties]
+    print(acted(learner), expected)
+
+
+def test_fql_reaches_in_one_step_what_its_flow_reaches() -> None:
+    """Data of N(0, S²): the field is known and linear, so ten Euler steps multiply by a known number.
+
+    The one-step policy of α (μ − f)² − Q, Q = r = −(a − c)², is (α f + c) / (α + 1) of the flow f.
+    """
+    _, actions, _ = of_bandit("normal-0.3")
+    alphas, best, variance = (1000.0, 1.0, 0.1), 0.2, 0.09
+    learner = learned("fql", actions, -((actions[:, 0] - best) ** 2), 1000, [{"alpha": a} for a in alphas])
+    own: Any = learner.algorithm
+    z = torch.linspace(-2.0, 2.0, 41)[None, :, None].expand(learner.members, -1, 1)
+    rows = state(learner, 41)
+    field = own.flow.layout.layers(learner.pack["flow"])
+    flow = fql.euler(lambda x, t: own.velocity(field, rows, x, torch.full_like(x, t)), z, 10)
+    factor = math.prod(
+        1.0 + 0.1 * (t * variance - (1.0 - t)) / ((1.0 - t) ** 2 + t**2 * variance) for t in np.arange(10) / 10
+    )
+    print(factor, (flow - factor * z).abs().amax(dim=(1,2)), (flow-factor*z).square().mean(dim=(1,2)).sqrt())
+    actions_of = own.one_step(own.policy.layout.layers(learner.pack["actor"]), rows, z)
+    for k, alpha in enumerate(alphas):
+        print(alpha, ((alpha * flow[k] + best) / (alpha + 1.0) - actions_of[k]).square().mean().sqrt())
