@@ -16,7 +16,7 @@ from trials import member, trial
 
 from diffcps.algorithms import fql
 from diffcps.config import EvaluationConfig
-from diffcps.tasks.bandits import Bandit, bandit
+from diffcps.tasks.bandits import bandit
 from diffcps.training.learner import Learner
 
 Array = NDArray[np.float64]
@@ -26,7 +26,9 @@ FAST: dict[str, Any] = {
 }  # fmt: skip
 
 
-def learned(name: str, actions: Array, rewards: Array, steps: int, members: list[dict[str, Any]], **more: Any) -> Learner:
+def learned(
+    name: str, actions: Array, rewards: Array, steps: int, members: list[dict[str, Any]], **more: Any
+) -> Learner:
     """A pack after ``steps`` on a bandit's actions ``[N, d]`` with rewards ``[N]``; each member has settings of its own."""
     nothing = np.zeros((len(actions), 1), np.float32)
     data = SimpleNamespace(
@@ -40,10 +42,11 @@ def learned(name: str, actions: Array, rewards: Array, steps: int, members: list
     return learner
 
 
-def of_bandit(name: str, count: int = 4000) -> tuple[Bandit, Array, Array]:
+def of_bandit(name: str, count: int = 4000) -> tuple[Array, Array]:
+    """Actions of a bandit's behaviour, and their rewards."""
     known, rng = bandit(name), np.random.default_rng(0)
     actions = known.sample(count, rng)
-    return known, actions, known.rewards(actions, rng)
+    return actions, known.rewards(actions, rng)
 
 
 def state(learner: Learner, rows: int = 1) -> Tensor:
@@ -72,13 +75,13 @@ def expectile(values: Array, part: float) -> float:
 
 def test_iql_learns_the_expectiles_of_the_rewards_and_the_weighted_mean_of_the_actions() -> None:
     """V is the τ-expectile of r over the data; the policy's mean is that of the data weighted by exp(β r)."""
-    _, actions, rewards = of_bandit("mixture-5x1")
-    levels, betas = (0.5, 0.7, 0.9, 0.97), (0.0, 1.0, 3.0, 3.0)
+    actions, rewards = of_bandit("mixture-5x1")
+    levels, betas = (0.5, 0.7, 0.9), (0.0, 1.0, 3.0)
     members = [{"expectile": t, "inverse_temperature": b} for t, b in zip(levels, betas, strict=True)]
     learner = learned("iql", actions, rewards, 600, members)
     own: Any = learner.algorithm
     found = own.value(own.value.layout.layers(learner.pack["value"]), state(learner))[:, 0, 0].detach()
-    np.testing.assert_allclose(found, [expectile(rewards, t) for t in levels], atol=0.025)
+    np.testing.assert_allclose(found, [expectile(rewards, t) for t in levels], atol=0.03)
     weights = np.exp(np.outer(betas, rewards))
     np.testing.assert_allclose(acted(learner)[:, 0], weights @ actions[:, 0] / weights.sum(axis=1), atol=0.05)
 
@@ -102,22 +105,26 @@ def test_cql_learns_a_lower_bound_that_tightens_with_the_penalty() -> None:
     def reward(a: Array) -> Array:
         return 1.0 - 2.0 * (a - 0.3) ** 2
 
-    penalties = (0.0, 0.5, 1.0, 3.0)
+    penalties = (0.0, 0.5, 3.0)
     members = [{"penalty": w} for w in penalties]
-    learner = learned("cql", actions, reward(actions[:, 0]), 1000, members, samples=20, cloning_steps=0)
+    learner = learned("cql", actions, reward(actions[:, 0]), 500, members, batch_size=32, samples=10, cloning_steps=0)
     own: Any = learner.algorithm
     grid = np.linspace(-0.95, 0.95, 39)
     everywhere = torch.from_numpy(grid).float()[None, :, None].expand(learner.members, -1, 1)
     critic = own.critic.layers(learner.pack["critic"])
     found = own.critic(critic, state(learner, len(grid)), everywhere).mean(dim=1).detach()
-    for k, w in enumerate(penalties):
-        expected = np.interp(grid, np.linspace(-1, 1, 201), conservative(reward(np.linspace(-1, 1, 201)), w))
-        print(w, np.abs(found[k].numpy() - expected).max(), np.abs(found[k].numpy() - expected).mean())
+    fine = np.linspace(-1.0, 1.0, 201)
+    for values, w in zip(found.numpy(), penalties, strict=True):
+        expected = np.interp(grid, fine, conservative(reward(fine), w))
+        lowered = np.abs(expected - reward(grid)).mean()
+        # the soft maximum is over 30 actions instead of all
+        assert np.abs(values - expected).mean() < 0.03 + 0.25 * lowered, w
     noise = torch.randn(learner.members, 500, 1, generator=torch.Generator().manual_seed(0))
     drawn, _ = own.sample(own.policy.layout.layers(learner.pack["actor"]), state(learner), noise)
     value = own.critic(critic, state(learner), drawn).amin(dim=1).mean(dim=1).detach().numpy()
     below = reward(drawn.detach().numpy()[..., 0]).mean(axis=1) - value
-    print(below)
+    assert abs(below[0]) < 0.05
+    assert (np.diff(below) > 0.05).all(), below
 
 
 # Policies -------------------------------------------------------------------------------------------------------------
@@ -125,7 +132,7 @@ def test_cql_learns_a_lower_bound_that_tightens_with_the_penalty() -> None:
 
 def test_awac_and_crr_fit_the_exponentially_weighted_data() -> None:
     """Mean and deviation of the data's actions under weights exp(r / λ): the state's value cancels."""
-    _, actions, rewards = of_bandit("mixture-3x1")
+    actions, rewards = of_bandit("mixture-3x1")
     temperatures = (0.5, 1.0, 4.0)
     weights = np.exp(rewards / np.array(temperatures)[:, None])
     weights /= weights.sum(axis=1, keepdims=True)
@@ -135,18 +142,22 @@ def test_awac_and_crr_fit_the_exponentially_weighted_data() -> None:
         learner = learned(name, actions, rewards, 500, [{"temperature": t} for t in temperatures])
         own: Any = learner.algorithm
         layers = own.policy.layout.layers(learner.pack["actor"])
-        print(own.policy.mean(layers, state(learner)).flatten(), mean)
-        print(own.policy.log_std(layers, state(learner)).exp().flatten(), deviation)
+        np.testing.assert_allclose(own.policy.mean(layers, state(learner)).flatten(), mean, atol=0.06, err_msg=name)
+        found = own.policy.log_std(layers, state(learner)).exp().flatten()
+        np.testing.assert_allclose(found, deviation, atol=0.04, err_msg=name)
 
 
-def test_crr_with_binary_weights_keeps_the_best_actions() -> None:
-    known, actions, rewards = of_bandit("mixture-3x1")
-    learner = learned("crr", actions, rewards, 500, [{}], weight="binary")
+def test_crr_with_binary_weights_keeps_the_better_half() -> None:
+    """Uniform actions of which the positive ones are worth 1: what stays is uniform on (0, 1), but for a blurred edge."""
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (4000, 1))
+    learner = learned("crr", actions, (actions[:, 0] > 0).astype(float), 500, [{}], weight="binary")
     own: Any = learner.algorithm
-    print(own.policy.mean(own.policy.layout.layers(learner.pack["actor"]), state(learner)), known.modes)
+    layers = own.policy.layout.layers(learner.pack["actor"])
+    found = [part(layers, state(learner)).item() for part in (own.policy.mean, own.policy.log_std)]
+    np.testing.assert_allclose(found, [0.5, -0.5 * math.log(12.0)], atol=0.15)
 
 
-BEST, EDGES = np.array([0.4, 0.3]), (-1.0, 0.6)
+BEST, EDGES = np.array([0.2, 0.1]), (-1.0, 0.6)
 
 
 def square() -> tuple[Array, Array]:
@@ -166,10 +177,10 @@ def between(pull: float, size: float) -> Array:
 
 def test_td3bc_goes_from_the_mean_of_the_data_to_the_best_action() -> None:
     """−α Q / |Q| + mean over d of (π − a)²: α = 0 is the mean, and between them the balance is known."""
-    alphas = (0.0, 0.3, 1.0, 50.0)
+    alphas = (0.0, 0.3, 1.0, 10.0)
     learner = learned("td3bc", *square(), steps=600, members=[{"alpha": a} for a in alphas])
     expected = [between(0.5, a) for a in alphas]
-    print(acted(learner), expected)
+    np.testing.assert_allclose(acted(learner), expected, atol=0.08)
 
 
 def test_rebrac_goes_from_the_best_action_to_the_mean_of_the_data() -> None:
@@ -177,7 +188,7 @@ def test_rebrac_goes_from_the_best_action_to_the_mean_of_the_data() -> None:
     penalties = (0.001, 0.5, 2.0, 50.0)
     learner = learned("rebrac", *square(), steps=600, members=[{"actor_penalty": b} for b in penalties])
     expected = [between(b, 1.0) for b in penalties]
-    print(acted(learner), expected)
+    np.testing.assert_allclose(acted(learner), expected, atol=0.08)
 
 
 def test_fql_reaches_in_one_step_what_its_flow_reaches() -> None:
@@ -185,9 +196,9 @@ def test_fql_reaches_in_one_step_what_its_flow_reaches() -> None:
 
     The one-step policy of α (μ − f)² − Q, Q = r = −(a − c)², is (α f + c) / (α + 1) of the flow f.
     """
-    _, actions, _ = of_bandit("normal-0.3")
+    actions, _ = of_bandit("normal-0.3")
     alphas, best, variance = (1000.0, 1.0, 0.1), 0.2, 0.09
-    learner = learned("fql", actions, -((actions[:, 0] - best) ** 2), 1000, [{"alpha": a} for a in alphas])
+    learner = learned("fql", actions, -((actions[:, 0] - best) ** 2), 500, [{"alpha": a} for a in alphas])
     own: Any = learner.algorithm
     z = torch.linspace(-2.0, 2.0, 41)[None, :, None].expand(learner.members, -1, 1)
     rows = state(learner, 41)
@@ -196,7 +207,8 @@ def test_fql_reaches_in_one_step_what_its_flow_reaches() -> None:
     factor = math.prod(
         1.0 + 0.1 * (t * variance - (1.0 - t)) / ((1.0 - t) ** 2 + t**2 * variance) for t in np.arange(10) / 10
     )
-    print(factor, (flow - factor * z).abs().amax(dim=(1,2)), (flow-factor*z).square().mean(dim=(1,2)).sqrt())
+    np.testing.assert_allclose(flow, factor * z, atol=0.06)
     actions_of = own.one_step(own.policy.layout.layers(learner.pack["actor"]), rows, z)
     for k, alpha in enumerate(alphas):
-        print(alpha, ((alpha * flow[k] + best) / (alpha + 1.0) - actions_of[k]).square().mean().sqrt())
+        distance = actions_of[k] - (alpha * flow[k] + best) / (alpha + 1.0)
+        assert distance.square().mean().sqrt() < 0.05, alpha
