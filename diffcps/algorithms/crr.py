@@ -2,8 +2,8 @@
 
 Like AWAC, but the value of a state is the mean over four actions of the policy, a weight is cut off at 20 or is 1 where the
 advantage is positive, the targets of critic and policy are copied every 100 steps, and the policy acts by a choice among its
-own actions. What d3rlpy has otherwise: observations as they are, one critic and not the smaller of two, a mean that passes a tanh,
-and a deviation that depends on the state.
+own actions. What d3rlpy has otherwise: observations as they are, one critic and not the smaller of two, a mean that passes a
+tanh, and a deviation that depends on the state.
 """
 
 from collections.abc import Mapping, Sequence
