@@ -29,6 +29,7 @@ from diffcps.tasks.registry import get_task
 from diffcps.training import cost, environment, loop
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
+from diffcps.training.members import Workers
 from diffcps.training.policy import Policy
 from diffcps.training.trial import Machine, run
 
@@ -422,9 +423,7 @@ def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
 def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[loop._Status, SimpleNamespace]:
     """The status of a trial by the clock ``now``, and its learner."""
     learner = SimpleNamespace(step=0)
-    trial = loop._Trial(
-        config, learner, RunFolder(path), workers=loop.WorkerGroup(), clock=SimpleNamespace(spent={}), scores=[]
-    )  # type: ignore[arg-type]
+    trial = loop._Trial(config, learner, RunFolder(path), workers=Workers(), clock=SimpleNamespace(spent={}), scores=[])  # type: ignore[arg-type]
     return loop._Status(trial, now=now), learner
 
 

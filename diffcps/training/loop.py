@@ -9,7 +9,7 @@ folder does not show how many there were.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,37 +19,12 @@ from diffcps.runs.folder import RunFolder, scores_by_evaluation
 from diffcps.tasks.registry import task_of
 from diffcps.training import cost
 from diffcps.training.evaluation import Rollouts
+from diffcps.training.learner import Learner
 from diffcps.training.measures.subject import Measured
+from diffcps.training.members import Packs, Workers
 
 STATUS_SECONDS = 2.0
 """Seconds between two updates of ``status.json`` while learning."""
-
-Policies = TypeVar("Policies")
-Policies_co = TypeVar("Policies_co", covariant=True)
-
-
-class Trainee(Protocol[Policies_co]):
-    """What is trained: a ``Learner``, or several packs that together act as one."""
-
-    @property
-    def step(self) -> int:
-        """Gradient steps taken."""
-
-    def update(self, steps: int, heartbeat: Callable[[], None] | None = None, /) -> Mapping[str, Any]:
-        """Take gradient steps; returns the mean of each metric over them, a tensor ``[members]`` on any device."""
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of all metrics that ``update`` can give."""
-
-    def policy(self) -> Policies_co:
-        """A snapshot for acting."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
 
 
 class Sink(Protocol):
@@ -60,47 +35,6 @@ class Sink(Protocol):
 
     def close(self) -> object:
         """Show what is still waiting; called once, also when the trial has failed."""
-
-
-class WorkerGroup:
-    """The workers that train one trial together, each a share of its members, as one of them sees the group.
-
-    All of them call the same functions in the same order. When one has failed, the next call raises in all others. This
-    class is the group of a single worker; ``members.Workers`` is one of several.
-    """
-
-    first = True
-    """Whether this worker writes the run folder and shows the trial. Exactly one does."""
-    count = 1
-    """How many workers there are."""
-    own = slice(0, None)
-    """The members that this worker trains."""
-
-    def agree(self, what: str, value: object) -> None:
-        """Wait for all. Raises ``UserError`` when a value that must be the same for all is not."""
-
-    def collect(self, value: object) -> list[Any]:
-        """Every worker's value, in order, for every worker."""
-        return [value]
-
-    def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every worker's arrays ``[its members, …]`` put together as ``[K, …]``, for every worker."""
-        return dict(arrays)
-
-    def decide(self, value: bool) -> bool:
-        """The first worker's value, for every worker."""
-        return value
-
-    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The learner's state of the whole pack, from every worker's; only the first worker may use the result."""
-        return state
-
-    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """This worker's share of the learner's state of the whole pack."""
-        return state
-
-    def leave(self, reason: str, details: str = "", mistake: bool = False) -> None:
-        """Tell the others that this worker has failed; ``mistake`` when the error is a ``UserError``."""
 
 
 PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking", "repeated"
@@ -135,13 +69,13 @@ class _Clock:
 
 
 @dataclass(frozen=True)
-class _Trial(Generic[Policies]):
+class _Trial:
     """What every part of the loop works on."""
 
     config: RunConfig
-    learner: Trainee[Policies]
+    learner: Learner | Packs
     folder: RunFolder
-    workers: WorkerGroup
+    workers: Workers
     clock: _Clock
     scores: list[list[float]]
     """Of every evaluation so far, ``[evaluations, K]``."""
@@ -182,7 +116,7 @@ class _Status:
 
     def __init__(
         self,
-        trial: _Trial[Any],
+        trial: _Trial,
         *,
         notes: Sequence[str] = (),
         progress: Callable[[dict[str, Any]], None] | None = None,
@@ -242,80 +176,14 @@ class _Status:
             self.start_step, self.start_time = step, self.written_at
 
 
-class _Saver:
-    """Writes checkpoints, with the first row after so many minutes and at the end; all workers take part.
-
-    Args:
-        trial: what is saved.
-        clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
-    """
-
-    def __init__(self, trial: _Trial[Any], clock: Callable[[], float]) -> None:
-        self.trial, self.clock = trial, clock
-        self.last = clock()
-
-    def due(self) -> bool:
-        """Whether a checkpoint belongs to this row."""
-        config, passed = self.trial.config, self.clock() - self.last
-        return self.trial.learner.step == config.steps or self.trial.workers.decide(
-            passed >= 60 * config.checkpoint_minutes
-        )
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        trial = self.trial
-        whole = trial.workers.join_state(trial.learner.state_dict())
-        if trial.workers.first:
-            state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent}
-            trial.folder.save_checkpoint(state, trial.learner.step)
-        self.last = self.clock()
-
-
-class _Evaluation(Generic[Policies]):
-    """Evaluates and measures policies, and records the results; all workers take part."""
-
-    def __init__(
-        self,
-        trial: _Trial[Policies],
-        evaluate: Callable[[Policies, int, int], Rollouts],
-        measure: Callable[[Policies, int, bool], Measured] | None,
-    ) -> None:
-        self.trial, self.evaluate, self.measure = trial, evaluate, measure
-
-    def __call__(self) -> dict[str, NDArray[Any]]:
-        """Evaluate this worker's policies; returns what sinks show of all members, ``[K]``."""
-        config, workers, clock = self.trial.config, self.trial.workers, self.trial.clock
-        step, index, policies = self.trial.learner.step, len(self.trial.scores), self.trial.learner.policy()
-        last = step == config.steps
-        rollouts = self.evaluate(policies, index, config.evaluation.episodes_at(last))
-        measured = None if self.measure is None else self.measure(policies, index, last)
-        clock.charge("evaluation")
-        rollouts = Rollouts(**workers.join(vars(rollouts)))
-        if measured is not None:
-            measured = Measured(*map(workers.join, measured))
-        clock.charge("waiting")
-        if workers.first:
-            self.trial.folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
-            if measured is not None:
-                self.trial.folder.log_measures(step, config, measured.values, measured.samples)
-        shown = _scores(config, rollouts)
-        self.trial.scores.append(shown["evaluation/score"].tolist())
-        # fmax ignores evaluations of a diverged policy, whose score is NaN
-        shown["evaluation/best"] = np.fmax.reduce(np.array(self.trial.scores))
-        if measured is not None:
-            shown |= {f"measures/{name}": value for name, value in measured.values.items()}
-        clock.charge("checkpoint")
-        return shown
-
-
 def run(
     config: RunConfig,
-    learner: Trainee[Policies],
-    evaluate: Callable[[Policies, int, int], Rollouts],
+    learner: Learner | Packs,
+    evaluate: Callable[[Any, int, int], Rollouts],
     folder: RunFolder,
     *,
-    measure: Callable[[Policies, int, bool], Measured] | None = None,
-    workers: WorkerGroup | None = None,
+    measure: Callable[[Any, int, bool], Measured] | None = None,
+    workers: Workers | None = None,
     sinks: Sequence[Sink] = (),
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -338,28 +206,32 @@ def run(
         progress: called in the first worker with every status that is written.
         notes: sentences about this attempt, for the status.
         requested_at: ``time.time()`` at which the trial was requested, by default now.
-        checkpoint_clock: a clock in seconds, for the time between checkpoints.
+        checkpoint_clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
         status_seconds: between two statuses while learning.
     """
     if folder.complete:
         return {name: folder.status[name] for name in ("step", "last", "best")}
     try:
-        trial = _begin(config, learner, folder, workers=workers or WorkerGroup(), requested_at=requested_at)
+        trial = _begin(config, learner, folder, workers=workers or Workers(), requested_at=requested_at)
         status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
-        saver, evaluation = _Saver(trial, checkpoint_clock), _Evaluation(trial, evaluate, measure)
+        saved_at = checkpoint_clock()
         status.write(saved=learner.step, **trial.summary)
         while learner.step < config.steps:
             shown = _learn(trial, status)
             if trial.evaluation_due:
-                shown |= evaluation()
-            _show(trial, sinks, shown)
-            if saver.due():
-                saver.save()
-                status.values["saved"] = learner.step
+                shown |= _evaluate(trial, evaluate, measure)
+            for sink in sinks:
+                sink.log(shown, learner.step)
+            trial.clock.charge("tracking")
+            late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes
+            if learner.step == config.steps or trial.workers.decide(late):
+                _save(trial, status)
+                saved_at = checkpoint_clock()
             trial.clock.charge("checkpoint")
             status.write(**trial.summary)
-            if trial.evaluation_due:
-                _report(trial, report)
+            if trial.evaluation_due and report is not None:
+                report({"step": learner.step, "score": trial.summary["last"], "best": trial.summary["best"]})
+                trial.clock.charge("tracking")
     finally:
         for sink in sinks:
             sink.close()
@@ -368,12 +240,12 @@ def run(
 
 def _begin(
     config: RunConfig,
-    learner: Trainee[Policies],
+    learner: Learner | Packs,
     folder: RunFolder,
     *,
-    workers: WorkerGroup,
+    workers: Workers,
     requested_at: float | None,
-) -> _Trial[Policies]:
+) -> _Trial:
     """Go to the newest whole checkpoint, and drop the rows that came after it."""
     state, complaints = folder.load_checkpoint()
     before = folder.status
@@ -385,18 +257,11 @@ def _begin(
     workers.agree("the step of the newest checkpoint", learner.step)
     if workers.first:
         folder.rewind(learner.step)
-    return _Trial(
-        config,
-        learner,
-        folder,
-        workers=workers,
-        clock=clock,
-        scores=state["scores"] if state else [],
-        complaints=complaints,
-    )
+    scores = state["scores"] if state else []
+    return _Trial(config, learner, folder, workers=workers, clock=clock, scores=scores, complaints=complaints)
 
 
-def _learn(trial: _Trial[Any], status: _Status) -> dict[str, NDArray[Any]]:
+def _learn(trial: _Trial, status: _Status) -> dict[str, NDArray[Any]]:
     """Take the gradient steps until the next row and write it; returns what sinks show of all members, ``[K]``."""
     clock, steps = trial.clock, trial.next_row - trial.learner.step
     clock.charge("checkpoint")
@@ -412,33 +277,51 @@ def _learn(trial: _Trial[Any], status: _Status) -> dict[str, NDArray[Any]]:
     return {f"training/{name}": value for name, value in metrics.items()}
 
 
-def _show(trial: _Trial[Any], sinks: Sequence[Sink], values: Mapping[str, NDArray[Any]]) -> None:
-    """Give a row to the sinks."""
-    for sink in sinks:
-        sink.log(values, trial.learner.step)
-    trial.clock.charge("tracking")
+def _evaluate(
+    trial: _Trial,
+    evaluate: Callable[[Any, int, int], Rollouts],
+    measure: Callable[[Any, int, bool], Measured] | None,
+) -> dict[str, NDArray[Any]]:
+    """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
+    config, folder, workers, clock = trial.config, trial.folder, trial.workers, trial.clock
+    step, index, policies = trial.learner.step, len(trial.scores), trial.learner.policy()
+    last = step == config.steps
+    rollouts = evaluate(policies, index, config.evaluation.episodes_at(last))
+    measured = Measured({}, {}) if measure is None else measure(policies, index, last)
+    clock.charge("evaluation")
+    rollouts = Rollouts(**workers.join(vars(rollouts)))
+    measured = Measured(*map(workers.join, measured))
+    clock.charge("waiting")
+    if workers.first:
+        folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
+        folder.log_measures(step, config, measured.values, measured.samples)
+    scores = task_of(config).normalised_score(rollouts.returns).mean(axis=1)
+    trial.scores.append(scores.tolist())
+    shown = {
+        "evaluation/score": scores,
+        "evaluation/return": rollouts.returns.mean(axis=1),
+        "evaluation/length": rollouts.lengths.mean(axis=1),
+        # fmax ignores evaluations of a diverged policy, whose score is NaN
+        "evaluation/best": np.fmax.reduce(np.array(trial.scores)),
+        **{f"measures/{name}": value for name, value in measured.values.items()},
+    }
+    clock.charge("checkpoint")
+    return shown
 
 
-def _report(trial: _Trial[Any], report: Callable[[dict[str, float]], None] | None) -> None:
-    """Give an evaluation to the caller."""
-    if report is not None:
-        report({"step": trial.learner.step, "score": trial.summary["last"], "best": trial.summary["best"]})
-        trial.clock.charge("tracking")
+def _save(trial: _Trial, status: _Status) -> None:
+    """Write a checkpoint; all workers take part."""
+    whole = trial.workers.join_state(trial.learner.state_dict())
+    if trial.workers.first:
+        state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent}
+        trial.folder.save_checkpoint(state, trial.learner.step)
+    status.values["saved"] = trial.learner.step
 
 
-def _end(trial: _Trial[Any], status: _Status) -> dict[str, float]:
+def _end(trial: _Trial, status: _Status) -> dict[str, float]:
     """Say in the status that the trial is complete."""
     trial.clock.charge("tracking")
     status.write(state="complete")
     # the other workers leave only now: if the status cannot be written, they must learn of it
     trial.workers.agree("the last step", trial.learner.step)
     return {"step": trial.learner.step, **trial.summary}
-
-
-def _scores(config: RunConfig, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
-    """Mean score, return and length of each member over its episodes, ``[K]``."""
-    return {
-        "evaluation/score": task_of(config).normalised_score(rollouts.returns).mean(axis=1),
-        "evaluation/return": rollouts.returns.mean(axis=1),
-        "evaluation/length": rollouts.lengths.mean(axis=1),
-    }

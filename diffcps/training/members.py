@@ -23,7 +23,6 @@ from diffcps.tasks.registry import Task
 from diffcps.training import cost
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
-from diffcps.training.loop import WorkerGroup
 from diffcps.training.measures.subject import Measured, Measurer
 from diffcps.training.policy import Policy
 
@@ -73,59 +72,58 @@ class WorkerLostError(Exception):
         self.details = details
 
 
-class Workers(WorkerGroup):
-    """A group of processes that talk through ``torch.distributed``, on CPUs, at rows only.
+class Workers:
+    """The workers that train one trial together, each a share of its members, as one of them sees the group.
 
+    All of them call the same functions in the same order, at rows only; they talk through ``torch.distributed``, on CPUs.
     There is one kind of message, which can also announce a failure. So a worker that fails may ``leave`` at any moment, and
-    the others learn of it in their next call.
+    the others learn of it in their next call. A group of one, the default, talks to nobody.
 
     Args:
-        rank: this worker's index in the order of shares.
+        rank: this worker's index in the order of shares. The first one writes the run folder and shows the trial.
         count: how many workers there are.
         own: the members that this worker trains.
     """
 
-    def __init__(self, rank: int, count: int, own: slice) -> None:
+    def __init__(self, rank: int = 0, count: int = 1, own: slice = slice(None)) -> None:
         self.rank, self.count, self.own = rank, count, own
         self.first = rank == 0
         self._lost = False
 
     def agree(self, what: str, value: object) -> None:
-        """Raises ``UserError`` when the values differ, because the workers' machines see different files."""
-        values = self._exchange(value)
+        """Wait for all. Raises ``UserError`` when a value differs, because the workers' machines see different files."""
+        values = self.collect(value)
         if any(other != values[0] for other in values):
             raise UserError(
                 f"the workers of this trial differ in {what}: {', '.join(map(str, values))}. Every node must see the same "
                 "results folder and the same data."
             )
 
-    def collect(self, value: object) -> list[Any]:
-        """See ``WorkerGroup``."""
-        return self._exchange(value)
-
     def join(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """See ``WorkerGroup``."""
-        return joined_arrays(self._exchange(dict(arrays)))
+        """Every worker's arrays ``[its members, …]`` put together as ``[K, …]``, for every worker."""
+        return joined_arrays(self.collect(dict(arrays)))
 
     def decide(self, value: bool) -> bool:
-        """See ``WorkerGroup``."""
-        return bool(self._exchange(value)[0])
+        """The first worker's value, for every worker."""
+        return bool(self.collect(value)[0])
 
     def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """See ``WorkerGroup``."""
+        """The learner's state of the whole pack, from every worker's; only the first worker may use the result."""
+        if self.count == 1:
+            return state
         own = _on_cpu(state)
-        self._exchange(None)  # a worker that has failed says so here, before any state is sent
+        self.collect(None)  # a worker that has failed says so here, before any state is sent
         parts: list[Any] | None = [None] * self.count if self.first else None
         self._call(torch.distributed.gather_object, own, parts)
         return joined_state(parts) if parts is not None else state
 
     def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """See ``WorkerGroup``."""
+        """This worker's share of the learner's state of the whole pack."""
         return dict(share_of_state(state, self.own))
 
     def leave(self, reason: str, details: str = "", mistake: bool = False) -> None:
-        """See ``WorkerGroup``; the others learn of it in their next call."""
-        if self._lost:
+        """Tell the others, in their next call, that this worker has failed; ``mistake`` when the error is a ``UserError``."""
+        if self._lost or self.count == 1:
             return
         parts: list[Any] = [None] * self.count
         try:
@@ -133,8 +131,10 @@ class Workers(WorkerGroup):
         except WorkerLostError as error:
             logger.warning("no other worker is left to tell of this failure: %s", error)
 
-    def _exchange(self, value: object) -> list[Any]:
-        """Every worker's value. Raises what a worker that has left gave as its reason."""
+    def collect(self, value: object) -> list[Any]:
+        """Every worker's value, in order, for every worker. Raises what a worker that has left gave as its reason."""
+        if self.count == 1:
+            return [value]
         parts: list[Any] = [None] * self.count
         self._call(torch.distributed.all_gather_object, parts, value if value is None else [value])
         for rank, part in enumerate(parts):
@@ -240,7 +240,7 @@ def worker_memory(device: torch.device, share: float, ram: float | None) -> floa
 
 
 class Packs:
-    """Several packs of one worker as one ``loop.Trainee``: each takes its steps in turn, and one state holds them all."""
+    """Several packs of one worker as one learner: each takes its steps in turn, and one state holds them all."""
 
     def __init__(self) -> None:
         self.learners: list[Learner] = []

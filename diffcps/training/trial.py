@@ -25,9 +25,9 @@ from diffcps.tasks.registry import task_of
 from diffcps.training import cost, environment, loop, measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
-from diffcps.training.loop import Sink, WorkerGroup
+from diffcps.training.loop import Sink
 from diffcps.training.measures.subject import Measurer
-from diffcps.training.members import Packs, WorkerLostError, fitting
+from diffcps.training.members import Packs, WorkerLostError, Workers, fitting
 from diffcps.training.watchdog import Watchdog, reason
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def run(
     load: Callable[[], Transitions],
     machine: Machine,
     *,
-    workers: WorkerGroup | None = None,
+    workers: Workers | None = None,
     sinks: Callable[[Mapping[str, Any]], Sequence[Sink]] | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -83,7 +83,7 @@ def run(
         UserError: the data set is missing or broken, the folder belongs to another trial, the memory is too small, or a
             measure does not fit.
     """
-    workers, requested_at = workers or WorkerGroup(), time.time() if requested_at is None else requested_at
+    workers, requested_at = workers or Workers(), time.time() if requested_at is None else requested_at
     notes = _last_attempt(folder)
     _open(folder, config, workers)
     if folder.complete:
@@ -119,7 +119,7 @@ def _last_attempt(folder: RunFolder) -> list[str]:
     return [f"an earlier attempt was ended because {reason(stacks)}; the log has the stack of every thread."]
 
 
-def _open(folder: RunFolder, config: RunConfig, workers: WorkerGroup) -> None:
+def _open(folder: RunFolder, config: RunConfig, workers: Workers) -> None:
     """Make the run folder, or find it, and claim it; workers other than the first only read it."""
     try:
         if not workers.first:
@@ -134,7 +134,7 @@ def _open(folder: RunFolder, config: RunConfig, workers: WorkerGroup) -> None:
 
 
 @contextmanager
-def _recorded(folder: RunFolder, workers: WorkerGroup) -> Iterator[None]:
+def _recorded(folder: RunFolder, workers: Workers) -> Iterator[None]:
     """Write into the folder why the trial failed, and tell the other workers."""
     try:
         yield
@@ -151,7 +151,7 @@ def _recorded(folder: RunFolder, workers: WorkerGroup) -> Iterator[None]:
         raise
 
 
-def _read(config: RunConfig, load: Callable[[], Transitions], workers: WorkerGroup) -> Transitions:
+def _read(config: RunConfig, load: Callable[[], Transitions], workers: Workers) -> Transitions:
     """The data set, the same for all workers."""
     measures.check(config)
     dataset = load()
@@ -164,7 +164,7 @@ def _packs(
     dataset: Transitions,
     machine: Machine,
     *,
-    workers: WorkerGroup,
+    workers: Workers,
     heartbeat: Callable[[], None],
 ) -> Packs:
     """This worker's members in as few packs as fit into its memory; all packs share the data on the device."""
@@ -189,7 +189,7 @@ def _packs(
 
 
 def _facts(
-    config: RunConfig, packs: Packs, dataset: DatasetInfo, *, machine: Machine, workers: WorkerGroup
+    config: RunConfig, packs: Packs, dataset: DatasetInfo, *, machine: Machine, workers: Workers
 ) -> dict[str, Any]:
     """The content of ``environment.json``."""
     choice = cost.choose(config, machine.device)
@@ -201,7 +201,7 @@ def _facts(
     }
 
 
-def _gathered(lists: Sequence[Sequence[str]], workers: WorkerGroup) -> list[str]:
+def _gathered(lists: Sequence[Sequence[str]], workers: Workers) -> list[str]:
     """What the packs of all workers say, each text once."""
     said = workers.collect(list(itertools.chain(*lists)))
     return list(dict.fromkeys(itertools.chain(*said)))
