@@ -220,7 +220,7 @@ def test_counted_operations_are_those_of_the_formula(settings: dict[str, Any]) -
     """
     candidates = 1 if settings.get("algorithm") == "bc" else 5
     config = trial("hopper-medium-v2", evaluation=EvaluationConfig(candidates=candidates), **settings)
-    costs, (stage,) = cost.step_costs(config), cost.stages(config)
+    costs, (stage,), _ = cost.counted(config)
     counted = sum(costs[kind].flops for kind in stage.cycle) / len(stage.cycle)
     assert 0.88 < counted / flops.flops_per_member_step(config, 11, 3) < 1.04
     acting, formula = (
@@ -234,12 +234,12 @@ def test_counted_operations_are_those_of_the_formula(settings: dict[str, Any]) -
 def test_memory_of_a_step_is_that_of_the_activations_for_its_gradients() -> None:
     """Four tensors of every hidden layer and network that the policy's loss runs, measured, and the gradients."""
     config = trial("hopper-medium-v2")
-    peak = cost.step_costs(config)["policy"].peak_bytes
+    peak = cost.counted(config).kinds["policy"].peak_bytes
     activations = 4 * 3 * 256 * 256 * 4 * (5 + 1 + 2)
     assert 0.7 * activations < peak < 1.5 * activations
-    wider = cost.step_costs(config.with_settings(batch_size=512))["policy"].peak_bytes
+    wider = cost.counted(config.with_settings(batch_size=512)).kinds["policy"].peak_bytes
     assert 1.7 < wider / peak < 2.1
-    assert cost.step_costs(config)["critic"].peak_bytes < peak
+    assert cost.counted(config).kinds["critic"].peak_bytes < peak
 
 
 def test_operations_of_an_action_are_those_of_a_real_one() -> None:

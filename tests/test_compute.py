@@ -70,6 +70,6 @@ def test_time_of_eager_steps_goes_with_steps_and_members() -> None:
     assert cost.eager_seconds(cloning) == pytest.approx(cloned + 0.4 * (improving - cloned))
     assert improving - cloned == pytest.approx(seconds, rel=2e-3)  # beside what κ is read from
     assert cloned < 0.5 * seconds
-    fixed = 1000 * 9e-6 * sum(kind.operations for kind in cost.step_costs(one).values()) / 2
+    fixed = 1000 * 9e-6 * sum(kind.operations for kind in cost.counted(one).kinds.values()) / 2
     two = cost.eager_seconds(one.replaced(members=members(2)))
     assert two - fixed == pytest.approx(2 * (seconds - fixed))

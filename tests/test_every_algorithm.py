@@ -200,7 +200,7 @@ def test_every_task_has_published_settings_that_can_be_counted(name: str) -> Non
     learning, evaluation = Estimator(torch.device("cpu")).seconds(packed(name, (member(0),)))
     assert 0 < learning < math.inf, "a dry run times it"
     assert 0 < evaluation < math.inf
-    costs = cost.step_costs(packed(name, (member(0),)))
+    costs = cost.counted(packed(name, (member(0),))).kinds
     assert all(math.isfinite(found.flops) for found in costs.values())
     assert max(found.flops for found in costs.values()) > 1000
 

@@ -23,106 +23,89 @@ if TYPE_CHECKING:
     from diffcps.deploy.evaluate import EpisodeResults
 
 
-def find(
-    target: str, member: int | None, results: Path, tracking_uri: str | None, scratch: Path
-) -> "list[SavedPolicy]":
-    """The policies that `target` names: all members of a run folder, or one policy.
+@dataclass(frozen=True)
+class _Flags:
+    """Which policy, and how it acts."""
 
-    Args:
-        target: path of a run folder, of an exported folder or of a downloaded model; the key of a trial in `results`; or
-            an MLflow URI such as `models:/hopper-medium-v2@best` or `runs:/…`.
-        member: number of one member in a run folder; `None`: all.
-        results: folder of the sweeps, and of MLflow's database unless `tracking_uri` names another.
-        tracking_uri: MLflow's store.
-        scratch: folder for downloads from MLflow.
+    policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
+    """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
+    candidates: Maybe[int] = None
+    """Actions sampled for each observation; the critic chooses one. Default: as in the evaluations during training."""
+    actor: Maybe[Actor] = None
+    """The online policy or its moving average. Default: as in the evaluations during training."""
+    results: Path = Path("results")
+    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
+    tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
+    """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
-    Raises:
-        UserError: there is no such policy, or its files are missing or damaged.
-    """
-    from diffcps.deploy import load_policy  # imports torch
+    def found(self, member: int | None) -> "list[SavedPolicy]":
+        """The policies that are named: all members of a run folder (``member`` is `None`), or one policy.
 
-    scheme = target.partition(":/")[0]
-    if scheme in ("models", "runs", "mlflow-artifacts"):
-        from diffcps.tracking import download
-
-        folder = download(target, tracking_uri, results, scratch)
-        return [load_policy(folder, member)]
-    if "://" in target:
-        raise UserError(
-            f"{target}: policies cannot be read from an object store. Copy the run folder to this machine and name the copy."
-        )
-    folder = Path(target).expanduser()
-    if not folder.exists() and "/" not in target:
-        found = sorted(results.expanduser().glob(f"*/runs/{target}"))
-        if len(found) > 1:
-            raise UserError(
-                f"{target} is in several sweeps: {', '.join(str(path.parent.parent) for path in found)}. Give its full path."
-            )
-        folder = found[0] if found else folder
-    if (folder / "config.json").exists():
-        if member is not None:
-            return [load_policy(folder, member)]
+        Raises `UserError` when there is no such policy, or its files are missing or damaged.
+        """
+        from diffcps.deploy import load_policy  # imports torch
         from diffcps.deploy.trained import members
 
-        return members(RunFolder(folder))
-    return [load_policy(folder, member)]
+        target = self.policy
+        if target.partition(":/")[0] in ("models", "runs", "mlflow-artifacts"):
+            from diffcps.tracking import download
+
+            with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
+                folder = download(target, self.tracking_uri, self.results, Path(scratch))
+                return [load_policy(folder, member)]
+        if "://" in target:
+            raise UserError(
+                f"{target}: policies cannot be read from an object store. Copy the run folder to this machine and name the copy."
+            )
+        folder = Path(target).expanduser()
+        if not folder.exists() and "/" not in target:
+            found = sorted(self.results.expanduser().glob(f"*/runs/{target}"))
+            if len(found) > 1:
+                raise UserError(
+                    f"{target} is in several sweeps: {', '.join(str(path.parent.parent) for path in found)}. Give its full path."
+                )
+            folder = found[0] if found else folder
+        if member is None and (folder / "config.json").exists():
+            return members(RunFolder(folder))
+        return [load_policy(folder, member)]
 
 
 # `diffcps export`: a trained policy as files for use outside this project -------------------------------------------
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(_Flags):
     """Write a trained policy into a folder.
 
     The networks are those of the newest checkpoint. diffcps.load_policy reads policy.safetensors and policy.json.
     policy.onnx is a function from observations and noise to actions, for programs that have neither this project nor torch.
+    Candidates and actor are those of policy.onnx.
     """
 
-    policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
-    """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
     """Folder for the files. It is created if it does not exist."""
     member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: the first."""
     no_onnx: bool = False
     """Do not write policy.onnx. It is written by default, which needs pip install 'diffcps[export]'."""
-    candidates: Maybe[int] = None
-    """For policy.onnx: actions sampled for each observation; the critic chooses one. Default: as in evaluations."""
-    actor: Maybe[Actor] = None
-    """For policy.onnx: the online policy or its moving average. Default: as in evaluations."""
-    results: Path = Path("results")
-    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
-    tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
-    """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:
         """Run it."""
-        from diffcps.cli.policies import find
         from diffcps.deploy import onnx
 
         console = Console()
         if not self.no_onnx:
             onnx.require()
-        with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
-            policy = find(
-                self.policy,
-                member=self.member,
-                results=self.results,
-                tracking_uri=self.tracking_uri,
-                scratch=Path(scratch),
-            )[0]
-            policy.save(self.folder)
-            step, steps = policy.card.step, policy.card.run.steps
-            unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""
-            console.print(
-                f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}", highlight=False
-            )
-            files = ["policy.safetensors", "policy.json"]
-            if not self.no_onnx:
-                with console.status("writing policy.onnx (takes some seconds)"):
-                    onnx.export(policy, self.folder / onnx.FILE, self.candidates, self.actor)
-                files.append(onnx.FILE)
+        policy = self.found(self.member)[0]
+        policy.save(self.folder)
+        step, steps = policy.card.step, policy.card.run.steps
+        unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""
+        console.print(f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}", highlight=False)
+        files = ["policy.safetensors", "policy.json"]
+        if not self.no_onnx:
+            with console.status("writing policy.onnx (takes some seconds)"):
+                onnx.export(policy, self.folder / onnx.FILE, self.candidates, self.actor)
+            files.append(onnx.FILE)
         for name in files:
             size = (self.folder / name).stat().st_size
             console.print(f"{self.folder / name}: {size / 1e3:,.0f} kB", highlight=False, soft_wrap=True)
@@ -132,51 +115,32 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(_Flags):
     """Run a trained policy for some episodes and print its scores.
 
     Prints mean, standard deviation over episodes, and the 95 % interval of the mean. The policy acts as in the
     evaluations during training; the episodes are new ones.
     """
 
-    policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
-    """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     episodes: int = 100
     """Number of episodes for each policy."""
     video: Maybe[Path] = None
     """Film an episode with a typical return into this MP4 file (needs pip install 'diffcps[video]')."""
     member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: all policies; the film shows the first."""
-    candidates: Maybe[int] = None
-    """Actions sampled for each observation; the critic chooses one. Default: as in the evaluations during training."""
-    actor: Maybe[Actor] = None
-    """The online policy or its moving average. Default: as in the evaluations during training."""
     physics: Maybe[Physics] = None
     """Body masses in the simulator: those of D4RL's recordings or those of today's models. Default: as in training."""
     seed: int = 0
     """Random seed. The same seed gives the same episodes."""
     json: bool = False
     """Print JSON instead of a table. Numbers that are not finite or not defined are null."""
-    results: Path = Path("results")
-    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
-    tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
-    """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
 
     def __call__(self) -> None:
         """Run it."""
         if self.video is not None and self.video.suffix.lower() != ".mp4":
             raise UserError(f"--video {self.video}: the name of the file must end in .mp4.")
-        from diffcps.cli.policies import find
-
         console = Console(stderr=self.json)
-        with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
-            policies = find(
-                self.policy,
-                member=self.member,
-                results=self.results,
-                tracking_uri=self.tracking_uri,
-                scratch=Path(scratch),
-            )
+        policies = self.found(self.member)
         if self.video is not None:
             from diffcps.deploy import film
             from diffcps.deploy.evaluate import check_film

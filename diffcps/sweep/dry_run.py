@@ -5,13 +5,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Container, Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from diffcps.algorithms.base import Batch
 from diffcps.config import RunConfig
 from diffcps.envs import make_vector
 from diffcps.runs.flags import SweepOptions
@@ -114,14 +114,13 @@ class Estimator:
 
     def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], float]:
         """Seconds of a gradient step of each stage, and of an action of all episodes."""
-        rng = np.random.default_rng(0)
         rows = 1000
-        data = SimpleNamespace(
-            observations=rng.standard_normal((rows, task.observation_size), dtype=np.float32),
-            actions=rng.uniform(-1, 1, (rows, task.action_size)).astype(np.float32),
-            rewards=rng.standard_normal(rows, dtype=np.float32),
-            next_observations=rng.standard_normal((rows, task.observation_size), dtype=np.float32),
-            terminals=np.zeros(rows, np.float32),
+        data = Batch(
+            observations=torch.randn(rows, task.observation_size),
+            actions=2 * torch.rand(rows, task.action_size) - 1,
+            rewards=torch.randn(rows),
+            next_observations=torch.randn(rows, task.observation_size),
+            terminals=torch.zeros(rows),
         )
         learner = Learner(trial, data, task.max_action, self.device)
 
@@ -130,12 +129,12 @@ class Estimator:
             learner.update(count)
 
         each, begin = [], 0
-        for stage in cost.stages(trial):
+        for stage in cost.counted(trial).stages:
             each.append(self._median(functools.partial(steps, begin, len(stage.cycle))) / len(stage.cycle))
             begin = stage.until or begin
         policy, count = learner.policy(), len(trial.members)
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
-        states = [data.observations[: trial.evaluation.episodes]] * count
+        states = [data.observations.numpy()[: trial.evaluation.episodes]] * count
         return each, self._median(lambda: policy.act(states, generators, trial.evaluation.candidates))
 
     def _median(self, work: Callable[[], object]) -> float:

@@ -96,7 +96,7 @@ def choose(trial: RunConfig, device: torch.device) -> Choice:
         if trial.steps >= COMPILE_FROM_STEPS:
             return Choice("compiled", "compiled and captured as a CUDA graph")
         return Choice("graph", "captured as a CUDA graph, for the trial is too short to repay compiling")
-    operations = sum(kind.operations for kind in step_costs(trial).values())
+    operations = sum(kind.operations for kind in counted(trial).kinds.values())
     if eager_seconds(trial) >= COMPILE_FROM_SECONDS * operations:
         return Choice("compiled", "compiled")
     return Choice("eager", "one operation after the other, for the trial is too short to repay compiling")
@@ -109,32 +109,27 @@ def eager_seconds(trial: RunConfig, step: int | None = None) -> float:
     and 9 µs for each operation, however small. Within a third of what was measured for T = 5 and 40, widths 64 to 256, one to
     eight members (2-core AMD EPYC).
     """
-    costs, work = step_costs(trial), (1.0 + 160.0 / trial.value("hidden_size")) * len(trial.members) / 119e9
+    costs, work = counted(trial).kinds, (1.0 + 160.0 / trial.value("hidden_size")) * len(trial.members) / 119e9
 
     def seconds(cycle: Sequence[str]) -> float:
         return statistics.fmean(9e-6 * costs[kind].operations + work * costs[kind].flops for kind in cycle)
 
-    return over_stages(trial, [seconds(stage.cycle) for stage in stages(trial)], step)
+    return over_stages(trial, [seconds(stage.cycle) for stage in counted(trial).stages], step)
 
 
 def over_stages(trial: RunConfig, each: Sequence[float], step: int | None = None) -> float:
     """The sum over the first ``step`` steps of a trial, or all, of what a step of its stage is worth; ``each`` for each stage."""
     begin, end, total = 0, trial.steps if step is None else step, 0.0
-    for stage, value in zip(stages(trial), each, strict=True):
+    for stage, value in zip(counted(trial).stages, each, strict=True):
         until = end if stage.until is None else min(stage.until, end)
         total += max(0, until - begin) * value
         begin = max(begin, until)
     return total
 
 
-def stages(trial: RunConfig) -> tuple[Stage, ...]:
-    """The stages of a trial."""
-    return _counted(_one(trial)).stages
-
-
-def step_costs(trial: RunConfig) -> dict[str, "Cost"]:
-    """What each kind of gradient step takes for one member."""
-    return _counted(_one(trial)).kinds
+def counted(trial: RunConfig) -> "Counted":
+    """What a trial takes, whatever its members."""
+    return _counted(_one(trial))
 
 
 def acting_cost(trial: RunConfig, observations: int, candidates: int) -> "Cost":
@@ -145,11 +140,6 @@ def acting_cost(trial: RunConfig, observations: int, candidates: int) -> "Cost":
     with torch.no_grad(), _Counter() as counter:
         algorithm.act(pack.some(algorithm.acting), states, noise, torch.zeros(1, observations, candidates))
     return counter.cost
-
-
-def state_bytes(trial: RunConfig) -> int:
-    """What training changes, of one member."""
-    return _counted(_one(trial)).state_bytes
 
 
 def prepared_bytes(trial: RunConfig, rows: int) -> int:
@@ -178,10 +168,14 @@ class Cost:
     """The largest size of what it holds at a time, beside what was there before."""
 
 
-class _Counted(NamedTuple):
+class Counted(NamedTuple):
+    """What a trial takes, counted of one member."""
+
     kinds: dict[str, Cost]
+    """Each kind of gradient step."""
     stages: tuple[Stage, ...]
     state_bytes: int
+    """All that training changes."""
 
 
 class _Counter(TorchDispatchMode):
@@ -256,7 +250,7 @@ def _rows(algorithm: Algorithm[Any], rows: int) -> Batch:
 
 
 @functools.lru_cache(maxsize=64)
-def _counted(trial: RunConfig) -> _Counted:
+def _counted(trial: RunConfig) -> Counted:
     algorithm, pack = _fresh(trial)
     work = Work(
         pack=pack,
@@ -271,4 +265,4 @@ def _counted(trial: RunConfig) -> _Counted:
             learn(algorithm, work, draw(algorithm, work, kind), kind)
         kinds[kind] = counter.cost
     state = sum(value.numel() * value.element_size() for value in pack.state().values())
-    return _Counted(kinds, algorithm.stages, state)
+    return Counted(kinds, algorithm.stages, state)

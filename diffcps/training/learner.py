@@ -1,11 +1,11 @@
 """The learner: owns everything that training changes in a pack, and takes gradient steps through an engine."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcps import algorithms
@@ -13,33 +13,16 @@ from diffcps.algorithms import streams
 from diffcps.algorithms.base import Batch
 from diffcps.algorithms.pack import Pack
 from diffcps.config import RunConfig
+from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.training.engine import Kind, Work, build
 from diffcps.training.policy import Policy
 
 
-class Dataset(Protocol):
-    """Transitions in float32."""
-
-    @property
-    def observations(self) -> NDArray[np.float32]:
-        """``[N, o]``."""
-
-    @property
-    def actions(self) -> NDArray[np.float32]:
-        """``[N, a]``."""
-
-    @property
-    def rewards(self) -> NDArray[np.float32]:
-        """``[N]``."""
-
-    @property
-    def next_observations(self) -> NDArray[np.float32]:
-        """``[N, o]``."""
-
-    @property
-    def terminals(self) -> NDArray[np.float32]:
-        """``[N]``, 1 where the episode ended for good."""
+def on_device(dataset: Batch | Transitions, device: torch.device) -> Batch:
+    """The recorded columns in float32 on a device; those that are there already are not copied."""
+    names = "observations", "actions", "rewards", "next_observations", "terminals"
+    return Batch(*(torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=device) for name in names))
 
 
 class Learner:
@@ -61,7 +44,7 @@ class Learner:
     def __init__(
         self,
         trial: RunConfig,
-        dataset: Dataset,
+        dataset: Batch | Transitions,
         max_action: float,
         device: torch.device | str = "cpu",
         engine: Kind = "eager",
@@ -70,18 +53,15 @@ class Learner:
     ) -> None:
         device = torch.device(device)
         self.step = 0
-        names = "observations", "actions", "rewards", "next_observations", "terminals"
-        columns = {name: torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=device) for name in names}
-        sizes = columns["observations"].shape[1], columns["actions"].shape[1], max_action
-        self.algorithm = algorithms.build(trial, sizes, device, own)
-        more = {
-            name: torch.zeros(len(columns["actions"]), *s, device=device) for name, s in self.algorithm.columns.items()
-        }
+        recorded = on_device(dataset, device)
+        rows, observation_size = recorded.observations.shape
+        self.algorithm = algorithms.build(trial, (observation_size, recorded.actions.shape[1], max_action), device, own)
+        more = {name: torch.zeros(rows, *size, device=device) for name, size in self.algorithm.columns.items()}
         seeds = [member.seed for member in trial.members[own]]
         self.pack = Pack.create(self.algorithm, [torch.Generator().manual_seed(_seed(seed)) for seed in seeds])
         self.work = Work(
             pack=self.pack,
-            data=self.algorithm.prepare(self.pack, Batch(**columns, more=more)),
+            data=self.algorithm.prepare(self.pack, replace(recorded, more=more)),
             key=streams.keys(seeds, purpose=1).to(device),
             step=torch.zeros((), dtype=torch.int64, device=device),
             sums=torch.zeros(len(self.algorithm.metrics), len(seeds), device=device),

@@ -172,7 +172,7 @@ class _Status:
             passed = max(self.written_at - self.start_time, 1e-9)
             done = cost.eager_seconds(config, step) - cost.eager_seconds(config, self.start_step)
             self.rate, self.pace = (step - self.start_step) / passed, passed / done
-        if any(stage.until and self.start_step < stage.until <= step for stage in cost.stages(config)):
+        if any(stage.until and self.start_step < stage.until <= step for stage in cost.counted(config).stages):
             self.start_step, self.start_time = step, self.written_at
 
 

@@ -185,7 +185,7 @@ _BASE = 1.0 * _GIB
 
 def resident_bytes(config: RunConfig) -> int:
     """What a member always takes: all that training changes, also in a copy for a checkpoint."""
-    return 2 * cost.state_bytes(config)
+    return 2 * cost.counted(config).state_bytes
 
 
 def working_bytes(config: RunConfig) -> int:
@@ -195,7 +195,7 @@ def working_bytes(config: RunConfig) -> int:
     """
     counts = [int(way.value) for way in algorithms.other_ways(config) if way.name == "candidates"]
     acting = cost.acting_cost(config, config.evaluation.episodes, max(config.evaluation.candidates, *counts, 1))
-    return max(kind.peak_bytes for kind in cost.step_costs(config).values()) + acting.peak_bytes
+    return max(kind.peak_bytes for kind in cost.counted(config).kinds.values()) + acting.peak_bytes
 
 
 def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: float | None) -> list[slice]:

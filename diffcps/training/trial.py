@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.tasks.registry import task_of
 from diffcps.training import cost, environment, loop, measures
 from diffcps.training.evaluation import Evaluator
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, on_device
 from diffcps.training.loop import Sink
 from diffcps.training.measures.subject import Measurer
 from diffcps.training.members import Packs, WorkerLostError, Workers, fitting
@@ -170,8 +169,7 @@ def _packs(
     """This worker's members in as few packs as fit into its memory; all packs share the data on the device."""
     task, device = task_of(config), machine.device
     own = range(len(config.members))[workers.own]
-    names = "observations", "actions", "rewards", "next_observations", "terminals"
-    shared: Any = SimpleNamespace(**{name: torch.as_tensor(getattr(dataset, name), device=device) for name in names})
+    shared = on_device(dataset, device)
     engine = cost.choose(config, device).engine
     pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
     packs = Packs()
