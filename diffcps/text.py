@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -125,6 +126,11 @@ def first_line(error: object, most: int = 300) -> str:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = redacted(line)
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def say(console: "Console", text: str, style: str = "default") -> None:
+    """Print text as it is: without markup, colours of its own, or line breaks, so that a path or a command can be copied."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from diffcps.config import Actor, Physics
 from diffcps.errors import UserError
 from diffcps.runs.flags import Maybe
 from diffcps.runs.folder import RunFolder
+from diffcps.text import say
 
 if TYPE_CHECKING:
     from diffcps.deploy import SavedPolicy
@@ -100,7 +101,7 @@ class Export(_Flags):
         policy.save(self.folder)
         step, steps = policy.card.step, policy.card.run.steps
         unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""
-        console.print(f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}", highlight=False)
+        say(console, f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}")
         files = ["policy.safetensors", "policy.json"]
         if not self.no_onnx:
             with console.status("writing policy.onnx (takes some seconds)"):
@@ -108,7 +109,7 @@ class Export(_Flags):
             files.append(onnx.FILE)
         for name in files:
             size = (self.folder / name).stat().st_size
-            console.print(f"{self.folder / name}: {size / 1e3:,.0f} kB", highlight=False, soft_wrap=True)
+            say(console, f"{self.folder / name}: {size / 1e3:,.0f} kB")
 
 
 # `diffcps evaluate`: scores of a trained policy over many episodes, and a film of one -------------------------------
@@ -178,11 +179,9 @@ class Evaluate(_Flags):
         candidates, actor = policies[0].options(self.candidates, self.actor)
         console.print(f"[bold]{card.run.task}[/], step {card.step:,} of {card.run.steps:,}", highlight=False)
         note = card.dataset.get("provenance_note", f"{card.run.data.source} data")
-        console.print(f"training data: {note}", highlight=False, soft_wrap=True, markup=False)
-        console.print(
-            f"{self.episodes} episodes each, {self.physics or card.run.physics} physics, {candidates} candidates, {actor} policy",
-            highlight=False,
-        )  # fmt: skip
+        say(console, f"training data: {note}")
+        how = f"{self.physics or card.run.physics} physics, {candidates} candidates, {actor} policy"
+        say(console, f"{self.episodes} episodes each, {how}")
         found = [result.summary() for result in results]
         cells = {
             "seed": [str(policy.card.seed) for policy in policies],
@@ -195,7 +194,7 @@ class Evaluate(_Flags):
         console.print(terminal_table([Column(title, values) for title, values in cells.items()], "± over episodes"))
         if len(found) > 1:
             mean, std = stats.mean_std([f["score"]["mean"] for f in found])
-            console.print(f"over {len(found)} seeds: {number(mean)} ± {number(std)}", highlight=False)
+            say(console, f"over {len(found)} seeds: {number(mean)} ± {number(std)}")
 
     def _film(self, results: "EpisodeResults", console: Console) -> None:
         from diffcps.deploy import film
@@ -209,10 +208,10 @@ class Evaluate(_Flags):
             file = film.write(
                 results, episode, self.video, lambda done, of: bar.update(task, completed=done, total=of)
             )  # fmt: skip
-        console.print(
+        say(
+            console,
             f"film: {file}, an episode with score {results.scores[episode]:.1f} and {results.lengths[episode]} steps",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from diffcps.errors import UserError
+from diffcps.text import say
 
 if TYPE_CHECKING:
     from diffcps.storage.location import Location
@@ -37,14 +38,14 @@ class Report:
             built.write()
             location.publish(*report.FILES)
             built.print(console)
-            console.print(f"page: {location}/table.html", highlight=False, soft_wrap=True)
+            say(console, f"page: {location}/table.html")
             return
         second = self._location(self.other)
         compared = report.compare(location.folder, second.folder)
         compared.write()
         second.publish(*compared.files)
         compared.print(console)
-        console.print(f"page: {second}/{compared.file}.html", highlight=False, soft_wrap=True)
+        say(console, f"page: {second}/{compared.file}.html")
 
     def _location(self, sweep: str) -> "Location":
         """A sweep's location, after a refresh from the object store. Raises `UserError` when there is no such sweep."""

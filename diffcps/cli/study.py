@@ -14,6 +14,7 @@ from diffcps import studies
 from diffcps.config import Physics
 from diffcps.runs.flags import LaunchFlags
 from diffcps.studies.study import Scale
+from diffcps.text import say
 
 if TYPE_CHECKING:
     from diffcps.studies.study import Study
@@ -88,5 +89,5 @@ def run_study(study: "Study", where: _Flags) -> int:
     if pages and where.quick:
         console.print("A quick run shows that the study works; it is too short to conclude anything from its numbers.")
     for page in pages:
-        console.print(f"study: {page}", highlight=False, soft_wrap=True)
+        say(console, f"study: {page}")
     return status

@@ -14,7 +14,7 @@ from rich.text import Text
 from diffcps import text
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial, ascending, symbols, varying
-from diffcps.text import STYLES, Column, duration
+from diffcps.text import STYLES, Column, duration, say
 
 _PIPED_WIDTH = 200
 _NARROW = 110
@@ -76,7 +76,7 @@ class Sweeps:
 def _list(sweeps: Sequence[Sweep], results: str, console: Console) -> None:
     """One line a sweep, what is wrong with any, and how to continue the newest unfinished one."""
     if not sweeps:
-        _line(console, f"There is no sweep in {results}. Start one with python tune/sweep_d4rl.py.")
+        say(console, f"There is no sweep in {results}. Start one with python tune/sweep_d4rl.py.")
         return
     counts = [_counts(sweep) for sweep in sweeps]
     number = {name: [str(count[name] or "") for count in counts] for name in counts[0]}
@@ -96,13 +96,13 @@ def _list(sweeps: Sequence[Sweep], results: str, console: Console) -> None:
     ]
     _table(console, columns, [STYLES[sweep.state] for sweep in sweeps])
     if any(sweep.mean("last") is not None for sweep in sweeps):
-        _line(console, "last, best: mean over the evaluated trials.", "dim")
+        say(console, "last, best: mean over the evaluated trials.", "dim")
     for sweep in sweeps:
         if sweep.trouble:
-            _line(console, f"{sweep.name}: {sweep.trouble}", "red")
+            say(console, f"{sweep.name}: {sweep.trouble}", "red")
     for advice in [advice for sweep in sweeps if (advice := _advice(sweep))][:1]:
-        _line(console, advice)
-    _line(console, f"Each trial: diffcps sweeps show {sweeps[0].name} --results {results}", "dim")
+        say(console, advice)
+    say(console, f"Each trial: diffcps sweeps show {sweeps[0].name} --results {results}", "dim")
 
 
 def _record(sweep: Sweep) -> dict[str, Any]:
@@ -140,22 +140,22 @@ def _counts(sweep: Sweep) -> dict[str, int]:
 
 def _show(sweep: Sweep, console: Console) -> None:
     """One line a trial; the plan above, troubles and advice below."""
-    _line(console, _heading(sweep), "bold")
+    say(console, _heading(sweep), "bold")
     if sweep.trouble:
-        _line(console, sweep.trouble, "red")
+        say(console, sweep.trouble, "red")
     if sweep.holder and sweep.plan is None:
-        _line(console, f"{sweep.holder.who} is reading or collecting its data; no trial has started.")
+        say(console, f"{sweep.holder.who} is reading or collecting its data; no trial has started.")
     for line in _plan(sweep) if sweep.plan else []:
-        _line(console, line)
+        say(console, line)
     if sweep.trials:
         columns, agreed = text.lifted(_trial_columns(sweep.trials, narrow=console.width < _NARROW))
         if agreed:
-            _line(console, agreed, "dim")
+            say(console, agreed, "dim")
         _table(console, columns, [STYLES[trial.state] for trial in sweep.trials])
     for line in _troubles(sweep):
-        _line(console, line, "red")
+        say(console, line, "red")
     for line in _notes(sweep):
-        _line(console, line)
+        say(console, line)
 
 
 def _heading(sweep: Sweep) -> str:
@@ -354,17 +354,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=max(console.width, _PIPED_WIDTH))
 
 
-def _line(console: Console, line: str, style: str = "") -> None:
-    """Print a line without wrapping it, so that a path or a command can be copied."""
-    console.print(Text(line, style=style), soft_wrap=True)
-
-
 def _table(console: Console, columns: Sequence[Column], styles: Sequence[str]) -> None:
     """Print the columns that are not empty and that fit, and name those that do not."""
     shown, dropped = text.fitting([column for column in columns if any(column.cells)], console.width)
     console.print(text.terminal_table(shown, "", styles), Text(), crop=False)
     if dropped:
-        _line(console, f"Columns left out: {', '.join(dropped)}. Use a wider window or --json.", "dim")
+        say(console, f"Columns left out: {', '.join(dropped)}. Use a wider window or --json.", "dim")
 
 
 def _print_json(values: Any, console: Console) -> None:

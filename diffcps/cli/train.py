@@ -16,7 +16,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import is_url
 from diffcps.runs.flags import PlaceFlags, RunFlags
-from diffcps.text import worded
+from diffcps.text import say, worded
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Train(PlaceFlags, RunFlags):
         folder = RunFolder(Path(self.results).expanduser().resolve() / "single" / "runs" / config.key)
         folder.check_data(_read(config, directories, console))
         if folder.complete:
-            console.print("this trial is complete already", highlight=False)
+            say(console, "this trial is complete already")
         with console.status(f"starting {config.key}") as status:
             trials.run(
                 config,
@@ -61,7 +61,7 @@ class Train(PlaceFlags, RunFlags):
                 report=functools.partial(_report, console),
                 progress=functools.partial(_show, status, config.task),
             )
-        console.print(f"run folder: {folder.path}", soft_wrap=True, highlight=False)
+        say(console, f"run folder: {folder.path}")
 
 
 def _show(status: Status, task: str, values: dict[str, Any]) -> None:
@@ -88,10 +88,10 @@ def _read(config: RunConfig, directories: tuple[Path, ...], console: Console) ->
             status.update(f"collecting data: {done:,} of {rows:,} rows, {100 * done // rows} %")
 
         if data.library.source(config.data.source).rows(task_of(config)) is not None:
-            console.print(f"data: collected here, {config.data.rows:,} rows", highlight=False)
+            say(console, f"data: collected here, {config.data.rows:,} rows")
         info = data.load(task_of(config), config.data, directories, show).info
-    console.print(f"data: {info.rows:,} rows from {info.path}", soft_wrap=True, highlight=False)
-    console.print(info.provenance_note, soft_wrap=True, highlight=False)
+    say(console, f"data: {info.rows:,} rows from {info.path}")
+    say(console, info.provenance_note)
     return info.checksum
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass, replace
-from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,14 +11,16 @@ from diffcps.errors import UserError, nearest
 if TYPE_CHECKING:
     from typing import Self
 
+_HINTS: dict[type, dict[str, Any]] = {}
 Value = str | int | float | bool | None
 """A setting as JSON holds it."""
 
 
-@cache
 def hints(cls: type) -> dict[str, Any]:
     """The annotated types of the fields of a dataclass; kept, for a large sweep asks for them many thousand times."""
-    return get_type_hints(cls)
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 class Values(Mapping[str, Value]):

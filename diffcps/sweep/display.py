@@ -101,7 +101,7 @@ class Board:
 
     def _say(self, lines: Sequence[str]) -> None:
         if lines:
-            self.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+            text.say(self.console, "\n".join(lines))
 
     def heading(self, trials: Sequence[Trial]) -> str:
         """Number of trials in each state, time so far, speed, and time left, in one line."""

@@ -19,7 +19,7 @@ from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
 from diffcps.sweep.cluster import threads_of
 from diffcps.tasks.registry import Environment, Task, task_of
-from diffcps.text import counted, duration, worded
+from diffcps.text import counted, duration, say, worded
 from diffcps.training import cost
 from diffcps.training.learner import Learner
 
@@ -43,7 +43,7 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
     if gpus is None:
         gpus = "1 per worker if the cluster has any, else 0"
     workers = options.workers_per_trial
-    console.print(f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}", highlight=False, soft_wrap=True)
+    say(console, f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}")
     total = sum(map(sum, seconds)) * (plan.search or 1)
     console.print(
         f"at most {duration(total)} of work for one trial at a time, just timed on the {device.type} of this machine "

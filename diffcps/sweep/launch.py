@@ -28,7 +28,7 @@ from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job
 from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
-from diffcps.text import Column, counted, redacted, terminal_table
+from diffcps.text import Column, counted, redacted, say, terminal_table
 from diffcps.tracking import Tracker, check, default_uri, store
 from diffcps.training import measures
 
@@ -51,10 +51,6 @@ class _Sweep:
     def at(self, location: Location) -> "_Sweep":
         """The same sweep, with more known about its location."""
         return replace(self, location=location)
-
-    def say(self, text: str) -> None:
-        """Print text that may be copied: without colours of its own and without line breaks."""
-        self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def launch(
@@ -131,7 +127,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
             sweep = sweep.at(replace(sweep.location, tracking_uri=check(str(sweep.location.tracking_uri))))
             claim.begin(sweep.location, plan)
             at_once = counted(min(resources.concurrent, plan.count), "trial")
-            console.print(f"on {cluster.description}; {at_once} at once", highlight=False)
+            say(console, f"on {cluster.description}; {at_once} at once")
             Tracker(str(sweep.location.tracking_uri), plan.name).reconcile(sweep.location.folder, running=True)
             with Board(plan, sweep.location, console, options.quiet):
                 execute(Job(plan, _for_workers(sweep.location), resources), interrupts)
@@ -173,8 +169,8 @@ def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> s
 def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
     """Print where the results are and how to continue; returns the exit status."""
     location, plan, console = sweep.location, sweep.plan, sweep.console
-    sweep.say(f"table: {location}/table.html, table.md")
-    sweep.say(f"MLflow: {_view(str(location.tracking_uri), page)}")
+    say(sweep.console, f"table: {location}/table.html, table.md")
+    say(sweep.console, f"MLflow: {_view(str(location.tracking_uri), page)}")
     failed = claim.unfinished(location, plan)
     command = escape(_resume_command(location, sweep.options, own=sweep.plan_given))
     if interrupted:
@@ -299,7 +295,7 @@ def _show_data(found: Mapping[str, DatasetInfo], console: Console) -> None:
     for task, info in found.items():
         origins.setdefault(info.provenance_note, []).append(task)
     for note, tasks in origins.items():
-        console.print(escape(f"{', '.join(tasks)}: {note}"), highlight=False, soft_wrap=True)
+        say(console, f"{', '.join(tasks)}: {note}")
 
 
 def _for_workers(location: Location) -> Location:

@@ -22,7 +22,8 @@ from diffcps.training.policy import Policy
 def on_device(dataset: Batch | Transitions, device: torch.device) -> Batch:
     """The recorded columns in float32 on a device; those that are there already are not copied."""
     names = "observations", "actions", "rewards", "next_observations", "terminals"
-    return Batch(*(torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=device) for name in names))
+    columns = {name: torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=device) for name in names}
+    return Batch(**columns, more={})
 
 
 class Learner:

@@ -14,7 +14,7 @@ from rich.text import Text
 from diffcps.config import Physics
 from diffcps.errors import UserError
 from diffcps.runs.flags import Maybe, Several
-from diffcps.text import Column, terminal_table
+from diffcps.text import Column, say, terminal_table
 
 if TYPE_CHECKING:
     from diffcps.data.checking.check import Check
@@ -73,18 +73,18 @@ class CheckData:
         except OSError as error:
             raise UserError(f"--out {self.out}: cannot be written ({error.strerror}). Name another folder.") from error
         kinds = "json" if picture is None else "{json,png}"
-        console.print(f"\nAll results: {folder / name}.{kinds}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"\nAll results: {folder / name}.{kinds}")
         return CANNOT_BE_LEARNED_FROM if found.refusal is not None else 0
 
 
 def _show(console: Console, found: "Check") -> None:
     size = f", {found.rows:,} rows" if found.rows is not None else ""
     console.print(f"[bold]{found.task}[/], source {found.source}{size}", highlight=False)
-    console.print(found.path, markup=False, highlight=False, soft_wrap=True)
+    say(console, found.path)
     if found.provenance_note:
         _text(console, found.provenance_note)
     if found.checksum:
-        console.print(f"  sha256 {found.checksum}", highlight=False, soft_wrap=True)
+        say(console, f"  sha256 {found.checksum}")
     if found.rows is not None:
         _measured(console, found)
     if found.arrays:

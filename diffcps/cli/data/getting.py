@@ -13,24 +13,15 @@ from rich.console import Console
 
 from diffcps.errors import UserError
 from diffcps.runs.flags import Maybe, Several
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-    from diffcps.data.download import Outcome
-    from diffcps.tasks.registry import Task
-
-from functools import partial
-from typing import TYPE_CHECKING
-
-from diffcps.tasks.registry import Robot
+from diffcps.tasks.registry import TASKS, Robot, Task, get_task
+from diffcps.text import say
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
-    from diffcps.tasks.registry import Task
+    from diffcps.data.download import Outcome
 
 
 _SOME_FAILED = 1
@@ -43,16 +34,31 @@ _CHECKS = {
 
 
 @dataclass(frozen=True)
-class DownloadData:
+class _Tasks:
+    """Which tasks."""
+
+    tasks: Annotated[tyro.conf.Positional[Several[str]], tyro.conf.arg(metavar="TASK ...")] = ()
+    """Names of tasks. Give names or --all."""
+    all: bool = False
+    """All 15 tasks in the paper."""
+
+    def chosen(self) -> list[Task]:
+        """The tasks that are named. Raises `UserError` when none is, or some and all."""
+        if self.all == bool(self.tasks):
+            wrong = "both --all and names of tasks are given" if self.all else "no task is named"
+            raise UserError(f"{wrong}. Name tasks, or use --all for the tasks in the paper.")
+        if self.all:
+            return [task for task in TASKS.values() if task.in_paper]
+        return [get_task(name) for name in dict.fromkeys(self.tasks)]
+
+
+@dataclass(frozen=True)
+class DownloadData(_Tasks):
     """Download D4RL's files. Run it again after an interruption: it resumes.
 
     Exit status: 1 when a download failed, 2 for a mistake in the command.
     """
 
-    tasks: Annotated[tyro.conf.Positional[Several[str]], tyro.conf.arg(metavar="TASK ...")] = ()
-    """Names of tasks. Give names or --all."""
-    all: bool = False
-    """Download the files of all tasks in the paper."""
     to: Maybe[Path] = None
     """Folder for the files. Default: ~/.diffcps/datasets."""
     mirror: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PLACE")] = ()
@@ -68,7 +74,7 @@ class DownloadData:
 
         if self.jobs < 1:
             raise UserError(f"--jobs {self.jobs}: it must be at least 1.")
-        tasks, sources = self._chosen(), mirrors(self.mirror)
+        tasks, sources = self.chosen(), mirrors(self.mirror)
         folder = self.to or d4rl.datasets_root()
         # without --to, a copy in any folder that a training run searches is enough
         elsewhere = () if self.to else d4rl.SOURCE.places(())
@@ -76,18 +82,8 @@ class DownloadData:
             outcomes = download(tasks, folder, sources, display, jobs=self.jobs, elsewhere=elsewhere)
         console = Console()
         for line in _summary(outcomes):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(console, line)
         return _SOME_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
-
-    def _chosen(self) -> "list[Task]":
-        from diffcps.tasks.registry import TASKS, get_task
-
-        if self.all == bool(self.tasks):
-            wrong = "both --all and names of tasks are given" if self.all else "no task is named"
-            raise UserError(f"{wrong}. Use diffcps data download TASK…, or --all for the tasks in the paper.")
-        if self.all:
-            return [task for task in TASKS.values() if task.in_paper]
-        return [get_task(name) for name in dict.fromkeys(self.tasks)]
 
 
 def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
@@ -161,7 +157,7 @@ class ProgressDisplay:
 
     def say(self, task: str, text: str) -> None:
         """Print one line, above the bars."""
-        self.console.print(f"{task}: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, f"{task}: {text}")
 
     def ended(self, task: str, outcome: "Outcome") -> None:
         """Remove the bar and print the outcome."""
@@ -188,13 +184,9 @@ class ProgressDisplay:
 
 
 @dataclass(frozen=True)
-class CollectData:
+class CollectData(_Tasks):
     """Generate data sets with the behaviour policies that come with the project. Sweeps do this automatically."""
 
-    tasks: Annotated[tyro.conf.Positional[Several[str]], tyro.conf.arg(metavar="TASK ...")] = ()
-    """Names of tasks. Give names or --all."""
-    all: bool = False
-    """Generate data for all 15 tasks in the paper."""
     rows: Maybe[int] = None
     """Number of transitions for each task. Default: those of the task; D4RL's tasks have the size of D4RL's file."""
     seed: int = 0
@@ -206,12 +198,8 @@ class CollectData:
 
         from diffcps.config import DataConfig
         from diffcps.data import collected, library
-        from diffcps.tasks.registry import TASKS, get_task
 
-        names = [name for name, task in TASKS.items() if task.in_paper] if self.all else list(self.tasks)
-        if not names:
-            raise UserError("no task is named. Name tasks, or use --all for the tasks in the paper.")
-        tasks = [get_task(name) for name in dict.fromkeys(names)]
+        tasks = self.chosen()
         rows = [task.rows if self.rows is None else self.rows for task in tasks]
         wanted = [(task, DataConfig("collected", n, self.seed)) for task, n in zip(tasks, rows, strict=True)]
         if reason := "\n".join(text for pair in wanted if (text := library.not_offered(*pair))):
@@ -223,19 +211,18 @@ class CollectData:
                 bar = bars.add_task(task.name, total=data.rows)
                 start = time.monotonic()
                 found = collected.SOURCE.find(task, data, ()) is not None
-                info = library.load(task, data, (), partial(_show, bars, bar)).info
+
+                def show(done: int, rows: int, bar: "TaskID" = bar) -> None:
+                    bars.update(bar, completed=done, total=rows)
+
+                info = library.load(task, data, (), show).info
                 bars.remove_task(bar)
                 took = "already here" if found else f"{time.monotonic() - start:.0f} s"
-                console.print(
+                say(
+                    console,
                     f"{task.name}: {info.rows:,} rows, {info.trajectories:,} trajectories, "
                     f"{_returns(info.returns, task)} ({took})\n  {info.path}",
-                    highlight=False,
-                    soft_wrap=True,
                 )
-
-
-def _show(bars: "Progress", bar: "TaskID", done: int, rows: int) -> None:
-    bars.update(bar, completed=done, total=rows)
 
 
 def _returns(returns: "NDArray[np.float64]", task: "Task") -> str:

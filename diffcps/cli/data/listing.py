@@ -5,23 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import tyro
 from rich.console import Console
 
 from diffcps.errors import UserError
 from diffcps.runs.flags import Maybe, Several
-
-if TYPE_CHECKING:
-    from diffcps.data.library import Holding
-    from diffcps.tasks.registry import Task
-
-from typing import TYPE_CHECKING
-
-import tyro
+from diffcps.text import say
 
 if TYPE_CHECKING:
     from diffcps.data import DatasetInfo
+    from diffcps.data.library import Holding
     from diffcps.tasks.registry import Task
-
 
 _MEANING = {
     "verified": "D4RL's own file: its sha256 is the published one",
@@ -47,12 +41,12 @@ class ListData:
 
         console = Console()
         seen: set[str] = set()
-        _line(console, f"{'task':29} {'source':9} {'size':>8} {'rows':>10}  sha256", "bold")
+        say(console, f"{'task':29} {'source':9} {'size':>8} {'rows':>10}  sha256", "bold")
         for name in [*TASKS, *defined(), *MORE]:
             try:
                 task = get_task(name)
             except UserError as error:
-                _line(console, f"{name}\n    {error}", "red")
+                say(console, f"{name}\n    {error}", "red")
                 continue
             found = library.holdings(
                 task, self.data_dir, provenance.sha256_of if self.verify else provenance.known_sha256
@@ -61,16 +55,16 @@ class ListData:
                 continue
             seen |= {holding.checksum for holding in found if holding.checksum}
             for text, style in self._lines(task, found):
-                _line(console, text, style)
+                say(console, text, style)
         for pattern in PATTERNS:
-            _line(console, f"and {pattern}")
-        _line(console, "    K, D, S and N stand for numbers")
-        _line(console, "")
+            say(console, f"and {pattern}")
+        say(console, "    K, D, S and N stand for numbers")
+        say(console, "")
         for state, meaning in _MEANING.items():
             if state in seen:
-                _line(console, f"{state}: {meaning}")
+                say(console, f"{state}: {meaning}")
         for text in self._places():
-            _line(console, text)
+            say(console, text)
 
     def _lines(self, task: "Task", found: "list[Holding]") -> Iterator[tuple[str, str]]:
         """The task's lines with their styles: some for each data set on this machine, one for the missing sources."""
@@ -103,10 +97,6 @@ class ListData:
         yield "To download D4RL's files: `diffcps data download TASK…`"
 
 
-def _line(console: Console, text: str, style: str = "default") -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
 # `diffcps data import` converts D4RL files to Minari; `diffcps data minari` makes a task of a Minari data set -----
 
 
@@ -137,9 +127,9 @@ class ImportData:
             with console.status(f"importing {path.name}"):
                 imported = imports.import_file(task, path, root)
             done = "imported as" if imported.new else "was already imported as"
-            console.print(f"{path.name} {done} {imported.id}", soft_wrap=True, highlight=False, markup=False)
+            say(console, f"{path.name} {done} {imported.id}")
             for line in _summary(task, imported.info):
-                console.print(f"    {line}", soft_wrap=True, highlight=False, markup=False)
+                say(console, f"    {line}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +166,7 @@ class MinariData:
             f"to use it: diffcps train {definition.name}, or python tune/sweep_d4rl.py --tasks {definition.name}",
         ]
         for number, line in enumerate(lines):
-            console.print(("    " if number else "") + line, soft_wrap=True, highlight=False, markup=False)
+            say(console, ("    " if number else "") + line)
 
 
 def _summary(task: "Task", info: "DatasetInfo") -> list[str]:
