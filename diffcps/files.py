@@ -34,6 +34,16 @@ def disk_full_as_user_error(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def unwritable_as_user_error(path: Path, remedy: str) -> Iterator[None]:
+    """Turn any ``OSError`` into a ``UserError`` that names ``path`` and says what to do."""
+    try:
+        with disk_full_as_user_error(path):
+            yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace ``path`` at once: readers see the old or the new content, also after a kill."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -84,11 +94,9 @@ def save(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     paths = []
     for name, content in files.items():
         path = folder / name
-        try:
+        with unwritable_as_user_error(path, "Choose another folder."):
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, content)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
         paths.append(path)
     return paths
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from diffcps.deploy.evaluate import EpisodeResults
 from diffcps.envs.simulations import Floats, Simulated
 from diffcps.errors import UserError
+from diffcps.files import unwritable_as_user_error
 
 # Finds a way for MuJoCo to draw on this machine, also without a screen.
 
@@ -29,12 +30,6 @@ renderer = mujoco.Renderer(model, 32, 32)
 renderer.update_scene(data)
 assert renderer.render().shape == (32, 32, 3)
 """
-
-
-@functools.cache
-def prepare() -> str:
-    """``find_renderer``, once a process."""
-    return find_renderer()
 
 
 def find_renderer(patience: float = 120.0) -> str:
@@ -70,6 +65,8 @@ def find_renderer(patience: float = 120.0) -> str:
     )
 
 
+prepare = functools.cache(find_renderer)
+"""The same, once a process."""
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30.0
 """Upper limit. Frames are left out so that the film shows the simulation in real time."""
@@ -108,7 +105,7 @@ def write(
     rules = recording.rules
     every = max(1, round(1.0 / (rules.dt * FRAMES_PER_SECOND)))
     positions = [rows[episode] for rows in recording.positions[: int(results.lengths[episode])]][::every]
-    try:
+    with unwritable_as_user_error(file, "Choose another file."):
         file.parent.mkdir(parents=True, exist_ok=True)
         writer = imageio_ffmpeg.write_frames(str(file), (WIDTH, HEIGHT), fps=1.0 / (rules.dt * every), quality=7)
         writer.send(None)
@@ -118,8 +115,6 @@ def write(
                 if progress is not None:
                     progress(number, len(positions))
         writer.close()
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror or error}. Choose another file.") from error
     return file
 
 

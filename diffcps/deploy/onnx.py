@@ -19,6 +19,7 @@ from diffcps import algorithms
 from diffcps.config import Actor
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.errors import UserError
+from diffcps.files import unwritable_as_user_error
 
 if TYPE_CHECKING:
     import onnx
@@ -87,11 +88,9 @@ def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _describe(model, policy, candidates, actor)
-    try:
+    with unwritable_as_user_error(file, "Choose another folder."):
         file.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}. Choose another folder.") from error
     return file
 
 

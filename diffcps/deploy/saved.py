@@ -22,7 +22,7 @@ from diffcps import algorithms
 from diffcps.algorithms.pack import Pack
 from diffcps.config import Actor, RunConfig
 from diffcps.errors import UserError
-from diffcps.files import disk_full_as_user_error, write_atomically
+from diffcps.files import unwritable_as_user_error, write_atomically
 from diffcps.training.policy import Policy
 
 FORMAT = "diffcps policy 1"
@@ -173,13 +173,10 @@ class SavedPolicy:
         content = safetensors.save({name: value.cpu().contiguous() for name, value in self.networks.items()})
         card = self.card.to_dict() | {"sha256": hashlib.sha256(content).hexdigest()}
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for file, data in ((folder / NETWORKS, content), (folder / CARD, text.encode())):
-                with disk_full_as_user_error(file):
-                    write_atomically(file, data)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error
+        for file, data in ((folder / NETWORKS, content), (folder / CARD, text.encode())):
+            with unwritable_as_user_error(file, "Choose another folder."):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, data)
         return folder
 
 

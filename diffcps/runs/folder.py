@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.files import disk_full_as_user_error, read_json, write_atomically, write_json
+from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user_error, write_atomically, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -89,14 +89,10 @@ class RunFolder:
 
     def create(self, config: RunConfig) -> None:
         """Make the folder, or check that it belongs to ``config``. Raises ``UserError`` if it belongs to another trial."""
-        try:
+        with unwritable_as_user_error(self.path, "Choose another results folder."):
             (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
             if not (self.path / "config.json").exists():
                 write_json(self.path / "config.json", config.to_dict(), self._write)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written: {error.strerror}. Choose another results folder."
-            ) from error
         if self.config.key != config.key:
             raise UserError(f"{self.path} holds another trial ({self.config.key}), not {config.key}.")
 

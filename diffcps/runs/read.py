@@ -23,7 +23,7 @@ from diffcps.files import read_json
 from diffcps.runs import lock
 from diffcps.runs.lock import Holder
 from diffcps.runs.plan import Plan, parsed, repeated, resume_command
-from diffcps.runs.rows import evaluation_frame, trial_frame
+from diffcps.runs.rows import evaluated, record
 from diffcps.runs.time_left import seconds_left
 from diffcps.runs.trials import Trial, TrialState, modified, read_trial
 from diffcps.text import first_line
@@ -130,11 +130,16 @@ class Sweep:
 
     def trial_frame(self) -> "pd.DataFrame":
         """One row a trial: identity, settings, data, state."""
-        return trial_frame(self.known)
+        import pandas as pd
+
+        return pd.DataFrame([record(trial) for trial in self.known])
 
     def evaluation_frame(self) -> "pd.DataFrame":
         """One row an evaluation and member: step, score, and mean return and length over its episodes."""
-        return evaluation_frame(self.known)
+        import pandas as pd
+
+        parts = [pd.DataFrame(evaluated(trial)) for trial in self.known]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def collect(folder: Path) -> Sweep:

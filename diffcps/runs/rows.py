@@ -96,22 +96,8 @@ def by_member(
     return found
 
 
-def trial_frame(trials: Sequence["Trial"]) -> "pd.DataFrame":
-    """One row a trial: identity, settings, data, state."""
-    import pandas as pd
-
-    return pd.DataFrame([_record(trial) for trial in trials])
-
-
-def evaluation_frame(trials: Sequence["Trial"]) -> "pd.DataFrame":
-    """One row an evaluation and member: step, score, and mean return and length over its episodes."""
-    import pandas as pd
-
-    parts = [pd.DataFrame(_evaluated(trial)) for trial in trials]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _record(trial: "Trial") -> dict[str, Any]:
+def record(trial: "Trial") -> dict[str, Any]:
+    """A trial in one row: identity, settings, data, state."""
     config = trial.config
     settings = {
         name: values[0] if len(values) == 1 else ", ".join(map(worded, values))
@@ -137,7 +123,8 @@ def _record(trial: "Trial") -> dict[str, Any]:
     )
 
 
-def _evaluated(trial: "Trial") -> dict[str, Any]:
+def evaluated(trial: "Trial") -> dict[str, Any]:
+    """Column -> a value for each evaluation and member of a trial."""
     steps, returns, lengths = trial.evaluations
     return {
         "key": trial.key,

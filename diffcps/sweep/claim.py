@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from diffcps.errors import UserError
-from diffcps.files import disk_full_as_user_error, write_json
+from diffcps.files import disk_full_as_user_error, unwritable_as_user_error, write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.lock import HEARTBEAT_SECONDS, locked
 from diffcps.runs.plan import Plan, load
@@ -43,13 +43,9 @@ def claimed(
     folder = location.folder
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
-        try:
+        with unwritable_as_user_error(folder, "Choose another folder with --results."):
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written: {error.strerror}. Choose another folder with --results."
-            ) from error
         lost = threading.Event()
         with file, locked(file, folder), _leased(location, heartbeat, lost, stop):
             location.refresh()

@@ -94,7 +94,8 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
         from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
 
         dry_run.show(plan, options, console)
-    _refuse_missing(plan, location)
+    if reason := data.missing([(task_of(trial), trial.data) for trial in plan.trials], location.data_directories):
+        raise UserError(reason)
     if not options.dry_run:
         clusters.check_address(options.address)
         location = replace(location, tracking_uri=location.tracking_uri or default_uri(location.folder.parent))
@@ -244,13 +245,6 @@ def _check_workers(plan: Plan, workers: int) -> None:
             f"--workers-per-trial {workers}: a trial here has only {seeds} seed{'s' if seeds > 1 else ''}, and each worker "
             "trains at least one. Lower it, or ask for more --seeds."
         )
-
-
-def _refuse_missing(plan: Plan, location: Location) -> None:
-    """Raise ``UserError`` naming every missing data set, before anything starts."""
-    wanted = [(task_of(trial), trial.data) for trial in plan.trials]
-    if reason := data.missing(wanted, location.data_directories):
-        raise UserError(reason)
 
 
 def _check_data(sweep: _Sweep) -> Location:

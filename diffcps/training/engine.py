@@ -9,7 +9,7 @@ import functools
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -57,18 +57,19 @@ def learn(algorithm: Algorithm[Any], work: Work, noise: StepNoise, kind: str) ->
     work.step.add_(1)
 
 
+@dataclass(frozen=True)
 class Steps:
     """Gradient steps of one ``Work``, ready to be taken."""
 
-    def __init__(self, kind: Kind, takers: dict[str, Callable[[], None]], notes: tuple[str, ...] = ()) -> None:
-        self.kind = kind
-        self.notes = notes
-        """Why it is not the kind that was asked for; empty when it is."""
-        self._takers = takers
+    kind: Kind
+    takers: Mapping[str, Callable[[], None]]
+    """Takes a step of each kind."""
+    notes: tuple[str, ...] = ()
+    """Why it is not the kind that was asked for; empty when it is."""
 
     def take(self, kind: str) -> None:
         """One gradient step of that kind."""
-        self._takers[kind]()
+        self.takers[kind]()
 
 
 Step = Callable[[Work], None]

@@ -51,7 +51,7 @@ class CheckData:
         """Run it."""
         from diffcps.data import library
         from diffcps.data.checking import check, pictures
-        from diffcps.files import write_atomically, write_json
+        from diffcps.files import unwritable_as_user_error, write_atomically, write_json
 
         if self.rows < 0:
             raise UserError(f"--rows {self.rows}: it must be zero or more.")
@@ -65,13 +65,11 @@ class CheckData:
         found = examined.check
         _show(console, found)
         folder, name = self.out.expanduser(), f"check-{found.task}-{found.source}"
-        try:
+        with unwritable_as_user_error(folder, f"Name another folder than --out {self.out}."):
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / f"{name}.json", found.to_dict())
             if picture is not None:
                 write_atomically(folder / f"{name}.png", picture)
-        except OSError as error:
-            raise UserError(f"--out {self.out}: cannot be written ({error.strerror}). Name another folder.") from error
         kinds = "json" if picture is None else "{json,png}"
         say(console, f"\nAll results: {folder / name}.{kinds}")
         return CANNOT_BE_LEARNED_FROM if found.refusal is not None else 0
