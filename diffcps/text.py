@@ -19,6 +19,11 @@ def number(value: float, digits: int = 1) -> str:
     return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
 
 
+def if_known(value: float | None, form: Callable[[float], str] = number) -> str:
+    """A value in this form; empty if there is none."""
+    return "" if value is None else form(value)
+
+
 def significant(value: float) -> str:
     """At least three digits, ``0.0512``, ``13.4``, ``1451``; a dash if it is not finite."""
     if not math.isfinite(value):

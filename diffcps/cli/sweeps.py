@@ -14,7 +14,7 @@ from rich.text import Text
 from diffcps import text
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial, ascending, symbols, varying
-from diffcps.text import STYLES, Column, duration, say
+from diffcps.text import STYLES, Column, duration, if_known, say
 
 _PIPED_WIDTH = 200
 _NARROW = 110
@@ -89,9 +89,9 @@ def _list(sweeps: Sequence[Sweep], results: str, console: Console) -> None:
         Column("running", number["running"], drop=5),
         Column("failed", number["failed"], drop=6),
         Column("to go", number["to_go"], drop=4),
-        Column("last", [_score(sweep.mean("last")) for sweep in sweeps], drop=3),
-        Column("best (oracle)", [_score(sweep.mean("best")) for sweep in sweeps], drop=2),
-        Column("time left", [_duration(sweep.seconds_left()) for sweep in sweeps]),
+        Column("last", [if_known(sweep.mean("last")) for sweep in sweeps], drop=3),
+        Column("best (oracle)", [if_known(sweep.mean("best")) for sweep in sweeps], drop=2),
+        Column("time left", [if_known(sweep.seconds_left(), duration) for sweep in sweeps]),
         Column("touched", [_moment(sweep.touched) for sweep in sweeps]),
     ]
     _table(console, columns, [STYLES[sweep.state] for sweep in sweeps])
@@ -236,9 +236,9 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
         Column("state", [trial.state for trial in trials], right=False),
         Column("steps", [text.progress(trial.step, trial.steps, number) for trial in trials]),
         Column("steps/s", [f"{speed:.1f}" if speed else "" for speed in speeds], drop=2),
-        Column("last", [_score(trial.number("last")) for trial in trials]),
-        Column("best (oracle)", [_score(trial.number("best")) for trial in trials], drop=3),
-        Column("time left", [_duration(trial.seconds_left) for trial in trials]),
+        Column("last", [if_known(trial.number("last")) for trial in trials]),
+        Column("best (oracle)", [if_known(trial.number("best")) for trial in trials], drop=3),
+        Column("time left", [if_known(trial.seconds_left, duration) for trial in trials]),
         Column("updated", [_moment(trial.updated) for trial in trials], drop=4),
     ]
 
@@ -368,11 +368,3 @@ def _print_json(values: Any, console: Console) -> None:
 
 def _moment(at: float | None) -> str:
     return "" if at is None else text.ago(time.time() - at)
-
-
-def _duration(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
-
-
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

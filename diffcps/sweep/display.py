@@ -19,7 +19,7 @@ from diffcps.runs.plan import Plan
 from diffcps.runs.time_left import seconds_left
 from diffcps.runs.trials import Trial
 from diffcps.storage.location import Location
-from diffcps.text import STYLES, Column, duration
+from diffcps.text import STYLES, Column, duration, if_known
 
 TERMINAL_SECONDS, LOG_SECONDS, REMOTE_SECONDS = 1.0, 30.0, 10.0
 SHARE = 20
@@ -124,9 +124,8 @@ class Board:
             if trial.state in ("failed", "damaged"):
                 found.append(f"  {self.name(trial)}  {trial.state}: {trial.trouble}")
             elif trial.state == "complete":
-                found.append(
-                    f"  {self.name(trial)}  complete  last {_score(trial, 'last')}  best {_score(trial, 'best')}"
-                )
+                last, best = (if_known(trial.number(name)) for name in ("last", "best"))
+                found.append(f"  {self.name(trial)}  complete  last {last}  best {best}")
         return found
 
     def lines(self, trials: Sequence[Trial]) -> list[str]:
@@ -168,9 +167,9 @@ class Board:
             trial.state,
             text.progress(trial.step, trial.steps),
             f"{speed:.1f}/s" if speed else "",
-            "" if left is None else duration(left),
-            _score(trial, "last"),
-            _score(trial, "best"),
+            if_known(left, duration),
+            if_known(trial.number("last")),
+            if_known(trial.number("best")),
         ]
 
 
@@ -199,11 +198,6 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
 
 def _without_hash(key: str) -> str:
     return key.rsplit("_", 1)[0].replace("_", " ")
-
-
-def _score(trial: Trial, name: str) -> str:
-    value = trial.number(name)
-    return "" if value is None else f"{value:.1f}"
 
 
 def _speed(trial: Trial) -> float:
