@@ -1,9 +1,177 @@
 """Exact measures of policies, taken beside their scores: where their actions lie, how likely they make the data, how they act.
 
-``RunConfig.measures`` names them. ``MEASURES`` lists them, ``check`` refuses those that do not fit a trial, ``columns`` says
-what a trial's measures give, and ``subject.Measurer`` takes them at each evaluation.
+``RunConfig.measures`` names them, and ``subject.Measurer`` takes them at each evaluation. An entry in ``MEASURES`` is all that
+a new measure needs: the flag ``--measures``, ``measures.csv``, MLflow and the report follow from it. Looking one up does not
+import what taking it needs: a sweep refuses a misfit before it starts anything.
 """
 
-from diffcps.training.measures.registry import MEASURES, Measure, check, columns
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MEASURES", "Measure", "check", "columns"]
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps import algorithms
+from diffcps.config import Actor, RunConfig
+from diffcps.errors import UserError, nearest
+from diffcps.tasks.bandits import Bandit, bandit
+from diffcps.tasks.registry import Task, task_of
+
+if TYPE_CHECKING:
+    from diffcps.training.measures.subject import Subject
+
+PATHS = 4, 16, 64, 256
+"""Paths K through the chain of the bounds ``iwae_K``."""
+CANDIDATES = 50
+"""N, of which best-of-N chooses."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What can be measured of a policy besides its score."""
+
+    says: str
+    """What it tells, in a sentence."""
+    columns: Callable[[RunConfig, Task], tuple[str, ...]]
+    """Names of the numbers that it gives for a trial that it fits; no two measures share one."""
+    take: Callable[["Subject"], Mapping[str, float]]
+    """Measures one policy: the value of each column."""
+    misfit: Callable[[RunConfig, Task], str | None] = lambda config, task: None
+    """Why it does not fit a trial; ``None`` where it does."""
+    details: str = ""
+    """Pattern of the columns that a report leaves to ``measures.csv``."""
+    actions: Callable[["Subject"], NDArray[np.float64]] | None = None
+    """Actions ``[n, a]`` to look at, which go to ``samples.csv`` at the end of the trial; ``None`` for none."""
+
+
+def check(config: RunConfig) -> Task:
+    """The task of a trial. Raises ``UserError`` when a measure of it does not exist, is named twice, or does not fit."""
+    task = task_of(config)
+    for name in config.measures:
+        if name not in MEASURES:
+            near = nearest(name, MEASURES) or "."
+            raise UserError(f"no measure is called {name!r}{near} Measures: {', '.join(MEASURES)}.")
+        if reason := MEASURES[name].misfit(config, task):
+            fitting = [other for other, measure in MEASURES.items() if not measure.misfit(config, task)]
+            raise UserError(
+                f"measure {name!r} does not fit {task.name}: {reason} Those that fit: {', '.join(fitting)}."
+            )
+    if len(set(config.measures)) != len(config.measures):
+        raise UserError(f"measures {', '.join(config.measures)}: name each once.")
+    return task
+
+
+def columns(config: RunConfig) -> tuple[str, ...]:
+    """Columns of ``measures.csv`` after step, member and seed: of the measures, then of other ways to act."""
+    task = task_of(config)
+    measured = [column for name in config.measures for column in MEASURES[name].columns(config, task)]
+    return (*measured, *(way.column for way in algorithms.other_ways(config)))
+
+
+def _bandit(task: Task) -> Bandit:
+    assert task.bandit is not None
+    return bandit(task.bandit)
+
+
+def _no_bandit(config: RunConfig, task: Task) -> str | None:
+    return None if task.bandit is not None else "the behaviour is known exactly on bandits only (bandit-corners, …)."
+
+
+def _no_plane(config: RunConfig, task: Task) -> str | None:
+    if reason := _no_bandit(config, task) or _no_class(config, task):
+        return reason
+    return None if task.action_size <= 2 else f"a grid has one or two dimensions, its actions {task.action_size}."
+
+
+def _no_class(config: RunConfig, task: Task) -> str | None:
+    known = config.value("policy") is not None
+    return None if known else f"{config.algorithm} has no policy of a class that its distribution is computed for."
+
+
+def _no_density(config: RunConfig, task: Task) -> str | None:
+    if reason := _no_class(config, task):
+        return reason
+    return "a deterministic policy has no density." if config.value("policy") == "deterministic" else None
+
+
+def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
+    names = ["kl", "kl_reverse", "off_support", "expected_value"]
+    names += [f"std_{j}" for j in range(task.action_size)]
+    if (modes := _bandit(task).modes) is not None:
+        names += [f"mode_{m}" for m in range(len(modes))] + ["mode_recall"]
+    return tuple(names)
+
+
+def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:
+    recall = () if _bandit(task).modes is None else ("sample_recall",)
+    best = ("bestof_value", "bestof_off_support") if algorithms.get(config.algorithm).chooses else ()
+    return ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
+
+
+def has_paths(config: RunConfig) -> bool:
+    """Whether the policy is a chain every step of which has a density, the last too."""
+    return config.value("policy") == "diffusion" and config.value("covariance") != "posterior"
+
+
+def _likelihood(config: RunConfig, task: Task) -> tuple[str, ...]:
+    excess = ("cross_entropy_excess", "cross_entropy_excess_error") if task.bandit is not None else ()
+    if config.value("policy") != "diffusion":
+        return ("cross_entropy", "cross_entropy_error", *excess)
+    loss = ("loss", *(f"loss_step_{t}" for t in range(config.value("diffusion_steps"))))
+    if not has_paths(config):
+        return loss
+    bounds = tuple(f"iwae_{paths}" for paths in PATHS)
+    return ("cross_entropy", "cross_entropy_error", *excess, "elbo", *bounds, "gap", *loss)
+
+
+def _acting(config: RunConfig, task: Task) -> tuple[str, ...]:
+    return tuple(f"score_{actor}_{count}" for actor, count in ways_of_acting(config))
+
+
+def ways_of_acting(config: RunConfig) -> list[tuple[Actor, int]]:
+    """Every policy that can act, by single actions and, where the algorithm can choose, by the best of many."""
+    algorithm = algorithms.get(config.algorithm)
+    counts = (1, CANDIDATES) if algorithm.chooses else (1,)
+    return [(actor, count) for actor in algorithm.actors for count in counts]
+
+
+def _from(module: str) -> Callable[["Subject"], Mapping[str, float]]:
+    """``take`` of a module of this package, which is imported when it is first called: torch takes a second."""
+    return lambda subject: _called(module, "take", subject)
+
+
+def _called(module: str, function: str, subject: "Subject") -> Any:
+    return getattr(importlib.import_module(f"{__package__}.{module}"), function)(subject)
+
+
+MEASURES = {
+    "density": Measure(
+        says="The policy's distribution on a grid, exactly: KL both ways, modes, mass off the support, expected value.",
+        columns=_density,
+        take=_from("density"),
+        misfit=_no_plane,
+        details=r"(std|mode)_\d+",
+    ),
+    "samples": Measure(
+        says="The policy's own actions against the behaviour's, and the best of 50; also leaves them in samples.csv.",
+        columns=_samples,
+        take=_from("samples"),
+        misfit=_no_bandit,
+        actions=lambda subject: _called("samples", "to_look_at", subject),
+    ),
+    "likelihood": Measure(
+        says="How likely the policy makes the data, in nats: ELBO, IWAE, the gap between them, and the behaviour loss.",
+        columns=_likelihood,
+        take=_from("likelihood"),
+        misfit=_no_density,
+        details=r"loss_step_\d+|iwae_\d+|.*_error",
+    ),
+    "acting": Measure(
+        says="The score of the online policy and of its average, by single actions and by the best of 50.",
+        columns=_acting,
+        take=_from("acting"),
+    ),
+}
+"""Every measure by name."""

@@ -1,7 +1,7 @@
 """The measure ``acting``: what the policy scores as the online one or as its average, by single actions or the best of 50."""
 
 from diffcps.training.evaluation import Evaluator
-from diffcps.training.measures.registry import ways_of_acting
+from diffcps.training.measures import ways_of_acting
 from diffcps.training.measures.subject import Subject
 
 _PURPOSE = 4
@@ -9,7 +9,7 @@ _PURPOSE = 4
 
 
 def take(subject: Subject) -> dict[str, float]:
-    """See ``registry``: mean normalised score over as many episodes as an evaluation has."""
+    """See ``MEASURES``: mean normalised score over as many episodes as an evaluation has."""
     config, task = subject.config, subject.task
     evaluator = Evaluator(
         task,

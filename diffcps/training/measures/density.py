@@ -64,7 +64,7 @@ def behaviour(name: str) -> Behaviour:
 
 
 def take(subject: Subject) -> dict[str, float]:
-    """See ``registry``; every column follows from the masses of the cells.
+    """See ``MEASURES``; every column follows from the masses of the cells.
 
     ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density, and no less than what stands there where cells that
     the behaviour takes hold less than ``FLOOR``. ``std_j`` is the standard deviation of the actions' dimension j.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import add_noise, path_log_weights, renyi_bound
+from diffcps.training.measures import PATHS, has_paths
 from diffcps.training.measures.quadrature import NotFiniteError
-from diffcps.training.measures.registry import PATHS, has_paths
 from diffcps.training.measures.subject import Subject
 from diffcps.training.policy import actions_at_once
 
@@ -25,7 +25,7 @@ _PURPOSE = 5
 
 
 def take(subject: Subject) -> dict[str, float]:
-    """See ``registry``.
+    """See ``MEASURES``.
 
     ``elbo`` and ``iwae_K`` bound −log μ of the chain by paths through it (``algorithms.diffusion``), all from the same 256
     paths a row; ``gap`` = elbo − iwae_256 ≥ 0 says how loose the ELBO is. ``cross_entropy`` is −log μ of a policy with a

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import Actor
+from diffcps.training.measures import CANDIDATES
 from diffcps.training.measures.density import sample_recall
-from diffcps.training.measures.registry import CANDIDATES
 from diffcps.training.measures.subject import Subject
 
 COUNT = 4000
@@ -18,7 +18,7 @@ _DIRECTIONS = 64
 
 
 def take(subject: Subject) -> dict[str, float]:
-    """See ``registry``.
+    """See ``MEASURES``.
 
     ``sliced_wasserstein`` is the distance to as many fresh actions of the behaviour: samples of one distribution are not
     at zero either, but at some .01 of the spread.

@@ -19,8 +19,8 @@ from diffcps.data.transitions import Transitions
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.tasks.registry import Task, task_of
 from diffcps.training.evaluation import Evaluator, generator_of
+from diffcps.training.measures import MEASURES
 from diffcps.training.measures.quadrature import NotFiniteError
-from diffcps.training.measures.registry import MEASURES
 from diffcps.training.policy import Policy
 
 _PURPOSE = 3
