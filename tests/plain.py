@@ -91,8 +91,9 @@ def next_batch(learner: Learner) -> tuple[Batch, dict[str, Tensor]]:
     kind = learner.algorithm.kind_at(learner.step)
     noise = engine.draw(learner.algorithm, learner.work, kind)
     rows, data = noise["rows"][0], learner.work.data
-    columns = {name: column[rows].double() for name, column in vars(data).items() if name != "more"}
-    return Batch(**columns, more={name: column[rows].double() for name, column in data.more.items()}), noise
+    columns = {name: column[rows].double() for name, column in vars(data).items() if isinstance(column, Tensor)}
+    more = data.more | {name: column[0] for name, column in data.of_member.items()}
+    return Batch(**columns, more={name: column[rows].double() for name, column in more.items()}), noise
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor, largest: float | None = None) -> None:
@@ -107,3 +108,47 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor, largest: float | Non
 def follow(copy: nn.Module, network: nn.Module, rate: float) -> None:
     for mine, theirs in zip(copy.parameters(), network.parameters(), strict=True):
         mine.data.lerp_(theirs.data, rate)
+
+
+class ScoreNet(nn.Module):
+    """The authors' network of SfBC and QGPO, as predicted noise: its blocks narrow, widen, and see time and observation."""
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int) -> None:
+        super().__init__()
+        self.linears = Net(layers, row, nn.functional.silu).linears
+
+    def forward(self, actions: Tensor, waves: Tensor, observations: Tensor) -> Tensor:
+        silu, take = nn.functional.silu, iter(self.linears)
+        time, seen = next(take)(waves), silu(next(take)(observations))
+        embedded = silu(next(take)(torch.cat([seen, time], dim=1)))
+        embedded = next(take)(embedded)
+
+        def block(x: Tensor) -> Tensor:
+            shift, first, second = next(take), next(take), next(take)
+            hidden = silu(second(silu(first(x)) + shift(silu(embedded))))
+            return hidden + (x if hidden.shape == x.shape else next(take)(x))
+
+        one = block(actions)
+        two = block(one)
+        three = block(two)
+        four = block(three)
+        five = block(torch.cat([three, four], dim=1))
+        six = block(torch.cat([two, five], dim=1))
+        return next(take)(torch.cat([one, six], dim=1))
+
+
+class TimedMlp(nn.Module):
+    """An energy of noisy action, time and observation."""
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int) -> None:
+        super().__init__()
+        self.embed = Net(layers[:1], row, nn.functional.silu)
+        self.main = Net(layers[1:], row, nn.functional.silu)
+
+    def forward(self, actions: Tensor, waves: Tensor, observations: Tensor) -> Tensor:
+        return self.main(actions, self.embed(waves), observations).squeeze(-1)
+
+
+def waves(frequencies: Tensor, time: Tensor) -> Tensor:
+    angles = 2 * torch.pi * time[:, None] * frequencies.double()
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -36,6 +36,11 @@ SETTINGS = {
     "hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 20, "policy_freq": 2, "diffusion_steps": 5, "heads": 3,
     "max_q_candidates": 2, "hidden_layers": 2, "flow_steps": 3,
 }  # fmt: skip
+STAGED: dict[str, dict[str, Any]] = {
+    "sfbc": {"steps": 24, "behaviour_share": 0.34, "rounds": 2, "support": 3, "behaviour_batch_size": 16},
+    "qgpo": {"steps": 24, "behaviour_share": 0.34, "energy_share": 0.34, "support": 3, "behaviour_batch_size": 16},
+}
+"""Settings with which every stage is reached within 20 steps."""
 REACHED_BY: dict[str, dict[str, Any]] = {
     "diffcps": {"behaviour_steps": 8, "dual": "augmented", "ema_start": 2, "lambda_clip": 0.5, "grad_norm": 2.0},
     "weighted": {"behaviour_steps": 8, "ema_start": 2, "grad_norm": 2.0},
@@ -53,15 +58,17 @@ OTHER = {
 """Other values of settings of which half the default would not do."""
 
 
-def packed(name: str, members: tuple[Member, ...], steps: int = 1000, **changes: Any) -> RunConfig:
-    own = algorithms.get(name).settings.among(SETTINGS | changes)
+def packed(name: str, members: tuple[Member, ...], **changes: Any) -> RunConfig:
+    changes = SETTINGS | STAGED.get(name, {}) | changes
+    own, steps = algorithms.get(name).settings.among(changes), changes.get("steps", 1000)
     return trained.config(algorithm=name, seeds=len(members), steps=steps, **own).replaced(members=members)
 
 
 def other_values(name: str) -> dict[str, float]:
     """Another value of every setting that may differ between members."""
     found = {}
-    for setting in algorithms.get(name).settings.of_member():
+    own = algorithms.get(name).settings
+    for setting in [name for name in own.of_member() if name not in own.of_acting()]:
         known = settings(name)[setting]
         value = OTHER.get(setting, 0.5 * known.default if known.default else 0.5)
         found[setting] = known.parse(value)
@@ -104,6 +111,23 @@ def test_every_setting_of_a_member_reaches_its_training(name: str) -> None:
     state = torch.cat([value.flatten(1) for value in learner.pack.tensors.values() if value.ndim > 1], dim=1)
     for k, key in enumerate(("seed", *changed), start=1):
         assert not torch.equal(state[k], state[0]), key
+
+
+@pytest.mark.parametrize("name", [name for name in algorithms.names() if algorithms.get(name).settings.of_acting()])
+def test_settings_of_acting_change_actions_and_no_training(name: str) -> None:
+    """Each is followed by a policy that was trained with another value."""
+    trial = packed(name, (member(3),))
+    usual, candidates = trained.learner(trial), trial.evaluation.candidates
+    usual.update(20)
+    states = [np.random.default_rng(0).normal(size=(9, 11)).astype(np.float32)]
+    (expected,) = usual.policy().act(states, generators(1), candidates)
+    for key in algorithms.get(name).settings.of_acting():
+        value = 0.0 if isinstance(settings(name)[key].default, float) else 3
+        other = trained.learner(packed(name, (member(3),), **{key: value}))
+        other.update(20)
+        assert_same(usual, other)
+        (actions,) = other.policy().act(states, generators(1), candidates)
+        assert not np.array_equal(actions, expected), key
 
 
 @ALL

@@ -32,6 +32,8 @@ ALGORITHMS = {
     "fql": ".fql:FQL",
     "idql": ".idql:IDQL",
     "cql": ".cql:CQL",
+    "sfbc": ".sfbc:SfBC",
+    "qgpo": ".qgpo:QGPO",
 }
 """Name -> module, relative to this package or absolute, and class."""
 

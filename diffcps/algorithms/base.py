@@ -147,11 +147,15 @@ class Batch:
     """``[K, B]``, 1 where the episode ended for good."""
     more: dict[str, Tensor] = field(default_factory=dict)
     """Columns of the algorithm's own, ``[K, B, …]``."""
+    of_member: dict[str, Tensor] = field(default_factory=dict)
+    """Of a whole data set: columns that differ between the members, ``[K, N, …]``. In a batch they are in ``more``."""
 
     def rows(self, rows: Tensor, more: Sequence[str] = ()) -> "Batch":
         """The rows ``[K, B]`` of a data set, with those further columns."""
-        columns = {name: value[rows] for name, value in vars(self).items() if name != "more"}
-        return Batch(**columns, more={name: self.more[name][rows] for name in more})
+        columns = {name: value[rows] for name, value in vars(self).items() if name not in ("more", "of_member")}
+        member = torch.arange(len(rows), device=rows.device)[:, None]
+        own = {name: self.of_member[name][member, rows] for name in more if name in self.of_member}
+        return Batch(**columns, more={name: self.more[name][rows] for name in more if name not in own} | own)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class StepKind:
     noise: Mapping[str, Normal | Words] = field(default_factory=dict)
     """Name -> random numbers. Their values depend on the order of the names."""
     reads: tuple[str, ...] = ()
-    """Columns of ``Batch.more`` that it reads."""
+    """Columns of ``Batch.more`` and ``Batch.of_member`` that it reads."""
 
     def draw(self, key: Tensor, step: Tensor, rows: int) -> dict[str, Tensor]:
         """The random numbers of gradient step ``step`` (an integer tensor) on a data set of so many rows.
@@ -247,6 +251,8 @@ class Algorithm(Generic[S]):
         """The networks by name. A member's initial weights are drawn in this order."""
         self.columns: dict[str, tuple[int, ...]] = {}
         """Columns that it adds to the data set: name -> shape of a row. They are zeros until ``prepare`` or ``fill``."""
+        self.member_columns: dict[str, tuple[int, ...]] = {}
+        """The same for columns that differ between the members."""
         self.kinds: dict[str, StepKind] = {}
         """The kinds of gradient step by name."""
         self.stages: tuple[Stage, ...] = ()
@@ -284,11 +290,18 @@ class Algorithm(Generic[S]):
     def finish(self, stage: int, pack: "Pack") -> None:
         """Called after the last step of a stage that another one follows; may change the pack."""
 
-    def fill(self, stage: int, pack: "Pack", data: Batch) -> None:
-        """Called before the first step of a stage: fill columns of ``data.more``, in place.
+    def fill(self, stage: int, pack: "Pack", data: Batch, key: Tensor, heartbeat: Callable[[], None]) -> None:
+        """Called before the first step of a stage: fill columns of ``data.more`` and ``data.of_member``, in place.
 
-        When training resumes it is called for each stage so far. Columns are no part of a checkpoint, so they must follow
-        from the data and from networks that learn no more.
+        When training resumes it is called for each stage so far, in order. Columns are no part of a checkpoint, so those of
+        the newest stage must follow from the data, from networks that learn no more, and from random numbers of ``key``.
+
+        Args:
+            stage: the stage that begins.
+            pack: where ``finish`` left it, or as a checkpoint has it.
+            data: the data set.
+            key: ``[K, 2]``, keys of streams that no gradient step draws from.
+            heartbeat: to be called now and then by what takes long.
         """
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:

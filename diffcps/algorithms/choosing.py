@@ -18,6 +18,17 @@ def by_softmax(actions: Tensor, values: Tensor, uniform: Tensor) -> Tensor:
     return by_value(actions, values - torch.log(-torch.log(uniform)).flatten(1), uniform.shape[-1])
 
 
+def mean_of_drawn(actions: Tensor, values: Tensor, uniform: Tensor, count: int) -> Tensor:
+    """The mean of ``count`` candidates drawn without replacement by weights exp(values), as the largest Gumbel values.
+
+    Shapes as in ``by_softmax``. Of fewer candidates than ``count`` it is the mean of all.
+    """
+    candidates = uniform.shape[-1]
+    drawn = values.unflatten(-1, (-1, candidates)) - torch.log(-torch.log(uniform))
+    chosen = drawn.topk(min(count, candidates), dim=-1).indices[..., None].expand(-1, -1, -1, actions.shape[-1])
+    return actions.unflatten(1, (-1, candidates)).gather(2, chosen).mean(dim=2)
+
+
 def by_value(actions: Tensor, values: Tensor, candidates: int) -> Tensor:
     """The candidate of the largest value; shapes as in ``by_softmax``."""
     if candidates == 1:

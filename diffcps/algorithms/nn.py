@@ -190,9 +190,12 @@ def sinusoidal_embedding(steps: int, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def mlp(inputs: int, hidden: int, outputs: int, layers: int = 3) -> tuple[tuple[int, int], ...]:
-    """(inputs, outputs) of each linear layer of a network with so many hidden layers."""
-    return (inputs, hidden), *[(hidden, hidden)] * (layers - 1), (hidden, outputs)
+def mlp(
+    inputs: int, hidden: int, outputs: int, layers: int = 3, first: int | None = None
+) -> tuple[tuple[int, int], ...]:
+    """(inputs, outputs) of each linear layer of a network with so many hidden layers, the first one perhaps of another width."""
+    widths = (first or hidden, *[hidden] * (layers - 1))
+    return tuple(zip((inputs, *widths), (*widths, outputs), strict=True))
 
 
 class Mlp:
@@ -286,12 +289,14 @@ class Critic:
         activation: Activation = mish,
         init: Init = "uniform",
         last: float | None = None,
+        first: int | None = None,
     ) -> None:
+        """``first``: the width of the first hidden layer, by default that of all."""
         self.observation_size = observation_size
         self.product = product
         self.heads = heads
         self.activation = activation
-        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers), init, last)
+        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers, first), init, last)
 
     def layers(self, flat: Tensor) -> Layers:
         """Views of ``flat`` ``[K, heads·P]`` as ``[K·heads, in, out]`` weights."""

@@ -85,6 +85,12 @@ class Pack:
         self.adams[name].step(parameters, slope)
         return norm
 
+    def restart(self, name: str, copy: str) -> None:
+        """Set a network to a copy, and its optimiser to the start."""
+        self.tensors[name].copy_(self.tensors[copy])
+        for value in self.adams[name].state().values():
+            value.zero_()
+
     def move(self, copy: str) -> None:
         """Move a copy towards its network."""
         follower = self.followers[copy]

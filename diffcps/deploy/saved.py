@@ -7,7 +7,7 @@ policy.json          everything else: task, sizes, settings, checkpoint, data, v
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,20 @@ class SavedPolicy:
             raise UserError(f"candidates = {candidates}: it must be a positive whole number.")
         algorithms.check_acting(self.card.run.algorithm, candidates, actor)
         return candidates, actor
+
+    def changed(self, **settings: Any) -> "SavedPolicy":
+        """The same networks acting by other settings, e.g. ``guidance_scale=3.0``.
+
+        Raises ``UserError`` for a setting with which they would have been trained otherwise, or a value that breaks a rule.
+        """
+        run = self.card.run
+        known = algorithms.get(run.algorithm).settings.of_acting()
+        for name in settings:
+            if name not in known:
+                told = f"those of {run.algorithm} that can are {', '.join(known)}" if known else "none can"
+                raise UserError(f"{name} cannot be changed after training of {run.algorithm}: {told}.")
+        changed = algorithms.complete(run.changed(settings))
+        return SavedPolicy(replace(self.card, run=changed), self.networks, self.policy.algorithm.device)
 
     def save(self, folder: Path | str) -> Path:
         """Write the two files into ``folder``, which is created if necessary. Raises ``UserError`` when that fails."""

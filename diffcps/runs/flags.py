@@ -158,7 +158,8 @@ class _SweepFlags:
     `demo`: a bandit, a locomotion and a maze task in minutes, without downloads.
     `search`: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
     `ablation`: the grid T × λ-clip of the paper.
-    `table1`: the paper's table with its baselines trained, not quoted: dql, idql, iql, cql and bc beside diffcps.
+    `table1`: the paper's table with its baselines trained, not quoted: dql, idql, iql, cql, sfbc, qgpo and bc
+    beside diffcps.
     `baselines`: the same with td3bc, rebrac, awac, crr, edp, dac and fql."""
     tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
     """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its three."""

@@ -62,7 +62,7 @@ def ablation(task: Task, usual: RunConfig) -> Mapping[str, Any]:
 PRESETS: dict[str, Preset] = {
     "paper": paper, "demo": demo, "search": paper, "ablation": ablation, "table1": paper, "baselines": paper,
 }  # fmt: skip
-_TABLE1 = "diffcps", "dql", "idql", "iql", "cql", "bc"
+_TABLE1 = "diffcps", "dql", "idql", "iql", "cql", "sfbc", "qgpo", "bc"
 ALGORITHMS_OF = {"table1": _TABLE1, "baselines": (*_TABLE1, "td3bc", "rebrac", "awac", "crr", "edp", "dac", "fql")}
 """Preset -> what it compares; the others train one algorithm."""
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import math
 import statistics
 import sys
 import weakref
@@ -146,11 +147,18 @@ def prepared_bytes(trial: RunConfig, rows: int) -> int:
     """What every pack keeps of a data set beside the recorded one: columns that ``prepare`` changes or adds."""
     algorithm, pack = _fresh(_one(trial))
     recorded = _rows(algorithm, 10)
-    kept = {value.untyped_storage().data_ptr() for name, value in vars(recorded).items() if name != "more"}
+    kept = {value.untyped_storage().data_ptr() for value in vars(recorded).values() if isinstance(value, torch.Tensor)}
     prepared = algorithm.prepare(pack, recorded)
-    columns = [value for name, value in vars(prepared).items() if name != "more"] + list(prepared.more.values())
+    columns = [value for value in vars(prepared).values() if isinstance(value, torch.Tensor)]
+    columns += prepared.more.values()
     own = [value for value in columns if value.untyped_storage().data_ptr() not in kept]
     return sum(value.numel() * value.element_size() for value in own) // 10 * rows
+
+
+def member_column_bytes(trial: RunConfig, rows: int) -> int:
+    """What every member adds to a data set."""
+    algorithm, _ = _fresh(_one(trial))
+    return 4 * rows * sum(math.prod(size) for size in algorithm.member_columns.values())
 
 
 # Counted by running the functions themselves for one member on zeros ----------------------------------------------------
@@ -246,6 +254,7 @@ def _rows(algorithm: Algorithm[Any], rows: int) -> Batch:
         next_observations=column(algorithm.problem.observation_size) + 1.0,
         terminals=column(),
         more={name: column(*size) for name, size in algorithm.columns.items()},
+        of_member={name: column(*size)[None] for name, size in algorithm.member_columns.items()},
     )
 
 

@@ -57,17 +57,22 @@ class Learner:
         recorded = on_device(dataset, device)
         rows, observation_size = recorded.observations.shape
         self.algorithm = algorithms.build(trial, (observation_size, recorded.actions.shape[1], max_action), device, own)
-        more = {name: torch.zeros(rows, *size, device=device) for name, size in self.algorithm.columns.items()}
         seeds = [member.seed for member in trial.members[own]]
+        more = {name: torch.zeros(rows, *size, device=device) for name, size in self.algorithm.columns.items()}
+        of_member = {
+            name: torch.zeros(len(seeds), rows, *size, device=device)
+            for name, size in self.algorithm.member_columns.items()
+        }
         self.pack = Pack.create(self.algorithm, [torch.Generator().manual_seed(_seed(seed)) for seed in seeds])
         self.work = Work(
             pack=self.pack,
-            data=self.algorithm.prepare(self.pack, replace(recorded, more=more)),
+            data=self.algorithm.prepare(self.pack, replace(recorded, more=more, of_member=of_member)),
             key=streams.keys(seeds, purpose=1).to(device),
             step=torch.zeros((), dtype=torch.int64, device=device),
             sums=torch.zeros(len(self.algorithm.metrics), len(seeds), device=device),
         )
-        self.algorithm.fill(0, self.pack, self.work.data)
+        self._filling_key = streams.keys(seeds, purpose=6).to(device)
+        self._fill(0)
         self.engine = build(self.algorithm, self.work, engine, pool)
 
     @property
@@ -91,7 +96,7 @@ class Learner:
             self.step += 1
             if self.step in ends:
                 algorithm.finish(ends[self.step], self.pack)
-                algorithm.fill(ends[self.step] + 1, self.pack, self.work.data)
+                self._fill(ends[self.step] + 1, heartbeat)
             if heartbeat is not None:
                 heartbeat()
         found = {}
@@ -129,7 +134,14 @@ class Learner:
         self.step = int(state["step"])
         self.work.step.fill_(self.step)
         for stage in range(self.algorithm.stage_at(self.step) + 1):
-            self.algorithm.fill(stage, self.pack, self.work.data)
+            self._fill(stage)
+
+    def _fill(self, stage: int, heartbeat: Callable[[], None] | None = None) -> None:
+        """Fill the columns of a stage that begins."""
+        with torch.no_grad():
+            self.algorithm.fill(
+                stage, self.pack, self.work.data, key=self._filling_key, heartbeat=heartbeat or (lambda: None)
+            )
 
     def _state(self) -> dict[str, Tensor]:
         return {**self.pack.state(), "key": self.work.key}

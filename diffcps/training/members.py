@@ -214,17 +214,18 @@ def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: f
     if memory is None:
         return shares(members, 1)
     data = 4 * rows * (2 * task.observation_size + task.action_size + 2)
-    prepared, resident, working = cost.prepared_bytes(config, rows), resident_bytes(config), working_bytes(config)
+    prepared, working = cost.prepared_bytes(config, rows), working_bytes(config)
+    resident, columns = resident_bytes(config), cost.member_column_bytes(config, rows)
 
     def wanted(packs: int) -> float:
         largest = -(-members // packs)
-        return (_BASE + data + packs * prepared + members * resident + largest * working) / _HEADROOM
+        return (_BASE + data + packs * prepared + members * (columns + resident) + largest * working) / _HEADROOM
 
     least = min(range(1, members + 1), key=wanted)
     if wanted(least) > memory:
         raise UserError(
             f"{members} seeds of {task.name} need at least {wanted(least) / _GIB:.1f} GiB "
-            f"({(data + least * prepared) / _GIB:.1f} for the data, "
+            f"({(data + least * prepared + members * columns) / _GIB:.1f} for the data, "
             f"{members * resident / _GIB:.1f} for networks and optimisers, {working / _GIB:.2f} for a step of one "
             f"seed) and this worker has {memory / _GIB:.1f}. Share them among more workers with --workers-per-trial, "
             "let fewer trials share a machine or GPU (--cpus-per-trial, --gpus-per-trial), or ask for fewer --seeds."

@@ -1,0 +1,207 @@
+"""Q-guided policy optimisation (Lu et al., 2023, arXiv 2304.12824): a cloned policy, steered by an energy while it samples.
+
+A continuous-time diffusion model clones the data, and draws M actions for each observation and each next observation once. The
+critic looks ahead by the softmax of its values over these actions. An energy network learns, from the same actions with noise
+(contrastive energy prediction), what its gradient must be for guided samples to follow μ(a|s) exp(β Q(s, a)) exactly.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from diffcps.algorithms import critics, sde
+from diffcps.algorithms.base import (
+    Batch,
+    Copy,
+    Metrics,
+    Network,
+    Normal,
+    Problem,
+    StepKind,
+    StepNoise,
+    Uniform,
+    Words,
+)
+from diffcps.algorithms.nn import Critic, Layers
+from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, TimedMlp, soft_value, waves
+from diffcps.algorithms.settings import Changes, TaskFacts, published
+from diffcps.algorithms.settings import Critic as CriticSettings
+from diffcps.config.plain import setting
+
+EARLIEST = 1e-3
+"""The smallest diffusion time that behaviour model and energy learn."""
+ORDER = 2
+"""Of the solver."""
+ENERGY_METRICS = "energy_loss", "energy_grad_norm"
+STEPS = 1_600_000
+MAZE_SCALE = 2.0
+"""Guidance scale on mazes."""
+
+
+@dataclass(frozen=True)
+class Settings(ScoreSettings, CriticSettings):
+    """The settings of a member."""
+
+    behaviour_share: float = setting(0.375, "between 0 and 1", pack=True)
+    """Share of the training in which the behaviour model learns, at its beginning."""
+    energy_share: float = setting(0.3125, "between 0 and 1", pack=True)
+    """Share of the training in which the energy network learns alone, at its end. Between them critic and energy learn."""
+    energy_layers: int = setting(4, "a positive whole number")
+    """Hidden layers of the energy network."""
+    energy_learning_rate: float = setting(3e-4, "a positive number")
+    """Adam's learning rate for the energy network."""
+    beta: float = setting(3.0, "zero or more", search="0.5:20:log")
+    """β, how strongly the optimal policy μ exp(β Q) prefers large values."""
+    backup_beta: float = setting(1.0, "zero or more", search="0.5:20:log")
+    """β_Q of the value of the next state, Σ softmax(β_Q Q) Q over actions of the behaviour model (the authors' program: β)."""
+    guidance_scale: float = setting(1.0, "zero or more", search="0.5:10:log", acting=True)
+    """s, by which the energy's gradient is multiplied when acting. 0 is behaviour cloning, 1 the policy μ exp(β Q)."""
+
+
+def energy_loss(energies: Tensor, values: Tensor, beta: Tensor) -> Tensor:
+    """−mean_b Σ_j softmax_j(β Q_j) log softmax_j(f_j) for f and Q ``[K, B, M]`` and β ``[K]`` (equation 11)."""
+    labels = (beta[:, None, None] * values).softmax(dim=-1)
+    return -(labels * energies.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
+
+
+class QGPO(Scored[Settings]):
+    """Behaviour model, critic and energy."""
+
+    settings = Settings
+    chooses = False
+    acting: ClassVar[tuple[str, ...]] = ("actor", "frequencies", "energy", "energy_frequencies", "guidance_scale")
+
+    def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        config, states, size = self.config, problem.observation_size, problem.action_size
+        self.critic = Critic(states, size, config.hidden_size, **critics.shape(config), activation=torch.relu)
+        self.energy = TimedMlp(
+            states, size, config.hidden_size, config.time_embedding, layers=config.energy_layers, product=self.product
+        )
+        target = Copy([member.target_rate for member in members])
+        self.networks |= {
+            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+            "energy": Network(self.energy.layout, "energy_learning_rate"),
+            "energy_frequencies": Network(Frequencies(config.time_embedding // 2), learning_rate=None),
+        }
+        rows, count = config.batch_size, config.support
+        self.member_columns = {"support": (count, size), "next_support": (count, size)}
+        noise: dict[str, Normal | Words] = {"noise": Normal((rows * count, size)), "time": Uniform((rows,))}
+        both = (*critics.METRICS, *ENERGY_METRICS)
+        self.kinds |= {
+            "critic": StepKind(rows, both, noise, reads=("support", "next_support")),
+            "energy": StepKind(rows, ENERGY_METRICS, noise, reads=("support",)),
+        }
+        first, last = config.behaviour_share, config.energy_share
+        self.stages = self.staged(("behaviour", "critic", "energy"), (first, 1.0 - first - last, last))
+
+    @classmethod
+    def stages_of(cls, settings: Settings) -> int:
+        """See ``Scored.stages_of``."""
+        return 3
+
+    @classmethod
+    def of_task(cls, task: TaskFacts) -> Changes:
+        """Appendix H of the paper. The scale on mazes is not published with it: 2 is within the authors' range, 1 to 4.
+
+        Other tasks get what mazes have in common where rewards are 1 at a goal, and else what locomotion has. A bandit's
+        values are its rewards.
+        """
+        if task.episode_limit == 1:
+            return {"settings": {"discount": 0.0}}
+        settings: dict[str, Any] = {"reward_transform": "return_range"}
+        if task.goal_rewards:
+            settings = {
+                "reward_transform": "minus_one", "backup_beta": 20.0, "support": 32, "guidance_scale": MAZE_SCALE,
+            }  # fmt: skip
+        settings |= published("qgpo", task)
+        antmaze = task.domain.startswith("antmaze")
+        if not antmaze and task.domain != "locomotion":
+            return {"settings": settings}
+        return {
+            "steps": STEPS,
+            "settings": settings,
+            "evaluation": {"every": 40_000, "episodes": 100 if antmaze else 10},
+        }
+
+    def prepare(self, pack: Pack, data: Batch) -> Batch:
+        """Actions in units of their bound; rewards transformed."""
+        return replace(super().prepare(pack, data), actions=self.scaled(data))
+
+    def fill(self, stage: int, pack: Pack, data: Batch, key: Tensor, heartbeat: Callable[[], None]) -> None:
+        """After cloning, draw the actions over which values are taken."""
+        if stage != 1:
+            return
+        for stream, (name, states) in enumerate(
+            (("support", data.observations), ("next_support", data.next_observations))
+        ):
+            into = data.of_member[name]
+            self.draw_support(pack, key, states, self.sample, into, stream=stream, heartbeat=heartbeat)
+
+    def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
+        """One gradient step of every member, in place."""
+        if kind == "behaviour":
+            return self.clone(pack, batch, noise, earliest=EARLIEST)
+        metrics = self.learn_critic(pack, batch) if kind == "critic" else {}
+        return metrics | self.learn_energy(pack, batch, noise)
+
+    def learn_critic(self, pack: Pack, batch: Batch) -> Metrics:
+        """The mean over heads of the squared error to r + γ (1 − terminal) Σ softmax(β_Q Q') Q' over the next actions."""
+        values = self.values_of(pack, batch.next_observations, batch.more["next_support"])
+        goal = critics.one_step_ahead(pack, batch, soft_value(values, pack.values["backup_beta"]))
+        leaves = self.critic.leaves(pack["critic"])
+        each, estimates = critics.errors(self.critic, leaves, batch, goal)
+        loss = each.mean(dim=-1)
+        norm = pack.descend("critic", loss, leaves)
+        pack.move("target")
+        return {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2)), "critic_grad_norm": norm}
+
+    @torch.no_grad()
+    def values_of(self, pack: Pack, observations: Tensor, actions: Tensor) -> Tensor:
+        """min(Q1', Q2') ``[K, B, M]`` of M actions for each observation."""
+        values = self.critic(self.critic.layers(pack["target"]), observations, actions.flatten(1, 2)).amin(dim=1)
+        return values.unflatten(1, actions.shape[1:3])
+
+    def learn_energy(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
+        """Contrastive energy prediction: all actions of a state are noised to the same time."""
+        support, time = batch.more["support"], EARLIEST + (1.0 - EARLIEST) * noise["time"]
+        values = self.values_of(pack, batch.observations, support)
+        leaves = self.energy.layout.leaves(pack["energy"])
+        observed = self.energy.observe(leaves, batch.observations, waves(pack["energy_frequencies"], time))
+        noisy = sde.add_noise(support, time[..., None], noise["noise"].view_as(support))
+        energies = self.energy(leaves, noisy.flatten(1, 2), observed).view_as(values)
+        loss = energy_loss(energies, values, pack.values["beta"])
+        norm = pack.descend("energy", loss, leaves)
+        return {"energy_loss": loss.detach(), "energy_grad_norm": norm}
+
+    def sample(
+        self,
+        layers: Layers,
+        frequencies: Tensor,
+        observations: Tensor,
+        noise: Tensor,
+        guide: Callable[[Tensor, float], Tensor] | None = None,
+    ) -> Tensor:
+        """Actions ``[K, B·n, a]`` in units of their bound, not kept within it; of the behaviour model where nothing guides."""
+        predict = self.denoiser(layers, frequencies, observations, guide)
+        return sde.solve(predict, noise, self.config.diffusion_steps, ORDER, prediction="start")
+
+    def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """One guided sample."""
+        layers, energy = (
+            self.noise_net.layout.layers(parameters["actor"]),
+            self.energy.layout.layers(parameters["energy"]),
+        )
+        scale = parameters["guidance_scale"][:, None, None]
+
+        def guide(x: Tensor, time: float) -> Tensor:
+            at = x.new_full((len(x), 1), time)
+            observed = self.energy.observe(energy, observations, waves(parameters["energy_frequencies"], at))
+            return scale * self.energy.slope(energy, x, observed)
+
+        actions = self.sample(layers, parameters["frequencies"], observations, noise[0], guide)
+        return self.problem.max_action * actions.clamp(-1.0, 1.0)

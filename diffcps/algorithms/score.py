@@ -1,0 +1,297 @@
+"""The behaviour model that SfBC and QGPO share: its noise net in continuous time, how it learns, and its samples.
+
+The network is that of the authors' programs: blocks of two layers that narrow and widen again, the first ones' outputs handed
+to the last ones, and in each block a part that depends on time and observation. Time enters as waves of random frequencies.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from diffcps.algorithms import sde, streams
+from diffcps.algorithms.base import (
+    Algorithm,
+    Batch,
+    Metrics,
+    Network,
+    Normal,
+    Problem,
+    Stage,
+    StepKind,
+    StepNoise,
+    Uniform,
+)
+from diffcps.algorithms.nn import Layers, Layout, first_layer, linear
+from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.settings import Learning
+from diffcps.config import RunConfig
+from diffcps.config.plain import require, setting
+from diffcps.errors import UserError
+
+METRICS = "behaviour_loss", "actor_grad_norm"
+FREQUENCY = 30.0
+"""Standard deviation of the frequencies of the time's waves."""
+ROWS_AT_ONCE = 512
+"""Observations that get their samples together; how samples are drawn depends on it."""
+
+
+@dataclass(frozen=True)
+class ScoreSettings(Learning):
+    """A behaviour model that learns before all else, and its samples."""
+
+    behaviour_batch_size: int = setting(4096, "a positive whole number")
+    """Transitions in one gradient step of the behaviour model."""
+    behaviour_share: float = setting(0.5, "between 0 and 1", pack=True)
+    """Share of the training in which the behaviour model learns, at its beginning."""
+    learning_rate: float = setting(1e-4, "a positive number")
+    """Adam's learning rate for the behaviour model."""
+    time_embedding: int = setting(32, "a positive whole number")
+    """Size of the embedding of the diffusion time (even), and of that of the observation."""
+    diffusion_steps: int = setting(15, "a positive whole number", symbol="T", search="5,10,15,20")
+    """How often the solver calls the network for an action."""
+    support: int = setting(16, "a positive whole number")
+    """Actions of the behaviour model for each observation of the data, drawn once, over which values are taken."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.time_embedding % 2 == 0, "time_embedding", self.time_embedding, "an even number")
+        require(self.hidden_size % 2 == 0, "hidden_size", self.hidden_size, "an even number")
+
+
+S = TypeVar("S", bound=ScoreSettings)
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """Random frequencies of a member's own ``[K, size]``, which do not learn."""
+
+    size: int
+
+    def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """See ``base.Module``."""
+        return torch.stack([FREQUENCY * torch.randn(self.size, generator=own) for own in generators])
+
+
+def waves(frequencies: Tensor, time: Tensor) -> Tensor:
+    """sin and cos of 2π t times each frequency: ``[K, B, 2 F]`` for frequencies ``[K, F]`` and times ``[K, B]``."""
+    angles = math.tau * time[..., None] * frequencies[:, None]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class ScoreNet:
+    """ε_θ(a, t, s) for all members at once. With a width H its blocks are 2 H, H, H/2, H/2, H and 2 H wide.
+
+    What observation and time give to the blocks is worked out once for all actions of an observation.
+    """
+
+    def __init__(
+        self, observation_size: int, action_size: int, hidden: int, embedding: int, product: torch.dtype | None = None
+    ) -> None:
+        self.product = product
+        wide, half = 2 * hidden, hidden // 2
+        self.blocks = (
+            (action_size, wide), (wide, hidden), (hidden, half), (half, half), (2 * half, hidden), (2 * hidden, wide),
+        )  # fmt: skip
+        sizes = [(embedding, embedding), (observation_size, embedding)]
+        sizes += [(2 * embedding, 4 * embedding), (4 * embedding, 4 * embedding)]
+        for inputs, outputs in self.blocks:
+            sizes += [(4 * embedding, outputs), (inputs, outputs), (outputs, outputs)]
+            sizes += [(inputs, outputs)] * (inputs != outputs)
+        self.layout = Layout((*sizes, (2 * wide, action_size)))
+
+    def observe(self, layers: Layers, observations: Tensor, features: Tensor) -> list[Tensor]:
+        """What observations ``[K, B, o]`` and ``waves`` ``[K, B or 1, E]`` give to each block, ``[K, B, its width]``."""
+        seen = silu(linear(observations, layers[1]))
+        time = linear(features, layers[0]).expand(-1, seen.shape[1], -1)
+        embedded = linear(silu(linear(torch.cat([seen, time], dim=2), layers[2])), layers[3])
+        active = silu(embedded)
+        return [linear(active, layers[first], self.product) for first in self._starts()]
+
+    def __call__(self, layers: Layers, actions: Tensor, observed: Sequence[Tensor]) -> Tensor:
+        """Predicted noise ``[K, B·n, a]`` for noisy actions ``[K, B·n, a]``, n of them for each observation."""
+        kept: list[Tensor] = []
+        x = actions
+        for number, first in enumerate(self._starts()):
+            if number >= 4:
+                x = torch.cat([kept[6 - number], x], dim=2)
+            x = self._block(layers, first, x, observed[number])
+            kept.append(x)
+        return linear(torch.cat([kept[0], x], dim=2), layers[-1])
+
+    def _block(self, layers: Layers, first: int, x: Tensor, observed: Tensor) -> Tensor:
+        inputs, outputs = x.shape[2], layers[first + 2][0].shape[2]
+        hidden = silu(linear(x, layers[first + 1], self.product))
+        rows = observed.shape[1]
+        hidden = (hidden.unflatten(1, (rows, -1)) + observed.unsqueeze(2)).flatten(1, 2)
+        hidden = silu(linear(hidden, layers[first + 2], self.product))
+        return hidden + (x if inputs == outputs else linear(x, layers[first + 3], self.product))
+
+    def _starts(self) -> list[int]:
+        """Where the layers of each block begin."""
+        found, first = [], 4
+        for inputs, outputs in self.blocks:
+            found.append(first)
+            first += 3 + (inputs != outputs)
+        return found
+
+
+class TimedMlp:
+    """f(a, t, s) with SiLU, for all members at once, and its slope in a: one number for each action.
+
+    Only differences of f matter, so its last bias is not used. Its gradient would be rounding, which Adam makes as large as any.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: int,
+        embedding: int,
+        layers: int,
+        product: torch.dtype | None = None,
+    ) -> None:
+        self.action_size = action_size
+        self.product = product
+        inputs = (action_size + embedding + observation_size, hidden)
+        self.layout = Layout(((embedding, embedding), inputs, *[(hidden, hidden)] * (layers - 1), (hidden, 1)))
+
+    def observe(self, layers: Layers, observations: Tensor, features: Tensor) -> Tensor:
+        """What observations ``[K, B, o]`` and ``waves`` ``[K, B or 1, E]`` give to the first hidden layer, ``[K, B, H]``."""
+        time = linear(features, layers[0]).expand(-1, observations.shape[1], -1)
+        weight, bias = layers[1]
+        return linear(torch.cat([time, observations], dim=2), (weight[:, self.action_size :], bias))
+
+    def __call__(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
+        """``[K, B·n]`` for actions ``[K, B·n, a]``, n of them for each observation."""
+        hidden = first_layer(actions, layers[1][0][:, : self.action_size], observed)
+        for layer in layers[2:-1]:
+            hidden = linear(silu(hidden), layer, self.product)
+        weight, bias = layers[-1]
+        return linear(silu(hidden), (weight, 0.0 * bias)).squeeze(-1)
+
+    def slope(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
+        """∂f/∂a ``[K, B·n, a]``, written out, so that acting needs no automatic differentiation."""
+        hidden = first_layer(actions, layers[1][0][:, : self.action_size], observed)
+        bends = [_silu_slope(hidden)]
+        for layer in layers[2:-1]:
+            hidden = linear(silu(hidden), layer, self.product)
+            bends.append(_silu_slope(hidden))
+        slope = bends.pop() * layers[-1][0].transpose(1, 2)
+        for (weight, _), bend in zip(reversed(layers[2:-1]), reversed(bends), strict=True):
+            slope = torch.bmm(slope, weight.transpose(1, 2)) * bend
+        return torch.bmm(slope, layers[1][0][:, : self.action_size].transpose(1, 2))
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    gate = x.sigmoid()
+    return gate * (1.0 + x * (1.0 - gate))
+
+
+def soft_value(values: Tensor, sharpness: Tensor) -> Tensor:
+    """Σ softmax(α Q) Q over the last axis, for Q ``[K, N, M]`` and α ``[K]``."""
+    return ((sharpness[:, None, None] * values).softmax(dim=-1) * values).sum(dim=-1)
+
+
+class Scored(Algorithm[S]):
+    """A behaviour model that learns first; a subclass adds what learns from its samples."""
+
+    def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
+        super().__init__(members, problem, device)
+        config, size = self.config, problem.action_size
+        self.product = torch.bfloat16 if config.precision == "bf16" else None
+        self.noise_net = ScoreNet(
+            problem.observation_size, size, config.hidden_size, config.time_embedding, self.product
+        )
+        self.networks = {
+            "actor": Network(self.noise_net.layout),
+            "frequencies": Network(Frequencies(config.time_embedding // 2), learning_rate=None),
+        }
+        rows = config.behaviour_batch_size
+        self.kinds = {"behaviour": StepKind(rows, METRICS, {"noise": Normal((rows, size)), "time": Uniform((rows,))})}
+        self.draws = 1
+
+    def staged(self, kinds: Sequence[str], shares: Sequence[float]) -> tuple[Stage, ...]:
+        """Stages of these kinds of step, each with its share of the training and at least one step."""
+        left, ends = self.problem.steps, [0]
+        for number, share in enumerate(shares[:-1], start=1):
+            wanted = ends[-1] + max(1, round(share * left))
+            ends.append(min(wanted, left - len(shares) + number))
+        return tuple(Stage((kind,), until) for kind, until in zip(kinds, [*ends[1:], None], strict=True))
+
+    @classmethod
+    def stages_of(cls, settings: S) -> int:
+        """How many stages a training has."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, trial: RunConfig, settings: S) -> None:
+        """See ``Algorithm.check``."""
+        if trial.steps < (least := cls.stages_of(settings)):
+            raise UserError(f"steps = {trial.steps}: {trial.algorithm} has {least} stages here, and each needs a step.")
+
+    def scaled(self, data: Batch) -> Tensor:
+        """The actions of a data set in units of their bound."""
+        return data.actions / self.problem.max_action
+
+    def clone(self, pack: Pack, batch: Batch, noise: StepNoise, *, earliest: float) -> Metrics:
+        """One step of the behaviour model down mean_b Σ (ε − ε_θ)², at times uniform between ``earliest`` and 1."""
+        leaves = self.noise_net.layout.leaves(pack["actor"])
+        time = earliest + (1.0 - earliest) * noise["time"]
+        observed = self.noise_net.observe(leaves, batch.observations, waves(pack["frequencies"], time))
+        predicted = self.noise_net(leaves, sde.add_noise(batch.actions, time, noise["noise"]), observed)
+        errors = (noise["noise"] - predicted).square()
+        norm = pack.descend("actor", errors.sum(dim=2).mean(dim=1), leaves)
+        return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
+
+    def denoiser(
+        self,
+        layers: Layers,
+        frequencies: Tensor,
+        observations: Tensor,
+        guide: Callable[[Tensor, float], Tensor] | None = None,
+    ) -> sde.Denoiser:
+        """The noise net for a solver, less σ_t times what ``guide(a_t, t)`` adds to the score."""
+
+        def predict(x: Tensor, time: float) -> Tensor:
+            at = x.new_full((len(x), 1), time)
+            observed = self.noise_net.observe(layers, observations, waves(frequencies, at))
+            found = self.noise_net(layers, x, observed)
+            return found if guide is None else found - sde.signal_and_noise(at)[1][..., None] * guide(x, time)
+
+        return predict
+
+    def draw_support(
+        self,
+        pack: Pack,
+        key: Tensor,
+        observations: Tensor,
+        sample: Callable[[Layers, Tensor, Tensor, Tensor], Tensor],
+        into: Tensor,
+        *,
+        stream: int,
+        heartbeat: Callable[[], None],
+    ) -> None:
+        """Fill ``into`` ``[K, N, M, a]`` with actions of the behaviour model for observations ``[N, o]``.
+
+        ``sample`` gives actions from (layers, frequencies, observations, noise). Two streams have different noise. Members take
+        turns, so that no digit depends on their company.
+        """
+        count, size = into.shape[2:]
+        chunks = -(-len(observations) // ROWS_AT_ONCE)
+        for member in range(len(key)):
+            own = slice(member, member + 1)
+            layers, frequencies = self.noise_net.layout.layers(pack["actor"][own]), pack["frequencies"][own]
+            for chunk in range(chunks):
+                rows = slice(chunk * ROWS_AT_ONCE, (chunk + 1) * ROWS_AT_ONCE)
+                states = observations[rows]
+                number = torch.tensor(chunk + stream * chunks, device=key.device)
+                wanted = len(states) * count * size
+                noise = streams.normals(streams.words(key[own], number, wanted + wanted % 2))[:, :wanted]
+                found = sample(layers, frequencies, states[None], noise.view(1, -1, size))
+                into[member, rows] = found.view(len(states), count, size)
+                heartbeat()
