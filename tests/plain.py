@@ -31,43 +31,32 @@ class Net(nn.Module):
         return self.linears[-1](x)
 
 
-class NoiseNet(nn.Module):
-    """ε_θ(a, t, s): two layers for the step, then layers on action, step and observation, all with Mish."""
-
-    def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int, embedding: Tensor) -> None:
-        super().__init__()
-        self.time, self.main = Net(layers[:2], row, mish), Net(layers[2:], row, mish)
-        self.register_buffer("embedding", embedding.double())
-
-    def forward(self, actions: Tensor, step: Tensor, observations: Tensor) -> Tensor:
-        return self.main(actions, self.time(self.embedding[step]), observations)
-
-
-class Gaussian(nn.Module):
-    """A mean and one free vector of logarithms of deviations."""
+class ResidualNet(nn.Module):
+    """ε_θ(a, t, s) of IDQL's authors: learned waves of the step, blocks of dropout, layer norm and two layers."""
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int) -> None:
         super().__init__()
-        self.mean = Net(layers[:-1], row, torch.relu)
-        self.free = nn.ParameterList([layers[-1][1][row, 0].double().clone()])  # after the mean, as in a pack
+        self.frequencies = nn.Parameter(layers[0][1][row, 0].double().clone())
+        self.time, self.main = Net(layers[1:3], row, nn.functional.silu), Net(layers[3:], row, nn.functional.silu)
 
-    @property
-    def log_std(self) -> Tensor:
-        return self.free[0]
+    def forward(
+        self, actions: Tensor, step: Tensor, observations: Tensor, kept: Tensor | None = None, rate: float = 0.0
+    ) -> Tensor:
+        """``kept`` ``[blocks, B, H]`` is what dropout keeps."""
+        angles = 2 * torch.pi * step[:, None] * self.frequencies
+        embedded = self.time(torch.cat([angles.cos(), angles.sin()], dim=1))
+        first, *blocks, last = self.main.linears
+        x = first(torch.cat([actions, embedded, observations], dim=1))
+        for number in range(len(blocks) // 2):
+            given = x if kept is None else x * kept[number] / (1 - rate)
+            normal = nn.functional.layer_norm(given, given.shape[1:], eps=1e-6)
+            x = x + blocks[2 * number + 1](nn.functional.silu(blocks[2 * number](normal)))
+        found: Tensor = last(nn.functional.silu(x))
+        return found
 
 
 def mish(x: Tensor) -> Tensor:
     return x * nn.functional.softplus(x).tanh()
-
-
-def normed(activation: Activation) -> Activation:
-    """The activation, then mean 0 and variance 1."""
-
-    def apply(x: Tensor) -> Tensor:
-        x = activation(x)
-        return (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, correction=0, keepdim=True) + 1e-6).sqrt()
-
-    return apply
 
 
 def heads(learner: Learner, name: str, activation: Activation) -> nn.ModuleList:
@@ -152,3 +141,11 @@ class TimedMlp(nn.Module):
 def waves(frequencies: Tensor, time: Tensor) -> Tensor:
     angles = 2 * torch.pi * time[:, None] * frequencies.double()
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def compare(learner: Learner, modules: dict[str, nn.Module]) -> None:
+    """Every parameter, after some steps of Adam."""
+    for name, module in modules.items():
+        torch.testing.assert_close(
+            learner.pack[name][0].double(), parameters_of(module), rtol=2e-4, atol=2e-5, msg=name
+        )

@@ -2,8 +2,7 @@
 
 The policy clones the data and never sees the critic, which chooses among many of its actions. The reverse chain is that of the
 authors' program: noise of variance β, and each noisy action, not the clean one that it implies, is kept within the bound. The
-noise net is the plain one of this project, not the authors' residual one with layer norms. The critic's loss is the sum of its
-heads' errors, as in IQL; the authors' is their mean, which is the same to Adam.
+critic's loss is the sum of its heads' errors, as in IQL; the authors' is their mean, which is the same to Adam.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +30,10 @@ from diffcps.algorithms.choosing import by_value
 from diffcps.algorithms.diffusion import add_noise, variance_preserving
 from diffcps.algorithms.nn import AdamW, NoiseNet
 from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.resnet import Kept, ResidualNet
 from diffcps.algorithms.settings import Chain, Changes, TaskFacts
 from diffcps.config import Actor
-from diffcps.config.plain import setting
+from diffcps.config.plain import require, setting
 
 METRICS = (*iql.VALUE_METRICS, "behaviour_loss", "actor_grad_norm")
 STEPS = 3_000_000
@@ -47,10 +47,21 @@ class Settings(Chain, iql.ImplicitSettings):
 
     batch_size: int = setting(512, "a positive whole number")
     """Transitions in one gradient step of one member: those of the authors' program (the paper: 1024 and 256)."""
+    residual: bool = True
+    """Whether the noise net is the authors', with residual blocks, layer norms and dropout, or the plain one of this project, of
+    a tenth of the arithmetic."""
     policy_layers: int = setting(3, "a positive whole number")
-    """Hidden layers of the noise net."""
+    """Residual blocks of the noise net, or hidden layers of the plain one."""
+    dropout: float = setting(0.1, "between 0 and 1", pack=True)
+    """Share of the inputs of each residual block that is dropped while learning; less than 1."""
+    time_embedding: int = setting(128, "a positive whole number")
+    """Size of the embedding of the diffusion step (even)."""
     ema_rate: float = setting(0.001, "between 0 and 1")
     """How fast the policy that acts follows the one that learns, in every step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.dropout < 1.0, "dropout", self.dropout, "less than 1")
 
 
 def reverse_mean(beta: Tensor, signal: Tensor, current: Tensor, noise: Tensor) -> Tensor:
@@ -69,22 +80,22 @@ class IDQL(iql.Implicit[Settings]):
         super().__init__(members, problem, device)
         config, size = self.config, problem.action_size
         self.schedule = variance_preserving(config.diffusion_steps, config.beta_min, config.beta_max).to(device)
-        self.noise_net = NoiseNet(
-            problem.observation_size,
-            size,
-            config.diffusion_steps,
-            config.hidden_size,
-            embedding=config.time_embedding,
-            product=self.shape["product"],
-            layers=config.policy_layers,
-        ).to(device)
+        sizes = problem.observation_size, size, config.diffusion_steps, config.hidden_size, config.time_embedding
+        product, depth = self.shape["product"], config.policy_layers
+        self.noise_net: ResidualNet | NoiseNet
+        if config.residual:
+            self.noise_net = ResidualNet(*sizes, blocks=depth, product=product)
+        else:
+            self.noise_net = NoiseNet(*sizes, layers=depth, product=product).to(device)
         average = Copy([member.ema_rate for member in members])
-        actor = Network(self.noise_net.layout, copies={"average": average}, optimiser=AdamW, decay_steps=problem.steps)
+        actor = Network(self.noise_net, copies={"average": average}, optimiser=AdamW, decay_steps=problem.steps)
         self.networks = {"actor": actor, **self.values_networks}
         noise: dict[str, Normal | Words] = {
             "noise": Normal((config.batch_size, size)),
             "step": Integers((config.batch_size,), config.diffusion_steps),
         }
+        if config.residual and config.dropout > 0.0:
+            noise["kept"] = Kept((depth, config.batch_size, config.hidden_size), config.dropout)
         self.kinds = {"step": StepKind(config.batch_size, METRICS, noise)}
         self.stages = (Stage(("step",)),)
         self.draws = config.diffusion_steps
@@ -118,7 +129,8 @@ class IDQL(iql.Implicit[Settings]):
         # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
         which = (noise["step"][..., None] == torch.arange(self.schedule.steps, device=noisy.device)).to(noisy.dtype)
         observed = self.noise_net.observe(leaves, batch.observations) + which @ self.noise_net.time(leaves)
-        errors = (noise["noise"] - self.noise_net(leaves, noisy, observed)).square()
+        dropout = (noise["kept"], self.config.dropout) if "kept" in noise else ()
+        errors = (noise["noise"] - self.noise_net(leaves, noisy, observed, *dropout)).square()
         norm = pack.descend("actor", errors.sum(dim=2).mean(dim=1), leaves)
         return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
 

@@ -249,6 +249,10 @@ class NoiseNet:
         self.layout = Layout((*time, *mlp(inputs, hidden, action_size if outputs is None else outputs, layers)))
         self.embedding = sinusoidal_embedding(steps, embedding)
 
+    def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """``[K, P]``, see ``Layout.initial``."""
+        return self.layout.initial(generators)
+
     def to(self, device: torch.device) -> "NoiseNet":
         """Move its constants to ``device``."""
         self.embedding = self.embedding.to(device)
