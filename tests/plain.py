@@ -55,10 +55,6 @@ class ResidualNet(nn.Module):
         return found
 
 
-def mish(x: Tensor) -> Tensor:
-    return x * nn.functional.softplus(x).tanh()
-
-
 def heads(learner: Learner, name: str, activation: Activation) -> nn.ModuleList:
     """The heads of a critic."""
     own: Any = learner.algorithm

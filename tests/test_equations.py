@@ -152,7 +152,9 @@ def test_updates_are_those_of_the_equations(name: str, update: Update, changes: 
         model.move_copies(pack, number)
         state, coins = pack.state(), coins | set(noise.get("swap", torch.tensor([0, 1])).tolist())
         for k, own in enumerate(numeric):
-            columns = {key: value for key, value in vars(batch).items() if key != "more"} | batch.more
+            columns = {
+                key: value for key, value in vars(batch).items() if key not in ("more", "of_member")
+            } | batch.more
             own.b = SimpleNamespace(**{key: as_array(value[k]) for key, value in columns.items()})
             own.n = SimpleNamespace(**{key: along(model.kinds[kind].noise[key], v, k) for key, v in noise.items()})
             own.number, own.said = number, {}

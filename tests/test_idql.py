@@ -8,7 +8,6 @@ import plain
 import pytest
 import torch
 import trained
-from torch import nn
 
 from diffcps.algorithms import diffusion, idql, resnet, streams
 
