@@ -23,7 +23,7 @@ def last_words(script: str, *arguments: object) -> set[str]:
 
 
 def test_a_driver_and_its_controller_are_light(tmp_path: Path) -> None:
-    """No torch, MLflow and h5py; pandas only because Ray imports it."""
+    """No torch, MLflow, h5py and SciPy; pandas only because Ray imports it."""
     script = """
 import pickle, sys
 from pathlib import Path
@@ -37,7 +37,7 @@ location = job.location.on_this_machine()
 policy = ray_train.RetryPolicy(location, trial.key, "launch")
 ray_train.trainer(pickle.loads(pickle.dumps(policy)), ray_train.PlacementGroups(trial.key))
 assert policy.begin() and not location.run_folder(trial.key).complete
-print("heavy:", *{"torch", "mlflow", "h5py"} & set(sys.modules), *{"pandas"} & (set(sys.modules) - before))
+print("heavy:", *{"torch", "mlflow", "h5py", "scipy"} & set(sys.modules), *{"pandas"} & (set(sys.modules) - before))
 """
     job = Job(Plan("sweep", "demo", (TRIAL,)), Location(tmp_path), Resources(cpus=1, gpus=0, concurrent=1))
     (tmp_path / "job").write_bytes(pickle.dumps(job))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 FloatArray = NDArray[np.float64]
 
@@ -111,6 +110,8 @@ def forward_kl_optimum(weights: ArrayLike, values: ArrayLike, epsilon: float) ->
     Both have the same shape, which may be any, for example a grid. ``epsilon`` is in nats. Raises ``ValueError`` when all
     values are equal, when ε ≤ 0, or when ε is so large (some hundred nats) that floating point cannot represent the policy.
     """
+    from scipy.optimize import brentq
+
     probability, value = np.asarray(weights, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if epsilon <= 0:
         raise ValueError(f"epsilon = {epsilon}: it must be above zero")

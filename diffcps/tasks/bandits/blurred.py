@@ -1,15 +1,21 @@
-"""Bandits with a behaviour of points or curves, blurred by a Gaussian. Nearly all bandits are of this kind."""
+"""Bandits with a behaviour of points or curves, blurred by a Gaussian. Nearly all bandits are of this kind.
+
+SciPy takes longer to import than the rest of the tasks. It is imported where a bandit is used, because every command and every
+process of a sweep makes all of them to know their names and sizes.
+"""
 
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import KDTree
-from scipy.special import chdtri, ndtr, xlogy
 
 from diffcps.tasks.bandits.base import OUTSIDE, Bandit, FloatArray
+
+if TYPE_CHECKING:
+    from scipy.spatial import KDTree
 
 Drawer = Callable[[int, np.random.Generator], FloatArray]
 """Draws n centres, ``[n, d]``."""
@@ -57,10 +63,20 @@ class Blurred(Bandit):
         )
         self.centres, self.values, self.weights = centres, values, weights
         self.std, self.reward_std = std, reward_std
-        self.radius = std * math.sqrt(float(chdtri(self.action_size, OUTSIDE)))
-        """Actions farther than this from every centre are off the support."""
         self._draw = draw
-        self._tree = KDTree(centres)
+
+    @functools.cached_property
+    def radius(self) -> float:
+        """Actions farther than this from every centre are off the support."""
+        from scipy.special import chdtri
+
+        return self.std * math.sqrt(float(chdtri(self.action_size, OUTSIDE)))
+
+    @functools.cached_property
+    def _tree(self) -> "KDTree":
+        from scipy.spatial import KDTree
+
+        return KDTree(self.centres)
 
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
         """See ``Bandit.sample``. Each point occurs equally often; the remainder goes to random points."""
@@ -106,6 +122,8 @@ class Blurred(Bandit):
 
     def cell_masses(self, edges: Sequence[FloatArray]) -> FloatArray:
         """See ``Bandit.cell_masses``."""
+        from scipy.special import ndtr
+
         parts = [np.diff(ndtr((edge - self.centres[:, [i]]) / self.std), axis=1) for i, edge in enumerate(edges)]
         if len(parts) == 1:
             return self.weights @ parts[0]
@@ -119,6 +137,8 @@ class Blurred(Bandit):
             return alone
         if self.modes is not None:
             return alone - float((self.weights * np.log(self.weights)).sum())
+        from scipy.special import xlogy
+
         # the trapezoid rule, nearly exact for so smooth a function; the Gaussian is a product over the two axes
         axis = np.arange(-self.bound - 8 * self.std, self.bound + 8 * self.std, self.std / 4)
         x, y = (np.exp(-0.5 * np.square((axis - self.centres[:, [i]]) / self.std)) for i in range(2))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import pdist
 
 from diffcps.tasks.bandits.base import Bandit, FloatArray
 from diffcps.tasks.bandits.blurred import Blurred
@@ -73,7 +72,8 @@ def mixture(components: int, dimensions: int) -> Blurred:
 
     The centres are at least 12 standard deviations apart. The values 0 … 1 are assigned in a fixed random order.
     """
-    from scipy.stats import qmc  # takes .8 s to import, which most commands need not wait for
+    from scipy.spatial.distance import pdist
+    from scipy.stats import qmc
 
     points = qmc.Halton(dimensions, scramble=False).random(64 * components + 1)[1:]
     # each next centre is the point farthest from those before it
