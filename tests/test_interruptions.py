@@ -82,39 +82,76 @@ def half_way(folder: RunFolder, step: int = HALF) -> Callable[[], Any]:
     return reached
 
 
+def wait_for_progress(session: Session, folder: RunFolder) -> None:
+    """Wait until a trial is being trained by this session; what an earlier one left may say "running" too."""
+    begun = time.time()
+    session.wait_until(lambda: half_way(folder)() and folder.status["updated"] > begun)
+
+
 def planned(session: Session, sweep: Path) -> list[RunFolder]:
     """The run folders that a sweep is going to make, in order."""
     session.wait_until((sweep / "sweep.json").exists)
     return [RunFolder(sweep / "runs" / trial.key) for trial in load(sweep).trials]
 
 
-def test_killed_driver_and_killed_worker(start, tmp_path, uninterrupted):
-    """The killed trial goes on with two workers, one of which is killed too; the folder does not show any of it."""
+def kill_driver(session: Session) -> None:
+    """End the driver, and then all that Ray has started, as when the machine goes down."""
+    # a stopped worker cannot end its trial in the moments between
+    for worker in session.called("ray::RayTrainWorker"):
+        os.kill(worker, signal.SIGSTOP)
+    os.kill(session.process.pid, signal.SIGKILL)
+    assert session.wait() == -signal.SIGKILL
+    session.end()
+
+
+def assert_interrupted(session: Session, sweep: Path, folder: RunFolder) -> list[str]:
+    """A signal has ended the sweep: what it left and said; returns the command that it printed."""
+    assert session.wait(60) == 130, session.output
+    assert not session.left_behind(5)
+    assert folder.status["state"] == "stopped"
+    assert "Traceback" not in session.output
+    levels = sweeps.runs_of(sweep)
+    stopped = [run for run in levels["member"] if run.data.tags["config_key"] == folder.config.key]
+    assert {run.info.status for run in stopped} == {run.info.status for run in levels["sweep"]} == {"KILLED"}
+    states = {run.data.tags["config_key"]: run.info.status for run in levels["trial"]}
+    complete = {key for key, other in sweeps.folders_of(sweep).items() if other.complete}
+    assert states == {folder.config.key: "KILLED"} | dict.fromkeys(complete, "FINISHED")
+    assert "stopped" in (sweep / "table.md").read_text("utf-8")
+    (command,) = re.findall(r"^ +(\S*python\S* .*--resume.*)$", session.output, re.MULTILINE)
+    return shlex.split(command)
+
+
+def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
+    """One trial meets all three, and no trace of them is left; another, complete before, is not touched again.
+
+    After the driver's death the trial continues with two workers until Ctrl-C. The command that is printed then continues
+    it, and one of its workers is killed.
+    """
     sweep = tmp_path / "ring"
     first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 4)
+    first.wait_until((sweep / ".lock").exists)
+    second = start(*RING)
+    assert second.wait() == 2, second.output
+    assert f"is in use by process {first.process.pid}" in second.output
     done, cut = planned(first, sweep)
     first.wait_until(half_way(cut), 180)
-    # stopped, the worker cannot end its trial in the seconds before Ray sees that the driver is gone
-    (worker,) = first.called("ray::RayTrainWorker")
-    os.kill(worker, signal.SIGSTOP)
-    os.kill(first.process.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
-    first.left_behind(10)
-    first.end()
+    kill_driver(first)
     assert done.complete
     assert not cut.complete
     assert sorted((cut.path / "checkpoint").glob("*.pt")), "there is something to go on from"
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
 
-    begun = time.time()
     again = start("--resume", "ring", "--workers-per-trial", 2)
-    # what the killed worker left says "running" too
-    again.wait_until(lambda: half_way(cut)() and cut.status["updated"] > begun)
-    pair = again.wait_until(lambda: len(found := again.called("ray::RayTrainWorker")) == 2 and found)
+    wait_for_progress(again, cut)
+    os.kill(again.process.pid, signal.SIGINT)
+    last = start(command=assert_interrupted(again, sweep, cut))
+    wait_for_progress(last, cut)
+    pair = last.wait_until(lambda: len(found := last.called("ray::RayTrainWorker")) == 2 and found)
     os.kill(pair[1], signal.SIGKILL)
-    again.wait_until(lambda: set(again.called("ray::RayTrainWorker")) - set(pair))
-    assert again.wait() == 0, again.output
-    assert not again.left_behind(5)
+    last.wait_until(lambda: set(last.called("ray::RayTrainWorker")) - set(pair))
+
+    assert last.wait() == 0, last.output
+    assert not last.left_behind(5)
     assert {path: path.stat().st_mtime_ns for path in done.path.rglob("*")} == before, "not run again"
     for folder in (done, cut):
         assert folder.complete
@@ -122,27 +159,15 @@ def test_killed_driver_and_killed_worker(start, tmp_path, uninterrupted):
     sweeps.assert_tree(sweep)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_interrupted(start, tmp_path, uninterrupted, number):
+@pytest.mark.slow
+def test_sigterm(start, tmp_path, uninterrupted):
+    """As Ctrl-C."""
     sweep = tmp_path / "ring"
     session = start(*RING)
-    session.wait_until((sweep / ".lock").exists)
-    second = start(*RING)
-    assert second.wait() == 2, second.output
-    assert f"is in use by process {session.process.pid}" in second.output
     (folder,) = planned(session, sweep)
     session.wait_until(half_way(folder))
-    os.kill(session.process.pid, number)
-    assert session.wait(60) == 130, session.output
-    assert not session.left_behind(5)
-    assert folder.status["state"] == "stopped"
-    assert "Traceback" not in session.output
-    levels = sweeps.runs_of(sweep)
-    assert [len(levels[level]) for level in ("sweep", "trial", "member")] == [1, 1, 2]
-    assert {run.info.status for runs in levels.values() for run in runs} == {"KILLED"}
-    assert "stopped" in (sweep / "table.md").read_text("utf-8")
-    (command,) = re.findall(r"^ +(\S*python\S* .*--resume.*)$", session.output, re.MULTILINE)
-    again = start(command=shlex.split(command))
+    os.kill(session.process.pid, signal.SIGTERM)
+    again = start(command=assert_interrupted(session, sweep, folder))
     assert again.wait() == 0, again.output
     sweeps.assert_same_result(folder, uninterrupted(folder))
     sweeps.assert_tree(sweep)
