@@ -16,10 +16,10 @@ from diffcps import studies
 from diffcps.cli.study import StudyCommand, run_study
 from diffcps.runs import presets
 from diffcps.runs.plan import Plan, load
-from diffcps.runs.presets import DEMO_TASKS
 from diffcps.tasks.registry import get_task
 
 TINY = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 10, "--episodes", 2, "--candidates", 2
+DEMO = "bandit-ring", "pointmaze-umaze"
 PAPER = "hopper-medium-v2", "antmaze-umaze-v0"
 
 
@@ -41,16 +41,6 @@ def cluster(home: None) -> Iterator[str]:
     running = Cluster(initialize_head=True, head_node_args=head)
     yield running.address
     running.shutdown()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small files under D4RL's names."""
-    folder = tmp_path_factory.mktemp("data")
-    for name in PAPER:
-        task = get_task(name)
-        d4rl_files.write(folder / str(task.d4rl_file), d4rl_files.arrays(task, 200))
-    return folder
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
@@ -89,13 +79,14 @@ def assert_no_published(folder: Path) -> None:
 
 
 def test_demo(cluster, tmp_path, capsys):
-    arguments = "--preset", "demo", *TINY, "--rows", 2000, "--results", tmp_path
+    """Two of its tasks: ``test_plan`` has the list."""
+    arguments = "--preset", "demo", "--tasks", *DEMO, *TINY, "--rows", 2000, "--results", tmp_path
     assert sweeps.run_here(*arguments) == 0
     said = capsys.readouterr().out
     assert f"on the Ray cluster running on this machine ({cluster})" in said
     (folder,) = tmp_path.glob("demo-*")
-    plan = assert_complete(folder, 3)
-    assert [trial.task for trial in plan.trials] == list(DEMO_TASKS)
+    plan = assert_complete(folder, 2)
+    assert [trial.task for trial in plan.trials] == list(DEMO)
     assert all(trial.data.source == "collected" for trial in plan.trials)
     assert_no_published(folder)
     text = (folder / "table.md").read_text("utf-8")
@@ -113,22 +104,63 @@ def test_demo(cluster, tmp_path, capsys):
     sweeps.assert_tree(folder)
 
 
-def test_paper(cluster, tmp_path, data, capsys):
-    name = "a-robot-and-an-ant"
-    arguments = "--tasks", *PAPER, "--data-dir", data, "--results", tmp_path, "--name", name, "--address", cluster
+def test_paper_with_a_trial_that_fails_and_is_tried_again(cluster, tmp_path, capsys):
+    """A file is broken after the check, when its table is printed, and before a worker reads it. The other trial is complete."""
+    file = tmp_path / "data" / str(get_task(PAPER[0]).d4rl_file)
+    file.parent.mkdir()
+    for name in PAPER:
+        task = get_task(name)
+        d4rl_files.write(file.with_name(str(task.d4rl_file)), d4rl_files.arrays(task, 200))
+    whole = file.read_bytes()
+
+    class BreakingConsole(Console):
+        def print(self, *objects, **options):
+            super().print(*objects, **options)
+            if isinstance(objects[0], Table):
+                file.write_bytes(whole[:1000])
+
+    where = "--results", tmp_path / "results", "--address", cluster
+    arguments = "--tasks", *PAPER, "--data-dir", file.parent, "--name", "paper"
     short = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 20, "--episodes", 1, "--candidates", 2
-    assert sweeps.run_here(*arguments, *short) == 0
-    plan = assert_complete(tmp_path / name, 2)
+    assert sweeps.run_here(*arguments, *short, *where, console=BreakingConsole()) == 1
+    said = capsys.readouterr().out
+    assert "1 trial failed" in said
+    assert "--resume paper" in said
+    assert_failed(tmp_path / "results" / "paper", failed=PAPER[0], complete=PAPER[1], file=file)
+    file.write_bytes(whole)
+    assert sweeps.run_here("--resume", "paper", *where) == 0
+    plan = assert_complete(tmp_path / "results" / "paper", 2)
+    assert_paper(tmp_path / "results" / "paper", plan)
+
+
+def assert_failed(folder: Path, failed: str, complete: str, file: Path) -> None:
+    """Table and MLflow tell which trial failed, and why."""
+    rows = {row["task"]: row for row in table(folder).values()}
+    assert rows[complete]["state"] == "complete"
+    assert rows[failed]["state"] == "failed"
+    assert str(file) in rows[failed]["error"]
+    text = (folder / "table.md").read_text("utf-8")
+    assert "## What went wrong" in text
+    assert "truncated" in text
+    levels = sweeps.runs_of(folder)
+    assert [run.info.status for run in levels["sweep"]] == ["FAILED"]
+    states = {run.data.tags["task"]: run.info.status for run in levels["trial"]}
+    assert states == {complete: "FINISHED", failed: "FAILED"}
+
+
+def assert_paper(folder: Path, plan: Plan) -> None:
+    """The settings are the paper's; its numbers are left out, because the data are not its data."""
     for trial in plan.trials:
         task = get_task(trial.task)
         assert trial.settings == presets.official(task).with_settings(batch_size=16).settings
         assert [member.seed for member in trial.members] == [0, 1]
         assert trial.physics == "d4rl"
-    assert_no_published(tmp_path / name)
-    text = (tmp_path / name / "table.md").read_text("utf-8")
+    assert_no_published(folder)
+    text = (folder / "table.md").read_text("utf-8")
+    assert "What went wrong" not in text
     for task in PAPER:
         assert f"Published numbers left out for {task}" in text
-    rows = table(tmp_path / name)
+    rows = table(folder)
     provenance = {row["task"]: row["provenance"] for row in rows.values()}
     assert provenance == dict(zip(PAPER, ["other", "unverified"], strict=True))
     assert {row["dataset_rows"] for row in rows.values()} == {"200"}
@@ -162,44 +194,6 @@ def test_ablation(cluster, tmp_path):
     points = [(trial.value("diffusion_steps"), trial.value("lambda_clip")) for trial in plan.trials]
     assert points == [(2, 0.0), (2, 0.3), (3, 0.0), (3, 0.3)]
     assert "## bandit-ring: last score over T and λ-clip" in (tmp_path / "grid" / "table.md").read_text("utf-8")
-
-
-def test_a_trial_that_fails_takes_no_other_with_it_and_can_be_tried_again(cluster, tmp_path, data, capsys):
-    """The file is broken after the check, when its table is printed, and before a worker reads it."""
-    (tmp_path / "data").mkdir()
-    file = tmp_path / "data" / "hopper_medium-v2.hdf5"
-    whole = (data / file.name).read_bytes()
-    file.write_bytes(whole)
-
-    class BreakingConsole(Console):
-        def print(self, *objects, **options):
-            super().print(*objects, **options)
-            if isinstance(objects[0], Table):
-                file.write_bytes(whole[:1000])
-
-    where = "--results", tmp_path / "results", "--address", cluster
-    arguments = "--tasks", "hopper-medium-v2", "bandit-ring", "--data-dir", file.parent, "--name", "broken"
-    assert sweeps.run_here(*arguments, "--rows", 500, *TINY, *where, console=BreakingConsole()) == 1
-    said = capsys.readouterr().out
-    assert "1 trial failed" in said
-    assert "--resume broken" in said
-    folder = tmp_path / "results" / "broken"
-    rows = {row["task"]: row for row in table(folder).values()}
-    assert rows["bandit-ring"]["state"] == "complete"
-    assert rows["hopper-medium-v2"]["state"] == "failed"
-    assert str(file) in rows["hopper-medium-v2"]["error"]
-    text = (folder / "table.md").read_text("utf-8")
-    assert "## What went wrong" in text
-    assert "truncated" in text
-    levels = sweeps.runs_of(folder)
-    assert [run.info.status for run in levels["sweep"]] == ["FAILED"]
-    states = {run.data.tags["task"]: run.info.status for run in levels["trial"]}
-    assert states == {"bandit-ring": "FINISHED", "hopper-medium-v2": "FAILED"}
-
-    file.write_bytes(whole)
-    assert sweeps.run_here("--resume", "broken", *where) == 0
-    assert_complete(folder, 2)
-    assert "What went wrong" not in (folder / "table.md").read_text("utf-8")
 
 
 def test_a_study(cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
