@@ -1,5 +1,6 @@
 """Eager, compiled and captured steps are one function: the same losses, the same states, and what happens when not."""
 
+import copy
 import functools
 import shutil
 from collections.abc import Callable, Iterator
@@ -75,24 +76,22 @@ def assert_same_losses(one: Learner, other: Learner) -> None:
 
 
 @compiler
-def test_compiled_steps_are_eager_steps() -> None:
+def test_compiled_steps_are_eager_steps_and_resume_to_the_bit() -> None:
+    """One test, because each compiled learner takes half a minute."""
     eager, compiled = (make_learner(kind, BACKUP) for kind in ("eager", "compiled"))
     assert (compiled.engine.kind, compiled.engine.notes) == ("compiled", ())
     for name, value in eager.state_dict()["pack"].items():
         assert torch.equal(value, compiled.state_dict()["pack"][name]), f"building has changed {name}"
     assert_same_losses(eager, compiled)
 
-
-@compiler
-def test_compiled_training_resumes_to_the_bit() -> None:
-    straight, first = make_learner("compiled", BACKUP), make_learner("compiled", BACKUP)
-    straight.update(41)
-    first.update(20)
-    second = make_learner("compiled", BACKUP)
-    second.load_state_dict(first.state_dict())
-    second.update(21)
-    for name, value in straight.state_dict()["pack"].items():
-        assert torch.equal(value, second.state_dict()["pack"][name]), name
+    saved = copy.deepcopy(compiled.state_dict())
+    compiled.update(21)
+    resumed = make_learner("compiled", BACKUP)
+    assert resumed.engine.kind == "compiled"
+    resumed.load_state_dict(saved)
+    resumed.update(21)
+    for name, value in compiled.state_dict()["pack"].items():
+        assert torch.equal(value, resumed.state_dict()["pack"][name]), name
 
 
 @pytest.mark.slow
@@ -111,12 +110,12 @@ def test_bf16_compiled_and_eager() -> None:
 
 
 def test_bf16_learns_as_fp32_does() -> None:
-    """Over 300 steps the mean of eight members' losses moves by less than half of what the members differ among themselves."""
+    """Over 150 steps the mean of eight members' losses moves by less than half of what the members differ among themselves."""
     config = CONFIG.replaced(members=members(8, learning_rate=1e-3))
     losses = {}
     for precision in ("fp32", "bf16"):
         learner = make_learner("eager", config.with_settings(precision=precision))
-        rows = [learner.update(50) for _ in range(6)]
+        rows = [learner.update(25) for _ in range(6)]
         losses[precision] = {n: torch.stack([row[n] for row in rows]) for n in ("critic_loss", "behaviour_loss")}
     for name, exact in losses["fp32"].items():
         shift = (losses["bf16"][name] - exact).mean(dim=1).abs()

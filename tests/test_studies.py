@@ -9,6 +9,7 @@ import sweeps
 
 from diffcps import cli, studies
 from diffcps.cli.study import StudyCommand
+from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
@@ -50,9 +51,18 @@ def test_the_toy_is_the_papers() -> None:
     assert len({toy.method(trial) for trial in trials}) == len(toy.METHODS)
 
 
-def run_small(name: str, folder: Path) -> Path:
-    """The quick grid, 24 steps of one seed, without Ray."""
+def small(name: str) -> tuple[RunConfig, ...]:
+    """The quick grid with 24 steps of one seed, one evaluation and few rows."""
     trials = studies.get(name).trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
+    return tuple(
+        trial.replaced(data=trial.data.replaced(rows=100), evaluation=trial.evaluation.replaced(every=trial.steps))
+        for trial in trials
+    )
+
+
+def run_small(name: str, folder: Path) -> Path:
+    """Train ``small`` without Ray."""
+    trials = small(name)
     folder.mkdir()
     begin(Location(folder), Plan(name, "study", trials))
     for trial in trials:
@@ -78,7 +88,7 @@ def test_a_study_ends_in_a_page(name: str, tmp_path: Path) -> None:
 
 
 def test_unfinished_trials_are_named_and_left_out(tmp_path: Path) -> None:
-    trials = studies.get("covariance").trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
+    trials = small("covariance")
     begin(Location(tmp_path), Plan("covariance", "study", trials))
     for trial in trials[:2]:
         sweeps.train(trial, tmp_path)
