@@ -25,7 +25,7 @@ from tests.test_learner import MEMBERS, make_learner
 CPU = torch.device("cpu")
 NOISY: dict[str, Any] = {"covariance": "calibrated", "last_step_noise": True}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "principled": NOISY | {"dual": "projected", "behaviour_steps": 20},
+    "principled": NOISY | {"dual": "projected", "behaviour_steps": 10},
     "elbo": NOISY | {"constraint": "elbo", "dual": "augmented"},
     "elbo of the average": NOISY | {
         "constraint": "elbo", "dual": "projected", "behaviour_steps": 10, "constraint_policy": "average", "ema_start": 2,
@@ -53,26 +53,26 @@ def make(members: Sequence[Member] = OF_TWO, algorithm: str = "diffcps", **setti
     """A small pack; settings of the members that the algorithm does not have are left out."""
     known = algorithms.get(algorithm).settings.among
     own = [own.replaced(settings=known(own.settings)) for own in members]
-    small = {"hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 20} | settings
+    small = {"hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 8} | settings
     return make_learner(own, RunConfig("none", algorithm=algorithm, settings=Values(small)))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_members_stay_apart_and_resumes_are_exact(name: str) -> None:
-    """A pack of two, cut after 15 of 30 steps and gone on with; and its first member alone."""
+    """A pack of two, cut after 10 of 20 steps and gone on with; and its first member alone."""
     settings = {"diffusion_steps": 3, **VARIANTS[name]}
     straight, first = make(**settings), make(**settings)
-    metrics = straight.update(30)
+    metrics = straight.update(20)
     assert set(metrics) == set(straight.metrics)
     assert all(torch.isfinite(value).all() for value in metrics.values())
-    first.update(15)
+    first.update(10)
     second = make(**settings)
     second.load_state_dict(first.state_dict())
-    second.update(15)
+    second.update(10)
     for key, value in straight.state_dict()["pack"].items():
         assert torch.equal(value, second.state_dict()["pack"][key]), key
     alone = make(OF_TWO[:1], **settings)
-    alone.update(30)
+    alone.update(20)
     for key, value in alone.pack.state().items():
         whole = straight.pack.state()[key]
         torch.testing.assert_close(value, whole[:1] if whole.ndim else whole, rtol=1e-5, atol=1e-5, msg=key)

@@ -26,7 +26,7 @@ from diffcps.tasks import paper
 from diffcps.tasks.registry import get_task
 
 HOPPER, ANT = get_task("hopper-medium-v2"), get_task("antmaze-umaze-v0")
-FUZZ_EXAMPLES = int(os.environ.get("DIFFCPS_FUZZ_EXAMPLES", "60"))
+FUZZ_EXAMPLES = int(os.environ.get("DIFFCPS_FUZZ_EXAMPLES", "40"))
 PNG = b"\x89PNG\r\n"
 
 

@@ -64,7 +64,7 @@ def play(task: Task, environments: Any, seeds: list[int], together: bool) -> lis
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_to_one_at_a_time(name: str) -> None:
-    task = replace(get_task(name), episode_limit=120)
+    task = replace(get_task(name), episode_limit=60)
     expected = [play(task, OneByOne(task), seeds, together=True) for seeds in (SEEDS, SEEDS[::-1])]
     for threads in 1, 3:
         vector = make(task, threads)

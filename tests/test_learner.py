@@ -76,16 +76,16 @@ def generators(*seeds: int) -> list[torch.Generator]:
     ids=["even_sizes", "odd_sizes"],
 )
 def test_member_learns_what_it_learns_alone(config: RunConfig, alone: tuple[int, ...]) -> None:
-    """200 steps, members that differ in every setting they may differ in.
+    """80 steps, members that differ in every setting they may differ in.
 
     Measured: bit-equal where sizes are multiples of 16, else 5e-8, because which elements fall into the remainder of a
     vectorised loop depends on how many members there are. A leak between members would show at 1e-4 and more.
     """
     pack = make_learner(config=config)
-    metrics = pack.update(200)
+    metrics = pack.update(80)
     for k in alone:
         single = make_learner((MEMBERS[k],), config)
-        own = single.update(200)
+        own = single.update(80)
         for name, value in single.pack.state().items():
             other = pack.pack.state()[name]
             torch.testing.assert_close(value, other[k : k + 1] if other.ndim else other, rtol=0, atol=1e-6, msg=name)

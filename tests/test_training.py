@@ -264,7 +264,7 @@ kill = st.tuples(st.integers(1, 150), st.floats(0, 1), st.booleans())
     minutes=st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=5),
 )
 @example(kills=[(1, 0.0, False)], every=(4, 6), minutes=[1.0])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_killed_anywhere_and_resumed(
     kills: list[tuple[int, float, bool]], every: tuple[int, int], minutes: list[float]
 ) -> None:
