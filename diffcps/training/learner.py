@@ -21,9 +21,18 @@ from diffcps.training.policy import Policy
 
 def on_device(dataset: Batch | Transitions, device: torch.device) -> Batch:
     """The recorded columns in float32 on a device; those that are there already are not copied."""
-    names = "observations", "actions", "rewards", "next_observations", "terminals"
-    columns = {name: torch.as_tensor(getattr(dataset, name), dtype=torch.float32, device=device) for name in names}
-    return Batch(**columns, more={})
+
+    def column(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+    return Batch(
+        observations=column(dataset.observations),
+        actions=column(dataset.actions),
+        rewards=column(dataset.rewards),
+        next_observations=column(dataset.next_observations),
+        terminals=column(dataset.terminals),
+        more={},
+    )
 
 
 class Learner:
