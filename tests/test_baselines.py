@@ -169,6 +169,13 @@ LENGTHS = {
 """The sum over the stages: of SfBC 600 epochs and 100 for each round, of QGPO 600,000, 500,000 and again 500,000."""
 
 
+@pytest.mark.parametrize("name", ["dql", "rebrac", "dac", "sfbc", "qgpo"])
+def test_expert_data_have_the_settings_of_medium_expert(name: str) -> None:
+    expert, mixed = (official(get_task(f"hopper-{kind}-v2"), name, seeds=1) for kind in ("expert", "medium-expert"))
+    assert expert.settings == mixed.settings
+    assert expert.steps == mixed.steps
+
+
 @pytest.mark.parametrize("name", COLUMNS)
 def test_published_settings(name: str) -> None:
     file, columns = COLUMNS[name]

@@ -366,7 +366,7 @@ def test_a_training_goes_on_in_every_stage_as_if_nothing_had_happened(name: str,
 
 @pytest.mark.parametrize(("name", "steps"), [("sfbc", 3), ("qgpo", 3)])
 def test_a_training_has_a_step_for_each_stage(name: str, steps: int) -> None:
-    trial = trained.config(algorithm=name, **SMALL | {"steps": steps, "behaviour_share": 0.99})
+    trial = trained.config(algorithm=name, **SMALL | {"steps": steps, "behaviour_share": 0.6})
     learner = trained.learner(trial)
     learner.update(steps)
     assert learner.algorithm.stages[0].until == 1

@@ -457,6 +457,16 @@ def test_time_left_tells_cloning_from_what_follows(tmp_path: Path) -> None:
     assert status.values["seconds_whole"] == pytest.approx(800 / 30 * whole / later)
 
 
+def test_what_comes_before_the_first_step_is_none_of_its_time(tmp_path: Path) -> None:
+    """An hour of compiling, or of drawing actions, with signs of life in it."""
+    now = [0.0]
+    status, learner = status_of(CONFIG.replaced(steps=100), tmp_path, lambda: now[0])
+    for learner.step, now[0] in ((0, 0.0), (0, 3600.0), (10, 3605.0)):
+        status.write()
+    assert status.values["steps_per_second"] == pytest.approx(2.0)
+    assert status.values["seconds_left"] == pytest.approx(45.0)
+
+
 def test_progress_tells_the_truth(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
     _, folder = straight(CONFIG, tmp_path, progress=lambda status: seen.append(dict(status)), status_seconds=0.0)

@@ -30,7 +30,7 @@ from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, TimedMlp, soft_value, waves
 from diffcps.algorithms.settings import Changes, TaskFacts, published
 from diffcps.algorithms.settings import Critic as CriticSettings
-from diffcps.config.plain import setting
+from diffcps.config.plain import require, setting
 
 EARLIEST = 1e-3
 """The smallest diffusion time that behaviour model and energy learn."""
@@ -60,6 +60,11 @@ class Settings(ScoreSettings, CriticSettings):
     """β_Q of the value of the next state, Σ softmax(β_Q Q) Q over actions of the behaviour model (the authors' program: β)."""
     guidance_scale: float = setting(1.0, "zero or more", search="0.5:10:log", acting=True)
     """s, by which the energy's gradient is multiplied when acting. 0 is behaviour cloning, 1 the policy μ exp(β Q)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = f"less than 1 − behaviour_share ({1.0 - self.behaviour_share:g}), for the critic learns between the two"
+        require(self.behaviour_share + self.energy_share < 1.0, "energy_share", self.energy_share, most)
 
 
 def energy_loss(energies: Tensor, values: Tensor, beta: Tensor) -> Tensor:

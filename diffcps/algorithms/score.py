@@ -61,6 +61,7 @@ class ScoreSettings(Learning):
         super().__post_init__()
         require(self.time_embedding % 2 == 0, "time_embedding", self.time_embedding, "an even number")
         require(self.hidden_size % 2 == 0, "hidden_size", self.hidden_size, "an even number")
+        require(self.behaviour_share < 1.0, "behaviour_share", self.behaviour_share, "less than 1")
 
 
 S = TypeVar("S", bound=ScoreSettings)

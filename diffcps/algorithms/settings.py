@@ -3,6 +3,7 @@
 import ast
 import csv
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -56,10 +57,11 @@ Changes = Mapping[str, Any]
 def published(table: str, task: TaskFacts) -> dict[str, Any]:
     """The settings of a task in ``published/TABLE.csv`` beside this file; empty when it is not there.
 
-    A row serves every version of a data set: authors used one version or another of the same mazes.
+    A row serves every version of a data set: authors used one version or another of the same mazes. Expert data alone, which
+    none of them used, get the row of medium-expert.
     """
     text = (resources.files(__package__) / "published" / f"{table}.csv").read_text(encoding="utf-8")
-    stem = task.name.rpartition("-v")[0]
+    stem = re.sub(r"(?<!medium)-expert$", "-medium-expert", task.name.rpartition("-v")[0])
     rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("task") == stem]
     return {name: ast.literal_eval(value) for row in rows for name, value in row.items()}
 

@@ -56,7 +56,8 @@ class Settings(ScoreSettings):
     acting_sharpness: float = setting(100.0, "zero or more", acting=True)
     """α of the weights exp(α Q) by which candidates are drawn when acting, Q having deviation 1 over the data."""
     drawn: int = setting(1, "a positive whole number", acting=True)
-    """How many different candidates are drawn when acting; the action is their mean."""
+    """How many different candidates are drawn when acting; the action is their mean. Without more candidates than these
+    the critic has no say."""
 
 
 def planned(rewards: Tensor, goes_on: Tensor, floor: Tensor | None, discount: Tensor) -> Tensor:
@@ -163,7 +164,10 @@ class SfBC(Scored[Settings]):
         else:
             floor = self.values_of_states(pack, data, heartbeat)
         returns = planned(data.rewards, continues(data), floor, pack.values["discount"])
-        mean, deviation = returns.mean(dim=1), returns.std(dim=1, correction=0).clamp(min=LEAST_DEVIATION)
+        # member by member: how a mean over rows is added up depends on how many of them there are
+        each = [torch.std_mean(own.double(), correction=0) for own in returns]
+        mean, deviation = torch.stack([m for _, m in each]).float(), torch.stack([d for d, _ in each]).float()
+        deviation = deviation.clamp(min=LEAST_DEVIATION)
         pack["scale"].copy_(torch.stack([mean, deviation], dim=1))
         data.of_member["returns"].copy_((returns - mean[:, None]) / deviation[:, None])
 

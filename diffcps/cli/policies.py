@@ -31,7 +31,7 @@ class _Flags:
     policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     candidates: Maybe[int] = None
-    """Actions sampled for each observation; the critic chooses one. Default: as in the evaluations during training."""
+    """Actions sampled for each observation, of which the algorithm makes one. Default: as in the evaluations during training."""
     actor: Maybe[Actor] = None
     """The online policy or its moving average. Default: as in the evaluations during training."""
     results: Path = Path("results")

@@ -28,7 +28,7 @@ class EvaluationConfig(Plain):
     episodes: int = setting(10, "a positive whole number")
     """Episodes per member and evaluation."""
     candidates: int = setting(50, "a positive whole number")
-    """Actions drawn per state, of which one is chosen by softmax over the target critic; 1 takes the policy's own."""
+    """Actions drawn per state, of which the algorithm makes one by its own rule; 1 takes the policy's own."""
     final_episodes: int | None = setting(None, "a positive whole number")
     """Episodes per member at the last evaluation; ``None``: as many as at the others."""
     actor: Actor = "online"

@@ -127,7 +127,7 @@ class SavedPolicy:
 
         Args:
             observations: ``[B, o]``, or one ``[o]``, from the environment.
-            candidates: N; N actions are sampled for each observation, and one is chosen by softmax over the target critic.
+            candidates: N; N actions are sampled for each observation, and the algorithm makes one of them by its own rule.
                 1 uses no critic. By default as in the evaluations during training.
             actor: ``online`` or ``average``, the moving average (EMA). By default as in the evaluations during training.
             seed: seed of the noise; the same seed gives the same actions. By default the noise comes from the policy's

@@ -68,12 +68,12 @@ class RunFlags:
     episodes: Maybe[int] = None
     """Episodes for each seed and evaluation."""
     candidates: Maybe[int] = None
-    """Actions drawn for each state at evaluation, one of which the critic chooses; 1: the action of the policy."""
+    """Actions drawn for each state at evaluation, of which the algorithm makes one; 1: the action of the policy."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
     """What to measure of each policy besides its score: density, samples, likelihood, acting. Default: nothing."""
     acting: Annotated[Several[str], tyro.conf.arg(metavar="NAME=V1,V2 ...")] = ()
     """Other ways to act, e.g. `candidates=1,10`: a trial trains once, and its final policies are evaluated in each.
-    Default: none; with several algorithms a single candidate."""
+    With several algorithms a single candidate is always one of them, and each takes the ways that it has."""
     data: Annotated[Maybe[str], tyro.conf.arg(metavar="SOURCE")] = None
     """Source of the data, by default the first of the task; `diffcps data list` shows them."""
     rows: Maybe[int] = None
@@ -158,8 +158,8 @@ class _SweepFlags:
     `demo`: a bandit, a locomotion and a maze task in minutes, without downloads.
     `search`: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
     `ablation`: the grid T × λ-clip of the paper.
-    `table1`: the paper's table with its baselines trained, not quoted: dql, idql, iql, cql, sfbc, qgpo and bc
-    beside diffcps.
+    `table1`: the paper's table with its baselines trained, not quoted: dql, idql, iql, cql, sfbc and qgpo
+    beside diffcps, and bc.
     `baselines`: the same with td3bc, rebrac, awac, crr, edp, dac and fql."""
     tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
     """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its three."""

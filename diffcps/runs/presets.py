@@ -43,7 +43,8 @@ def demo(task: Task, usual: RunConfig) -> Mapping[str, Any]:
     changes: dict[str, Any] = {
         "seeds": 2, "steps": 8000, "data": task.sources[-1], "rows": 50_000, "checkpoint_minutes": 0.5,
         "episodes": 10, "candidates": min(usual.evaluation.candidates, 10),
-        "batch_size": 128, "hidden_size": 128, "ema_start": 200, "learning_rate": 3e-3, "critic_learning_rate": 1e-3,
+        "batch_size": 128, "behaviour_batch_size": 128, "hidden_size": 128, "ema_start": 200,
+        "learning_rate": 3e-3, "critic_learning_rate": 1e-3,
     }  # fmt: skip
     changes |= task.demo
     return changes | {"evaluate_every": changes["steps"] // 10, "log_every": changes["steps"] // 50}
@@ -219,11 +220,15 @@ def build(options: SweepOptions) -> Plan:
     return replace(plan, name=name)
 
 
+def _changes(options: SweepOptions) -> dict[str, Any]:
+    """What the flags change, and the algorithms that the preset compares unless a flag names others."""
+    algorithms_of = ALGORITHMS_OF.get(options.preset)
+    return ({"algorithm": algorithms_of} if algorithms_of else {}) | options.changes()
+
+
 def _grid(options: SweepOptions, tasks: list[Task]) -> Plan:
     """Every combination of the values that are asked for."""
-    changes = options.changes()
-    if options.preset in ALGORITHMS_OF:
-        changes = {"algorithm": ALGORITHMS_OF[options.preset]} | changes
+    changes = _changes(options)
     grids = [grid(task, changes, PRESETS[options.preset]) for task in tasks]
     found = tuple(trial for made, _ in grids for trial in made)
     names = dict.fromkeys(name for _, varied in grids for name in varied)
@@ -236,7 +241,7 @@ def _grid(options: SweepOptions, tasks: list[Task]) -> Plan:
 
 def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     """A trial for each task with the settings that are not searched, and what Optuna chooses."""
-    changes = options.changes()
+    changes = _changes(options)
     algorithm = changes.get("algorithm", "diffcps")
     if isinstance(algorithm, tuple):
         raise UserError(f"a search has one algorithm, and these are {len(algorithm)}: {', '.join(algorithm)}.")

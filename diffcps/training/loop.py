@@ -172,6 +172,8 @@ class _Status:
             passed = max(self.written_at - self.start_time, 1e-9)
             done = cost.eager_seconds(config, step) - cost.eager_seconds(config, self.start_step)
             self.rate, self.pace = (step - self.start_step) / passed, passed / done
+        else:  # what comes before the first of these steps is none of their time: compiling, or drawing actions for a stage
+            self.start_time = self.written_at
         if any(stage.until and self.start_step < stage.until <= step for stage in cost.counted(config).stages):
             self.start_step, self.start_time = step, self.written_at
 
