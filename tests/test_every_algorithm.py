@@ -201,7 +201,9 @@ def test_a_policy_is_exported(name: str, tmp_path: Path) -> None:
     names = [entry.name for entry in session.get_inputs()]
     assert names == list(given)
     (actions,) = session.run(["actions"], given)
-    np.testing.assert_allclose(actions, sampled(policy.policy, given), atol=onnx.TOLERANCE)
+    # SfBC's solver of noise divides by α = 0.0066 at t = 1, and an untrained score net leaves rounding as large as that makes it
+    atol = onnx.TOLERANCE / 0.0066 if name == "sfbc" else onnx.TOLERANCE
+    np.testing.assert_allclose(actions, sampled(policy.policy, given), atol=atol)
 
 
 def sampled(policy: Policy, given: dict[str, np.ndarray]) -> np.ndarray:
