@@ -19,7 +19,7 @@ from diffcps.runs.plan import Plan, load
 from diffcps.tasks.registry import get_task
 
 TINY = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 10, "--episodes", 2, "--candidates", 2
-DEMO = "bandit-ring", "pointmaze-umaze"
+DEMO = "bandit-ring", "hopper-medium-v2"
 PAPER = "hopper-medium-v2", "antmaze-umaze-v0"
 
 
