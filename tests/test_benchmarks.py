@@ -127,7 +127,7 @@ def inputs(config: Any) -> tuple[Batch, dict[str, Tensor]]:
 
 
 def of_member(batch: Batch, noise: dict[str, Tensor], k: int) -> tuple[reference.Batch, reference.Draws]:
-    own = {name: value[k] for name, value in vars(batch).items() if name != "more"}
+    own = {name: value[k] for name, value in vars(batch).items() if name not in ("more", "of_member")}
     own |= {name: own[name][:, None] for name in ("rewards", "terminals")}
     return reference.Batch(**own), reference.Draws(
         noise["next_actions"][:, k], noise["step"][k], noise["noise"][k], noise["actions"][:, k], bool(noise["swap"][k])

@@ -127,7 +127,9 @@ def member_state(model: Any, pack: Pack, k: int) -> reference.State:
 
 
 def member_inputs(batch: Batch, noise: StepNoise, k: int) -> tuple[reference.Batch, reference.Draws]:
-    own = reference.Batch(**{name: as_double(value[k]) for name, value in vars(batch).items() if name != "more"})
+    own = reference.Batch(
+        **{name: as_double(value[k]) for name, value in vars(batch).items() if name not in ("more", "of_member")}
+    )
     chains = as_double(noise["next_actions"][:, k])
     if "step" not in noise:
         nothing = np.zeros(0)

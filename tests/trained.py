@@ -27,8 +27,8 @@ def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **
     return trials.trial(task, members=trials.members(seeds), steps=steps, evaluation=evaluation, **small | changes)
 
 
-def learner(trial: RunConfig, device: str = "cpu", bound: float = 1.0) -> Learner:
-    """Of the trial, on made-up data with actions in ±``bound``."""
+def learner(trial: RunConfig, device: str = "cpu", bound: float | None = None) -> Learner:
+    """Of the trial, on made-up data with actions in ±1, or in ±``bound`` if that is the bound instead of the task's."""
     task, rng = task_of(trial), np.random.default_rng(0)
     sizes = {
         "observations": task.observation_size,
@@ -39,8 +39,8 @@ def learner(trial: RunConfig, device: str = "cpu", bound: float = 1.0) -> Learne
     data |= {name: rng.uniform(0, 1, 20).astype(np.float32) for name in ("rewards", "terminals")}
     # some rows go on in the next one
     data["next_observations"][:9], data["terminals"][:9] = data["observations"][1:10], 0.0
-    data["actions"] *= bound
-    return Learner(trial, SimpleNamespace(**data), bound, device)
+    data["actions"] *= bound or 1.0
+    return Learner(trial, SimpleNamespace(**data), bound or task.max_action, device)
 
 
 def write(root: Path, trial: RunConfig, scores: tuple[float, ...] | None = None, until: int | None = None) -> RunFolder:

@@ -12,7 +12,7 @@ from pathlib import Path
 import diffcps
 
 SHIPPED = (
-    "__init__.py", "errors.py", "files.py", "config", "algorithms", "training/__init__.py", "training/policy.py",
+    "__init__.py", "errors.py", "files.py", "text.py", "config", "algorithms", "training/__init__.py", "training/policy.py",
     "runs/__init__.py", "runs/folder.py", "deploy/__init__.py", "deploy/saved.py", "deploy/pyfunc.py",
 )  # fmt: skip
 """Files and folders of ``diffcps/``. They import nothing but each other, numpy, torch and safetensors."""
