@@ -20,6 +20,7 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(call pip_setting,index-url)}" \
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$(call pip_setting,find-links)}" \
 	SSL_CERT_FILE="$${SSL_CERT_FILE:-$(call pip_setting,cert)}" $(BIN)/uv
 
+# compile-bytecode: where Python may not keep what it has compiled, every process of a sweep would compile all libraries again
 # editable_mode: with the default, a folder named diffcps beside a script would hide the package
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("DiffCPS needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
@@ -27,6 +28,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	@echo "installing DiffCPS and all that it needs into $(VENV): about a minute"
 	@$(UV) pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) --constraints constraints.txt \
+		$(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) \
 		--config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@
 

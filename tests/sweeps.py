@@ -36,6 +36,8 @@ from diffcps.training.members import fitting
 from diffcps.training.trial import Machine
 
 SCRIPT = Path(__file__).parents[1] / "tune" / "sweep_d4rl.py"
+PATIENCE = 600.0
+"""Seconds after which a command has stopped for good; how fast it is, no test asks."""
 
 
 @contextmanager
@@ -107,7 +109,7 @@ class Session:
         """Ids of the session's processes whose command line begins with ``name``."""
         return sorted(pid for pid, command in self.processes().items() if command.startswith(name))
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """The condition's first true value; fails, showing the output, when the command ends or takes too long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -118,7 +120,7 @@ class Session:
             time.sleep(0.02)
         pytest.fail(f"waited {seconds} s in vain:\n{self.output}")
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """The exit status."""
         try:
             return self.process.wait(seconds)

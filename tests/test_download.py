@@ -473,7 +473,7 @@ def test_two_processes_at_once_transfer_it_once(tmp_path, content):
 
         one = threading.Thread(target=run, args=("one", first))
         one.start()
-        assert waiting.wait(5)
+        assert waiting.wait(60)
         run("two", second)
         one.join()
         assert server.sent == len(content)

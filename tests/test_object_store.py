@@ -36,7 +36,7 @@ def _home(tmp_path: Path, name: str) -> Path:
 def test_killed_and_gone_on_with_on_another_machine(server: stores.Store, tmp_path: Path) -> None:
     with sweeps.isolated(_home(tmp_path, "undisturbed")):
         whole = sweeps.Session.sweep(tmp_path / "whole.log", *FLAGS, "--results", tmp_path / "results")
-        assert whole.wait(240) == 0, whole.output
+        assert whole.wait() == 0, whole.output
     remote = Remote("s3://bucket/results", patience=20)
 
     def checkpoints() -> list[str]:
@@ -57,7 +57,7 @@ def test_killed_and_gone_on_with_on_another_machine(server: stores.Store, tmp_pa
             tmp_path / "second.log", "--resume", "stored", "--results", remote.url, "--quiet"
         )
         try:
-            assert goes_on.wait(240) == 0, goes_on.output
+            assert goes_on.wait() == 0, goes_on.output
         finally:
             goes_on.end()
         view = results_folder(remote.url)[0] / "stored"
