@@ -40,7 +40,6 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NotebookC
             yield client, place
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_small(path: Path, kernel: tuple[NotebookClient, Path]) -> None:
     client, place = kernel

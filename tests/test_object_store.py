@@ -32,7 +32,6 @@ def _home(tmp_path: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_killed_and_gone_on_with_on_another_machine(server: stores.Store, tmp_path: Path) -> None:
     with sweeps.isolated(_home(tmp_path, "undisturbed")):
         whole = sweeps.Session.sweep(tmp_path / "whole.log", *FLAGS, "--results", tmp_path / "results")

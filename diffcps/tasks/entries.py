@@ -147,16 +147,14 @@ def _bandit_task(name: str) -> Task:
             {"lambda_clip": 0.3, "target_kl": 0.05} | ({} if name == "ring" else {"discount": 0.0, "policy_freq": 1})
         ),
         evaluation=EvaluationConfig(every=1000, episodes=500, candidates=1),
-        # a policy step costs next to nothing here, and with T = 5 samples of the ring stay too narrow for a demo
         demo={
-            "steps": 2000,
-            "rows": 5000,
-            "hidden_size": 64,
-            "diffusion_steps": 15,
-            "policy_freq": 1,
-            "episodes": 200,
-            "candidates": 1,
-        },
+            "rows": 5000, "hidden_size": 64, "episodes": 200, "candidates": 1,
+            # a policy step costs next to nothing here, and with T = 5 samples of the ring stay too narrow
+            "steps": 2500, "diffusion_steps": 15, "policy_freq": 1,
+            # kappa from what cloning reaches; a lambda that begins above its answer and finds it within the steps
+            "behaviour_steps": 1000, "slack": 0.1, "dual": "projected", "lambda_clip": 0.0, "lambda_init": 20.0,
+            "lambda_learning_rate": 0.03,
+        },  # fmt: skip
     )
 
 
@@ -187,6 +185,30 @@ def tasks() -> list[Task]:
             settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
             evaluation=EvaluationConfig(every=10_000, episodes=20),
             demo={"learning_rate": 1e-3, "episodes": 20},
+        )
+    )
+    found.append(
+        Task(
+            name="pendulum-swingup",
+            domain="pendulum",
+            environment=Environment("Pendulum-v1", "gymnasium.envs.classic_control.pendulum:PendulumEnv"),
+            observation_size=3,
+            action_size=1,
+            max_action=2.0,
+            # of random actions, over 500 episodes; about the cost of a good swing-up
+            random_return=-1213.0,
+            expert_return=-150.0,
+            episode_limit=200,
+            sources=("collected",),
+            rows=12_000,
+            steps=50_000,
+            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "discount": 0.95}),
+            evaluation=EvaluationConfig(every=2500, episodes=20),
+            # with lambda's published rate it would not move in so few steps
+            demo={
+                "steps": 3000, "hidden_size": 64, "episodes": 20, "target_kl": 0.3, "lambda_clip": 0.0,
+                "lambda_learning_rate": 3e-3,
+            },  # fmt: skip
         )
     )
     found += [_bandit_task(name) for name in bandits.NAMED]

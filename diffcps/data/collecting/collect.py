@@ -3,7 +3,7 @@
 They replace downloaded data where there are none. They are not D4RL's data, and every score learned from them says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from diffcps import envs
 from diffcps.config import DataConfig
 from diffcps.data.collecting import behaviour
 from diffcps.data.collecting.behaviour import BehaviourPolicy
+from diffcps.data.collecting.controllers import CONTROLLERS, played
 from diffcps.data.collecting.mazes import AntErrands, PointWanders
 from diffcps.data.library import Progress
 from diffcps.data.transitions import Episode
@@ -56,6 +57,8 @@ def collect(task: Task, data: DataConfig, progress: Progress | None = None) -> l
         )
     if task.bandit is not None:
         return [_bandit(task.bandit, data.rows, np.random.default_rng(data.seed), progress)]
+    if task.environment.id in CONTROLLERS:
+        return _first(played(task, data.rows, data.seed), data.rows)
     done = 0
     episodes: list[Episode] = []
     for number, (rows, policy) in enumerate(_parts(task, data.rows)):
@@ -166,7 +169,7 @@ class _Recorder:
                 said = recorded
                 progress(min(said, rows))
         progress(rows)
-        return self._first(rows)
+        return _first(self._played(), rows)
 
     def _begin(self, i: int) -> None:
         generator = np.random.default_rng((*self._seed, self._begun))
@@ -211,20 +214,25 @@ class _Recorder:
         playing = self._age[self._number == self._settled]
         return self._settled_rows + int(playing.sum()) >= rows
 
-    def _first(self, rows: int) -> list[Episode]:
-        """Episodes 0, 1, … up to ``rows`` steps, when there are enough."""
-        episodes: list[Episode] = []
+    def _played(self) -> Iterator[Episode]:
+        """Episodes 0, 1, … as far as they have come."""
         for number in range(self._begun):
             if number in self._whole:
-                episode = self._whole[number]
+                yield self._whole[number]
             else:
                 i = int(np.flatnonzero(self._number == number)[0])
-                episode = self._episode(i, int(self._age[i]))
-            episodes.append(_shortened(episode, rows))
-            rows -= len(episodes[-1].rewards)
-            if rows == 0:
-                break
-        return episodes
+                yield self._episode(i, int(self._age[i]))
+
+
+def _first(played: Iterable[Episode], rows: int) -> list[Episode]:
+    """The first ``rows`` steps of these episodes, when there are enough; the last episode may be cut."""
+    episodes: list[Episode] = []
+    for episode in played:
+        episodes.append(_shortened(episode, rows))
+        rows -= len(episodes[-1].rewards)
+        if rows == 0:
+            break
+    return episodes
 
 
 def _shortened(episode: Episode, steps: int) -> Episode:
