@@ -31,7 +31,7 @@ cd "${SLURM_SUBMIT_DIR:?}"
 . "${VENV:-.venv}/bin/activate"
 
 # the token is a file in the home folder, which the nodes share; created once, readable only by its owner
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
 (umask 077 && ray get-auth-token --generate >/dev/null)
 
 head=$(hostname)

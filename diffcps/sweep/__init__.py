@@ -19,6 +19,10 @@ RAY_SETTINGS = {
     # the sweep handles Ctrl-C itself, keeps its own records and shows its own progress
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # workers run in the environment of the process that starts them; with `uv run` Ray would make one for each, which hangs
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # training is not background work; by default Ray starts its workers with the priority of such, nice 15
+    "RAY_worker_niceness": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
 }
