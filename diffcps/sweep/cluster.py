@@ -3,18 +3,18 @@
 import logging
 import math
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.runtime_env import RuntimeEnv
 
 from diffcps.errors import UserError
-from diffcps.sweep import RAY_SETTINGS
+from diffcps.storage import proxies
+from diffcps.sweep import RAY_SETTINGS, ray_folder
+from diffcps.text import first_line
 from diffcps.training.environment import git_commit
 
 DRIVERS = "driver"
@@ -48,7 +48,7 @@ def check_address(address: str | None) -> None:
     wanted = address or os.environ.get("RAY_ADDRESS")
     if wanted and wanted not in ("auto", "local"):
         plain = wanted.removeprefix("ray://")
-        if not _answers(plain):
+        if not ray_folder.answers(plain):
             raise UserError(
                 f"nothing answers at the Ray address {wanted}. Check it with `ray status --address {plain}`; "
                 "to use this machine instead, pass --address local."
@@ -57,52 +57,68 @@ def check_address(address: str | None) -> None:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster]:
-    """Connect to ``address``, else RAY_ADDRESS, else a cluster running on this machine, else start a local one.
+    """Connect to ``address``, else RAY_ADDRESS, else a cluster that this user runs on this machine, else start a local one.
 
     Disconnects at the end, and stops a cluster that was started here.
 
     Raises:
-        UserError: nothing answers at the address, or Ray was installed without its dashboard.
+        UserError: nothing answers at the address, Ray cannot start here, or it was installed without its dashboard.
     """
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    check_address(address)
+    running = None if wanted else ray_folder.running()
+    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")}
     try:
-        yield _connect(address)
+        if wanted == "local" or (wanted is None and not (running and running.mine)):
+            origin = _start(running)
+        else:
+            origin = _join(wanted, running)
+        _require_dashboard()
+        yield present(origin)
     finally:
         ray.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
 
 
-def _connect(address: str | None) -> Cluster:
-    wanted = address or os.environ.get("RAY_ADDRESS")
-    running = None if wanted else _running_here()
-    check_address(address)
-    local, variables = not running and wanted in (None, "local"), _worker_environment()
-    if local:
-        os.environ.update(variables)
-    # the processes of a cluster started here inherit them, and then Ray need not start others than those that stand ready
-    environment = None if local else RuntimeEnv(env_vars=variables)
+def _start(running: ray_folder.Running | None) -> str:
+    """Start a cluster on this machine; its processes inherit this one's variables. Returns what it is."""
+    folders = ray_folder.variables()
+    # inherited, and not given to Ray: it would have to start other processes than those that stand ready
+    os.environ.update(_worker_environment() | folders)
+    proxies.avoid()
     try:
-        ray.init(
-            # "auto" finds the same cluster as above and also its token, which an address does not
-            address=wanted or ("auto" if running else "local"),
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        _init("local")
+    except (OSError, RuntimeError, ValueError) as error:  # whatever this machine lacks
+        raise UserError(
+            f"Ray does not start on this machine: {first_line(error)} Its logs are in "
+            f"{folders['RAY_TMPDIR']}/ray/session_latest/logs; docs/machines.md lists what it needs."
+        ) from error
+    origin = "a local Ray cluster, started for this sweep"
+    if running:
+        origin += f" (another user's at {running.address} is not used; --address {running.address} joins it)"
+    return origin
+
+
+def _join(wanted: str | None, running: ray_folder.Running | None) -> str:
+    """Connect to a running cluster. Returns which one it is."""
+    there = wanted or (running.address if running else "")
+    proxies.avoid(there.removeprefix("ray://").rpartition(":")[0])
+    try:
+        # "auto" finds the cluster of this machine and also its token, which an address does not
+        _init(wanted or "auto", RuntimeEnv(env_vars=_worker_environment()))
     except ConnectionError as error:
         raise UserError(
-            f"no Ray cluster answers at {wanted or running}: {str(error).splitlines()[0]} If the cluster asks for a token, set "
+            f"no Ray cluster answers at {there}: {str(error).splitlines()[0]} If the cluster asks for a token, set "
             "RAY_AUTH_MODE=token here too; to use this machine instead, pass --address local."
         ) from error
-    if local:
-        _keep_private(ray.get_runtime_context().gcs_address)
-    _require_dashboard()
-    if wanted and wanted != "local":
-        origin = f"Ray cluster at {wanted}"
-    elif running:
-        origin = f"the Ray cluster running on this machine ({running})"
-    else:
-        origin = "a local Ray cluster, started for this sweep"
-    return present(origin)
+    return f"Ray cluster at {wanted}" if wanted else f"the Ray cluster running on this machine ({there})"
+
+
+def _init(address: str, environment: RuntimeEnv | None = None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    ray.init(address=address, runtime_env=environment, **quiet)
 
 
 def present(origin: str = "the Ray cluster") -> Cluster:
@@ -126,47 +142,13 @@ def _worker_environment() -> dict[str, str]:
     return {**settings, **keep, "DIFFCPS_COMMIT": git_commit()}
 
 
-def _address_file() -> Path:
-    """Where Ray keeps the address of the newest cluster of this machine."""
-    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-
-
-def _running_here() -> str | None:
-    """Address of a cluster running on this machine, if it answers; a dead one's would hang Ray for minutes."""
-    try:
-        address = _address_file().read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-    return address if address and _answers(address) else None
-
-
-def _keep_private(address: str) -> None:
-    """Hide the cluster that was started here from other programs: it ends with this sweep."""
-    file = _address_file()
-    try:
-        if file.read_text(encoding="utf-8").strip() == address:
-            file.unlink()
-    except FileNotFoundError:
-        return
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return False
-    try:
-        with socket.create_connection((host, int(port)), timeout=2.0):
-            return True
-    except OSError:
-        return False
-
-
 def _require_dashboard() -> None:
     """Raise ``UserError`` without the dashboard process: stopped trials would keep their CPUs and GPU, and the sweep hang."""
     from ray.exceptions import RayError
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
+    proxies.avoid(*(node["NodeManagerAddress"] for node in ray.nodes()))
     try:
         list_nodes(address=ray.get_runtime_context().gcs_address, timeout=20)
     except (RayStateApiException, ServerUnavailable, RayError, RuntimeError, OSError) as error:

@@ -7,11 +7,13 @@ import os
 import sqlite3
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffcps.errors import UserError
+from diffcps.storage import proxies
 from diffcps.text import first_line, redacted
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def connect(uri: str) -> "MlflowClient":
         logging.getLogger(name).setLevel(logging.WARNING)
     # errors of a database are also raised; MLflow would print a page for each
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    proxies.avoid_locally(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -177,11 +180,15 @@ def _check_database(path: Path, patience: float) -> None:
 
 
 def _check_server(uri: str, patience: float) -> None:
+    proxies.avoid_locally(uri)
     try:
         with urllib.request.urlopen(f"{redacted(uri).rstrip('/')}/health", timeout=patience) as answer:
             answer.read()
     except (OSError, ValueError, urllib.error.URLError) as error:
+        host, proxy = urllib.parse.urlsplit(uri).hostname, proxies.used(uri)
+        through = f" through the proxy {proxy}" if proxy else ""
+        remedy = f" If it is in your own network, set no_proxy={host} on every node." if proxy else ""
         raise UserError(
-            f"no MLflow server answers at {redacted(uri)}: {getattr(error, 'reason', error)}. Start one with mlflow server, "
-            "correct --tracking-uri, or omit it to use a SQLite file in the results folder."
+            f"no MLflow server answers at {redacted(uri)}{through}: {getattr(error, 'reason', error)}.{remedy} Start one with "
+            "mlflow server, correct --tracking-uri, or omit it to use a SQLite file in the results folder."
         ) from error

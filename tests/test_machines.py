@@ -1,0 +1,169 @@
+"""What machines lack or have besides: long paths, other people's folders, proxies, terminals without UTF-8."""
+
+import os
+import socket
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from diffcps.errors import UserError
+from diffcps.storage import proxies
+from diffcps.sweep import RAY_SETTINGS, ray_folder
+from diffcps.tracking import store
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for the names of sockets."""
+    with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+# Ray's own settings
+
+
+def test_workers_run_in_the_environment_of_the_sweep_with_its_priority() -> None:
+    from ray._private import ray_constants
+
+    assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    assert RAY_SETTINGS["RAY_worker_niceness"] == "0"
+    assert os.environ.keys() >= RAY_SETTINGS.keys()
+
+
+# Ray's folder
+
+
+def test_each_user_has_a_folder_of_ones_own_and_no_other_can_read_it(short: Path) -> None:
+    (short / "ray").mkdir()  # that of another user
+    folder = ray_folder.own({"TMPDIR": str(short)})
+    assert folder == short / f"ray-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert ray_folder.own({"TMPDIR": str(short)}) == folder
+
+
+def test_a_long_temporary_folder_is_not_used_for_sockets(short: Path) -> None:
+    found = ray_folder.variables({"TMPDIR": str(short / ("x" * 80))})
+    assert found["RAY_TMPDIR"] == found["TMPDIR"] == f"/tmp/ray-{os.getuid()}"
+    found = ray_folder.variables({"TMPDIR": str(short)})
+    assert found == {"RAY_TMPDIR": str(short / f"ray-{os.getuid()}")}
+
+
+def test_the_longest_socket_of_ray_fits() -> None:
+    """Ray checks the same length and raises ``OSError``, with a traceback, after its first processes have started."""
+    from ray._private.utils import validate_socket_filepath
+
+    session = "/ray/session_2026-11-29_11-56-46_939799_4194304/sockets/dash_TaskEventsHead"
+    validate_socket_filepath("/" * ray_folder.LONGEST + session)
+    with pytest.raises(OSError, match="AF_UNIX"):
+        validate_socket_filepath("/" * (ray_folder.LONGEST + 1) + session)
+
+
+def test_a_folder_that_the_user_names_is_used_or_refused_with_the_reason(short: Path) -> None:
+    assert ray_folder.own({"RAY_TMPDIR": str(short)}) == short
+    long = short / ("x" * 40)
+    with pytest.raises(UserError) as refused:
+        ray_folder.own({"RAY_TMPDIR": str(long)})
+    assert str(long) in str(refused.value)
+    assert f"at most {ray_folder.LONGEST} bytes" in str(refused.value)
+    assert not long.exists()
+    file = short / "file"
+    file.touch()
+    with pytest.raises(UserError) as refused:
+        ray_folder.own({"RAY_TMPDIR": str(file)})
+    assert f"{file} cannot be written" in str(refused.value)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to somebody else")
+def test_a_folder_that_another_user_made_under_this_users_name_is_not_used(short: Path) -> None:
+    trap = short / f"ray-{os.getuid()}"
+    trap.mkdir()
+    os.chown(trap, NOBODY, NOBODY)
+    assert ray_folder.own({"TMPDIR": str(short)}) == Path(f"/tmp/ray-{os.getuid()}")
+
+
+def test_the_cluster_of_this_user_is_told_from_that_of_another(short: Path) -> None:
+    given = {"TMPDIR": str(short)}
+    assert ray_folder.running(given) is None
+    file = short / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as cluster:
+        address = f"127.0.0.1:{cluster.getsockname()[1]}"
+        file.write_text(address)
+        assert ray_folder.running(given) == (address, True)
+        if os.getuid() == 0:
+            os.chown(file, NOBODY, NOBODY)
+            assert ray_folder.running(given) == (address, False)
+    assert ray_folder.running(given) is None, "a dead cluster is none"
+
+
+# Proxies
+
+PROXY = "http://me:secret@127.0.0.1:9"
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy at which nobody listens."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, PROXY)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # so that pytest puts back what is there
+
+
+class Health(BaseHTTPRequestHandler):
+    """An MLflow server as far as ``/health``."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_local_machines_are_asked_without_the_proxy_and_others_with_it(proxy: None, monkeypatch) -> None:
+    from requests.utils import should_bypass_proxies
+
+    monkeypatch.setenv("no_proxy", "example.org")
+    proxies.avoid("10.1.2.3")
+    proxies.avoid_locally("http://mlflow:5000")
+    proxies.avoid_locally("http://mlflow.example.com:5000")
+    for host in ("127.0.0.1", "localhost", "10.1.2.3", "mlflow", "example.org"):
+        assert should_bypass_proxies(f"http://{host}:8265", None), host
+        assert not proxies.used(f"http://{host}:8265"), host
+    for host in ("mlflow.example.com", "8.8.8.8", "10.1.2.4"):
+        assert not should_bypass_proxies(f"http://{host}:8265", None), host
+        assert proxies.used(f"http://{host}:8265") == "http://127.0.0.1:9"
+
+
+def test_a_server_on_this_machine_answers_in_spite_of_a_proxy(proxy: None) -> None:
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        proxies.avoid_locally(address)
+        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+            assert answer.status == 200
+        server.shutdown()
+
+
+def test_a_server_that_the_proxy_does_not_reach_is_reported_with_the_proxy(proxy: None) -> None:
+    with pytest.raises(UserError) as refused:
+        store.check("http://mlflow.example.com:5000", 1)
+    for fact in ("mlflow.example.com:5000", "proxy http://127.0.0.1:9", "no_proxy=mlflow.example.com"):
+        assert fact in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_without_a_proxy_nothing_changes(monkeypatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    proxies.avoid("10.1.2.3")
+    assert "no_proxy" not in os.environ
+    assert not proxies.used("http://10.1.2.3")
