@@ -1,8 +1,10 @@
 """Values as text: numbers, durations, lists, errors, and tables for a terminal and for Markdown."""
 
+import codecs
 import math
 import re
 import textwrap
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -131,6 +133,43 @@ def first_line(error: object, most: int = 300) -> str:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = redacted(line)
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+_ASCII = {
+    "−": "-", "–": "-", "—": "-", "─": "-", "━": "=", "│": "|", "·": "|", "•": "*", "…": "...", "±": "+-", "×": "x", "→": "->",
+    "←": "<-", "≤": "<=", "≥": ">=", "√": "sqrt", "∞": "inf", "‖": "||", "†": "+", "‡": "++", "§": "section ", "✓": "ok", "✗": "x",
+    "½": "1/2", "“": '"', "”": '"', "\u2018": "'", "\u2019": "'", "«": "<<", "»": ">>",
+}  # fmt: skip
+
+
+def ascii_only(text: str) -> str:
+    """The text with ASCII alone, as readable as that allows: ``λ ± 1…`` is ``lambda +- 1...``, and what has no likeness ``?``."""
+    return "".join(character if character.isascii() else _ascii(character) for character in text)
+
+
+def _ascii(character: str) -> str:
+    if character in _ASCII:
+        return _ASCII[character]
+    name = unicodedata.name(character, "")
+    if match := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)(?: WITH .*)?", name):
+        letter = match[2].replace("LAMDA", "LAMBDA").capitalize()
+        return letter.lower() if match[1] == "SMALL" else letter
+    if unicodedata.combining(character):
+        return ""
+    if name.startswith("BOX DRAWINGS"):
+        return "+"
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+
+
+def _encode_readably(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return ascii_only(error.object[error.start : error.end]), error.end
+
+
+READABLE = "diffcps.readable"
+"""Name of the error handler for streams that cannot encode all characters: it writes what ``ascii_only`` makes of them."""
+codecs.register_error(READABLE, _encode_readably)
 
 
 def say(console: "Console", text: str, style: str = "default") -> None:

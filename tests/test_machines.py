@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 from diffcps.errors import UserError
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, ray_folder
+from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
 
 NOBODY = 65534
@@ -167,3 +170,33 @@ def test_without_a_proxy_nothing_changes(monkeypatch) -> None:
     proxies.avoid("10.1.2.3")
     assert "no_proxy" not in os.environ
     assert not proxies.used("http://10.1.2.3")
+
+
+# Terminals
+
+
+@pytest.mark.parametrize("arguments", [("data", "list"), ("sweep", "--help"), ("settings",)])
+def test_a_terminal_without_utf_8_gets_readable_text(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "diffcps", *arguments], env=os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"},
+        capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert not done.stderr
+    assert len(done.stdout) > 500
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("λ ± 0.5 × κ − 1…", "lambda +- 0.5 x kappa - 1..."),
+        ("87.2 ± 1.1 · T ≤ 5 → Σ é ᾱ² ─┼", "87.2 +- 1.1 | T <= 5 -> Sigma e alpha2 -+"),
+        ("as before\n", "as before\n"),
+        ("漢", "?"),
+    ],
+)
+def test_the_likeness_of_a_character(text: str, plain: str) -> None:
+    assert ascii_only(text) == plain
+    assert text.encode("ascii", READABLE).decode() == plain
+    assert "±".encode("latin-1", READABLE) == b"\xb1", "what can be shown is shown"

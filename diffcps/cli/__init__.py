@@ -18,6 +18,7 @@ from diffcps.cli.sweeps import Sweeps
 from diffcps.cli.train import Settings, Train
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
+from diffcps.text import READABLE
 
 USER_MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 Options = TypeVar("Options")
@@ -37,7 +38,7 @@ def run(
     """
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without λ shows a question mark
+            stream.reconfigure(errors=READABLE)  # a terminal without λ shows lambda
     console = Console(stderr=True)
     name = Path(sys.argv[0]).name.replace("__main__.py", "diffcps")
     try:
