@@ -1,5 +1,6 @@
 """What machines lack or have besides: long paths, other people's folders, proxies, terminals without UTF-8."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -12,12 +13,16 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 
 from diffcps.errors import UserError
+from diffcps.runs import lock
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, ray_folder
+from diffcps.sweep.cluster import Cluster, Node, Resources, without_unused_gpus
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
+from diffcps.training import environment
 
 NOBODY = 65534
 
@@ -104,6 +109,55 @@ def test_the_cluster_of_this_user_is_told_from_that_of_another(short: Path) -> N
             os.chown(file, NOBODY, NOBODY)
             assert ray_folder.running(given) == (address, False)
     assert ray_folder.running(given) is None, "a dead cluster is none"
+
+
+def test_a_home_that_cannot_be_written_needs_no_token_there(short: Path) -> None:
+    given = {"RAY_TMPDIR": str(short), "HOME": str(short / "absent")}
+    found = ray_folder.variables(given)
+    assert len(found["RAY_AUTH_TOKEN"]) == 64
+    assert found != ray_folder.variables(given), "a token for each cluster"
+    assert "RAY_AUTH_TOKEN" not in ray_folder.variables(given | {"RAY_AUTH_TOKEN": "mine"})
+    assert "RAY_AUTH_TOKEN" not in ray_folder.variables(given | {"HOME": str(short)})
+
+
+# Locks
+
+
+def test_a_file_system_without_locks_is_told_from_a_sweep_in_use(short: Path) -> None:
+    with (short / ".lock").open("a+") as file, (short / ".lock").open("a+") as other:
+        with lock.locked(file, short), pytest.raises(UserError, match="in use"), lock.locked(other, short):
+            pass
+        with pytest.raises(UserError) as refused, lock.locked(file, short, take=without_locks):
+            pass
+    assert "No locks available" in str(refused.value)
+    assert "--results" in str(refused.value)
+
+
+def without_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+# GPUs
+
+NVIDIA_SMI = "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-6f1)'\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch uses the GPU here")
+def test_a_gpu_that_torch_cannot_use_is_told_and_not_asked_for(short: Path, monkeypatch) -> None:
+    here = Cluster("here: 1 GPU", 8.0, 1.0, nodes=(Node(8.0, 1.0, 2.0**30),))
+    monkeypatch.setenv("PATH", str(short))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert not environment.unused_gpu()
+    assert without_unused_gpus(here) == here
+    (short / "nvidia-smi").write_text(NVIDIA_SMI)
+    (short / "nvidia-smi").chmod(0o755)
+    found = without_unused_gpus(here)
+    assert "is not used" in found.description
+    assert torch.__version__ in found.description
+    assert found.gpus == sum(node.gpus for node in found.nodes) == 0
+    assert Resources.fitting(found).gpus == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not environment.unused_gpu(), "it is hidden on purpose"
 
 
 # Proxies

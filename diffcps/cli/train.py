@@ -42,6 +42,7 @@ class Train(PlaceFlags, RunFlags):
         from diffcps.runs.presets import PRESETS, made
         from diffcps.tasks.registry import get_task
         from diffcps.training import trial as trials
+        from diffcps.training.environment import unused_gpu
 
         task, console = get_task(self.task), Console()
         config = made(task, self.changes(), PRESETS[self.preset])
@@ -52,6 +53,8 @@ class Train(PlaceFlags, RunFlags):
         folder.check_data(_read(config, directories, console))
         if folder.complete:
             say(console, "this trial is complete already")
+        elif reason := unused_gpu():
+            say(console, reason, style="yellow")
         with console.status(f"starting {config.key}") as status:
             trials.run(
                 config,

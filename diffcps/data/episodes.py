@@ -73,7 +73,7 @@ def write(
     except (OSError, RuntimeError) as error:  # h5py raises RuntimeError where a file that it closes does not fit
         raise UserError(
             f"the data set {name} cannot be stored under {root} ({error}). Make the folder writable, free some space, "
-            f"or name another data folder."
+            "or set DIFFCPS_HOME to another folder."
         ) from error
     return target
 

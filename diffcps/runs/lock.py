@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -44,15 +44,34 @@ def noted(content: bytes) -> Holder | None:
     return found if time.time() - at < _LOOK_SECONDS else None
 
 
+def _lock(file: IO[str]) -> None:
+    """Take the lock; ``holder``, which only looks, releases it at once."""
+    for _ in range(3):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
-def locked(file: IO[str], folder: Path) -> Iterator[None]:
-    """Lock a sweep's folder by its file ``.lock``. Raises ``UserError`` when another process has locked it."""
+def locked(file: IO[str], folder: Path, take: Callable[[IO[str]], None] = _lock) -> Iterator[None]:
+    """Lock a sweep's folder by its file ``.lock``, with ``take``.
+
+    Raises ``UserError`` when another process has locked it, or the file system has no locks.
+    """
     try:
-        _lock(file)
-    except OSError as error:
+        take(file)
+    except BlockingIOError as error:
         file.seek(0)
         holder = file.read().strip() or "another process"
         raise UserError(f"{folder} is in use by {holder}. Wait for it, or stop it, and start again.") from error
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be locked: {error.strerror}. Without locks two processes could write one sweep, and MLflow's "
+            "database does not work. Choose another folder with --results, on a local disk or in an object store, or "
+            "mount this file system with locks."
+        ) from error
     try:
         with disk_full_as_user_error(folder / LOCK):
             file.truncate(0)
@@ -62,16 +81,6 @@ def locked(file: IO[str], folder: Path) -> Iterator[None]:
     finally:
         if not (folder / "sweep.json").exists():
             (folder / LOCK).unlink(missing_ok=True)
-
-
-def _lock(file: IO[str]) -> None:
-    """Take the lock; ``holder``, which only looks, releases it at once."""
-    for _ in range(3):
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def holder(folder: Path) -> Holder | None:
@@ -96,4 +105,6 @@ def _locking(file: Path) -> Holder | None:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return Holder(opened.read().strip() or "another process", os.fstat(opened.fileno()).st_mtime)
+        except OSError:  # a file system without locks
+            return None
     return None

@@ -15,7 +15,7 @@ from diffcps.errors import UserError
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, ray_folder
 from diffcps.text import first_line
-from diffcps.training.environment import git_commit
+from diffcps.training.environment import git_commit, unused_gpu
 
 DRIVERS = "driver"
 """Custom resource of a node that is reserved for trials' drivers."""
@@ -67,14 +67,13 @@ def connected(address: str | None) -> Iterator[Cluster]:
     wanted = address or os.environ.get("RAY_ADDRESS")
     check_address(address)
     running = None if wanted else ray_folder.running()
-    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")}
+    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_TOKEN")}
     try:
-        if wanted == "local" or (wanted is None and not (running and running.mine)):
-            origin = _start(running)
-        else:
-            origin = _join(wanted, running)
+        local = wanted == "local" or (wanted is None and not (running and running.mine))
+        origin = _start(running) if local else _join(wanted, running)
         _require_dashboard()
-        yield present(origin)
+        cluster = present(origin)
+        yield without_unused_gpus(cluster) if local and cluster.gpus else cluster
     finally:
         ray.shutdown()
         for name, value in before.items():
@@ -129,6 +128,14 @@ def present(origin: str = "the Ray cluster") -> Cluster:
     size = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
     for_drivers = any(node.get(DRIVERS) for node in found)
     return Cluster(f"{origin}: {size}", cpus, gpus, nodes=nodes, for_drivers=for_drivers)
+
+
+def without_unused_gpus(cluster: Cluster) -> Cluster:
+    """The cluster of this machine alone, without its GPUs if torch cannot use them; the description then says why."""
+    if not (reason := unused_gpu()):
+        return cluster
+    nodes = tuple(node._replace(gpus=0.0) for node in cluster.nodes)
+    return replace(cluster, description=f"{cluster.description} ({reason.rstrip('.')})", gpus=0.0, nodes=nodes)
 
 
 def _worker_environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Ray's folder on this machine: sockets and logs of a cluster that a sweep starts, and the address of one that runs here."""
 
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -39,13 +40,24 @@ def default(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What the processes of a cluster that is started here need: RAY_TMPDIR, and TMPDIR where that is too long.
+    """What the processes of a cluster that is started here need.
+
+    RAY_TMPDIR; TMPDIR where that is too long; and a token of its own where Ray cannot keep one in the home folder.
 
     Raises ``UserError`` if no folder suits.
     """
     folder = str(own(environment))
     too_long = len(os.fsencode(environment.get("TMPDIR", ""))) > _LONGEST_TMPDIR
-    return {"RAY_TMPDIR": folder} | ({"TMPDIR": folder} if too_long else {})
+    return {"RAY_TMPDIR": folder} | ({"TMPDIR": folder} if too_long else {}) | _token(environment)
+
+
+def _token(environment: Mapping[str, str]) -> dict[str, str]:
+    home = Path(environment.get("HOME") or Path.home())
+    kept = home / ".ray" / "auth_token"
+    given = any(environment.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or kept.exists() or os.access(kept.parent if kept.parent.exists() else home, os.W_OK):
+        return {}
+    return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def own(environment: Mapping[str, str] = os.environ) -> Path:

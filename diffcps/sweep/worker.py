@@ -17,6 +17,7 @@ from diffcps.sweep.cluster import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
 from diffcps.training import cost
+from diffcps.training.environment import unused_gpu
 from diffcps.training.members import Workers, connect, disconnect, shares, worker_memory
 from diffcps.training.trial import Machine, run
 from diffcps.training.watchdog import STUCK_SECONDS
@@ -36,6 +37,8 @@ def train_worker(config: dict[str, Any], location: Location, resources: Resource
     trial, location = RunConfig.from_dict(config), location.on_this_machine()
     # Ray shows a worker the GPU that it was given, and no other
     device = torch.device("cuda" if resources.gpus else "cpu")
+    if resources.gpus and (reason := unused_gpu()):
+        raise RuntimeError(f"{socket.gethostname()}: {reason}")
     cost.prepare(resources.threads, device)
     machine = Machine(device, resources.threads, worker_memory(device, resources.gpus, resources.memory))
     workers = _workers(trial) if resources.workers > 1 else None

@@ -50,6 +50,34 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
+def unused_gpu() -> str:
+    """Why torch does not use the GPU of this machine, and what to do; empty where it does, where none is, or one is hidden."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if torch.cuda.is_available() or visible in ("", "-1") or not _has_gpu():
+        return ""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"the GPU of this machine is not used: torch {torch.__version__} is built for CPUs alone. Install the build with "
+            "CUDA, for example with make install TORCH=cuda."
+        )
+    shown = f" with CUDA_VISIBLE_DEVICES={visible}" if visible else ""
+    return (
+        f"the GPU of this machine is not used: torch {torch.__version__} for CUDA {torch.version.cuda} finds none{shown}. "
+        "Compare the GPUs and the CUDA version that nvidia-smi shows; an older driver needs an older build of torch."
+    )
+
+
+def _has_gpu() -> bool:
+    """Whether NVIDIA's driver shows a GPU, to torch or not."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and "GPU" in done.stdout
+
+
 def describe(task: Task, dataset: "DatasetInfo", device: "torch.device") -> dict[str, Any]:
     """The content of a run folder's ``environment.json``, all that a report says about the data included."""
     import torch
