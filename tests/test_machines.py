@@ -18,7 +18,7 @@ import torch
 from diffcps.errors import UserError
 from diffcps.runs import lock
 from diffcps.storage import proxies
-from diffcps.sweep import RAY_SETTINGS, ray_folder
+from diffcps.sweep import RAY_SETTINGS, limits, ray_folder
 from diffcps.sweep.cluster import Cluster, Node, Resources, without_unused_gpus
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
@@ -158,6 +158,49 @@ def test_a_gpu_that_torch_cannot_use_is_told_and_not_asked_for(short: Path, monk
     assert Resources.fitting(found).gpus == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not environment.unused_gpu(), "it is hidden on purpose"
+
+
+# Limits
+
+
+def test_the_limits_of_a_group_within_the_container_count(tmp_path: Path) -> None:
+    groups = tmp_path / "cgroup"
+    groups.write_text("0::/slurm/job_7/step_0\n")
+    inner = tmp_path / "slurm" / "job_7" / "step_0"
+    inner.mkdir(parents=True)
+    (inner / "cpu.max").write_text("max 100000\n")
+    (inner / "memory.max").write_text("max\n")
+    bound = len(os.sched_getaffinity(0))
+    assert limits.cores(groups, tmp_path) == bound
+    assert limits.memory(groups, tmp_path) is None
+    (inner.parent / "cpu.max").write_text("150000 100000\n")
+    (inner.parent / "memory.max").write_text(f"{2**29}\n")
+    assert limits.cores(groups, tmp_path) == 1
+    assert limits.memory(groups, tmp_path) == 2**29
+
+
+def test_the_limits_of_the_first_version_of_control_groups(tmp_path: Path) -> None:
+    groups = tmp_path / "cgroup"
+    groups.write_text("5:cpu,cpuacct:/job\n4:memory:/job\n1:name=systemd:/job\n")
+    for name, values in {
+        "cpu,cpuacct/job": {"cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000"},
+        "memory/job": {"memory.limit_in_bytes": str(2**30)},
+        "memory": {"memory.limit_in_bytes": "9223372036854771712"},
+    }.items():
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for file, value in values.items():
+            (tmp_path / name / file).write_text(value)
+    assert limits.cores(groups, tmp_path) == 1
+    assert limits.memory(groups, tmp_path) == 2**30
+
+
+def test_a_process_that_is_bound_to_a_core_counts_one(tmp_path: Path) -> None:
+    bound = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(bound)})
+        assert limits.cores(tmp_path / "absent", tmp_path) == 1
+    finally:
+        os.sched_setaffinity(0, bound)
 
 
 # Proxies

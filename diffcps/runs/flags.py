@@ -106,7 +106,7 @@ class MachineFlags:
     """On which machines trials run. The command that continues a sweep repeats these flags."""
 
     address: Annotated[Maybe[str], tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Ray cluster; by default RAY_ADDRESS, else a cluster running on this machine, else a new local one."""
+    """Ray cluster; by default RAY_ADDRESS, else a cluster that you run on this machine, else a new local one."""
     cpus_per_trial: Maybe[float] = None
     """CPUs of a trial, for all its workers. Default: 1 for each; with GPUs, an equal share of the machine's CPUs."""
     gpus_per_trial: Maybe[float] = None

@@ -13,7 +13,7 @@ from ray.runtime_env import RuntimeEnv
 
 from diffcps.errors import UserError
 from diffcps.storage import proxies
-from diffcps.sweep import RAY_SETTINGS, ray_folder
+from diffcps.sweep import RAY_SETTINGS, limits, ray_folder
 from diffcps.text import first_line
 from diffcps.training.environment import git_commit, unused_gpu
 
@@ -88,7 +88,7 @@ def _start(running: ray_folder.Running | None) -> str:
     os.environ.update(_worker_environment() | folders)
     proxies.avoid()
     try:
-        _init("local")
+        _init("local", **_size())
     except (OSError, RuntimeError, ValueError) as error:  # whatever this machine lacks
         raise UserError(
             f"Ray does not start on this machine: {first_line(error)} Its logs are in "
@@ -115,9 +115,22 @@ def _join(wanted: str | None, running: ray_folder.Running | None) -> str:
     return f"Ray cluster at {wanted}" if wanted else f"the Ray cluster running on this machine ({there})"
 
 
-def _init(address: str, environment: RuntimeEnv | None = None) -> None:
+def _size() -> dict[str, Any]:
+    """Ray's arguments for a cluster within the limits of this process."""
+    size: dict[str, Any] = {"num_cpus": limits.cores()}
+    if (memory := limits.memory()) is not None:
+        # the shares that Ray gives its store and its workers of a machine's memory, with less for the store, which is hardly used
+        size |= {"object_store_memory": max(_LEAST_STORE, int(0.1 * memory)), "_memory": int(0.6 * memory)}
+    return size
+
+
+_LEAST_STORE = 80 * 2**20
+"""Bytes; Ray takes no less than 75 MB."""
+
+
+def _init(address: str, environment: RuntimeEnv | None = None, **size: Any) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    ray.init(address=address, runtime_env=environment, **quiet)
+    ray.init(address=address, runtime_env=environment, **quiet, **size)
 
 
 def present(origin: str = "the Ray cluster") -> Cluster:
