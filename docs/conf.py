@@ -31,6 +31,7 @@ CONTENTS = {
         "docs/speed",
         "tests/benchmarks/RESULTS",
         "cluster/README",
+        "docs/machines",
     ],
     "Adding to it": ["docs/add-an-algorithm", "docs/add-a-data-set", "docs/api", "CONTRIBUTING", "CHANGELOG"],
     "Notebooks": ["notebooks/0*"],

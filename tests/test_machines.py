@@ -22,7 +22,7 @@ from diffcps.sweep import RAY_SETTINGS, limits, ray_folder
 from diffcps.sweep.cluster import Cluster, Node, Resources, without_unused_gpus
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
-from diffcps.training import environment
+from diffcps.training import engine, environment
 
 NOBODY = 65534
 
@@ -297,3 +297,13 @@ def test_the_likeness_of_a_character(text: str, plain: str) -> None:
     assert ascii_only(text) == plain
     assert text.encode("ascii", READABLE).decode() == plain
     assert "±".encode("latin-1", READABLE) == b"\xb1", "what can be shown is shown"
+
+
+# Compilers
+
+
+def test_a_missing_header_is_named() -> None:
+    output = "C++ compile error\n\nCommand:\ng++\n\nOutput:\nmain.cpp:629:10: fatal error: Python.h: No such file or directory"
+    said = engine._complaint("compiled", RuntimeError(output))
+    assert "Python.h" in said
+    assert "\n" not in said

@@ -9,6 +9,7 @@ import functools
 import gc
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -112,7 +113,9 @@ def _placed(
 
 
 def _complaint(what: str, error: Exception) -> str:
-    reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+    reason, *more = str(error).strip().splitlines() or [type(error).__name__]
+    if compiler := next((line for line in more if re.search(r"\berror: ", line)), ""):
+        reason = f"{reason}: {compiler.strip()}"  # such as a header that is not there
     note = f"gradient steps could not be {what} and run without that: {reason}"
     logger.warning("%s", note)
     logger.debug("the failure in full", exc_info=error)
