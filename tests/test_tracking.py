@@ -8,26 +8,37 @@ import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
+import pyarrow.fs
 import pytest
 import run_folders as synthetic
+from hypothesis import given
+from hypothesis import strategies as st
 from mlflow.entities import Run
+from sqlalchemy import make_url
 from trials import member
 
 from diffcps import report, tracking
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.storage.location import Location, results_folder
 from diffcps.text import first_line
-from diffcps.tracking import MlflowSink, Tracker, labels
+from diffcps.tracking import MlflowSink, Tracker, labels, store
 from diffcps.tracking.labels import Row
 from diffcps.tracking.sink import Pace
+
+
+ODD = "50 %41 a?b#c 'q\" ä東 %"
+"""Every test of a store has it in a folder with characters that mean something in a URI."""
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One store for all tests: a new database takes MLflow seconds."""
-    return tracking.check(tracking.default_uri(tmp_path_factory.mktemp("store with a space")))
+    return tracking.check(tracking.default_uri(tmp_path_factory.mktemp(ODD)))
 
 
 @pytest.fixture
@@ -334,6 +345,18 @@ def test_a_store_that_breaks_at_the_end_is_the_persons_to_know(tracker: Tracker,
         lost.reconcile(sweep)
 
 
+@given(st.text(st.characters(exclude_categories=["C"], exclude_characters="/"), min_size=1).map("x".__add__))
+def test_every_address_that_is_made_of_a_path_leads_back_to_it(name: str) -> None:
+    results = Path("/nowhere") / name
+    uri = tracking.default_uri(results)
+    assert make_url(uri).database == str(results / "mlflow.db")
+    artifacts = str(store.artifact_location(uri, "sweep"))
+    assert url2pathname(urlsplit(artifacts).path) == str(results / "mlartifacts" / "sweep")
+    assert results_folder(f"file://{quote(str(results))}") == results_folder(str(results)) == (results, None)
+    storage = Location(results).ray_storage("train")["storage_path"]
+    assert pyarrow.fs.FileSystem.from_uri(storage)[1] == str(results / "ray" / "train")
+
+
 class TestCheck:
     """A store that cannot work is refused within seconds."""
 
@@ -344,8 +367,12 @@ class TestCheck:
         assert time.perf_counter() - started < 10
 
     def test_relative_paths_become_absolute(self, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(Path(uri.removeprefix("sqlite:///")).parent)
+        monkeypatch.chdir(Path(unquote(uri.removeprefix("sqlite:///"))).parent)
         assert tracking.check("sqlite:///mlflow.db") == uri
+
+    def test_options_in_the_address(self) -> None:
+        with pytest.raises(UserError, match="%3F"):
+            tracking.check("sqlite:////nowhere/mlflow.db?timeout=5")
 
     def test_a_path_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -145,7 +146,7 @@ def results_folder(results: str) -> tuple[Path, Remote | None]:
     if is_url(results):
         url = results.rstrip("/")
         return home() / "views" / _digest(url), Remote(url)
-    path = results.removeprefix("file://")
+    path = unquote(results.removeprefix("file://")) if results.startswith("file://") else results
     return Path(path).expanduser().resolve(), None
 
 

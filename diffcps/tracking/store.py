@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from diffcps.errors import UserError
 from diffcps.storage import proxies
@@ -35,12 +36,12 @@ CHECK_SECONDS = 5.0
 
 def default_uri(results: Path) -> str:
     """The SQLite store in a results folder. The URI is absolute because workers have another current folder."""
-    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
+    return _uri(results.resolve() / "mlflow.db")
 
 
 def is_new(uri: str) -> bool:
     """Whether the store is a database that does not exist yet; ``check`` would create it."""
-    return uri.startswith("sqlite://") and not _database(uri).exists()
+    return uri.startswith("sqlite://") and "?" not in uri and not _database(uri).exists()
 
 
 def check(uri: str, patience: float = CHECK_SECONDS) -> str:
@@ -58,8 +59,13 @@ def check(uri: str, patience: float = CHECK_SECONDS) -> str:
     """
     scheme = uri.partition("://")[0]
     if scheme == "sqlite":
+        if "?" in uri:
+            raise UserError(
+                f"tracking URI {redacted(uri)}: an SQLite store takes no options after ?. If ? belongs to the name of the file, "
+                "write %3F."
+            )
         path = _database(uri)
-        uri = f"sqlite:///{path}"
+        uri = _uri(path)
         _check_database(path, patience)
     elif scheme in ("http", "https"):
         if redacted(uri) != uri:
@@ -80,6 +86,11 @@ def check(uri: str, patience: float = CHECK_SECONDS) -> str:
             f"the MLflow store {redacted(uri)} does not work: {first_line(error)} If an older MLflow made it, run "
             "mlflow db upgrade on it; if it asks for a password, set MLFLOW_TRACKING_USERNAME and _PASSWORD."
         ) from error
+    if uri.startswith("sqlite:") and not _database(uri).stat().st_size:  # SQLAlchemy before 2.1 takes % as it is
+        raise UserError(
+            f"MLflow has opened another file than {_database(uri)}: the SQLAlchemy of this environment cannot open a path "
+            "with % or ? in it. Update it (pip install 'sqlalchemy>=2.1'), or choose another results folder."
+        )
     return uri
 
 
@@ -150,7 +161,7 @@ def artifact_location(uri: str, sweep: str) -> str | None:
     """Location of a sweep's artifacts: beside the database; ``None`` if a server decides."""
     if not uri.startswith("sqlite:"):
         return None
-    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / sweep).as_uri()
+    return (_database(uri).parent / "mlartifacts" / sweep).as_uri()
 
 
 def busy(error: BaseException) -> bool:
@@ -158,8 +169,14 @@ def busy(error: BaseException) -> bool:
     return any(text in str(error) for text in ("database is locked", "UNIQUE constraint failed"))
 
 
+def _uri(database: Path) -> str:
+    """SQLAlchemy, by which MLflow opens it, takes % for an escape and ? for the beginning of options."""
+    return f"sqlite:///{str(database).replace('%', '%25').replace('?', '%3F')}"
+
+
 def _database(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite://").removeprefix("/")).absolute()
+    """The file of an SQLite URI, as SQLAlchemy reads it."""
+    return Path(unquote(uri.removeprefix("sqlite://").removeprefix("/"))).absolute()
 
 
 def _check_database(path: Path, patience: float) -> None:
