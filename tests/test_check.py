@@ -135,12 +135,18 @@ def test_flags(tmp_path):
     timeout = int(np.flatnonzero(content["timeouts"])[3])
     content["terminals"][timeout] = True
     content["timeouts"][timeout - 5] = True
-    ends = look(tmp_path, content).ends
+    found = look(tmp_path, content)
+    ends = found.ends
     assert ends.both == 1
+    assert found.terminals == ends.terminals  # it is not D4RL's file
+    assert "Terminals" not in said(found)
     assert ends.timeouts_elsewhere == 2  # the early one, and what it leaves of the other's trajectory
     ant = record("antmaze-umaze-v0", "modern", rows=60, limit=30)
     ant["terminals"][[3, 4, 5, 9]] = True
-    found = look(tmp_path, ant, name=ANT.d4rl_file).ends
+    ant["timeouts"][9] = True
+    found = look(tmp_path, ant, name=ANT.d4rl_file)
+    assert "Terminals that no learner sees: 1 of 4" in said(found)
+    found = found.ends
     assert (found.terminals, found.terminal_runs, found.longest_run) == (4, 2, 3)
 
 

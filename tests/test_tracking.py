@@ -30,7 +30,6 @@ from diffcps.tracking import MlflowSink, Tracker, labels, store
 from diffcps.tracking.labels import Row
 from diffcps.tracking.sink import Pace
 
-
 ODD = "50 %41 a?b#c 'q\" ä東 %"
 """Every test of a store has it in a folder with characters that mean something in a URI."""
 

@@ -33,8 +33,8 @@ def rows_of(rewards, terminals, timeouts=None, observation_size=2):
     )
 
 
-def build(rows, episode_limit=1000, terminals_end=True):
-    return from_rows(rows, ORIGIN, episode_limit=episode_limit, terminals_end=terminals_end)
+def build(rows, episode_limit=1000, terminals_end=True, **more):
+    return from_rows(rows, ORIGIN, episode_limit=episode_limit, terminals_end=terminals_end, **more)
 
 
 def one_at_a_time(rows, episode_limit):
@@ -71,6 +71,16 @@ def test_a_row_that_is_both_terminal_and_time_out_is_dropped():
     built = build(rows_of([1, 2, 3], [0, 1, 0], [0, 1, 0]))
     assert built.rewards.tolist() == [1]
     assert built.terminals.tolist() == [0]
+
+
+def test_a_terminal_is_kept_at_a_time_out_and_in_the_last_row_if_asked_for():
+    rows = rows_of([1, 2, 4, 8, 16], [0, 1, 0, 0, 1], [0, 1, 0, 1, 0])
+    built = build(rows, keep_terminals=True)
+    assert built.rewards.tolist() == [1, 2, 4, 16]
+    assert built.terminals.tolist() == [0, 1, 0, 1]
+    assert built.next_observations[[0, 2], 0].tolist() == [1, 3]
+    assert len(built.next_observations) == len(built)
+    assert built.info.returns.tolist() == build(rows).info.returns.tolist() == [3, 12, 16]
 
 
 def test_the_last_row_counts_into_the_return_though_it_is_no_transition():

@@ -142,10 +142,19 @@ def load(task: Task, path: Path) -> Transitions:
 
 
 def transitions(task: Task, rows: Rows, source: str, path: Path, sha256: str) -> Transitions:
-    """The transitions of the rows of a D4RL file with this ``sha256``. Raises ``UserError`` as ``from_rows`` does."""
+    """The transitions of the rows of a D4RL file with this ``sha256``. Raises ``UserError`` as ``from_rows`` does.
+
+    Of data that are not D4RL's every terminal is kept; D4RL's own lose those of rows that are a time-out too.
+    """
     verdict, note = provenance.judge(task, sha256, rows.observations)
     origin = Origin(source=source, path=path, checksum=sha256, provenance=verdict, provenance_note=note)
-    return from_rows(rows, origin, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+    return from_rows(
+        rows,
+        origin,
+        episode_limit=task.episode_limit,
+        terminals_end=task.terminals_end,
+        keep_terminals=verdict == "other",
+    )
 
 
 def read(task: Task, path: Path) -> Rows:

@@ -165,16 +165,27 @@ def limit_timeouts(terminals: NDArray[np.bool_], episode_limit: int) -> NDArray[
     return timeouts
 
 
-def from_rows(rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: bool) -> Transitions:
+def from_rows(
+    rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: bool, keep_terminals: bool = False
+) -> Transitions:
     """Transitions as ``d4rl.qlearning_dataset`` builds them from flat rows.
 
-    Rows flagged as time-out are dropped, so is the last row; the next observation is the next row's. The arguments are
-    those of ``Rows.ends``; ``terminals_end`` concerns the trajectories and returns of ``info``, never the transitions.
+    Rows flagged as time-out are dropped, so is the last row; the next observation is the next row's.
+
+    Args:
+        rows: what was recorded.
+        origin: where it was recorded.
+        episode_limit: as in ``Rows.ends``.
+        terminals_end: as in ``Rows.ends``; concerns the trajectories and returns of ``info``, never the transitions.
+        keep_terminals: whether such a row is kept if it is terminal, as no value is read off its next observation.
+            D4RL drops it, and its terminal with it.
 
     Raises ``UserError`` when no transition is left.
     """
     timeouts, ends = rows.ends(episode_limit=episode_limit, terminals_end=terminals_end)
-    kept = np.flatnonzero(~timeouts[:-1])
+    unfollowed = timeouts.copy()
+    unfollowed[-1] = True
+    kept = np.flatnonzero(~unfollowed | rows.terminals if keep_terminals else ~unfollowed)
     if len(kept) == 0:
         raise UserError(
             f"{origin.path or origin.source}: its {len(rows.rewards)} row(s) hold no transition: the last row and "
@@ -185,7 +196,7 @@ def from_rows(rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: 
         observations=rows.observations[kept],
         actions=rows.actions[kept],
         rewards=rows.rewards[kept],
-        next_observations=rows.observations[kept + 1],
+        next_observations=rows.observations[np.minimum(kept + 1, len(rows.observations) - 1)],
         terminals=rows.terminals[kept].astype(np.float32),
         info=_info(origin, len(rows.rewards), returns),
     )

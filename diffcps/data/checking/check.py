@@ -45,6 +45,8 @@ class Check:
     rows: int | None = None
     transitions: int | None = None
     """Transitions that a learner gets."""
+    terminals: int | None = None
+    """Terminal ones among them."""
     not_finite: dict[str, int] = field(default_factory=dict)
     """Rows with NaN or infinite values, by array."""
     trajectories: Trajectories | None = None
@@ -87,7 +89,7 @@ def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examin
     try:
         transitions = found.source.load(task, found.path)
         said = {name: getattr(transitions.info, name) for name in ("checksum", "provenance", "provenance_note")}
-        check = replace(check, transitions=len(transitions), **said)
+        check = replace(check, transitions=len(transitions), terminals=int(transitions.terminals.sum()), **said)
         del transitions
     except UserError as error:
         check = replace(check, refusal=str(error))
@@ -162,6 +164,11 @@ def _remarks(check: Check, task: Task, made: bool) -> list[str]:
     ]
     if (ends := check.ends) is not None:
         said += _about_ends(ends)
+        if check.terminals is not None and (lost := ends.terminals - check.terminals) > 0:
+            said.append(
+                f"Terminals that no learner sees: {lost:,} of {ends.terminals:,}. As in D4RL, a row that is also a time-out, "
+                "and the last row, are no transitions, because no next observation follows them."
+            )
     if check.actions is not None and check.actions.rows_outside:
         said.append(
             f"Rows with actions beyond ±{task.max_action:g}: {check.actions.rows_outside:,}, up to {check.actions.largest:g}."
