@@ -66,7 +66,7 @@ WHOLE = [(cls, field.name) for cls, field in SETTINGS if type(field.default) is 
         (Member, "seed", -1),
         (Member, "seed", 2**32),
         (EvaluationConfig, "every", 0),
-        (EvaluationConfig, "episodes", 0),
+        (EvaluationConfig, "episodes", -1),
         (EvaluationConfig, "candidates", 0),
         (DataConfig, "rows", 0),
         (DataConfig, "seed", -1),

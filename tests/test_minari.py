@@ -17,6 +17,7 @@ from minari.data_collector import EpisodeBuffer
 from diffcps import cli, data, report
 from diffcps.config import DataConfig, EvaluationConfig
 from diffcps.data import minari
+from diffcps.deploy import load_policy
 from diffcps.errors import UserError
 from diffcps.report.contents import Table
 from diffcps.runs.flags import SweepOptions
@@ -361,6 +362,31 @@ def test_the_command_then_a_trial_then_the_report_without_the_task_file(tmp_path
     assert trial.task.definition is not None
     assert trial.task.name == "minari-mujoco-hopper-medium-v0"
     assert trial.dataset["provenance"] == "other"
+
+
+def test_a_maze_other_than_the_recorded_one_is_told(own_sets: Path) -> None:
+    assert not minari.other_maze(own_sets / MAZE)  # only start and goal differ
+    swap("eval_env_spec", '1, "g", 0, 0, 1', '1, "g", 1, 0, 1')(own_sets / MAZE / "data")
+    assert "another maze" in minari.describe(MAZE).info.provenance_note
+
+
+def test_data_whose_environment_cannot_be_made_are_learned_from_without_scores(own_sets: Path, tmp_path: Path) -> None:
+    swap("env_spec", "gymnasium.envs.mujoco", "nowhere.at_all")(own_sets / HOPPER / "data")
+    with pytest.raises(UserError, match="--no-evaluation"):
+        minari.describe(HOPPER)
+    assert run("data", "minari", HOPPER, "--no-evaluation") == 0
+    name = "minari-mujoco-hopper-medium-v0"
+    words = "--preset", "demo", "--steps", 10, "--seeds", 1, "--results", tmp_path / "results"
+    assert run("train", name, *words) == 0
+    built = report.build(tmp_path / "results" / "single")
+    (trial,) = built.sweep.trials
+    assert (trial.state, trial.step, len(trial.scores)) == ("complete", 10, 0)
+    built.write()
+    table = (tmp_path / "results" / "single" / "table.md").read_text()
+    assert f"Not evaluated, so without scores: {name}" in table
+    card = load_policy(trial.folder).card
+    assert (card.step, card.score) == (10, None)
+    assert run("export", trial.folder, tmp_path / "policy", "--no-onnx") == 0
 
 
 def test_a_plan_carries_the_definition() -> None:

@@ -82,7 +82,7 @@ def complete(trial: RunConfig) -> RunConfig:
 
 
 def other_ways(trial: RunConfig) -> list[ways.Way]:
-    """The ways of acting that a trial names beside its own.
+    """The ways of acting that a trial names beside its own; none where it evaluates no policy.
 
     Raises ``UserError`` when its algorithm cannot act so, or a value breaks a rule.
     """
@@ -95,7 +95,7 @@ def other_ways(trial: RunConfig) -> list[ways.Way]:
         else:
             for own in settings(trial):
                 own.replaced(**{way.name: way.value})
-    return found
+    return found if trial.evaluation.episodes else []
 
 
 def check_acting(name: str, candidates: int, actor: str) -> None:

@@ -25,8 +25,8 @@ class EvaluationConfig(Plain):
 
     every: int = setting(50_000, "a positive whole number")
     """Gradient steps between evaluations."""
-    episodes: int = setting(10, "a positive whole number")
-    """Episodes per member and evaluation."""
+    episodes: int = setting(10, "a whole number, zero or more")
+    """Episodes per member and evaluation; 0: policies are not evaluated, and the environment is not made."""
     candidates: int = setting(50, "a positive whole number")
     """Actions drawn per state, of which the algorithm makes one by its own rule; 1 takes the policy's own."""
     final_episodes: int | None = setting(None, "a positive whole number")
@@ -36,7 +36,8 @@ class EvaluationConfig(Plain):
 
     def episodes_at(self, last: bool) -> int:
         """Episodes per member at the last evaluation, or at one before it."""
-        return self.final_episodes if last and self.final_episodes is not None else self.episodes
+        final = self.final_episodes if last and self.final_episodes is not None else self.episodes
+        return final if self.episodes else 0
 
 
 @dataclass(frozen=True)

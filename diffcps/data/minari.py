@@ -12,6 +12,7 @@ reach it. The environment is made with ``continuing_task=False``, and a step wit
 **Reference scores** are those of the data set. Where it has none, a score is the plain return.
 """
 
+import json
 import os
 import re
 import tempfile
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcps.config import ScoreKind, TaskDefinition, Values
+from diffcps.config import EvaluationConfig, ScoreKind, TaskDefinition, Values
 from diffcps.data import episodes as storage
 from diffcps.data.library import Checksum, Holding, Source, distinct
 from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, check_actions, checksum, from_episodes
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 ID = re.compile(r"(?:[-_A-Za-z0-9]+/)*[-_A-Za-z0-9]+-v\d+")
 """Of data sets, such as ``mujoco/hopper/medium-v0``."""
+
+_WITHOUT = "To train and export without scores, add --no-evaluation to `diffcps data minari`."
 
 _LEVELS = {"simple": "medium", "medium": "medium", "expert": "expert"}
 
@@ -198,8 +201,12 @@ def obtain(dataset_id: str) -> Path:
     return find(dataset_id, ()) or _download(dataset_id)
 
 
-def describe(dataset_id: str) -> Found:
+def describe(dataset_id: str, evaluated: bool = True) -> Found:
     """Read a data set, downloading it if need be, and define the task that it makes.
+
+    Args:
+        dataset_id: Minari's id.
+        evaluated: whether policies are evaluated; if not, the environment is not made and trials have no scores.
 
     Raises ``UserError`` as ``obtain`` does; when the set is damaged or records no environment; when its spaces cannot be
     learned from or are not those of its environment; and when it is an imported D4RL file, which has its own task.
@@ -213,7 +220,11 @@ def describe(dataset_id: str) -> Found:
         raise UserError(f"{dataset_id} is the D4RL file of {name}, imported. Use that task: {name} --data minari.")
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not isinstance(text, str):
-        raise UserError(f"{dataset_id} records no environment (env_spec), so policies cannot be evaluated.")
+        if evaluated:
+            raise UserError(
+                f"{dataset_id} records no environment (env_spec), so policies cannot be evaluated. {_WITHOUT}"
+            )
+        text = '{"id": "not-recorded"}'
     where = f"{dataset_id}: its"
     size = recorded.observation_size(observation_space, f"{where} observations")
     try:
@@ -222,9 +233,13 @@ def describe(dataset_id: str) -> Found:
         raise UserError(f"{where} {error}") from error
 
     spec, score = _evaluated(recorded.read_spec(text), metadata)
-    environment = recorded.made(spec, spec.max_episode_steps)
-    _check_environment(dataset_id, environment, size, (action_size, bound))
-    environment.close()
+    if evaluated:
+        try:
+            environment = recorded.made(spec, spec.max_episode_steps)
+        except UserError as error:
+            raise UserError(f"{error} {_WITHOUT}") from error
+        _check_environment(dataset_id, environment, size, (action_size, bound))
+        environment.close()
 
     episodes = _read(path)
     low, high = _references(dataset_id, metadata, score)
@@ -232,6 +247,7 @@ def describe(dataset_id: str) -> Found:
     settings = model.settings if model else Values()
     if score == "success":
         settings = Values({**settings, "reward_transform": "antmaze"})
+    evaluation = model.evaluation if model else EvaluationConfig()
     definition = TaskDefinition(
         name=task_name(dataset_id),
         minari_id=dataset_id,
@@ -244,7 +260,8 @@ def describe(dataset_id: str) -> Found:
         expert_return=high,
         score=score,
         settings=settings,
-        **{key: getattr(model, key) for key in ("steps", "evaluation") if model},
+        evaluation=evaluation if evaluated else evaluation.replaced(episodes=0),
+        **({"steps": model.steps} if model else {}),
     )
     task = from_definition(definition)
     info = _transitions(task, path, _as_evaluated(task, episodes)).info
@@ -320,6 +337,27 @@ def _evaluated(spec: "EnvSpec", metadata: Mapping[str, Any]) -> tuple["EnvSpec",
     return spec, "return" if metadata.get("ref_max_score") is None else "normalised"
 
 
+def other_maze(path: Path) -> str:
+    """A sentence if a data set names another maze for evaluation than it was recorded in, else nothing.
+
+    Start and goal may differ; walls are compared.
+    """
+    metadata = storage.metadata(path)
+    walls = [_walls(metadata.get(key)) for key in ("env_spec", "eval_env_spec")]
+    if None in walls or walls[0] == walls[1]:
+        return ""
+    return " It was recorded in another maze than the one in which it says that policies are evaluated."
+
+
+def _walls(text: object) -> list[list[bool]] | None:
+    """Where the maze of a specification has walls; ``None`` if it names no maze."""
+    try:
+        rows = json.loads(text)["kwargs"]["maze_map"] if isinstance(text, str) else None
+        return [[cell == 1 for cell in row] for row in rows] if rows else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _references(dataset_id: str, metadata: Mapping[str, Any], score: ScoreKind) -> tuple[float, float]:
     """Returns that count as a score of 0 and of 100."""
     if score != "normalised":
@@ -392,7 +430,7 @@ def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transit
         path=path,
         checksum=checksum(episodes),
         provenance="other",
-        provenance_note=f"Minari's {task.definition.minari_id}: not D4RL's data.",
+        provenance_note=f"Minari's {task.definition.minari_id}: not D4RL's data.{other_maze(path)}",
     )
     return from_episodes(episodes, origin, terminals_end=task.terminals_end)
 

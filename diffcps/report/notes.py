@@ -101,6 +101,8 @@ def _recorded(table: Sequence[Row]) -> list[str]:
             "Trained on Minari's own data sets and evaluated in the environments recorded with them; neither is D4RL's: "
             f"{', '.join(sets)}."
         )
+    if silent := [row for row in table if not row.trial.config.evaluation.episodes]:
+        notes.append(f"Not evaluated, so without scores: {_tasks(silent)}.")
     kinds = {
         "success": "The score is the percentage of episodes that reach the goal; reaching it ends an episode",
         "return": "The score is the return, not normalised: the data set has no reference scores",

@@ -319,6 +319,8 @@ def _steps(trial: Trial, narrow: bool) -> str:
 
 def _evaluations(row: Row) -> str:
     evaluation = row.trial.config.evaluation
+    if not evaluation.episodes:
+        return "not evaluated"
     final = evaluation.episodes_at(last=True)
     more = f" (last: {final})" if final != evaluation.episodes else ""
     return f"{row.evaluations} × {evaluation.episodes}{more}"

@@ -66,7 +66,7 @@ class RunFlags:
     evaluate_every: Maybe[int] = None
     """Gradient steps between evaluations. Default: those of the task; a shorter run has at least five evaluations."""
     episodes: Maybe[int] = None
-    """Episodes for each seed and evaluation."""
+    """Episodes for each seed and evaluation. 0: train without evaluations and without scores."""
     candidates: Maybe[int] = None
     """Actions drawn for each state at evaluation, of which the algorithm makes one; 1: the action of the policy."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()

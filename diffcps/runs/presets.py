@@ -182,6 +182,8 @@ def _trial(task: Task, usual: RunConfig, changes: Mapping[str, Any], flags: Cont
         for name, least in ("evaluation.every", 5), ("log_every", 50):
             if name not in flags:
                 changes[name] = min(changes.get(name, usual.value(name)), max(1, steps // least))
+    if not usual.evaluation.episodes and "evaluation.episodes" not in flags:
+        changes.pop("evaluation.episodes", None)  # no preset makes a task one that can be evaluated
     if changes.get("physics") not in task.environment.physics:
         changes.pop("physics", None)
     data = library.configured(task, changes.get("data.source"), changes.get("data.rows"))
@@ -256,6 +258,8 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     axes += [Axis(name, values) for name, values in given.items() if len(values) > 1]
     fixed = {name: values for name, values in given.items() if len(values) == 1}
     bases = tuple(made(task, fixed, PRESETS[options.preset]) for task in tasks)
+    if silent := [base.task for base in bases if not base.evaluation.episodes]:
+        raise UserError(f"a search goes by the score, and policies of {', '.join(silent)} are not evaluated (0 episodes).")
     plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials)
     _check(plan)
     return replace(plan, search=min(options.trials, plan.points or options.trials))

@@ -64,7 +64,9 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], Non
             raise gave_up
     status = folder.status
     if status["state"] == "complete":
-        tune.report({"step": trial.steps, OBJECTIVE: status["last"], "best": status["best"]})
+        # Tune wants the metric of every trial; nothing is chosen by it where policies are not evaluated
+        scores = {name: status.get(name, float("nan")) for name in ("last", "best")}
+        tune.report({"step": trial.steps, OBJECTIVE: scores["last"], "best": scores["best"]})
 
 
 def _train(

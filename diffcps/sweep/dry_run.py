@@ -106,6 +106,8 @@ class Estimator:
         if key not in self._known:
             self._known[key] = self._time(trial, task)
         each, act = self._known[key]
+        if not trial.evaluation.episodes:
+            return cost.over_stages(trial, each), 0.0
         if task.environment not in self._steps:
             self._steps[task.environment] = _environment_step(trial, task)
         act += self._steps[task.environment] * count * trial.evaluation.episodes
@@ -134,7 +136,7 @@ class Estimator:
             begin = stage.until or begin
         policy, count = learner.policy(), len(trial.members)
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
-        states = [data.observations.numpy()[: trial.evaluation.episodes]] * count
+        states = [data.observations.numpy()[: max(1, trial.evaluation.episodes)]] * count
         return each, self._median(lambda: policy.act(states, generators, trial.evaluation.candidates))
 
     def _median(self, work: Callable[[], object]) -> float:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffcps.config import Actor, EvaluationConfig, Member, Physics
-from diffcps.envs import make_vector
+from diffcps.envs import VectorEnvironment, make_vector
 from diffcps.tasks.registry import Task
 from diffcps.training.policy import Policy
 
@@ -33,7 +33,7 @@ class Evaluator:
         task: the task.
         physics: of the environments.
         members: those of the pack.
-        config: episodes, candidates and actor.
+        config: episodes, candidates and actor. Without episodes no environment is made.
         threads: at most so many, the caller's among them, step the environments; results do not depend on it.
         heartbeat: called at each step of the environments.
         purpose: evaluators of two purposes have different episodes.
@@ -57,7 +57,9 @@ class Evaluator:
         self.seeds = [member.seed for member in members]
         # AntMaze v0 keeps one goal for an environment's life: each member's own, in every evaluation
         goals = [seed for seed in self.seeds for _ in range(config.episodes)]
-        self.environments = make_vector(task, physics, len(goals), goal_seeds=goals, threads=threads)
+        self.environments: VectorEnvironment | None = None
+        if goals:
+            self.environments = make_vector(task, physics, len(goals), goal_seeds=goals, threads=threads)
 
     def __call__(
         self,
@@ -88,6 +90,7 @@ class Evaluator:
 
     def _round(self, policy: Policy, index: tuple[int, ...], candidates: int, actor: Actor) -> Rollouts:
         """One episode in every environment; its start depends only on ``index`` and the members' seeds."""
+        assert self.environments is not None, "an evaluation has episodes"
         members, episodes = len(self.seeds), self.config.episodes
         roots = [np.random.SeedSequence([seed, self.purpose, *index]) for seed in self.seeds]
         generators = [generator_of(root, policy.algorithm.device) for root in roots]
@@ -118,7 +121,8 @@ class Evaluator:
 
     def close(self) -> None:
         """Close the environments."""
-        self.environments.close()
+        if self.environments is not None:
+            self.environments.close()
 
 
 def generator_of(root: np.random.SeedSequence, device: torch.device) -> torch.Generator:

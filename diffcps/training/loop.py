@@ -194,7 +194,7 @@ def run(
     checkpoint_clock: Callable[[], float] = time.monotonic,
     status_seconds: float = STATUS_SECONDS,
 ) -> dict[str, float]:
-    """Train a pack to its end; returns ``step``, ``last`` and ``best``. A complete trial is left as it is.
+    """Train a pack to its end; returns ``step``, and ``last`` and ``best`` if it was evaluated. A complete trial is left as it is.
 
     Args:
         config: the trial.
@@ -212,7 +212,8 @@ def run(
         status_seconds: between two statuses while learning.
     """
     if folder.complete:
-        return {name: folder.status[name] for name in ("step", "last", "best")}
+        status = folder.status
+        return {name: status[name] for name in ("step", "last", "best") if name in status}
     try:
         trial = _begin(config, learner, folder, workers=workers or Workers(), requested_at=requested_at)
         status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
@@ -231,7 +232,7 @@ def run(
                 saved_at = checkpoint_clock()
             trial.clock.charge("checkpoint")
             status.write(**trial.summary)
-            if trial.evaluation_due and report is not None:
+            if trial.evaluation_due and trial.summary and report is not None:
                 report({"step": learner.step, "score": trial.summary["last"], "best": trial.summary["best"]})
                 trial.clock.charge("tracking")
     finally:
@@ -286,29 +287,38 @@ def _evaluate(
 ) -> dict[str, NDArray[Any]]:
     """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
     config, folder, workers, clock = trial.config, trial.folder, trial.workers, trial.clock
-    step, index, policies = trial.learner.step, len(trial.scores), trial.learner.policy()
+    step, policies = trial.learner.step, trial.learner.policy()
     last = step == config.steps
-    rollouts = evaluate(policies, index, config.evaluation.episodes_at(last))
+    episodes = config.evaluation.episodes_at(last)
+    index = len(trial.scores) if episodes else (step - 1) // config.evaluation.every
+    rollouts = evaluate(policies, index, episodes) if episodes else None
     measured = Measured({}, {}) if measure is None else measure(policies, index, last)
     clock.charge("evaluation")
-    rollouts = Rollouts(**workers.join(vars(rollouts)))
+    if rollouts is not None:
+        rollouts = Rollouts(**workers.join(vars(rollouts)))
     measured = Measured(*map(workers.join, measured))
     clock.charge("waiting")
     if workers.first:
-        folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
+        if rollouts is not None:
+            folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
         folder.log_measures(step, config, measured.values, measured.samples)
-    scores = task_of(config).normalised_score(rollouts.returns).mean(axis=1)
+    shown = {} if rollouts is None else _scored(trial, rollouts)
+    shown |= {f"measures/{name}": value for name, value in measured.values.items()}
+    clock.charge("checkpoint")
+    return shown
+
+
+def _scored(trial: _Trial, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
+    """Add the scores of an evaluation to the trial's; returns what sinks show of it, ``[K]``."""
+    scores = task_of(trial.config).normalised_score(rollouts.returns).mean(axis=1)
     trial.scores.append(scores.tolist())
-    shown = {
+    return {
         "evaluation/score": scores,
         "evaluation/return": rollouts.returns.mean(axis=1),
         "evaluation/length": rollouts.lengths.mean(axis=1),
         # fmax ignores evaluations of a diverged policy, whose score is NaN
         "evaluation/best": np.fmax.reduce(np.array(trial.scores)),
-        **{f"measures/{name}": value for name, value in measured.values.items()},
     }
-    clock.charge("checkpoint")
-    return shown
 
 
 def _save(trial: _Trial, status: _Status) -> None:

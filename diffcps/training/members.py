@@ -194,7 +194,7 @@ def working_bytes(config: RunConfig) -> int:
     A captured step keeps its memory while policies act.
     """
     counts = [int(way.value) for way in algorithms.other_ways(config) if way.name == "candidates"]
-    acting = cost.acting_cost(config, config.evaluation.episodes, max(config.evaluation.candidates, *counts, 1))
+    acting = cost.acting_cost(config, max(1, config.evaluation.episodes), max(config.evaluation.candidates, *counts, 1))
     return max(kind.peak_bytes for kind in cost.counted(config).kinds.values()) + acting.peak_bytes
 
 

@@ -141,6 +141,8 @@ class MinariData:
 
     id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
     """Minari's id of the data set."""
+    no_evaluation: bool = False
+    """Make a task without evaluations and scores, of data whose environment cannot be made here."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -149,16 +151,17 @@ class MinariData:
 
         console = Console()
         with console.status(f"reading {self.id}"):
-            found = minari.describe(self.id)
+            found = minari.describe(self.id, evaluated=not self.no_evaluation)
         file, new = minari.register(found.definition)
         task = from_definition(found.definition)
         definition = found.definition
         model = found.settings_of
+        environment = f"environment: {task.environment.id} as recorded, at most {task.episode_limit} steps"
+        environment += ", an episode ends at the goal" if task.score == "success" else ""
         lines = [
             f"{self.id} (not D4RL's data)",
             *_summary(task, found.info),
-            f"environment: {task.environment.id} as recorded, at most {task.episode_limit} steps"
-            + (", an episode ends at the goal" if task.score == "success" else ""),
+            environment if definition.evaluation.episodes else "policies are not evaluated, so there are no scores",
             f"observations: {task.observation_size} numbers, flattened from {found.observations}",
             f"actions: {task.action_size} numbers in ±{task.max_action:g}",
             f"hyper-parameters: those of {model}" if model else "hyper-parameters: the defaults",

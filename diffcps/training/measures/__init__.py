@@ -126,6 +126,10 @@ def _likelihood(config: RunConfig, task: Task) -> tuple[str, ...]:
     return ("cross_entropy", "cross_entropy_error", *excess, "elbo", *bounds, "gap", *loss)
 
 
+def _no_episodes(config: RunConfig, task: Task) -> str | None:
+    return None if config.evaluation.episodes else "its policies are not evaluated (0 episodes)."
+
+
 def _acting(config: RunConfig, task: Task) -> tuple[str, ...]:
     return tuple(f"score_{actor}_{count}" for actor, count in ways_of_acting(config))
 
@@ -172,6 +176,7 @@ MEASURES = {
         says="The score of the online policy and of its average, by single actions and by the best of 50.",
         columns=_acting,
         take=_from("acting"),
+        misfit=_no_episodes,
     ),
 }
 """Every measure by name."""
