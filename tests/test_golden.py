@@ -95,8 +95,10 @@ def state(learner: Learner) -> dict[str, Tensor]:
 
 
 def step(learner: Learner) -> dict[str, Tensor]:
-    """Take one gradient step; its metrics, ``[K]``."""
-    return learner.update(1)
+    """Take one gradient step; its metrics, ``[K]``, by concept: the λ of the released dual is the one it has moved to."""
+    found = learner.update(1)
+    moved = found.pop("multiplier", None)
+    return found if moved is None or learner.algorithm.config.dual != "released" else found | {"lambda": moved}
 
 
 def act(learner: Learner, observations: NDArray[np.float32], candidates: int, actor: str) -> NDArray[np.float32]:

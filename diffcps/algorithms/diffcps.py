@@ -24,7 +24,7 @@ from diffcps.config.plain import require, setting
 
 METRICS = (
     "behaviour_loss", "lambda", "actor_loss", "q_loss", "policy_q", "dual_loss", "actor_grad_norm", "constraint",
-    "target_kl", "violation", "q_scale",
+    "target_kl", "violation", "q_scale", "multiplier",
 )  # fmt: skip
 """Of a step that improves the policy, besides those of the critic."""
 CLONED_PART = 5
@@ -223,7 +223,9 @@ class DiffCPS(Improver[Settings]):
         return loss, {"dual_loss": loss.detach()}
 
     def improve_policy(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
-        """One step of policy and λ, in place."""
+        """One step of policy and λ, in place. Of its metrics ``lambda`` is what the policy's loss used in this step, and
+        ``multiplier`` what the dual has moved to, which is not clipped in the released dual.
+        """
         weights = self.learning_weights(pack)
         loss, metrics, fit = self.actor_loss(weights, self.critic.layers(pack["critic"]), pack, batch, noise)
         multiplier = pack["multiplier"].detach().clone().requires_grad_()
@@ -232,6 +234,5 @@ class DiffCPS(Improver[Settings]):
         metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
         adam, smoothed = pack.adams["multiplier"], pack.tensors.get("smoothed")
         duals.step(self.config.dual, pack.values, pack["multiplier"], adam, slope, smoothed)
-        if self.config.dual == "released":
-            metrics["lambda"] = pack["multiplier"][:, 0].clone()
+        metrics["multiplier"] = duals.value(self.config.dual, pack["multiplier"][:, 0]).clone()
         return metrics | dual_metrics

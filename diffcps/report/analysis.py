@@ -97,7 +97,7 @@ class Row:
 
     @cached_property
     def final_lambda(self) -> float:
-        """λ of the newest row of metrics that has one: mean over the row's steps and over seeds."""
+        """λ, as the policy's loss uses it, of the newest row of metrics that has one: mean over the row's steps and seeds."""
         return self.trial.newest("lambda")
 
     @cached_property

@@ -91,7 +91,7 @@ def over_time(table: Sequence[Row]) -> list[Figure]:
             logged("lambda"),
             name="lambda",
             title="λ",
-            caption="Mean over seeds with its 95 % interval; dashed: λ-clip.",
+            caption="λ as the policy's loss uses it: mean over seeds with its 95 % interval; dashed: λ-clip.",
             y_label="λ",
             read=_multiplier,
             references=_clips,

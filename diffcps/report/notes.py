@@ -34,7 +34,8 @@ def footnotes(table: Sequence[Row]) -> list[str]:
 def _columns(table: Sequence[Row]) -> list[str]:
     notes = [
         "Scores are normalised: 100·(R − random)/(expert − random), where R is the return. behaviour: score of the data "
-        "set's own trajectories. λ: mean over seeds and over the steps of the newest row of metrics.",
+        "set's own trajectories. λ: as the policy's loss uses it, so clipped; mean over seeds and over the steps of the newest "
+        "row of metrics.",
         "last: the newest evaluation; of a complete trial, the evaluation of its final checkpoint. Mean ± standard "
         "deviation over seeds, with the 95 % percentile-bootstrap interval of the mean. The interval is too narrow for "
         "fewer than about 5 seeds; for 2 seeds its ends are the two scores.",
