@@ -146,12 +146,17 @@ def test_antmaze(tmp_path):
     content["timeouts"][:] = False
     content["timeouts"][[9, 19, 29, 39]] = True
     built = d4rl.load(ANT, write(tmp_path / "f.hdf5", content))
-    assert len(built) == 36
-    assert built.terminals.sum() == 8
+    assert len(built) == 38  # the terminals of data that are not D4RL's are kept at time-outs
+    assert built.terminals.sum() == 10
     assert built.info.returns.tolist() == [1, 0, 1, 0]
-    assert built.info.provenance == "unverified"
-    assert "nothing is published" in built.info.provenance_note
+    assert built.info.provenance == "other"
     assert "1 000 000" in built.info.provenance_note
+
+
+def test_antmaze_of_the_right_size_is_unverified():
+    verdict, note = provenance.judge(ANT, "0", np.broadcast_to(np.float32(0), (1_000_000, 29)))
+    assert verdict == "unverified"
+    assert note.startswith("Unverified: nothing is published")
 
 
 def test_rounding_over_the_action_bound_is_accepted(tmp_path):

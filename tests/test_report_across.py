@@ -104,7 +104,7 @@ def test_other_physics_and_other_data_are_never_put_together(tmp_path: Path) -> 
     assert [(group.physics, group.data, len(group.rows)) for group in built.groups] == [
         ("modern", "D4RL", 1),
         ("d4rl", "D4RL", 2),
-        ("d4rl", "not D4RL's own", 1),
+        ("d4rl", "not D4RL's", 1),
     ]
     assert "| hopper-medium-v2 § |" in built.markdown()
     assert "Physics other than d4rl: hopper-medium-v2 modern" in built.markdown()

@@ -141,12 +141,20 @@ def test_rows_without_a_transition_are_refused(timeouts):
         build(rows_of([1] * len(timeouts), [0] * len(timeouts), timeouts))
 
 
+def test_a_goal_that_is_reached_after_the_episode_limit_does_not_count():
+    rewards = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0]
+    timeouts = [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    built = [build(rows_of(rewards, rewards, timeouts), limit, terminals_end=False) for limit in (3, 4)]
+    assert [one.info.returns.tolist() for one in built] == [[0, 1], [1, 1]]
+    assert len(built[0]) == len(built[1])
+
+
 def test_returns_sum_in_double_precision():
     n = 20_000_000 // 100
     rewards = np.full(n, 16_777.217, dtype=np.float32)
     ends = np.zeros(n, dtype=bool)
     ends[-1] = True
-    total = trajectory_returns(rewards, np.zeros(n, dtype=bool), ends)
+    total = trajectory_returns(rewards, np.zeros(n, dtype=bool), ends, limit=n)
     np.testing.assert_allclose(total, [float(rewards[0]) * n], rtol=1e-12)
 
 

@@ -35,7 +35,7 @@ class Collected(Source):
         origin = Origin(
             source=self.name, path=path, checksum=checksum(found), provenance="other", provenance_note=_NOTE
         )
-        return from_episodes(found, origin, terminals_end=task.terminals_end)
+        return from_episodes(found, origin, terminals_end=task.terminals_end, episode_limit=task.episode_limit)
 
     def rows(self, task: Task) -> int:
         """As many as D4RL's own data set has."""

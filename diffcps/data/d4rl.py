@@ -78,7 +78,7 @@ class D4RL(Source):
 
     def label(self, task: Task, provenance: str) -> str:
         """By provenance."""
-        return {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's own"}[provenance]
+        return {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's"}[provenance]
 
     def holding(self, path: Path, sha256: Checksum) -> Holding:
         """With rows, and the sha256 beside the published one."""

@@ -432,7 +432,7 @@ def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transit
         provenance="other",
         provenance_note=f"Minari's {task.definition.minari_id}: not D4RL's data.{other_maze(path)}",
     )
-    return from_episodes(episodes, origin, terminals_end=task.terminals_end)
+    return from_episodes(episodes, origin, terminals_end=task.terminals_end, episode_limit=task.episode_limit)
 
 
 def _ending_at_the_goal(episode: Episode) -> Episode:

@@ -70,7 +70,8 @@ class OGBench(Source):
         origin = Origin(
             source=self.name, path=path, checksum=files.sha256(path), provenance="unverified", provenance_note=note
         )
-        transitions = from_episodes(found.episodes, origin, terminals_end=task.terminals_end)
+        limits = {"terminals_end": task.terminals_end, "episode_limit": task.episode_limit}
+        transitions = from_episodes(found.episodes, origin, **limits)
         return replace(transitions, rewards=found.rewards)
 
     def wanted(self, task: Task) -> str:

@@ -39,7 +39,7 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     """Whether the file with this sha256 and these observations [N, o] (all finite) holds D4RL's data for the task.
 
     Returns the verdict and a sentence for a person: ``verified`` when the sha256 is the published one, or statistics
-    and row count agree; ``other`` when they do not; ``unverified`` when nothing is published (AntMaze).
+    and row count agree; ``other`` when they do not; ``unverified`` when only the row count is published (AntMaze), and agrees.
     """
     if KNOWN_SHA256.get(task.d4rl_file or "") == sha256:
         return "verified", f"D4RL's own file: its sha256 is the published one ({sha256[:12]}…)."
@@ -50,10 +50,11 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     enough = abs(rows - published_rows) <= ROW_TOLERANCE * published_rows
     statistics = paper.observation_statistics().get(task.name)
     if statistics is None:
-        size = "The row count fits" if enough else "The row count does not fit"
+        if not enough:
+            return "other", f"Not D4RL's data, or not the whole of them: there are {counts}."
         return "unverified", (
-            f"Cannot be checked against D4RL: nothing is published for {task.name}. Only the file's name says which version "
-            f"it is. {size}: {counts}."
+            f"Unverified: nothing is published for {task.name} to compare with. Only the file's name says which version it "
+            f"is. The row count fits: {counts}."
         )
 
     mean, std = _moments(observations)

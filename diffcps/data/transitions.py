@@ -6,6 +6,7 @@ hold the observation after their last action, so no step is lost.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -48,7 +49,7 @@ class DatasetInfo(Origin):
     trajectories: int
     """Complete trajectories; a last one that was cut without a flag is not counted."""
     returns: NDArray[np.float64]
-    """[trajectories] sums of rewards, each up to the first terminal: what an evaluation counts."""
+    """[trajectories] sums of rewards, each up to the first terminal or the episode limit: what an evaluation counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +192,7 @@ def from_rows(
             f"{origin.path or origin.source}: its {len(rows.rewards)} row(s) hold no transition: the last row and "
             f"{int(timeouts[:-1].sum())} row(s) flagged as time-out have no next observation. Use a longer data set."
         )
-    returns = trajectory_returns(rows.rewards, rows.terminals, ends)
+    returns = trajectory_returns(rows.rewards, rows.terminals, ends, limit=episode_limit)
     return Transitions(
         observations=rows.observations[kept],
         actions=rows.actions[kept],
@@ -232,16 +233,18 @@ def split(rows: Rows, *, episode_limit: int, terminals_end: bool) -> tuple[list[
     return episodes, np.flatnonzero(~steps)
 
 
-def from_episodes(episodes: Sequence[Episode], origin: Origin, *, terminals_end: bool = True) -> Transitions:
+def from_episodes(
+    episodes: Sequence[Episode], origin: Origin, *, terminals_end: bool = True, episode_limit: int = sys.maxsize
+) -> Transitions:
     """Every step of every episode as a transition, with its true next observation.
 
-    ``terminals_end`` is that of ``Rows.ends``. Raises ``UserError`` when there is no step at all.
+    ``terminals_end`` is that of ``Rows.ends``; returns count up to ``episode_limit`` steps. Raises ``UserError`` when there is no step at all.
     """
     if sum(len(episode.rewards) for episode in episodes) == 0:
         raise UserError(f"{origin.path or origin.source}: it holds no step. Collect or choose another data set.")
     terminals, _, ends, cuts = flags(episodes, terminals_end)
     rewards = np.concatenate([e.rewards for e in episodes])
-    returns = trajectory_returns(rewards, terminals, ends, cuts)
+    returns = trajectory_returns(rewards, terminals, ends, cuts, limit=episode_limit)
     return Transitions(
         observations=_float32([e.observations[:-1] for e in episodes]),
         actions=_float32([e.actions for e in episodes]),
@@ -271,11 +274,13 @@ def trajectory_returns(
     terminals: NDArray[np.bool_],
     ends: NDArray[np.bool_],
     cuts: Sequence[int] | NDArray[np.integer] = (),
+    *,
+    limit: int,
 ) -> NDArray[np.float64]:
     """[complete trajectories] sum of rewards [N] over each stretch that closes with a true in ``ends`` [N].
 
-    A stretch counts up to its first terminal, because an evaluation episode stops there; only AntMaze has rows after
-    it. Rows after the last end belong to no complete trajectory, nor does a stretch that closes with a row of ``cuts``.
+    A stretch counts up to its first terminal, and at most ``limit`` steps, because an evaluation episode stops there; only
+    AntMaze has rows after either. Rows after the last end belong to no complete trajectory, nor does a stretch that closes with a row of ``cuts``.
     """
     closing = np.union1d(np.flatnonzero(ends), np.asarray(cuts, dtype=np.int64))
     if len(closing) == 0:
@@ -284,7 +289,8 @@ def trajectory_returns(
     above: NDArray[np.int64] = np.cumsum(terminals) - terminals  # terminals in the rows before each row
     lengths = closing - starts + 1
     covered = slice(0, int(closing[-1]) + 1)
-    counted: NDArray[np.bool_] = above[covered] == np.repeat(above[starts], lengths)
+    within = np.arange(covered.stop) - np.repeat(starts, lengths) < limit
+    counted: NDArray[np.bool_] = (above[covered] == np.repeat(above[starts], lengths)) & within
     sums = np.add.reduceat(rewards[covered].astype(np.float64) * counted, starts)
     return sums[ends[closing]]
 

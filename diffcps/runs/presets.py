@@ -259,7 +259,9 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     fixed = {name: values for name, values in given.items() if len(values) == 1}
     bases = tuple(made(task, fixed, PRESETS[options.preset]) for task in tasks)
     if silent := [base.task for base in bases if not base.evaluation.episodes]:
-        raise UserError(f"a search goes by the score, and policies of {', '.join(silent)} are not evaluated (0 episodes).")
+        raise UserError(
+            f"a search goes by the score, and policies of {', '.join(silent)} are not evaluated (0 episodes)."
+        )
     plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials)
     _check(plan)
     return replace(plan, search=min(options.trials, plan.points or options.trials))

@@ -194,7 +194,9 @@ def run(
     checkpoint_clock: Callable[[], float] = time.monotonic,
     status_seconds: float = STATUS_SECONDS,
 ) -> dict[str, float]:
-    """Train a pack to its end; returns ``step``, and ``last`` and ``best`` if it was evaluated. A complete trial is left as it is.
+    """Train a pack to its end; returns ``step`` and, if it was evaluated, ``last`` and ``best``.
+
+    A complete trial is left as it is.
 
     Args:
         config: the trial.

@@ -171,7 +171,7 @@ def _title(check: Check) -> str:
 
 
 def _returns(axes: Axes, examined: Examined, data: Recording) -> None:
-    returns = trajectory_returns(data.rewards, data.terminals, data.ends, data.cuts)
+    returns = trajectory_returns(data.rewards, data.terminals, data.ends, data.cuts, limit=examined.task.episode_limit)
     returns = returns[np.isfinite(returns)]
     axes.set_title(f"returns of {len(returns):,} complete trajectories")
     if len(returns):

@@ -53,7 +53,7 @@ class Trajectories:
     lengths: Spread | None
     """Of the complete ones, in rows."""
     returns: Spread | None
-    """Of the complete ones, each up to its first terminal, as an evaluation counts."""
+    """Of the complete ones, each up to its first terminal or the episode limit, as an evaluation counts."""
     normalised: Spread | None
     """The same as normalised scores."""
     at_limit: int
@@ -135,7 +135,7 @@ def trajectories(task: Task, data: Recording) -> Trajectories:
     segments = data.segments()
     lengths = np.array([part.stop - part.start for part in segments], dtype=np.int64)
     complete = np.array([bool(data.ends[part.stop - 1]) for part in segments], dtype=bool)
-    returns = trajectory_returns(data.rewards, data.terminals, data.ends, data.cuts)
+    returns = trajectory_returns(data.rewards, data.terminals, data.ends, data.cuts, limit=task.episode_limit)
     return Trajectories(
         complete=int(complete.sum()),
         cut=int((~complete).sum()),
