@@ -238,7 +238,8 @@ def from_episodes(
 ) -> Transitions:
     """Every step of every episode as a transition, with its true next observation.
 
-    ``terminals_end`` is that of ``Rows.ends``; returns count up to ``episode_limit`` steps. Raises ``UserError`` when there is no step at all.
+    ``terminals_end`` is that of ``Rows.ends``; returns count up to ``episode_limit`` steps. Raises ``UserError`` when there
+    is no step at all.
     """
     if sum(len(episode.rewards) for episode in episodes) == 0:
         raise UserError(f"{origin.path or origin.source}: it holds no step. Collect or choose another data set.")
@@ -280,7 +281,8 @@ def trajectory_returns(
     """[complete trajectories] sum of rewards [N] over each stretch that closes with a true in ``ends`` [N].
 
     A stretch counts up to its first terminal, and at most ``limit`` steps, because an evaluation episode stops there; only
-    AntMaze has rows after either. Rows after the last end belong to no complete trajectory, nor does a stretch that closes with a row of ``cuts``.
+    AntMaze has rows after either. Rows after the last end belong to no complete trajectory, nor does a stretch that closes
+    with a row of ``cuts``.
     """
     closing = np.union1d(np.flatnonzero(ends), np.asarray(cuts, dtype=np.int64))
     if len(closing) == 0:
