@@ -328,9 +328,10 @@ def test_collected_sets(capsys):
     assert found.parity is None
     assert "not stepped" in found.no_parity
     assert found.remarks == ()
-    collected.SOURCE.make(ring, DataConfig("collected", 100, 1))
-    with pytest.raises(UserError, match="2 data sets"):
-        library.look_up("bandit-ring", None, ())
+    newer = collected.SOURCE.make(ring, DataConfig("collected", 100, 1))
+    os.utime(newer, (2e9, 2e9))
+    two = library.look_up("bandit-ring", None, ())
+    assert (two.path, [path.name for path in two.others]) == (newer, ["bandit-ring-collected-s0-100-v1"])
     assert command("pointmaze-umaze", "--rows", "200") == 0
     assert Path("checks/check-pointmaze-umaze-collected.png").read_bytes().startswith(PNG)
 

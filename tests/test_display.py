@@ -96,6 +96,18 @@ def test_lines_show_what_runs(tmp_path: Path) -> None:
     assert "last" not in begun
 
 
+def test_in_its_last_evaluation_a_trial_has_no_time_left_that_is_known(tmp_path: Path) -> None:
+    trial = config(3)
+    folder = folder_of(tmp_path, trial)
+    folder.create(trial)
+    status = {"state": "running", "step": STEPS, "steps_per_second": 40.0, "seconds_left": 0.0}
+    folder.write_status({**status, "updated": time.time()})
+    found = board(tmp_path, Plan("grid", "paper", (trial,)))
+    heading, line = found.lines(found.trials())
+    assert "left" not in heading + line
+    assert "last evaluation" in line
+
+
 def test_table_shows_every_state(tmp_path: Path) -> None:
     """Running first; a reason is one line, shortened, and is never read as markup; no speed for what does not run."""
     found = sweep_folder(tmp_path)

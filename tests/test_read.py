@@ -1,6 +1,8 @@
 """The one reader of trials and sweeps: damage is named and hides nothing, and states are what is true."""
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -32,6 +34,16 @@ def test_a_running_trial_is_interrupted_once_nobody_can_be_working_on_it(tmp_pat
     folder.write_status({**folder.status, "updated": time.time()})
     (tmp_path / lock.LOCK).touch()
     assert collect(tmp_path).trials[0].state == "interrupted"
+
+
+def test_a_study_is_continued_by_its_own_command(tmp_path: Path) -> None:
+    file = synthetic.describe(tmp_path, synthetic.config()) / "sweep.json"
+    values = json.loads(file.read_text())
+    typed = ["bin/diffcps", "study", "constraint", "--quick"]
+    file.write_text(json.dumps(values | {"preset": "study", "command": typed}))
+    assert collect(tmp_path).resume == shlex.join(typed)
+    file.write_text(json.dumps(values | {"command": typed}))
+    assert "--resume" in collect(tmp_path).resume
 
 
 def test_a_damaged_environment_is_named_and_changes_no_state(tmp_path: Path) -> None:

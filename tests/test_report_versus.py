@@ -73,6 +73,11 @@ def test_every_format_says_it(pair: Versus) -> None:
     console = Console(width=80, file=io.StringIO(), force_terminal=False)
     pair.print(console)
     assert "+3.1" in console.file.getvalue()  # type: ignore[attr-defined]
+    narrow = Console(width=40, file=io.StringIO(), force_terminal=False)
+    pair.print(narrow)
+    text = " ".join(narrow.file.getvalue().split())  # type: ignore[attr-defined]
+    assert f"See {pair.file}.md" in text
+    assert "table.md" not in text
 
 
 def refusal(first: Path, second: Path) -> str:

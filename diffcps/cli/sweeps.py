@@ -162,7 +162,7 @@ def _heading(sweep: Sweep) -> str:
     parts = [f"{sweep.name}: {sweep.state}"]
     if sweep.plan is not None:
         parts.append(f"{text.tally(sweep.counts)} of {sweep.total}")
-    if (left := sweep.seconds_left()) is not None:
+    if left := sweep.seconds_left():
         parts.append(f"about {duration(left)} left")
     if sweep.touched is not None:
         parts.append(f"touched {_moment(sweep.touched)}")

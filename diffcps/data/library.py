@@ -252,13 +252,15 @@ class DataSet:
     path: Path
     """Its file, or the folder that holds ``data``."""
     source: Source
+    others: tuple[Path, ...] = ()
+    """Further data sets of the task."""
 
 
 def look_up(named: str, task: str | None, directories: Sequence[Path]) -> DataSet:
     """The data set at that path, or of the task of that name: that of the task's first source which has one.
 
-    ``task`` names the task of a file or folder that does not say it. Raises ``UserError`` when there is no such data
-    set, or several.
+    Of several that were collected it is the one that a trial takes without being told a size, else the newest. ``task`` names
+    the task of a file or folder that does not say it. Raises ``UserError`` when there is no such data set.
     """
     path = Path(named).expanduser()
     if path.is_file() or path.is_dir():
@@ -292,12 +294,10 @@ def _at(path: Path, name: str | None) -> DataSet:
 def _of_task(task: Task, directories: Sequence[Path]) -> DataSet:
     for each in map(source, task.sources):
         sets = each.every(task, directories)
-        if len({path.name for path in sets}) > 1:
-            listed = "\n".join(f"    {path}" for path in sorted(sets))
-            raise UserError(f"{task.name} has {len(sets)} data sets here; name the one to look at:\n{listed}")
         if sets:
-            found = each.find(task, DataConfig(each.name), directories) if len(sets) > 1 else sets[0]
-            return DataSet(task, found or sets[0], each)
+            found = each.find(task, configured(task, each.name), directories) if len(sets) > 1 else sets[0]
+            taken = found or max(sets, key=lambda path: path.stat().st_mtime)
+            return DataSet(task, taken, each, tuple(sorted({path for path in sets if path.name != taken.name})))
     raise UserError(source(task.sources[0]).missing([task], directories))
 
 

@@ -78,6 +78,8 @@ class Document:
 
     title: str
     sections: tuple[Section, ...]
+    file: str = "table"
+    """Name of its files without an ending, which a shortened table refers to."""
 
     @property
     def figures(self) -> list[Figure]:

@@ -72,7 +72,7 @@ class Versus:
             panels=tuple(Panel(title, partial(_curves, pair=pair)) for title, pair in _titled(found)),
         )
         sections.append(Section(curves.title, (curves,)))
-        return Document(f"{second} compared with {first}", tuple(sections))
+        return Document(f"{second} compared with {first}", tuple(sections), self.file)
 
     def csv(self) -> str:
         """One row a pair, plain numbers."""

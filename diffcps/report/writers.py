@@ -182,7 +182,7 @@ def _sheet_latex(sheet: Sheet, document: Document, section: Section) -> str:
     caption = ". ".join(filter(None, (f"{document.title}: {heading}" if heading else document.title, agreed)))
     body = _body(columns)
     if dropped:
-        body.insert(0, f"% left out for lack of width: {escaped('; '.join(dropped))}; table.csv has them")
+        body.insert(0, f"% left out for lack of width: {escaped('; '.join(dropped))}; {document.file}.csv has them")
     form = "".join("r" if column.right else "l" for column in columns)
     head = f"\\caption{{{escaped(caption)}.}}"
     if len(columns[0].cells) > _LONG_latex:
@@ -234,17 +234,17 @@ def screen(document: Document, width: int) -> RenderableType:
     for index, section in enumerate(document.sections):
         if not section.aside:
             heading = section.title or (document.title if index == 0 else "")
-            parts += _section_screen(section, heading, width, head=index == 0)
+            parts += _section_screen(section, heading, width, head=index == 0, file=document.file)
     return Group(*parts)
 
 
-def _section_screen(section: Section, heading: str, width: int, head: bool) -> list[RenderableType]:
+def _section_screen(section: Section, heading: str, width: int, *, head: bool, file: str) -> list[RenderableType]:
     tables = any(isinstance(block, Sheet) for block in section.blocks)
     parts: list[RenderableType] = []
     for block in section.blocks:
         if isinstance(block, Sheet):
-            parts += _sheet_screen(block, block.title or heading, width)
-        elif not (isinstance(block, Figure) or (tables and not head)):  # explanations of further tables are in table.md
+            parts += _sheet_screen(block, block.title or heading, width, file)
+        elif not (isinstance(block, Figure) or (tables and not head)):  # explanations of further tables are in the file
             parts += _lines(block, dim=not head)
     return parts
 
@@ -256,12 +256,12 @@ def _lines(block: Block, dim: bool) -> Sequence[Text]:
     return [Text(line, style="dim" if dim else "") for line in block.paragraphs]
 
 
-def _sheet_screen(sheet: Sheet, title: str, width: int) -> list[RenderableType]:
+def _sheet_screen(sheet: Sheet, title: str, width: int, file: str) -> list[RenderableType]:
     columns, agreed = lifted(sheet.columns, "trial" if sheet.states else "row")
     shown, dropped = fitting(columns, width)
     styles = [STYLES.get(state, "") for state in sheet.states] if sheet.states else None
     parts: list[RenderableType] = [Text(agreed, style="dim")] if agreed else []
     parts += [terminal_table(shown, title, styles), Text()]
     if dropped:
-        parts.append(Text(f"Columns left out: {', '.join(dropped)}. See table.md.", style="dim"))
+        parts.append(Text(f"Columns left out: {', '.join(dropped)}. See {file}.md.", style="dim"))
     return parts

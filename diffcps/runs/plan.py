@@ -138,6 +138,11 @@ def python() -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def typed_command(command: Sequence[str]) -> str:
+    """A recorded command as it was typed, with this process's Python if it is a script: it also continues what it began."""
+    return shlex.join([python(), *command] if command[0].endswith(".py") else command)
+
+
 def resume_command(name: str, results: object, script: str, flags: Mapping[str, object]) -> str:
     """The command that continues the sweep ``name``, in the current folder and with this process's Python.
 

@@ -22,7 +22,7 @@ from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs import lock
 from diffcps.runs.lock import Holder
-from diffcps.runs.plan import Plan, parsed, repeated, resume_command
+from diffcps.runs.plan import Plan, parsed, repeated, resume_command, typed_command
 from diffcps.runs.rows import evaluated, record
 from diffcps.runs.time_left import seconds_left
 from diffcps.runs.trials import Trial, TrialState, modified, read_trial
@@ -126,6 +126,8 @@ class Sweep:
         """The command that continues it."""
         command = self.description.get("command")
         words = [str(word) for word in command] if isinstance(command, list) else []
+        if words and self.plan is not None and self.plan.preset == "study":  # only its own command writes its page
+            return typed_command(words)
         return resume_command(self.name, self.results, words[0] if words else "", repeated(words))
 
     def trial_frame(self) -> "pd.DataFrame":

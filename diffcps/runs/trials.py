@@ -116,9 +116,9 @@ class Trial:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until its end; ``None`` unless it runs and its speed is known."""
+        """Seconds until its end; ``None`` unless it runs and its speed is known, and in its last evaluation."""
         speed = self.number("steps_per_second")
-        if self.state != "running" or not speed:
+        if self.state != "running" or not speed or self.step >= self.steps:
             return None
         told = self.number("seconds_left")
         return (self.steps - self.step) / speed if told is None else told

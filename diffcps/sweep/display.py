@@ -110,7 +110,7 @@ class Board:
         parts = [f"{self.plan.name}: {text.tally(count)}", duration(time.monotonic() - self._clock)]
         if speed := sum(_speed(trial) for trial in trials):
             parts.append(f"{speed:.1f} steps/s")
-        if (left := seconds_left(self.plan, trials, self.begun)) is not None:
+        if left := seconds_left(self.plan, trials, self.begun):
             parts.append(f"about {duration(left)} left")
         return " · ".join(parts)
 
@@ -134,7 +134,12 @@ class Board:
         rows = [self._cells(trial) for trial in trials if trial.state == "running"]
         return [
             self.heading(trials),
-            *("  " + "  ".join(label.format(cell) for label, cell in zip(labels, cells, strict=True) if cell) for cells in rows),
+            *(
+                "  " + "  ".join(
+                    cell if cell == _ENDS else label.format(cell) for label, cell in zip(labels, cells, strict=True) if cell
+                )
+                for cells in rows
+            ),
         ]  # fmt: skip
 
     def table(self) -> Table:
@@ -167,10 +172,14 @@ class Board:
             trial.state,
             text.progress(trial.step, trial.steps),
             f"{speed:.1f}/s" if speed else "",
-            if_known(left, duration),
+            _ENDS if trial.state == "running" and trial.step >= trial.steps > 0 else if_known(left, duration),
             if_known(trial.number("last")),
             if_known(trial.number("best")),
         ]
+
+
+_ENDS = "last evaluation"
+"""In place of the time left, once all gradient steps are taken."""
 
 
 def names(trials: Sequence[RunConfig]) -> dict[str, str]:

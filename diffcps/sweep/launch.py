@@ -18,7 +18,7 @@ from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
-from diffcps.runs.plan import Plan, load, python, resume_command
+from diffcps.runs.plan import Plan, load, python, resume_command, typed_command
 from diffcps.runs.presets import build
 from diffcps.storage.location import Location, results_folder
 from diffcps.sweep import claim
@@ -304,7 +304,7 @@ def _resume_command(location: Location, options: SweepOptions, own: bool) -> str
     If the caller gave the plan (``own``), that is the command that was typed.
     """
     if own:
-        return shlex.join([python(), *sys.argv] if sys.argv[0].endswith(".py") else sys.argv)
+        return typed_command(sys.argv)
     given = {flag.name: (getattr(options, flag.name), flag.default) for flag in fields(MachineFlags)}
     changed = {name: value for name, (value, default) in given.items() if value != default}
     results = location.results.url if location.remote else location.folder.parent

@@ -64,6 +64,10 @@ class CheckData:
             picture = pictures.draw(examined)
         found = examined.check
         _show(console, found)
+        if source.others:
+            say(console, f"\n{found.task} has other data sets here, which are checked by their paths:")
+            for path in source.others:
+                say(console, f"    {path}")
         folder, name = self.out.expanduser(), f"check-{found.task}-{found.source}"
         with unwritable_as_user_error(folder, f"Name another folder than --out {self.out}."):
             folder.mkdir(parents=True, exist_ok=True)

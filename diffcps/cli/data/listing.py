@@ -121,6 +121,8 @@ class ImportData:
             raise UserError(
                 f"--task {self.task} applies to one file, and {len(self.files)} are named. Import them one by one."
             )
+        for path in self.files:
+            d4rl.check_file(path)
         console = Console()
         root = self.root.expanduser().absolute() if self.root is not None else minari.root()
         for path, task in [(path, d4rl.recognise(path, self.task)) for path in self.files]:
