@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -218,7 +219,7 @@ def test_a_sweep_in_use(capsys, place, begun):
 
 
 def test_dry_run(capsys, place, data, monkeypatch):
-    monkeypatch.setattr(Estimator, "_time", lambda *_: ([0.01], 0.001))
+    monkeypatch.setattr(Estimator, "_time", lambda *_: ([0.01], Counter()))
     assert sweeps.run_here("--dry-run", "--data-dir", data) == 0
     said = capsys.readouterr().out
     tasks = [task for task in TASKS.values() if task.in_paper]

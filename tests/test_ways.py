@@ -21,7 +21,9 @@ from diffcps.config.plain import setting
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.presets import build
+from diffcps.runs.settings import settings
 from diffcps.runs.trials import read_trial
+from diffcps.sweep import dry_run
 from diffcps.tracking.labels import rows_of
 from diffcps.training import measures
 
@@ -175,3 +177,22 @@ def test_the_memory_of_a_worker_allows_for_the_most_candidates() -> None:
     torch.set_num_threads(1)
     one, many = (sweeps.memory_for(small(acting=found), rows=100, packs=1) for found in ((), ("candidates=4000",)))
     assert many > one
+
+
+def test_a_dry_run_counts_every_round_of_episodes() -> None:
+    """Three evaluations, the last in two rounds; each other way in two rounds, and the measure with every evaluation."""
+    assert dry_run.evaluations(small()) == {4: 4}
+    assert dry_run.evaluations(small(acting=("candidates=1,2", "actor=average"))) == {4: 6, 1: 2, 2: 2}
+    counted = dry_run.evaluations(small(measures=("acting",)))
+    assert counted == {4: 4, 1: 3 * 2, measures.CANDIDATES: 3 * 2}
+
+
+def test_a_way_that_none_of_several_algorithms_has_is_refused_with_what_each_has() -> None:
+    with pytest.raises(UserError, match=r"iql.*qgpo has guidance_scale"):
+        build(SweepOptions(tasks=("bandit-ring",), algorithms=("iql", "qgpo"), acting=("candidates=4",)))
+
+
+def test_settings_say_what_only_acting_reads() -> None:
+    assert {name for name, found in settings("qgpo").items() if found.of_acting} >= {"guidance_scale"}
+    own = {name for name, found in settings("dql").items() if found.of_acting}
+    assert own == {"evaluation.candidates", "evaluation.actor"}

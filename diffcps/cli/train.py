@@ -116,8 +116,9 @@ class Settings:
         for setting in settings(self.algorithm).values():
             default = ", ".join(setting.default) if isinstance(setting.default, tuple) else worded(setting.default)
             search = f"; searched: {setting.search}" if setting.search else ""
-            name = f"{setting.name} *" if setting.of_member else setting.name
+            name = setting.name + " *" * setting.of_member + " †" * setting.of_acting
             table.add_row(name, default, escape(f"{setting.help} ({setting.values}{search})"))
         console = Console(highlight=False)
         console.print(table)
-        console.print("\n* may differ between the seeds of a trial; searched: by --preset search", markup=False)
+        marks = "\n* may differ between the seeds of a trial; † read by acting alone: --acting NAME=V1,V2 varies it"
+        console.print(f"{marks}; searched: by --preset search", markup=False)

@@ -70,8 +70,9 @@ class OGBench(Source):
         origin = Origin(
             source=self.name, path=path, checksum=files.sha256(path), provenance="unverified", provenance_note=note
         )
-        limits = {"terminals_end": task.terminals_end, "episode_limit": task.episode_limit}
-        transitions = from_episodes(found.episodes, origin, **limits)
+        transitions = from_episodes(
+            found.episodes, origin, terminals_end=task.terminals_end, episode_limit=task.episode_limit
+        )
         return replace(transitions, rewards=found.rewards)
 
     def wanted(self, task: Task) -> str:

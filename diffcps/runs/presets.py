@@ -136,13 +136,16 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
 def _compared(asked: str | Sequence[str], name: str, several: Sequence[str]) -> list[str]:
     """Other ways to act of one of several algorithms: a single candidate, and those asked for that it has.
 
-    One that none of them has is kept, to be refused.
+    Raises ``UserError`` for one that none of them has.
     """
     known = {other: ways.names(algorithms.get(other)) for other in several}
     found = [ways.ONE] if "candidates" in known[name] else []
     for way, value in ways.parts([asked] if isinstance(asked, str) else asked):
-        if way in known[name] or not any(way in own for own in known.values()):
+        if way in known[name]:
             found.append(f"{way}={value}")
+        elif not any(way in own for own in known.values()):
+            having = "; ".join(f"{other} has {', '.join(own) or 'nothing'}" for other, own in known.items())
+            raise UserError(f"acting {way}={value}: no algorithm here has that to vary: {having}.")
     return found
 
 

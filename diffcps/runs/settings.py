@@ -5,13 +5,14 @@ import contextlib
 import inspect
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 from diffcps import algorithms
+from diffcps.algorithms import ways
 from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig
 from diffcps.config.plain import described, fitting, hints
 from diffcps.config.run import OWN
@@ -41,6 +42,8 @@ class Setting:
     """The values that the preset ``search`` tries, as for ``--search``; empty: it leaves the setting as it is."""
     of_member: bool = False
     """Whether members of a pack may differ in it."""
+    of_acting: bool = False
+    """Whether only acting reads it, so that ``--acting`` can vary it."""
 
     @property
     def values(self) -> str:
@@ -71,7 +74,9 @@ def settings(algorithm: str) -> Mapping[str, Setting]:
         "seeds", int, default=SEEDS, help="Members of the pack; their seeds are 0, 1, …", rule="a positive whole number"
     )
     found |= {name: trial[name] for name in OWN}
-    return found | _of(EvaluationConfig, "evaluation.") | _of(DataConfig, "data.")
+    found |= _of(EvaluationConfig, "evaluation.") | _of(DataConfig, "data.")
+    acting = ways.names(algorithms.get(algorithm))
+    return {n: replace(s, of_acting=n.removeprefix("evaluation.") in acting) for n, s in found.items()}
 
 
 @cache

@@ -4,6 +4,7 @@ import functools
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from diffcps import algorithms
 from diffcps.algorithms.base import Batch
 from diffcps.config import RunConfig
 from diffcps.envs import make_vector
@@ -20,7 +22,7 @@ from diffcps.runs.presets import changed_settings
 from diffcps.sweep.cluster import threads_of
 from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, say, worded
-from diffcps.training import cost
+from diffcps.training import cost, measures
 from diffcps.training.learner import Learner
 
 _WIDTH = 132
@@ -96,13 +98,14 @@ class Estimator:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._steps: dict[Environment, float] = {}
-        self._known: dict[tuple[object, ...], tuple[list[float], float]] = {}
+        self._known: dict[tuple[object, ...], tuple[list[float], dict[int, float]]] = {}
 
     def seconds(self, trial: RunConfig) -> tuple[float, float]:
         """(learning, evaluation) in seconds; the second supposes that every episode lasts to its limit."""
         task = task_of(trial)
         count = len(trial.members)
-        key = (trial.algorithm, trial.settings, count, task.observation_size, task.action_size, trial.evaluation)
+        sizes = task.observation_size, task.action_size
+        key = (trial.algorithm, trial.settings, count, *sizes, trial.evaluation, trial.acting, trial.measures)
         if key not in self._known:
             self._known[key] = self._time(trial, task)
         each, act = self._known[key]
@@ -110,12 +113,12 @@ class Estimator:
             return cost.over_stages(trial, each), 0.0
         if task.environment not in self._steps:
             self._steps[task.environment] = _environment_step(trial, task)
-        act += self._steps[task.environment] * count * trial.evaluation.episodes
-        evaluations = -(-trial.steps // trial.evaluation.every) + len(trial.acting)
-        return cost.over_stages(trial, each), act * task.episode_limit * evaluations
+        move = self._steps[task.environment] * count * trial.evaluation.episodes
+        rolled = sum((act[candidates] + move) * times for candidates, times in evaluations(trial).items())
+        return cost.over_stages(trial, each), rolled * task.episode_limit
 
-    def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], float]:
-        """Seconds of a gradient step of each stage, and of an action of all episodes."""
+    def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], dict[int, float]]:
+        """Seconds of a gradient step of each stage, and of an action of all episodes by its number of candidates."""
         rows = 1000
         data = Batch(
             observations=torch.randn(rows, task.observation_size),
@@ -137,7 +140,10 @@ class Estimator:
         policy, count = learner.policy(), len(trial.members)
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
         states = [data.observations.numpy()[: max(1, trial.evaluation.episodes)]] * count
-        return each, self._median(lambda: policy.act(states, generators, trial.evaluation.candidates))
+        return each, {
+            candidates: self._median(functools.partial(policy.act, states, generators, candidates))
+            for candidates in evaluations(trial)
+        }
 
     def _median(self, work: Callable[[], object]) -> float:
         """Seconds that ``work`` takes: of half a second of runs the middle one, for a busy machine stalls some of them."""
@@ -151,6 +157,24 @@ class Estimator:
                 torch.cuda.synchronize(self.device)
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds)
+
+
+def evaluations(trial: RunConfig) -> dict[int, int]:
+    """Number of candidates -> how often all of a trial's episodes are rolled out with it.
+
+    The last evaluation takes a round for each ``episodes`` of its ``final_episodes``, and so does each other way to act; the
+    measure ``acting`` comes with every evaluation.
+    """
+    own, config = trial.evaluation.candidates, trial.evaluation
+    count = -(-trial.steps // config.every)
+    last = -(-config.episodes_at(True) // max(1, config.episodes))
+    found = Counter({own: count - 1 + last})
+    for way in algorithms.other_ways(trial):
+        found[int(way.value) if way.name == "candidates" else own] += last
+    if "acting" in trial.measures:
+        for _, candidates in measures.ways_of_acting(trial):
+            found[candidates] += count
+    return dict(found)
 
 
 def _environment_step(trial: RunConfig, task: Task) -> float:

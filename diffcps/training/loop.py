@@ -214,8 +214,8 @@ def run(
         status_seconds: between two statuses while learning.
     """
     if folder.complete:
-        status = folder.status
-        return {name: status[name] for name in ("step", "last", "best") if name in status}
+        ended = folder.status
+        return {name: ended[name] for name in ("step", "last", "best") if name in ended}
     try:
         trial = _begin(config, learner, folder, workers=workers or Workers(), requested_at=requested_at)
         status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
