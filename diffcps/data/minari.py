@@ -12,6 +12,7 @@ reach it. The environment is made with ``continuing_task=False``, and a step wit
 **Reference scores** are those of the data set. Where it has none, a score is the plain return.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -218,13 +219,7 @@ def describe(dataset_id: str, evaluated: bool = True) -> Found:
     metadata = storage.metadata(path)
     if isinstance(name := storage.notes(path).get("task"), str) and name in TASKS:
         raise UserError(f"{dataset_id} is the D4RL file of {name}, imported. Use that task: {name} --data minari.")
-    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
-    if not isinstance(text, str):
-        if evaluated:
-            raise UserError(
-                f"{dataset_id} records no environment (env_spec), so policies cannot be evaluated. {_WITHOUT}"
-            )
-        text = '{"id": "not-recorded"}'
+    text = _environment_text(dataset_id, metadata, evaluated)
     where = f"{dataset_id}: its"
     size = recorded.observation_size(observation_space, f"{where} observations")
     try:
@@ -234,12 +229,7 @@ def describe(dataset_id: str, evaluated: bool = True) -> Found:
 
     spec, score = _evaluated(recorded.read_spec(text), metadata)
     if evaluated:
-        try:
-            environment = recorded.made(spec, spec.max_episode_steps)
-        except UserError as error:
-            raise UserError(f"{error} {_WITHOUT}") from error
-        _check_environment(dataset_id, environment, size, (action_size, bound))
-        environment.close()
+        _check_environment(dataset_id, spec, size, (action_size, bound))
 
     episodes = _read(path)
     low, high = _references(dataset_id, metadata, score)
@@ -379,10 +369,32 @@ def _nearest(dataset_id: str) -> str | None:
     return None
 
 
-def _check_environment(
+def _environment_text(dataset_id: str, metadata: Mapping[str, Any], evaluated: bool) -> str:
+    """The specification for evaluation as JSON. Raises ``UserError`` when there is none and policies shall be evaluated."""
+    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if isinstance(text, str):
+        return text
+    if evaluated:
+        raise UserError(f"{dataset_id} records no environment (env_spec), so policies cannot be evaluated. {_WITHOUT}")
+    return '{"id": "not-recorded"}'
+
+
+def _check_environment(dataset_id: str, spec: "EnvSpec", size: int, actions: tuple[int, float]) -> None:
+    """Raise ``UserError`` when the environment cannot be made, or a data set is not of it."""
+    from diffcps.envs import recorded
+
+    try:
+        environment = recorded.made(spec, spec.max_episode_steps)
+    except UserError as error:
+        raise UserError(f"{error} {_WITHOUT}") from error
+    with contextlib.closing(environment):
+        _compare_spaces(dataset_id, environment, size, actions)
+
+
+def _compare_spaces(
     dataset_id: str, environment: "gymnasium.Env[Any, Any]", size: int, actions: tuple[int, float]
 ) -> None:
-    """Raise ``UserError`` when a data set is not of its environment."""
+    """Raise ``UserError`` when observations or actions of a data set are not those of its environment."""
     from diffcps.envs import recorded
 
     name = environment.spec.id if environment.spec is not None else "?"

@@ -194,9 +194,7 @@ def run(
     checkpoint_clock: Callable[[], float] = time.monotonic,
     status_seconds: float = STATUS_SECONDS,
 ) -> dict[str, float]:
-    """Train a pack to its end; returns ``step`` and, if it was evaluated, ``last`` and ``best``.
-
-    A complete trial is left as it is.
+    """Train a pack to its end; a complete trial is left as it is. Returns ``step``; if evaluated also ``last`` and ``best``.
 
     Args:
         config: the trial.
@@ -214,8 +212,7 @@ def run(
         status_seconds: between two statuses while learning.
     """
     if folder.complete:
-        ended = folder.status
-        return {name: ended[name] for name in ("step", "last", "best") if name in ended}
+        return {name: folder.status[name] for name in ("step", "last", "best") if name in folder.status}
     try:
         trial = _begin(config, learner, folder, workers=workers or Workers(), requested_at=requested_at)
         status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
