@@ -130,7 +130,7 @@ def test_a_long_table_may_break_over_pages(tmp_path: Path) -> None:
     trials = [synthetic.config(lambda_clip=round(0.01 * number, 2), seeds=1) for number in range(50)]
     text = report.build(synthetic.describe(tmp_path, *trials)).table.latex()
     assert "\\begin{longtable}" in text
-    assert text.count("hopper-medium-v2") == 50
+    assert text.count("\nhopper-medium-v2") == 50
 
 
 def test_markdown_tables_have_equal_rows(table: Table) -> None:

@@ -15,7 +15,7 @@ from diffcps.errors import UserError, nearest
 if TYPE_CHECKING:
     import torch
 
-    from diffcps.algorithms.base import Algorithm
+    from diffcps.algorithms.base import Algorithm, Inert
 
 ALGORITHMS = {
     "diffcps": ".diffcps:DiffCPS",
@@ -79,6 +79,12 @@ def complete(trial: RunConfig) -> RunConfig:
     return trial.replaced(
         settings=values[0], members=members, symbols=algorithm.settings.symbols(), acting=tuple(map(str, others))
     )
+
+
+def inert(trial: RunConfig) -> "dict[str, Inert]":
+    """Settings whose values make no difference, or hardly any, to all members in this trial."""
+    found = [get(trial.algorithm).inert(trial, own) for own in settings(trial)]
+    return {name: why for name, why in found[0].items() if all(name in own for own in found)}
 
 
 def other_ways(trial: RunConfig) -> list[ways.Way]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -216,6 +216,16 @@ class Problem:
     """Gradient steps of the trial."""
 
 
+class Inert(NamedTuple):
+    """Why a setting makes no difference."""
+
+    effect: Literal["no effect", "hardly any effect"]
+    why: str
+    """Half a sentence, with the numbers; the same for all values of the setting."""
+    steps: float = math.inf
+    """Length of the trial from which on its value would make a difference."""
+
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -266,6 +276,11 @@ class Algorithm(Generic[S]):
     @classmethod
     def check(cls, trial: RunConfig, settings: S) -> None:
         """Raise ``UserError`` where a member's settings do not fit the trial."""
+
+    @classmethod
+    def inert(cls, trial: RunConfig, settings: S) -> Mapping[str, Inert]:
+        """Settings of a member whose values make no difference, or hardly any, in this trial."""
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         """What training changes besides networks and copies: running means and the like at their start, ``[K, …]``."""

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import duals
-from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Copy, Inert, Metrics, Network, Problem, StepNoise
 from diffcps.algorithms.improving import Improver
-from diffcps.algorithms.nn import Constant, Layers
+from diffcps.algorithms.nn import Adam, Constant, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import OFFICIAL, Changes, Dual, Improving
 from diffcps.config import Actor, RunConfig
 from diffcps.config.plain import require, setting
+from diffcps.text import counted
 
 METRICS = (
     "behaviour_loss", "lambda", "actor_loss", "q_loss", "policy_q", "dual_loss", "actor_grad_norm", "constraint",
@@ -34,6 +35,8 @@ SLACK = 0.1
 CLONING = 100_000
 """Gradient steps of behaviour cloning before κ is read, in the principled profile: a tenth of the trial where that is more,
 half of it where even that is less. On 60 000 rows of Hopper its loss fell by a tenth over the last 11 000 of 30 000."""
+HARDLY = 0.1
+"""Where λ moves by less than this share of its start, κ hardly changes what is learned."""
 FINAL_EPISODES = 100
 """Least number of episodes by which the principled profile evaluates the last checkpoint."""
 
@@ -123,6 +126,34 @@ class DiffCPS(Improver[Settings]):
         if settings.constraint_policy == "average":
             rule = f"at least {settings.average_settles:.0f}: five times the memory of the EMA policy after ema_start"
             require(steps >= settings.average_settles, "behaviour_steps", steps, rule)
+
+    @classmethod
+    def inert(cls, trial: RunConfig, settings: Settings) -> dict[str, Inert]:
+        """λ-clip where λ does not come down to it, κ where λ hardly moves, and ``target_kl`` where slack sets κ.
+
+        A steady violation moves λ by its learning rate an update. ``Adam.farthest`` is the bound for any violations.
+        """
+        found = {"target_kl": Inert("no effect", "slack sets κ")} if settings.slack is not None else {}
+        if not duals.steady(settings.dual, settings.dual_gain):
+            return found
+        start, clip, rate = settings.lambda_init, settings.lambda_clip, settings.lambda_learning_rate
+        frequency, begun = settings.policy_freq, settings.behaviour_steps
+        updates = max(0, -(-trial.steps // frequency) - -(-begun // frequency))
+        reach = duals.Reach.of(settings.dual, start, rate * updates)
+        most = duals.Reach.of(settings.dual, start, rate * Adam.farthest(updates))
+        why = (
+            f"λ starts at {start:g} and moves by about {rate:g} in each of {counted(updates, 'policy update')}, so it stays "
+            f"from {reach.low:.4g} to {reach.high:.4g}"
+        )
+        if clip < reach.low:
+            needed = begun + frequency * duals.updates_until(settings.dual, start, clip, rate)
+            found["lambda_clip"] = Inert("no effect" if clip < most.low else "hardly any effect", why, needed)
+        bound = "target_kl" if settings.slack is None else "slack"
+        if settings.dual == "released" and reach.high <= clip:
+            found[bound] = Inert("no effect", f"{why}, below λ-clip {clip:g}, which the loss uses instead")
+        elif reach.high - start < HARDLY * max(start, clip):
+            found[bound] = Inert("hardly any effect", why)
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """Besides those of cloning: what cloning has reached, and the running violation of a ``pi`` controller."""

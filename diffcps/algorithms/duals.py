@@ -1,6 +1,8 @@
 """The multiplier λ: how it moves, and what of it the policy's loss uses. Everything is ``[K]`` or ``[K, 1]``."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,3 +66,31 @@ def step(
     if dual in ("projected", "pi", "augmented"):
         low, high = values["lambda_clip"][:, None], values["lambda_max"][:, None]
         multiplier.copy_(torch.minimum(torch.maximum(multiplier, low), high))
+
+
+# How far it gets in a training of some length
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where λ can be after some updates, from its start."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, dual: Dual, start: float, distance: float) -> "Reach":
+        """λ when the number that stands for it has moved by at most ``distance``."""
+        number = initial(dual, torch.tensor(start, dtype=torch.float64))
+        return cls(float(value(dual, number - distance)), float(value(dual, number + distance)))
+
+
+def steady(dual: Dual, gain: float) -> bool:
+    """Whether λ moves by its learning rate an update and by nothing else: by Adam alone, without a gain."""
+    return dual != "pi" and (dual != "augmented" or gain == 0.0)
+
+
+def updates_until(dual: Dual, start: float, end: float, rate: float) -> float:
+    """Updates at ``rate`` in one direction that take λ from ``start`` to ``end``; infinity where it does not move."""
+    numbers = initial(dual, torch.tensor([start, end], dtype=torch.float64))
+    return float((numbers[0] - numbers[1]).abs()) / rate if rate else math.inf

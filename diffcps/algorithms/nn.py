@@ -333,6 +333,12 @@ WEIGHT_DECAY = 1e-4
 """Of ``AdamW``."""
 
 
+DECAYS = 0.9, 0.999
+"""Adam's decays of the running means of a gradient and of its square."""
+_SETTLED = 20_000
+"""Updates after which the bias corrections of Adam are 1."""
+
+
 @dataclass
 class Adam:
     """Adam (Kingma and Ba, 2015) on a ``[K, P]`` tensor, with torch's default decays and no weight decay."""
@@ -355,9 +361,24 @@ class Adam:
         zeros = torch.zeros_like(parameters)
         return cls(zeros, zeros.clone(), count, learning_rate[:, None].to(parameters), decay_steps)
 
+    @staticmethod
+    def farthest(updates: int) -> float:
+        """Distance, in learning rates, that no number can exceed in so many updates, whatever its gradients are.
+
+        By Cauchy and Schwarz update t is at most √(Σ wᵢ² / uᵢ), where wᵢ and uᵢ are the weights of gradient i in the
+        bias-corrected means of the gradient and of its square. A steady gradient moves by 1 an update, one that grows
+        by a ninth an update by up to 7.27.
+        """
+        first, second = DECAYS
+        ratio = first * first / second
+        t = torch.arange(1, min(updates, _SETTLED) + 1, dtype=torch.float64)
+        squares = (1 - first) ** 2 / (1 - second) * (1 - ratio**t) / (1 - ratio)
+        most = squares.sqrt() * (1 - second**t).sqrt() / (1 - first**t)
+        return float(most.sum()) + max(0, updates - _SETTLED) * math.sqrt((1 - first) ** 2 / (1 - second) / (1 - ratio))
+
     def step(self, parameters: Tensor, gradient: Tensor) -> None:
         """Update ``parameters`` in place."""
-        decay_first, decay_second, epsilon = 0.9, 0.999, 1e-8
+        (decay_first, decay_second), epsilon = DECAYS, 1e-8
         self.count += 1
         self.first.lerp_(gradient, 1.0 - decay_first)
         self.second.mul_(decay_second).addcmul_(gradient, gradient, value=1.0 - decay_second)

@@ -15,6 +15,7 @@ from diffcps.report.published import (
     marks,
     other_environment,
 )
+from diffcps.runs import inert
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
 from diffcps.text import counted, tally
@@ -28,7 +29,8 @@ def progress(sweep: Sweep) -> str:
 
 def footnotes(table: Sequence[Row]) -> list[str]:
     """What a reader must know to read the numbers right."""
-    return [*_columns(table), *_marks(table), *_physics(table), *_recorded(table), *_left_out(table)]
+    without_effect = inert.notes([row.trial.config for row in table])
+    return [*_columns(table), *without_effect, *_marks(table), *_physics(table), *_recorded(table), *_left_out(table)]
 
 
 def _columns(table: Sequence[Row]) -> list[str]:

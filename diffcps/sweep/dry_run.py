@@ -16,6 +16,7 @@ from diffcps import algorithms
 from diffcps.algorithms.base import Batch
 from diffcps.config import RunConfig
 from diffcps.envs import make_vector
+from diffcps.runs import inert
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
@@ -38,6 +39,8 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
     estimator = Estimator(device)
     seconds = [estimator.seconds(trial) for trial in plan.trials]
     Console(file=console.file, width=max(console.width, _WIDTH)).print(_table(plan, seconds))
+    for note in inert.notes(plan.trials, without=[axis.name for axis in plan.axes]):
+        say(console, f"note: {note}")
     cpus: object = options.cpus_per_trial
     if cpus is None:
         cpus = "1 per worker (0.9 if the cluster has at most 4; with a GPU, its share of those beside the GPU)"

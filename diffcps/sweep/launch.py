@@ -17,6 +17,7 @@ from diffcps import data
 from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
+from diffcps.runs import inert
 from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
 from diffcps.runs.plan import Plan, load, python, resume_command, typed_command
 from diffcps.runs.presets import build
@@ -90,6 +91,9 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     _check_workers(plan, options.workers_per_trial)
     for trial in plan.trials:
         measures.check(trial)
+    for warning in inert.warnings(plan):
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+        say(console, "  Leave these values out, or train longer (--steps).", "dim")
     if options.dry_run:
         from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
 
