@@ -38,6 +38,8 @@ class Report:
             built.write()
             location.publish(*report.FILES)
             built.print(console)
+            for line in built.answer:
+                say(console, line)
             say(console, f"page: {location}/table.html")
             return
         second = self._location(self.other)

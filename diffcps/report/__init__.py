@@ -42,6 +42,13 @@ class Report:
         """Print the table on a console."""
         console.print(self.table.terminal(console.width))
 
+    @property
+    def answer(self) -> list[str]:
+        """Of a search: the best configuration of each task, and the command that runs it at full length, a line each."""
+        from diffcps.report.search import answer
+
+        return answer(self.sweep, self.table.rows) if self.sweep.is_search else []
+
     def text(self, title: str = "") -> Text:
         """One section for a notebook, without its figures; by default the main table.
 

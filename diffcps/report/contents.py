@@ -7,7 +7,7 @@ from functools import cached_property
 
 from rich.console import RenderableType
 
-from diffcps.report import acting, algorithms, drawing, figures, notes, tables
+from diffcps.report import acting, algorithms, drawing, figures, notes, search, tables
 from diffcps.report.across import MOST, Budget, Group, budgets, comparable, families, groups
 from diffcps.report.analysis import Grid, Row, along, beside_paper, grids, quantities, rows, symbol
 from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
@@ -85,6 +85,7 @@ def contents(table: Table, narrow: bool = False) -> Document:
     curves = figures.over_time(table.rows)
     sections = [
         *_summary(table, narrow),
+        *search.sections(table.sweep, table.rows),
         *([] if table.sweep.is_search else algorithms.sections(table.rows, table.groups, narrow)),
         *acting.sections(table.rows),
         *_measures(table.rows),

@@ -162,19 +162,22 @@ def named(changes: Mapping[str, Any], algorithm: str) -> dict[str, tuple[Any, ..
 
 
 def changed_settings(trial: RunConfig) -> list[str]:
+    """The settings that ``changed`` finds, e.g. ``hidden_size 128``."""
+    return [f"{name} {worded(value)}" for name, values in changed(trial).items() for value in values]
+
+
+def changed(trial: RunConfig) -> dict[str, list[Any]]:
     """Settings of a trial that differ from what its profile gives its task (for the tasks of the paper and the official
-    profile: from the paper's), e.g. ``hidden_size 128``.
+    profile: from the paper's), with those values of its members that differ.
 
     Seeds and steps are left out: a table has columns for them.
     """
     usual = official(task_of(trial), trial.algorithm, seeds=1).changed(_flat(algorithms.profile(trial)))
     names = [*trial.settings, *(f"evaluation.{name}" for name in vars(trial.evaluation))]
-    found = []
-    for name in names:
-        for value in dict.fromkeys(trial.values(name)):
-            if value != usual.value(name):
-                found.append(f"{name} {worded(value)}")
-    return found
+    found = {
+        name: [value for value in dict.fromkeys(trial.values(name)) if value != usual.value(name)] for name in names
+    }
+    return {name: values for name, values in found.items() if values}
 
 
 def _trial(task: Task, usual: RunConfig, changes: Mapping[str, Any], flags: Container[str]) -> RunConfig:

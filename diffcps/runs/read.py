@@ -31,6 +31,8 @@ from diffcps.text import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
+IMPORTANCES = "importances.json"
+"""File of a search: task -> axis -> Optuna's estimate of its importance."""
 SweepState = Literal["starting", "running", "stopped", "complete", "some failed", "damaged"]
 """``starting``: a process holds it and reads its data. ``stopped``: not complete, and no process works on it. ``damaged``:
 ``sweep.json`` unreadable."""
@@ -120,6 +122,12 @@ class Sweep:
         if self.state != "running" or self.plan is None:
             return None
         return seconds_left(self.plan, self.trials, self.holder.since if self.holder else 0.0)
+
+    @property
+    def importances(self) -> Mapping[str, Mapping[str, float]]:
+        """Task -> axis -> share of the importance; empty for other sweeps, or before a search's first report."""
+        file = self.folder / IMPORTANCES
+        return read_json(file) if self.is_search and file.exists() else {}
 
     @property
     def resume(self) -> str:

@@ -49,6 +49,11 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
         gpus = "1 per worker if the cluster has any, else 0"
     workers = options.workers_per_trial
     say(console, f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}")
+    if plan.search is not None:
+        say(
+            console,
+            f"Optuna maximises the last score (final checkpoint, mean over seeds) in {plan.search} trials a task",
+        )
     total = sum(map(sum, seconds)) * (plan.search or 1)
     console.print(
         f"at most {duration(total)} of work for one trial at a time, just timed on the {device.type} of this machine "

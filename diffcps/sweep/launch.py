@@ -153,6 +153,10 @@ def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> s
     from diffcps import report  # drawing takes a second to import, which the first trial need not wait for
 
     location, plan = sweep.location, sweep.plan
+    if plan.search is not None:
+        from diffcps.sweep import importance  # Optuna is there, and its importances take a second to import
+
+        importance.write(location, plan)
     built = report.build(location.folder)
     built.write()
     made = list(report.FILES)
@@ -161,6 +165,8 @@ def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> s
     location.publish(*made)
     if finish is None or claim.unfinished(location, plan):  # the caller's page says more, but not what has failed
         built.print(sweep.console)
+        for line in built.answer:
+            say(sweep.console, line)
     try:
         tracker = Tracker(str(location.tracking_uri), plan.name)
         tracker.reconcile(location.folder)

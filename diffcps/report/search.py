@@ -1,0 +1,123 @@
+"""The answer of a search: the best configuration of each task, what matters, and the score along each axis."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+
+from diffcps.report.analysis import Row, Score, by_task, said
+from diffcps.report.document import Bullets, Figure, Panel, Prose, Section, Sheet
+from diffcps.report.drawing import colours
+from diffcps.report.tables import score, score_interval
+from diffcps.runs import full_length
+from diffcps.runs.plan import Axis, Plan
+from diffcps.runs.read import Sweep
+from diffcps.text import Column, counted, percent
+
+_WIDE = 20.0
+"""From this ratio of its ends on, an axis without a scale of its own is logarithmic."""
+
+
+def best(table: Sequence[Row]) -> list[Row]:
+    """The complete trial of each task with the highest last score."""
+    found = []
+    for rows in by_task(table).values():
+        complete = [row for row in rows if row.trial.state == "complete" and row.last and math.isfinite(row.last.mean)]
+        if complete:
+            found.append(max(complete, key=_mean))
+    return found
+
+
+def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
+    """Two lines for each task: its best configuration, and the command that runs it at full length."""
+    names = [axis.name for axis in sweep.plan.axes] if sweep.plan else []
+    lines = []
+    for row in best(table):
+        what = said(row.trial, names)
+        lines += [
+            f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, last {score(row.last)}. At full length:"
+        ]
+        lines += [f"  {full_length.command(row.trial.config)}"]
+    return lines
+
+
+def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
+    """The answer first, then a figure for each axis; empty for a sweep that is no search, or before a trial is complete."""
+    plan, found = sweep.plan, best(table)
+    if plan is None or plan.search is None or not found:
+        return []
+    names = [axis.name for axis in plan.axes]
+    columns = [
+        Column("task", [row.trial.task.name for row in found], right=False),
+        Column("best configuration", [said(row.trial, names) for row in found], right=False),
+        Column("last", [score(row.last) for row in found]),
+        Column("95 % interval", [score_interval(row.last) for row in found]),
+        Column("complete trials", [_tried(table, row).partition(" ")[0] for row in found]),
+        *_importance(plan, sweep.importances, found),
+    ]
+    explained = (
+        "Optuna maximises the last score: that of the final checkpoint, mean over seeds. The highest score of many trials is "
+        "biased upwards; run the configuration again, with other seeds or longer, before you report it. Importance: "
+        "Optuna's share of each axis, by how much the best trials differ from all along it (PED-ANOVA); a rough estimate "
+        "for few trials."
+    )
+    commands = tuple(line.strip() for line in answer(sweep, table))
+    return [
+        Section("The best configuration", (Prose((explained,)), Sheet(tuple(columns)), Bullets(commands))),
+        *(Section(figure.title, (figure,)) for figure in map(partial(_figure, table), plan.axes) if figure.panels),
+    ]
+
+
+def _importance(plan: Plan, known: Mapping[str, Mapping[str, float]], found: Sequence[Row]) -> list[Column]:
+    """A column for each axis, where any task has its importance."""
+    columns = []
+    for axis in plan.axes if known else ():
+        shares = [known.get(row.trial.task.name, {}).get(axis.name, math.nan) for row in found]
+        symbol = found[0].trial.config.symbols.get(axis.name, axis.name)
+        columns.append(Column(f"importance of {symbol}", [percent(share) for share in shares], drop=1))
+    return columns
+
+
+def _tried(table: Sequence[Row], row: Row) -> str:
+    """``12 complete trials`` of a row's task."""
+    same = [other for other in table if other.trial.task == row.trial.task and other.trial.state == "complete"]
+    return counted(len(same), "complete trial")
+
+
+def _mean(row: Row) -> float:
+    return row.last.mean if row.last else -math.inf
+
+
+def _figure(table: Sequence[Row], axis: Axis) -> Figure:
+    """The last score of every trial along one axis, whatever the others are; one panel a task."""
+    panels = []
+    symbol = axis.name
+    for task, rows in by_task(table).items():
+        points = [
+            (row.trial.values(axis.name)[0], row.last) for row in rows if row.last and row.trial.values(axis.name)
+        ]
+        if len({value for value, _ in points}) > 1:
+            panels.append(Panel(task, partial(_points, axis=axis, points=points)))
+            symbol = str(rows[0].trial.config.symbols.get(axis.name, axis.name))
+    return Figure(
+        name=f"search_{axis.name.replace('.', '_')}",
+        title=f"Score over {symbol}",
+        caption="Last score of each trial of the search, mean over seeds; the other axes differ between the points. "
+        "Filled: the best one.",
+        x_label=symbol,
+        y_label="last score",
+        panels=tuple(panels),
+    )
+
+
+def _points(axes: Axes, axis: Axis, points: Sequence[tuple[object, Score]]) -> None:
+    (colour,) = colours(1)
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in points)
+    values = [value if numbers else str(value) for value, _ in points]
+    scores = [score.mean for _, score in points]
+    axes.plot(values, scores, color=colour, linestyle="none", marker="o", markersize=4, fillstyle="none")  # type: ignore[arg-type]
+    top = max(range(len(scores)), key=lambda index: scores[index])
+    axes.plot(values[top], scores[top], color=colour, linestyle="none", marker="o", markersize=6)  # type: ignore[arg-type]
+    if numbers and (axis.log or (axis.low is None and min(values) > 0 and max(values) > _WIDE * min(values))):  # type: ignore
+        axes.set_xscale("log")
