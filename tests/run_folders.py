@@ -89,6 +89,7 @@ def row(trial: RunConfig, step: int) -> dict[str, np.ndarray]:
     values = {name: seeds + step / 100 for name in COLUMNS}
     values["constraint"] = values["behaviour_loss"]
     values["target_kl"] = np.array(trial.values("target_kl"))
+    values["violation"] = (values["constraint"] > values["target_kl"]).astype(float)
     return values | {"lambda": np.full(len(seeds), 200.0 / step), "steps_per_second": np.full(len(seeds), 40.0)}
 
 

@@ -87,7 +87,7 @@ def test_lines_show_what_runs(tmp_path: Path) -> None:
         "40.2/s",
         "2 min left",
         "last 12.3",
-        "best 56.8",
+        "best (oracle) 56.8",
     ):
         assert cell in ahead
     begun = next(line for line in lines if "T5" in line)
@@ -145,10 +145,14 @@ def test_trials_of_one_name_are_told_apart() -> None:
     found = names([*several, wider, alone])
     assert set(found) == {trial.key for trial in (*several, wider, alone)}
     assert len(set(found.values())) == len(found)
-    assert all(name.startswith("bandit-ring diffcps T5 ") for key, name in found.items() if key != alone.key)
-    assert [found[trial.key].split()[5] for trial in several] == ["official", "principled", "official"]
-    assert found[several[2].key].endswith(f"gaussian hidden_size {base.value('hidden_size')}")
-    assert found[wider.key].endswith("gaussian hidden_size 31")
+    said = [" ".join(found[trial.key].split()[:4]) for trial in several]
+    assert said == [
+        "bandit-ring diffcps T5 clip0",
+        "bandit-ring diffcps principled T5",
+        "bandit-ring diffcps gaussian T5",
+    ]
+    assert found[several[2].key].endswith(f" hidden_size {base.value('hidden_size')}")
+    assert found[wider.key].endswith(" hidden_size 31")
     assert found[alone.key] == alone.key.rpartition("_")[0].replace("_", " ")
 
 
@@ -200,7 +204,10 @@ def test_a_log_says_once_how_a_trial_ended(tmp_path: Path, every: float) -> None
     now = found.trials()
     told = found.news([Trial(trial.key, trial.folder, "pending") for trial in now], now)
     assert len(told) == 2
-    assert any("bandit-ring diffcps T1 " in line and line.endswith("  complete  last 81.0  best 90.0") for line in told)
+    assert any(
+        "bandit-ring diffcps T1 " in line and line.endswith("  complete  last 81.0  best (oracle) 90.0")
+        for line in told
+    )
     assert any("  failed: RuntimeError: [/red] the | disk x" in line for line in told)
     assert all("\n" not in line for line in told)
     assert found.news(now, now) == []

@@ -10,8 +10,10 @@ import trained
 import diffcps
 from diffcps import tracking
 from diffcps.config import RunConfig
+from diffcps.data import library
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
+from diffcps.tasks.registry import get_task
 from diffcps.tracking import MlflowSink, Tracker, models
 
 
@@ -187,12 +189,14 @@ def test_other_data_and_physics_are_another_name() -> None:
     trial = trained.config()
     assert models.registered_name(trial) == "hopper-medium-v2"
     other = trial.replaced(physics="modern", data=trial.data.replaced(source="collected"))
-    assert models.registered_name(other) == "hopper-medium-v2-collected-modern"
+    assert models.registered_name(other) == "hopper-medium-v2-collected-50000-rows-modern"
+    assert models.registered_name(trained.config(algorithm="iql")) == "hopper-medium-v2-iql"
     assert models.registered_name(trial, "other") == "hopper-medium-v2-other-data"
-    assert (
-        models.registered_name(trained.config("bandit-ring").replaced(physics="modern", data=other.data))
-        == "bandit-ring"
-    )
+    bandit = trained.config("bandit-ring")
+    usual = library.configured(get_task("bandit-ring"))
+    assert models.registered_name(bandit.replaced(physics="modern", data=usual)) == "bandit-ring"
+    fewer = usual.replaced(rows=300, seed=1)
+    assert models.registered_name(bandit.replaced(physics="modern", data=fewer)) == "bandit-ring-300-rows-data-seed-1"
 
 
 def test_a_model_that_is_not_there_is_named(uri: str, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_held_sweep_runs_and_tells_the_time_left(tmp_path: Path, capsys: pytes
         assert record["resume"] is None
         text = said(capsys, "show", "live", "--results", tmp_path)
         assert "live: running · 2 running, 2 pending of 4 · about 1 min left" in text
-        assert text.count("200/400  50%     10.0") == 2
+        assert text.count("200/400  50%     22.2") == 2
         assert "--resume" not in text
     (record,) = records(capsys, "--results", tmp_path)
     assert (record["state"], record["seconds_left"], record["counts"]["to_go"]) == ("stopped", None, 4)
@@ -204,8 +204,8 @@ def test_show_has_a_line_a_trial_and_says_why_one_failed(results: Path, capsys: 
     assert [(line[1], line[2]) for line in lines] == [
         ("0.1", "complete"), ("0.2", "interrupted"), ("0.3", "failed"), ("0.4", "pending"),
     ]  # fmt: skip
-    assert lines[1][3:] == ["200/400", "50%", "10.0", "50.0", "60.0", "just", "now"]
-    assert "Every trial: T 5 · κ 0.05 · seeds 2" in text
+    assert lines[1][3:] == ["200/400", "50%", "22.2", "50.0", "60.0", "just", "now"]
+    assert "Every trial: algorithm diffcps · profile official · T 5 · κ 0.05 · seeds 2" in text
     assert "λ-clip 0.1, 0.2, 0.3, 0.4" in text
     assert "preset paper" in text
     assert "commit 0123456789ab" in text

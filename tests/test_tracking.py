@@ -24,6 +24,7 @@ from trials import member
 from diffcps import report, tracking
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.runs.plan import Axis
 from diffcps.storage.location import Location, results_folder
 from diffcps.text import first_line
 from diffcps.tracking import MlflowSink, Tracker, labels, store
@@ -106,6 +107,37 @@ def test_a_trial_becomes_a_run_with_a_run_for_each_seed(tracker: Tracker) -> Non
     assert {run.info.status for name, run in runs.items() if name != "sweep"} == {"FINISHED"}
 
 
+def test_profile_and_class_of_the_policy_are_in_the_name() -> None:
+    trial = synthetic.config(seeds=1)
+    other = trial.replaced(profile="principled").changed({"policy": "gaussian"})
+    assert labels.name(other, [0]).startswith("hopper-medium-v2 diffcps principled gaussian T=5")
+    assert labels.tags(other, [0], {})["policy"] == "gaussian"
+    assert other.key.startswith("hopper-medium-v2_diffcps_principled_gaussian_T5")
+    assert trial.key.startswith("hopper-medium-v2_diffcps_T5")
+
+
+def test_the_sweeps_own_run_says_what_it_runs_and_what_came_of_it(tracker: Tracker, tmp_path: Path) -> None:
+    trials = [synthetic.config(seeds=2, lambda_clip=clip) for clip in (0.0, 0.1)]
+    for trial, last in zip(trials, (30.0, 40.0), strict=True):
+        folder = synthetic.write(tmp_path, trial)
+        folder.write_status({**folder.status, "last": last})
+    axis = Axis("lambda_clip", (0.0, 0.1))
+    tracker.reconcile(synthetic.describe(tmp_path, *trials, axes=(axis,)))
+    runs = again(tracker).client.search_runs([tracker.experiment], "tags.level = 'sweep'")
+    (data,) = [run.data for run in runs]
+    expected = {"tasks": "hopper-medium-v2", "algorithms": "diffcps", "trials": "2", "axis lambda_clip": "0, 0.1"}
+    assert expected.items() <= data.params.items()
+    assert data.metrics["last/hopper-medium-v2"] == 40.0, "the best trial's"
+    assert data.metrics["trials_complete"] == 2.0
+    assert data.metrics["behaviour/hopper-medium-v2"] == pytest.approx(
+        labels.behaviour(trials[0], synthetic.environment(trials[0]))
+    )
+    assert data.tags["mlflow.source.name"] == "tune/sweep_d4rl.py"
+    described = tracker.client.get_experiment(tracker.experiment).tags
+    assert described["mlflow.experimentKind"] == "custom_model_development"
+    assert tracker.sweep in described["mlflow.note.content"]
+
+
 def test_parameters_are_flat_numbers_and_the_data_set_is_an_input(tracker: Tracker) -> None:
     trial = synthetic.config(seeds=2)
     train(tracker, trial, 0, 50).close()
@@ -177,12 +209,15 @@ def test_the_machine_is_watched_while_a_trial_runs(tracker: Tracker) -> None:
 def test_values_that_are_not_finite_are_left_out(tracker: Tracker) -> None:
     trial = synthetic.config(seeds=2)
     target = MlflowSink(tracker, trial, synthetic.environment(trial))
-    target.log({"training/a": np.array([np.inf, 1.0]), "training/b": np.array([np.nan, 2.0])}, 50)
+    speed = {"training/steps_per_second": np.array([8.0, 8.0])}
+    target.log({"training/a": np.array([np.inf, 1.0]), "training/b": np.array([np.nan, 2.0]), **speed}, 50)
     target.close()
     runs = runs_of(tracker)
-    assert runs["member 0"].data.metrics == {"step": 50.0}
-    assert runs["member 1"].data.metrics == {"step": 50.0, "training/a": 1.0, "training/b": 2.0}
-    assert runs["trial"].data.metrics == {"step": 50.0}
+    found = {name: run.data.metrics for name, run in runs.items()}
+    assert all("step" not in metrics for metrics in found.values()), "a chart of it would be a straight line"
+    named = {name: {key: value for key, value in found[name].items() if key[:-1] == "training/"} for name in found}
+    assert named["member 0"] == named["trial"] == {}
+    assert named["member 1"] == {"training/a": 1.0, "training/b": 2.0}
 
 
 class Away(Tracker):
@@ -292,7 +327,7 @@ def test_a_row_that_one_run_lacks_is_filled_in_there_alone(tracker: Tracker, tmp
     trial = synthetic.config(seeds=2)
     synthetic.write(tmp_path, trial)
     runs = tracker.trial_runs(trial, synthetic.environment(trial))
-    values = {"training/lambda": np.array([1.0, 1.0])}
+    values = {name: np.array([1.0, 1.0]) for name in ("training/lambda", "training/steps_per_second")}
     tracker.send(runs[:2], [Row(50, 1, values), Row(400, 1, values)])
     tracker.reconcile(synthetic.describe(tmp_path, trial))
     for run in runs_of(tracker).values():

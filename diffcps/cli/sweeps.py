@@ -96,7 +96,7 @@ def _list(sweeps: Sequence[Sweep], results: str, console: Console) -> None:
     ]
     _table(console, columns, [STYLES[sweep.state] for sweep in sweeps])
     if any(sweep.mean("last") is not None for sweep in sweeps):
-        say(console, "last, best: mean over the evaluated trials.", "dim")
+        say(console, "last, best: mean over the evaluated trials, where their tasks are of one domain.", "dim")
     for sweep in sweeps:
         if sweep.trouble:
             say(console, f"{sweep.name}: {sweep.trouble}", "red")
@@ -224,13 +224,14 @@ def _data(sweep: Sweep) -> str:
 
 def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
     number = text.short if narrow else "{:,}".format
-    speeds = [trial.number("steps_per_second") for trial in trials]
+    speeds = [trial.speed for trial in trials]
     settings = [
         Column(symbol, [_values(trial, name)[:10] for trial in trials], liftable=True)
         for name, symbol in _shown([trial for trial in trials if trial.stored]).items()
     ]
     return [
         Column("task", [trial.config.task if trial.stored else trial.key for trial in trials], right=False),
+        *_named(trials),
         *settings,
         Column("seeds", [str(trial.seeds) if trial.stored else "" for trial in trials], liftable=True, drop=1),
         Column("state", [trial.state for trial in trials], right=False),
@@ -240,6 +241,21 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
         Column("best (oracle)", [if_known(trial.number("best")) for trial in trials], drop=3),
         Column("time left", [if_known(trial.seconds_left, duration) for trial in trials]),
         Column("updated", [_moment(trial.updated) for trial in trials], drop=4),
+    ]
+
+
+def _named(trials: Sequence[Trial]) -> list[Column]:
+    """Algorithm and profile; the first is among the settings where it varies."""
+    known = [trial for trial in trials if trial.stored]
+    names = ("profile",) if "algorithm" in varying(known) else ("algorithm", "profile")
+    return [
+        Column(
+            name,
+            [str(trial.config.value(name)) if trial.stored else "" for trial in trials],
+            right=False,
+            liftable=True,
+        )
+        for name in names
     ]
 
 
@@ -301,12 +317,13 @@ def _trial_record(trial: Trial, folder: str) -> dict[str, Any]:
     return {
         "key": trial.key,
         "task": config.task if config else None,
+        "profile": config.profile if config else None,
         "settings": {name: _plain(values) for name, values in trial.settings.items()} if config else None,
         "seeds": [member.seed for member in config.members] if config else None,
         "state": trial.state,
         "step": trial.step,
         "steps": trial.steps,
-        "steps_per_second": trial.number("steps_per_second"),
+        "steps_per_second": trial.speed,
         "last": trial.number("last"),
         "best_oracle": trial.number("best"),
         "seconds_left": trial.seconds_left,

@@ -233,6 +233,12 @@ class RunConfig(Plain):
         data, evaluation = trial.data.replaced(**parts["data"]), trial.evaluation.replaced(**parts["evaluation"])
         return trial.replaced(data=data, evaluation=evaluation, **own)
 
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """Profile and class of the policy, where they are not the usual ones: they name a trial beside its algorithm."""
+        named = (self.profile, "official"), (self.value("policy"), "diffusion")
+        return tuple(str(value) for value, usual in named if value not in (None, usual))
+
     @cached_property
     def key(self) -> str:
         """A readable name plus a hash of everything that determines the result.
@@ -243,7 +249,7 @@ class RunConfig(Plain):
         values = self.to_dict()
         del values["checkpoint_minutes"], values["symbols"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
-        parts = [self.task, self.algorithm]
+        parts = [self.task, self.algorithm, *self.variant]
         for name, symbol in self.symbols.items():
             value = self.value(name)
             word = re.sub(r"[^A-Za-z0-9]", "", str(symbol)) or name.rpartition("_")[2]

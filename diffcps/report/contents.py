@@ -217,7 +217,8 @@ def _details(table: Sequence[Row]) -> list[Section]:
     if logged:
         said = (
             "Means over seeds. Behaviour loss, λ and Q estimate: newest row of metrics. bounded / κ: the bounded quantity (the "
-            "behaviour loss, unless a setting says otherwise) divided by κ. violations: share of rows in which it exceeds κ. "
+            "behaviour loss, unless a setting says otherwise) divided by κ. violations: share of "
+            "policy updates in which that of the batch exceeds κ. "
             "return, discounted: return of the newest evaluation on the critic's scale, with the reward spread evenly over "
             "the episode. Q estimate: critic's value of the policy's own actions in states of the data; a value far above the "
             "discounted return suggests that the critic overestimates."

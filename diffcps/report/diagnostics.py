@@ -22,7 +22,7 @@ class Diagnosis(NamedTuple):
     ratio: float
     """Bounded quantity divided by κ, seed by seed, newest row."""
     violations: float
-    """Share of all rows, over all seeds, in which the bounded quantity exceeds κ."""
+    """Share of all policy updates, over all seeds, in which the bounded quantity of the batch exceeds κ."""
     late_violations: float
     """The same over the second half of training."""
     multiplier: float
@@ -38,8 +38,9 @@ class Diagnosis(NamedTuple):
 def diagnose(trial: Trial) -> Diagnosis:
     """The diagnosis of one trial in any state."""
     steps, held, bounds = bounded(trial)
-    above = held > bounds
-    late = above[steps > trial.config.steps / 2]
+    above = trial.metric("violation")[1] if len(held) else held
+    above = above[np.isfinite(above).all(axis=1)]
+    late = above[steps[: len(above)] > trial.config.steps / 2]
     estimates = discounted(trial)
     return Diagnosis(
         behaviour_loss=trial.newest("behaviour_loss"),
@@ -98,9 +99,8 @@ _TRIALS_SHOWN = 3
 
 
 def rate(trial: Trial) -> float:
-    """Gradient steps per second of learning, all K members at once, over the whole trial; nan before the first step."""
-    learning = trial.status.get("seconds", {}).get("learning", 0.0)
-    return float(trial.status.get("step", 0) / learning) if learning > 0 else float("nan")
+    """``Trial.speed``; nan before the first step."""
+    return float("nan") if trial.speed is None else trial.speed
 
 
 def learner_share(trial: Trial) -> float:

@@ -43,7 +43,7 @@ def _columns(table: Sequence[Row]) -> list[str]:
         "fewer than about 5 seeds; for 2 seeds its ends are the two scores.",
         f"mean of the last: each seed's mean over its newest {NEWEST} evaluations, or over all if there are fewer. best: "
         "each seed's highest evaluation. It is chosen by looking at all of them, so it is an oracle: do not compare it "
-        "with last.",
+        "with last. first: the first evaluation, mean over seeds; it shows how much was learned since.",
     ]
     shown = [row for row in table if row.published.values]
     if shown and not compares(table):
@@ -178,9 +178,8 @@ def deviations(sweep: Sweep) -> list[str]:
         if trial.config.profile != "official":
             by_kind[f"Profile {trial.config.profile} instead of the paper's settings"][task.name] = None
         if changes := trial.changes:
-            by_kind[
-                f"Settings that differ from the {'task' if trial.config.profile == 'official' else 'profile'}'s, {task.name}"
-            ] |= dict.fromkeys(changes)
+            whose = "task" if trial.config.profile == "official" else "profile"
+            by_kind[f"Settings that differ from the {whose}'s, {', '.join(changes)}"][task.name] = None
         if trial.config.steps < task.steps:
             by_kind[f"Shorter than the task's {task.steps:_} gradient steps".replace("_", " ")][task.name] = None
         if task.in_paper and trial.seeds != PAPER_SEEDS:

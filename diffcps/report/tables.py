@@ -50,15 +50,15 @@ _BUDGETS = 1, 2, 3, 5, 10, 15, 20, 30, 50
 
 def averages(found: Sequence[Group]) -> Sheet:
     """Averages as in the paper: over the complete tasks of a domain, each task with the same weight."""
+    rows = [row for group in found for row in group.rows]
     last, newest, best = ([group.mean(kind) for group in found] for kind in ("last", "newest", "best"))
     columns = [
         *_identity(found),
         Column("last", [number(item.value) for item in last]),
         Column("95 % interval", [interval(item.low, item.high) for item in last]),
-        Column("mean of the newest evaluations", [number(item.value) for item in newest], drop=2),
+        Column(newest_title(rows), [number(item.value) for item in newest], drop=2),
         Column("best (oracle)", [number(item.value) for item in best]),
     ]
-    rows = [row for group in found for row in group.rows]
     if any(math.isfinite(group.published) for group in found) and not compares(rows):
         columns.append(Column("published DiffCPS (best)", [number(group.published) for group in found]))
     return Sheet(tuple(columns))
@@ -243,8 +243,8 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
         columns.append(Column("algorithm", [trial.config.algorithm for trial in trials], right=False, liftable=True))
     columns += _setting_columns(table)
     columns.append(Column("data", kinds, right=False, liftable=True, drop=5))
-    if len({trial.config.profile for trial in trials}) > 1:
-        columns.append(Column("profile", [trial.config.profile for trial in trials], right=False))
+    if {trial.config.profile for trial in trials} != {"official"}:
+        columns.append(Column("profile", [trial.config.profile for trial in trials], right=False, liftable=True))
     physics = {trial.config.physics for trial in trials}
     if len(physics) > 1 or any(trial.config.physics != trial.task.physics for trial in trials):
         columns.append(Column("physics", [trial.config.physics for trial in trials], right=False, liftable=True))

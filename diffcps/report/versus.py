@@ -110,7 +110,7 @@ def _sheet(found: Comparison) -> Sheet:
         Column("95 % interval", [interval(item.low, item.high) for item in last]),
         Column("P(B > A)", [number(item.value, 2) for item in likely]),
         Column("its interval", [interval(item.low, item.high, 2) for item in likely], drop=3),
-        Column("B − A of the mean of the newest", [signed(item.value) for item in newest], drop=2),
+        Column("B − A of the mean of the last evaluations", [signed(item.value) for item in newest], drop=2),
         Column("B − A of best (oracle)", [signed(item.value) for item in best], drop=1),
     ]
     return Sheet(tuple(columns), tuple("complete" for _ in pairs))

@@ -112,10 +112,13 @@ class Sweep:
         return max(times, default=None)
 
     def mean(self, name: Literal["last", "best"]) -> float | None:
-        """Mean score over the trials that have one; ``None`` without one, or if trials have scores of several kinds."""
-        kinds = {trial.task.score for trial in self.known}
-        values = [value for trial in self.trials if (value := trial.number(name)) is not None]
-        return statistics.fmean(values) if values and len(kinds) == 1 else None
+        """Mean score over the trials that have one; ``None`` without one, or if tasks are of several domains or kinds of score.
+
+        A task without a domain is alike to itself alone.
+        """
+        scored = [trial for trial in self.known if trial.number(name) is not None]
+        kinds = {(trial.task.score, trial.task.domain or trial.task.name) for trial in scored}
+        return statistics.fmean(trial.number(name) or 0.0 for trial in scored) if len(kinds) == 1 else None
 
     def seconds_left(self) -> float | None:
         """Seconds until its end, with as many trials at once as now; ``None`` unless it runs and a speed is known."""

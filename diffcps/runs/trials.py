@@ -33,7 +33,7 @@ TrialState = Literal["complete", "running", "failed", "stopped", "interrupted", 
 QUIET_SECONDS = 1800.0
 """A status that is older counts as interrupted even if a process holds the sweep. Between two statuses is at most an
 evaluation or the compilation of a step: minutes, on the slowest machines."""
-SHOWN = "behaviour_loss", "lambda", "policy_q", "constraint", "target_kl"
+SHOWN = "behaviour_loss", "lambda", "policy_q", "constraint", "target_kl", "violation"
 """Training metrics that a report shows; they are read without the others, which would fill the memory for a large sweep."""
 
 
@@ -102,6 +102,16 @@ class Trial:
     def step(self) -> int:
         """Gradient steps so far."""
         return int(self.number("step") or 0)
+
+    @property
+    def speed(self) -> float | None:
+        """Gradient steps per second of learning, all K members at once, over the whole trial; ``None`` before the first.
+
+        Evaluations and waiting are not counted; ``steps_per_second`` of the status is that of this attempt, with them.
+        """
+        seconds = self.status.get("seconds")
+        learning = seconds.get("learning", 0.0) if isinstance(seconds, Mapping) else 0.0
+        return self.step / learning if self.step and learning > 0 else None
 
     @property
     def notes(self) -> list[str]:

@@ -125,12 +125,12 @@ class Board:
                 found.append(f"  {self.name(trial)}  {trial.state}: {trial.trouble}")
             elif trial.state == "complete":
                 last, best = (if_known(trial.number(name)) for name in ("last", "best"))
-                found.append(f"  {self.name(trial)}  complete  last {last}  best {best}")
+                found.append(f"  {self.name(trial)}  complete  last {last}  best (oracle) {best}")
         return found
 
     def lines(self, trials: Sequence[Trial]) -> list[str]:
         """The running trials as lines for a log file."""
-        labels = "{}", "{}", "{}", "{}", "{} left", "last {}", "best {}"
+        labels = "{}", "{}", "{}", "{}", "{} left", "last {}", "best (oracle) {}"
         rows = [self._cells(trial) for trial in trials if trial.state == "running"]
         return [
             self.heading(trials),
@@ -147,7 +147,7 @@ class Board:
         trials = self.trials()
         shown = trials[:MOST_ROWS]
         rows = [self._cells(trial) for trial in shown]
-        titles = "trial", "state", "progress", "steps/s", "time left", "last", "best"
+        titles = "trial", "state", "progress", "steps/s", "time left", "last", "best (oracle)"
         drops = 0, 0, 0, 2, 0, 0, 1
         columns = [
             Column(title, [row[i] for row in rows], right=title not in ("trial", "state"), drop=drop)

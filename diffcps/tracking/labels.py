@@ -1,21 +1,28 @@
 """What MLflow is told of a trial: name, tags and parameters of a run, and its rows under MLflow's names."""
 
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import RunConfig
+from diffcps.runs.plan import Plan
+from diffcps.tasks.registry import task_of
 from diffcps.text import redacted, worded
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
+    from diffcps.runs.read import Sweep
     from diffcps.runs.trials import Trial
 
 
+IN_EVERY_ROW = "training/steps_per_second"
+"""A metric that every row has: its steps are those that a run has already."""
 Key = tuple[str, str, str]
 """Level (``sweep``, ``trial``, ``member``), key of the trial, index of the member in its pack: identifies a run."""
 
@@ -30,7 +37,7 @@ def keys(config: RunConfig) -> list[Key]:
 def name(config: RunConfig, members: Sequence[int]) -> str:
     """Name of a run: the configuration of one member or of the whole pack."""
     settings = [f"{symbol}={common(config, members, name)}" for name, symbol in config.symbols.items()]
-    return " ".join([config.task, config.algorithm, *settings])
+    return " ".join([config.task, config.algorithm, *config.variant, *settings])
 
 
 def tags(config: RunConfig, members: Sequence[int], environment: Mapping[str, Any]) -> dict[str, str]:
@@ -44,7 +51,12 @@ def tags(config: RunConfig, members: Sequence[int], environment: Mapping[str, An
         "profile": config.profile,
         "physics": config.physics,
         "data_source": config.data.source,
+        # MLflow's column "Source", which is otherwise the program of whatever process made the run
+        "mlflow.source.name": "diffcps",
+        "mlflow.source.type": "LOCAL",
     }
+    if policy := common(config, members, "policy"):
+        known["policy"] = policy
     if config.definition is not None:
         known |= {"minari_id": config.definition.minari_id, "score": config.definition.score}
     if environment:
@@ -66,8 +78,61 @@ def sweep_tags(sweep: str, description: Mapping[str, Any]) -> dict[str, str]:
     if command := description.get("command"):
         words = [command] if isinstance(command, str) else [redacted(word) for word in command]
         known |= {"command": shlex.join(words) if len(words) > 1 else words[0]}
-        known["mlflow.source.name"] = known["command"]
+        known["mlflow.source.name"] = "/".join(Path(words[0]).parts[-2:]) if len(words) > 1 else words[0].split(" ")[0]
+        known["mlflow.source.type"] = "LOCAL"
     return known
+
+
+EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+"""Tags of a sweep's experiment: MLflow's word for the kind that trains models."""
+
+
+def experiment_note(sweep: str) -> str:
+    """Description of a sweep's experiment, in Markdown."""
+    return (
+        f"The sweep **{sweep}**: one run for the sweep, below it one for each trial, and below that one for each seed. The "
+        f"run `{sweep}` has the table as its description, and the scores of all trials. `score` is the normalised score of "
+        "an evaluation, `score_best` the highest so far (an oracle), `behaviour` the score of the data's own trajectories."
+    )
+
+
+def sweep_parameters(description: Mapping[str, Any]) -> dict[str, str]:
+    """What a sweep runs, as parameters of its own run; ``description`` is the content of ``sweep.json``."""
+    if "trials" not in description:
+        return {}
+    plan = Plan.from_dict(dict(description))
+
+    def listed(values: Iterable[object]) -> str:
+        return ", ".join(dict.fromkeys(map(str, values)))[:6000]
+
+    known = {
+        "tasks": listed(trial.task for trial in plan.trials),
+        "algorithms": listed(trial.algorithm for trial in plan.trials),
+        "profiles": listed(trial.profile for trial in plan.trials),
+        "data_sources": listed(trial.data.source for trial in plan.trials),
+        "steps": listed(trial.steps for trial in plan.trials),
+        "seeds": listed(len(trial.members) for trial in plan.trials),
+        "trials": str(plan.count),
+    }
+    return known | {f"axis {axis.name}"[:250]: str(axis)[:6000] for axis in plan.axes}
+
+
+def sweep_scores(sweep: "Sweep") -> dict[str, float]:
+    """Numbers of a sweep's own run: trials by state, and for each task the highest last score and that of the data."""
+    found = {f"trials_{state}": float(sweep.counts[state]) for state in ("complete", "failed")}
+    for trial in sweep.known:
+        last, task = trial.number("last"), re.sub(r"[^\w./: -]", "-", trial.config.task)
+        if last is not None:
+            found[f"last/{task}"] = max(last, found.get(f"last/{task}", last))
+        if np.isfinite(trial.behaviour_score):
+            found[f"behaviour/{task}"] = trial.behaviour_score
+    return found
+
+
+def behaviour(config: RunConfig, environment: Mapping[str, Any]) -> float:
+    """Normalised score of the data set's own trajectories; nan if it is not known."""
+    value = (environment.get("dataset") or {}).get("behaviour_return")
+    return float("nan") if value is None else float(task_of(config).normalised_score(value))
 
 
 def parameters(config: RunConfig, members: Sequence[int]) -> dict[str, str]:
@@ -109,14 +174,12 @@ class Row(NamedTuple):
     def metrics(self, index: int) -> list["Metric"]:
         """Metrics for run ``index`` of a trial: 0 is the trial's own, with means over members; k + 1 is member k's.
 
-        Values that are not finite are left out: a store turns infinity into 1.8e308, which flattens a chart. From the
-        metric ``step`` a resumed trial reads the newest step of a run.
+        Values that are not finite are left out: a store turns infinity into 1.8e308, which flattens a chart.
         """
         from mlflow.entities import Metric
 
         values = {name: float(v.mean() if index == 0 else v[index - 1]) for name, v in self.values.items()}
-        finite = {"step": float(self.step)} | {name: value for name, value in values.items() if np.isfinite(value)}
-        return [Metric(name, value, self.timestamp, self.step) for name, value in finite.items()]
+        return [Metric(name, value, self.timestamp, self.step) for name, value in values.items() if np.isfinite(value)]
 
 
 def named(metrics: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffcps.config import RunConfig
+from diffcps.data import library
 from diffcps.deploy import shipping
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.deploy.trained import members
@@ -66,8 +67,8 @@ def complete(client: "MlflowClient", experiment: str, runs: Sequence[str], folde
 def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[str]:
     """Register the member with the highest last score of each task; returns the names that got a new version.
 
-    A name is a task, with data and physics if they are not the task's default: scores under different physics cannot be
-    compared. The alias moves only to a higher score, also across sweeps.
+    A name is a task, with algorithm, data and physics if they are not the default: scores of different algorithms, data or
+    physics are not mixed. The alias moves only to a higher score, also across sweeps.
     """
     best: dict[str, LoggedModel] = {}
     counts: dict[str, int] = {}
@@ -88,14 +89,20 @@ def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[s
 
 
 def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
-    """``hopper-medium-v2``, with ``-collected`` or ``-modern`` if data or physics are not the task's default.
+    """``hopper-medium-v2``; with ``-iql``, ``-collected``, ``-300-rows``, ``-modern`` if algorithm, data or physics are not
+    the default, so that the best of a name is the best of what can be compared.
 
     ``-other-data`` is added if a file with D4RL's name is not D4RL's.
     """
     task = task_of(config)
+    made_here = library.source(config.data.source).rows(task) is not None
     parts = [config.task]
     parts += [config.data.source] if config.data.source != task.sources[0] else []
     parts += ["other-data"] if task.d4rl_file and len(parts) == 1 and provenance == "other" else []
+    if made_here:
+        parts += [f"{config.data.rows}-rows"] if config.data.rows != task.rows else []
+        parts += [f"data-seed-{config.data.seed}"] if config.data.seed else []
+    parts[1:1] = [config.algorithm] if config.algorithm != RunConfig(task.name).algorithm else []
     parts += [config.physics] if config.physics != task.physics else []
     return "-".join(parts)
 

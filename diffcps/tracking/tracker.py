@@ -1,5 +1,7 @@
 """Finds or makes the runs of a sweep, writes rows to them, and makes them agree with the run folders."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +63,11 @@ class Tracker:
         """Id of the sweep's experiment; created if missing, restored if deleted."""
         found = self.client.get_experiment_by_name(self.sweep)
         if found is None:
-            return str(self.client.create_experiment(self.sweep, artifact_location(self.uri, self.sweep)))
+            made = str(self.client.create_experiment(self.sweep, artifact_location(self.uri, self.sweep)))
+            described = labels.EXPERIMENT | {"mlflow.note.content": labels.experiment_note(self.sweep)}
+            for name, value in described.items():
+                self.client.set_experiment_tag(made, name, value)
+            return made
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -69,7 +75,9 @@ class Tracker:
     def sweep_run(self, description: Mapping[str, Any] | None = None) -> str:
         """Id of the sweep's own run, found or made; ``description`` is the content of ``sweep.json``."""
         known = self._find("tags.level = 'sweep'").get(labels.SWEEP)
-        return self._renewed(known, labels.sweep_tags(self.sweep, description or {}), {})
+        description = description or {}
+        tags, params = labels.sweep_tags(self.sweep, description), labels.sweep_parameters(description)
+        return self._renewed(known, tags, params)
 
     def trial_runs(self, config: RunConfig, environment: Mapping[str, Any]) -> list[str]:
         """Ids of a trial's run and of the run of each of its members, found or made; ``[1 + K]``.
@@ -86,7 +94,7 @@ class Tracker:
 
     def progress(self, run: str) -> int:
         """The newest step written to a run; −1 before the first."""
-        return int(self.client.get_run(run).data.metrics.get("step", -1))
+        return max(self._steps(run), default=-1)
 
     def set_status(self, run: str, status: str) -> None:
         """Set one of MLflow's states, if it changes."""
@@ -143,7 +151,8 @@ class Tracker:
     def _reconcile(self, sweep: "Sweep", running: bool) -> list[Finished]:
         """Everything but the models; returns the complete trials, whose models may be missing."""
         found = self._find("", tidy=True)
-        parent = self._renewed(found.get(labels.SWEEP), labels.sweep_tags(self.sweep, sweep.description), {})
+        tags, params = labels.sweep_tags(self.sweep, sweep.description), labels.sweep_parameters(sweep.description)
+        parent = self._renewed(found.get(labels.SWEEP), tags, params, labels.sweep_scores(sweep))
         complete: list[Finished] = []
         for trial in sweep.trials:
             if trial.state in ("pending", "damaged") or (running and trial.state == "running"):
@@ -170,7 +179,7 @@ class Tracker:
         for index, (run, known) in enumerate(zip(runs, before, strict=True)):
             if known and known.data.tags.get("rows") == str(len(rows)) and known.info.status == status:
                 continue
-            present = {int(metric.step) for metric in self.client.get_metric_history(run, "step")}
+            present = self._steps(run)
             self._log([metric for row in rows if row.step not in present for metric in row.metrics(index)], run)
             self.client.set_tag(run, "rows", str(len(rows)))
             if trial.state == "failed":
@@ -214,21 +223,31 @@ class Tracker:
                 "mlflow.runName": f"seed {config.members[members[0]].seed} · {title}" if index else title,
                 "mlflow.parentRunId": runs[0] if index else parent,
             }
-            runs.append(self._renewed(found.get(key), tags, labels.parameters(config, members)))
+            shown = {"behaviour": labels.behaviour(config, environment)}
+            runs.append(self._renewed(found.get(key), tags, labels.parameters(config, members), shown))
         known = found.get(labels.keys(config)[0])
         if environment and not (known and known.inputs and known.inputs.dataset_inputs):
             self._log_dataset(runs[0], config, environment["dataset"])
         return runs
 
-    def _renewed(self, known: "Run | None", tags: Mapping[str, str], params: Mapping[str, str]) -> str:
-        """Id of a run with these tags and parameters; it is created, or completed after a kill."""
-        from mlflow.entities import Param, RunTag
+    def _renewed(
+        self,
+        known: "Run | None",
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        summary: Mapping[str, float] | None = None,
+    ) -> str:
+        """Id of a run with these tags, parameters and single numbers; it is created, or completed after a kill."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        if known and tags.items() <= known.data.tags.items() and params.items() <= known.data.params.items():
+        shown = {name: value for name, value in (summary or {}).items() if math.isfinite(value)}
+        wanted = ((tags, "tags"), (params, "params"), (shown, "metrics"))
+        if known and all(values.items() <= getattr(known.data, kind).items() for values, kind in wanted):
             return str(known.info.run_id)
         run = known or self.client.create_run(self.experiment, tags=dict(tags))
         self.client.log_batch(
             run.info.run_id,
+            metrics=[Metric(name, value, int(1000 * time.time()), 0) for name, value in shown.items()],
             params=[Param(name, value) for name, value in params.items()],
             tags=[RunTag(name, value) for name, value in tags.items()] if known else [],
         )
@@ -242,6 +261,10 @@ class Tracker:
         source = CodeDatasetSource({"source": str(dataset["source"]), "path": str(dataset["path"])})
         entity = Dataset(config.task, str(dataset["checksum"])[:36], "code", source.to_json())
         self.client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+    def _steps(self, run: str) -> set[int]:
+        """The steps whose rows a run has."""
+        return {int(metric.step) for metric in self.client.get_metric_history(run, labels.IN_EVERY_ROW)}
 
     def _log(self, metrics: Sequence["Metric"], run: str) -> None:
         for start in range(0, len(metrics), _BATCH):
