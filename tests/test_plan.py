@@ -99,11 +99,11 @@ def test_search_leaves_three_settings_open() -> None:
 
 
 def test_demo_is_small_and_needs_no_download() -> None:
-    """A bandit, a locomotion and a maze task, 2 seeds each."""
+    """A bandit and a pendulum, 3 seeds each."""
     plan = plan_of(preset="demo")
     assert [trial.task for trial in plan.trials] == list(DEMO_TASKS)
     for trial in plan.trials:
-        assert [member.seed for member in trial.members] == [0, 1]
+        assert [member.seed for member in trial.members] == [0, 1, 2]
         assert trial.data.source == "collected"
         assert trial.steps <= 10_000
         assert trial.steps // trial.evaluation.every >= 5, "a curve needs some points"
@@ -234,7 +234,7 @@ def test_seeds_are_the_tasks_own_members() -> None:
         ({"rows": 0}, "rows = 0"),
         ({"checkpoint_minutes": 0.0}, "checkpoint_minutes = 0"),
         ({"data": "minari", "tasks": ("bandit-ring",)}, "bandit-ring has no data of source 'minari', only 'collected'"),
-        ({"data": "d4rl", "preset": "demo"}, "bandit-ring has no data of source 'd4rl', only 'collected'"),
+        ({"data": "d4rl", "preset": "demo"}, "bandit-corners has no data of source 'd4rl', only 'collected'"),
     ],
 )
 @pytest.mark.parametrize("preset", ["paper", "search"])
@@ -519,7 +519,7 @@ def test_estimate_scales_and_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0.01 < learning < 100
     assert 0 < evaluating < 100
     monkeypatch.setattr(estimator, "_time", None)
-    twice = estimator.seconds(trial.replaced(steps=200, members=(Member(7), Member(8))))
+    twice = estimator.seconds(trial.replaced(steps=200, members=(Member(7), Member(8), Member(9))))
     assert twice[0] == pytest.approx(2 * learning)
     assert twice[1] == pytest.approx(evaluating * 7 / 4), "4 evaluations of 100 steps, 7 of 200"
 

@@ -1,6 +1,7 @@
 """Written controllers, which make data in environments of Gymnasium where no policy had to be trained."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,4 +35,5 @@ CONTROLLERS: Mapping[str, own.Act] = {"Pendulum-v1": swing_up}
 def played(task: Task, rows: int, seed: int) -> list[Episode]:
     """At least ``rows`` steps of the task's controller in its environment, in whole episodes of the same length."""
     environment = task.environment.id
-    return own.record(environment, CONTROLLERS[environment], -(-rows // task.episode_limit), seed)
+    episodes = own.record(environment, CONTROLLERS[environment], -(-rows // task.episode_limit), seed)
+    return [replace(episode, rewards=episode.rewards.astype(np.float32)) for episode in episodes]
