@@ -38,7 +38,7 @@ constraints: install
 		pyproject.toml
 
 demo: install
-	$(BIN)/python tune/sweep_d4rl.py --preset demo --results $(RESULTS)
+	$(BIN)/python tune/sweep_d4rl.py --preset demo --algorithms diffcps bc iql --results $(RESULTS)
 
 test: install check docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

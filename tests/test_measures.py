@@ -347,7 +347,7 @@ def test_the_evaluator_lets_the_actor_act_that_is_configured() -> None:
     [
         (trial("bandit-ring", "densty"), ["'densty'", "did you mean 'density'", "likelihood"]),
         (trial("bandit-mixture-3x4", "density"), ["density", "bandit-mixture-3x4", "its actions 4", "samples"]),
-        (trial("bandit-ring", "likelihood", policy="deterministic"), ["no density", "fit: density, samples, acting"]),
+        (trial("bandit-ring", "likelihood", policy="deterministic"), ["no density", "fit: density, samples, actions, acting"]),
         (trial("bandit-ring", "acting", "acting"), ["once"]),
         (trial("hopper-medium-v2", "density"), ["hopper-medium-v2", "bandits", "fit: likelihood, acting"]),
         (trial("hopper-medium-v2", "samples"), ["bandits only"]),
@@ -493,5 +493,5 @@ def test_a_new_measure_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_every_measure_says_what_it_tells() -> None:
-    assert set(measures.MEASURES) == {"density", "samples", "likelihood", "acting"}
+    assert set(measures.MEASURES) == {"density", "samples", "actions", "likelihood", "acting"}
     assert all(measure.says.endswith(".") for measure in measures.MEASURES.values())

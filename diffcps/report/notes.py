@@ -173,13 +173,15 @@ def _attempt(environment: Mapping[str, Any]) -> str:
 def deviations(sweep: Sweep) -> list[str]:
     """Departures from the paper's protocol; for a task that the paper does not have, from the task's own settings."""
     by_kind: dict[str, dict[str, None]] = defaultdict(dict)
+    several = len({trial.config.algorithm for trial in sweep.known}) > 1
     for trial in sweep.known:
         task = trial.task
         if trial.config.profile != "official":
             by_kind[f"Profile {trial.config.profile} instead of the paper's settings"][task.name] = None
         if changes := trial.changes:
             whose = "task" if trial.config.profile == "official" else "profile"
-            by_kind[f"Settings that differ from the {whose}'s, {', '.join(changes)}"][task.name] = None
+            who = f"{trial.config.algorithm} on {task.name}" if several else task.name
+            by_kind[f"Settings that differ from the {whose}'s, {', '.join(changes)}"][who] = None
         if trial.config.steps < task.steps:
             by_kind[f"Shorter than the task's {task.steps:_} gradient steps".replace("_", " ")][task.name] = None
         if task.in_paper and trial.seeds != PAPER_SEEDS:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from diffcps.runs.trials import Trial
-    from diffcps.tasks.bandits import Bandit
 
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"
 """The palette of Okabe and Ito, which colour-blind people can distinguish."""
@@ -79,26 +78,17 @@ def points(axes: "Axes", frame: pd.DataFrame, category: str, y: str, order: Sequ
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def cloud(axes: "Axes", known: "Bandit", actions: pd.DataFrame, title: str) -> None:
-    """A policy's actions (columns a_0, a_1) over the behaviour's."""
-    data = known.sample(1500, np.random.default_rng(0))
-    own = actions[["a_0", "a_1"]].to_numpy()
-    off = known.off_support(own)
-    axes.plot(*data.T, ".", color="0.8", ms=2)
-    axes.plot(*own[~off].T, ".", color=COLOURS[0], ms=2)
-    axes.plot(*own[off].T, ".", color=COLOURS[1], ms=2)
-    limit = 1.02 * known.bound
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
-    axes.set_title(title, fontsize=8)
-
-
 def clouds(trials: Mapping[str, "Trial"], columns: int = 5) -> "Figure":
     """For each title, the actions of a trial's first seed (from the measure ``samples``) over the bandit's data."""
+    from diffcps.report.actions import cloud
+
     figure, axes = panels(len(trials), columns, size=(2.2, 2.3))
     for one, (title, trial) in zip(axes, trials.items(), strict=True):
         actions = trial.samples
         if not actions.empty:
-            cloud(one, bandit(str(trial.task.bandit)), actions[actions["member"] == 0], title)
+            cloud(one, bandit(str(trial.task.bandit)), actions[actions["member"] == 0])
+            one.set(aspect="equal", xticks=[], yticks=[])
+            one.set_title(title, fontsize=8)
     return figure
 
 

@@ -134,6 +134,7 @@ _BANDIT_DEMO = {
 _CORNERS_DEMO = _BANDIT_DEMO | {
     # κ is about what cloning reaches; λ begins above its answer and finds it within the steps
     "steps": 2500, "target_kl": 0.22, "lambda_clip": 0.0, "lambda_init": 20.0, "lambda_learning_rate": 0.03,
+    "measures": ["actions"],
 }  # fmt: skip
 
 

@@ -165,6 +165,13 @@ MEASURES = {
         misfit=_no_bandit,
         actions=lambda subject: _called("samples", "to_look_at", subject),
     ),
+    "actions": Measure(
+        says="The policy's own actions beside the behaviour's, as a picture; leaves them in samples.csv.",
+        columns=lambda config, task: (),
+        take=lambda subject: {},
+        misfit=_no_bandit,
+        actions=lambda subject: _called("samples", "to_look_at", subject),
+    ),
     "likelihood": Measure(
         says="How likely the policy makes the data, in nats: ELBO, IWAE, the gap between them, and the behaviour loss.",
         columns=_likelihood,

@@ -1,0 +1,57 @@
+"""Pictures of the actions that policies left to look at, over those of the data: which modes they keep, what they leave."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from diffcps.report.analysis import Row, said, varying
+from diffcps.report.document import Figure, Panel
+from diffcps.report.drawing import colours
+from diffcps.tasks.bandits import Bandit, bandit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BEHIND = 1500
+"""Actions of the behaviour that are drawn."""
+
+
+def cloud(axes: Axes, known: Bandit, actions: "pd.DataFrame") -> None:
+    """A policy's actions (columns a_0, a_1) over the behaviour's; those off its support have another colour."""
+    own = actions[["a_0", "a_1"]].to_numpy()
+    off = known.off_support(own)
+    on_support, off_support = colours(2)
+    # thousands of points as vectors would make a page heavy
+    style: dict[str, Any] = {"marker": ".", "linestyle": "", "rasterized": True}
+    axes.plot(*known.sample(_BEHIND, np.random.default_rng(0)).T, ms=2, color="0.75", **style)
+    axes.plot(*own[~off].T, ms=2, color=on_support, **style)
+    axes.plot(*own[off].T, ms=2, color=off_support, **style)
+    limit = 1.02 * known.bound
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+
+
+def picture(table: Sequence[Row]) -> Figure | None:
+    """A panel for each trial on a bandit in the plane that left actions; ``None`` without such a trial."""
+    names = varying(table)
+    panels = tuple(
+        Panel(f"{trial.task.name} {said(trial, names)}".strip(), partial(_drawn, row=row))
+        for row in table
+        if (trial := row.trial).task.bandit and trial.task.action_size == 2 and len(trial.samples)
+    )
+    if not panels:
+        return None
+    return Figure(
+        "actions",
+        "Actions",
+        caption="Actions of all seeds at the end, those outside the data's support in orange; grey: the data's.",
+        x_label="first action dimension",
+        y_label="second action dimension",
+        panels=panels,
+    )
+
+
+def _drawn(axes: Axes, row: Row) -> None:
+    cloud(axes, bandit(str(row.trial.task.bandit)), row.trial.samples.dropna())
