@@ -19,7 +19,7 @@ from diffcps.errors import UserError
 from diffcps.runs import lock
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, limits, ray_folder
-from diffcps.sweep.cluster import Cluster, Node, Resources, without_unused_gpus
+from diffcps.sweep.cluster import Cluster, Node, Resources, patiently, without_unused_gpus
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
 from diffcps.training import engine, environment
@@ -43,6 +43,21 @@ def test_workers_run_in_the_environment_of_the_sweep_with_its_priority() -> None
     assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
     assert RAY_SETTINGS["RAY_worker_niceness"] == "0"
     assert os.environ.keys() >= RAY_SETTINGS.keys()
+
+
+def test_a_slow_start_of_ray_is_tried_again_and_another_failure_is_not() -> None:
+    reasons = ["The current node timed out during startup.", "no room"]
+    with pytest.raises(RuntimeError, match=reasons[1]):
+        patiently(lambda: _fails(reasons))
+    assert not reasons, "tried twice"
+    reasons = ["no room", "never asked"]
+    with pytest.raises(RuntimeError, match="no room"):
+        patiently(lambda: _fails(reasons))
+    assert reasons == ["never asked"]
+
+
+def _fails(reasons: list[str]) -> None:
+    raise RuntimeError(reasons.pop(0))
 
 
 # Ray's folder

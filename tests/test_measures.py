@@ -347,7 +347,10 @@ def test_the_evaluator_lets_the_actor_act_that_is_configured() -> None:
     [
         (trial("bandit-ring", "densty"), ["'densty'", "did you mean 'density'", "likelihood"]),
         (trial("bandit-mixture-3x4", "density"), ["density", "bandit-mixture-3x4", "its actions 4", "samples"]),
-        (trial("bandit-ring", "likelihood", policy="deterministic"), ["no density", "fit: density, samples, actions, acting"]),
+        (
+            trial("bandit-ring", "likelihood", policy="deterministic"),
+            ["no density", "fit: density, samples, actions, acting"],
+        ),
         (trial("bandit-ring", "acting", "acting"), ["once"]),
         (trial("hopper-medium-v2", "density"), ["hopper-medium-v2", "bandits", "fit: likelihood, acting"]),
         (trial("hopper-medium-v2", "samples"), ["bandits only"]),

@@ -1,9 +1,10 @@
 """Connects to a Ray cluster, or starts one."""
 
+import functools
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -88,8 +89,8 @@ def _start(running: ray_folder.Running | None) -> str:
     os.environ.update(_worker_environment() | folders)
     proxies.avoid()
     try:
-        _init("local", **_size())
-    except (OSError, RuntimeError, ValueError) as error:  # whatever this machine lacks
+        patiently(functools.partial(_init, "local", **_size()))
+    except Exception as error:  # whatever this machine lacks; Ray raises plain exceptions too
         raise UserError(
             f"Ray does not start on this machine: {first_line(error)} Its logs are in "
             f"{folders['RAY_TMPDIR']}/ray/session_latest/logs; docs/machines.md lists what it needs."
@@ -98,6 +99,17 @@ def _start(running: ray_folder.Running | None) -> str:
     if running:
         origin += f" (another user's at {running.address} is not used; --address {running.address} joins it)"
     return origin
+
+
+def patiently(start: Callable[[], None]) -> None:
+    """Start Ray, and once more if its processes took longer than the 30 s that it gives them: on a busy machine they may."""
+    try:
+        start()
+    except Exception as error:
+        if "timed out" not in str(error):
+            raise
+        ray.shutdown()
+        start()
 
 
 def _join(wanted: str | None, running: ray_folder.Running | None) -> str:
