@@ -61,7 +61,8 @@ notebooks: install
 	$(BIN)/python notebooks/run.py
 
 ui: install
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri \
+		"$$($(BIN)/python -c 'import sys; from pathlib import Path; from diffcps.tracking.store import default_uri; print(default_uri(Path(sys.argv[1])))' "$(RESULTS)")"
 
 clean:
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from diffcps.errors import UserError
 
@@ -75,6 +76,12 @@ def read_json(path: Path) -> Any:
 def is_url(place: str) -> bool:
     """Whether this is the URL of an object store; a path and ``file://`` are not."""
     return re.match(r"[a-z][a-z0-9+.-]*://", place) is not None and not place.startswith("file://")
+
+
+def local_path(place: str) -> Path:
+    """The absolute path of a folder of this machine, given as a path or as a ``file://`` address."""
+    path = unquote(place.removeprefix("file://")) if place.startswith("file://") else place
+    return Path(path).expanduser().resolve()
 
 
 def sha256(path: Path) -> str:

@@ -370,8 +370,14 @@ def test_a_maze_other_than_the_recorded_one_is_told(own_sets: Path) -> None:
     assert "another maze" in minari.describe(MAZE).info.provenance_note
 
 
-def test_data_whose_environment_cannot_be_made_are_learned_from_without_scores(own_sets: Path, tmp_path: Path) -> None:
-    swap("env_spec", "gymnasium.envs.mujoco", "nowhere.at_all")(own_sets / HOPPER / "data")
+@pytest.mark.parametrize(
+    "damage",
+    [swap("env_spec", "gymnasium.envs.mujoco", "nowhere.at_all"), metadata(lambda values: values.pop("env_spec"))],
+)
+def test_data_whose_environment_cannot_be_made_are_learned_from_without_scores(
+    own_sets: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(own_sets / HOPPER / "data")
     with pytest.raises(UserError, match="--no-evaluation"):
         minari.describe(HOPPER)
     assert run("data", "minari", HOPPER, "--no-evaluation") == 0

@@ -13,7 +13,7 @@ import torch
 
 from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
-from diffcps.files import is_url
+from diffcps.files import is_url, local_path
 from diffcps.runs.folder import TakenOverError
 from diffcps.storage.mirror import MirroredFolder, View
 from diffcps.storage.remote import Remote
@@ -35,6 +35,11 @@ def test_urls_and_paths() -> None:
     assert is_url("gs://bucket")
     for path in ("results", "/mnt/x", "C:\\x", "file:///mnt/x", "a:b"):
         assert not is_url(path)
+
+
+def test_a_folder_may_be_given_as_an_address(tmp_path: Path) -> None:
+    place = tmp_path / "two words %41"
+    assert local_path(place.as_uri()) == local_path(str(place)) == place
 
 
 def test_put_read_list_delete(remote: Remote, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from diffcps import report
 from diffcps.errors import UserError
 from diffcps.report import Report
+from diffcps.report.diagnostics import diagnose
 from diffcps.runs.read import collect
 from diffcps.runs.rows import read_rows
 from diffcps.tasks.registry import get_task
@@ -72,6 +73,23 @@ def test_what_a_trials_time_went_to_is_told(tmp_path: Path) -> None:
     assert f"smallest share of learning, {trials[-1].key}: learning 56 % of 3 min; start 1 min." in said
     assert "the median share of learning: learning 71 % of 2 min; start 40 s." in said
     assert said.count("Time of ") == 2
+
+
+def test_a_diverged_seed_leaves_the_others_violations(tmp_path: Path) -> None:
+    """Its C is not a number from half of the trial on, and its violation a plain 0: such rows count for nothing."""
+    trial = synthetic.config(seeds=2)
+    folder = synthetic.RunFolder(tmp_path / "runs" / trial.key)
+    folder.create(trial)
+    folder.record_environment(synthetic.environment(trial))
+    for step in range(synthetic.ROW, synthetic.STEPS + 1, synthetic.ROW):
+        constraint = np.array([1.0, 1.0 if step <= synthetic.STEPS / 2 else np.nan])
+        values = synthetic.row(trial, step) | {"constraint": constraint, "violation": (constraint > 0.0).astype(float)}
+        folder.log(step, trial, values, synthetic.COLUMNS)
+    folder.write_status({"state": "stopped", "step": synthetic.STEPS, "steps": trial.steps, "notes": []})
+    (found,) = report.build(synthetic.describe(tmp_path, trial)).sweep.trials
+    diagnosis = diagnose(found)
+    assert diagnosis.violations == 1.0
+    assert np.isnan(diagnosis.late_violations)
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,11 @@ BOUND = Axis("target_kl", low=0.01, high=0.3, log=True)
 def test_the_command_runs_the_configuration_at_full_length(flags: dict[str, Any]) -> None:
     """All settings are those of the short trial, exactly; steps and seeds are the usual ones."""
     (short,) = build(SweepOptions(**flags)).trials
-    words = shlex.split(full_length.command(short))
+    words = shlex.split(full_length.command(short, ["/data/one", "two words"]))
     assert words[:2] == ["diffcps", "sweep"]
-    (long,) = build(tyro.cli(SweepOptions, args=words[2:])).trials
+    read = tyro.cli(SweepOptions, args=words[2:])
+    assert [str(folder) for folder in read.data_dir] == ["/data/one", "two words"]
+    (long,) = build(read).trials
     assert long.steps == get_task(short.task).steps
     assert len(long.members) == 5
     assert (long.algorithm, long.profile, long.physics, long.data) == (

@@ -84,7 +84,12 @@ def complete(trial: RunConfig) -> RunConfig:
 def inert(trial: RunConfig) -> "dict[str, Inert]":
     """Settings whose values make no difference, or hardly any, to all members in this trial."""
     found = [get(trial.algorithm).inert(trial, own) for own in settings(trial)]
-    return {name: why for name, why in found[0].items() if all(name in own for own in found)}
+    shared = [name for name in found[0] if all(name in own for own in found)]
+    # the member for which a setting is nearest to having an effect speaks for all
+    return {
+        name: min((own[name] for own in found), key=lambda why: (why.effect == "no effect", why.steps))
+        for name in shared
+    }
 
 
 def other_ways(trial: RunConfig) -> list[ways.Way]:

@@ -141,16 +141,18 @@ class DiffCPS(Improver[Settings]):
         updates = max(0, -(-trial.steps // frequency) - -(-begun // frequency))
         reach = duals.Reach.of(settings.dual, start, rate * updates)
         most = duals.Reach.of(settings.dual, start, rate * Adam.farthest(updates))
+        moves = "its parameter moves" if settings.dual == "softplus" else "moves"
         why = (
-            f"λ starts at {start:g} and moves by about {rate:g} in each of {counted(updates, 'policy update')}, so it stays "
-            f"from {reach.low:.4g} to {reach.high:.4g}"
+            f"λ starts at {start:g} and {moves} by about {rate:g} in each of {counted(updates, 'policy update')}, so it stays "
+            f"between {reach.low:.4g} and {reach.high:.4g}"
         )
         if clip < reach.low:
             needed = begun + frequency * duals.updates_until(settings.dual, start, clip, rate)
             found["lambda_clip"] = Inert("no effect" if clip < most.low else "hardly any effect", why, needed)
         bound = "target_kl" if settings.slack is None else "slack"
-        if settings.dual == "released" and reach.high <= clip:
-            found[bound] = Inert("no effect", f"{why}, below λ-clip {clip:g}, which the loss uses instead")
+        if settings.dual in ("released", "softplus") and reach.high <= clip:
+            below = f"{why}, below λ-clip {clip:g}, which the loss uses instead"
+            found[bound] = Inert("no effect" if most.high <= clip else "hardly any effect", below)
         elif reach.high - start < HARDLY * max(start, clip):
             found[bound] = Inert("hardly any effect", why)
         return found

@@ -363,7 +363,7 @@ class Adam:
 
     @staticmethod
     def farthest(updates: int) -> float:
-        """Distance, in learning rates, that no number can exceed in so many updates, whatever its gradients are.
+        """Distance, in learning rates, that no number can exceed in so many updates with any gradients.
 
         By Cauchy and Schwarz update t is at most √(Σ wᵢ² / uᵢ), where wᵢ and uᵢ are the weights of gradient i in the
         bias-corrected means of the gradient and of its square. A steady gradient moves by 1 an update, one that grows

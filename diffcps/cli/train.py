@@ -14,7 +14,7 @@ from rich.table import Table
 from diffcps.algorithms import names
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.files import is_url
+from diffcps.files import is_url, local_path
 from diffcps.runs.flags import PlaceFlags, RunFlags
 from diffcps.text import say, worded
 
@@ -49,7 +49,7 @@ class Train(PlaceFlags, RunFlags):
         directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
         if reason := data.missing([(task, config.data)], directories):
             raise UserError(reason)
-        folder = RunFolder(Path(self.results).expanduser().resolve() / "single" / "runs" / config.key)
+        folder = RunFolder(local_path(self.results) / "single" / "runs" / config.key)
         folder.check_data(_read(config, directories, console))
         if folder.complete:
             say(console, "this trial is complete already")

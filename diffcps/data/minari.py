@@ -376,7 +376,7 @@ def _environment_text(dataset_id: str, metadata: Mapping[str, Any], evaluated: b
         return text
     if evaluated:
         raise UserError(f"{dataset_id} records no environment (env_spec), so policies cannot be evaluated. {_WITHOUT}")
-    return '{"id": "not-recorded"}'
+    return '{"id": "not-recorded", "additional_wrappers": []}'
 
 
 def _check_environment(dataset_id: str, spec: "EnvSpec", size: int, actions: tuple[int, float]) -> None:

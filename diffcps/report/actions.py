@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _BEHIND = 1500
 """Actions of the behaviour that are drawn."""
+_MOST = 24
+"""Panels; a grid of hundreds of trials would make the page heavy."""
 
 
 def cloud(axes: Axes, known: Bandit, actions: "pd.DataFrame") -> None:
@@ -43,13 +45,15 @@ def picture(table: Sequence[Row]) -> Figure | None:
     )
     if not panels:
         return None
+    more = len(panels) - _MOST
     return Figure(
         "actions",
         "Actions",
-        caption="Actions of all seeds at the end, those outside the data's support in orange; grey: the data's.",
+        caption="Actions of all seeds at the end, those outside the data's support in orange; grey: the data's."
+        + (f" {more} more trials are not drawn." if more > 0 else ""),
         x_label="first action dimension",
         y_label="second action dimension",
-        panels=panels,
+        panels=panels[:_MOST],
     )
 
 

@@ -38,9 +38,11 @@ class Diagnosis(NamedTuple):
 def diagnose(trial: Trial) -> Diagnosis:
     """The diagnosis of one trial in any state."""
     steps, held, bounds = bounded(trial)
-    above = trial.metric("violation")[1] if len(held) else held
-    above = above[np.isfinite(above).all(axis=1)]
-    late = above[steps[: len(above)] > trial.config.steps / 2]
+    at, above = trial.metric("violation") if len(held) else (steps, held)
+    # C of a diverged seed is no number, and its violation a plain 0
+    known = np.isin(at, steps)
+    at, above = at[known], above[known]
+    late = above[at > trial.config.steps / 2]
     estimates = discounted(trial)
     return Diagnosis(
         behaviour_loss=trial.newest("behaviour_loss"),

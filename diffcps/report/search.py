@@ -32,13 +32,14 @@ def best(table: Sequence[Row]) -> list[Row]:
 def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
     """Two lines for each task: its best configuration, and the command that runs it at full length."""
     names = [axis.name for axis in sweep.plan.axes] if sweep.plan else []
+    directories = [str(folder) for folder in sweep.description.get("data_directories", ())]
     lines = []
     for row in best(table):
         what = said(row.trial, names)
         lines += [
             f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, last {score(row.last)}. At full length:"
         ]
-        lines += [f"  {full_length.command(row.trial.config)}"]
+        lines += [f"  {full_length.command(row.trial.config, directories)}"]
     return lines
 
 
@@ -90,12 +91,14 @@ def _mean(row: Row) -> float:
 
 
 def _figure(table: Sequence[Row], axis: Axis) -> Figure:
-    """The last score of every trial along one axis, whatever the others are; one panel a task."""
+    """The last score of every complete trial along one axis; one panel a task."""
     panels = []
     symbol = axis.name
     for task, rows in by_task(table).items():
         points = [
-            (row.trial.values(axis.name)[0], row.last) for row in rows if row.last and row.trial.values(axis.name)
+            (row.trial.values(axis.name)[0], row.last)
+            for row in rows
+            if row.trial.state == "complete" and math.isfinite(_mean(row)) and row.trial.values(axis.name) and row.last
         ]
         if len({value for value, _ in points}) > 1:
             panels.append(Panel(task, partial(_points, axis=axis, points=points)))
@@ -103,7 +106,7 @@ def _figure(table: Sequence[Row], axis: Axis) -> Figure:
     return Figure(
         name=f"search_{axis.name.replace('.', '_')}",
         title=f"Score over {symbol}",
-        caption="Last score of each trial of the search, mean over seeds; the other axes differ between the points. "
+        caption="Last score of each complete trial of the search, mean over seeds; the other axes differ between the points. "
         "Filled: the best one.",
         x_label=symbol,
         y_label="last score",

@@ -32,7 +32,7 @@ class RunFlags:
     profile: Annotated[Maybe[str], tyro.conf.arg(metavar="PROFILE")] = None
     """`official`: published settings. `principled` (DiffCPS): calibrated covariance and κ, projected λ. Default: official."""
     seeds: Maybe[int] = None
-    """Number of seeds of a trial; 0, 1, … train together, as one pack. Default: 5; demo: 2."""
+    """Number of seeds of a trial; 0, 1, … train together, as one pack. Default: 5; demo: 3."""
     steps: Maybe[int] = None
     """Gradient steps of a trial. Default: the full length of the task; demo: 8000 or fewer."""
     settings: Annotated[Pairs, tyro.conf.arg(name="set")] = ()
@@ -155,14 +155,14 @@ class _SweepFlags:
     preset: Preset = "paper"
     """Where the settings start from; all other flags change it.
     `paper`: the table of the paper, with its hyper-parameters.
-    `demo`: a bandit, a locomotion and a maze task in minutes, without downloads.
+    `demo`: four corners and a pendulum in minutes, without downloads.
     `search`: Optuna chooses the main settings of the algorithm (DiffCPS: T, λ-clip and κ).
     `ablation`: the grid T × λ-clip of the paper.
     `table1`: the paper's table with its baselines trained, not quoted: dql, idql, iql, cql, sfbc and qgpo
     beside diffcps, and bc.
     `baselines`: the same with td3bc, rebrac, awac, crr, edp, dac and fql."""
     tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
-    """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its three."""
+    """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its two."""
     algorithms: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
     """Several algorithms, each trained on every task. A setting changes those that have it."""
     vary: Annotated[Pairs, tyro.conf.arg(metavar="NAME=V1,V2,…")] = ()

@@ -1,6 +1,7 @@
 """The command that runs a configuration at its task's full length, with the usual number of seeds."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from diffcps.config import RunConfig
@@ -12,7 +13,7 @@ _OF_LENGTH = "evaluation.every", "evaluation.episodes"
 """Settings that a short trial changes and a long one need not."""
 
 
-def command(trial: RunConfig) -> str:
+def command(trial: RunConfig, data_directories: Sequence[str] = ()) -> str:
     """The command: task, data, algorithm, profile, and every setting that differs from those that the profile gives."""
     task = task_of(trial)
     usual = library.configured(task, trial.data.source)
@@ -30,6 +31,7 @@ def command(trial: RunConfig) -> str:
     settings |= {"data.seed": trial.data.seed} if trial.data.seed != usual.seed else {}
     for name, value in settings.items():
         words += ["--set", f"{name}={_text(value)}"]
+    words += ["--data-dir", *data_directories] if data_directories else []
     return shlex.join(words)
 
 

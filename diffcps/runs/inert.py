@@ -1,5 +1,6 @@
-"""Settings that make no difference in the trials of a sweep, as its algorithms say; told before it starts and in its report."""
+"""Settings that make no difference in the trials of a sweep, as its algorithms say: reported before it starts and at its end."""
 
+import contextlib
 import itertools
 import math
 from collections import defaultdict
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffcps import algorithms
 from diffcps.config import RunConfig, Value
+from diffcps.errors import UserError
 from diffcps.runs.plan import Axis, Plan
 from diffcps.text import listed, short, worded
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 _PARTS = 10
 """Values of a range that are tried."""
+_MOST_CORNERS = 64
+"""Combinations of the ends of the other axes that are tried."""
 _MOST_TASKS, _MOST_VALUES = 3, 6
 Alike = dict[Value, "Inert"]
 """Values of a setting without effect, for the same reason."""
@@ -77,7 +81,7 @@ def _tried(axis: Axis) -> list[Value]:
 
 
 def _inert(plan: Plan, base: RunConfig, *, axis: Axis, value: Value) -> "Inert | None":
-    """Why a value of an axis makes no difference, whatever the other axes are; ``None`` where it does."""
+    """Why a value of an axis makes no difference with any values of the other axes; ``None`` where it does."""
     found = [algorithms.inert(trial).get(axis.name) for trial in _with(plan, base, axis, value)]
     return found[-1] if found and all(found) else None
 
@@ -88,6 +92,9 @@ def _with(plan: Plan, base: RunConfig, axis: Axis, value: Value) -> Iterator[Run
         yield from (trial for trial in plan.trials if trial.task == base.task and value in trial.values(axis.name))
         return
     others = [other for other in plan.axes if other != axis]
-    for ends in itertools.product(*(dict.fromkeys((_tried(other)[0], _tried(other)[-1])) for other in others)):
+    corners = itertools.product(*(dict.fromkeys((_tried(other)[0], _tried(other)[-1])) for other in others))
+    for ends in itertools.islice(corners, _MOST_CORNERS):
         values = {other.name: end for other, end in zip(others, ends, strict=True)}
-        yield algorithms.complete(base.changed(values | {axis.name: value}))
+        # a corner where settings do not fit each other is no trial
+        with contextlib.suppress(UserError):
+            yield algorithms.complete(base.changed(values | {axis.name: value}))

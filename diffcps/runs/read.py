@@ -128,9 +128,12 @@ class Sweep:
 
     @property
     def importances(self) -> Mapping[str, Mapping[str, float]]:
-        """Task -> axis -> share of the importance; empty for other sweeps, or before a search's first report."""
+        """Task -> axis -> share of the importance; empty for other sweeps, before a search's first report, and if unreadable."""
         file = self.folder / IMPORTANCES
-        return read_json(file) if self.is_search and file.exists() else {}
+        try:
+            return read_json(file) if self.is_search and file.exists() else {}
+        except UserError:
+            return {}
 
     @property
     def resume(self) -> str:

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote
 
 from filelock import FileLock
 
 from diffcps.config import RunConfig, home
 from diffcps.errors import UserError, nearest
-from diffcps.files import is_url, read_json
+from diffcps.files import is_url, local_path, read_json
 from diffcps.runs import lock
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.read import Sweep, read
@@ -146,8 +145,7 @@ def results_folder(results: str) -> tuple[Path, Remote | None]:
     if is_url(results):
         url = results.rstrip("/")
         return home() / "views" / _digest(url), Remote(url)
-    path = unquote(results.removeprefix("file://")) if results.startswith("file://") else results
-    return Path(path).expanduser().resolve(), None
+    return local_path(results), None
 
 
 def view_folder(url: str) -> Path:

@@ -105,8 +105,7 @@ def _late(results: Results) -> pd.DataFrame:
     trained = results.trained
     begun = trained["behaviour_steps"].where(trained["profile"] == "principled", 0)
     late = trained[trained["step"] > trained["steps"] - LATE * (trained["steps"] - begun)].copy()
-    # the official dual clips λ only where the policy's loss uses it
-    late["λ"] = late["lambda"].clip(late["lambda_clip"], late["lambda_max"]) * late["q_scale"]
+    late["λ"] = late["lambda"] * late["q_scale"]
     late["initial λ"] = late["lambda_init"] * late["q_scale"]
     late["C − κ"] = late["constraint"] - late["target_kl"]
     return late.groupby(["key", "member"])[["λ", "initial λ", "C − κ"]].mean().reset_index()

@@ -90,7 +90,7 @@ def _start(running: ray_folder.Running | None) -> str:
     proxies.avoid()
     try:
         patiently(functools.partial(_init, "local", **_size()))
-    except Exception as error:  # whatever this machine lacks; Ray raises plain exceptions too
+    except Exception as error:  # the machine lacks something; Ray raises plain exceptions too
         raise UserError(
             f"Ray does not start on this machine: {first_line(error)} Its logs are in "
             f"{folders['RAY_TMPDIR']}/ray/session_latest/logs; docs/machines.md lists what it needs."
@@ -132,12 +132,17 @@ def _size() -> dict[str, Any]:
     size: dict[str, Any] = {"num_cpus": limits.cores()}
     if (memory := limits.memory()) is not None:
         # the shares that Ray gives its store and its workers of a machine's memory, with less for the store, which is hardly used
-        size |= {"object_store_memory": max(_LEAST_STORE, int(0.1 * memory)), "_memory": int(0.6 * memory)}
+        size |= {
+            "object_store_memory": min(max(_LEAST_STORE, int(0.1 * memory)), _MOST_STORE),
+            "_memory": int(0.6 * memory),
+        }
     return size
 
 
 _LEAST_STORE = 80 * 2**20
 """Bytes; Ray takes no less than 75 MB."""
+_MOST_STORE = 10**10
+"""Bytes; Ray refuses more where ``/dev/shm`` is smaller."""
 
 
 def _init(address: str, environment: RuntimeEnv | None = None, **size: Any) -> None:

@@ -52,10 +52,12 @@ def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def _token(environment: Mapping[str, str]) -> dict[str, str]:
-    home = Path(environment.get("HOME") or Path.home())
-    kept = home / ".ray" / "auth_token"
+    # a home may be missing or closed to this user: these functions then answer no, where those of Path raise
+    home = environment.get("HOME") or os.path.expanduser("~")
+    folder = os.path.join(home, ".ray")
+    kept = os.path.exists(os.path.join(folder, "auth_token"))
     given = any(environment.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if given or kept.exists() or os.access(kept.parent if kept.parent.exists() else home, os.W_OK):
+    if given or kept or os.access(folder if os.path.exists(folder) else home, os.W_OK):
         return {}
     return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 

@@ -38,7 +38,7 @@ def train_worker(config: dict[str, Any], location: Location, resources: Resource
     # Ray shows a worker the GPU that it was given, and no other
     device = torch.device("cuda" if resources.gpus else "cpu")
     if resources.gpus and (reason := unused_gpu()):
-        raise RuntimeError(f"{socket.gethostname()}: {reason}")
+        raise UserError(f"{socket.gethostname()}: {reason}")
     cost.prepare(resources.threads, device)
     machine = Machine(device, resources.threads, worker_memory(device, resources.gpus, resources.memory))
     workers = _workers(trial) if resources.workers > 1 else None

@@ -60,11 +60,12 @@ def unused_gpu() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return (
             f"the GPU of this machine is not used: torch {torch.__version__} is built for CPUs alone. Install the build with "
-            "CUDA, for example with make install TORCH=cuda."
+            "CUDA, for example with make install TORCH=auto."
         )
     shown = f" with CUDA_VISIBLE_DEVICES={visible}" if visible else ""
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
     return (
-        f"the GPU of this machine is not used: torch {torch.__version__} for CUDA {torch.version.cuda} finds none{shown}. "
+        f"the GPU of this machine is not used: torch {torch.__version__} for {built} finds none{shown}. "
         "Compare the GPUs and the CUDA version that nvidia-smi shows; an older driver needs an older build of torch."
     )
 

@@ -149,21 +149,21 @@ class MinariData:
     def __call__(self) -> None:
         """Run it."""
         from diffcps.data import minari
-        from diffcps.tasks.registry import from_definition
+        from diffcps.tasks.registry import from_definition, read_definition
 
         console = Console()
         with console.status(f"reading {self.id}"):
             found = minari.describe(self.id, evaluated=not self.no_evaluation)
         file, new = minari.register(found.definition)
         task = from_definition(found.definition)
-        definition = found.definition
+        definition, defined = found.definition, read_definition(file)
         model = found.settings_of
         environment = f"environment: {task.environment.id} as recorded, at most {task.episode_limit} steps"
         environment += ", an episode ends at the goal" if task.score == "success" else ""
         lines = [
             f"{self.id} (not D4RL's data)",
             *_summary(task, found.info),
-            environment if definition.evaluation.episodes else "policies are not evaluated, so there are no scores",
+            environment if defined.evaluation.episodes else "policies are not evaluated, so there are no scores",
             f"observations: {task.observation_size} numbers, flattened from {found.observations}",
             f"actions: {task.action_size} numbers in ±{task.max_action:g}",
             f"hyper-parameters: those of {model}" if model else "hyper-parameters: the defaults",

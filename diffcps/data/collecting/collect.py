@@ -58,6 +58,8 @@ def collect(task: Task, data: DataConfig, progress: Progress | None = None) -> l
     if task.bandit is not None:
         return [_bandit(task.bandit, data.rows, np.random.default_rng(data.seed), progress)]
     if task.environment.id in CONTROLLERS:
+        if progress is not None:  # it takes a second
+            progress(data.rows, data.rows)
         return _first(played(task, data.rows, data.seed), data.rows)
     done = 0
     episodes: list[Episode] = []

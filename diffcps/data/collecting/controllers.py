@@ -33,7 +33,11 @@ CONTROLLERS: Mapping[str, own.Act] = {"Pendulum-v1": swing_up}
 
 
 def played(task: Task, rows: int, seed: int) -> list[Episode]:
-    """At least ``rows`` steps of the task's controller in its environment, in whole episodes of the same length."""
+    """At least ``rows`` steps of the task's controller in its environment, in whole episodes.
+
+    These environments end an episode only at its limit, so the number of episodes is known.
+    """
     environment = task.environment.id
     episodes = own.record(environment, CONTROLLERS[environment], -(-rows // task.episode_limit), seed)
+    assert all(len(episode.rewards) == task.episode_limit for episode in episodes)
     return [replace(episode, rewards=episode.rewards.astype(np.float32)) for episode in episodes]
