@@ -163,13 +163,13 @@ def test_a_source_that_the_task_does_not_offer(task, config):
 def test_load_reads_the_file(tmp_path):
     path = put_real(tmp_path / "a", ANT)
     loaded = data.load(ANT, D4RL, [tmp_path / "a"])
-    assert loaded.rewards.tolist() == [0, 1, 0]
+    assert loaded.rewards.tolist() == [0, 1, 1, 0]
     assert loaded.info.returns.tolist() == [1]
     assert loaded.info.path == path
 
     put_real(tmp_path / "a", HOPPER)
     loaded = data.load(HOPPER, D4RL, [tmp_path / "a"])
-    assert loaded.rewards.tolist() == [0, 1, 0]
+    assert loaded.rewards.tolist() == [0, 1, 1, 0]
     assert loaded.info.provenance == "other"
 
 

@@ -221,7 +221,7 @@ def test_a_study(cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("--gpus-per-trial", 1), ("the cluster has 0", "--gpus-per-trial")),
         (("--concurrent", 0), ("--concurrent 0",)),
         (("--cpus-per-trial", 0), ("--cpus-per-trial",)),
-        (("--workers-per-trial", 3), ("--workers-per-trial 3", "only 2 seeds", "--seeds")),
+        (("--workers-per-trial", 4), ("--workers-per-trial 4", "only 3 seeds", "--seeds")),
         (("--workers-per-trial", 0), ("--workers-per-trial 0",)),
         (("--workers-per-trial", 2, "--cpus-per-trial", 4), ("4.01 CPUs", "--workers-per-trial")),
     ],

@@ -138,7 +138,7 @@ def test_a_later_stage_wins() -> None:
 def test_preset_takes_what_the_algorithm_has() -> None:
     for algorithm in algorithms.names():
         trial = made(RING, {"algorithm": algorithm}, PRESETS["demo"])
-        assert (trial.value("hidden_size"), len(trial.members), trial.steps) == (64, 2, 2000)
+        assert (trial.value("hidden_size"), len(trial.members), trial.steps) == (64, 3, 2000)
 
 
 def test_one_trial_is_one_trial() -> None:

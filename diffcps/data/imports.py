@@ -58,6 +58,11 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
     read = d4rl.load(task, path)
     rows = _stored(path, d4rl.read(task, path))
     episodes, left_over = split(rows, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+    if not episodes:
+        raise UserError(
+            f"{path}: its {len(rows.rewards)} row(s) hold no transition with a next observation, so no episode can be made of "
+            "them. Use a longer data set."
+        )
     kept = _taken(rows, left_over)
     image, dangling = _left_over_file(kept, path)
     file = {"name": path.name, "sha256": read.info.checksum, "columns": _columns(path), "links_left_out": dangling}
