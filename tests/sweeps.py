@@ -22,6 +22,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from trials import metrics
+from waits import GUARD
 
 from diffcps import cli, data
 from diffcps.config import RunConfig
@@ -36,8 +37,6 @@ from diffcps.training.members import fitting
 from diffcps.training.trial import Machine
 
 SCRIPT = Path(__file__).parents[1] / "tune" / "sweep_d4rl.py"
-PATIENCE = 600.0
-"""Seconds after which a command has stopped for good; how fast it is, no test asks."""
 
 
 @contextmanager
@@ -109,7 +108,7 @@ class Session:
         """Ids of the session's processes whose command line begins with ``name``."""
         return sorted(pid for pid, command in self.processes().items() if command.startswith(name))
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = GUARD) -> Any:
         """The condition's first true value; fails, showing the output, when the command ends or takes too long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -120,7 +119,7 @@ class Session:
             time.sleep(0.02)
         pytest.fail(f"waited {seconds} s in vain:\n{self.output}")
 
-    def wait(self, seconds: float = PATIENCE) -> int:
+    def wait(self, seconds: float = GUARD) -> int:
         """The exit status."""
         try:
             return self.process.wait(seconds)
@@ -141,7 +140,7 @@ class Session:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self.process.wait(30)
+        self.process.wait(GUARD)
 
 
 def train(config: RunConfig, root: Path) -> RunFolder:

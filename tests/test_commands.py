@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -44,9 +43,7 @@ def data(tmp_path: Path) -> Path:
 
 def refused(capsys: pytest.CaptureFixture[str], place: Path, *arguments: object) -> str:
     """What a sweep that must not start says; checks the exit status and that nothing was made."""
-    start = time.monotonic()
     assert sweeps.run_here(*arguments) == 2
-    assert time.monotonic() - start < 20
     said = capsys.readouterr()
     text = said.err + said.out
     assert "Traceback" not in text

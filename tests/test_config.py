@@ -220,7 +220,7 @@ run_configs = st.builds(
 
 
 @given(run_configs)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_round_trip_through_json(config: RunConfig) -> None:
     """Equal, of equal types all the way down, with an equal key; also when the algorithm has completed it."""
     config = algorithms.complete(config)
@@ -233,7 +233,7 @@ def test_round_trip_through_json(config: RunConfig) -> None:
 
 
 @given(run_configs)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_key_is_a_safe_name(config: RunConfig) -> None:
     """One path component on every file system; letters, digits, ``_ . -`` only, which MLflow and Ray accept too."""
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", config.key)

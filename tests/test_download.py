@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import stores
 from rich.console import Console
+from waits import GUARD
 
 from diffcps.cli.data.getting import DownloadData, ProgressDisplay, size
 from diffcps.cli.data.listing import ListData
@@ -34,8 +35,8 @@ from diffcps.tasks.registry import TASKS, get_task
 # tasks whose files have no published sha256
 HOPPER, REPLAY = get_task("hopper-medium-expert-v2"), get_task("hopper-medium-replay-v2")
 WALKER, ANT = get_task("walker2d-medium-v2"), get_task("antmaze-umaze-v0")
-QUICK = Patience(connect=1.0, stall=0.3, attempts=3, pause=0.01)
-ONCE = Patience(connect=1.0, stall=0.3, attempts=1)
+QUICK = Patience(connect=GUARD, stall=1.0, attempts=3, pause=0.01)
+ONCE = Patience(connect=GUARD, stall=1.0, attempts=1)
 HTML = b"<!DOCTYPE html><html>Sign in to go on</html>"
 
 
@@ -155,7 +156,7 @@ class Server:
         request.wfile.write(part)
         request.wfile.flush()
         if mischief in ("stall", "wait"):
-            self.hold.wait(2.0)
+            self.hold.wait(GUARD)
         request.close_connection = True
 
 
@@ -266,7 +267,7 @@ def test_a_file_that_changes_in_between_is_started_over_even_where_if_range_is_i
         ("encoded", 2, "compressed"),
         ("too short", 1, "truncated"),
         ("too long", 3, "connection broke"),
-        ("stall", 1, "no bytes for 0.3 s"),
+        ("stall", 1, "no bytes for 1 s"),
         ("cut, no validator", 3, "connection broke"),
     ],
 )
@@ -428,10 +429,9 @@ def test_an_interrupt_keeps_what_has_come_and_the_next_run_asks_for_the_rest(tmp
     with Server({HOPPER.d4rl_file: content}, ["wait"]) as server:
         notes = Notes()
         notes.at_progress = interrupt
-        started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            fetch(tmp_path, server.url, notes=notes, patience=Patience(stall=20.0, farewell=0.05))
-        assert time.monotonic() - started < 1.5
+            fetch(tmp_path, server.url, notes=notes, patience=Patience(stall=GUARD, farewell=0.05))
+        assert server.sent == half(len(content)), "nobody waited for the rest"
         assert not (tmp_path / HOPPER.d4rl_file).exists()
         server.hold.set()  # the thread left behind now finds that the run has ended
         [outcome] = fetch(tmp_path, server.url)
@@ -449,7 +449,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, content):
             time.sleep(0.02)
             assert process.poll() is None
         process.send_signal(2)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=GUARD)
         assert process.returncode == 130
         assert "Run the same command again" in error
         assert "Traceback" not in error
@@ -469,11 +469,11 @@ def test_two_processes_at_once_transfer_it_once(tmp_path, content):
         outcomes = {}
 
         def run(key, notes):
-            outcomes[key] = fetch(tmp_path, server.url, notes=notes, patience=Patience(stall=10.0, pause=0.01))[0]
+            outcomes[key] = fetch(tmp_path, server.url, notes=notes, patience=Patience(stall=GUARD, pause=0.01))[0]
 
         one = threading.Thread(target=run, args=("one", first))
         one.start()
-        assert waiting.wait(60)
+        assert waiting.wait(GUARD)
         run("two", second)
         one.join()
         assert server.sent == len(content)

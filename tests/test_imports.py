@@ -111,7 +111,7 @@ def everything(root: Path) -> dict[str, bytes]:
 
 
 @given(files())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_rows_split_into_episodes_and_join_again(made: tuple[Task, dict[str, np.ndarray]]) -> None:
     task, arrays = made
     rows = rows_of(arrays)
@@ -133,7 +133,7 @@ def test_rows_split_into_episodes_and_join_again(made: tuple[Task, dict[str, np.
 
 
 @given(files())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_imported_file_reads_like_the_file(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[Task, dict[str, np.ndarray]]
 ) -> None:

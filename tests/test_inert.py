@@ -40,7 +40,7 @@ def distance(gradients: list[float]) -> float:
     return moved
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=60))
 def test_no_gradients_move_a_number_farther(gradients: list[float]) -> None:
     assert distance(gradients) <= Adam.farthest(len(gradients)) * (1 + 1e-9)
@@ -57,7 +57,7 @@ def test_the_bound_is_near_what_gradients_can_do() -> None:
     assert Adam.farthest(30_000) - Adam.farthest(29_999) == pytest.approx(7.27, abs=0.01)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     dual=st.sampled_from(STEADY),
     rate=st.floats(1e-5, 0.05),

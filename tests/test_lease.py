@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import stores
+from waits import GUARD
 
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan
@@ -69,7 +70,7 @@ def test_a_holder_learns_that_it_was_replaced(remote: Remote) -> None:
     lost = threading.Event()
     with leased(remote, BEAT, lost.set):
         remote.write("lease.json", b'{"token": "other", "holder": "process 2 on there"}')
-        assert lost.wait(60)
+        assert lost.wait(GUARD)
     assert remote.read("lease.json") is not None, "the successor's note stays"
 
 
@@ -93,6 +94,6 @@ def test_what_was_taken_over_is_left_alone(remote: Remote, tmp_path: Path) -> No
     with claim.claimed(location, plan, heartbeat=BEAT, stop=stopped.set) as lost:
         assert not lost.is_set()
         remote.write("lease.json", b'{"token": "other", "holder": "process 2 on there"}')
-        assert lost.wait(60)
-        assert stopped.wait(60)
+        assert lost.wait(GUARD)
+        assert stopped.wait(GUARD)
     assert remote.read("lease.json") is not None

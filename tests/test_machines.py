@@ -14,6 +14,7 @@ from threading import Thread
 
 import pytest
 import torch
+from waits import GUARD
 
 from diffcps.errors import UserError
 from diffcps.runs import lock
@@ -293,7 +294,7 @@ def test_without_a_proxy_nothing_changes(monkeypatch) -> None:
 def test_a_terminal_without_utf_8_gets_readable_text(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "diffcps", *arguments], env=os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"},
-        capture_output=True, timeout=120, check=False,
+        capture_output=True, timeout=GUARD, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()

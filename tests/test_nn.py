@@ -48,7 +48,7 @@ def forward(x: Tensor, layers: list[torch.nn.Linear]) -> Tensor:
 
 
 @given(st.lists(st.floats(-1e4, 1e4, allow_subnormal=False), min_size=1, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_mish_in_double_precision(values: list[float]) -> None:
     x = torch.tensor(values, dtype=torch.float64)
     own, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -112,7 +112,7 @@ def test_initial_parameters_do_not_depend_on_company() -> None:
 
 
 @given(SMALL_SIZES, SMALL_SIZES, SMALL_SIZES, SMALL_SIZES, st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_linear_equals_torch(members: int, batch: int, inputs: int, outputs: int, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     x, weight, bias = (
@@ -150,7 +150,7 @@ def test_layers_of_a_pack_are_dense() -> None:
 
 
 @given(SMALL_SIZES, SMALL_SIZES, SMALL_SIZES, st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_first_layer_joins_actions_to_their_observation(members: int, batch: int, several: int, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     actions, weight, observed = (

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waits import GUARD
+
 from diffcps.config import RunConfig
 from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
@@ -17,7 +19,7 @@ TRIAL = RunConfig("bandit-ring")
 def last_words(script: str, *arguments: object) -> set[str]:
     """The words in the last line that a Python process prints."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return set(done.stdout.splitlines()[-1].split())
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sweeps import assert_equal, assert_same_result
 from test_training import CONFIG, DATA, RING, clock, trained
 from trials import member
+from waits import GUARD
 
 from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
@@ -194,9 +195,9 @@ def workers(count: int, path: Path, fault: str = "") -> dict[int, tuple[str, Any
     ]
     for process in processes:
         process.start()
-    found = [outcome.get(timeout=60) for _ in processes]
+    found = [outcome.get(timeout=GUARD) for _ in processes]
     for process in processes:
-        process.join(30)
+        process.join(GUARD)
     return {rank: rest for rank, *rest in found}
 
 

@@ -68,7 +68,7 @@ def test_normals() -> None:
 
 
 @given(st.integers(1, 2**31 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_integers_are_exact(limit: int, high: int, low: int) -> None:
     (value,) = streams.integers(torch.tensor([high, low]), limit).tolist()
     assert value == ((high * 2**32 + low) * limit) >> 64

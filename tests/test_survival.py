@@ -27,6 +27,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from sweeps import Session
+from waits import GUARD
 
 from diffcps.files import DiskFullError, write_atomically
 from diffcps.runs.folder import RunFolder, TakenOverError
@@ -257,7 +258,7 @@ def test_a_worker_that_was_only_thought_dead_stops(tmp_path: Path, undisturbed: 
     def sleep(scores: dict[str, float]) -> None:
         if scores["step"] == 12:
             stopped.set()
-            wake_up.wait(30)
+            wake_up.wait(GUARD)
 
     def work() -> None:
         try:
@@ -267,12 +268,12 @@ def test_a_worker_that_was_only_thought_dead_stops(tmp_path: Path, undisturbed: 
 
     old = threading.Thread(target=work)
     old.start()
-    assert stopped.wait(30)
+    assert stopped.wait(GUARD)
     folder = trials.trained(tmp_path, CONFIG)
     assert folder.complete
     before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
     wake_up.set()
-    old.join(30)
+    old.join(GUARD)
     assert len(ended) == 1
     assert {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")} == before
     sweeps.assert_same_result(folder, undisturbed)
@@ -397,7 +398,7 @@ trials.trained(Path({str(folder.path)!r}), config, report=hang_with_the_gil, stu
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, timeout=120, check=False
+        [sys.executable, "-c", script], env=environment, capture_output=True, timeout=GUARD, check=False
     )
     assert done.returncode == 1, done.stderr.decode()
     assert "hang_with_the_gil" in folder.stuck

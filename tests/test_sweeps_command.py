@@ -18,7 +18,7 @@ import run_folders as synthetic
 from diffcps import cli
 from diffcps.config import RunConfig
 from diffcps.files import read_json, write_json
-from diffcps.runs.folder import RunFolder
+from diffcps.runs.folder import GROWING, RunFolder
 from diffcps.runs.lock import LEASE, LOCK, holder
 from diffcps.runs.plan import Axis, load
 from diffcps.runs.read import Sweep
@@ -408,8 +408,8 @@ def test_it_fits_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert "2 d 12 h" in text
 
 
-def test_a_thousand_trials_take_no_time(tmp_path: Path) -> None:
-    """Only small files are read: 1000 statuses, and no row of metrics."""
+def test_a_list_of_sweeps_reads_no_rows(tmp_path: Path) -> None:
+    """A thousand trials are counted by their small files alone: what grows with training is not opened."""
     trials = [synthetic.config("bandit-ring", seeds=2, lambda_clip=clip / 1000) for clip in range(1000)]
     folder = synthetic.describe(tmp_path / "large", *trials)
     (folder / LOCK).touch()
@@ -418,10 +418,10 @@ def test_a_thousand_trials_take_no_time(tmp_path: Path) -> None:
         run = folder / "runs" / trial.key
         run.mkdir(parents=True)
         (run / "status.json").write_text(json.dumps(status))
-    start = time.process_time()
+        for name in GROWING:
+            (run / name).mkdir()  # cannot be read
     with opened(str(tmp_path)) as results:
         (entry,) = results.sweeps()
-    assert time.process_time() - start < 3, "seconds of this process"
     assert entry.counts["interrupted"] == 1000
 
 
