@@ -5,7 +5,6 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import trim_mean
 
 FloatArray = NDArray[np.float64]
 Strata = Sequence[FloatArray]
@@ -118,7 +117,9 @@ def median_of_means(scores: Sequence[ArrayLike]) -> FloatArray:
 
 def interquartile_mean(scores: Sequence[ArrayLike]) -> FloatArray:
     """Mean of the middle half of the scores of all seeds and tasks."""
-    return np.asarray(trim_mean(np.concatenate([np.asarray(task) for task in scores], axis=-1), 0.25, axis=-1))
+    ordered = np.sort(np.concatenate([np.asarray(task) for task in scores], axis=-1), axis=-1)
+    cut = ordered.shape[-1] // 4
+    return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1))
 
 
 def optimality_gap(scores: Sequence[ArrayLike], target: float = 100.0) -> FloatArray:

@@ -24,7 +24,7 @@ def last_words(script: str, *arguments: object) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_a_driver_and_its_controller_are_light(tmp_path: Path) -> None:
+def test_a_driver_is_light(tmp_path: Path) -> None:
     """No torch, MLflow, h5py and SciPy; pandas only because Ray imports it."""
     script = """
 import pickle, sys

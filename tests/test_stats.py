@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import trim_mean
 
 from diffcps import stats
 
@@ -87,6 +90,11 @@ def test_aggregates_of_a_matrix_worked_out_by_hand() -> None:
     # shortfalls from 100: 100, 90, 80, 10 and 60, 40, 20, 0
     assert stats.optimality_gap(scores) == (280 + 120) / 8
     assert stats.optimality_gap(scores, target=50.0) == (50 + 40 + 30 + 0 + 10) / 8
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=23))
+def test_the_interquartile_mean_is_scipys_trimmed_mean(scores: list[float]) -> None:
+    assert stats.interquartile_mean([scores]) == pytest.approx(trim_mean(scores, 0.25), abs=1e-9)
 
 
 def test_improvement_counts_pairs_within_tasks() -> None:

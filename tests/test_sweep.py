@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +34,7 @@ def cluster(home: None) -> Iterator[str]:
     """Address of a running cluster of two CPUs, which the sweeps of this file connect to."""
     from ray.cluster_utils import Cluster
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]  # Ray's own default may be taken by another cluster on this machine
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": port}
-    running = Cluster(initialize_head=True, head_node_args=head)
+    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     yield running.address
     running.shutdown()
 

@@ -1,6 +1,6 @@
 """Where a sweep finds its data and writes its results: folders that every machine sees, or an object store.
 
-This module is light to import, because a trial's driver and Ray Train's controller use it too.
+This module is light to import, because a trial's driver uses it too.
 """
 
 import hashlib

@@ -23,6 +23,8 @@ RAY_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # training is not background work; by default Ray starts its workers with the priority of such, nice 15
     "RAY_worker_niceness": "0",
+    # processes that Ray would have ready; they lack variables that Tune gives its trials, so no trial would run in them
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
 }

@@ -63,7 +63,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
     Disconnects at the end, and stops a cluster that was started here.
 
     Raises:
-        UserError: nothing answers at the address, Ray cannot start here, or it was installed without its dashboard.
+        UserError: nothing answers at the address, or Ray cannot start here.
     """
     wanted = address or os.environ.get("RAY_ADDRESS")
     check_address(address)
@@ -72,7 +72,6 @@ def connected(address: str | None) -> Iterator[Cluster]:
     try:
         local = wanted == "local" or (wanted is None and not (running and running.mine))
         origin = _start(running) if local else _join(wanted, running)
-        _require_dashboard()
         cluster = present(origin)
         yield without_unused_gpus(cluster) if local and cluster.gpus else cluster
     finally:
@@ -89,7 +88,7 @@ def _start(running: ray_folder.Running | None) -> str:
     os.environ.update(_worker_environment() | folders)
     proxies.avoid()
     try:
-        patiently(functools.partial(_init, "local", **_size()))
+        patiently(functools.partial(_init, "local", include_dashboard=False, **_size()))
     except Exception as error:  # the machine lacks something; Ray raises plain exceptions too
         raise UserError(
             f"Ray does not start on this machine: {first_line(error)} Its logs are in "
@@ -177,22 +176,6 @@ def _worker_environment() -> dict[str, str]:
     }
     settings = {name: os.environ[name] for name in RAY_SETTINGS}
     return {**settings, **keep, "DIFFCPS_COMMIT": git_commit()}
-
-
-def _require_dashboard() -> None:
-    """Raise ``UserError`` without the dashboard process: stopped trials would keep their CPUs and GPU, and the sweep hang."""
-    from ray.exceptions import RayError
-    from ray.util.state import list_nodes
-    from ray.util.state.exception import RayStateApiException, ServerUnavailable
-
-    proxies.avoid(*(node["NodeManagerAddress"] for node in ray.nodes()))
-    try:
-        list_nodes(address=ray.get_runtime_context().gcs_address, timeout=20)
-    except (RayStateApiException, ServerUnavailable, RayError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"this Ray cluster runs without its dashboard process, which Ray Train needs to free resources: {error}. "
-            "Install it with pip install 'ray[default,train,tune]' on every node."
-        ) from error
 
 
 # The resources of a trial, and how many trials run at once.

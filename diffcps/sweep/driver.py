@@ -1,7 +1,7 @@
 """The driver of one trial, a Tune trial: ask Ray Train for workers, wait for them, and report how it ended.
 
-Neither torch nor MLflow is imported here. The driver and Train's controller are processes of their own, and each would
-spend seconds and hundreds of megabytes on what only workers use.
+Neither torch nor MLflow is imported here. A driver is a process of its own, and would spend seconds and hundreds of
+megabytes on what only workers use.
 """
 
 import logging

@@ -2,20 +2,24 @@
 
 What is private, and why it is needed:
 
-* ``FailurePolicy`` and ``_initialize_and_run_controller``: Ray Train's public limits count failures over the whole life of a
-  trial. A long trial on machines that come and go must reach any such limit.
+* ``FailurePolicy``: Ray Train's public limits count failures over the whole life of a trial. A long trial on machines that
+  come and go must reach any such limit.
 * ``_internal.exceptions``: the cause of a failure, which decides which limit it counts towards.
-* ``ControllerCallback`` and the function by which a worker group makes its placement group: to name the groups of a trial.
+* ``TrainController`` and ``_initialize_and_run_controller``: to run the controller in the trial's driver, which waits anyway.
+  In a process of its own it starts three seconds later, and takes three seconds of a core and 150 MB.
+* ``WorkerGroup``: to name the placement groups of a trial.
+* ``FixedScalingPolicy``: to leave out its messages to Ray's autoscaler, which go through one more process. A placement group
+  that waits for machines calls for them by itself.
 * ``DatasetsCallback`` and ``PlacementGroupCleanerCallback``: to leave them out. Each starts a process per trial, at the very
-  time when the worker starts, which costs a core for a second and 100 MB.
+  time when the worker starts.
 * ``ray._private.state.jobs``: which sweeps' processes are dead. The public way asks the dashboard, which does not answer
   where several clusters run on one machine.
 """
 
-import functools
+import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import ray
@@ -30,13 +34,15 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.worker_group import worker_group
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from diffcps.storage.location import Location
 from diffcps.training import watchdog
@@ -61,19 +67,42 @@ _JOB_DIGITS = 8
 def trainer(retry_policy: "RetryPolicy", groups: "PlacementGroups") -> type[DataParallelTrainer]:
     """Ray Train's plainest trainer, which tries again as ``retry_policy`` says and names its groups by ``groups``.
 
-    ``TorchTrainer`` would import torch here and in the controller; the workers connect to each other by themselves.
+    ``TorchTrainer`` would import torch here; the workers connect to each other by themselves.
     """
+
+    class Workers(WorkerGroup):
+        def _create_placement_group(
+            self, scaling_config: Any, worker_group_context: Any
+        ) -> DefaultPlacementGroupHandle:
+            bundles = [worker_group_context.resources_per_worker] * worker_group_context.num_workers
+            group = placement_group(bundles, worker_group_context.placement_strategy, name=groups.new())
+            return DefaultPlacementGroupHandle(group)
+
+    class Controller(TrainController):
+        worker_group_cls = Workers
 
     class Trainer(DataParallelTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             unused = DatasetsCallback, PlacementGroupCleanerCallback
-            callbacks = super()._create_default_callbacks()
-            return [*(each for each in callbacks if not isinstance(each, unused)), groups]
+            return [each for each in super()._create_default_callbacks() if not isinstance(each, unused)]
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            return super()._initialize_and_run_controller(**arguments | {"failure_policy": retry_policy})
+            scaling = _Unannounced(self.scaling_config)  # type: ignore[arg-type]  # the class of version 2, as Ray checks
+            controller = Controller(**arguments | {"scaling_policy": scaling, "failure_policy": retry_policy})
+            asyncio.run(controller.run())
+            return controller.get_result()
 
     return Trainer
+
+
+class _Unannounced(FixedScalingPolicy):
+    """A fixed number of workers, of which the autoscaler is told nothing."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called when a trial begins."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 class Cause(NamedTuple):
@@ -88,8 +117,8 @@ class RetryPolicy(FailurePolicy):
     """Retry a trial as long as new checkpoints appear; fail it after too many interruptions in a row without one.
 
     That is ``CRASHES`` of its own or ``INTERRUPTIONS`` from outside. The record is ``attempts.json`` in the run folder. The
-    policy is made in the trial's driver and used in Train's controller on the same machine. When a newer driver of the
-    same trial begins, because this one was thought dead, the record is the newer driver's.
+    policy lives in the trial's driver. When a newer driver of the same trial begins, because this one was thought dead, the
+    record is the newer driver's.
 
     Args:
         location: where the trial's record is, as this machine sees it.
@@ -112,7 +141,7 @@ class RetryPolicy(FailurePolicy):
         fresh = {"launch": self.launch, "step": _saved(folder.status), "crashes": 0, "external": 0}
         base = {"interruptions": 0, "newest": []} | record | ({} if again else fresh) | {"driver": self.driver}
         folder.record_attempts(base)
-        return not again or self._retry(Cause(True, "its driver or Ray Train's controller died"))
+        return not again or self._retry(Cause(True, "its driver died"))
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Called by Ray Train's controller when workers have died or cannot be started."""
@@ -195,15 +224,15 @@ def _short(text: str) -> str:
     return " ".join(text.split())[:_LONGEST]
 
 
-class PlacementGroups(ControllerCallback):
-    """Names the placement groups of a trial, and removes those that a dead controller left behind.
+class PlacementGroups:
+    """Names the placement groups of a trial, and removes those that a dead driver left behind.
 
-    Ray keeps a placement group for as long as the sweep's process lives, even when the controller that made it is dead:
-    each dead controller would take a worker's CPUs and GPU with it, until the sweep hangs. Ray Train's own remedy is one
-    more process per trial, which asks the dashboard whether the controller lives. It ends for good the first time it gets
+    Ray keeps a placement group for as long as the sweep's process lives, even when the driver that made it is dead:
+    each dead driver would take a worker's CPUs and GPU with it, until the sweep hangs. Ray Train's own remedy is one
+    more process per trial, which asks the dashboard whether the driver lives. It ends for good the first time it gets
     no answer, and it does not know groups that still wait for a machine.
 
-    A sweep whose own process dies loses all its groups, except one that a controller makes at the very moment when Ray
+    A sweep whose own process dies loses all its groups, except one that a driver makes at the very moment when Ray
     cleans up: that group stays as long as the cluster. Every driver removes such groups too.
 
     Args:
@@ -213,9 +242,9 @@ class PlacementGroups(ControllerCallback):
     def __init__(self, name: str) -> None:
         self.name = f"{_OURS}:{name}"
 
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Called in the controller's process, which has this one trial: name every group that is made there."""
-        worker_group.placement_group = functools.partial(_named, worker_group.placement_group, self.name)
+    def new(self) -> str:
+        """A name for one more group of the trial."""
+        return f"{self.name}:{secrets.token_hex(4)}"
 
     def release(self) -> int:
         """Remove the groups that this trial's earlier drivers left behind, with the processes in them; returns how many."""
@@ -224,10 +253,6 @@ class PlacementGroups(ControllerCallback):
         for identity in left:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
         return len(left)
-
-
-def _named(make: Callable[..., PlacementGroup], name: str, *arguments: Any, **options: Any) -> PlacementGroup:
-    return make(*arguments, **options | {"name": f"{name}:{secrets.token_hex(4)}"})
 
 
 def left_behind(table: Mapping[str, Mapping[str, Any]], name: str, dead_jobs: Collection[str]) -> list[str]:

@@ -95,8 +95,10 @@ def check(uri: str, patience: float = CHECK_SECONDS) -> str:
 
 
 def import_ahead() -> None:
-    """Import MLflow, which takes seconds, beside what this process does next; ``connect`` then finds it there."""
-    threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
+    """Import what ``connect`` needs of MLflow, which takes seconds, beside what this process does next."""
+    threading.Thread(
+        target=importlib.import_module, args=("mlflow.store.tracking.sqlalchemy_store",), daemon=True
+    ).start()
 
 
 def connect(uri: str) -> "MlflowClient":

@@ -5,7 +5,7 @@ python -m tests.benchmarks.scheduling --workers none --nodes 8 --cpus 4 --trials
 python -m tests.benchmarks.scheduling --workers none --nodes 8 --cpus 1 --trials 1000 --seconds 0
 
 What is real: the sweep's own ``execute`` with Tune, the searcher and the room for trials, on a Ray cluster of several
-raylets; with ``--workers real`` also each trial's driver, Train's controller and a worker that imports all that a trial
+raylets; with ``--workers real`` also each trial's driver with Train's controller, and a worker that imports all that a trial
 needs. What is not: all nodes are on this machine and share its cores, and a trial's work is sleep. With ``--workers
 none`` a trial is its driver alone, which sleeps and writes what a trial leaves.
 """
@@ -14,7 +14,6 @@ import functools
 import io
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -138,7 +137,7 @@ def measure(options: Options, root: Path) -> tuple[Figures, Plan]:
         run = functools.partial(drive, work=functools.partial(sleep_in_worker, seconds=options.seconds))
     memory = 100_000_000
     head = {"num_cpus": 0, "resources": {clusters.DRIVERS: 1}, "object_store_memory": memory}
-    machines = Cluster(True, head_node_args=head | {"include_dashboard": True, "dashboard_port": _free_port()})
+    machines = Cluster(True, head_node_args=head | {"include_dashboard": False})
     try:
         for _ in range(options.nodes):
             machines.add_node(num_cpus=options.cpus, object_store_memory=memory)
@@ -198,11 +197,6 @@ def _plan(trials: int) -> Plan:
 
     configs = tuple(run_folders.config(seeds=1, target_kl=0.01 + 1e-5 * index) for index in range(trials))
     return Plan("scheduling", "paper", configs)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def _memory() -> float:

@@ -24,7 +24,6 @@ from .machines import Group, Laboratory, wait_until
 
 Kind = Literal[
     "worker",
-    "controller",
     "trial",
     "raylet",
     "machine",
@@ -228,7 +227,7 @@ def judged(work: Disturbed, lab: Laboratory, reference: Path) -> dict[str, Any]:
 
 def _orphans(lab: Laboratory) -> dict[int, str]:
     """What still lives of the sweep a while after its end, on the machines too."""
-    names = blows.WORKER, blows.CONTROLLER, blows.TRIAL, "ray::SynchronizationActor"
+    names = blows.WORKER, blows.TRIAL, "ray::SynchronizationActor"
 
     def left() -> dict[int, str]:
         on_machines = {pid: name for group in lab.machines() for pid, name in group.processes().items()}

@@ -11,7 +11,7 @@ from diffcps.runs.folder import RunFolder
 
 from .machines import Group, Laboratory, send, wait_until
 
-WORKER, CONTROLLER, TRIAL = "ray::RayTrainWorker", "ray::TrainController", "ray::ImplicitFunc"
+WORKER, TRIAL = "ray::RayTrainWorker", "ray::ImplicitFunc"
 PATIENCE = 240.0
 """Seconds for the cluster to get over one blow."""
 
@@ -59,11 +59,6 @@ class Victim:
 def worker(victim: Victim) -> None:
     """SIGKILL of a Ray Train worker, wherever it is: starting, learning, judging, writing."""
     send(victim.one_of(WORKER), signal.SIGKILL)
-
-
-def controller(victim: Victim) -> None:
-    """SIGKILL of a trial's Ray Train controller."""
-    send(victim.one_of(CONTROLLER), signal.SIGKILL)
 
 
 def trial(victim: Victim) -> None:
@@ -162,7 +157,7 @@ def two_drivers(victim: Victim) -> None:
 
 
 KINDS: dict[str, Callable[[Victim], None]] = {
-    "worker": worker, "controller": controller, "trial": trial, "raylet": raylet, "machine": machine,
+    "worker": worker, "trial": trial, "raylet": raylet, "machine": machine,
     "driver": driver, "everything": everything, "hang": hang, "damage": damage, "mlflow": mlflow,
     "two-drivers": two_drivers,
 }  # fmt: skip

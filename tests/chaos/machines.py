@@ -141,7 +141,7 @@ class Laboratory:
     def start_cluster(self) -> None:
         """Start whatever is missing of head and nodes."""
         if self.head is None:
-            flags = "--head", "--port=0", "--num-cpus=0", "--dashboard-port=0", "--include-dashboard=true"
+            flags = "--head", "--port=0", "--num-cpus=0", "--include-dashboard=false"
             self.head = self._ray_start("head", *flags, f"--temp-dir={self._ray.name}")
             (self.address,) = re.findall(r"ray start --address='([^']+)'", self.head.output)
         while len(self.nodes) < self.wanted:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from diffcps.algorithms.chain import ChainPolicy
@@ -143,6 +142,8 @@ SHARE = 0.1
 
 def nearest_mode(found: Bandit, actions: NDArray[np.float64]) -> NDArray[np.int64]:
     """Number of the mode nearest to each action, ``[..., d] -> [...]``."""
+    from scipy.spatial import KDTree  # half a second, which a trial without measures need not spend
+
     _, nearest = KDTree(found.modes).query(actions)
     return np.asarray(nearest, dtype=np.int64)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
 from diffcps.algorithms.diffusion import Denoiser, Schedule, reverse_mean
@@ -149,6 +148,10 @@ class _Step:
         return torch.stack([function(nodes.above(least)) for nodes in self._parts()]).sum(dim=0)
 
     def _parts(self) -> Iterator[Nodes]:
+        from scipy.interpolate import (
+            make_interp_spline,
+        )  # most of a second, which a trial without measures need not spend
+
         if self.factor == 1:
             yield self.coarse
             return
