@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
-STEPS, HALF = 500, 150
+STEPS, HALF = 300, 60
 RING = (
     "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--steps", STEPS, "--batch-size", 32,
     "--diffusion-steps", 8, "--evaluate-every", 50, "--checkpoint-minutes", 0.001, "--episodes", 20, "--concurrent", 1,
@@ -128,7 +128,7 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
     it, and one of its workers is killed.
     """
     sweep = tmp_path / "ring"
-    first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 4)
+    first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2)
     first.wait_until((sweep / ".lock").exists)
     second = start(*RING)
     assert second.wait() == 2, second.output
