@@ -319,7 +319,7 @@ def variants() -> dict[str, RunConfig]:
 def test_key_changes_with_everything_that_determines_the_result() -> None:
     keys = {"itself": BASE.key} | {name: config.key for name, config in variants().items()}
     assert len(set(keys.values())) == len(keys)
-    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {"checkpoint_minutes", "symbols"}
+    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {"checkpoint_minutes", "keep_best", "symbols"}
     assert covered >= {field.name for field in dataclasses.fields(RunConfig)}, "a new setting needs a line here"
 
 
@@ -404,7 +404,7 @@ def test_trials_are_read_without_the_algorithm() -> None:
 
 
 def test_key_does_not_change_with_the_checkpoints() -> None:
-    assert BASE.replaced(checkpoint_minutes=7).key == BASE.key
+    assert BASE.replaced(checkpoint_minutes=7, keep_best=True).key == BASE.key
 
 
 def test_equal_trials_have_equal_keys() -> None:

@@ -110,6 +110,8 @@ def assert_interrupted(session: Session, sweep: Path, folder: RunFolder) -> list
     assert not session.left_behind(5)
     assert folder.status["state"] == "stopped"
     assert "Traceback" not in session.output
+    assert "running trials write a checkpoint first" in session.output
+    assert not folder.asked_to_save, "it was written"
     levels = sweeps.runs_of(sweep)
     stopped = [run for run in levels["member"] if run.data.tags["config_key"] == folder.config.key]
     assert {run.info.status for run in stopped} == {run.info.status for run in levels["sweep"]} == {"KILLED"}
@@ -157,6 +159,23 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
         assert folder.complete
         sweeps.assert_same_result(folder, uninterrupted(folder))
     sweeps.assert_tree(sweep)
+
+
+def test_ctrl_c_ends_a_single_trial_with_a_checkpoint(start, tmp_path):
+    flags = "--rows", 500, "--seeds", 1, "--steps", 100_000, "--set", "log_every=10", "--checkpoint-minutes", 600
+    command = ["train", "bandit-ring", "--preset", "demo", *flags, "--results", tmp_path]
+    session = start(command=[sys.executable, "-m", "diffcps", *map(str, command)])
+    session.wait_until(lambda: list(tmp_path.glob("single/runs/*/status.json")))
+    (file,) = tmp_path.glob("single/runs/*/status.json")
+    folder = RunFolder(file.parent)
+    session.wait_until(lambda: folder.status["step"] > 0)
+    assert not folder.status["saved"]
+    os.kill(session.process.pid, signal.SIGINT)
+    assert session.wait() == 130, session.output
+    assert folder.status["state"] == "stopped"
+    assert folder.status["saved"] == folder.status["step"] > 0
+    assert "Run the same command again" in session.output
+    assert "Traceback" not in session.output
 
 
 @pytest.mark.slow

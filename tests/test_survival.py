@@ -35,6 +35,7 @@ from diffcps.runs.plan import load
 from diffcps.storage.location import Location
 from diffcps.storage.mirror import MirroredFolder
 from diffcps.storage.remote import Remote
+from diffcps.sweep import claim
 from diffcps.sweep.ray_train import CRASHES, INTERRUPTIONS, RetryPolicy, cause_of, left_behind
 from diffcps.training.watchdog import Watchdog
 
@@ -205,6 +206,35 @@ def test_what_a_dead_driver_has_reserved_is_given_back() -> None:
     }
     found = left_behind(table, "diffcps:launch-1:ring", {dead})
     assert [table[identity]["name"][-2:] for identity in found] == ["a1", "e5"]
+
+
+def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = Location(tmp_path / "sweep")
+    folder, other = location.run_folder(CONFIG.key), location.run_folder(CONFIG.replaced(steps=99).key)
+    for each, state in (folder, "running"), (other, "complete"):
+        each.path.mkdir(parents=True)
+        (each.path / "config.json").touch()
+        each.write_status({"state": state, "step": 7, "saved": 3})
+    monkeypatch.setattr(claim, "SAVING", 0.1)
+    claim.save_running(location)
+    assert folder.asked_to_save
+    assert not other.asked_to_save
+
+    def answer() -> None:
+        while not asking.is_set():
+            pass
+        folder.write_status({"state": "running", "step": 8, "saved": 8})
+
+    asking = threading.Event()
+    monkeypatch.setattr(claim, "SAVING", GUARD)
+    monkeypatch.setattr(RunFolder, "ask_to_save", lambda self: asking.set())
+    thread = threading.Thread(target=answer)
+    thread.start()
+    claim.save_running(location)
+    thread.join()
+    assert folder.status["saved"] == 8
 
 
 # Who may write --------------------------------------------------------------------------------------------------------

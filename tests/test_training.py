@@ -23,6 +23,7 @@ from trials import member, metrics, trial
 from diffcps import data, files
 from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
+from diffcps.deploy.trained import members
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import get_task
@@ -530,6 +531,58 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     assert 103_000 <= spent["start"] < 200_000
     assert 5000 <= spent["repeated"] < 10_000
     assert spent["learning"] < 5000
+
+
+def test_a_checkpoint_that_is_asked_for_comes_with_the_next_row(tmp_path: Path) -> None:
+    """Hours before the next one would; it answers once, and changes nothing of what is learned."""
+    folder, whole = RunFolder(tmp_path / "asked"), RunFolder(tmp_path / "whole")
+    for each in folder, whole:
+        each.create(CONFIG)
+    saved = []
+
+    def ask(status: dict[str, Any]) -> None:
+        saved.append(status["saved"])
+        if status["step"] == 4 and not status["saved"]:
+            folder.ask_to_save()
+
+    asking, other = make_learner(), make_learner()
+    loop.run(CONFIG.replaced(checkpoint_minutes=600), asking, evaluate, folder, progress=ask, status_seconds=0)
+    loop.run(CONFIG, other, evaluate, whole)
+    assert sorted(set(saved)) == [0, 4, 20]
+    assert not folder.asked_to_save
+    assert exactly(asking.state_dict()) == exactly(other.state_dict())
+
+
+@pytest.mark.parametrize("kill", [None, 4, 7])
+def test_each_member_keeps_its_best_evaluation(tmp_path: Path, kill: int | None) -> None:
+    """Also when the trial is killed in between and goes on from before its best."""
+    config, folder = CONFIG.replaced(keep_best=True), RunFolder(tmp_path)
+    folder.create(config)
+    scores = {6: (1.0, 5.0), 12: (3.0, 2.0), 18: (3.0, 1.0), 20: (2.0, 4.0)}
+    seen: dict[int, torch.Tensor] = {}
+
+    def known(policy: Policy, index: int, episodes: int) -> Rollouts:
+        step = list(scores)[index]
+        seen[step] = policy.parameters["actor"].clone()
+        returns = np.array(scores[step])[:, None].repeat(episodes, axis=1)
+        return Rollouts(returns, np.ones_like(returns, dtype=int))
+
+    if kill:
+        with pytest.raises(Killed):
+            loop.run(config, make_learner(), Reaper(kill, 0).wrap(known), folder, checkpoint_clock=clock((0.1,)))
+    loop.run(config, make_learner(), known, folder)
+    assert config.key == CONFIG.key
+    best, newest = members(folder, best=True), members(folder)
+    assert [policy.card.step for policy in best] == [12, 6]
+    assert [policy.card.step for policy in newest] == [20, 20]
+    for k, policy in enumerate(best):
+        assert policy.card.score == pytest.approx(RING.normalised_score(max(own[k] for own in scores.values())))
+        assert torch.equal(policy.policy.parameters["actor"][0], seen[policy.card.step][k])
+    plain = RunFolder(tmp_path / "plain")
+    plain.create(CONFIG)
+    loop.run(CONFIG, make_learner(), evaluate, plain)
+    with pytest.raises(UserError, match="--keep-best"):
+        members(plain, best=True)
 
 
 def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """`diffcps train`: one trial in this process. `diffcps settings`: what may be set of a trial."""
 
 import functools
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -17,6 +21,9 @@ from diffcps.errors import UserError
 from diffcps.files import is_url, local_path
 from diffcps.runs.flags import PlaceFlags, RunFlags
 from diffcps.text import say, worded
+
+if TYPE_CHECKING:
+    from diffcps.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,52 @@ class Train(PlaceFlags, RunFlags):
             say(console, "this trial is complete already")
         elif reason := unused_gpu():
             say(console, reason, style="yellow")
-        with console.status(f"starting {config.key}") as status:
+        with console.status(f"starting {config.key}") as status, _Interrupt(folder, console) as interrupt:
             trials.run(
                 config,
                 folder,
                 functools.partial(data.load, task, config.data, directories),
                 trials.Machine.prepared(),
                 report=functools.partial(_report, console),
-                progress=functools.partial(_show, status, config.task),
+                progress=interrupt.following(functools.partial(_show, status, config.task)),
             )
         say(console, f"run folder: {folder.path}")
+
+
+class _Interrupt:
+    """Lets the first Ctrl-C end a trial at its next row, with a checkpoint, and the second at once."""
+
+    def __init__(self, folder: "RunFolder", console: Console) -> None:
+        self.folder, self.console = folder, console
+        self.came_at: int | None = None
+
+    def __enter__(self) -> "_Interrupt":
+        self.before = signal.signal(signal.SIGINT, self._came)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+        status = self.folder.status
+        if kind is KeyboardInterrupt and status["state"] == "running":
+            self.folder.write_status({**status, "state": "stopped", "updated": time.time()})
+
+    def following(self, progress: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+        """``progress``, and then the end of the trial if a checkpoint was written since the signal."""
+
+        def followed(status: dict[str, Any]) -> None:
+            progress(status)
+            if self.came_at is not None and status["saved"] > self.came_at and status["state"] == "running":
+                raise KeyboardInterrupt
+
+        return followed
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        status = self.folder.status
+        if self.came_at is not None or status["state"] != "running":
+            raise KeyboardInterrupt
+        self.came_at = status["saved"]
+        self.folder.ask_to_save()
+        say(self.console, "interrupted: the trial ends at its next row, with a checkpoint; again ends it at once")
 
 
 def _show(status: Status, task: str, values: dict[str, Any]) -> None:

@@ -148,6 +148,8 @@ class RunConfig(Plain):
     """Gradient steps between rows of ``metrics.csv``; each row is the mean over them."""
     checkpoint_minutes: float = setting(5.0, "a positive number")
     """Minutes between checkpoints: each is written with the first row after them, and there is always one at the end."""
+    keep_best: bool = False
+    """Whether each member's networks at its best evaluation are kept too, beside the newest."""
     definition: TaskDefinition | None = None
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
@@ -244,10 +246,10 @@ class RunConfig(Plain):
         """A readable name plus a hash of everything that determines the result.
 
         Run folder, checkpoint and MLflow run are found by it, so starting the same trial again is resuming it.
-        ``checkpoint_minutes`` is left out: it changes what a kill costs, never what is learned.
+        ``checkpoint_minutes`` and ``keep_best`` are left out: they change what is kept, never what is learned.
         """
         values = self.to_dict()
-        del values["checkpoint_minutes"], values["symbols"]
+        del values["checkpoint_minutes"], values["keep_best"], values["symbols"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
         parts = [self.task, self.algorithm, *self.variant]
         for name, symbol in self.symbols.items():
@@ -257,5 +259,7 @@ class RunConfig(Plain):
         return re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join([*parts, digest]))
 
 
-OWN = "algorithm", "profile", "seeds", "steps", "physics", "log_every", "checkpoint_minutes", "measures", "acting"
+OWN = (
+    "algorithm", "profile", "seeds", "steps", "physics", "log_every", "checkpoint_minutes", "keep_best", "measures", "acting",
+)  # fmt: skip
 """Names of the settings of a trial itself; ``seeds`` is their number."""

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 __all__ = ["SavedPolicy", "load_policy"]
 
 
-def load_policy(path: Path | str, member: int | None = None, device: "torch.device | str" = "cpu") -> SavedPolicy:
+def load_policy(
+    path: Path | str, member: int | None = None, device: "torch.device | str" = "cpu", best: bool = False
+) -> SavedPolicy:
     """Load a trained policy.
 
     Args:
         path: a run folder (``results/NAME/runs/KEY``), an exported folder, or the folder of an MLflow model.
         member: number of the policy in a run folder's pack, from 0; by default the first. Other folders have one policy.
         device: the device that computes actions.
+        best: of a run folder that keeps it, the policy of its best evaluation instead of the newest.
 
     Raises:
         UserError: there is no policy, or a file is damaged or of another kind. The message names the file.
@@ -26,14 +29,15 @@ def load_policy(path: Path | str, member: int | None = None, device: "torch.devi
     folder = Path(path).expanduser()
     for location in (folder, folder / "data" / "policy"):
         if (location / CARD).exists():
-            if member is not None:
-                raise UserError(f"{folder} contains one policy: leave out the member ({member}).")
+            if member is not None or best:
+                what = "the word best" if best else f"the member ({member})"
+                raise UserError(f"{folder} contains one policy: leave out {what}.")
             return read(location, device)
     if (folder / "config.json").exists():
         from diffcps.deploy.trained import members
         from diffcps.runs.folder import RunFolder
 
-        return members(RunFolder(folder), member or 0, device)[0]
+        return members(RunFolder(folder), member or 0, device, best)[0]
     if (folder / "runs").is_dir():
         known = sorted(file.parent.name for file in (folder / "runs").glob("*/config.json"))
         raise UserError(f"{folder} is the folder of a sweep. Name one of its run folders: runs/{{{', '.join(known)}}}.")

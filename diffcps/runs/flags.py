@@ -82,12 +82,15 @@ class RunFlags:
     """Body masses at evaluation: of the MuJoCo that recorded D4RL (`d4rl`), or of today's (`modern`)."""
     checkpoint_minutes: Maybe[float] = None
     """Minutes between checkpoints. A kill costs at most about that much work. Default: 5; demo: 0.5."""
+    keep_best: bool = False
+    """Also keep each policy of its best evaluation; `evaluate`, `export` and `load_policy` read it when asked for the best."""
 
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""
         given = {flag.name: getattr(self, flag.name) for flag in fields(RunFlags) if flag.name != "settings"}
         for name in "measures", "acting":
             given[name] = list(given[name]) or None  # one value that is a list
+        given["keep_best"] = self.keep_best or None
         return {name: value for name, value in given.items() if value not in (None, ())} | pairs("set", self.settings)
 
 

@@ -47,7 +47,7 @@ def demo(task: Task, usual: RunConfig) -> Mapping[str, Any]:
         "learning_rate": 3e-3, "critic_learning_rate": 1e-3,
     }  # fmt: skip
     changes |= task.demo
-    return changes | {"evaluate_every": changes["steps"] // 10, "log_every": changes["steps"] // 50}
+    return {"evaluate_every": changes["steps"] // 10, "log_every": changes["steps"] // 50} | changes
 
 
 def ablation(task: Task, usual: RunConfig) -> Mapping[str, Any]:

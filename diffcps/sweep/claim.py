@@ -102,6 +102,34 @@ def unfinished(location: Location, plan: Plan) -> int:
     return (len(folders) if plan.search else plan.count) - complete
 
 
+SAVING = 10.0
+"""Seconds that running trials have, before they are ended, to come to their next row and write a checkpoint."""
+
+
+def save_running(location: Location) -> None:
+    """Have every running trial write a checkpoint, and wait for them at most ``SAVING`` seconds.
+
+    Not for results in an object store, whose run folders are on the workers' machines.
+    """
+    if location.remote is not None:
+        return
+    waiting = {folder: folder.status.get("saved", 0) for folder in run_folders(location) if _running(folder)}
+    for folder in waiting:
+        folder.ask_to_save()
+    end = time.monotonic() + SAVING
+    while waiting and time.monotonic() < end:
+        time.sleep(0.1)
+        waiting = {
+            folder: before
+            for folder, before in waiting.items()
+            if _running(folder) and folder.status.get("saved", 0) == before
+        }
+
+
+def _running(folder: RunFolder) -> bool:
+    return bool(folder.status["state"] == "running")
+
+
 def settle(location: Location, plan: Plan, interrupted: bool) -> None:
     """Give every trial that is not complete its final state: stopped by the interrupt, or failed and why."""
     location.refresh("runs")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -135,7 +136,8 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
             say(console, f"on {cluster.description}; {at_once} at once")
             Tracker(str(sweep.location.tracking_uri), plan.name).reconcile(sweep.location.folder, running=True)
             with Board(plan, sweep.location, console, options.quiet):
-                execute(Job(plan, _for_workers(sweep.location), resources), interrupts)
+                job, stopping = Job(plan, _for_workers(sweep.location), resources), partial(_stopping, sweep)
+                execute(job, interrupts, stopping=stopping)
         interrupted = False
     except KeyboardInterrupt:
         if not (sweep.location.folder / "sweep.json").exists():
@@ -146,6 +148,15 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
     if lost.is_set():
         raise UserError(f"{sweep.location} was claimed by another process, which continues the sweep.")
     return sweep, interrupted
+
+
+def _stopping(sweep: _Sweep) -> None:
+    """Called when a signal has come, while trials still run."""
+    say(
+        sweep.console,
+        f"interrupted: running trials write a checkpoint first, at most {claim.SAVING:g} s; again ends at once",
+    )
+    claim.save_running(sweep.location)
 
 
 def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> str:
@@ -185,10 +196,11 @@ def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
     failed = claim.unfinished(location, plan)
     command = escape(_resume_command(location, sweep.options, own=sweep.plan_given))
     if interrupted:
-        minutes = max(trial.checkpoint_minutes for trial in plan.trials)
+        behind = [folder.status["step"] - folder.status.get("saved", 0) for folder in claim.run_folders(location)]
+        repeated = f", which is up to {counted(max(behind), 'step')} back" if any(behind) else ""
         console.print(
-            "[yellow]interrupted[/]. Complete trials stay as they are. The others continue from their newest checkpoints and "
-            f"repeat at most {minutes:g} min and one row each. To continue:\n  {command}",
+            "[yellow]interrupted[/]. Complete trials stay as they are. The others continue from their newest checkpoint"
+            f"{repeated}. To continue:\n  {command}",
             soft_wrap=True,
         )
         return INTERRUPTED

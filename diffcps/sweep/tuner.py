@@ -70,31 +70,41 @@ class Interrupts:
 
 
 class StopBetweenSteps(tune.Callback):
-    """Lets a signal end Tune's loop between two of its steps.
+    """Lets a signal end Tune's loop between two of its steps, after ``stopping``; a second signal ends that too.
 
     Tune itself would wait 15 seconds for its trials to shut down. Here a trial may be killed at any moment, because its
     run folder holds all that the next launch needs.
     """
 
-    def __init__(self, interrupts: Interrupts) -> None:
-        self._interrupts = interrupts
+    def __init__(self, interrupts: Interrupts, stopping: Callable[[], None]) -> None:
+        self._interrupts, self._stopping = interrupts, stopping
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Tune several times a second."""
-        self._interrupts.check()
+        try:
+            self._interrupts.check()
+        except KeyboardInterrupt:
+            self._stopping()
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks into a file that nothing reads; signal handlers cannot be pickled."""
-        return {"_interrupts": Interrupts()}
+        return {}
 
 
-def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive) -> None:
+def execute(
+    job: Job,
+    interrupts: Interrupts,
+    trial: Callable[..., None] = drive,
+    stopping: Callable[[], None] = lambda: None,
+) -> None:
     """Run what is not complete. Needs a connected cluster.
 
     Args:
         job: the sweep.
         interrupts: receives signals.
         trial: what a trial's driver runs, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
+        stopping: called when a signal has come, before the trials are ended.
 
     Raises:
         KeyboardInterrupt: a signal ended it.
@@ -118,7 +128,7 @@ def execute(job: Job, interrupts: Interrupts, trial: Callable[..., None] = drive
             storage_path=str(job.location.folder / "ray"),
             # ``RetryPolicy`` decides how often a trial is retried, because it knows the progress
             failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
-            callbacks=[StopBetweenSteps(interrupts)],
+            callbacks=[StopBetweenSteps(interrupts, stopping)],
             verbose=0,
         ),
     )

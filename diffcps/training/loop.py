@@ -2,8 +2,8 @@
 
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints only
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
-``checkpoint_minutes`` and one row with its evaluation. Workers that share the members meet at rows only, and the run
-folder does not show how many there were.
+``checkpoint_minutes`` and one row with its evaluation. Who wants to end a trial asks for a checkpoint first. Workers that
+share the members meet at rows only, and the run folder does not show how many there were.
 """
 
 import time
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps import algorithms
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder, scores_by_evaluation
 from diffcps.tasks.registry import task_of
@@ -222,10 +223,12 @@ def run(
             shown = _learn(trial, status)
             if trial.evaluation_due:
                 shown |= _evaluate(trial, evaluate, measure)
+                if config.keep_best and trial.scores:
+                    _keep_best(trial)
             for sink in sinks:
                 sink.log(shown, learner.step)
             trial.clock.charge("tracking")
-            late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes
+            late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes or folder.asked_to_save
             if learner.step == config.steps or trial.workers.decide(late):
                 _save(trial, status)
                 saved_at = checkpoint_clock()
@@ -327,6 +330,19 @@ def _save(trial: _Trial, status: _Status) -> None:
         state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent}
         trial.folder.save_checkpoint(state, trial.learner.step)
     status.values["saved"] = trial.learner.step
+
+
+def _keep_best(trial: _Trial) -> None:
+    """Keep the networks of members whose newest evaluation is their best so far; all workers take part."""
+    scores = np.array(trial.scores)
+    better = scores[-1] > np.fmax.reduce(scores[:-1], axis=0, initial=-np.inf)
+    if not better.any():
+        return
+    pack = trial.workers.join_state(trial.learner.state_dict())["pack"]
+    if trial.workers.first:
+        acting = algorithms.get(trial.config.algorithm).acting
+        networks = {name: pack[name] for name in acting if name in pack}
+        trial.folder.keep_best(networks, trial.learner.step, scores[-1], better)
 
 
 def _end(trial: _Trial, status: _Status) -> dict[str, float]:
