@@ -17,10 +17,11 @@ import torch
 import trials
 from gaussian_chains import gaussian_noise_net, gaussian_step_losses, with_variance
 
-from diffcps import algorithms, report
+from diffcps import algorithms, data, report
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.config import EvaluationConfig, Member, RunConfig
+from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
+from diffcps.envs import maze
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
@@ -34,7 +35,7 @@ from diffcps.tracking.labels import rows_of
 from diffcps.training import measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
-from diffcps.training.measures import Measure, acting, density, likelihood, samples
+from diffcps.training.measures import Measure, acting, density, likelihood, paths, samples
 from diffcps.training.measures.subject import Measurer, Subject
 from diffcps.training.policy import Policy
 from diffcps.training.trial import Machine, run
@@ -229,7 +230,8 @@ def test_samples_of_the_behaviour_itself_and_of_the_best() -> None:
     assert row["sample_off_support"] < 4e-3
     for name in ("sample_value", "bestof_value"):
         np.testing.assert_allclose(row[name], 2.375, atol=0.3)
-    np.testing.assert_array_equal(samples.to_look_at(subject(config, policy)).shape, (1000, 2))
+    left = samples.to_look_at(subject(config, policy))
+    assert {name: values.shape for name, values in left.items()} == {"a_0": (1000,), "a_1": (1000,)}
     other = samples.take(subject(config, policy, index=1))
     assert other["sample_value"] != row["sample_value"], "every evaluation draws anew"
     assert samples.take(subject(config, policy)) == row
@@ -495,6 +497,37 @@ def test_a_new_measure_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "first_weight" in built.table.html()
 
 
+def test_paths_in_a_maze(tmp_path: Path) -> None:
+    """They begin at the start, no step is longer than the point can go, and none is inside a wall; the data's come too."""
+    config = trials.trial(
+        "pointmaze-umaze", members=trials.members(2), steps=4, log_every=4, measures=("paths",),
+        evaluation=EvaluationConfig(every=4, episodes=2, candidates=1), data=DataConfig("collected", rows=1500),
+        **TINY, diffusion_steps=2,
+    )  # fmt: skip
+    folder, task = RunFolder(tmp_path / "run"), get_task("pointmaze-umaze")
+    dataset = data.load(task, config.data, (tmp_path,))
+    run(config, folder, lambda: dataset, CPU)
+    table = pd.read_csv(folder.path / "samples.csv")
+    assert list(table.columns) == ["step", "member", "seed", "path", "x", "y"]
+    assert table.groupby("member")["path"].nunique().tolist() == [paths.EPISODES + paths.RECORDED] * 2
+    layout = maze(task)
+    assert all(layout.at(point) in layout.cells() for point in table[["x", "y"]].to_numpy())
+    own, other = table[table["path"] >= 0], table[table["path"] < 0]
+    assert np.allclose(own.groupby(["member", "path"])[["x", "y"]].first(), layout.centres("S")[0], atol=0.3)
+    assert other[other["member"] == 0]["x"].tolist() == other[other["member"] == 1]["x"].tolist()
+    positions = {tuple(row) for row in dataset.observations[:, :2].astype(np.float64).round(6)}
+    assert {tuple(row) for row in other[["x", "y"]].to_numpy().round(6)} <= positions
+    again = run_again(config, tmp_path, dataset)
+    assert (again.path / "samples.csv").read_text() == (folder.path / "samples.csv").read_text()
+
+
+def run_again(config: RunConfig, root: Path, dataset: Transitions) -> RunFolder:
+    """The same trial in another folder."""
+    folder = RunFolder(root / "again")
+    run(config, folder, lambda: dataset, CPU)
+    return folder
+
+
 def test_every_measure_says_what_it_tells() -> None:
-    assert set(measures.MEASURES) == {"density", "samples", "actions", "likelihood", "acting"}
+    assert set(measures.MEASURES) == {"density", "samples", "actions", "paths", "likelihood", "acting"}
     assert all(measure.says.endswith(".") for measure in measures.MEASURES.values())

@@ -153,7 +153,7 @@ class RunConfig(Plain):
     definition: TaskDefinition | None = None
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
-    """What is measured of each policy besides its score, at every evaluation; density, samples, likelihood, acting."""
+    """Names of measures: what is measured of each policy besides its score, at every evaluation."""
     acting: tuple[str, ...] = ()
     """Other ways to act, such as `candidates=1`: the final policies are also evaluated in each, in the same episodes."""
     symbols: Values = Values()

@@ -13,10 +13,10 @@ from gymnasium.envs.registration import EnvSpec
 from diffcps.config import Physics
 from diffcps.envs import recorded
 from diffcps.envs.bandits import BanditEnv, BanditEnvironments
-from diffcps.envs.simulations import OneByOne, Simulated, Simulations, VectorEnvironment
+from diffcps.envs.simulations import Layout, OneByOne, Simulated, Simulations, VectorEnvironment
 from diffcps.tasks.registry import TASKS, Task
 
-__all__ = ["VectorEnvironment", "make", "make_vector", "plane", "register", "simulations", "specification"]
+__all__ = ["VectorEnvironment", "make", "make_vector", "maze", "plane", "register", "simulations", "specification"]
 
 
 def register() -> None:
@@ -91,6 +91,14 @@ def simulations(
     if not isinstance(made, Simulations):
         raise TypeError(f"{task.name} is not simulated by this project")
     return made
+
+
+def maze(task: Task) -> Layout:
+    """The maze of a task that this project simulates, as it is seen from above."""
+    environment = make(task, task.environment.physics[0])
+    found: Layout = environment.unwrapped.maze  # type: ignore[attr-defined]
+    environment.close()
+    return found
 
 
 def plane(physics: Physics, n: int, threads: int = 1) -> Simulations:

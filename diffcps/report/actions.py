@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _BEHIND = 1500
 """Actions of the behaviour that are drawn."""
-_MOST = 24
+MOST = 24
 """Panels; a grid of hundreds of trials would make the page heavy."""
 
 
@@ -41,11 +41,11 @@ def picture(table: Sequence[Row]) -> Figure | None:
     panels = tuple(
         Panel(f"{trial.task.name} {said(trial, names)}".strip(), partial(_drawn, row=row))
         for row in table
-        if (trial := row.trial).task.bandit and trial.task.action_size == 2 and len(trial.samples)
+        if (trial := row.trial).task.bandit and trial.task.action_size == 2 and "a_0" in trial.samples
     )
     if not panels:
         return None
-    more = len(panels) - _MOST
+    more = len(panels) - MOST
     return Figure(
         "actions",
         "Actions",
@@ -53,7 +53,7 @@ def picture(table: Sequence[Row]) -> Figure | None:
         + (f" {more} more trials are not drawn." if more > 0 else ""),
         x_label="first action dimension",
         y_label="second action dimension",
-        panels=panels[:_MOST],
+        panels=panels[:MOST],
     )
 
 

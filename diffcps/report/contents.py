@@ -7,7 +7,7 @@ from functools import cached_property
 
 from rich.console import RenderableType
 
-from diffcps.report import acting, actions, algorithms, drawing, figures, notes, search, tables
+from diffcps.report import acting, actions, algorithms, drawing, figures, notes, paths, search, tables
 from diffcps.report.across import MOST, Budget, Group, budgets, comparable, families, groups
 from diffcps.report.analysis import Grid, Row, along, beside_paper, grids, quantities, rows, symbol
 from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
@@ -90,7 +90,7 @@ def contents(table: Table, narrow: bool = False) -> Document:
         *acting.sections(table.rows),
         *_measures(table.rows),
         *_sections(curves[:1]),
-        *_sections([drawn] if (drawn := actions.picture(table.rows)) else []),
+        *_sections([drawn for drawn in (actions.picture(table.rows), paths.picture(table.rows)) if drawn]),
         *_configurations(table),
         *_budget(table.budgets),
         *_sections(curves[1:]),

@@ -70,7 +70,7 @@ class RunFlags:
     candidates: Maybe[int] = None
     """Actions drawn for each state at evaluation, of which the algorithm makes one; 1: the action of the policy."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
-    """What to measure of each policy besides its score: density, samples, likelihood, acting. Default: nothing."""
+    """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting."""
     acting: Annotated[Several[str], tyro.conf.arg(metavar="NAME=V1,V2 ...")] = ()
     """Other ways to act, e.g. `candidates=1,10`: a trial trains once, and its final policies are evaluated in each.
     With several algorithms a single candidate is always one of them, and each takes the ways that it has."""

@@ -5,7 +5,7 @@
           metrics.csv         step, member, seed, then every training metric (mean since the row before)
           returns.csv         step, member, seed, episode, return, length: raw, one row an episode
           measures.csv        step, member, seed, then what was measured at each evaluation; only if anything was
-          samples.csv         step, member, seed, a_0, …: actions of the policies at the end; only if asked for
+          samples.csv         step, member, seed, then what measures leave to look at: actions, or paths in a maze
           status.json         state, step, speed, scores so far; what a live view shows
           attempts.json       how often it was interrupted, and by what; only if it was
           stuck.txt           the stack of every thread, if nothing moved for hours
@@ -193,7 +193,7 @@ class RunFolder:
         values: Mapping[str, NDArray[Any]],
         samples: Mapping[str, NDArray[Any]],
     ) -> None:
-        """Append measures, ``[K]`` per column, to ``measures.csv``, and actions, ``[K, n]``, to ``samples.csv``."""
+        """Append measures, ``[K]`` per column, to ``measures.csv``, and what they leave, ``[K, n]``, to ``samples.csv``."""
         if values:
             self._append("measures.csv", ("step", "member", "seed", *values), _member_rows(step, config, values))
         if samples:

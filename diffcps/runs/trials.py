@@ -217,7 +217,7 @@ class Trial:
 
     @cached_property
     def samples(self) -> "pd.DataFrame":
-        """``samples.csv``: step, member, seed, a_0, …; empty if no actions were kept."""
+        """``samples.csv``: step, member, seed, then what measures left to look at; empty if that was nothing."""
         return read_rows(self.folder / "samples.csv")
 
 

@@ -211,10 +211,10 @@ def tasks() -> list[Task]:
             evaluation=EvaluationConfig(every=2500, episodes=20),
             # with λ's published rate it would not move in so few steps
             demo={
-                "steps": 2000,
+                "steps": 3000,
                 "hidden_size": 64,
                 "episodes": 20,
-                "evaluate_every": 400,
+                "evaluate_every": 600,
                 "target_kl": 0.3,
                 "lambda_clip": 0.0,
                 "lambda_learning_rate": 3e-3,

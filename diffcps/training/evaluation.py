@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from diffcps.config import Actor, EvaluationConfig, Member, Physics
 from diffcps.envs import VectorEnvironment, make_vector
 from diffcps.tasks.registry import Task
 from diffcps.training.policy import Policy
+
+Watch = Callable[[NDArray[np.floating[Any]], NDArray[np.bool_]], None]
+"""Sees observations, and which environments still act."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Evaluator:
         *,
         candidates: int | None = None,
         actor: Actor | None = None,
+        watch: Watch = lambda observations, active: None,
     ) -> Rollouts:
         """Roll out all members of ``policy`` until every episode has ended.
 
@@ -78,9 +83,11 @@ class Evaluator:
             episodes: of each member, by default the configuration's; more take several rounds in the same environments.
             candidates: by default the configuration's.
             actor: by default the configuration's.
+            watch: called before each step with the observations ``[n, o]`` of all environments, member after member, and which
+                of them ``[n]`` still act.
         """
         wanted, size = self.config.episodes if episodes is None else episodes, self.config.episodes
-        acting = candidates or self.config.candidates, actor or self.config.actor
+        acting = candidates or self.config.candidates, actor or self.config.actor, watch
         rounds = [self._round(policy, (index,), *acting)]
         rounds += [self._round(policy, (index, number), *acting) for number in range(1, -(-wanted // size))]
         returns, lengths = (
@@ -88,7 +95,7 @@ class Evaluator:
         )
         return Rollouts(returns[:, :wanted], lengths[:, :wanted])
 
-    def _round(self, policy: Policy, index: tuple[int, ...], candidates: int, actor: Actor) -> Rollouts:
+    def _round(self, policy: Policy, index: tuple[int, ...], candidates: int, actor: Actor, watch: Watch) -> Rollouts:
         """One episode in every environment; its start depends only on ``index`` and the members' seeds."""
         assert self.environments is not None, "an evaluation has episodes"
         members, episodes = len(self.seeds), self.config.episodes
@@ -103,6 +110,7 @@ class Evaluator:
         actions = np.zeros((members * episodes, self.task.action_size), dtype=np.float32)
         while active.any():
             self.heartbeat()
+            watch(observations, active)
             waiting = active.reshape(members, episodes)
             states = observations.reshape(members, episodes, -1)
             rows = [states[k][waiting[k]] for k in range(members)]

@@ -42,8 +42,8 @@ class Measure:
     """Why it does not fit a trial; ``None`` where it does."""
     details: str = ""
     """Pattern of the columns that a report leaves to ``measures.csv``."""
-    actions: Callable[["Subject"], NDArray[np.float64]] | None = None
-    """Actions ``[n, a]`` to look at, which go to ``samples.csv`` at the end of the trial; ``None`` for none."""
+    leaves: Callable[["Subject"], Mapping[str, NDArray[np.float64]]] | None = None
+    """Something to look at, column -> ``[n]``, which goes to ``samples.csv`` at the end of the trial; ``None`` for nothing."""
 
 
 def check(config: RunConfig) -> Task:
@@ -77,6 +77,11 @@ def _bandit(task: Task) -> Bandit:
 
 def _no_bandit(config: RunConfig, task: Task) -> str | None:
     return None if task.bandit is not None else "the behaviour is known exactly on bandits only (bandit-corners, …)."
+
+
+def _no_maze(config: RunConfig, task: Task) -> str | None:
+    maze = task.domain.startswith(("antmaze", "pointmaze")) and task.environment.physics
+    return None if maze else "it is no maze that this project simulates (pointmaze-umaze, antmaze-…)."
 
 
 def _no_plane(config: RunConfig, task: Task) -> str | None:
@@ -163,14 +168,21 @@ MEASURES = {
         columns=_samples,
         take=_from("samples"),
         misfit=_no_bandit,
-        actions=lambda subject: _called("samples", "to_look_at", subject),
+        leaves=lambda subject: _called("samples", "to_look_at", subject),
     ),
     "actions": Measure(
         says="The policy's own actions beside the behaviour's, as a picture; leaves them in samples.csv.",
         columns=lambda config, task: (),
         take=lambda subject: {},
         misfit=_no_bandit,
-        actions=lambda subject: _called("samples", "to_look_at", subject),
+        leaves=lambda subject: _called("samples", "to_look_at", subject),
+    ),
+    "paths": Measure(
+        says="Where the policy goes in a maze, as a picture over paths of the data; leaves them in samples.csv.",
+        columns=lambda config, task: (),
+        take=lambda subject: {},
+        misfit=_no_maze,
+        leaves=lambda subject: _called("paths", "to_look_at", subject),
     ),
     "likelihood": Measure(
         says="How likely the policy makes the data, in nats: ELBO, IWAE, the gap between them, and the behaviour loss.",

@@ -40,11 +40,11 @@ def take(subject: Subject) -> dict[str, float]:
     return row
 
 
-def to_look_at(subject: Subject) -> NDArray[np.float64]:
-    """``[n, a]``: actions for a picture; the first of those that are measured."""
-    if not subject.finite:
-        return np.full((LOOKED_AT, subject.task.action_size), np.nan)
-    return actions(subject, "samples", COUNT, 1)[:LOOKED_AT]
+def to_look_at(subject: Subject) -> dict[str, NDArray[np.float64]]:
+    """Columns ``a_0`` …, ``[n]``: actions for a picture; the first of those that are measured."""
+    size = subject.task.action_size
+    drawn = actions(subject, "samples", COUNT, 1) if subject.finite else np.full((LOOKED_AT, size), np.nan)
+    return {f"a_{j}": drawn[:LOOKED_AT, j] for j in range(size)}
 
 
 def actions(subject: Subject, purpose: str, count: int, candidates: int) -> NDArray[np.float64]:

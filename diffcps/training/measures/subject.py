@@ -90,7 +90,7 @@ class Measured(NamedTuple):
     values: Mapping[str, NDArray[np.float64]]
     """Column -> ``[K]``; NaN for a member that has diverged."""
     samples: Mapping[str, NDArray[np.float64]]
-    """Action dimension, ``a_0`` … -> ``[K, n]``: actions to look at; empty unless asked for."""
+    """Column -> ``[K, n]``: actions or paths to look at; empty unless asked for."""
 
 
 class Measurer:
@@ -119,7 +119,7 @@ class Measurer:
 
     @torch.no_grad()
     def __call__(self, policy: Policy, index: int, last: bool) -> Measured:
-        """Measure every member of ``policy`` at evaluation ``index``; ``last``: of the trial, which leaves actions to see."""
+        """Measure every member of ``policy`` at evaluation ``index``; ``last``: of the trial, which leaves something to see."""
         task = task_of(self.config)
         subjects = [
             Subject(
@@ -137,11 +137,11 @@ class Measurer:
         rows = [_taken(subject) for subject in subjects]
         values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         values |= self._other_ways(policy, index, last)
-        leaving = [leave for name in self.config.measures if (leave := MEASURES[name].actions)]
+        leaving = [leave for name in self.config.measures if (leave := MEASURES[name].leaves)]
         if not (last and leaving):
             return Measured(values, {})
-        actions = np.stack([leaving[0](subject) for subject in subjects])
-        return Measured(values, {f"a_{j}": actions[:, :, j] for j in range(task.action_size)})
+        left = [leaving[0](subject) for subject in subjects]
+        return Measured(values, {name: np.stack([own[name] for own in left]) for name in left[0]})
 
     def _other_ways(self, policy: Policy, index: int, last: bool) -> dict[str, NDArray[np.float64]]:
         """Scores ``[K]`` of other ways to act at the last evaluation, in its episodes; NaN in rows before it."""

@@ -1,0 +1,72 @@
+"""Pictures of the paths that policies left to look at in a maze, from above, over those of the data."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Rectangle
+
+from diffcps.report.actions import MOST
+from diffcps.report.analysis import Row, said, varying
+from diffcps.report.document import Figure, Panel
+from diffcps.report.drawing import colours
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from diffcps.tasks import Task
+
+
+def picture(table: Sequence[Row]) -> Figure | None:
+    """A panel for each trial in a maze that left paths; ``None`` without such a trial."""
+    names = varying(table)
+    panels = tuple(
+        Panel(f"{trial.task.name} {said(trial, names)}".strip(), partial(_drawn, row=row))
+        for row in table
+        if "path" in (trial := row.trial).samples
+    )
+    if not panels:
+        return None
+    more = len(panels) - MOST
+    return Figure(
+        "paths",
+        "Paths in the maze",
+        caption="From above: episodes of each seed at the end, stretches of the data in grey. Dot: the start; circle: the goal."
+        + (f" {more} more trials are not drawn." if more > 0 else ""),
+        x_label="x, metres",
+        y_label="y, metres",
+        panels=panels[:MOST],
+    )
+
+
+def _drawn(axes: Axes, row: Row) -> None:
+    walls(axes, row.trial.task)
+    lines(axes, row.trial.samples.dropna())
+
+
+def walls(axes: Axes, task: "Task") -> None:
+    """The walls of a task's maze, its start and its goal."""
+    from diffcps.envs import maze  # imports MuJoCo
+
+    found = maze(task)
+    half = found.cell / 2
+    for x, y in found.centres("#"):
+        axes.add_patch(Rectangle((x - half, y - half), found.cell, found.cell, color="0.35", lw=0))
+    (start,), (goal,) = found.centres("S"), found.centres("G")
+    axes.plot(*start, "o", color="black", ms=4, zorder=3)
+    axes.add_patch(Circle(tuple(goal), found.goal_radius, fill=False, color="black", zorder=3))
+    xs, ys = found.centres("#.SG").T
+    axes.set(xlim=(xs.min() - half, xs.max() + half), ylim=(ys.min() - half, ys.max() + half), aspect="equal")
+
+
+def lines(axes: Axes, paths: "pd.DataFrame") -> None:
+    """Paths (columns path, x, y): the data's in grey, each member's in a colour of its own."""
+    members = paths["member"].unique()
+    of_member = dict(zip(members, colours(len(members)), strict=True))
+    style: dict[str, Any] = {"lw": 0.7, "rasterized": True}
+    for (member, number), path in paths.groupby(["member", "path"]):
+        if number >= 0:
+            axes.plot(path["x"], path["y"], color=of_member[member], zorder=2, **style)
+        elif member == members[0]:  # the same for all
+            axes.plot(path["x"], path["y"], color="0.75", zorder=1, **style)
