@@ -58,7 +58,7 @@ cluster=$!
 driver=
 again=
 cut=
-# an interrupt shuts the sweep down cleanly; work since the last checkpoint is repeated
+# an interrupt shuts the sweep down cleanly; running trials write a checkpoint first
 # shellcheck disable=SC2329
 stop() {
     cut=yes

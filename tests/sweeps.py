@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +55,7 @@ def isolated(home: Path) -> Iterator[None]:
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
     ):
         patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("MPLCONFIGDIR", matplotlib.get_configdir())  # its list of fonts takes seconds to make
         patch.setenv("DIFFCPS_HOME", str(home))
         patch.setenv("HOME", str(home))
         patch.delenv("DIFFCPS_DATA", raising=False)
@@ -126,8 +128,8 @@ class Session:
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running after {seconds} s:\n{self.output}")
 
-    def left_behind(self, seconds: float) -> dict[int, str]:
-        """What still lives some seconds after the command's end."""
+    def left_behind(self, seconds: float = GUARD) -> dict[int, str]:
+        """What still lives long after the command's end."""
         end = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.1)

@@ -15,6 +15,7 @@ from benchmarks.projection import PAPER, distinct_sizes, hours, operations, proj
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from trials import member, trial
+from waits import GUARD
 
 from diffcps import algorithms
 from diffcps.algorithms.base import Batch
@@ -304,7 +305,7 @@ def test_quick_run(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     command = [sys.executable, "-m", "tests.benchmarks.bench", "--quick", "--device", "cpu", "--json", str(file)]
     root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=GUARD, check=False)
     assert done.returncode == 0, done.stderr
     for heading in ("member-steps per second", "environment steps per second", "start-up", "memory", "Table 1"):
         assert heading in done.stdout

@@ -455,7 +455,9 @@ def test_a_folder_that_cannot_be_written(tmp_path, hopper, capsys):
 
 # Whatever a file holds
 
-FUZZ = settings(max_examples=FUZZ_EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=FUZZ_EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 DTYPES = ["f4", "f8", ">f8", "f2", "i1", "i8", "u1", "?", "S3", "c8", "V4"]
 VALUES = [0, 1, -1, 10, 1e4, 1e9, 1e38, np.nan, np.inf, -np.inf, 0.5]
 

@@ -443,7 +443,9 @@ def load_or_refuse(path) -> None:
         assert_valid(built)
 
 
-FUZZ = settings(max_examples=FUZZ_EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=FUZZ_EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 DTYPES = ["f4", "f8", ">f8", "f2", "i1", "i8", "u1", "?", "S3", "c8", "V4", "i4,f8", "(2,)f4"]
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
@@ -35,8 +36,9 @@ from diffcps.tasks.registry import TASKS, get_task
 # tasks whose files have no published sha256
 HOPPER, REPLAY = get_task("hopper-medium-expert-v2"), get_task("hopper-medium-replay-v2")
 WALKER, ANT = get_task("walker2d-medium-v2"), get_task("antmaze-umaze-v0")
-QUICK = Patience(connect=GUARD, stall=1.0, attempts=3, pause=0.01)
-ONCE = Patience(connect=GUARD, stall=1.0, attempts=1)
+QUICK = Patience(connect=GUARD, stall=2.0, attempts=3, pause=0.01)
+ONCE = Patience(connect=GUARD, stall=GUARD, attempts=1)
+BRIEF = replace(ONCE, stall=1.0)
 HTML = b"<!DOCTYPE html><html>Sign in to go on</html>"
 
 
@@ -272,7 +274,7 @@ def test_a_file_that_changes_in_between_is_started_over_even_where_if_range_is_i
     ],
 )
 def test_what_it_does_not_mend_is_named_and_the_next_mirror_asked(tmp_path, content, mischief, asked, words):
-    patience = ONCE if mischief == "stall" else QUICK
+    patience = BRIEF if mischief == "stall" else QUICK
     with (
         Server({HOPPER.d4rl_file: content}, itertools.repeat(mischief)) as bad,
         Server({HOPPER.d4rl_file: content}) as good,

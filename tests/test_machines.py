@@ -265,7 +265,7 @@ def test_a_server_on_this_machine_answers_in_spite_of_a_proxy(proxy: None) -> No
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         proxies.avoid_locally(address)
-        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{address}/health", timeout=GUARD) as answer:
             assert answer.status == 200
         server.shutdown()
 

@@ -509,7 +509,7 @@ def test_paths_in_a_maze(tmp_path: Path) -> None:
     run(config, folder, lambda: dataset, CPU)
     table = pd.read_csv(folder.path / "samples.csv")
     assert list(table.columns) == ["step", "member", "seed", "path", "x", "y"]
-    assert table.groupby("member")["path"].nunique().tolist() == [paths.EPISODES + paths.RECORDED] * 2
+    assert table.groupby("member")["path"].nunique().tolist() == [paths.EPISODES + dataset.info.trajectories] * 2
     layout = maze(task)
     assert all(layout.at(point) in layout.cells() for point in table[["x", "y"]].to_numpy())
     own, other = table[table["path"] >= 0], table[table["path"] < 0]

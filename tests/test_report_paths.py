@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import run_folders as synthetic
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from diffcps import report
-from diffcps.envs import maze
+from diffcps.envs import make, maze
 from diffcps.tasks.registry import get_task
 
 
@@ -25,12 +25,19 @@ def test_paths_are_drawn_over_the_datas_between_the_walls(tmp_path: Path) -> Non
     assert "antmaze-umaze-v0" in panel.title
     axes = Canvas().add_subplot()
     panel.draw(axes)
-    assert sorted(len(line.get_xdata()) for line in axes.lines) == [1, 4, 4, 4, 4, 4], "the start, two episodes, the data once"
+    assert sorted(len(line.get_xdata()) for line in axes.lines) == [1, 4, 4, 4, 4, 4], (
+        "the start, two episodes, the data once"
+    )
     layout = maze(get_task("antmaze-umaze-v0"))
     squares = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert len(squares) == len(layout.cells("#"))
-    (goal,) = (patch for patch in axes.patches if isinstance(patch, Circle))
-    assert goal.get_center() == tuple(layout.centres("G")[0])
+    (goals,) = (patch for patch in axes.patches if isinstance(patch, FancyBboxPatch))
+    ends = goals.get_path().get_extents()
+    environment = make(get_task("antmaze-umaze-v0"), "d4rl")
+    reached = np.array([environment.unwrapped._draw_goal(np.random.default_rng(seed)) for seed in range(200)])
+    assert (ends.min <= reached.min(axis=0) - layout.goal_radius).all()
+    assert (ends.max >= reached.max(axis=0) + layout.goal_radius).all()
+    np.testing.assert_allclose(ends.size, reached.max(axis=0) - reached.min(axis=0) + 2 * layout.goal_radius, atol=0.3)
 
 
 def test_no_paths_no_picture(tmp_path: Path) -> None:

@@ -212,14 +212,16 @@ def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     location = Location(tmp_path / "sweep")
-    folder, other = location.run_folder(CONFIG.key), location.run_folder(CONFIG.replaced(steps=99).key)
-    for each, state in (folder, "running"), (other, "complete"):
+    folder, other, earlier = (location.run_folder(CONFIG.replaced(steps=steps).key) for steps in (97, 98, 99))
+    begun = time.time()
+    for each, state, updated in (folder, "running", begun), (other, "complete", begun), (earlier, "running", begun - 9):
         each.path.mkdir(parents=True)
         (each.path / "config.json").touch()
-        each.write_status({"state": state, "step": 7, "saved": 3})
+        each.write_status({"state": state, "step": 7, "saved": 3, "updated": updated})
     monkeypatch.setattr(claim, "SAVING", 0.1)
-    claim.save_running(location)
+    claim.save_running(location, begun)
     assert folder.asked_to_save
+    assert not earlier.asked_to_save, "it says that it is running, but an earlier launch said so"
     assert not other.asked_to_save
 
     def answer() -> None:
@@ -229,10 +231,10 @@ def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(
 
     asking = threading.Event()
     monkeypatch.setattr(claim, "SAVING", GUARD)
-    monkeypatch.setattr(RunFolder, "ask_to_save", lambda self: asking.set())
+    monkeypatch.setattr(RunFolder, "ask_to_save", lambda self: asking.set() or True)
     thread = threading.Thread(target=answer)
     thread.start()
-    claim.save_running(location)
+    claim.save_running(location, begun)
     thread.join()
     assert folder.status["saved"] == 8
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mlflow.entities import Run
 from sqlalchemy import make_url
 from trials import member
+from waits import GUARD
 
 from diffcps import report, tracking
 from diffcps.config import RunConfig
@@ -219,14 +220,17 @@ def test_values_that_are_not_finite_are_left_out(tracker: Tracker) -> None:
 
 
 class Away(Tracker):
-    """A store that fails while ``errors`` last."""
+    """A store that fails while ``errors`` last, and answers only when it may."""
 
     def __init__(self, tracker: Tracker, *errors: Exception) -> None:
         super().__init__(tracker.uri, tracker.sweep)
         self.errors: list[Exception] = [*errors]
         self.refused = 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
     def send(self, runs: Sequence[str], rows: Sequence[Row]) -> None:
+        assert self.may_answer.wait(GUARD)
         if self.errors:
             self.refused += 1
             raise self.errors[0]
@@ -237,9 +241,10 @@ def test_a_store_that_fails_holds_nothing_up_and_gets_its_rows_later(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     trial, away = synthetic.config(seeds=2), Away(tracker, ConnectionError("nobody there"))
+    away.may_answer.clear()
     with caplog.at_level(logging.WARNING, logger="diffcps"):
-        target = train(away, trial, 0, 200, send=0.02, retry=0.02)
-        assert away.errors, "training ends while the store still fails"
+        target = train(away, trial, 0, 200, send=0.02, retry=0.02)  # would wait for an answer that comes only now
+        away.may_answer.set()
         while away.refused < 3:
             time.sleep(0.01)
     away.errors.clear()

@@ -553,34 +553,63 @@ def test_a_checkpoint_that_is_asked_for_comes_with_the_next_row(tmp_path: Path) 
     assert exactly(asking.state_dict()) == exactly(other.state_dict())
 
 
-@pytest.mark.parametrize("kill", [None, 4, 7])
-def test_each_member_keeps_its_best_evaluation(tmp_path: Path, kill: int | None) -> None:
-    """Also when the trial is killed in between and goes on from before its best."""
-    config, folder = CONFIG.replaced(keep_best=True), RunFolder(tmp_path)
+BEST = {6: (1.0, 5.0, np.nan), 12: (3.0, 2.0, np.nan), 18: (3.0, 1.0, np.nan), 20: (2.0, 4.0, np.nan)}
+"""Step -> score of each member; the last one has diverged."""
+
+
+def keeping(folder: RunFolder, *, kept: bool = True, kill: int = 0, every: float = 1) -> dict[int, torch.Tensor]:
+    """Train three members whose scores are ``BEST``; returns the actors of each evaluation, ``[3, P]``."""
+    config = CONFIG.replaced(keep_best=kept, members=(*CONFIG.members, member(9)))
     folder.create(config)
-    scores = {6: (1.0, 5.0), 12: (3.0, 2.0), 18: (3.0, 1.0), 20: (2.0, 4.0)}
     seen: dict[int, torch.Tensor] = {}
 
     def known(policy: Policy, index: int, episodes: int) -> Rollouts:
-        step = list(scores)[index]
+        step = list(BEST)[index]
         seen[step] = policy.parameters["actor"].clone()
-        returns = np.array(scores[step])[:, None].repeat(episodes, axis=1)
-        return Rollouts(returns, np.ones_like(returns, dtype=int))
+        scores = np.array(BEST[step])[:, None].repeat(episodes, axis=1)
+        span = RING.expert_return - RING.random_return
+        return Rollouts(RING.random_return + scores * span / 100, np.ones_like(scores, dtype=int))
 
+    learner = make_learner(config)
     if kill:
         with pytest.raises(Killed):
-            loop.run(config, make_learner(), Reaper(kill, 0).wrap(known), folder, checkpoint_clock=clock((0.1,)))
-    loop.run(config, make_learner(), known, folder)
-    assert config.key == CONFIG.key
-    best, newest = members(folder, best=True), members(folder)
+            loop.run(config, learner, Reaper(kill, 0).wrap(known), folder, checkpoint_clock=clock((every,)))
+    else:
+        loop.run(config, learner, known, folder, checkpoint_clock=clock((every,)))
+    return seen
+
+
+@pytest.mark.parametrize("every", [0.1, 1, 5])
+@pytest.mark.parametrize("kill", [0, 3, 5, 7])
+def test_each_member_keeps_its_best_evaluation(tmp_path: Path, kill: int, every: float) -> None:
+    """Wherever it is killed, before or after its best, with a checkpoint then or without."""
+    folder = RunFolder(tmp_path)
+    if kill:
+        keeping(folder, kill=kill, every=every)
+    seen = keeping(folder)
+    best, newest = members(folder, which=0, best=True) + members(folder, which=1, best=True), members(folder)
     assert [policy.card.step for policy in best] == [12, 6]
-    assert [policy.card.step for policy in newest] == [20, 20]
+    assert [policy.card.score for policy in best] == pytest.approx([3.0, 5.0])
+    assert [policy.card.step for policy in newest] == [20, 20, 20]
     for k, policy in enumerate(best):
-        assert policy.card.score == pytest.approx(RING.normalised_score(max(own[k] for own in scores.values())))
-        assert torch.equal(policy.policy.parameters["actor"][0], seen[policy.card.step][k])
+        if policy.card.step in seen:  # else it was evaluated before the kill
+            assert torch.equal(policy.policy.parameters["actor"][0], seen[policy.card.step][k])
+    with pytest.raises(UserError, match="member 2"):
+        members(folder, best=True)
+
+
+def test_the_best_is_kept_from_when_it_is_asked_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    keeping(folder, kept=False, kill=5, every=5)
+    keeping(folder, every=5)
+    best = members(folder, which=0, best=True) + members(folder, which=1, best=True)
+    assert [(policy.card.step, policy.card.score) for policy in best] == [
+        (18, pytest.approx(3.0)),
+        (20, pytest.approx(4.0)),
+    ]
     plain = RunFolder(tmp_path / "plain")
-    plain.create(CONFIG)
-    loop.run(CONFIG, make_learner(), evaluate, plain)
+    keeping(plain, kept=False)
+    assert RunFolder(tmp_path).config.key == plain.config.key, "it changes nothing of what is learned"
     with pytest.raises(UserError, match="--keep-best"):
         members(plain, best=True)
 

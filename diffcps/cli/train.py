@@ -78,8 +78,10 @@ class _Interrupt:
     """Lets the first Ctrl-C end a trial at its next row, with a checkpoint, and the second at once."""
 
     def __init__(self, folder: "RunFolder", console: Console) -> None:
-        self.folder, self.console = folder, console
-        self.came_at: int | None = None
+        self.folder, self.console, self.begun = folder, console, time.time()
+        self.saved: int | None = None
+        """The newest checkpoint when the signal came."""
+        self.said = False
 
     def __enter__(self) -> "_Interrupt":
         self.before = signal.signal(signal.SIGINT, self._came)
@@ -87,27 +89,37 @@ class _Interrupt:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         signal.signal(signal.SIGINT, self.before)
-        status = self.folder.status
-        if kind is KeyboardInterrupt and status["state"] == "running":
-            self.folder.write_status({**status, "state": "stopped", "updated": time.time()})
+        if kind is KeyboardInterrupt and self._running():
+            self.folder.write_status({**self.folder.status, "state": "stopped", "updated": time.time()})
 
     def following(self, progress: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
         """``progress``, and then the end of the trial if a checkpoint was written since the signal."""
 
         def followed(status: dict[str, Any]) -> None:
             progress(status)
-            if self.came_at is not None and status["saved"] > self.came_at and status["state"] == "running":
+            if self.saved is None:
+                return
+            if not self.said:
+                say(
+                    self.console,
+                    "interrupted: the trial ends with a checkpoint at its next row; Ctrl-C again ends it at once",
+                )
+                self.said = True
+            if self.saved < status["saved"] < status["steps"]:
                 raise KeyboardInterrupt
 
         return followed
 
-    def _came(self, number: int, frame: FrameType | None) -> None:
+    def _running(self) -> bool:
+        """Whether the trial has taken its first steps in this process."""
         status = self.folder.status
-        if self.came_at is not None or status["state"] != "running":
+        return bool(status["state"] == "running" and status["updated"] >= self.begun)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        # nothing is printed here: the signal may have come in the middle of a print
+        if self.saved is not None or not self._running() or not self.folder.ask_to_save():
             raise KeyboardInterrupt
-        self.came_at = status["saved"]
-        self.folder.ask_to_save()
-        say(self.console, "interrupted: the trial ends at its next row, with a checkpoint; again ends it at once")
+        self.saved = self.folder.status["saved"]
 
 
 def _show(status: Status, task: str, values: dict[str, Any]) -> None:

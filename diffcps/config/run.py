@@ -168,6 +168,8 @@ class RunConfig(Plain):
             require(
                 self.definition.name == self.task, "task", self.task, f"as in its definition, {self.definition.name!r}"
             )
+        kept = not self.keep_best or self.evaluation.episodes > 0
+        require(kept, "keep_best", self.keep_best, "off where policies are not evaluated")
         require(len(self.members) >= 1, "seeds", len(self.members), "at least 1")
         self._order_settings()
         seeds = [m.seed for m in self.members]

@@ -29,9 +29,12 @@ def load_policy(
     folder = Path(path).expanduser()
     for location in (folder, folder / "data" / "policy"):
         if (location / CARD).exists():
-            if member is not None or best:
-                what = "the word best" if best else f"the member ({member})"
-                raise UserError(f"{folder} contains one policy: leave out {what}.")
+            if member is not None:
+                raise UserError(f"{folder} contains one policy: leave out the member ({member}).")
+            if best:
+                raise UserError(
+                    f"{folder} contains one policy: which evaluation it is of was decided when it was saved."
+                )
             return read(location, device)
     if (folder / "config.json").exists():
         from diffcps.deploy.trained import members

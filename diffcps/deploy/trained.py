@@ -34,13 +34,15 @@ def members(
     if which is not None and not 0 <= which < count:
         raise UserError(f"member {which}: {folder.path} has {count} members, numbered from 0.")
     numbers = range(count) if which is None else [which]
+    state = _newest(folder)
     if best:
-        if (kept := folder.best) is None:
-            raise UserError(f"{folder.path} keeps no policy of its best evaluation. Train with --keep-best.")
-        found = [(kept["networks"], kept["step"][number], kept["score"][number]) for number in numbers]
+        found = [_best(folder, state, number) for number in numbers]
     else:
-        networks, step, scores = _newest(folder)
-        found = [(networks, step, scores[number] if scores else None) for number in numbers]
+        step = int(state["learner"]["step"])
+        evaluated = step % config.evaluation.every == 0 or step == config.steps
+        scores = state.get("scores") if evaluated else None
+        found = [(step, scores[-1][number] if scores else float("nan")) for number in numbers]
+    networks = _networks(folder, state, best)
     environment = folder.environment
     return [
         SavedPolicy(
@@ -52,7 +54,7 @@ def members(
                 observation_size=task.observation_size,
                 action_size=task.action_size,
                 max_action=task.max_action,
-                score=None if score is None else _score(score),
+                score=_score(score),
                 dataset=_facts(environment),
                 versions=environment.get("versions", {}),
                 git_commit=environment.get("git_commit", "unknown"),
@@ -60,27 +62,41 @@ def members(
             {name: value[number : number + 1] for name, value in networks.items()},
             device,
         )
-        for number, (networks, step, score) in zip(numbers, found, strict=True)
+        for number, (step, score) in zip(numbers, found, strict=True)
     ]
 
 
-def _newest(folder: RunFolder) -> tuple[dict[str, torch.Tensor], int, list[float] | None]:
-    """Networks ``[K, …]``, step and, if it was evaluated, scores ``[K]`` of the newest checkpoint."""
-    config = folder.config
+def _newest(folder: RunFolder) -> dict[str, Any]:
+    """The newest checkpoint; an older one is not taken in the place of a damaged one."""
     state, complaints = folder.load_checkpoint()
     if complaints:
         remedy = f"Delete {folder.path} and run the trial again" if folder.complete else "Resume the trial to repair it"
         raise UserError(f"{' '.join(complaints)} An older checkpoint is not used instead. {remedy}.")
     if state is None:
         raise UserError(f"{folder.path} has no checkpoint yet. Wait for one, or resume the trial.")
+    return state
+
+
+def _networks(folder: RunFolder, state: Mapping[str, Any], best: bool) -> dict[str, torch.Tensor]:
+    """The networks ``[K, …]`` that act."""
     try:
-        pack, step = state["learner"]["pack"], int(state["learner"]["step"])
-        networks = {name: pack[name] for name in algorithms.get(config.algorithm).acting if name in pack}
+        pack = state["best"]["networks"] if best else state["learner"]["pack"]
+        return {name: pack[name] for name in algorithms.get(folder.config.algorithm).acting if name in pack}
     except (KeyError, TypeError) as error:
         raise UserError(f"the checkpoint in {folder.path} was not written by this project ({error!r}).") from error
-    evaluated = step % config.evaluation.every == 0 or step == config.steps
-    scores = state.get("scores") if evaluated else None
-    return networks, step, scores[-1] if scores else None
+
+
+def _best(folder: RunFolder, state: Mapping[str, Any], number: int) -> tuple[int, float]:
+    """Step and score of a member's best evaluation."""
+    if not (kept := state.get("best")):
+        remedy = "delete it and train again" if folder.complete else "continue the trial"
+        raise UserError(
+            f"{folder.path} keeps no policy of its best evaluation, for it was trained without --keep-best. To have one, "
+            f"{remedy} with that flag."
+        )
+    if not kept["step"][number]:
+        raise UserError(f"{folder.path}: no evaluation of member {number} has a score; its networks have diverged.")
+    return int(kept["step"][number]), float(kept["score"][number])
 
 
 def _score(value: float) -> float | None:

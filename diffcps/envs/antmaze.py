@@ -23,6 +23,8 @@ CELL = 4.0
 """Side of a maze cell in metres."""
 GOAL_RADIUS = 0.5
 """The goal is reached within this distance, in metres."""
+GOAL_NOISE = CELL / 4, CELL / 8
+"""Metres: what is added to x and y of the goal is uniform from 0 to the first, and again to the second."""
 MAX_CONTROL = 30.0
 """Torque in N·m that an action of 1 commands."""
 
@@ -62,7 +64,7 @@ _MAPS = {
 def _maze(rows: tuple[str, ...]) -> Layout:
     """The start's cell is the origin."""
     (start,) = ((r, row.index("S")) for r, row in enumerate(rows) if "S" in row)
-    return Layout(rows, CELL, start, goal_radius=GOAL_RADIUS, y_up=False)
+    return Layout(rows, CELL, start, goal_radius=GOAL_RADIUS, goal_spread=sum(GOAL_NOISE), y_up=False)
 
 
 MAZES = {name: _maze(rows) for name, rows in _MAPS.items()}
@@ -128,7 +130,7 @@ class AntMaze(InMaze, EzPickle):
         return model, mujoco.MjData(model)
 
     def _draw_goal(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        noise = rng.uniform(0, CELL / 4, 2) + rng.uniform(0, CELL / 8, 2)
+        noise = sum(rng.uniform(0, width, 2) for width in GOAL_NOISE)
         return np.maximum(self.maze.centres("G")[0] + noise, 0)
 
     def _observe(self) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ with contextlib.redirect_stderr(io.StringIO()):
     from gymnasium_robotics.envs.maze.maze_v4 import Maze
     from gymnasium_robotics.envs.maze.point import PointEnv
 
-MAZE = replace(MAZES["umaze"], cell=1.0, origin=(2, 2), goal_radius=0.45, y_up=True)
+MAZE = replace(MAZES["umaze"], cell=1.0, origin=(2, 2), goal_radius=0.45, goal_spread=0.0, y_up=True)
 (START_CELL,), (GOAL_CELL,) = MAZE.cells("S"), MAZE.cells("G")
 """The two ends of the U, 6 m of corridor from each other."""
 START_NOISE = 0.1

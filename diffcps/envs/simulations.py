@@ -123,6 +123,8 @@ class Layout:
     """The cell with its centre at x = y = 0."""
     goal_radius: float
     """The goal is reached within this distance, in metres."""
+    goal_spread: float
+    """A goal lies up to so far, in metres, from its cell's centre, towards larger x and y."""
     y_up: bool
     """Whether y grows upwards on the map; in D4RL's mazes it grows downwards, with the row."""
 

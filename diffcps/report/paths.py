@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from diffcps.report.actions import MOST
 from diffcps.report.analysis import Row, said, varying
@@ -32,7 +32,7 @@ def picture(table: Sequence[Row]) -> Figure | None:
     return Figure(
         "paths",
         "Paths in the maze",
-        caption="From above: episodes of each seed at the end, stretches of the data in grey. Dot: the start; circle: the goal."
+        caption="From above: episodes of each seed at the end; in grey the data's paths. Dot: start; dotted: where goals are."
         + (f" {more} more trials are not drawn." if more > 0 else ""),
         x_label="x, metres",
         y_label="y, metres",
@@ -55,7 +55,10 @@ def walls(axes: Axes, task: "Task") -> None:
         axes.add_patch(Rectangle((x - half, y - half), found.cell, found.cell, color="0.35", lw=0))
     (start,), (goal,) = found.centres("S"), found.centres("G")
     axes.plot(*start, "o", color="black", ms=4, zorder=3)
-    axes.add_patch(Circle(tuple(goal), found.goal_radius, fill=False, color="black", zorder=3))
+    style: dict[str, Any] = {"fill": False, "color": "black", "ls": ":", "zorder": 3}
+    axes.add_patch(
+        FancyBboxPatch(goal, found.goal_spread, found.goal_spread, f"round,pad={found.goal_radius}", **style)
+    )
     xs, ys = found.centres("#.SG").T
     axes.set(xlim=(xs.min() - half, xs.max() + half), ylim=(ys.min() - half, ys.max() + half), aspect="equal")
 

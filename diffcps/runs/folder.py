@@ -10,6 +10,7 @@
           attempts.json       how often it was interrupted, and by what; only if it was
           stuck.txt           the stack of every thread, if nothing moved for hours
           owner               the one process that may write here
+          save                empty: a checkpoint is asked for
           checkpoint/         the two newest checkpoints, each with its SHA-256
 
 Files are replaced atomically or only appended to. ``rewind`` drops what a kill cut off.
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 State = Literal["pending", "running", "complete", "failed", "stopped"]
 GROWING = "metrics.csv", "returns.csv", "measures.csv", "samples.csv"
 """Files that grow by rows while a trial is trained; the first column is the step."""
-_BEST = "checkpoint/best.pt"
 _ASKED = "save"
 """An empty file: a checkpoint is asked for."""
 RETURNS = ("step", "member", "seed", "episode", "return", "length")
@@ -106,6 +106,7 @@ class RunFolder:
         """
         self._token = f"{secrets.token_hex(8)} process {os.getpid()} on {os.uname().nodename}"
         self._replace("owner", self._token.encode())
+        (self.path / _ASKED).unlink(missing_ok=True)  # the previous owner was asked
 
     def check_owner(self) -> None:
         """Raise ``TakenOverError`` when another process has claimed the folder since this one did."""
@@ -245,9 +246,18 @@ class RunFolder:
 
     def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
         """Write ``state`` (tensors and plain values) with its SHA-256 and keep the two newest checkpoints."""
+        import torch  # takes a second, and many processes only read a trial's status
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getvalue()
         folder = self.path / "checkpoint"
+        folder.mkdir(exist_ok=True)
         file = folder / f"step_{step:09d}.pt"
-        self._save(file, state)
+        self.check_owner()
+        with disk_full_as_user_error(file):
+            self._write(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
+            self._write(file, content)
         (self.path / _ASKED).unlink(missing_ok=True)
         # one of a later step is damaged, or this step would not be done again: it must not count among the two
         earlier = sorted(old for old in folder.glob("step_*.pt") if old.name < file.name)
@@ -256,43 +266,16 @@ class RunFolder:
             if other.with_suffix(".pt") not in kept:
                 other.unlink()
 
-    def _save(self, file: Path, state: Mapping[str, Any]) -> None:
-        """Write ``state`` and its SHA-256 beside it."""
-        import torch  # takes a second, and many processes only read a trial's status
+    def ask_to_save(self) -> bool:
+        """Ask whoever trains the trial, on any machine that sees this folder, for a checkpoint at the next row.
 
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        content = buffer.getvalue()
-        file.parent.mkdir(exist_ok=True)
-        self.check_owner()
-        with disk_full_as_user_error(file):
-            self._write(file.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode())
-            self._write(file, content)
-
-    def keep_best(
-        self, networks: Mapping[str, "torch.Tensor"], step: int, scores: NDArray[Any], better: NDArray[np.bool_]
-    ) -> None:
-        """Keep the networks ``[K, …]`` of the members that are ``better``, with step and score; the others' stay."""
-        import torch
-
-        now: dict[str, Any] = {"networks": dict(networks), "step": [step] * len(better), "score": scores.tolist()}
-        if before := self.best:
-            taken = torch.from_numpy(better)
-            for name, value in before["networks"].items():
-                mask = taken.view(-1, *[1] * (value.dim() - 1))
-                now["networks"][name] = torch.where(mask, now["networks"][name].cpu(), value)
-            for name in "step", "score":
-                now[name] = [new if b else old for new, old, b in zip(now[name], before[name], better, strict=True)]
-        self._save(self.path / _BEST, now)
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """``networks``, ``step`` and ``score`` of each member at its best evaluation; ``None`` if none are kept."""
-        return _loaded(self.path / _BEST, "cpu")
-
-    def ask_to_save(self) -> None:
-        """Ask whoever trains the trial, on any machine that sees this folder, for a checkpoint at the next row."""
-        (self.path / _ASKED).touch()
+        Returns whether the request could be written.
+        """
+        try:
+            (self.path / _ASKED).touch()
+        except OSError:
+            return False
+        return True
 
     @property
     def asked_to_save(self) -> bool:
@@ -301,25 +284,17 @@ class RunFolder:
 
     def load_checkpoint(self, device: "torch.device | str" = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
         """The newest undamaged checkpoint, or ``None``, and a sentence for each damaged one."""
+        import torch
+
         complaints: list[str] = []
         for file in sorted((self.path / "checkpoint").glob("step_*.pt"), reverse=True):
-            if (state := _loaded(file, device)) is not None:
-                return state, complaints
-            complaints.append(f"checkpoint {file} does not match its checksum: it is ignored.")
+            content = file.read_bytes()
+            expected = file.with_suffix(".sha256")
+            if not expected.exists() or hashlib.sha256(content).hexdigest().encode() != expected.read_bytes():
+                complaints.append(f"checkpoint {file} does not match its checksum: it is ignored.")
+                continue
+            return torch.load(io.BytesIO(content), map_location=device, weights_only=True), complaints
         return None, complaints
-
-
-def _loaded(file: Path, device: "torch.device | str") -> dict[str, Any] | None:
-    """What ``_save`` wrote; ``None`` if it is not there, or not what it was."""
-    import torch
-
-    sums = file.with_suffix(".sha256")
-    if not (file.exists() and sums.exists()):
-        return None
-    content = file.read_bytes()
-    if hashlib.sha256(content).hexdigest().encode() != sums.read_bytes():
-        return None
-    return dict(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
 
 
 def _member_rows(step: int, config: RunConfig, values: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:

@@ -97,8 +97,8 @@ class MirroredFolder(RunFolder):
                 self.remote.put(self.path / name, name)
         here = {f"checkpoint/{file.name}": file for file in (self.path / "checkpoint").iterdir()}
         there = self.remote.names("checkpoint")
-        # a damaged one of this step may be there, which is why the step was done again; the best policies change
-        new = {name for name in here if name not in there or f"step_{step:09d}" in name or "best" in name}
+        # a damaged one of this step may be there, which is why the step was done again
+        new = {name for name in here if name not in there or f"step_{step:09d}" in name}
         for name in sorted(new, key=lambda name: name.endswith(".pt")):
             self._check_owner_there()
             self.remote.put(here[name], name)

@@ -106,17 +106,22 @@ SAVING = 10.0
 """Seconds that running trials have, before they are ended, to come to their next row and write a checkpoint."""
 
 
-def save_running(location: Location) -> None:
-    """Have every running trial write a checkpoint, and wait for them at most ``SAVING`` seconds.
+def save_running(location: Location, since: float, seconds: float | None = None) -> None:
+    """Have every running trial write a checkpoint, and wait for them.
 
     Not for results in an object store, whose run folders are on the workers' machines.
+
+    Args:
+        location: of the sweep.
+        since: ``time.time()`` at which this launch began; a status from before is that of an earlier one.
+        seconds: to wait at most; by default ``SAVING``.
     """
-    if location.remote is not None:
-        return
-    waiting = {folder: folder.status.get("saved", 0) for folder in run_folders(location) if _running(folder)}
-    for folder in waiting:
-        folder.ask_to_save()
-    end = time.monotonic() + SAVING
+    waiting = {
+        folder: folder.status.get("saved", 0)
+        for folder in run_folders(location)
+        if _running(folder) and folder.status.get("updated", 0.0) >= since and folder.ask_to_save()
+    }
+    end = time.monotonic() + (SAVING if seconds is None else seconds)
     while waiting and time.monotonic() < end:
         time.sleep(0.1)
         waiting = {

@@ -181,7 +181,7 @@ def _worker_environment() -> dict[str, str]:
 # The resources of a trial, and how many trials run at once.
 
 DRIVER_CPUS = 0.01
-"""CPUs of a trial's driver, which only waits."""
+"""CPUs of a trial's driver, which only looks at the workers twice a second."""
 
 
 @dataclass(frozen=True)

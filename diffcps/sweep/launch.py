@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -35,6 +36,8 @@ from diffcps.tracking import Tracker, check, default_uri, store
 from diffcps.training import measures
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
+_HURRY = 1.0
+"""Seconds that trials have to write a checkpoint after SIGTERM, whose sender may soon kill everything."""
 _SERVED = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` serves a store by default."""
 
@@ -120,7 +123,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
     interrupted = True
     try:
         with ExitStack() as stack:
-            store.import_ahead()  # while Ray's processes start
+            store.import_ahead(str(sweep.location.tracking_uri))  # while Ray's processes start
             with interrupts.deferred():
                 cluster = stack.enter_context(clusters.connected(options.address))
             resources = Resources.fitting(
@@ -136,7 +139,8 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
             say(console, f"on {cluster.description}; {at_once} at once")
             Tracker(str(sweep.location.tracking_uri), plan.name).reconcile(sweep.location.folder, running=True)
             with Board(plan, sweep.location, console, options.quiet):
-                job, stopping = Job(plan, _for_workers(sweep.location), resources), partial(_stopping, sweep)
+                job = Job(plan, _for_workers(sweep.location), resources)
+                stopping = partial(_stopping, sweep, time.time(), interrupts)
                 execute(job, interrupts, stopping=stopping)
         interrupted = False
     except KeyboardInterrupt:
@@ -150,13 +154,16 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
     return sweep, interrupted
 
 
-def _stopping(sweep: _Sweep) -> None:
+def _stopping(sweep: _Sweep, since: float, interrupts: Interrupts) -> None:
     """Called when a signal has come, while trials still run."""
-    say(
-        sweep.console,
-        f"interrupted: running trials write a checkpoint first, at most {claim.SAVING:g} s; again ends at once",
-    )
-    claim.save_running(sweep.location)
+    if sweep.location.remote is not None:
+        return
+    if interrupts.from_terminal:
+        say(
+            sweep.console,
+            f"interrupted: running trials have {claim.SAVING:g} s to write a checkpoint; Ctrl-C again ends them",
+        )
+    claim.save_running(sweep.location, since, None if interrupts.from_terminal else _HURRY)
 
 
 def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> str:
@@ -196,11 +203,9 @@ def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
     failed = claim.unfinished(location, plan)
     command = escape(_resume_command(location, sweep.options, own=sweep.plan_given))
     if interrupted:
-        behind = [folder.status["step"] - folder.status.get("saved", 0) for folder in claim.run_folders(location)]
-        repeated = f", which is up to {counted(max(behind), 'step')} back" if any(behind) else ""
         console.print(
-            "[yellow]interrupted[/]. Complete trials stay as they are. The others continue from their newest checkpoint"
-            f"{repeated}. To continue:\n  {command}",
+            "[yellow]interrupted[/]. Complete trials stay as they are. The others go on from their newest checkpoints. To "
+            f"continue:\n  {command}",
             soft_wrap=True,
         )
         return INTERRUPTED

@@ -18,7 +18,7 @@ LONGEST = (
 )
 """Bytes of the folder's path: the path of a Unix socket is limited, and Ray appends its longest to it."""
 _LONGEST_TMPDIR = (104 if sys.platform == "darwin" else 108) - 1 - len("/pymp-12345678/listener-12345678")
-"""Bytes of TMPDIR: Python's ``multiprocessing`` has sockets there, and Ray's dashboard uses it."""
+"""Bytes of TMPDIR: Python's ``multiprocessing`` has sockets there, and a cluster's dashboard uses it."""
 _PROBE = bytes(2**20)
 
 

@@ -74,6 +74,7 @@ def trainer(retry_policy: "RetryPolicy", groups: "PlacementGroups") -> type[Data
         def _create_placement_group(
             self, scaling_config: Any, worker_group_context: Any
         ) -> DefaultPlacementGroupHandle:
+            groups.release()  # a worker that dies while it starts leaves its group behind
             bundles = [worker_group_context.resources_per_worker] * worker_group_context.num_workers
             group = placement_group(bundles, worker_group_context.placement_strategy, name=groups.new())
             return DefaultPlacementGroupHandle(group)
@@ -89,7 +90,11 @@ def trainer(retry_policy: "RetryPolicy", groups: "PlacementGroups") -> type[Data
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
             scaling = _Unannounced(self.scaling_config)  # type: ignore[arg-type]  # the class of version 2, as Ray checks
             controller = Controller(**arguments | {"scaling_policy": scaling, "failure_policy": retry_policy})
-            asyncio.run(controller.run())
+            try:
+                asyncio.run(controller.run())
+            finally:
+                if workers := controller.get_worker_group():  # Train itself gave up: its last resort ends no worker
+                    workers.shutdown()
             return controller.get_result()
 
     return Trainer

@@ -30,7 +30,7 @@ class Interrupts:
     """Turns both signals into ``KeyboardInterrupt``: at once, or at the next ``check`` inside ``deferred``."""
 
     def __init__(self) -> None:
-        self._received = 0
+        self._received, self._terminated = 0, False
         self._deferring = False
         self._before: dict[int, Any] = {}
 
@@ -55,6 +55,11 @@ class Interrupts:
             self._listen()
         self.check()
 
+    @property
+    def from_terminal(self) -> bool:
+        """Whether no SIGTERM has come: a person waits."""
+        return not self._terminated
+
     def check(self) -> None:
         """Raise ``KeyboardInterrupt`` if a signal has come."""
         if self._received:
@@ -65,6 +70,7 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._received += 1
+        self._terminated |= number == signal.SIGTERM
         if not self._deferring or self._received > 1:
             raise KeyboardInterrupt
 

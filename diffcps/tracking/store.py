@@ -94,11 +94,10 @@ def check(uri: str, patience: float = CHECK_SECONDS) -> str:
     return uri
 
 
-def import_ahead() -> None:
-    """Import what ``connect`` needs of MLflow, which takes seconds, beside what this process does next."""
-    threading.Thread(
-        target=importlib.import_module, args=("mlflow.store.tracking.sqlalchemy_store",), daemon=True
-    ).start()
+def import_ahead(uri: str) -> None:
+    """Import what ``connect`` needs of MLflow for a store, which takes seconds, beside what this process does next."""
+    module = "mlflow.store.tracking.sqlalchemy_store" if uri.startswith("sqlite:") else "mlflow"
+    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()
 
 
 def connect(uri: str) -> "MlflowClient":

@@ -14,7 +14,7 @@ from diffcps.tasks.registry import Task
 from diffcps.training.policy import Policy
 
 Watch = Callable[[NDArray[np.floating[Any]], NDArray[np.bool_]], None]
-"""Sees observations, and which environments still act."""
+"""Sees observations, and the environments that they are to be read of."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Evaluator:
             candidates: by default the configuration's.
             actor: by default the configuration's.
             watch: called before each step with the observations ``[n, o]`` of all environments, member after member, and which
-                of them ``[n]`` still act.
+                of them ``[n]`` act; and after it with the last observations, and which episodes they are the end of.
         """
         wanted, size = self.config.episodes if episodes is None else episodes, self.config.episodes
         acting = candidates or self.config.candidates, actor or self.config.actor, watch
@@ -124,6 +124,7 @@ class Evaluator:
             observations, rewards, ended = self.environments.step(actions, active)
             returns[active] += rewards[active]
             lengths[active] += 1
+            watch(observations, active & ended)
             active = active & ~ended
         return Rollouts(returns.reshape(members, episodes), lengths.reshape(members, episodes))
 

@@ -2,13 +2,13 @@
 
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints only
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
-``checkpoint_minutes`` and one row with its evaluation. Who wants to end a trial asks for a checkpoint first. Workers that
-share the members meet at rows only, and the run folder does not show how many there were.
+``checkpoint_minutes`` and one row with its evaluation. A checkpoint can also be asked for, by who is about to end the trial.
+Workers that share the members meet at rows only, and the run folder does not show how many there were.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,6 +82,9 @@ class _Trial:
     """Of every evaluation so far, ``[evaluations, K]``."""
     complaints: Sequence[str] = ()
     """A sentence for each damaged checkpoint."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """Step and score ``[K]`` of each member's best evaluation and, in the first worker, its ``networks`` ``[K, …]``; a step of
+    0 before the first. Empty unless they are kept."""
 
     @property
     def next_row(self) -> int:
@@ -223,7 +226,7 @@ def run(
             shown = _learn(trial, status)
             if trial.evaluation_due:
                 shown |= _evaluate(trial, evaluate, measure)
-                if config.keep_best and trial.scores:
+                if config.keep_best:
                     _keep_best(trial)
             for sink in sinks:
                 sink.log(shown, learner.step)
@@ -262,8 +265,16 @@ def _begin(
     workers.agree("the step of the newest checkpoint", learner.step)
     if workers.first:
         folder.rewind(learner.step)
-    scores = state["scores"] if state else []
-    return _Trial(config, learner, folder, workers=workers, clock=clock, scores=scores, complaints=complaints)
+    return _Trial(
+        config,
+        learner,
+        folder,
+        workers=workers,
+        clock=clock,
+        scores=state["scores"] if state else [],
+        complaints=complaints,
+        best=state.get("best", {}) if state and config.keep_best else {},
+    )
 
 
 def _learn(trial: _Trial, status: _Status) -> dict[str, NDArray[Any]]:
@@ -328,21 +339,28 @@ def _save(trial: _Trial, status: _Status) -> None:
     whole = trial.workers.join_state(trial.learner.state_dict())
     if trial.workers.first:
         state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent}
+        if trial.best:
+            state["best"] = trial.best
         trial.folder.save_checkpoint(state, trial.learner.step)
     status.values["saved"] = trial.learner.step
 
 
 def _keep_best(trial: _Trial) -> None:
-    """Keep the networks of members whose newest evaluation is their best so far; all workers take part."""
-    scores = np.array(trial.scores)
-    better = scores[-1] > np.fmax.reduce(scores[:-1], axis=0, initial=-np.inf)
-    if not better.any():
-        return
-    pack = trial.workers.join_state(trial.learner.state_dict())["pack"]
-    if trial.workers.first:
-        acting = algorithms.get(trial.config.algorithm).acting
-        networks = {name: pack[name] for name in acting if name in pack}
-        trial.folder.keep_best(networks, trial.learner.step, scores[-1], better)
+    """Keep the networks of members whose newest evaluation is their best since they are kept; all workers take part."""
+    best, scores, step = trial.best, trial.scores[-1], trial.learner.step
+    if not best:
+        best |= {"step": [0] * len(scores), "score": [-np.inf] * len(scores)}
+    better = [new > old for new, old in zip(scores, best["score"], strict=True)]
+    if any(better):
+        pack = trial.workers.join_state(trial.learner.state_dict())["pack"]
+        if trial.workers.first:
+            acting = algorithms.get(trial.config.algorithm).acting
+            kept = best.setdefault("networks", {name: pack[name].cpu().clone() for name in acting if name in pack})
+            for name, value in kept.items():
+                value[better] = pack[name].cpu()[better]
+        best["step"] = [step if new else old for new, old in zip(better, best["step"], strict=True)]
+        best["score"] = [new if took else old for took, new, old in zip(better, scores, best["score"], strict=True)]
+    trial.clock.charge("checkpoint")
 
 
 def _end(trial: _Trial, status: _Status) -> dict[str, float]:

@@ -141,6 +141,7 @@ def damage(victim: Victim) -> None:
 def mlflow(victim: Victim) -> None:
     """SIGKILL of the MLflow server, which is away for up to a minute while the sweep goes on."""
     if victim.lab.server is not None:
+        victim.trial()  # a sweep that starts without its server is refused
         victim.lab.server.kill()
         victim.mlflow_back = time.monotonic() + victim.rng.uniform(5, 60)
 

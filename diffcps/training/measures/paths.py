@@ -1,6 +1,7 @@
 """The measure ``paths``: where a policy goes in a maze, and where its data went."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffcps.training.measures.subject import Subject
 EPISODES = 10
 """Of the policy."""
 RECORDED = 30
-"""Stretches of the data."""
+"""Stretches of the data, if it has so many."""
 POINTS = 100
 """Of each path, evenly spread over its time."""
 LONGEST = 1000
@@ -22,7 +23,7 @@ _PURPOSE = 7
 
 
 def to_look_at(subject: Subject) -> Mapping[str, NDArray[np.float64]]:
-    """Columns ``x``, ``y`` in metres and ``path``, ``[(EPISODES + RECORDED)·POINTS]``: a number of each path, of data below 0."""
+    """Columns ``x``, ``y`` in metres and ``path``, ``[paths·POINTS]``: a number of each path, of data below 0."""
     own = _walked(subject) if subject.finite else [np.full((1, 2), np.nan)] * EPISODES
     numbered = [*enumerate(own), *((-1 - n, path) for n, path in enumerate(_recorded(subject)))]
     points = np.concatenate([path[np.linspace(0, len(path) - 1, POINTS).round().astype(int)] for _, path in numbered])
@@ -42,8 +43,10 @@ def _walked(subject: Subject) -> list[NDArray[np.float64]]:
         heartbeat=subject.heartbeat,
         purpose=_PURPOSE,
     )
-    evaluator(subject.policy, subject.index, watch=lambda states, active: seen.append((states[:, :2].copy(), active)))
-    evaluator.close()
+    with closing(evaluator):
+        evaluator(
+            subject.policy, subject.index, watch=lambda states, active: seen.append((states[:, :2].copy(), active))
+        )
     positions, active = np.array([states for states, _ in seen]), np.array([moving for _, moving in seen])
     return [positions[active[:, n], n].astype(np.float64) for n in range(EPISODES)]
 
@@ -53,5 +56,5 @@ def _recorded(subject: Subject) -> list[NDArray[np.float64]]:
     here, there = (array[:, :2] for array in (subject.dataset.observations, subject.dataset.next_observations))
     breaks = np.flatnonzero((here[1:] != there[:-1]).any(axis=1)) + 1
     starts, ends = np.r_[0, breaks], np.r_[breaks, len(here)]
-    chosen = np.sort(np.random.default_rng(0).integers(len(starts), size=RECORDED))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(starts))[:RECORDED])
     return [here[starts[n] : min(ends[n], starts[n] + LONGEST)].astype(np.float64) for n in chosen]
