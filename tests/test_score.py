@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 import diffcps
 from diffcps.algorithms import choosing, qgpo, score, sde, sfbc, streams
+from diffcps.config import DataConfig
 from diffcps.errors import UserError
+from diffcps.sweep.dry_run import Estimator
 from diffcps.training.learner import Learner
 
 LR, DISCOUNT = 1e-2, 0.9
@@ -362,6 +364,29 @@ def test_a_training_goes_on_in_every_stage_as_if_nothing_had_happened(name: str,
     second.update(12 - step)
     for key, value in straight.pack.state().items():
         assert torch.equal(value, second.pack.state()[key]), key
+
+
+@pytest.mark.parametrize("name", ["sfbc", "qgpo"])
+def test_drawing_actions_again_shows_signs_of_life(name: str) -> None:
+    """A trial that goes on draws actions for the whole data set before its first step, for which a watchdog must wait."""
+    trial, beats = trained.config(algorithm=name, **SMALL), []
+    first = trained.learner(trial)
+    first.update(9)
+    second = trained.learner(trial, heartbeat=lambda: beats.append(1))
+    before = len(beats)
+    second.load_state_dict(first.state_dict())
+    assert len(beats) > before
+
+
+@pytest.mark.parametrize("name", ["sfbc", "qgpo"])
+def test_a_dry_run_counts_the_drawing_of_actions(name: str) -> None:
+    estimator = Estimator(torch.device("cpu"))
+    few, more, most = (
+        estimator.seconds(trained.config(algorithm=name, data=DataConfig("collected", rows), **SMALL))[0]
+        for rows in (1000, 2000, 3000)
+    )
+    assert more - few == pytest.approx(most - more)
+    assert more - few > 0
 
 
 @pytest.mark.parametrize(("name", "steps"), [("sfbc", 3), ("qgpo", 3)])

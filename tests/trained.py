@@ -27,7 +27,7 @@ def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **
     return trials.trial(task, members=trials.members(seeds), steps=steps, evaluation=evaluation, **small | changes)
 
 
-def learner(trial: RunConfig, device: str = "cpu", bound: float | None = None) -> Learner:
+def learner(trial: RunConfig, device: str = "cpu", bound: float | None = None, **more: Any) -> Learner:
     """Of the trial, on made-up data with actions in ±1, or in ±``bound`` if that is the bound instead of the task's."""
     task, rng = task_of(trial), np.random.default_rng(0)
     sizes = {
@@ -40,7 +40,7 @@ def learner(trial: RunConfig, device: str = "cpu", bound: float | None = None) -
     # some rows go on in the next one
     data["next_observations"][:9], data["terminals"][:9] = data["observations"][1:10], 0.0
     data["actions"] *= bound or 1.0
-    return Learner(trial, SimpleNamespace(**data), bound or task.max_action, device)
+    return Learner(trial, SimpleNamespace(**data), bound or task.max_action, device, **more)
 
 
 def write(root: Path, trial: RunConfig, scores: tuple[float, ...] | None = None, until: int | None = None) -> RunFolder:

@@ -15,6 +15,7 @@ from rich.table import Table
 from diffcps import algorithms
 from diffcps.algorithms.base import Batch
 from diffcps.config import RunConfig
+from diffcps.data import library
 from diffcps.envs import make_vector
 from diffcps.runs import inert
 from diffcps.runs.flags import SweepOptions
@@ -117,13 +118,14 @@ class Estimator:
         if key not in self._known:
             self._known[key] = self._time(trial, task)
         each, act = self._known[key]
+        learning = cost.over_stages(trial, each) + _filling(trial, task, each)
         if not trial.evaluation.episodes:
-            return cost.over_stages(trial, each), 0.0
+            return learning, 0.0
         if task.environment not in self._steps:
             self._steps[task.environment] = _environment_step(trial, task)
         move = self._steps[task.environment] * count * trial.evaluation.episodes
         rolled = sum((act[candidates] + move) * times for candidates, times in evaluations(trial).items())
-        return cost.over_stages(trial, each), rolled * task.episode_limit
+        return learning, rolled * task.episode_limit
 
     def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], dict[int, float]]:
         """Seconds of a gradient step of each stage, and of an action of all episodes by its number of candidates."""
@@ -165,6 +167,20 @@ class Estimator:
                 torch.cuda.synchronize(self.device)
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds)
+
+
+def _filling(trial: RunConfig, task: Task, each: Sequence[float]) -> float:
+    """Seconds that drawing actions for the whole data set takes between stages, at the speed of the gradient steps ``each``."""
+    flops = cost.filling_flops(trial)
+    if not any(flops):
+        return 0.0
+    counts = cost.counted(trial)
+    work = sum(counts.kinds[kind].flops for stage in counts.stages for kind in stage.cycle)
+    seconds = sum(one * len(stage.cycle) for one, stage in zip(each, counts.stages, strict=True))
+    rows = trial.data.rows if library.source(trial.data.source).rows(task) is not None else task.rows
+    begins = [0, *(stage.until or 0 for stage in counts.stages[:-1])]
+    filled = sum(own for own, begin in zip(flops, begins, strict=True) if begin < trial.steps)
+    return filled * rows * seconds / work
 
 
 def evaluations(trial: RunConfig) -> dict[int, int]:

@@ -143,6 +143,18 @@ def acting_cost(trial: RunConfig, observations: int, candidates: int) -> "Cost":
     return counter.cost
 
 
+def filling_flops(trial: RunConfig) -> list[float]:
+    """Floating-point operations for a row of the data and a member, before the first step of each stage: see ``fill``."""
+    algorithm, pack = _fresh(_one(trial))
+    rows = 10
+    data, found = _rows(algorithm, rows), []
+    for stage in range(len(algorithm.stages)):
+        with torch.no_grad(), _Counter() as counter:
+            algorithm.fill(stage, pack, data, key=torch.zeros(1, 2, dtype=torch.int64), heartbeat=lambda: None)
+        found.append(counter.flops / rows)
+    return found
+
+
 def prepared_bytes(trial: RunConfig, rows: int) -> int:
     """What every pack keeps of a data set beside the recorded one: columns that ``prepare`` changes or adds."""
     algorithm, pack = _fresh(_one(trial))

@@ -49,6 +49,7 @@ class Learner:
         engine: how a gradient step is run; the attribute of this name tells which one is used and why.
         pool: memory pool for CUDA graphs, to share with packs that take turns with this one.
         own: the members that it trains; by default all.
+        heartbeat: called now and then while columns of the data set are filled, which may take hours.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Learner:
         engine: Kind = "eager",
         pool: Any = None,
         own: slice = slice(None),
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         device = torch.device(device)
+        self._heartbeat = heartbeat
         self.step = 0
         recorded = on_device(dataset, device)
         rows, observation_size = recorded.observations.shape
@@ -149,7 +152,7 @@ class Learner:
         """Fill the columns of a stage that begins."""
         with torch.no_grad():
             self.algorithm.fill(
-                stage, self.pack, self.work.data, key=self._filling_key, heartbeat=heartbeat or (lambda: None)
+                stage, self.pack, self.work.data, key=self._filling_key, heartbeat=heartbeat or self._heartbeat
             )
 
     def _state(self) -> dict[str, Tensor]:

@@ -179,7 +179,16 @@ def _packs(
         helped: dict[str, Any] = {"threads": machine.threads, "heartbeat": heartbeat}
         evaluator = Evaluator(task, config.physics, members, config.evaluation, **helped)
         packs.add(
-            Learner(config, shared, task.max_action, device=device, engine=engine, pool=pool, own=share),
+            Learner(
+                config,
+                shared,
+                task.max_action,
+                device=device,
+                engine=engine,
+                pool=pool,
+                own=share,
+                heartbeat=heartbeat,
+            ),
             evaluator,
             Measurer(config, members, dataset, evaluator=evaluator, **helped),
         )
