@@ -226,8 +226,6 @@ def run(
             shown = _learn(trial, status)
             if trial.evaluation_due:
                 shown |= _evaluate(trial, evaluate, measure)
-                if config.keep_best:
-                    _keep_best(trial)
             for sink in sinks:
                 sink.log(shown, learner.step)
             trial.clock.charge("tracking")
@@ -325,6 +323,8 @@ def _scored(trial: _Trial, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     """Add the scores of an evaluation to the trial's; returns what sinks show of it, ``[K]``."""
     scores = task_of(trial.config).normalised_score(rollouts.returns).mean(axis=1)
     trial.scores.append(scores.tolist())
+    if trial.config.keep_best:
+        _keep_best(trial)
     return {
         "evaluation/score": scores,
         "evaluation/return": rollouts.returns.mean(axis=1),
@@ -360,7 +360,6 @@ def _keep_best(trial: _Trial) -> None:
                 value[better] = pack[name].cpu()[better]
         best["step"] = [step if new else old for new, old in zip(better, best["step"], strict=True)]
         best["score"] = [new if took else old for took, new, old in zip(better, scores, best["score"], strict=True)]
-    trial.clock.charge("checkpoint")
 
 
 def _end(trial: _Trial, status: _Status) -> dict[str, float]:
