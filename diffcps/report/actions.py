@@ -1,6 +1,7 @@
 """Pictures of the actions that policies left to look at, over those of the data: which modes they keep, what they leave."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from diffcps.tasks.bandits import Bandit, bandit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from diffcps.runs.trials import Trial
 
 _BEHIND = 1500
 """Actions of the behaviour that are drawn."""
@@ -35,26 +38,31 @@ def cloud(axes: Axes, known: Bandit, actions: "pd.DataFrame") -> None:
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
 
 
+def pictured(
+    table: Sequence[Row], figure: Figure, left: Callable[["Trial"], bool], draw: Callable[..., None]
+) -> Figure | None:
+    """``figure`` with a panel, drawn by ``draw(axes, row=…)``, for each trial that ``left`` something; ``None`` without one."""
+    names = varying(table)
+    panels = [
+        Panel(f"{row.trial.task.name} {said(row.trial, names)}".strip(), partial(draw, row=row))
+        for row in table
+        if left(row.trial)
+    ]
+    more = len(panels) - MOST
+    caption = figure.caption + (f" {more} more trials are not drawn." if more > 0 else "")
+    return replace(figure, caption=caption, panels=tuple(panels[:MOST])) if panels else None
+
+
 def picture(table: Sequence[Row]) -> Figure | None:
     """A panel for each trial on a bandit in the plane that left actions; ``None`` without such a trial."""
-    names = varying(table)
-    panels = tuple(
-        Panel(f"{trial.task.name} {said(trial, names)}".strip(), partial(_drawn, row=row))
-        for row in table
-        if (trial := row.trial).task.bandit and trial.task.action_size == 2 and "a_0" in trial.samples
-    )
-    if not panels:
-        return None
-    more = len(panels) - MOST
-    return Figure(
+    figure = Figure(
         "actions",
         "Actions",
-        caption="Actions of all seeds at the end, those outside the data's support in orange; grey: the data's."
-        + (f" {more} more trials are not drawn." if more > 0 else ""),
+        caption="Actions of all seeds at the end, those outside the data's support in orange; grey: the data's.",
         x_label="first action dimension",
         y_label="second action dimension",
-        panels=panels[:MOST],
     )
+    return pictured(table, figure, lambda trial: trial.task.action_size == 2 and "a_0" in trial.samples, _drawn)
 
 
 def _drawn(axes: Axes, row: Row) -> None:

@@ -55,7 +55,7 @@ class Figure:
     caption: str
     x_label: str
     y_label: str
-    panels: tuple[Panel, ...]
+    panels: tuple[Panel, ...] = ()
 
 
 Block = Prose | Bullets | Sheet | Figure

@@ -1,15 +1,14 @@
 """Pictures of the paths that policies left to look at in a maze, from above, over those of the data."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from diffcps.report.actions import MOST
-from diffcps.report.analysis import Row, said, varying
-from diffcps.report.document import Figure, Panel
+from diffcps.report.actions import pictured
+from diffcps.report.analysis import Row
+from diffcps.report.document import Figure
 from diffcps.report.drawing import colours
 
 if TYPE_CHECKING:
@@ -20,24 +19,14 @@ if TYPE_CHECKING:
 
 def picture(table: Sequence[Row]) -> Figure | None:
     """A panel for each trial in a maze that left paths; ``None`` without such a trial."""
-    names = varying(table)
-    panels = tuple(
-        Panel(f"{trial.task.name} {said(trial, names)}".strip(), partial(_drawn, row=row))
-        for row in table
-        if "path" in (trial := row.trial).samples
-    )
-    if not panels:
-        return None
-    more = len(panels) - MOST
-    return Figure(
+    figure = Figure(
         "paths",
         "Paths in the maze",
-        caption="From above: episodes of each seed at the end; in grey the data's paths. Dot: start; dotted: where goals are."
-        + (f" {more} more trials are not drawn." if more > 0 else ""),
+        caption="From above: episodes of each seed at the end; in grey the data's paths. Dot: start; dotted: where goals are.",
         x_label="x, metres",
         y_label="y, metres",
-        panels=panels[:MOST],
     )
+    return pictured(table, figure, lambda trial: "path" in trial.samples, _drawn)
 
 
 def _drawn(axes: Axes, row: Row) -> None:
