@@ -34,9 +34,9 @@ class Measure:
 
     says: str
     """What it tells, in a sentence."""
-    columns: Callable[[RunConfig, Task], tuple[str, ...]]
+    columns: Callable[[RunConfig, Task], tuple[str, ...]] = lambda config, task: ()
     """Names of the numbers that it gives for a trial that it fits; no two measures share one."""
-    take: Callable[["Subject"], Mapping[str, float]]
+    take: Callable[["Subject"], Mapping[str, float]] = lambda subject: {}
     """Measures one policy: the value of each column."""
     misfit: Callable[[RunConfig, Task], str | None] = lambda config, task: None
     """Why it does not fit a trial; ``None`` where it does."""
@@ -172,15 +172,11 @@ MEASURES = {
     ),
     "actions": Measure(
         says="The policy's own actions beside the behaviour's, as a picture; leaves them in samples.csv.",
-        columns=lambda config, task: (),
-        take=lambda subject: {},
         misfit=_no_bandit,
         leaves=lambda subject: _called("samples", "to_look_at", subject),
     ),
     "paths": Measure(
         says="Where the policy goes in a maze, as a picture over paths of the data; leaves them in samples.csv.",
-        columns=lambda config, task: (),
-        take=lambda subject: {},
         misfit=_no_maze,
         leaves=lambda subject: _called("paths", "to_look_at", subject),
     ),
