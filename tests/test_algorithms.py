@@ -84,7 +84,7 @@ def test_every_variant_acts_within_the_bounds(name: str) -> None:
     learner.update(12)
     states = [np.zeros((5, 4), np.float32), np.ones((2, 4), np.float32)]
     for candidates in (1, 4) if learner.algorithm.chooses else (1,):
-        for actor in learner.algorithm.actors:
+        for actor in learner.algorithm.actors(learner.algorithm.config):
             generators = [torch.Generator().manual_seed(k) for k in range(2)]
             actions = learner.policy().act(states, generators, candidates, actor)  # type: ignore[arg-type]
             assert [a.shape for a in actions] == [(5, 2), (2, 2)]

@@ -268,6 +268,8 @@ OTHERS = {
 }  # fmt: skip
 NEEDED: dict[str, dict[str, Any]] = {"constraint": {"covariance": "forward"}, "slack": {"behaviour_steps": 200}}
 """What a setting cannot be changed without."""
+BY_NAME = {"student": "one-step"}
+"""Other values of settings whose words mean something else in other settings."""
 
 
 def changed(value: Any) -> Any:
@@ -292,7 +294,7 @@ def variants() -> dict[str, RunConfig]:
             )
     for name in DIFFCPS.names():
         base = BASE.with_settings(**NEEDED.get(name, {}))
-        value = changed(base.value(name))
+        value = BY_NAME.get(name) or changed(base.value(name))
         found[f"settings.{name}"] = algorithms.complete(base.with_settings(**{name: value}))
         if name in DIFFCPS.of_member():
             for k in range(2):

@@ -34,7 +34,7 @@ from diffcps.training.policy import Policy
 ALL = pytest.mark.parametrize("name", algorithms.names())
 SETTINGS = {
     "hidden_size": 16, "batch_size": 16, "time_embedding": 8, "ema_start": 8, "policy_freq": 2, "diffusion_steps": 5, "heads": 3,
-    "max_q_candidates": 2, "hidden_layers": 2, "flow_steps": 3,
+    "max_q_candidates": 2, "hidden_layers": 2, "flow_steps": 3, "student": "one-step",
 }  # fmt: skip
 STAGED: dict[str, dict[str, Any]] = {
     "sfbc": {"steps": 24, "behaviour_share": 0.34, "rounds": 2, "support": 3, "behaviour_batch_size": 16},
@@ -161,9 +161,10 @@ def test_acting_leaves_training_bit_equal_and_keeps_to_the_bounds(name: str) -> 
     for _ in range(3):
         quiet.update(5)
         busy.update(5)
-        for actor in busy.algorithm.actors:
+        for actor in busy.algorithm.actors(busy.algorithm.config):
             policy = busy.policy()
-            for actions in policy.act([states, states[:2]], generators(2), trial.evaluation.candidates, actor):
+            candidates = 1 if actor == "student" else trial.evaluation.candidates
+            for actions in policy.act([states, states[:2]], generators(2), candidates, actor):
                 assert np.abs(actions).max() <= task.max_action
     assert_same(quiet, busy)
 
@@ -197,7 +198,7 @@ def test_a_policy_is_exported(name: str, tmp_path: Path) -> None:
     policy = diffcps.load_policy(trained.write(tmp_path, trial).path, 1)
     file = onnx.export(policy, tmp_path / "policy.onnx")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    given = onnx.inputs(policy, 5, trial.evaluation.candidates, seed=2)
+    given = onnx.inputs(policy, 5, trial.evaluation.candidates, trial.evaluation.actor, seed=2)
     names = [entry.name for entry in session.get_inputs()]
     assert names == list(given)
     (actions,) = session.run(["actions"], given)

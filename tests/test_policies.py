@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "weighted": {"algorithm": "weighted"},
     "bc": {"algorithm": "bc"},
     "bf16": {"precision": "bf16"},
+    "taught": {"student": "one-step"},
 }
 
 
@@ -177,6 +178,7 @@ print(served.predict(numpy.ones((2, 11)), {{"candidates": 3, "network": "average
     ("kind", "candidates", "actor"),
     [
         ("calibrated", 4, "average"),
+        ("taught", 1, "student"),
         pytest.param("mixture", 1, "online", marks=pytest.mark.slow),
         pytest.param("learned", 4, "online", marks=pytest.mark.slow),
         pytest.param("deterministic", 1, "average", marks=pytest.mark.slow),
@@ -198,7 +200,7 @@ def test_onnx_gives_the_samplers_actions(kind: str, candidates: int, actor: Any,
         "step": "4",
     }.items() <= facts.items()
     for rows in (1, 2, 7):
-        given = onnx.inputs(policy, rows, candidates, seed=rows)
+        given = onnx.inputs(policy, rows, candidates, actor, seed=rows)
         assert [entry.name for entry in session.get_inputs()] == list(given)
         assert list(given) == ["observations", "noise", "uniform"][: 3 if candidates > 1 else 2]
         (actions,) = session.run(["actions"], given)
@@ -210,9 +212,9 @@ def test_onnx_gives_the_samplers_actions(kind: str, candidates: int, actor: Any,
 def _sampled(policy: Any, actor: str, given: dict[str, np.ndarray]) -> np.ndarray:
     """What the sampler itself makes of the numbers that an export was given."""
     networks = policy.policy.parameters
-    networks = networks | {"actor": networks["average"] if actor == "average" else networks["actor"]}
+    networks = networks | {"actor": networks["actor" if actor == "online" else actor]}
     rows, candidates, draws, size = given["noise"].shape
     ordered = np.moveaxis(given["noise"], 2, 0).reshape(draws, 1, rows * candidates, size)
     arrays = given["observations"][None], ordered, given.get("uniform", np.zeros((rows, 1)))[None]
     numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    return policy.policy.algorithm.act(networks, *numbers)[0].numpy()
+    return policy.policy.algorithm.acting_as(actor).act(networks, *numbers)[0].numpy()

@@ -70,10 +70,12 @@ def complete(trial: RunConfig) -> RunConfig:
     """
     algorithm, found = get(trial.algorithm), settings(trial)
     profile(trial)
-    check_acting(trial.algorithm, trial.evaluation.candidates, trial.evaluation.actor)
+    check_acting(trial, trial.evaluation.candidates, trial.evaluation.actor)
     for own in found:
         algorithm.check(trial, own)
     others = [way for way in other_ways(trial) if not way.is_own(trial)]
+    if ways.STUDENT.value in algorithm.actors(found[0]) and trial.evaluation.actor != ways.STUDENT.value:
+        others = list(dict.fromkeys([*others, ways.STUDENT]))  # it is always seen beside the policy
     values = [own.to_dict() for own in found]
     members = tuple(member.replaced(settings=own) for member, own in zip(trial.members, values, strict=True))
     return trial.replaced(
@@ -101,22 +103,24 @@ def other_ways(trial: RunConfig) -> list[ways.Way]:
     found = ways.read(trial.acting, get(trial.algorithm), trial.algorithm) if trial.acting else []
     for way in found:
         if way.name in ways.OF_EVALUATION:
-            rule = trial.evaluation.replaced(**{way.name: way.value})
-            check_acting(trial.algorithm, rule.candidates, rule.actor)
+            rule = way.rule(trial.evaluation)
+            check_acting(trial, rule.candidates, rule.actor)
         else:
             for own in settings(trial):
                 own.replaced(**{way.name: way.value})
     return found if trial.evaluation.episodes else []
 
 
-def check_acting(name: str, candidates: int, actor: str) -> None:
-    """Raise ``UserError`` where policies of an algorithm cannot act in that way."""
-    algorithm = get(name)
-    if candidates > 1 and not algorithm.chooses:
-        raise UserError(f"candidates = {candidates}: {name} does not choose among candidates, so it must be 1.")
-    if actor not in algorithm.actors:
-        known = " or ".join(map(repr, algorithm.actors))
-        raise UserError(f"actor = {actor!r}: with {name} it must be {known}.")
+def check_acting(trial: RunConfig, candidates: int, actor: str) -> None:
+    """Raise ``UserError`` where policies of a trial cannot act in that way."""
+    algorithm, name = get(trial.algorithm), trial.algorithm
+    known = algorithm.actors(settings(trial)[0])
+    if actor not in known:
+        hint = " A student is trained with --student one-step." if actor == ways.STUDENT.value else ""
+        raise UserError(f"actor = {actor!r}: with {name} it must be {' or '.join(map(repr, known))}.{hint}")
+    if candidates > 1 and (actor == ways.STUDENT.value or not algorithm.chooses):
+        who = "a student" if algorithm.chooses else name
+        raise UserError(f"candidates = {candidates}: {who} does not choose among candidates, so it must be 1.")
 
 
 def profile(trial: RunConfig) -> Changes:

@@ -226,6 +226,16 @@ class Inert(NamedTuple):
     """Length of the trial from which on its value would make a difference."""
 
 
+class Acting(Protocol):
+    """What acts: an algorithm by its own rule, or a student in its place."""
+
+    draws: int
+    """D, normal numbers for each number of an action."""
+
+    def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """See ``Algorithm.act``."""
+
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -242,8 +252,6 @@ class Algorithm(Generic[S]):
     """Name -> what a profile changes of a trial that has the settings of its task."""
     chooses: ClassVar[bool] = True
     """Whether ``act`` can choose among several candidates."""
-    actors: ClassVar[Mapping[Actor, str]] = {"online": "actor"}
-    """Policies that can act -> the tensor of the pack that holds their parameters."""
     acting: ClassVar[tuple[str, ...]] = ("actor",)
     """Tensors and settings of a pack that acting and measuring need, where the pack has them."""
     rounded: ClassVar[tuple[str, ...]] = ()
@@ -272,6 +280,15 @@ class Algorithm(Generic[S]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """The published settings for a task; by default those of the DiffCPS paper that the algorithm has."""
         return {"settings": cls.settings.among(task.settings)}
+
+    @classmethod
+    def actors(cls, settings: S) -> Mapping[Actor, str]:
+        """Policies that can act -> the tensor of the pack that holds their parameters."""
+        return {"online": "actor"}
+
+    def acting_as(self, actor: Actor) -> Acting:
+        """What acts when this policy does, with its parameters as ``actor``."""
+        return self
 
     @classmethod
     def check(cls, trial: RunConfig, settings: S) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms.base import (
-    Algorithm,
     Batch,
     Copy,
     Integers,
@@ -25,7 +24,7 @@ from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, GaussianPolicy, Policy, Weights
 from diffcps.algorithms.settings import Cloning
-from diffcps.config import Actor
+from diffcps.algorithms.student import Teacher
 
 STEP_LOSS_MEMORY = 5000.0
 """Actions over which a calibrated covariance averages the error of each diffusion step."""
@@ -40,11 +39,10 @@ class Settings(Cloning):
 S = TypeVar("S", bound=Cloning)
 
 
-class Cloner(Algorithm[S]):
+class Cloner(Teacher[S]):
     """A policy of any class that can be fitted to the data; what learns further is a subclass."""
 
-    actors: ClassVar[Mapping[Actor, str]] = {"online": "actor", "average": "average"}
-    acting: ClassVar[tuple[str, ...]] = ("actor", "average", "step_losses")
+    acting: ClassVar[tuple[str, ...]] = ("actor", "average", "student", "step_losses")
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -61,6 +59,11 @@ class Cloner(Algorithm[S]):
             "step": Integers((config.batch_size,), config.diffusion_steps),
         }
         """What fitting the actions of a batch draws."""
+
+    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
+        """See ``Teacher.carry``."""
+        assert isinstance(self.policy, ChainPolicy)
+        return self.policy.carry(self.weights(pack.tensors, "average"), observations, noise)
 
     def tensors(self) -> dict[str, Tensor]:
         """The running error of each diffusion step: 1 for an untrained net, the variance of the noise."""
@@ -125,9 +128,11 @@ class BC(Cloner[Settings]):
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         batch = self.config.batch_size
-        self.kinds = {"behaviour": StepKind(batch, METRICS, self.fit_noise), "idle": StepKind(batch, ())}
+        metrics = (*METRICS, *self.student_metrics)
+        self.kinds = {"behaviour": StepKind(batch, metrics, self.fit_noise), "idle": StepKind(batch, ())}
+        self.take_student(self.product, problem.max_action)
         self.stages = (Stage(self.every("behaviour", "idle")),)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member's policy, in place, when it is a policy step."""
-        return self.clone(pack, batch, noise) if kind == "behaviour" else {}
+        return self.clone(pack, batch, noise) | self.teach(pack, batch, noise) if kind == "behaviour" else {}

@@ -9,6 +9,7 @@ from diffcps.algorithms.diffusion import (
     Denoiser,
     Schedule,
     add_noise,
+    carry,
     path_log_weights,
     prior_divergence,
     renyi_bound,
@@ -67,6 +68,10 @@ class ChainPolicy:
     def sample(self, weights: Weights, observations: Tensor, noise: Tensor) -> Tensor:
         """See ``policies.Policy``: the whole chain, differentiable through all T steps."""
         return reverse_chain(self.denoiser(weights, observations), self.schedule, noise, self.max_action)
+
+    def carry(self, weights: Weights, observations: Tensor, noise: Tensor) -> Tensor:
+        """Where the chain carries noise ``[K, B, a]``; see ``diffusion.carry``."""
+        return carry(self.denoiser(weights, observations), self.schedule, noise, self.max_action)
 
     def proposals(self, weights: Weights, observations: Tensor, noise: Tensor) -> tuple[Tensor, None]:
         """See ``policies.Policy``: one action each.

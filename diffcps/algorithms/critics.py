@@ -1,5 +1,6 @@
 """What most algorithms do with a critic: look one step ahead, and move its values there."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +29,16 @@ def errors(critic: Critic, leaves: Layers, batch: Batch, goal: Tensor) -> tuple[
     """Mean squared error of each head to the goal ``[K, B]``: ``[K, heads]``; and the values ``[K, heads, B]``."""
     values = critic(leaves, batch.observations, batch.actions)
     return (values - goal[:, None]).square().mean(dim=-1), values
+
+
+def ascent(critic: Critic, layers: Layers, observations: Tensor) -> Callable[[Tensor], Tensor]:
+    """q(a) = −mean Q / mean |Q| ``[K]`` of actions ``[K, B, a]``, over batch and heads, the divisor a constant."""
+
+    def value(actions: Tensor) -> Tensor:
+        values = critic(layers, observations, actions).mean(dim=1)
+        return -values.mean(dim=1) / values.detach().abs().mean(dim=1)
+
+    return value
 
 
 def learn(pack: Pack, critic: Critic, batch: Batch, goal: Tensor, *, clip: bool = False) -> Metrics:

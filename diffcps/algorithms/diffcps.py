@@ -18,8 +18,8 @@ from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Adam, Constant, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Weights
-from diffcps.algorithms.settings import OFFICIAL, Changes, Dual, Improving
-from diffcps.config import Actor, RunConfig
+from diffcps.algorithms.settings import OFFICIAL, Changes, Constrained, Dual, Improving
+from diffcps.config import RunConfig
 from diffcps.config.plain import require, setting
 from diffcps.text import counted
 
@@ -63,7 +63,7 @@ class Settings(Improving):
     slack: float | None = setting(None, "zero or more")
     """Sets κ from what behaviour cloning reaches in ``behaviour_steps``: (1 + slack)·L_BC for the behaviour loss, and
     slack nats above it for the cross-entropies; ``None`` keeps ``target_kl``."""
-    constraint_policy: Actor = "online"
+    constraint_policy: Constrained = "online"
     """Which policy the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy). With
     ``average``, ``slack`` is relative to the EMA policy at the end of behaviour cloning."""
 

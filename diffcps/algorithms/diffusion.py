@@ -103,6 +103,25 @@ def reverse_chain(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_acti
     return current.clamp(-max_action, max_action)
 
 
+def carry(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_action: float) -> Tensor:
+    """Where the chain carries noise ``[..., a]`` without drawing anything on the way: its probability flow in T steps.
+
+    a_{t−1} = √ᾱ_{t−1} â_0 + √(1 − ᾱ_{t−1}) ε̂ with â_0 the clean action that the predicted noise implies, clamped, and ε̂ the
+    noise that â_0 implies (DDIM with η = 0: Song, Meng and Ermon, 2021, equation 12). Where the chain of the smallest steps has a
+    distribution of actions, so has this map of normal noise. The mean of the chain would not do: it ends in a single action.
+    """
+    current = noise
+    for step in reversed(range(schedule.steps)):
+        signal = schedule.alpha_bar[step]
+        start = implied_start(signal, current, denoise(current, step)[0], max_action)
+        if step == 0:
+            return start
+        left = (current - signal.sqrt() * start) / (1.0 - signal).sqrt()
+        signal = schedule.alpha_bar[step - 1]
+        current = signal.sqrt() * start + (1.0 - signal).sqrt() * left
+    return current
+
+
 # Bounds on the log-likelihood -----------------------------------------------------------------------------------------
 #
 # How likely a diffusion policy makes an action: bounds on −log μ(a|s) of the discrete chain itself, in nats. The chain draws

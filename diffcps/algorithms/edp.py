@@ -48,7 +48,7 @@ class EDP(dql.DQL):
     """Critic and policy."""
 
     settings = Settings
-    acting = "actor", "average", "critic", "step_losses"
+    acting = "actor", "average", "student", "critic", "step_losses"
     judge = "critic"
     chains = 0
 

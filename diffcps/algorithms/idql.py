@@ -7,12 +7,11 @@ critic's loss is the sum of its heads' errors, as in IQL; the authors' is their 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from diffcps.algorithms import iql
+from diffcps.algorithms import critics, iql
 from diffcps.algorithms.base import (
     Batch,
     Copy,
@@ -27,12 +26,12 @@ from diffcps.algorithms.base import (
     Words,
 )
 from diffcps.algorithms.choosing import by_value
-from diffcps.algorithms.diffusion import add_noise, variance_preserving
+from diffcps.algorithms.diffusion import add_noise, carry, variance_preserving
 from diffcps.algorithms.nn import AdamW, NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
-from diffcps.algorithms.settings import Chain, Changes, TaskFacts
-from diffcps.config import Actor
+from diffcps.algorithms.settings import Chain, Changes, Raised, TaskFacts
+from diffcps.algorithms.student import Teacher
 from diffcps.config.plain import require, setting
 
 METRICS = (*iql.VALUE_METRICS, "behaviour_loss", "actor_grad_norm")
@@ -42,7 +41,7 @@ CANDIDATES = 128, 32
 
 
 @dataclass(frozen=True)
-class Settings(Chain, iql.ImplicitSettings):
+class Settings(Raised, Chain, iql.ImplicitSettings):
     """The settings of a member."""
 
     batch_size: int = setting(512, "a positive whole number")
@@ -69,12 +68,11 @@ def reverse_mean(beta: Tensor, signal: Tensor, current: Tensor, noise: Tensor) -
     return (current - beta / (1.0 - signal).sqrt() * noise) / (1.0 - beta).sqrt()
 
 
-class IDQL(iql.Implicit[Settings]):
+class IDQL(iql.Implicit[Settings], Teacher[Settings]):
     """Value network, critic and cloned chain."""
 
     settings = Settings
-    acting = "actor", "average", "target"
-    actors: ClassVar[Mapping[Actor, str]] = {"online": "actor", "average": "average"}
+    acting = "actor", "average", "student", "target"
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -96,7 +94,8 @@ class IDQL(iql.Implicit[Settings]):
         }
         if config.residual and config.dropout > 0.0:
             noise["kept"] = Kept((depth, config.batch_size, config.hidden_size), config.dropout)
-        self.kinds = {"step": StepKind(config.batch_size, METRICS, noise)}
+        self.kinds = {"step": StepKind(config.batch_size, (*METRICS, *self.student_metrics), noise)}
+        self.take_student(product, 1.0)
         self.stages = (Stage(("step",)),)
         self.draws = config.diffusion_steps
 
@@ -118,6 +117,8 @@ class IDQL(iql.Implicit[Settings]):
         metrics = self.clone(pack, batch, noise)
         found, _ = self.learn_value(pack, batch)
         metrics |= found | self.learn_critic(pack, batch)
+        value = critics.ascent(self.critic, self.critic.layers(pack["critic"]), batch.observations)
+        metrics |= self.teach(pack, batch, noise, value)
         pack.move("target")
         pack.move("average")
         return metrics
@@ -133,6 +134,16 @@ class IDQL(iql.Implicit[Settings]):
         errors = (noise["noise"] - self.noise_net(leaves, noisy, observed, *dropout)).square()
         norm = pack.descend("actor", errors.sum(dim=2).mean(dim=1), leaves)
         return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
+
+    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
+        """See ``Teacher.carry``; the clean action that the noise implies is kept within the bound here."""
+        layers = self.noise_net.layout.layers(pack["average"])
+        time, observed = self.noise_net.time(layers), self.noise_net.observe(layers, observations)
+
+        def denoise(current: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            return self.noise_net(layers, current, observed + time[:, step : step + 1]), self.schedule.beta[step]
+
+        return carry(denoise, self.schedule, noise, 1.0)
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Of N whole chains the action with the largest min(Q1', Q2')."""

@@ -35,7 +35,7 @@ class Improver(bc.Cloner[S]):
     A subclass gives ``improve_policy``, and the metrics and noise of the steps in which it is called.
     """
 
-    acting = "actor", "average", "target", "step_losses"
+    acting = "actor", "average", "student", "target", "step_losses"
     judge = "target"
     """The critic by whose values an action is chosen."""
 
@@ -63,10 +63,11 @@ class Improver(bc.Cloner[S]):
         fitting = critic | self.fit_noise
         improving = fitting | {"actions": self.actions_noise(candidates), "swap": Coin()}
         self.kinds = {
-            "policy": StepKind(batch, (*critics.METRICS, *metrics), improving),
+            "policy": StepKind(batch, (*critics.METRICS, *metrics, *self.student_metrics), improving),
             "critic": StepKind(batch, critics.METRICS, critic),
-            "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS), fitting),
+            "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS, *self.student_metrics), fitting),
         }
+        self.take_student(self.product, self.problem.max_action)
         cloning, improving_stage = Stage(self.every("behaviour", "critic")), Stage(self.every("policy", "critic"))
         until = self.config.behaviour_steps
         self.stages = (Stage(cloning.cycle, until), improving_stage) if until else (improving_stage,)
@@ -131,8 +132,10 @@ class Improver(bc.Cloner[S]):
         metrics["critic_grad_norm"] = pack.descend("critic", loss, critic, clip=True)
         if kind == "policy":
             metrics |= self.improve_policy(pack, batch, noise)
+            value = critics.ascent(self.critic, self.critic.layers(pack["critic"]), batch.observations)
+            metrics |= self.teach(pack, batch, noise, value)
         elif kind == "behaviour":
-            metrics |= self.clone(pack, batch, noise)
+            metrics |= self.clone(pack, batch, noise) | self.teach(pack, batch, noise)
         pack.move("target")
         return metrics
 

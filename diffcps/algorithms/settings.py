@@ -18,6 +18,8 @@ PolicyClass = Literal["diffusion", "gaussian", "mixture", "deterministic"]
 Covariance = Literal["posterior", "forward", "calibrated", "interpolated", "learned"]
 Constraint = Literal["behaviour_loss", "elbo", "iwae", "renyi"]
 Dual = Literal["released", "projected", "softplus", "pi", "augmented"]
+Constrained = Literal["online", "average"]
+Students = Literal["none", "one-step"]
 RewardTransform = Literal["none", "minus_one", "antmaze", "ten_five", "times_100", "return_range"]
 
 REWARD_SCALES = {
@@ -236,7 +238,25 @@ class AnyPolicy(Chain):
 
 
 @dataclass(frozen=True)
-class Cloning(AnyPolicy, Average, Learning):
+class Taught(Settings):
+    """What a student of a chain takes; see ``student``."""
+
+    student: Students = "none"
+    """``one-step``: a network beside the chain that learns to reach in one step where the chain carries the same noise. It is
+    evaluated beside the policy and can act in its place; the chain learns nothing from it."""
+
+
+@dataclass(frozen=True)
+class Raised(Taught):
+    """What a student takes where there is a critic."""
+
+    student_value: float = setting(0.03, "zero or more", search="0.001:0.3:log")
+    """Weight of the critic's value in the student's loss, beside its squared distance to the chain in units of the action bound;
+    0: it only imitates."""
+
+
+@dataclass(frozen=True)
+class Cloning(Taught, AnyPolicy, Average, Learning):
     """Behaviour cloning with a policy of any class, by which ``bc`` learns and others may begin."""
 
     policy_freq: int = setting(2, "a positive whole number")
@@ -244,9 +264,14 @@ class Cloning(AnyPolicy, Average, Learning):
     grad_norm: float = setting(9.0, "a positive number")
     """Largest global L2 norm of a gradient; longer ones are scaled down to it."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        taught = self.student == "none" or self.policy == "diffusion"
+        require(taught, "student", self.student, f"'none' beside a {self.policy} policy, which acts in one step itself")
+
 
 @dataclass(frozen=True)
-class Improving(Cloning, Critic):
+class Improving(Raised, Cloning, Critic):
     """A policy of any class that a critic improves, after some steps of cloning if wanted."""
 
     max_q_backup: bool = False

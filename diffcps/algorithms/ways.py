@@ -32,6 +32,11 @@ class Way:
         return f"{self.name}={worded(self.value)}"
 
     @property
+    def title(self) -> str:
+        """What a table calls it."""
+        return "one step" if self == STUDENT else str(self)
+
+    @property
     def column(self) -> str:
         """Where its score is in ``measures.csv``."""
         return f"score_{self.name}_{worded(self.value)}"
@@ -41,11 +46,23 @@ class Way:
         """The full name of the setting."""
         return f"evaluation.{self.name}" if self.name in OF_EVALUATION else self.name
 
+    @property
+    def always(self) -> bool:
+        """Whether the policies act in it at every evaluation, not at the last alone: a student, whose curve is wanted."""
+        return self == STUDENT
+
+    def rule(self, own: EvaluationConfig) -> EvaluationConfig:
+        """An evaluation in this way, where a trial's own is ``own``; a student proposes one action."""
+        alone = {"candidates": 1} if self == STUDENT else {}
+        return own.replaced(**{self.name: self.value}, **alone)
+
     def is_own(self, trial: RunConfig) -> bool:
         """Whether all members of a trial act in this way anyway."""
         return set(trial.values(self.setting)) == {self.value}
 
 
+STUDENT = Way("actor", "student")
+"""The student of a chain in its place."""
 OF_EVALUATION = "candidates", "actor"
 """Choices that are settings of the evaluation, not of an algorithm."""
 
@@ -65,7 +82,7 @@ def parts(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 def names(algorithm: "type[Algorithm[Any]]") -> list[str]:
     """What can be varied of the acting of an algorithm."""
-    choices = {"candidates": algorithm.chooses, "actor": len(algorithm.actors) > 1}
+    choices = {"candidates": algorithm.chooses, "actor": len(algorithm.actors(algorithm.settings())) > 1}
     return [*(name for name, there in choices.items() if there), *algorithm.settings.of_acting()]
 
 

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from diffcps.cli.data import DataCommand
+from diffcps.cli.latency import Latency
 from diffcps.cli.policies import Evaluate, Export
 from diffcps.cli.report import Report
 from diffcps.cli.study import StudyCommand, Toy
@@ -64,6 +65,7 @@ _Command = (
     | Annotated[Settings, tyro.conf.subcommand("settings")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
     | Annotated[

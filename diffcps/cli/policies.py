@@ -25,15 +25,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Flags:
-    """Which policy, and how it acts."""
+class PolicyFlags:
+    """Which policy."""
 
     policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
     candidates: Maybe[int] = None
     """Actions sampled for each observation, of which the algorithm makes one. Default: as in the evaluations during training."""
-    actor: Maybe[Actor] = None
-    """The online policy or its moving average. Default: as in the evaluations during training."""
     best: bool = False
     """The policy of the best evaluation instead of the newest; for trials that keep it (--keep-best)."""
     results: Path = Path("results")
@@ -71,6 +69,14 @@ class _Flags:
         if member is None and (folder / "config.json").exists():
             return members(RunFolder(folder), best=self.best)
         return [load_policy(folder, member, best=self.best)]
+
+
+@dataclass(frozen=True)
+class _Flags(PolicyFlags):
+    """Which policy, and how it acts."""
+
+    actor: Maybe[Actor] = None
+    """The online policy, its moving average, or its one-step student. Default: as in the evaluations during training."""
 
 
 # `diffcps export`: a trained policy as files for use outside this project -------------------------------------------

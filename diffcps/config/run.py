@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Physics = Literal["d4rl", "modern"]
 ScoreKind = Literal["normalised", "success", "return"]
-Actor = Literal["online", "average"]
+Actor = Literal["online", "average", "student"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class EvaluationConfig(Plain):
     final_episodes: int | None = setting(None, "a positive whole number")
     """Episodes per member at the last evaluation; ``None``: as many as at the others."""
     actor: Actor = "online"
-    """Which policy acts: the ``online`` one, or its moving ``average``."""
+    """Which policy acts: the ``online`` one, its moving ``average``, or its one-step ``student``."""
 
     def episodes_at(self, last: bool) -> int:
         """Episodes per member at the last evaluation, or at one before it."""

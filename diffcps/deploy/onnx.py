@@ -40,7 +40,8 @@ class _Function(nn.Module):
         run = card.run.with_settings(precision="fp32")
         sizes = card.observation_size, card.action_size, card.max_action
         self.algorithm = algorithms.build(run, sizes, torch.device("cpu"))
-        actors, networks = self.algorithm.actors, policy.policy.parameters
+        self.acting = self.algorithm.acting_as(actor)
+        actors, networks = self.algorithm.actors(self.algorithm.config), policy.policy.parameters
         networks = networks | {"actor": networks[actors[actor]]}
         self.names = [name for name in networks if name == "actor" or name not in actors.values()]
         for name in self.names:
@@ -51,7 +52,7 @@ class _Function(nn.Module):
         parameters = {name: getattr(self, name) for name in self.names}
         noise = torch.zeros(0) if noise is None else noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
         uniform = torch.full((1, 1, 1), 0.5) if uniform is None else uniform.unsqueeze(0)
-        return self.algorithm.act(parameters, observations.unsqueeze(0), noise, uniform).squeeze(0)
+        return self.acting.act(parameters, observations.unsqueeze(0), noise, uniform).squeeze(0)
 
 
 def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor: Actor | None = None) -> Path:
@@ -65,7 +66,7 @@ def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor
         policy: the policy.
         file: the file to write.
         candidates: N; by default as in the evaluations during training.
-        actor: ``online`` or ``average``; by default as in the evaluations during training.
+        actor: ``online``, ``average`` or ``student``; by default as in the evaluations during training.
 
     Returns:
         ``file``.
@@ -78,7 +79,7 @@ def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor
 
     candidates, actor = policy.options(candidates, actor)
     function = _Function(policy, actor).eval()
-    given = {name: torch.from_numpy(array) for name, array in inputs(policy, 2, candidates, seed=0).items()}
+    given = {name: torch.from_numpy(array) for name, array in inputs(policy, 2, candidates, actor, seed=0).items()}
     batch = torch.export.Dim("B", min=1)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -119,10 +120,12 @@ def require() -> None:
         ) from error
 
 
-def inputs(policy: SavedPolicy, rows: int, candidates: int, seed: int) -> dict[str, NDArray[np.float32]]:
+def inputs(
+    policy: SavedPolicy, rows: int, candidates: int, actor: Actor, *, seed: int
+) -> dict[str, NDArray[np.float32]]:
     """Random inputs by name, with the shapes that ``export`` describes."""
     rng = np.random.default_rng(seed)
-    card, draws = policy.card, policy.policy.algorithm.draws
+    card, draws = policy.card, policy.policy.algorithm.acting_as(actor).draws
     found = {"observations": rng.standard_normal((rows, card.observation_size))}
     if draws:
         found["noise"] = rng.standard_normal((rows, candidates, draws, card.action_size))
@@ -140,7 +143,7 @@ def _describe(model: "onnx.ModelProto", policy: SavedPolicy, candidates: int, ac
     )
     facts = {
         "task": card.run.task, "key": card.key, "member": card.member, "seed": card.seed, "step": card.step,
-        "actor": actor, "candidates": candidates, "draws": policy.policy.algorithm.draws,
+        "actor": actor, "candidates": candidates, "draws": policy.policy.algorithm.acting_as(actor).draws,
         "max_action": card.max_action, "git_commit": card.git_commit,
     }  # fmt: skip
     for name, value in facts.items():

@@ -1,6 +1,6 @@
 """A trained policy: its description, how it acts, and its two files.
 
-policy.safetensors   the networks: online policy, its average, target critic
+policy.safetensors   the networks: online policy, its average and its student, target critic
 policy.json          everything else: task, sizes, settings, checkpoint, data, versions, and the SHA-256 of the first file
 """
 
@@ -129,7 +129,8 @@ class SavedPolicy:
             observations: ``[B, o]``, or one ``[o]``, from the environment.
             candidates: N; N actions are sampled for each observation, and the algorithm makes one of them by its own rule.
                 1 uses no critic. By default as in the evaluations during training.
-            actor: ``online`` or ``average``, the moving average (EMA). By default as in the evaluations during training.
+            actor: ``online``, ``average``, the moving average (EMA), or ``student``, which acts in one step where it was
+                trained. By default as in the evaluations during training.
             seed: seed of the noise; the same seed gives the same actions. By default the noise comes from the policy's
                 random stream, which restarts with each ``load_policy``.
 
@@ -160,11 +161,12 @@ class SavedPolicy:
     def options(self, candidates: int | None, actor: Actor | None) -> tuple[int, Actor]:
         """Candidates and actor, by default as in the evaluations during training. Raises ``UserError`` as ``act`` does."""
         evaluation = self.card.run.evaluation
-        candidates = evaluation.candidates if candidates is None else int(candidates)
         actor = evaluation.actor if actor is None else actor
+        usual = 1 if actor == "student" else evaluation.candidates
+        candidates = usual if candidates is None else int(candidates)
         if candidates < 1:
             raise UserError(f"candidates = {candidates}: it must be a positive whole number.")
-        algorithms.check_acting(self.card.run.algorithm, candidates, actor)
+        algorithms.check_acting(self.card.run, candidates, actor)
         return candidates, actor
 
     def changed(self, **settings: Any) -> "SavedPolicy":

@@ -32,7 +32,7 @@ def sections(table: Sequence[Row]) -> list[Section]:
         *trial_columns(rows, varying(table)),
         Column("own way", [_own(row) for row in rows], right=False, liftable=True),
         Column("last, own way", [_cell(row.last) for row in rows]),
-        *(Column(str(way), [_cell(_of(row, way)) for row in rows]) for way in found),
+        *(Column(way.title, [_cell(_of(row, way)) for row in rows]) for way in found),
     ]
     sheet = Sheet(tuple(columns), tuple(row.trial.state for row in rows))
     blocks: list[Block] = [Prose((_SAID,)), sheet]

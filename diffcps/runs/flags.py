@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from diffcps import algorithms
-from diffcps.algorithms.settings import Constraint, Covariance, Dual, PolicyClass, Precision
-from diffcps.config import Actor, Physics
+from diffcps.algorithms.settings import Constrained, Constraint, Covariance, Dual, PolicyClass, Precision, Students
+from diffcps.config import Physics
 from diffcps.errors import UserError
 
 T = TypeVar("T")
@@ -49,6 +49,9 @@ class RunFlags:
     """κ, the bound on the behaviour loss; in a sweep several values make a trial of each."""
     policy: Maybe[PolicyClass] = None
     """Class of the policy."""
+    student: Maybe[Students] = None
+    """`one-step`: also train a network that reaches in one step where the diffusion chain carries the same noise; it is
+    evaluated beside the policy, and `evaluate`, `export` and `load_policy` take it with `--actor student`."""
     covariance: Maybe[Covariance] = None
     """Reverse variance of the diffusion chain."""
     last_step_noise: Maybe[bool] = None
@@ -61,7 +64,7 @@ class RunFlags:
     """Set κ from behaviour cloning: (1 + slack)·L_BC, or slack nats above a cross-entropy. Default: κ is --target-kl."""
     behaviour_steps: Maybe[int] = None
     """Gradient steps of behaviour cloning at the start."""
-    constraint_policy: Maybe[Actor] = None
+    constraint_policy: Maybe[Constrained] = None
     """Policy that the constraint applies to: `online` (as released) or its EMA `average` (less noisy)."""
     evaluate_every: Maybe[int] = None
     """Gradient steps between evaluations. Default: those of the task; a shorter run has at least five evaluations."""
@@ -70,7 +73,7 @@ class RunFlags:
     candidates: Maybe[int] = None
     """Actions drawn for each state at evaluation, of which the algorithm makes one; 1: the action of the policy."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
-    """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting."""
+    """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting, latency."""
     acting: Annotated[Several[str], tyro.conf.arg(metavar="NAME=V1,V2 ...")] = ()
     """Other ways to act, e.g. `candidates=1,10`: a trial trains once, and its final policies are evaluated in each.
     With several algorithms a single candidate is always one of them, and each takes the ways that it has."""

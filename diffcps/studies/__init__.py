@@ -8,7 +8,9 @@ from diffcps.errors import UserError, nearest
 if TYPE_CHECKING:
     from diffcps.studies.study import Study
 
-NAMES = "toy", "covariance", "entropy", "constraint", "optimum", "capacity", "elbo-gap", "multimodality", "selection"
+NAMES = (
+    "toy", "covariance", "entropy", "constraint", "optimum", "capacity", "elbo-gap", "multimodality", "selection", "steps",
+)  # fmt: skip
 
 
 def get(name: str) -> "Study":

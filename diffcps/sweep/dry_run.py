@@ -14,6 +14,7 @@ from rich.table import Table
 
 from diffcps import algorithms
 from diffcps.algorithms.base import Batch
+from diffcps.algorithms.ways import OF_EVALUATION
 from diffcps.config import RunConfig
 from diffcps.data import library
 from diffcps.envs import make_vector
@@ -194,7 +195,8 @@ def evaluations(trial: RunConfig) -> dict[int, int]:
     last = -(-config.episodes_at(True) // max(1, config.episodes))
     found = Counter({own: count - 1 + last})
     for way in algorithms.other_ways(trial):
-        found[int(way.value) if way.name == "candidates" else own] += last
+        acting = way.rule(config).candidates if way.name in OF_EVALUATION else own
+        found[acting] += count - 1 + last if way.always else last
     if "acting" in trial.measures:
         for _, candidates in measures.ways_of_acting(trial):
             found[candidates] += count

@@ -137,9 +137,12 @@ def acting_cost(trial: RunConfig, observations: int, candidates: int) -> "Cost":
     """What acting takes: so many observations of one member, with so many candidates each."""
     algorithm, pack = _fresh(_one(trial))
     states = torch.zeros(1, observations, algorithm.problem.observation_size)
-    noise = torch.zeros(algorithm.draws, 1, observations * candidates, algorithm.problem.action_size)
+    parameters = pack.some(algorithm.acting)
+    parameters["actor"] = parameters[algorithm.actors(algorithm.config)[trial.evaluation.actor]]
+    acting = algorithm.acting_as(trial.evaluation.actor)
+    noise = torch.zeros(acting.draws, 1, observations * candidates, algorithm.problem.action_size)
     with torch.no_grad(), _Counter() as counter:
-        algorithm.act(pack.some(algorithm.acting), states, noise, torch.zeros(1, observations, candidates))
+        acting.act(parameters, states, noise, torch.zeros(1, observations, candidates))
     return counter.cost
 
 

@@ -65,13 +65,13 @@ class Policy:
         Returns:
             For each member an array ``[B_k, a]`` within the action bounds.
         """
-        algorithm = self.algorithm
+        algorithm, acting = self.algorithm, self.algorithm.acting_as(actor)
         device, size = algorithm.device, algorithm.problem.action_size
-        parameters = self.parameters | {"actor": self.parameters[algorithm.actors[actor]]}
+        parameters = self.parameters | {"actor": self.parameters[algorithm.actors(algorithm.config)[actor]]}
         counts = [len(rows) for rows in observations]
         longest = max(counts)
         states = torch.zeros(self.members, longest, observations[0].shape[1])
-        noise = torch.zeros(algorithm.draws, self.members, longest * candidates, size, device=device)
+        noise = torch.zeros(acting.draws, self.members, longest * candidates, size, device=device)
         uniform = torch.full((self.members, longest, candidates), 0.5, device=device)
         for k, (rows, generator) in enumerate(zip(observations, generators, strict=True)):
             states[k, : counts[k]] = torch.as_tensor(rows)
@@ -83,7 +83,7 @@ class Policy:
 
         actions = torch.zeros(self.members, longest, size, device=device)
         for members, first, last in _pieces(device.type, counts, candidates):
-            actions[members, first:last] = algorithm.act(
+            actions[members, first:last] = acting.act(
                 {name: value[members] for name, value in parameters.items()},
                 observations=states[members, first:last],
                 noise=noise[:, members, first * candidates : last * candidates],

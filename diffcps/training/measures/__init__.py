@@ -91,6 +91,8 @@ def _no_plane(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_class(config: RunConfig, task: Task) -> str | None:
+    if config.evaluation.actor == "student":
+        return "a student acts, whose distribution is not computed."
     known = config.value("policy") is not None
     return None if known else f"{config.algorithm} has no policy of a class that its distribution is computed for."
 
@@ -112,7 +114,15 @@ def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
 def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:
     recall = () if _bandit(task).modes is None else ("sample_recall",)
     best = ("bestof_value", "bestof_off_support") if algorithms.get(config.algorithm).chooses else ()
-    return ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
+    own = ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
+    if not beside_student(config):
+        return own
+    return (*own, *(name.replace("sample", "student") for name in (*recall, "sample_off_support", "sample_value")))
+
+
+def beside_student(config: RunConfig) -> bool:
+    """Whether a trial trains a student, and another policy acts in its evaluations."""
+    return config.value("student") not in (None, "none") and config.evaluation.actor != "student"
 
 
 def has_paths(config: RunConfig) -> bool:
@@ -142,8 +152,21 @@ def _acting(config: RunConfig, task: Task) -> tuple[str, ...]:
 def ways_of_acting(config: RunConfig) -> list[tuple[Actor, int]]:
     """Every policy that can act, by single actions and, where the algorithm can choose, by the best of many."""
     algorithm = algorithms.get(config.algorithm)
-    counts = (1, CANDIDATES) if algorithm.chooses else (1,)
-    return [(actor, count) for actor in algorithm.actors for count in counts]
+    many = (1, CANDIDATES) if algorithm.chooses else (1,)
+    actors = algorithm.actors(algorithms.settings(config)[0])
+    return [(actor, count) for actor in actors for count in ((1,) if actor == "student" else many)]
+
+
+def ways_of_timing(config: RunConfig) -> list[tuple[Actor, int]]:
+    """What acts, and among how many: the policy by single actions and as in evaluations, and its student."""
+    own = config.evaluation
+    alone: list[tuple[Actor, int]] = [(own.actor, 1), (own.actor, own.candidates)]
+    student: list[tuple[Actor, int]] = [("student", 1)] if beside_student(config) else []
+    return list(dict.fromkeys([*alone, *student]))
+
+
+def _latency(config: RunConfig, task: Task) -> tuple[str, ...]:
+    return tuple(f"microseconds_{actor}_{count}" for actor, count in ways_of_timing(config))
 
 
 def _from(module: str) -> Callable[["Subject"], Mapping[str, float]]:
@@ -192,6 +215,11 @@ MEASURES = {
         columns=_acting,
         take=_from("acting"),
         misfit=_no_episodes,
+    ),
+    "latency": Measure(
+        says="Microseconds that an action takes, one state at a time: by a single one, as in evaluations, by the student.",
+        columns=_latency,
+        take=_from("latency"),
     ),
 }
 """Every measure by name."""

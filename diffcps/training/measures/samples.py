@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import Actor
-from diffcps.training.measures import CANDIDATES
+from diffcps.training.measures import CANDIDATES, beside_student
 from diffcps.training.measures.density import sample_recall
 from diffcps.training.measures.subject import Subject
 
@@ -37,6 +37,12 @@ def take(subject: Subject) -> dict[str, float]:
         best = actions(subject, "best", BEST_COUNT, CANDIDATES)
         row |= {"bestof_value": float(found.value(best).mean())}
         row |= {"bestof_off_support": float(found.off_support(best).mean())}
+    if beside_student(subject.config):
+        own = actions(subject, "samples", COUNT, 1, "student")
+        row |= {"student_off_support": float(found.off_support(own).mean())}
+        row |= {"student_value": float(found.value(own).mean())}
+        if found.modes is not None:
+            row["student_recall"] = sample_recall(found, own)
     return row
 
 
@@ -47,10 +53,12 @@ def to_look_at(subject: Subject) -> dict[str, NDArray[np.float64]]:
     return {f"a_{j}": drawn[:LOOKED_AT, j] for j in range(size)}
 
 
-def actions(subject: Subject, purpose: str, count: int, candidates: int) -> NDArray[np.float64]:
+def actions(
+    subject: Subject, purpose: str, count: int, candidates: int, actor: Actor | None = None
+) -> NDArray[np.float64]:
     """``[count, a]``: actions of the policy, each chosen from so many candidates, in the bandit's one state."""
     state = np.zeros((count, subject.task.observation_size), dtype=np.float32)
-    actor: Actor = subject.config.evaluation.actor
+    actor = actor or subject.config.evaluation.actor
     (drawn,) = subject.policy.act([state], [subject.generator(purpose)], candidates, actor)
     return drawn.astype(np.float64)
 

@@ -62,7 +62,9 @@ class Subject:
     @property
     def weights(self) -> Weights:
         """Of the policy that acts in evaluations: the online one or its average."""
-        return self.cloner.weights(self.policy.parameters, self.cloner.actors[self.config.evaluation.actor])
+        return self.cloner.weights(
+            self.policy.parameters, self.cloner.actors(self.cloner.config)[self.config.evaluation.actor]
+        )
 
     @property
     def finite(self) -> bool:
@@ -144,17 +146,25 @@ class Measurer:
         return Measured(values, {name: np.stack([own[name] for own in left]) for name in left[0]})
 
     def _other_ways(self, policy: Policy, index: int, last: bool) -> dict[str, NDArray[np.float64]]:
-        """Scores ``[K]`` of other ways to act at the last evaluation, in its episodes; NaN in rows before it."""
+        """Scores ``[K]`` of other ways to act, in the evaluation's episodes.
+
+        A student has them at every evaluation; the others at the last one, and NaN in rows before it.
+        """
         config, task = self.config, task_of(self.config)
         ways = algorithms.other_ways(config)
-        if not last:
-            return {way.column: np.full(len(self.members), np.nan) for way in ways} if config.measures else {}
+        if not (last or config.measures or any(way.always for way in ways)):
+            return {}
         found = {}
         for way in ways:
+            if not (last or way.always):
+                found[way.column] = np.full(len(self.members), np.nan)
+                continue
             assert self.evaluator is not None
-            chosen: dict[str, Any] = {way.name: way.value} if way.name in OF_EVALUATION else {}
-            acting = policy if chosen else policy.with_setting(way.name, way.value)
-            rollouts = self.evaluator(acting, index, config.evaluation.episodes_at(last), **chosen)
+            of_evaluation = way.name in OF_EVALUATION
+            acting = policy if of_evaluation else policy.with_setting(way.name, way.value)
+            rule = way.rule(config.evaluation) if of_evaluation else config.evaluation
+            episodes = config.evaluation.episodes_at(last)
+            rollouts = self.evaluator(acting, index, episodes, candidates=rule.candidates, actor=rule.actor)
             found[way.column] = task.normalised_score(rollouts.returns).mean(axis=1)
         return found
 

@@ -1,0 +1,113 @@
+"""How long an action of a trained policy takes: the chain alone, among candidates, and its one-step student."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from diffcps.config import Actor
+from diffcps.deploy import onnx
+from diffcps.deploy.saved import SavedPolicy
+from diffcps.errors import UserError
+from diffcps.training.measures.latency import medians
+
+BATCHES = 1, 256
+ROUNDS = 10
+
+
+class Way(NamedTuple):
+    """Who acts, how, and on what."""
+
+    actor: Actor
+    candidates: int
+    batch: int
+    """States at a time."""
+    runtime: str = "torch"
+    """``torch`` or ``onnxruntime``."""
+    device: str = "cpu"
+
+
+class Timing(NamedTuple):
+    """How long it takes."""
+
+    way: Way
+    microseconds: float
+    """For one state: those of the batch divided by its size."""
+
+
+def rules(policy: SavedPolicy, candidates: int | None = None) -> list[tuple[Actor, int]]:
+    """Who acts, and among how many candidates: the policy alone, as in evaluations or as asked for, and its student."""
+    many, actor = policy.options(candidates, None)
+    found: list[tuple[Actor, int]] = [(actor, 1), (actor, many)]
+    algorithm = policy.policy.algorithm
+    if "student" in algorithm.actors(algorithm.config):
+        found.append(("student", 1))
+    return list(dict.fromkeys(found))
+
+
+def timings(
+    policy: SavedPolicy,
+    candidates: int | None = None,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = ROUNDS,
+    without_onnx: bool = False,
+) -> list[Timing]:
+    """Medians on one core of this machine, and through PyTorch on its GPU if there is one. All ways take turns.
+
+    Args:
+        policy: on the CPU.
+        candidates: by default as in the evaluations during training.
+        batches: numbers of states at a time.
+        rounds: of calls, .04 s each for every way and batch.
+        without_onnx: time PyTorch alone.
+
+    Raises:
+        UserError: the packages for ONNX are missing, or the number of candidates does not fit the policy.
+    """
+    known = rules(policy, candidates)
+    calls: dict[Way, Callable[[], object]] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
+            for actor, count in known:
+                session = None if without_onnx else _session(policy, actor, count, Path(scratch))
+                for batch in batches:
+                    way = Way(actor, count, batch)
+                    given = onnx.inputs(policy, batch, count, actor, seed=0)
+                    if session is not None:
+                        calls[way._replace(runtime="onnxruntime")] = _running(session, given)
+                    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+                        own = policy if device == "cpu" else SavedPolicy(policy.card, policy.networks, device)
+                        states = given["observations"]
+                        calls[way._replace(device=device)] = _acting(own, states, count, actor)
+            named = {str(number): call for number, call in enumerate(calls.values())}
+            found = medians(named, rounds).values()
+    finally:
+        torch.set_num_threads(threads)
+    return [Timing(way, 1e6 * seconds / way.batch) for way, seconds in zip(calls, found, strict=True)]
+
+
+def _session(policy: SavedPolicy, actor: Actor, count: int, folder: Path) -> Any:
+    """onnxruntime with the exported policy, on one core."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{error}: pip install 'diffcps[export]', or use --no-onnx.") from error
+    file = onnx.export(policy, folder / f"{actor}-{count}.onnx", count, actor)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _running(session: Any, given: dict[str, Any]) -> Callable[[], object]:
+    return lambda: session.run(["actions"], given)
+
+
+def _acting(policy: SavedPolicy, states: Any, count: int, actor: Actor) -> Callable[[], object]:
+    """Actions as arrays of the host, so that a GPU has come to its end."""
+    rows = np.ascontiguousarray(states)
+    return lambda: policy.act(rows, count, actor)

@@ -1,0 +1,192 @@
+"""A one-step student: the map that it learns, the chain that it leaves alone, and its place beside the policy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sweeps
+import torch
+import trained
+from test_ways import small
+from torch import Tensor
+
+import diffcps
+from diffcps import algorithms
+from diffcps.algorithms.diffusion import carry, variance_preserving
+from diffcps.algorithms.ways import STUDENT
+from diffcps.cli.latency import Latency, columns
+from diffcps.deploy import latency
+from diffcps.errors import UserError
+from diffcps.runs.trials import read_trial
+from diffcps.training import measures
+
+TEACHERS = [name for name in algorithms.names() if "student" in algorithms.get(name).settings.names()]
+
+
+def taught(name: str = "diffcps", student: str = "one-step", **changes: Any) -> Any:
+    return trained.config(algorithm=name, student=student, **changes)
+
+
+def test_who_has_one() -> None:
+    assert TEACHERS == ["diffcps", "weighted", "bc", "dql", "edp", "dac", "idql"]
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_the_chain_is_the_same_to_the_bit_with_and_without(name: str) -> None:
+    alone, beside = (trained.learner(taught(name, student)) for student in ("none", "one-step"))
+    first, second = alone.update(12), beside.update(12)
+    for key, value in alone.pack.state().items():
+        assert torch.equal(value, beside.pack.state()[key]), key
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+    assert set(second) - set(first) == {"student_distance", "student_loss", "student_grad_norm"}
+    assert "student" not in alone.pack.tensors
+
+
+def linear_noise(schedule: Any, mean: float, variance: float) -> Any:
+    """The best prediction of the noise in normal data: √(1 − ᾱ) (a_t − √ᾱ m) / (ᾱ v + 1 − ᾱ)."""
+
+    def denoise(current: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        signal = schedule.alpha_bar[step]
+        share = (1 - signal).sqrt() / (signal * variance + 1 - signal)
+        return share * (current - signal.sqrt() * mean), schedule.beta[step]
+
+    return denoise
+
+
+def test_the_map_of_normal_data_stretches_the_noise_by_their_deviation() -> None:
+    """The probability flow of N(m, v) is m + √v z, but for the signal that is left at the start and the size of the steps."""
+    schedule = variance_preserving(2000, 0.1, 20.0, torch.float64)
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    found = carry(linear_noise(schedule, 0.3, 0.04), schedule, noise, max_action=10.0)
+    torch.testing.assert_close(found, 0.3 + 0.2 * noise, rtol=0, atol=2e-3)
+
+
+def test_the_map_by_hand() -> None:
+    """Two steps from a_2 = 0.5 with predicted noise 0.1 and then 0.2; the first implied action is beyond the bound."""
+    schedule = variance_preserving(2, 0.1, 10.0, torch.float64)
+    first, last = (float(value) for value in schedule.alpha_bar)
+    predicted = {1: torch.tensor(0.1, dtype=torch.float64), 0: torch.tensor(0.2, dtype=torch.float64)}
+    found = carry(
+        lambda current, step: (predicted[step], schedule.beta[step]), schedule, torch.tensor(0.5).double(), 0.9
+    )
+    start = min(0.9, (0.5 - (1 - last) ** 0.5 * 0.1) / last**0.5)
+    assert start == 0.9
+    current = first**0.5 * start + (1 - first) ** 0.5 * (0.5 - last**0.5 * start) / (1 - last) ** 0.5
+    assert float(found) == pytest.approx(min(0.9, (current - (1 - first) ** 0.5 * 0.2) / first**0.5), abs=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_its_loss_and_gradient(weight: float) -> None:
+    """mean (μ − a)² + w q with q = −mean Q / mean |Q|, in double precision by finite differences."""
+    learner = trained.learner(taught(student_value=weight))
+    algorithm, pack = learner.algorithm, learner.pack
+    student = algorithm.student
+    rng = torch.Generator().manual_seed(0)
+    states, noise, goal = (torch.randn(2, 6, size, generator=rng) for size in (11, 3, 3))
+    goal = goal.clamp(-1, 1)
+    start = pack["student"].clone()
+
+    def value(actions: Tensor) -> Tensor:
+        values = actions.sum(dim=2) - 3.0
+        return -values.mean(dim=1) / values.detach().abs().mean(dim=1)
+
+    def loss(parameters: Tensor) -> Tensor:
+        layers = student.mlp.layout.layers(parameters)
+        actions = student.mlp(layers, torch.cat([states, noise], dim=2))
+        kept = actions.clamp(-1, 1).sum(dim=2) - 3.0
+        q = -kept.mean(dim=1) / scale
+        return (actions - goal).square().mean(dim=(1, 2)) + weight * q
+
+    layers = student.mlp.layout.layers(start)
+    actions = student.mlp(layers, torch.cat([states, noise], dim=2)).clamp(-1, 1)
+    scale = (actions.sum(dim=2) - 3.0).abs().mean(dim=1)
+    parameters = start.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(parameters).sum(), parameters)
+    found = student.learn(pack, states, noise, goal, value)
+    torch.testing.assert_close(found["student_loss"], loss(start))
+    torch.testing.assert_close(found["student_grad_norm"], torch.linalg.vector_norm(slope, dim=1))
+    # Adam's first step has the size of its rate, against the sign of the gradient
+    moved, sure = pack["student"] - start, slope.abs() > 1e-4
+    torch.testing.assert_close(moved[sure], -1e-2 * slope.sign()[sure], rtol=1e-2, atol=0)
+
+
+def test_it_learns_where_the_chain_carries_noise() -> None:
+    learner = trained.learner(
+        taught(ema_decay=1.0, hidden_size=32, batch_size=64, learning_rate=3e-3, student_value=0.0)
+    )
+    first, last = learner.update(2), {}
+    for _ in range(6):
+        last = learner.update(100)
+    assert (last["student_distance"] < 0.1 * first["student_distance"]).all()
+    states = torch.rand(2, 50, 11, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noise = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(1))
+    parameters = {"actor": learner.pack["student"]}
+    own = learner.algorithm.student.act(parameters, states, noise[None], torch.zeros(2, 50, 1))
+    goal = learner.algorithm.carry(learner.pack, states, noise)
+    assert (own - goal).square().mean() < 0.2 * goal.square().mean()
+
+
+def test_it_is_scored_at_every_evaluation_in_the_same_episodes(tmp_path: Path) -> None:
+    bare = sweeps.train(small("diffcps"), tmp_path / "bare")
+    beside = sweeps.train(small("diffcps", student="one-step"), tmp_path / "beside")
+    assert beside.config.acting == ("actor=student",)
+    np.testing.assert_array_equal(read_trial(bare.path).scores, read_trial(beside.path).scores)
+    table = pd.read_csv(beside.path / "measures.csv")
+    assert table["step"].tolist() == [2, 2, 4, 4, 6, 6]
+    assert table[STUDENT.column].notna().all()
+    own = small("diffcps", 1, student="one-step")
+    own = algorithms.complete(own.replaced(evaluation=own.evaluation.replaced(actor="student"), acting=()))
+    assert own.acting == ()
+    acting = sweeps.train(own, tmp_path / "acting")
+    np.testing.assert_array_equal(read_trial(acting.path).scores.ravel(), table[STUDENT.column])
+
+
+def test_it_is_loaded_saved_and_refused_with_a_reason(tmp_path: Path) -> None:
+    folder = trained.write(tmp_path, taught())
+    policy = diffcps.load_policy(folder.path)
+    states = np.random.default_rng(0).standard_normal((5, 11))
+    actions = policy.act(states, actor="student", seed=3)
+    again = diffcps.load_policy(policy.save(tmp_path / "saved"))
+    np.testing.assert_array_equal(again.act(states, actor="student", seed=3), actions)
+    assert not np.array_equal(policy.act(states, 1, seed=3), actions)
+    with pytest.raises(UserError, match="candidates = 2: a student"):
+        policy.act(states, 2, "student")
+    other = diffcps.load_policy(trained.write(tmp_path, taught(student="none")).path)
+    with pytest.raises(UserError, match="--student one-step"):
+        other.act(states, actor="student")
+    with pytest.raises(UserError, match="student"):
+        algorithms.complete(taught(policy="gaussian"))
+    with pytest.raises(UserError, match="no setting 'student'"):
+        algorithms.complete(taught("iql"))
+
+
+def test_its_latency_is_printed_beside_the_chains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained.write(tmp_path, taught())
+    policy = diffcps.load_policy(folder.path)
+    found = latency.timings(policy, 8, batches=(1, 3), rounds=1, without_onnx=True)
+    ways = [(way.actor, way.candidates, way.batch) for way, _ in found]
+    assert ways == [(*who, batch) for who in (("online", 1), ("online", 8), ("student", 1)) for batch in (1, 3)]
+    assert all(0 < timing.microseconds < float("inf") for timing in found)
+    assert [column.title for column in columns(found)] == ["policy", "candidates", "batch", "torch, cpu", "times"]
+    assert torch.get_num_threads() == 1
+    Latency(str(folder.path), no_onnx=True, json=True)()
+    printed = json.loads(capsys.readouterr().out)
+    assert {row["actor"] for row in printed} == {"online", "student"}
+    assert {row["batch"] for row in printed} == {1, 256}
+
+
+def test_measures_of_it_on_a_bandit(tmp_path: Path) -> None:
+    measured = small("diffcps", student="one-step", measures=("samples", "latency"))
+    table = pd.read_csv(sweeps.train(measured, tmp_path).path / "measures.csv")
+    assert table[["student_value", "student_off_support", "student_recall"]].notna().all(axis=None)
+    assert (table[["microseconds_online_1", "microseconds_online_4", "microseconds_student_1"]] > 0).all(axis=None)
+    with pytest.raises(UserError, match="a student acts"):
+        measures.check(
+            trained.config("bandit-ring", student="one-step", measures=("density",)).replaced(
+                evaluation=measured.evaluation.replaced(actor="student", candidates=1)
+            )
+        )
