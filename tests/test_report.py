@@ -5,10 +5,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import run_folders as synthetic
 from rich.console import Console
 
+import diffcps
 from diffcps import report
 from diffcps.errors import UserError
 from diffcps.report import Report
@@ -307,12 +309,22 @@ def test_a_sweep_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
 
 
 def test_frames_hold_every_trial_and_evaluation(mixed: Path) -> None:
-    sweep = collect(mixed)
+    sweep = diffcps.load_sweep(mixed)
     assert len(sweep.trial_frame()) == 7
     evaluations = sweep.evaluation_frame()
     assert len(evaluations) == 3 * (4 * 4 + 2 + 1)
     row = evaluations.query("task == 'hopper-medium-v2' and step == 300 and member == 2").iloc[0]
     assert (row["return"], row["length"], row["seed"]) == (2021.0, 9.0, 2)
+    episodes = sweep.episode_frame()
+    assert [*episodes.columns[:2]] == ["key", "task"]
+    own = episodes.query("task == 'hopper-medium-v2'")
+    means = own.groupby(["key", "step", "member"], sort=False)["score"].mean()
+    known = evaluations.set_index(["key", "step", "member"])["score"]
+    pd.testing.assert_series_equal(means, known.loc[means.index])
+    metrics = sweep.metric_frame()
+    assert {"key", "task", "step", "member", "seed", "lambda"} <= set(metrics)
+    assert set(metrics["key"]) <= set(sweep.trial_frame()["key"])
+    assert sweep.measure_frame().empty
 
 
 def test_files_are_written_and_replaced(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ class Taught(Settings):
 class Raised(Taught):
     """What a student takes where there is a critic."""
 
-    student_value: float = setting(0.03, "zero or more", search="0.001:0.3:log")
+    student_value: float = setting(0.03, "zero or more")
     """Weight of the critic's value in the student's loss, beside its squared distance to the chain in units of the action bound;
     0: it only imitates."""
 

@@ -181,6 +181,9 @@ class _SweepFlags:
     """Name of the sweep; by default the preset and a hash of what it runs."""
     resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Continue the sweep of this name exactly as it was started. Flags that change a trial are refused."""
+    extend: bool = False
+    """Add the trials of these flags to the sweep of this --name: other tasks, algorithms or settings. Of a search, a larger
+    --trials is enough."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,43 @@ class Plan:
         base = next(trial for trial in self.trials if trial.task == point["task"])
         return base.changed({axis.name: point[axis.name] for axis in self.axes})
 
+    def extends(self, other: "Plan") -> bool:
+        """Whether it holds every trial of another plan, and perhaps more."""
+        if (self.search is None) != (other.search is None) or (self.search or 0) < (other.search or 0):
+            return False
+        return self.trials[: len(other.trials)] == other.trials and (self.search is None or self.axes == other.axes)
+
+    def extended(self, more: "Plan") -> "Plan":
+        """This plan with the trials of another one that it does not have, at the end; of a search, the larger number of trials.
+
+        Raises ``UserError`` for a search and no search, searches over other axes or of other settings, and more seeds of a trial.
+        """
+        if (self.search is None) != (more.search is None):
+            raise UserError(f"{self.name} is {_kind(self)}, and this is {_kind(more)}: one cannot extend the other.")
+        fresh = tuple(trial for trial in more.trials if trial not in self.trials)
+        for trial in fresh:
+            self._refuse(trial)
+        if self.search is not None:
+            if self.axes != more.axes:
+                raise UserError(
+                    f"{self.name} searches {_listed(self)}, and this {_listed(more)}: give it another --name."
+                )
+            return replace(self, trials=self.trials + fresh, search=max(self.search, more.search or 0))
+        return replace(self, trials=self.trials + fresh, axes=_joined(self.axes, more.axes))
+
+    def _refuse(self, trial: RunConfig) -> None:
+        """Raise ``UserError`` where a new trial is one of this plan with other seeds, or another base of a task's search."""
+        for own in self.trials:
+            if trial.replaced(members=own.members) == own:
+                raise UserError(
+                    f"{self.name} has {trial.task} with {len(own.members)} seeds, and this would train it with "
+                    f"{len(trial.members)}, all anew: the seeds of a trial are one pack. Give it another --name."
+                )
+            if self.search is not None and own.task == trial.task:
+                raise UserError(
+                    f"{self.name} searches {trial.task} with other settings: give this search another --name."
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
@@ -95,6 +132,24 @@ class Plan:
         axes = tuple(Axis(**{**axis, "choices": tuple(axis["choices"])}) for axis in values["axes"])
         trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
         return cls(values["name"], values["preset"], trials=trials, axes=axes, search=values["search"])
+
+
+def _kind(plan: Plan) -> str:
+    return "a grid of trials" if plan.search is None else "a search"
+
+
+def _listed(plan: Plan) -> str:
+    return ", ".join(f"{axis.name} in {axis}" for axis in plan.axes)
+
+
+def _joined(first: Sequence[Axis], second: Sequence[Axis]) -> tuple[Axis, ...]:
+    """The axes of two grids, each with the values of both."""
+    names = dict.fromkeys(axis.name for axis in (*first, *second))
+    values = {
+        name: dict.fromkeys(value for axis in (*first, *second) if axis.name == name for value in axis.choices)
+        for name in names
+    }
+    return tuple(Axis(name, tuple(found)) for name, found in values.items())
 
 
 def load(folder: Path) -> Plan:

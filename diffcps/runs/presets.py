@@ -221,7 +221,8 @@ def build(options: SweepOptions) -> Plan:
     tasks = [get_task(name) for name in dict.fromkeys(names)]
     make = _search if options.preset == "search" or options.search else _grid
     plan = make(options, tasks)
-    digest = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()[:6]
+    # without the number of trials: the same search with more of them is the same sweep
+    digest = hashlib.sha256(json.dumps(plan.to_dict() | {"search": None}, sort_keys=True).encode()).hexdigest()[:6]
     name = options.name or f"{options.preset}-{digest}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"--name {name!r}: use letters, digits, dots, dashes and underscores only.")

@@ -23,7 +23,7 @@ from diffcps.files import read_json
 from diffcps.runs import lock
 from diffcps.runs.lock import Holder
 from diffcps.runs.plan import Plan, parsed, repeated, resume_command, typed_command
-from diffcps.runs.rows import evaluated, record
+from diffcps.runs.rows import evaluated, read_rows, record
 from diffcps.runs.time_left import seconds_left
 from diffcps.runs.trials import Trial, TrialState, modified, read_trial
 from diffcps.text import first_line
@@ -157,9 +157,35 @@ class Sweep:
         parts = [pd.DataFrame(evaluated(trial)) for trial in self.known]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
+    def episode_frame(self) -> "pd.DataFrame":
+        """One row an episode of an evaluation: key, task, step, member, seed, episode, return, length, score."""
+        found = self._rows("returns.csv")
+        tasks = {trial.key: trial.task for trial in self.known}
+        each = zip(found.get("key", []), found.get("return", []), strict=True)
+        return found.assign(score=[float(tasks[key].normalised_score(value)) for key, value in each])
 
-def collect(folder: Path) -> Sweep:
-    """Read a sweep's folder, another folder of run folders, or one run folder.
+    def metric_frame(self) -> "pd.DataFrame":
+        """One row a member and row of ``metrics.csv``: key, task, step, member, seed, then every training metric."""
+        return self._rows("metrics.csv")
+
+    def measure_frame(self) -> "pd.DataFrame":
+        """One row a member and evaluation: key, task, step, member, seed, then what was measured; empty if that was nothing."""
+        return self._rows("measures.csv")
+
+    def _rows(self, name: str) -> "pd.DataFrame":
+        """The intact rows of a CSV of every trial, with the trial's key and task; NaN for what a trial does not have."""
+        import pandas as pd
+
+        parts = [(trial, read_rows(trial.folder / name)) for trial in self.known]
+        named = [rows.assign(key=trial.key, task=trial.task.name) for trial, rows in parts if not rows.empty]
+        found = pd.concat(named, ignore_index=True) if named else pd.DataFrame()
+        return found[["key", "task", *(name for name in found if name not in ("key", "task"))]] if named else found
+
+
+def collect(folder: Path | str) -> Sweep:
+    """Read a sweep's folder, another folder of run folders, or one run folder; ``diffcps.load_sweep`` is this function.
+
+    It may be read while the sweep runs. Of a sweep whose results are in an object store, ``diffcps report`` makes a local copy.
 
     Raises ``UserError`` if there is neither a sweep nor a run folder, or if ``sweep.json`` cannot be read.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from diffcps.errors import UserError
-from diffcps.files import disk_full_as_user_error, unwritable_as_user_error, write_json
+from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user_error, write_json
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.lock import HEARTBEAT_SECONDS, locked
 from diffcps.runs.plan import Plan, load
@@ -74,19 +74,23 @@ def _leased(
 
 
 def begin(location: Location, plan: Plan) -> None:
-    """Write ``sweep.json`` if it is missing; from here on the sweep can be resumed by its name."""
+    """Write ``sweep.json`` if it is missing or the plan has grown; from here on the sweep can be resumed by its name."""
     folder = location.folder
     with disk_full_as_user_error(folder):
         (folder / "runs").mkdir(exist_ok=True)
-    if not (folder / "sweep.json").exists():
+    file = folder / "sweep.json"
+    if file.exists() and load(folder) != plan:
+        with disk_full_as_user_error(file):
+            write_json(file, read_json(file) | plan.to_dict())
+    elif not file.exists():
         details = {
             "command": sys.argv,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "tracking_uri": location.tracking_uri,
             "data_directories": [str(directory) for directory in location.data_directories],
         }
-        with disk_full_as_user_error(folder / "sweep.json"):
-            write_json(folder / "sweep.json", plan.to_dict() | details)
+        with disk_full_as_user_error(file):
+            write_json(file, plan.to_dict() | details)
     location.publish("sweep.json")
 
 
@@ -159,10 +163,10 @@ def _refuse_another(location: Location, plan: Plan) -> None:
     """Raise ``UserError`` when the folder holds another sweep, or something else."""
     folder = location.folder
     if (folder / "sweep.json").exists():
-        if load(folder) != plan:
+        if not plan.extends(load(folder)):
             raise UserError(
-                f"{folder} holds another sweep of that name. Continue that one with --resume {plan.name}, or choose "
-                "another --name or --results for this one."
+                f"{folder} holds another sweep of that name. Continue that one with --resume {plan.name}, add these trials to "
+                "it with --extend, or choose another --name or --results for this one."
             )
     elif any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError(f"{folder} exists and is not a sweep's folder. Choose another --name or --results.")

@@ -242,9 +242,30 @@ def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]:
             uri = uri or saved.get("tracking_uri")
     elif plan is None:
         plan = build(options)
+        if remote is not None and (options.extend or plan.search):
+            Location(results / plan.name, remote=remote.below(plan.name)).refresh()
+        plan = _grown(plan, results / plan.name, options.extend)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     store_of_sweep = remote.below(plan.name) if remote else None
     return plan, Location(results / plan.name, directories, uri, sweep=plan.name, remote=store_of_sweep)
+
+
+def _grown(plan: Plan, folder: Path, extend: bool) -> Plan:
+    """The plan, with the trials that a sweep of its name has already: if asked for, or for more trials of the same search.
+
+    Raises ``UserError`` where there is nothing to extend, or the two do not fit.
+    """
+    if not (folder / "sweep.json").exists():
+        if extend:
+            raise UserError(f"--extend: there is no sweep in {folder} yet. Leave it out, or name a sweep with --name.")
+        return plan
+    known = load(folder)
+    if plan.search is not None and known == replace(plan, search=known.search) and plan.search < (known.search or 0):
+        raise UserError(
+            f"{plan.name} has {known.search} trials for each task, and --trials {plan.search} takes none away. Continue it "
+            f"with --resume {plan.name}, or ask for more."
+        )
+    return known.extended(plan) if extend else plan
 
 
 def _refuse_changes(options: SweepOptions, plan: Plan) -> None:

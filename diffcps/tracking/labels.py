@@ -97,7 +97,7 @@ def experiment_note(sweep: str) -> str:
 
 
 def sweep_parameters(description: Mapping[str, Any]) -> dict[str, str]:
-    """What a sweep runs, as parameters of its own run; ``description`` is the content of ``sweep.json``."""
+    """What a sweep runs as it begins, as parameters of its own run; ``description`` is the content of ``sweep.json``."""
     if "trials" not in description:
         return {}
     plan = Plan.from_dict(dict(description))
@@ -118,8 +118,9 @@ def sweep_parameters(description: Mapping[str, Any]) -> dict[str, str]:
 
 
 def sweep_scores(sweep: "Sweep") -> dict[str, float]:
-    """Numbers of a sweep's own run: trials by state, and for each task the highest last score and that of the data."""
+    """Numbers of a sweep's own run: trials by state and in all, for each task the highest last score and that of the data."""
     found = {f"trials_{state}": float(sweep.counts[state]) for state in ("complete", "failed")}
+    found["trials_planned"] = float(sweep.total)
     for trial in sweep.known:
         last, task = trial.number("last"), re.sub(r"[^\w./: -]", "-", trial.config.task)
         if last is not None:

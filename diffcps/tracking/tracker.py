@@ -237,9 +237,13 @@ class Tracker:
         params: Mapping[str, str],
         summary: Mapping[str, float] | None = None,
     ) -> str:
-        """Id of a run with these tags, parameters and single numbers; it is created, or completed after a kill."""
+        """Id of a run with these tags, parameters and single numbers; it is created, or completed after a kill.
+
+        MLflow refuses another value of a parameter. So those of a sweep that has grown stay as it began.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
+        params = {name: value for name, value in params.items() if not (known and name in known.data.params)}
         shown = {name: value for name, value in (summary or {}).items() if math.isfinite(value)}
         wanted = ((tags, "tags"), (params, "params"), (shown, "metrics"))
         if known and all(values.items() <= getattr(known.data, kind).items() for values, kind in wanted):

@@ -1,0 +1,94 @@
+"""More trials for a sweep that exists: a longer search, further tasks, algorithms and values."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffcps.errors import UserError
+from diffcps.files import read_json
+from diffcps.runs.flags import SweepOptions
+from diffcps.runs.plan import Plan, load
+from diffcps.runs.presets import build
+from diffcps.storage.location import Location
+from diffcps.sweep import claim
+from diffcps.sweep.launch import _grown
+from diffcps.sweep.search import StudyPerTask, point_of
+
+SMALL: dict[str, Any] = {"preset": "demo", "tasks": ("bandit-ring",), "steps": 20, "name": "own"}
+SEARCH = SMALL | {"search": ("learning_rate=1e-4:1e-2:log",)}
+
+
+def plan(**flags: Any) -> Plan:
+    return build(SweepOptions(**(SMALL | flags)))
+
+
+def begun(tmp_path: Path, known: Plan) -> Location:
+    here = Location(tmp_path / known.name, tracking_uri="sqlite:///here.db")
+    with claim.claimed(here, known):
+        claim.begin(here, known)
+    return here
+
+
+def test_a_search_grows_by_more_trials_and_keeps_what_it_knows(tmp_path: Path) -> None:
+    short, long = (build(SweepOptions(**SEARCH, trials=count)) for count in (3, 5))
+    here = begun(tmp_path, short)
+    wanted = _grown(long, here.folder, False)
+    with claim.claimed(here, wanted):
+        claim.begin(here, wanted)
+    assert load(here.folder) == long
+    assert read_json(here.folder / "sweep.json")["tracking_uri"] == "sqlite:///here.db"
+    points = [{"learning_rate": rate} for rate in (1e-3, 2e-3, 3e-3)]
+    finished = [(short.trials[0].changed(point), 1.0) for point in points]
+    assert StudyPerTask(long, finished).remaining == 2
+    assert [point_of(trial, long.axes) for trial, _ in finished] == points
+    with pytest.raises(UserError, match="5 trials for each task, and --trials 3"):
+        _grown(short, here.folder, False)
+
+
+def test_the_same_search_with_more_trials_has_the_same_name() -> None:
+    flags = {name: value for name, value in SEARCH.items() if name != "name"}
+    first, second, other = (
+        build(SweepOptions(**(flags | more))).name for more in ({"trials": 3}, {"trials": 4}, {"steps": 30})
+    )
+    assert first == second != other
+
+
+def test_a_grid_grows_by_what_it_does_not_have(tmp_path: Path) -> None:
+    first = plan(vary=("hidden_size=8,16",))
+    here = begun(tmp_path, first)
+    more = plan(tasks=("bandit-ring", "bandit-corners"), vary=("hidden_size=16,32",))
+    wanted = _grown(more, here.folder, True)
+    assert wanted.trials == (*first.trials, *(trial for trial in more.trials if trial not in first.trials))
+    assert len(wanted.trials) == 5
+    assert [(axis.name, axis.choices) for axis in wanted.axes] == [("hidden_size", (8, 16, 32))]
+    with claim.claimed(here, wanted):
+        claim.begin(here, wanted)
+    assert load(here.folder) == wanted
+    assert _grown(more, here.folder, True) == wanted, "the same command again continues it"
+    with pytest.raises(UserError, match="--extend"), claim.claimed(here, _grown(more, here.folder, False)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "said"),
+    [
+        ({}, {"seeds": 5}, "3 seeds, and this would train it with 5"),
+        ({}, {"search": ("learning_rate=1e-4:1e-2:log",)}, "a grid of trials, and this is a search"),
+        (SEARCH, SEARCH | {"search": ("grad_norm=1:9",)}, "grad_norm in 1 to 9"),
+        (SEARCH, SEARCH | {"steps": 30}, "searches bandit-ring with other settings"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, first: dict[str, Any], more: dict[str, Any], said: str) -> None:
+    here = begun(tmp_path, plan(**first))
+    with pytest.raises(UserError, match=said):
+        _grown(plan(**more), here.folder, True)
+
+
+def test_there_must_be_a_sweep_to_extend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no sweep"):
+        _grown(plan(), tmp_path / "own", True)
+    search = build(SweepOptions(**SEARCH, trials=3))
+    assert replace(search, search=4).extends(search)
+    assert not search.extends(replace(search, search=4))
