@@ -529,5 +529,15 @@ def run_again(config: RunConfig, root: Path, dataset: Transitions) -> RunFolder:
 
 
 def test_every_measure_says_what_it_tells() -> None:
-    assert set(measures.MEASURES) == {"density", "samples", "actions", "paths", "likelihood", "acting", "latency"}
+    assert set(measures.MEASURES) == {
+        "density",
+        "samples",
+        "actions",
+        "paths",
+        "likelihood",
+        "acting",
+        "latency",
+        "fqe",
+        "critic",
+    }
     assert all(measure.says.endswith(".") for measure in measures.MEASURES.values())

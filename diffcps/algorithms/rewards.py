@@ -5,14 +5,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.settings import REWARD_SCALES, RewardTransform
+from diffcps.algorithms.settings import REWARD_SCALES, SAME_STATE, RewardTransform
 from diffcps.errors import UserError
 
 if TYPE_CHECKING:
     from diffcps.algorithms.base import Batch
-
-SAME_STATE = 1e-6
-"""Largest distance between a next observation and the observation of the next row within a trajectory."""
 
 
 def transformed(transform: RewardTransform, data: "Batch") -> Tensor:

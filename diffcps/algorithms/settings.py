@@ -26,6 +26,8 @@ REWARD_SCALES = {
     "none": (1.0, 0.0), "minus_one": (1.0, -1.0), "antmaze": (4.0, -2.0), "ten_five": (10.0, -5.0), "times_100": (100.0, 0.0),
 }  # fmt: skip
 """Reward transform -> scale and shift; that of ``return_range`` depends on the data."""
+SAME_STATE = 1e-6
+"""Largest distance between a next observation and the observation of the next row within a trajectory."""
 
 
 class TaskFacts(Protocol):

@@ -49,7 +49,9 @@ class DataConfig(Plain):
     rows: int = setting(50_000, "a positive whole number")
     """Transitions to collect, for a source that makes its data; else those of the published data set."""
     seed: int = setting(0, "a whole number, zero or more")
-    """Seed of the collection, for a source that makes its data."""
+    """Seed of the collection, for a source that makes its data, and of the choice of what is held out."""
+    hold_out: float = setting(0.0, "between 0 and 1")
+    """Share of the rows that is not learned from, in whole trajectories: what the measures `fqe` and `critic` judge on."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class RunFlags:
     candidates: Maybe[int] = None
     """Actions drawn for each state at evaluation, of which the algorithm makes one; 1: the action of the policy."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
-    """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting, latency."""
+    """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting, latency,
+    and without an environment fqe and critic."""
     acting: Annotated[Several[str], tyro.conf.arg(metavar="NAME=V1,V2 ...")] = ()
     """Other ways to act, e.g. `candidates=1,10`: a trial trains once, and its final policies are evaluated in each.
     With several algorithms a single candidate is always one of them, and each takes the ways that it has."""
@@ -81,6 +82,8 @@ class RunFlags:
     """Source of the data, by default the first of the task; `diffcps data list` shows them."""
     rows: Maybe[int] = None
     """Transitions to collect (collected data only). Default: those of the task; D4RL's tasks have the size of D4RL's file."""
+    hold_out: Maybe[float] = None
+    """Share of the data, in whole trajectories, that is not learned from but judged on (--measures fqe critic). Default: 0."""
     physics: Maybe[Physics] = None
     """Body masses at evaluation: of the MuJoCo that recorded D4RL (`d4rl`), or of today's (`modern`)."""
     checkpoint_minutes: Maybe[float] = None

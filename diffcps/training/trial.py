@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from diffcps.config import RunConfig
+from diffcps.data.holding import parted
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
@@ -89,9 +90,12 @@ def run(
         return
     # the others wait for the first worker at every row, and it for them: one watchdog is enough
     with Watchdog(stuck_after if workers.first else None, folder.trace) as watchdog, _recorded(folder, workers):
-        dataset = _read(config, load, workers)
-        with closing(_packs(config, dataset, machine, workers=workers, heartbeat=watchdog.heartbeat)) as packs:
+        dataset, held_out = _read(config, load, workers)
+        parts = dataset, held_out
+        with closing(_packs(config, parts, machine, workers=workers, heartbeat=watchdog.heartbeat)) as packs:
             facts = _facts(config, packs, dataset.info, machine=machine, workers=workers)
+            if held_out is not None:
+                facts["dataset"]["held_out"] = len(held_out)
             if workers.first:
                 folder.record_environment(facts)
             loop.run(
@@ -150,17 +154,19 @@ def _recorded(folder: RunFolder, workers: Workers) -> Iterator[None]:
         raise
 
 
-def _read(config: RunConfig, load: Callable[[], Transitions], workers: Workers) -> Transitions:
-    """The data set, the same for all workers."""
+def _read(
+    config: RunConfig, load: Callable[[], Transitions], workers: Workers
+) -> tuple[Transitions, Transitions | None]:
+    """What is learned from, and what is held out, the same for all workers."""
     measures.check(config)
     dataset = load()
     workers.agree("the data set", dataset.info.checksum)
-    return dataset
+    return parted(dataset, config.data.hold_out, config.data.seed) if config.data.hold_out else (dataset, None)
 
 
 def _packs(
     config: RunConfig,
-    dataset: Transitions,
+    parts: tuple[Transitions, Transitions | None],
     machine: Machine,
     *,
     workers: Workers,
@@ -168,6 +174,7 @@ def _packs(
 ) -> Packs:
     """This worker's members in as few packs as fit into its memory; all packs share the data on the device."""
     task, device = task_of(config), machine.device
+    dataset, held_out = parts
     own = range(len(config.members))[workers.own]
     shared = on_device(dataset, device)
     engine = cost.choose(config, device).engine
@@ -190,7 +197,7 @@ def _packs(
                 heartbeat=heartbeat,
             ),
             evaluator,
-            Measurer(config, members, dataset, evaluator=evaluator, **helped),
+            Measurer(config, members, dataset, evaluator=evaluator, held_out=held_out, **helped),
         )
     return packs
 

@@ -169,9 +169,20 @@ def _latency(config: RunConfig, task: Task) -> tuple[str, ...]:
     return tuple(f"microseconds_{actor}_{count}" for actor, count in ways_of_timing(config))
 
 
-def _from(module: str) -> Callable[["Subject"], Mapping[str, float]]:
-    """``take`` of a module of this package, which is imported when it is first called: torch takes a second."""
-    return lambda subject: _called(module, "take", subject)
+def _fqe(config: RunConfig, task: Task) -> tuple[str, ...]:
+    return ("fqe_value", "fqe_error") if config.data.hold_out else ("fqe_value",)
+
+
+def _no_critic(config: RunConfig, task: Task) -> str | None:
+    kept = hasattr(algorithms.get(config.algorithm), "judge")
+    return (
+        None if kept else f"policies of {config.algorithm} are kept without a critic that chooses among their actions."
+    )
+
+
+def _from(module: str, function: str = "take") -> Callable[["Subject"], Mapping[str, float]]:
+    """A function of a module of this package, which is imported when it is first called: torch takes a second."""
+    return lambda subject: _called(module, function, subject)
 
 
 def _called(module: str, function: str, subject: "Subject") -> Any:
@@ -215,6 +226,17 @@ MEASURES = {
         columns=_acting,
         take=_from("acting"),
         misfit=_no_episodes,
+    ),
+    "fqe": Measure(
+        says="What the policy is worth by its data alone: fitted Q evaluation at first states, and its error on held-out data.",
+        columns=_fqe,
+        take=_from("offline", "fqe"),
+    ),
+    "critic": Measure(
+        says="What the policy's own critic says of it at first states, and the critic's error on held-out data.",
+        columns=lambda config, task: ("critic_value", "critic_error"),
+        take=_from("offline", "critic"),
+        misfit=_no_critic,
     ),
     "latency": Measure(
         says="Microseconds that an action takes, one state at a time: by a single one, as in evaluations, by the student.",

@@ -42,6 +42,8 @@ class Subject:
     dataset: Transitions
     index: int
     """Of the evaluation."""
+    held_out: Transitions | None = None
+    """What was not learned from; ``None`` if that is nothing."""
     threads: int = 1
     """At most so many threads step environments; no result depends on it."""
     heartbeat: Callable[[], None] = lambda: None
@@ -105,6 +107,7 @@ class Measurer:
         evaluator: rolls out these members, for trials that name other ways to act.
         threads: at most so many step environments.
         heartbeat: called now and then while measuring.
+        held_out: what they do not learn from.
     """
 
     def __init__(
@@ -115,8 +118,10 @@ class Measurer:
         evaluator: Evaluator | None = None,
         threads: int = 1,
         heartbeat: Callable[[], None] | None = None,
+        held_out: Transitions | None = None,
     ) -> None:
         self.config, self.members, self.dataset, self.evaluator = config, members, dataset, evaluator
+        self.held_out = held_out
         self.threads, self.heartbeat = threads, heartbeat or (lambda: None)
 
     @torch.no_grad()
@@ -131,6 +136,7 @@ class Measurer:
                 policy=policy.member(k),
                 dataset=self.dataset,
                 index=index,
+                held_out=self.held_out,
                 threads=self.threads,
                 heartbeat=self.heartbeat,
             )

@@ -1,0 +1,44 @@
+"""A part of a data set that is held out of learning, by trajectories, to judge on what was not learned from."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcps.algorithms.settings import SAME_STATE
+from diffcps.data.transitions import Transitions
+from diffcps.errors import UserError
+
+_PURPOSE = 7
+"""Of the stream that chooses trajectories, under the data's seed."""
+
+
+def beginnings(data: Transitions) -> NDArray[np.int64]:
+    """Rows with which a trajectory begins: the first, those after a terminal, and those in another state than was reached."""
+    jump = np.linalg.norm(data.next_observations[:-1] - data.observations[1:], axis=1) > SAME_STATE
+    return np.concatenate([[0], 1 + np.flatnonzero((data.terminals[:-1] > 0) | jump)])
+
+
+def parted(data: Transitions, fraction: float, seed: int) -> tuple[Transitions, Transitions]:
+    """What is learned from, and the trajectories that are held out: drawn at random until they have that share of the rows.
+
+    ``info`` is that of the whole data set in both. Raises ``UserError`` when too few trajectories leave nothing to either.
+    """
+    starts = beginnings(data)
+    lengths = np.diff([*starts, len(data)])
+    order = np.random.default_rng([seed, _PURPOSE]).permutation(len(starts))
+    count = 1 + int(np.searchsorted(np.cumsum(lengths[order]), fraction * len(data)))
+    if count >= len(starts):
+        raise UserError(
+            f"hold_out = {fraction:g}: of {len(starts)} trajectories ({data.info.path or data.info.source}) that leaves none to "
+            "learn from. Hold out less, or take a data set of more trajectories."
+        )
+    held = np.zeros(len(starts), dtype=bool)
+    held[order[:count]] = True
+    rows = np.repeat(held, lengths)
+    return _rows(data, ~rows), _rows(data, rows)
+
+
+def _rows(data: Transitions, chosen: NDArray[np.bool_]) -> Transitions:
+    columns = {name: value[chosen] for name, value in vars(data).items() if name != "info"}
+    return replace(data, **columns)

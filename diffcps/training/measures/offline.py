@@ -1,0 +1,180 @@
+"""The measures ``fqe`` and ``critic``: what a policy is worth by its data alone, without an environment.
+
+``fqe`` is fitted Q evaluation (Le, Voloshin and Yue, 2019, arXiv 1903.08738): a Q of its own is fitted to the frozen policy, so
+policies of every algorithm are judged by the same yardstick. ``critic`` asks the critic that the policy has learned with.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffcps.algorithms import rewards
+from diffcps.algorithms.improving import Improver
+from diffcps.algorithms.nn import Adam, Critic, gradient
+from diffcps.data.holding import beginnings
+from diffcps.data.transitions import Transitions
+from diffcps.training.learner import on_device
+from diffcps.training.measures.subject import Subject
+
+ROWS = 20_000
+"""Transitions that a Q is fitted to, at most: the policy acts once after each."""
+STARTS = 500
+"""First states of trajectories that the value is averaged over, at most."""
+STEPS, BATCH, WIDTH, RATE = 6000, 256, 128, 1e-3
+TARGET_RATE = 0.05
+"""Polyak rate of the target: after ``STEPS`` steps e^-3 of the way to the fixed point is left at γ = .99, for every policy."""
+DISCOUNT = 0.99
+"""γ for algorithms without one."""
+_PATIENCE = 100
+"""Steps between two signs of life."""
+
+
+def fqe(subject: Subject) -> dict[str, float]:
+    """See ``MEASURES``: E Q(s_0, a) over first states and actions of the policy, in the unit of rewards, discounted.
+
+    Also the root mean squared error of Q to r + γ Q(s', a') on the data that were held out, if any were, over the spread of Q.
+    """
+    policy, device = subject.policy, subject.policy.algorithm.device
+    rng = subject.numpy_generator("fqe")
+    data = _some(subject.dataset, ROWS, rng)
+    starts = subject.dataset.observations[_chosen(beginnings(subject.dataset), STARTS, rng)]
+    discount = _discount(subject)
+
+    def acts(observations: NDArray[np.float32]) -> Tensor:
+        own, config = subject.generator("fqe"), subject.config.evaluation
+        subject.heartbeat()
+        (actions,) = policy.act([observations], [own], config.candidates, config.actor)
+        return torch.from_numpy(actions).to(device)[None]
+
+    size = float(np.abs(data.rewards).mean()) or 1.0
+    problem, generator = _problem(data, acts, device, size), subject.generator("fit")
+    fitted = fit(problem, discount, generator, heartbeat=subject.heartbeat, steps=STEPS)
+    value = fitted(torch.from_numpy(starts).to(device)[None], acts(starts))
+    found = {"fqe_value": size * float(value.mean())}
+    if subject.held_out is not None:
+        held = _problem(_some(subject.held_out, ROWS, rng), acts, device, size)
+        now, goal = fitted(held.states, held.actions), held.goal(fitted, discount)
+        found["fqe_error"] = float((now - goal).square().mean().sqrt() / now.std().clamp(min=1e-6))
+    return found
+
+
+def critic(subject: Subject) -> dict[str, float]:
+    """See ``MEASURES``: the smaller of the target's heads at first states and actions of the policy, and its error.
+
+    The error is that of Q to r + γ (1 − terminal) Q(s', a'), a' the policy's own action, on data that were held out if any were,
+    else on those that were learned from; root mean square, over the spread of Q.
+    """
+    algorithm, rng = subject.policy.algorithm, subject.numpy_generator("critic")
+    assert isinstance(algorithm, Improver)
+    layers = algorithm.critic.layers(subject.policy.parameters[algorithm.judge])
+    actor, generator = subject.config.evaluation.actor, subject.generator("critic")
+
+    def acts(observations: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(subject.policy.act([observations], [generator], 1, actor)[0]).to(algorithm.device)[None]
+
+    def values(states: Tensor, actions: Tensor) -> Tensor:
+        return algorithm.critic(layers, states, actions).amin(dim=1)
+
+    starts = subject.dataset.observations[_chosen(beginnings(subject.dataset), STARTS, rng)]
+    found = values(torch.from_numpy(starts).to(algorithm.device)[None], acts(starts)).mean()
+    judged = subject.dataset if subject.held_out is None else subject.held_out
+    recorded = on_device(judged, algorithm.device)
+    learned = rewards.transformed(algorithm.config.reward_transform, recorded).cpu().numpy()
+    chosen = _chosen(np.arange(len(judged)), ROWS, rng)
+    held = _problem(_rows(judged, chosen), acts, algorithm.device, 1.0)
+    held = held._replace(rewards=torch.from_numpy(learned[chosen]).to(algorithm.device)[None])
+    now, goal = values(held.states, held.actions), held.goal(values, _discount(subject))
+    error = (now - goal).square().mean().sqrt() / now.std().clamp(min=1e-6)
+    return {"critic_value": float(found), "critic_error": float(error)}
+
+
+class Problem(NamedTuple):
+    """Transitions on which K frozen policies have acted; see ``fit``."""
+
+    states: Tensor
+    """``[K, N, o]``; all of these may have one member for all."""
+    actions: Tensor
+    """``[K, N, a]``."""
+    rewards: Tensor
+    """``[K, N]``."""
+    goes_on: Tensor
+    """``[K, N]``, 0 where the episode ended for good."""
+    next_states: Tensor
+    """``[K, N, o]``."""
+    next_actions: Tensor
+    """``[K, N, a]``, those of the policies."""
+
+    def goal(self, values: Callable[[Tensor, Tensor], Tensor], discount: float) -> Tensor:
+        """r + γ (1 − terminal) Q(s', a') ``[K, N]``."""
+        return self.rewards + discount * self.goes_on * values(self.next_states, self.next_actions)
+
+    def rows(self, chosen: Tensor) -> "Problem":
+        """Some of the transitions."""
+        return Problem(*(part[:, chosen] for part in self))
+
+
+@torch.enable_grad()
+def fit(
+    problem: Problem,
+    discount: float,
+    generator: torch.Generator,
+    heartbeat: Callable[[], None] = lambda: None,
+    steps: int = STEPS,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Q of K frozen policies by fitted Q evaluation: a function of states ``[K, n, o]`` and actions ``[K, n, a]``, ``[K, n]``."""
+    members, count, size = problem.states.shape
+    device = problem.states.device
+    net = Critic(size, problem.actions.shape[2], WIDTH, heads=1)
+    first = [torch.Generator().manual_seed(int(generator.initial_seed()) + k) for k in range(members)]
+    parameters = net.initial(first).to(device)
+    target, adam = parameters.clone(), Adam.create(parameters, torch.full((members,), RATE, device=device))
+
+    def values(states: Tensor, actions: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(net.layers(target), states, actions)[:, 0]
+
+    for step in range(steps):
+        chosen = torch.randint(count, (min(BATCH, count),), generator=generator, device=device)
+        batch = problem.rows(chosen)
+        leaves = net.leaves(parameters)
+        loss = (net(leaves, batch.states, batch.actions)[:, 0] - batch.goal(values, discount)).square().mean(dim=1)
+        adam.step(parameters, gradient(loss, leaves).view_as(parameters))
+        target.lerp_(parameters, TARGET_RATE)
+        if step % _PATIENCE == 0:
+            heartbeat()
+    return values
+
+
+def _discount(subject: Subject) -> float:
+    """The member's γ."""
+    own = {**subject.config.settings, **subject.member.settings}
+    found = own.get("discount", DISCOUNT)
+    assert isinstance(found, (int, float))
+    return float(found)
+
+
+def _problem(
+    data: Transitions, acts: Callable[[NDArray[np.float32]], Tensor], device: torch.device, size: float
+) -> Problem:
+    """Rewards in units of ``size``."""
+    states, actions, rewards, following, terminals = (
+        torch.from_numpy(np.ascontiguousarray(getattr(data, name), dtype=np.float32)).to(device)[None]
+        for name in ("observations", "actions", "rewards", "next_observations", "terminals")
+    )
+    return Problem(states, actions, rewards / size, 1.0 - terminals, following, acts(data.next_observations))
+
+
+def _chosen(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
+
+def _some(data: Transitions, most: int, rng: np.random.Generator) -> Transitions:
+    return _rows(data, _chosen(np.arange(len(data)), most, rng))
+
+
+def _rows(data: Transitions, chosen: NDArray[np.int64]) -> Transitions:
+    return Transitions(**{name: value[chosen] if name != "info" else value for name, value in vars(data).items()})
