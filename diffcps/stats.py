@@ -246,3 +246,48 @@ def performance_profile(
         return profile, np.full(limits.shape, np.nan), np.full(limits.shape, np.nan)
     draws = np.mean([draw_weights(len(task), generator, resamples) @ task for task in above], axis=0)
     return profile, *percentile_ends(draws, confidence)
+
+
+# How well one number ranks another -------------------------------------------------------------------------------------
+
+
+def ranks(values: ArrayLike) -> FloatArray:
+    """Ranks ``[..., n]`` along the last axis from 1 for the lowest; equal values share their mean rank."""
+    array = np.asarray(values, dtype=np.float64)
+    below = (array[..., None, :] < array[..., None]).sum(axis=-1)
+    equal = (array[..., None, :] == array[..., None]).sum(axis=-1)
+    found: FloatArray = below + (equal + 1) / 2.0
+    return found
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> FloatArray:
+    """Spearman's correlation along the last axis, ``[..., n]`` and ``[..., n]`` → ``[...]``; nan where one is constant."""
+    x, y = (ranks(values) for values in (first, second))
+    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: FloatArray = np.where(size > 0, (x * y).sum(axis=-1) / size, np.nan)
+    return found
+
+
+def rank_interval(
+    first: ArrayLike, second: ArrayLike, generator: np.random.Generator, resamples: int = STRATIFIED_RESAMPLES
+) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of Spearman's correlation over n pairs; nan for fewer than four."""
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if len(x) < 4:
+        return float("nan"), float("nan")
+    chosen = generator.integers(len(x), size=(resamples, len(x)))
+    found = rank_correlation(x[chosen], y[chosen])
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return float("nan"), float("nan")
+    low, high = percentile_ends(found, 0.95)
+    return float(low), float(high)
+
+
+def regret(criterion: ArrayLike, scores: ArrayLike, count: int) -> float:
+    """The highest score less the highest among the ``count`` policies that a criterion puts first."""
+    order = np.argsort(-np.asarray(criterion, dtype=np.float64), kind="stable")[:count]
+    array = np.asarray(scores, dtype=np.float64)
+    return float(array.max() - array[order].max())

@@ -55,7 +55,11 @@ def small(name: str) -> tuple[RunConfig, ...]:
     """The quick grid with 24 steps of one seed, one evaluation and few rows."""
     trials = studies.get(name).trials(Scale(quick=True, seeds=1, steps=24, diffusion_steps=(2,)))
     return tuple(
-        trial.replaced(data=trial.data.replaced(rows=100), evaluation=trial.evaluation.replaced(every=trial.steps))
+        # what is held out are whole trajectories, and in 100 rows there is one
+        trial.replaced(
+            data=trial.data.replaced(rows=3000 if trial.data.hold_out else 100),
+            evaluation=trial.evaluation.replaced(every=trial.steps),
+        )
         for trial in trials
     )
 

@@ -14,6 +14,7 @@ from diffcps.cli.data import DataCommand
 from diffcps.cli.latency import Latency
 from diffcps.cli.policies import Evaluate, Export
 from diffcps.cli.report import Report
+from diffcps.cli.select import Select
 from diffcps.cli.study import StudyCommand, Toy
 from diffcps.cli.sweeps import Sweeps
 from diffcps.cli.train import Settings, Train
@@ -67,6 +68,7 @@ _Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Select, tyro.conf.subcommand("select")]
     | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
     | Annotated[
         DataCommand,

@@ -32,7 +32,7 @@ class Report:
         """Run it."""
         from diffcps import report
 
-        console, location = Console(), self._location(self.sweep)
+        console, location = Console(), located(self.sweep, self.results)
         if self.other is None:
             built = report.build(location.folder)
             built.write()
@@ -42,22 +42,23 @@ class Report:
                 say(console, line)
             say(console, f"page: {location}/table.html")
             return
-        second = self._location(self.other)
+        second = located(self.other, self.results)
         compared = report.compare(location.folder, second.folder)
         compared.write()
         second.publish(*compared.files)
         compared.print(console)
         say(console, f"page: {second}/{compared.file}.html")
 
-    def _location(self, sweep: str) -> "Location":
-        """A sweep's location, after a refresh from the object store. Raises `UserError` when there is no such sweep."""
-        from diffcps.storage.location import Location, results_folder
 
-        results, remote = results_folder(self.results)
-        folder = Path(sweep) if (Path(sweep) / "runs").is_dir() else results / sweep
-        location = Location(folder, remote=remote.below(sweep) if remote and folder == results / sweep else None)
-        location.refresh()
-        if not (folder / "runs").is_dir():
-            known = ", ".join(sorted(file.parent.name for file in results.glob("*/runs"))) or "none"
-            raise UserError(f"no sweep is called {sweep!r} in {self.results}. Its sweeps: {known}.")
-        return location
+def located(sweep: str, place: str) -> "Location":
+    """A sweep's location, after a refresh from the object store. Raises `UserError` when there is no such sweep."""
+    from diffcps.storage.location import Location, results_folder
+
+    results, remote = results_folder(place)
+    folder = Path(sweep) if (Path(sweep) / "runs").is_dir() else results / sweep
+    location = Location(folder, remote=remote.below(sweep) if remote and folder == results / sweep else None)
+    location.refresh()
+    if not (folder / "runs").is_dir():
+        known = ", ".join(sorted(file.parent.name for file in results.glob("*/runs"))) or "none"
+        raise UserError(f"no sweep is called {sweep!r} in {place}. Its sweeps: {known}.")
+    return location

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "toy", "covariance", "entropy", "constraint", "optimum", "capacity", "elbo-gap", "multimodality", "selection", "steps",
+    "offline-selection",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ ROWS = 20_000
 STARTS = 500
 """First states of trajectories that the value is averaged over, at most."""
 STEPS, BATCH, WIDTH, RATE = 6000, 256, 128, 1e-3
+"""Of the fitted Q; no more steps than the trial has."""
 TARGET_RATE = 0.05
 """Polyak rate of the target: after ``STEPS`` steps e^-3 of the way to the fixed point is left at γ = .99, for every policy."""
 DISCOUNT = 0.99
@@ -52,7 +53,7 @@ def fqe(subject: Subject) -> dict[str, float]:
 
     size = float(np.abs(data.rewards).mean()) or 1.0
     problem, generator = _problem(data, acts, device, size), subject.generator("fit")
-    fitted = fit(problem, discount, generator, heartbeat=subject.heartbeat, steps=STEPS)
+    fitted = fit(problem, discount, generator, heartbeat=subject.heartbeat, steps=min(STEPS, subject.config.steps))
     value = fitted(torch.from_numpy(starts).to(device)[None], acts(starts))
     found = {"fqe_value": size * float(value.mean())}
     if subject.held_out is not None:

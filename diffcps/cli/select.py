@@ -1,0 +1,47 @@
+"""`diffcps select`: the policy that a criterion without an environment would deploy, and how much to believe it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from diffcps.cli.report import located
+from diffcps.runs.flags import Maybe
+from diffcps.text import say, terminal_table
+
+
+@dataclass(frozen=True)
+class Select:
+    """Choose a policy of a sweep without an environment.
+
+    With --by: for each task the policies in the order of that criterion, the one to deploy, and how well the criterion
+    ranks policies whose scores are known. Without: how well every criterion ranks them. Criteria: fqe, critic, td, fqe-error
+    (train with --measures fqe critic, best with --hold-out), behaviour, lambda.
+    """
+
+    sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
+    """Name of a sweep in the results folder, or the path of its folder."""
+    by: Annotated[Maybe[str], tyro.conf.arg(metavar="CRITERION")] = None
+    """What to choose by. Default: compare all of them."""
+    results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
+    """Folder of the sweeps, or the URL of an object store."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.report import selection
+        from diffcps.runs.read import collect
+
+        console, folder = Console(), Path(located(self.sweep, self.results).folder)
+        sweep = collect(folder)
+        if self.by is None:
+            console.print(terminal_table(selection.comparison(sweep), "how criteria rank policies"))
+            say(console, "regret@n: the best score less the best of the n policies that the criterion puts first")
+            return
+        found = selection.candidates(sweep, self.by)
+        say(console, f"{self.by}: {selection.CRITERIA[self.by].says}")
+        for task, own in found.items():
+            console.print(terminal_table(selection.ranking(own), task))
+            say(console, f"to deploy: {own[0].trial.folder}, member {own[0].member}")
+            say(console, selection.verdict(selection.agreement(own)))

@@ -1,0 +1,174 @@
+"""Which policy to trust without an environment: criteria that need none, what they choose, and how well they rank."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from diffcps import stats
+from diffcps.errors import UserError, nearest
+from diffcps.report.analysis import said
+from diffcps.runs.read import Sweep
+from diffcps.runs.trials import Trial, varying
+from diffcps.text import Column, interval, number
+
+FIRST = 1, 5
+"""Numbers of policies that are tried in the environment, for the regret."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A number of a trained policy by which it may be chosen."""
+
+    column: str
+    source: Literal["measures", "metrics"]
+    """The file that has it, at the last row."""
+    sign: int
+    """1: a higher number is better, −1: a lower one."""
+    says: str
+    needs: str = ""
+    """The measure that gives it."""
+
+
+CRITERIA = {
+    "fqe": Criterion("fqe_value", "measures", 1, "fitted Q evaluation at first states", "fqe"),
+    "critic": Criterion("critic_value", "measures", 1, "the policy's own critic at first states", "critic"),
+    "td": Criterion(
+        "critic_error", "measures", -1, "TD error of its critic, on held-out data if there are any", "critic"
+    ),
+    "fqe-error": Criterion("fqe_error", "measures", -1, "TD error of the fitted Q on held-out data", "fqe"),
+    "behaviour": Criterion("behaviour_loss", "metrics", -1, "behaviour loss"),
+    "lambda": Criterion("lambda", "metrics", -1, "λ: a constraint that is met needs less of it"),
+}
+"""What policies can be chosen by."""
+
+
+class Candidate(NamedTuple):
+    """A policy that may be chosen."""
+
+    trial: Trial
+    member: int
+    value: float
+    """Of the criterion, higher is better."""
+    score: float
+    """Of its last evaluation; nan without one."""
+
+
+class Agreement(NamedTuple):
+    """How well a criterion ranks policies."""
+
+    policies: int
+    correlation: float
+    """Spearman's, between the criterion and the last scores."""
+    low: float
+    high: float
+    """95 % interval of it, over policies."""
+    regrets: tuple[float, ...]
+    """For each of ``FIRST``: the best score less the best of so many that the criterion puts first."""
+
+
+def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
+    """Task -> every policy of a complete trial that has the criterion, the best first.
+
+    Raises ``UserError`` for a criterion that is none, or that no trial has.
+    """
+    if name not in CRITERIA:
+        raise UserError(
+            f"no criterion is called {name!r}{nearest(name, CRITERIA) or '.'} Known: {', '.join(CRITERIA)}."
+        )
+    criterion = CRITERIA[name]
+    found: dict[str, list[Candidate]] = {}
+    for trial in sweep.known:
+        if trial.state == "complete":
+            for member, value in enumerate(_values(trial, criterion)):
+                score = float(trial.scores[-1][member]) if len(trial.scores) else math.nan
+                if math.isfinite(value):
+                    own = Candidate(trial, member, criterion.sign * value, score)
+                    found.setdefault(trial.task.name, []).append(own)
+    if not found:
+        how = f" Train with --measures {criterion.needs}" if criterion.needs else " It is no number of these algorithms"
+        raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
+    return {task: sorted(own, key=lambda candidate: -candidate.value) for task, own in found.items()}
+
+
+def available(sweep: Sweep) -> list[str]:
+    """The criteria that a sweep's complete trials have."""
+    complete = [trial for trial in sweep.known if trial.state == "complete"]
+    return [name for name, how in CRITERIA.items() if any(np.isfinite(_values(trial, how)).any() for trial in complete)]
+
+
+def _values(trial: Trial, criterion: Criterion) -> Sequence[float]:
+    """The criterion of each member at the end; empty where the trial does not have it."""
+    if criterion.source == "measures":
+        values = trial.measure(criterion.column)[1] if criterion.column in trial.measured else np.zeros((0, 0))
+    else:
+        values = trial.metric(criterion.column)[1]
+    return [float(value) for value in values[-1]] if len(values) else []
+
+
+def agreement(own: Sequence[Candidate]) -> Agreement | None:
+    """How well the criterion ranks policies of one task; ``None`` where fewer than two have scores."""
+    scored = [candidate for candidate in own if math.isfinite(candidate.score)]
+    if len(scored) < 2:
+        return None
+    values, scores = ([getattr(candidate, name) for candidate in scored] for name in ("value", "score"))
+    low, high = stats.rank_interval(values, scores, np.random.default_rng(0))
+    regrets = tuple(stats.regret(values, scores, count) for count in FIRST)
+    return Agreement(len(scored), float(stats.rank_correlation(values, scores)), low, high, regrets)
+
+
+def verdict(found: Agreement | None) -> str:
+    """How much to believe the choice, in a sentence."""
+    if found is None:
+        return "No scores to compare with: what this criterion is worth is not known here."
+    if math.isnan(found.correlation) or not found.low > 0:
+        return (
+            f"Do not rely on it: over {found.policies} policies its ranking is no better than chance "
+            f"(Spearman {number(found.correlation)}, 95 % interval {interval(found.low, found.high)})."
+        )
+    return (
+        f"Over {found.policies} policies it ranks better than chance (Spearman {number(found.correlation)}, 95 % interval "
+        f"{interval(found.low, found.high)}); the first is {number(found.regrets[0])} points below the best."
+    )
+
+
+def ranking(own: Sequence[Candidate], most: int = 10) -> list[Column]:
+    """The first policies of one task as a table."""
+    names = varying([candidate.trial for candidate in own])
+    shown = own[:most]
+    return [
+        Column("", [str(place) for place in range(1, len(shown) + 1)]),
+        Column("policy", [f"{candidate.trial.key}, member {candidate.member}" for candidate in shown], right=False),
+        Column("settings", [said(candidate.trial, names) for candidate in shown], right=False),
+        Column("criterion", [f"{candidate.value:.4g}" for candidate in shown]),
+        Column("its score", [number(candidate.score) for candidate in shown]),
+    ]
+
+
+def judged(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
+    """Task, criterion and how well it ranks, for every criterion that the sweep has, task by task."""
+    rows = [
+        (task, name, found)
+        for name in available(sweep)
+        for task, own in candidates(sweep, name).items()
+        if (found := agreement(own)) is not None
+    ]
+    return sorted(rows, key=lambda row: row[0])
+
+
+def comparison(sweep: Sweep) -> list[Column]:
+    """What ``judged`` gives, as a table."""
+    rows = judged(sweep)
+    return [
+        Column("task", [task for task, _, _ in rows], right=False),
+        Column("criterion", [name for _, name, _ in rows], right=False),
+        Column("policies", [str(found.policies) for _, _, found in rows]),
+        Column("Spearman", [f"{found.correlation:.2f}" for _, _, found in rows]),
+        Column("95 % interval", [f"[{found.low:.2f}, {found.high:.2f}]" for _, _, found in rows]),
+        *(
+            Column(f"regret@{count}", [number(found.regrets[place]) for _, _, found in rows])
+            for place, count in enumerate(FIRST)
+        ),
+    ]
