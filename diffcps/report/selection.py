@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,24 +23,21 @@ class Criterion:
     """A number of a trained policy by which it may be chosen."""
 
     column: str
-    source: Literal["measures", "metrics"]
-    """The file that has it, at the last row."""
+    """Of ``measures.csv`` if a measure gives it, else of ``metrics.csv``; its last row counts."""
     sign: int
     """1: a higher number is better, −1: a lower one."""
     says: str
     needs: str = ""
-    """The measure that gives it."""
+    """The measure that gives it; empty for a metric of training."""
 
 
 CRITERIA = {
-    "fqe": Criterion("fqe_value", "measures", 1, "fitted Q evaluation at first states", "fqe"),
-    "critic": Criterion("critic_value", "measures", 1, "the policy's own critic at first states", "critic"),
-    "td": Criterion(
-        "critic_error", "measures", -1, "TD error of its critic, on held-out data if there are any", "critic"
-    ),
-    "fqe-error": Criterion("fqe_error", "measures", -1, "TD error of the fitted Q on held-out data", "fqe"),
-    "behaviour": Criterion("behaviour_loss", "metrics", -1, "behaviour loss"),
-    "lambda": Criterion("lambda", "metrics", -1, "λ: a constraint that is met needs less of it"),
+    "fqe": Criterion("fqe_value", 1, "fitted Q evaluation at first states", needs="fqe"),
+    "critic": Criterion("critic_value", 1, "the policy's own critic at first states", needs="critic"),
+    "td": Criterion("critic_error", -1, "TD error of its critic, on held-out data if there are any", needs="critic"),
+    "fqe-error": Criterion("fqe_error", -1, "TD error of the fitted Q on held-out data", needs="fqe"),
+    "behaviour": Criterion("behaviour_loss", -1, "behaviour loss"),
+    "lambda": Criterion("lambda", -1, "λ: a constraint that is met needs less of it"),
 }
 """What policies can be chosen by."""
 
@@ -101,7 +98,7 @@ def available(sweep: Sweep) -> list[str]:
 
 def _values(trial: Trial, criterion: Criterion) -> Sequence[float]:
     """The criterion of each member at the end; empty where the trial does not have it."""
-    if criterion.source == "measures":
+    if criterion.needs:
         values = trial.measure(criterion.column)[1] if criterion.column in trial.measured else np.zeros((0, 0))
     else:
         values = trial.metric(criterion.column)[1]
@@ -109,14 +106,16 @@ def _values(trial: Trial, criterion: Criterion) -> Sequence[float]:
 
 
 def agreement(own: Sequence[Candidate]) -> Agreement | None:
-    """How well the criterion ranks policies of one task; ``None`` where fewer than two have scores."""
-    scored = [candidate for candidate in own if math.isfinite(candidate.score)]
+    """How well the criterion ranks policies of one task, equal ones once; ``None`` where fewer than two have scores."""
+    # trials that differ in what changes nothing are one policy, and would make the sample look larger
+    scored = list(dict.fromkeys((one.value, one.score) for one in own if math.isfinite(one.score)))
     if len(scored) < 2:
         return None
-    values, scores = ([getattr(candidate, name) for candidate in scored] for name in ("value", "score"))
+    values, scores = zip(*scored, strict=True)
     low, high = stats.rank_interval(values, scores, np.random.default_rng(0))
     regrets = tuple(stats.regret(values, scores, count) for count in FIRST)
-    return Agreement(len(scored), float(stats.rank_correlation(values, scores)), low, high, regrets)
+    correlation = float(stats.rank_correlation(values, scores))
+    return Agreement(len(scored), correlation, low, high=high, regrets=regrets)
 
 
 def verdict(found: Agreement | None) -> str:
@@ -140,8 +139,8 @@ def ranking(own: Sequence[Candidate], most: int = 10) -> list[Column]:
     shown = own[:most]
     return [
         Column("", [str(place) for place in range(1, len(shown) + 1)]),
-        Column("policy", [f"{candidate.trial.key}, member {candidate.member}" for candidate in shown], right=False),
-        Column("settings", [said(candidate.trial, names) for candidate in shown], right=False),
+        Column("settings", [said(candidate.trial, names) or "–" for candidate in shown], right=False),
+        Column("seed", [str(candidate.trial.config.members[candidate.member].seed) for candidate in shown]),
         Column("criterion", [f"{candidate.value:.4g}" for candidate in shown]),
         Column("its score", [number(candidate.score) for candidate in shown]),
     ]

@@ -1,0 +1,104 @@
+"""Choosing a policy without an environment: rank statistics by hand, and what `diffcps select` prints."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sweeps
+from hypothesis import given
+from hypothesis import strategies as st
+from test_ways import small
+
+from diffcps import stats
+from diffcps.cli.select import Select
+from diffcps.errors import UserError
+from diffcps.report import selection
+from diffcps.runs.read import collect
+from diffcps.runs.trials import read_trial
+
+NUMBERS = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=12)
+
+
+def test_ranks_and_correlation_by_hand() -> None:
+    np.testing.assert_array_equal(stats.ranks([3.0, 1.0, 3.0, 7.0]), [2.5, 1.0, 2.5, 4.0])
+    assert float(stats.rank_correlation([1, 2, 3, 4], [10, 20, 30, 41])) == pytest.approx(1.0)
+    assert float(stats.rank_correlation([1, 2, 3, 4], [4, 3, 2, 1])) == pytest.approx(-1.0)
+    # 1 − 6 Σ d² / (n (n² − 1)) with d = (0, 1, −1, 0)
+    assert float(stats.rank_correlation([1, 2, 3, 4], [1, 3, 2, 4])) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert math.isnan(float(stats.rank_correlation([1, 1, 1], [1, 2, 3])))
+
+
+@given(NUMBERS)
+def test_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    from scipy.stats import spearmanr
+
+    x, y = zip(*pairs, strict=True)
+    found = float(stats.rank_correlation(x, y))
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert math.isnan(found)
+    else:
+        assert found == pytest.approx(float(spearmanr(x, y).statistic), abs=1e-12)
+
+
+def test_regret_by_hand() -> None:
+    scores = [10.0, 50.0, 30.0, 40.0]
+    assert stats.regret([4, 1, 3, 2], scores, 1) == 40.0
+    assert stats.regret([4, 1, 3, 2], scores, 2) == 20.0
+    assert stats.regret([4, 1, 3, 2], scores, 9) == 0.0
+
+
+def test_an_interval_needs_four_and_holds_a_perfect_ranking() -> None:
+    rng = np.random.default_rng(0)
+    assert math.isnan(stats.rank_interval([1, 2, 3], [1, 2, 3], rng)[0])
+    low, high = stats.rank_interval(range(30), range(30), rng)
+    assert low == pytest.approx(1.0) == high
+    low, high = stats.rank_interval(rng.normal(size=200), rng.normal(size=200), rng)
+    assert low < 0 < high
+
+
+def test_the_first_by_a_criterion_is_named_with_how_much_to_believe_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate in (1e-3, 1e-2):
+        sweeps.train(small("diffcps", measures=("critic", "fqe"), learning_rate=rate), tmp_path / "own")
+    sweep = collect(tmp_path / "own")
+    assert selection.available(sweep) == ["fqe", "critic", "td", "behaviour", "lambda"]
+    (own,) = selection.candidates(sweep, "td").values()
+    errors = [error for trial in sweep.trials for error in trial.measure("critic_error")[1][-1]]
+    assert [-candidate.value for candidate in own] == sorted(errors)
+    first = min(
+        (error, trial.key, member)
+        for trial in sweep.trials
+        for member, error in enumerate(trial.measure("critic_error")[1][-1])
+    )
+    assert (own[0].trial.key, own[0].member) == first[1:]
+    assert own[0].score == read_trial(own[0].trial.folder).scores[-1][own[0].member]
+    Select(str(tmp_path / "own"), by="td")()
+    said = capsys.readouterr().out.replace("\n", "")
+    assert f"member {own[0].member}" in said
+    assert own[0].trial.key in said
+    Select(str(tmp_path / "own"))()
+    assert "Spearman" in capsys.readouterr().out
+
+
+def test_a_criterion_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    sweeps.train(small("diffcps"), tmp_path / "own")
+    with pytest.raises(UserError, match="--measures fqe"):
+        selection.candidates(collect(tmp_path / "own"), "fqe")
+    with pytest.raises(UserError, match="did you mean 'fqe'"):
+        selection.candidates(collect(tmp_path / "own"), "fque")
+
+
+def test_equal_policies_count_once_and_few_are_not_judged() -> None:
+    def candidate(value: float, score: float) -> selection.Candidate:
+        return selection.Candidate(None, 0, value, score)  # type: ignore[arg-type]
+
+    twice = [candidate(1.0, 5.0), candidate(1.0, 5.0), candidate(2.0, 7.0)]
+    found = selection.agreement(twice)
+    assert found is not None
+    assert (found.policies, found.correlation) == (2, 1.0)
+    assert "Do not rely on it" in selection.verdict(found)
+    assert selection.agreement([candidate(1.0, math.nan), candidate(2.0, 3.0)]) is None
+    sure = selection.agreement([candidate(float(k), 2.0 * k) for k in range(30)])
+    assert "better than chance" in selection.verdict(sure)
