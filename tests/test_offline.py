@@ -73,7 +73,7 @@ def test_fitted_q_evaluation_finds_the_value_of_a_known_policy() -> None:
     added = torch.tensor([0.5, -0.25])
     problem = cycle(added[:, None, None].expand(2, 2, 1))
     problem = Problem(*(part.expand(2, *part.shape[1:]) for part in problem))
-    found = fit(problem, 0.5, torch.Generator().manual_seed(0), steps=1500)
+    found = fit(problem, 0.5, torch.Generator().manual_seed(0), steps=800)
     states = torch.tensor([[0.0], [1.0]]).expand(2, 2, 1)
     values = found(states, added[:, None, None].expand(2, 2, 1))
     expected = torch.stack([(0.5 + 1.5 * added) / 0.75, (1.0 + 1.5 * added) / 0.75], dim=1)

@@ -172,9 +172,10 @@ def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> s
 
     location, plan = sweep.location, sweep.plan
     if plan.search is not None:
-        from diffcps.sweep import importance  # Optuna is there, and its importances take a second to import
+        from diffcps.sweep import dashboard, importance  # Optuna is there, and its importances take a second to import
 
         importance.write(location, plan)
+        dashboard.write(location, plan, curves=True)
     built = report.build(location.folder)
     built.write()
     made = list(report.FILES)

@@ -15,6 +15,7 @@ from ray import tune
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.claim import run_folders
 from diffcps.sweep.cluster import DRIVER_CPUS
+from diffcps.sweep.dashboard import Mirror
 from diffcps.sweep.driver import Job, drive
 from diffcps.sweep.search import AsManyAsFit, StudyPerTask, grid_searcher
 
@@ -134,7 +135,7 @@ def execute(
             storage_path=str(job.location.folder / "ray"),
             # ``RetryPolicy`` decides how often a trial is retried, because it knows the progress
             failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
-            callbacks=[StopBetweenSteps(interrupts, stopping)],
+            callbacks=[StopBetweenSteps(interrupts, stopping), Mirror(job.location, job.plan)],
             verbose=0,
         ),
     )

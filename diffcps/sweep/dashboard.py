@@ -1,0 +1,93 @@
+"""A search as an Optuna storage file, for optuna-dashboard and for people who know Optuna.
+
+It is made anew from the run folders whenever a trial ends, and never read back: losing or damaging it loses nothing.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState, create_trial
+from ray import tune
+
+from diffcps.runs import read
+from diffcps.runs.plan import Plan
+from diffcps.runs.trials import Trial
+from diffcps.storage.location import Location
+from diffcps.sweep.search import distributions, point_of
+
+FILE = "optuna.journal"
+_STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}
+"""State of a trial -> that of Optuna; others are left out, for they will be continued."""
+
+
+def write(location: Location, plan: Plan, curves: bool = False) -> Path | None:
+    """Write the studies of a search, one for each task; ``None`` for other sweeps.
+
+    Args:
+        location: of the sweep.
+        plan: of the sweep.
+        curves: whether each trial also has its score at every evaluation, for which pandas is imported.
+    """
+    if plan.search is None:
+        return None
+    file = location.folder / FILE
+    ended = [trial for trial in read.trials(location.folder, plan) if trial.stored and trial.state in _STATES]
+    with _replacing(file) as fresh:
+        storage = JournalStorage(JournalFileBackend(str(fresh), lock_obj=JournalFileOpenLock(str(fresh))))
+        for base in plan.trials:
+            study = optuna.create_study(storage=storage, study_name=base.task, direction="maximize")
+            study.add_trials([_trial(own, plan, curves) for own in ended if own.config.task == base.task])
+    location.publish(FILE)
+    return file
+
+
+@contextlib.contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A path beside ``file`` to write to, which takes its place at the end."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        yield fresh
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _trial(trial: Trial, plan: Plan, curves: bool) -> Any:
+    """A trial as Optuna has it. One that ended without a score counts as failed."""
+    last = trial.number("last")
+    state = _STATES[trial.state] if last is not None else TrialState.FAIL
+    along = {}
+    if curves:
+        steps = trial.evaluations.steps.tolist()
+        along = {step: float(score) for step, score in zip(steps, trial.scores.mean(axis=1), strict=True)}
+    return create_trial(
+        state=state,
+        value=last if state is TrialState.COMPLETE else None,
+        params=point_of(trial.config, plan.axes),
+        distributions=distributions(plan.axes),
+        intermediate_values=along,
+        user_attrs={"key": trial.key, "seeds": trial.seeds, "steps": trial.config.steps, "trouble": trial.trouble},
+    )
+
+
+class Mirror(tune.Callback):
+    """Writes the file anew when a trial has ended."""
+
+    def __init__(self, location: Location, plan: Plan) -> None:
+        self._location, self._plan = location, plan
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune."""
+        # a view that cannot be written does not end a sweep; its end tries again
+        with contextlib.suppress(OSError):
+            write(self._location, self._plan)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks into a file that nothing reads."""
+        return {}
