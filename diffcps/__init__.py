@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["SavedPolicy", "Sweep", "load_policy", "load_sweep"]
 _FOUND_IN = {
-    "SavedPolicy": "diffcps.deploy:SavedPolicy", "load_policy": "diffcps.deploy:load_policy",
-    "Sweep": "diffcps.runs.read:Sweep", "load_sweep": "diffcps.runs.read:collect",
+    "SavedPolicy": "deploy:SavedPolicy", "load_policy": "deploy:load_policy", "Sweep": "runs.read:Sweep",
+    "load_sweep": "runs.read:collect",
 }  # fmt: skip
 
 
@@ -20,5 +20,5 @@ def __getattr__(name: str) -> Any:
     """What people use of the library, imported when it is asked for: torch takes seconds that most commands need not pay."""
     if name in _FOUND_IN:
         module, _, attribute = _FOUND_IN[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,10 @@ from diffcps.runs.presets import build
 from diffcps.storage.location import Location
 from diffcps.sweep import claim, dashboard
 
-FLAGS: dict[str, Any] = {"preset": "demo", "tasks": ("bandit-ring", "bandit-corners"), "steps": 300, "name": "own"}
+FLAGS: dict[str, Any] = {
+    "preset": "demo", "tasks": ("bandit-ring", "bandit-corners"), "name": "own", "steps": synthetic.STEPS,
+    "evaluate_every": synthetic.EVERY, "episodes": synthetic.EPISODES,
+}  # fmt: skip
 
 
 def test_it_holds_a_study_for_each_task_with_the_trials_that_have_ended(tmp_path: Path) -> None:
@@ -35,7 +38,7 @@ def test_it_holds_a_study_for_each_task_with_the_trials_that_have_ended(tmp_path
     assert one.params == {"learning_rate": 1e-3}
     assert one.value == 12.5
     assert one.user_attrs["key"] == first.key
-    assert [*one.intermediate_values][-1] == 300
+    assert [*one.intermediate_values][-1] == synthetic.STEPS
     assert other.state == optuna.trial.TrialState.FAIL
     assert other.user_attrs["trouble"] == "out of luck"
     assert study.best_trial.params == {"learning_rate": 1e-3}

@@ -71,10 +71,22 @@ def test_a_grid_grows_by_what_it_does_not_have(tmp_path: Path) -> None:
         pass
 
 
+def test_what_changes_no_result_makes_no_other_trial(tmp_path: Path) -> None:
+    first = plan()
+    here = begun(tmp_path, first)
+    wanted = _grown(
+        plan(tasks=("bandit-ring", "bandit-corners"), keep_best=True, checkpoint_minutes=1.0), here.folder, True
+    )
+    assert [trial.task for trial in wanted.trials] == ["bandit-ring", "bandit-corners"]
+    assert wanted.trials[0] == first.trials[0]
+
+
 @pytest.mark.parametrize(
     ("first", "more", "said"),
     [
         ({}, {"seeds": 5}, "3 seeds, and this would train it with 5"),
+        ({}, {"acting": ("actor=average",)}, "one protocol"),
+        ({}, {"algorithms": ("iql",), "episodes": 7}, "one protocol"),
         ({}, {"search": ("learning_rate=1e-4:1e-2:log",)}, "a grid of trials, and this is a search"),
         (SEARCH, SEARCH | {"search": ("grad_norm=1:9",)}, "grad_norm in 1 to 9"),
         (SEARCH, SEARCH | {"steps": 30}, "searches bandit-ring with other settings"),
@@ -90,5 +102,5 @@ def test_there_must_be_a_sweep_to_extend(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no sweep"):
         _grown(plan(), tmp_path / "own", True)
     search = build(SweepOptions(**SEARCH, trials=3))
-    assert replace(search, search=4).extends(search)
-    assert not search.extends(replace(search, search=4))
+    assert replace(search, search=4).contains(search)
+    assert not search.contains(replace(search, search=4))

@@ -38,7 +38,7 @@ def test_a_finished_member_is_a_model_that_acts(uri: str, tmp_path: Path) -> Non
     from mlflow import pyfunc
     from mlflow.exceptions import MlflowException
 
-    tracker, trial = Tracker(uri, "acts"), trained.config(covariance="calibrated")
+    tracker, trial = Tracker(uri, "acts"), trained.config(covariance="calibrated", student="one-step")
     folder = trained.write(tmp_path, trial)
     end(tracker, trial, folder)
     found = sorted(all_models(tracker), key=lambda model: model.tags["member"])
@@ -59,6 +59,9 @@ def test_a_finished_member_is_a_model_that_acts(uri: str, tmp_path: Path) -> Non
     states = np.random.default_rng(0).standard_normal((3, 11))
     params = {"candidates": 3, "network": "average", "seed": 5}
     np.testing.assert_array_equal(loaded.predict(states, params=params), policy.act(states, 3, "average", 5))
+    np.testing.assert_array_equal(
+        loaded.predict(states, params={"network": "student", "seed": 5}), policy.act(states, actor="student", seed=5)
+    )
     np.testing.assert_array_equal(loaded.predict(states), policy.act(states))
     np.testing.assert_array_equal(diffcps.load_policy(location).act(states, seed=1), policy.act(states, seed=1))
     assert loaded.input_example.shape == (2, 11)

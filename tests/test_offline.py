@@ -1,6 +1,8 @@
 """Judging policies without an environment: what is held out, fitted Q evaluation, and the policy's own critic."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,8 @@ from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.tasks.registry import get_task
 from diffcps.training import measures
-from diffcps.training.measures.offline import Problem, fit
+from diffcps.training.measures import offline
+from diffcps.training.measures.offline import Judged, fit
 
 
 def made(lengths: list[int]) -> Transitions:
@@ -39,7 +42,7 @@ def made(lengths: list[int]) -> Transitions:
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=30), st.floats(0.01, 0.5), st.integers(0, 5))
 def test_whole_trajectories_are_held_out(lengths: list[int], fraction: float, seed: int) -> None:
     data = made(lengths)
-    assert beginnings(data).tolist() == np.cumsum([0, *lengths[:-1]]).tolist()
+    assert beginnings(data, True).tolist() == np.cumsum([0, *lengths[:-1]]).tolist()
     try:
         kept, held = parted(data, fraction, seed)
     except UserError:
@@ -59,20 +62,20 @@ def test_too_few_trajectories_to_hold_any_out() -> None:
         parted(made([5, 5]), 0.6, 0)
 
 
-def cycle(discount_actions: torch.Tensor) -> Problem:
+def cycle(discount_actions: torch.Tensor) -> Judged:
     """States 0 → 1 → 0 …, reward 1 in state 1, plus the action; the policies' actions are given, ``[K, 2, 1]``."""
     states = torch.tensor([[[0.0], [1.0]]]).repeat(1, 50, 1)
     actions = torch.linspace(-1, 1, 100)[None, :, None]
     rewards = states[..., 0] + actions[..., 0]
     following = discount_actions.repeat(1, 50, 1)
-    return Problem(states, actions, rewards, torch.ones(1, 100), 1.0 - states, following)
+    return Judged(states, actions, rewards, torch.ones(1, 100), 1.0 - states, following)
 
 
 def test_fitted_q_evaluation_finds_the_value_of_a_known_policy() -> None:
     """Policies that add a to every reward: V(0) = (γ + a (1 + γ))/(1 − γ²) and V(1) = (1 + a (1 + γ))/(1 − γ²), γ = ½."""
     added = torch.tensor([0.5, -0.25])
     problem = cycle(added[:, None, None].expand(2, 2, 1))
-    problem = Problem(*(part.expand(2, *part.shape[1:]) for part in problem))
+    problem = Judged(*(part.expand(2, *part.shape[1:]) for part in problem))
     found = fit(problem, 0.5, torch.Generator().manual_seed(0), steps=800)
     states = torch.tensor([[0.0], [1.0]]).expand(2, 2, 1)
     values = found(states, added[:, None, None].expand(2, 2, 1))
@@ -81,12 +84,28 @@ def test_fitted_q_evaluation_finds_the_value_of_a_known_policy() -> None:
 
 
 def test_terminals_end_what_is_added_up() -> None:
-    problem = cycle(torch.full((1, 2, 1), 0.5))._replace(goes_on=torch.zeros(1, 100))
+    problem = cycle(torch.full((1, 2, 1), 0.5))._replace(continues=torch.zeros(1, 100))
     found = fit(problem, 0.9, torch.Generator().manual_seed(0), steps=600)
     values = found(torch.tensor([[[0.0], [1.0]]]), torch.full((1, 2, 1), 0.5))
     torch.testing.assert_close(values, torch.tensor([[0.5, 1.5]]), rtol=0, atol=0.06)
 
 
+def test_mazes_go_on_at_the_goal() -> None:
+    data = made([3, 4, 2])
+    np.testing.assert_array_equal(beginnings(data, False), [0, 3, 7])
+    ended = Transitions(**{**vars(data), "terminals": np.ones(9, dtype=np.float32)})
+    np.testing.assert_array_equal(beginnings(ended, False), [0, 3, 7])
+    np.testing.assert_array_equal(beginnings(ended, True), range(9))
+
+
+@pytest.fixture
+def briefly() -> Iterator[None]:
+    """A fitted Q of a few steps."""
+    with mock.patch.object(offline, "STEPS", 20):
+        yield
+
+
+@pytest.mark.usefixtures("briefly")
 def test_they_are_columns_of_a_trial_that_learns_from_the_rest(tmp_path: Path) -> None:
     whole = small("diffcps", measures=("fqe", "critic"))
     held = algorithms.complete(whole.replaced(data=whole.data.replaced(hold_out=0.25)))

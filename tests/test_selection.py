@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from diffcps.errors import UserError
 from diffcps.report import selection
 from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial
+from diffcps.training.measures import offline
 
 NUMBERS = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=12)
 
@@ -60,8 +62,9 @@ def test_an_interval_needs_four_and_holds_a_perfect_ranking() -> None:
 def test_the_first_by_a_criterion_is_named_with_how_much_to_believe_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for rate in (1e-3, 1e-2):
-        sweeps.train(small("diffcps", measures=("critic", "fqe"), learning_rate=rate), tmp_path / "own")
+    with mock.patch.object(offline, "STEPS", 20):
+        for rate in (1e-3, 1e-2):
+            sweeps.train(small("diffcps", measures=("critic", "fqe"), learning_rate=rate), tmp_path / "own")
     sweep = collect(tmp_path / "own")
     assert selection.available(sweep) == ["fqe", "critic", "td", "behaviour", "lambda"]
     (own,) = selection.candidates(sweep, "td").values()
@@ -98,7 +101,17 @@ def test_equal_policies_count_once_and_few_are_not_judged() -> None:
     found = selection.agreement(twice)
     assert found is not None
     assert (found.policies, found.correlation) == (2, 1.0)
-    assert "Do not rely on it" in selection.verdict(found)
+    assert "Too few policies (2)" in selection.verdict(found)
     assert selection.agreement([candidate(1.0, math.nan), candidate(2.0, 3.0)]) is None
     sure = selection.agreement([candidate(float(k), 2.0 * k) for k in range(30)])
     assert "better than chance" in selection.verdict(sure)
+
+
+def test_a_critics_value_orders_only_what_has_its_unit(tmp_path: Path) -> None:
+    for name in ("diffcps", "dql"):
+        sweeps.train(small(name, measures=("critic",)), tmp_path / "own")
+    sweep = collect(tmp_path / "own")
+    assert len(selection.candidates(sweep, "td")["bandit-corners"]) == 4
+    with pytest.raises(UserError, match="2 units"):
+        selection.candidates(sweep, "critic")
+    assert "critic" not in [name for _, name, _ in selection.judged(sweep)]

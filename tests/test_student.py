@@ -171,7 +171,7 @@ def test_its_latency_is_printed_beside_the_chains(tmp_path: Path, capsys: pytest
     ways = [(way.actor, way.candidates, way.batch) for way, _ in found]
     assert ways == [(*who, batch) for who in (("online", 1), ("online", 8), ("student", 1)) for batch in (1, 3)]
     assert all(0 < timing.microseconds < float("inf") for timing in found)
-    assert [column.title for column in columns(found)] == ["policy", "candidates", "batch", "torch, cpu", "times"]
+    assert [column.title for column in columns(found)] == ["policy", "candidates", "batch", "torch, cpu", "speed-up"]
     assert torch.get_num_threads() == 1
     Latency(str(folder.path), no_onnx=True, json=True)()
     printed = json.loads(capsys.readouterr().out)
@@ -190,3 +190,11 @@ def test_measures_of_it_on_a_bandit(tmp_path: Path) -> None:
                 evaluation=measured.evaluation.replaced(actor="student", candidates=1)
             )
         )
+
+
+def test_its_own_actions_are_measured_when_it_acts(tmp_path: Path) -> None:
+    acting = small("diffcps", 1, student="one-step", measures=("samples",))
+    acting = algorithms.complete(acting.replaced(evaluation=acting.evaluation.replaced(actor="student"), acting=()))
+    table = pd.read_csv(sweeps.train(acting, tmp_path).path / "measures.csv")
+    assert table["sample_value"].notna().all()
+    assert not [name for name in table if name.startswith(("bestof", "student"))]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from diffcps.studies.results import Results
 from diffcps.studies.study import Scale, markdown, write
 from diffcps.sweep.claim import begin
 from diffcps.training import measures
+from diffcps.training.measures import offline
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,6 +76,14 @@ def run_small(name: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def briefly() -> Iterator[None]:
+    """A fitted Q of a few steps."""
+    with mock.patch.object(offline, "STEPS", 20):
+        yield
+
+
+@pytest.mark.usefixtures("briefly")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_study_ends_in_a_page(name: str, tmp_path: Path) -> None:
     folder = run_small(name, tmp_path / name)

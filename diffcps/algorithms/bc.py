@@ -130,7 +130,7 @@ class BC(Cloner[Settings]):
         batch = self.config.batch_size
         metrics = (*METRICS, *self.student_metrics)
         self.kinds = {"behaviour": StepKind(batch, metrics, self.fit_noise), "idle": StepKind(batch, ())}
-        self.take_student(self.product, problem.max_action)
+        self.add_student(self.product, problem.max_action)
         self.stages = (Stage(self.every("behaviour", "idle")),)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:

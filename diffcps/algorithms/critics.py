@@ -31,7 +31,7 @@ def errors(critic: Critic, leaves: Layers, batch: Batch, goal: Tensor) -> tuple[
     return (values - goal[:, None]).square().mean(dim=-1), values
 
 
-def ascent(critic: Critic, layers: Layers, observations: Tensor) -> Callable[[Tensor], Tensor]:
+def value_loss(critic: Critic, layers: Layers, observations: Tensor) -> Callable[[Tensor], Tensor]:
     """q(a) = −mean Q / mean |Q| ``[K]`` of actions ``[K, B, a]``, over batch and heads, the divisor a constant."""
 
     def value(actions: Tensor) -> Tensor:

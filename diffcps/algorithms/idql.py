@@ -30,7 +30,7 @@ from diffcps.algorithms.diffusion import add_noise, carry, variance_preserving
 from diffcps.algorithms.nn import AdamW, NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
-from diffcps.algorithms.settings import Chain, Changes, Raised, TaskFacts
+from diffcps.algorithms.settings import Chain, Changes, TaskFacts, WithRaisedStudent
 from diffcps.algorithms.student import Teacher
 from diffcps.config.plain import require, setting
 
@@ -41,7 +41,7 @@ CANDIDATES = 128, 32
 
 
 @dataclass(frozen=True)
-class Settings(Raised, Chain, iql.ImplicitSettings):
+class Settings(WithRaisedStudent, Chain, iql.ImplicitSettings):
     """The settings of a member."""
 
     batch_size: int = setting(512, "a positive whole number")
@@ -95,7 +95,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         if config.residual and config.dropout > 0.0:
             noise["kept"] = Kept((depth, config.batch_size, config.hidden_size), config.dropout)
         self.kinds = {"step": StepKind(config.batch_size, (*METRICS, *self.student_metrics), noise)}
-        self.take_student(product, 1.0)
+        self.add_student(product, 1.0)
         self.stages = (Stage(("step",)),)
         self.draws = config.diffusion_steps
 
@@ -117,7 +117,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         metrics = self.clone(pack, batch, noise)
         found, _ = self.learn_value(pack, batch)
         metrics |= found | self.learn_critic(pack, batch)
-        value = critics.ascent(self.critic, self.critic.layers(pack["critic"]), batch.observations)
+        value = critics.value_loss(self.critic, self.critic.layers(pack["critic"]), batch.observations)
         metrics |= self.teach(pack, batch, noise, value)
         pack.move("target")
         pack.move("average")

@@ -67,7 +67,7 @@ class Improver(bc.Cloner[S]):
             "critic": StepKind(batch, critics.METRICS, critic),
             "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS, *self.student_metrics), fitting),
         }
-        self.take_student(self.product, self.problem.max_action)
+        self.add_student(self.product, self.problem.max_action)
         cloning, improving_stage = Stage(self.every("behaviour", "critic")), Stage(self.every("policy", "critic"))
         until = self.config.behaviour_steps
         self.stages = (Stage(cloning.cycle, until), improving_stage) if until else (improving_stage,)
@@ -132,7 +132,7 @@ class Improver(bc.Cloner[S]):
         metrics["critic_grad_norm"] = pack.descend("critic", loss, critic, clip=True)
         if kind == "policy":
             metrics |= self.improve_policy(pack, batch, noise)
-            value = critics.ascent(self.critic, self.critic.layers(pack["critic"]), batch.observations)
+            value = critics.value_loss(self.critic, self.critic.layers(pack["critic"]), batch.observations)
             metrics |= self.teach(pack, batch, noise, value)
         elif kind == "behaviour":
             metrics |= self.clone(pack, batch, noise) | self.teach(pack, batch, noise)

@@ -17,10 +17,16 @@ def transformed(transform: RewardTransform, data: "Batch") -> Tensor:
 
     Raises ``UserError`` where the data have no range of returns to divide by.
     """
-    if transform == "return_range":
-        return data.rewards * (1000.0 / _return_range(data))
-    scale, shift = REWARD_SCALES[transform]
+    scale, shift = scale_and_shift(transform, data)
     return scale * data.rewards + shift if (scale, shift) != (1.0, 0.0) else data.rewards
+
+
+def scale_and_shift(transform: RewardTransform, data: "Batch") -> tuple[float, float]:
+    """The numbers by which a transform scales rewards, and what it adds; ``data`` is what is learned from.
+
+    Raises ``UserError`` as ``transformed`` does.
+    """
+    return (1000.0 / _return_range(data), 0.0) if transform == "return_range" else REWARD_SCALES[transform]
 
 
 def continues(data: "Batch") -> Tensor:

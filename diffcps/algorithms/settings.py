@@ -240,7 +240,7 @@ class AnyPolicy(Chain):
 
 
 @dataclass(frozen=True)
-class Taught(Settings):
+class WithStudent(Settings):
     """What a student of a chain takes; see ``student``."""
 
     student: Students = "none"
@@ -249,7 +249,7 @@ class Taught(Settings):
 
 
 @dataclass(frozen=True)
-class Raised(Taught):
+class WithRaisedStudent(WithStudent):
     """What a student takes where there is a critic."""
 
     student_value: float = setting(0.03, "zero or more")
@@ -258,7 +258,7 @@ class Raised(Taught):
 
 
 @dataclass(frozen=True)
-class Cloning(Taught, AnyPolicy, Average, Learning):
+class Cloning(WithStudent, AnyPolicy, Average, Learning):
     """Behaviour cloning with a policy of any class, by which ``bc`` learns and others may begin."""
 
     policy_freq: int = setting(2, "a positive whole number")
@@ -273,7 +273,7 @@ class Cloning(Taught, AnyPolicy, Average, Learning):
 
 
 @dataclass(frozen=True)
-class Improving(Raised, Cloning, Critic):
+class Improving(WithRaisedStudent, Cloning, Critic):
     """A policy of any class that a critic improves, after some steps of cloning if wanted."""
 
     max_q_backup: bool = False

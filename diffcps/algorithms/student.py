@@ -19,7 +19,7 @@ from torch import Tensor
 from diffcps.algorithms.base import Acting, Algorithm, Batch, Metrics, Network, Problem, StepNoise
 from diffcps.algorithms.nn import Layers, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Taught
+from diffcps.algorithms.settings import WithStudent
 from diffcps.config import Actor
 
 METRICS = "student_distance", "student_loss", "student_grad_norm"
@@ -73,7 +73,7 @@ class Student:
         return {"student_distance": distance.detach(), "student_loss": loss.detach(), "student_grad_norm": norm}
 
 
-S = TypeVar("S", bound=Taught)
+S = TypeVar("S", bound=WithStudent)
 
 
 class Teacher(Algorithm[S]):
@@ -96,7 +96,7 @@ class Teacher(Algorithm[S]):
         """What ``teach`` gives."""
         return () if self.config.student == "none" else METRICS
 
-    def take_student(self, product: torch.dtype | None, unit: float) -> None:
+    def add_student(self, product: torch.dtype | None, unit: float) -> None:
         """Add the student's network, after all others: their initial weights do not depend on it.
 
         ``product`` as in ``nn.linear``; ``unit`` is the bound of actions in a batch.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Latency(PolicyFlags):
     """Time the actions of a trained policy: alone, among its candidates, and of its one-step student.
 
-    Prints microseconds for one state, by one state at a time and by 256, on one core through PyTorch and onnxruntime, and on
-    a GPU where there is one. Medians; what is compared takes turns. `times` is against the most candidates.
+    Prints the median time for one state in microseconds, in batches of 1 and of 256 states: on one CPU core through PyTorch
+    and onnxruntime, and on a GPU if there is one. `speed-up` compares with the row of most candidates, of the same batch.
     """
 
     member: Maybe[int] = None
@@ -35,7 +35,7 @@ class Latency(PolicyFlags):
 
         if not self.no_onnx:
             onnx.require()
-        policy = self.found(self.member or 0)[0]
+        policy = self.found(self.member)[0]
         console = Console(stderr=self.json)
         with console.status("exporting and timing (half a minute)"):
             found = latency.timings(policy, self.candidates, without_onnx=self.no_onnx)
@@ -65,5 +65,5 @@ def columns(found: "list[Timing]") -> list[Column]:
         times = [at[*row, *kind] for row in rows]
         usual = [at[slowest[0], slowest[1], batch, *kind] for _, _, batch in rows]
         cells.append(Column(f"{kind[0]}, {kind[1]}", [f"{value:,.1f}" for value in times]))
-        cells.append(Column("times", [f"{other / value:,.1f}" for other, value in zip(usual, times, strict=True)]))
+        cells.append(Column("speed-up", [f"{other / value:,.1f}" for other, value in zip(usual, times, strict=True)]))
     return cells

@@ -36,12 +36,17 @@ class Select:
         console, folder = Console(), Path(located(self.sweep, self.results).folder)
         sweep = collect(folder)
         if self.by is None:
+            if not selection.judged(sweep):
+                known = ", ".join(selection.available(sweep)) or "none"
+                say(console, "No two policies of a task have scores, so criteria cannot be compared.")
+                say(console, f"--by CRITERION orders the policies by one of those that this sweep has: {known}.")
+                return
             console.print(terminal_table(selection.comparison(sweep), "how criteria rank policies"))
             say(console, "regret@n: the best score less the best of the n policies that the criterion puts first")
             return
         found = selection.candidates(sweep, self.by)
         say(console, f"{self.by}: {selection.CRITERIA[self.by].says}")
         for task, own in found.items():
-            console.print(terminal_table(selection.ranking(own), task))
+            console.print(terminal_table(selection.ranking(own, self.by), task))
             say(console, f"to deploy: {own[0].trial.folder}, member {own[0].member}")
             say(console, selection.verdict(selection.agreement(own)))

@@ -13,18 +13,25 @@ _PURPOSE = 7
 """Of the stream that chooses trajectories, under the data's seed."""
 
 
-def beginnings(data: Transitions) -> NDArray[np.int64]:
-    """Rows with which a trajectory begins: the first, those after a terminal, and those in another state than was reached."""
-    jump = np.linalg.norm(data.next_observations[:-1] - data.observations[1:], axis=1) > SAME_STATE
-    return np.concatenate([[0], 1 + np.flatnonzero((data.terminals[:-1] > 0) | jump)])
+def beginnings(data: Transitions, terminals_end: bool) -> NDArray[np.int64]:
+    """Rows with which a trajectory begins: the first, those in another state than was reached, and those after a terminal.
+
+    ``terminals_end=False``: not after a terminal, as in mazes where an episode goes on at the goal.
+    """
+    ends = np.linalg.norm(data.next_observations[:-1] - data.observations[1:], axis=1) > SAME_STATE
+    if terminals_end:
+        ends |= data.terminals[:-1] > 0
+    return np.concatenate([[0], 1 + np.flatnonzero(ends)])
 
 
-def parted(data: Transitions, fraction: float, seed: int) -> tuple[Transitions, Transitions]:
+def parted(
+    data: Transitions, fraction: float, seed: int, terminals_end: bool = True
+) -> tuple[Transitions, Transitions]:
     """What is learned from, and the trajectories that are held out: drawn at random until they have that share of the rows.
 
     ``info`` is that of the whole data set in both. Raises ``UserError`` when too few trajectories leave nothing to either.
     """
-    starts = beginnings(data)
+    starts = beginnings(data, terminals_end)
     lengths = np.diff([*starts, len(data)])
     order = np.random.default_rng([seed, _PURPOSE]).permutation(len(starts))
     count = 1 + int(np.searchsorted(np.cumsum(lengths[order]), fraction * len(data)))

@@ -18,7 +18,7 @@ BATCHES = 1, 256
 ROUNDS = 10
 
 
-class Way(NamedTuple):
+class Timed(NamedTuple):
     """Who acts, how, and on what."""
 
     actor: Actor
@@ -33,12 +33,12 @@ class Way(NamedTuple):
 class Timing(NamedTuple):
     """How long it takes."""
 
-    way: Way
+    way: Timed
     microseconds: float
     """For one state: those of the batch divided by its size."""
 
 
-def rules(policy: SavedPolicy, candidates: int | None = None) -> list[tuple[Actor, int]]:
+def timed_ways(policy: SavedPolicy, candidates: int | None = None) -> list[tuple[Actor, int]]:
     """Who acts, and among how many candidates: the policy alone, as in evaluations or as asked for, and its student."""
     many, actor = policy.options(candidates, None)
     found: list[tuple[Actor, int]] = [(actor, 1), (actor, many)]
@@ -67,8 +67,8 @@ def timings(
     Raises:
         UserError: the packages for ONNX are missing, or the number of candidates does not fit the policy.
     """
-    known = rules(policy, candidates)
-    calls: dict[Way, Callable[[], object]] = {}
+    known = timed_ways(policy, candidates)
+    calls: dict[Timed, Callable[[], object]] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -76,7 +76,7 @@ def timings(
             for actor, count in known:
                 session = None if without_onnx else _session(policy, actor, count, Path(scratch))
                 for batch in batches:
-                    way = Way(actor, count, batch)
+                    way = Timed(actor, count, batch)
                     given = onnx.inputs(policy, batch, count, actor, seed=0)
                     if session is not None:
                         calls[way._replace(runtime="onnxruntime")] = _running(session, given)

@@ -17,10 +17,14 @@ class Served:
         self.policy = policy
 
     def predict(self, observations: Any, params: Mapping[str, Any] | None = None) -> NDArray[np.float32]:
-        """Actions ``[B, a]`` for observations ``[B, o]``; ``candidates``, ``network`` and ``seed`` as in ``SavedPolicy.act``."""
+        """Actions ``[B, a]`` for observations ``[B, o]``; ``candidates``, ``network`` and ``seed`` as in ``SavedPolicy.act``.
+
+        MLflow fills in the usual number of candidates, of which a student has one.
+        """
         given = dict(params or {})
         actor = given.get("network")
-        return self.policy.act(np.asarray(observations), given.get("candidates"), actor, given.get("seed"))
+        candidates = None if actor == "student" else given.get("candidates")
+        return self.policy.act(np.asarray(observations), candidates, actor, given.get("seed"))
 
 
 def _load_pyfunc(path: str) -> Served:

@@ -102,8 +102,14 @@ class Row:
 
     @cached_property
     def measured(self) -> dict[str, Score]:
-        """Each column of ``measures.csv`` at the newest evaluation that has it."""
-        newest = {name: values[-1] for name in self.trial.measured if len(values := self.trial.measure(name)[1])}
+        """Each column of ``measures.csv`` at the newest evaluation that has it: of a complete trial, at the last one."""
+        newest = {}
+        for name in self.trial.measured:
+            values = self.trial.measure(name)[1]
+            if self.trial.state != "complete":  # other ways to act have no numbers before the last evaluation
+                values = values[~np.isnan(values).all(axis=1)]
+            if len(values):
+                newest[name] = values[-1]
         return dict(zip(newest, Score.of(np.stack([*newest.values()], axis=1)), strict=True)) if newest else {}
 
     @cached_property

@@ -39,6 +39,8 @@ def obstacle(trial: Trial) -> str | None:
     """Why scores published for a task of D4RL cannot be compared with a trial; ``None`` if they can."""
     if other_environment(trial):
         return f"evaluated under {trial.config.physics} physics, the paper under {trial.task.physics}."
+    if trial.config.data.hold_out:
+        return f"{100 * trial.config.data.hold_out:g} % of the data are held out of learning."
     if data_provenance(trial) == "other":
         return str(trial.dataset.get("provenance_note", "")) or "the origin of the data is not recorded."
     return None

@@ -1,5 +1,6 @@
 """Which policy to trust without an environment: criteria that need none, what they choose, and how well they rank."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from diffcps.errors import UserError, nearest
 from diffcps.report.analysis import said
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial, varying
-from diffcps.text import Column, interval, number
+from diffcps.text import Column, number, short
 
 FIRST = 1, 5
 """Numbers of policies that are tried in the environment, for the regret."""
@@ -87,7 +88,20 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
     if not found:
         how = f" Train with --measures {criterion.needs}" if criterion.needs else " It is no number of these algorithms"
         raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
-    return {task: sorted(own, key=lambda candidate: -candidate.value) for task, own in found.items()}
+    for task, policies in found.items():
+        if len(units := {_unit(candidate.trial, name) for candidate in policies}) > 1:
+            raise UserError(
+                f"{name} of {task} is in {len(units)} units, for these trials differ in algorithm, reward_transform or discount. "
+                "It cannot order them. Choose by fqe."
+            )
+    return {task: sorted(policies, key=lambda candidate: -candidate.value) for task, policies in found.items()}
+
+
+def _unit(trial: Trial, name: str) -> tuple[object, ...]:
+    """What a number of two trials must have in common to be compared."""
+    if name == "critic":
+        return trial.config.algorithm, trial.values("reward_transform"), trial.values("discount")
+    return (trial.config.algorithm,) if name in ("behaviour", "lambda") else ()
 
 
 def available(sweep: Sweep) -> list[str]:
@@ -122,38 +136,41 @@ def verdict(found: Agreement | None) -> str:
     """How much to believe the choice, in a sentence."""
     if found is None:
         return "No scores to compare with: what this criterion is worth is not known here."
-    if math.isnan(found.correlation) or not found.low > 0:
+    if math.isnan(found.low):
+        return f"Too few policies ({found.policies}) to say how well it ranks."
+    evidence = f"Spearman {found.correlation:.2f}, 95 % interval [{found.low:.2f}, {found.high:.2f}]"
+    if found.high < 0:
+        return f"Do not rely on it: over {found.policies} policies it ranks worse than chance ({evidence})."
+    if found.low <= 0:
         return (
-            f"Do not rely on it: over {found.policies} policies its ranking is no better than chance "
-            f"(Spearman {number(found.correlation)}, 95 % interval {interval(found.low, found.high)})."
+            f"Do not rely on it: over {found.policies} policies it is not shown to be better than chance ({evidence})."
         )
-    return (
-        f"Over {found.policies} policies it ranks better than chance (Spearman {number(found.correlation)}, 95 % interval "
-        f"{interval(found.low, found.high)}); the first is {number(found.regrets[0])} points below the best."
-    )
+    below = f"the first is {number(found.regrets[0])} points below the best"
+    return f"Over {found.policies} policies it ranks better than chance ({evidence}); {below}."
 
 
-def ranking(own: Sequence[Candidate], most: int = 10) -> list[Column]:
-    """The first policies of one task as a table."""
-    names = varying([candidate.trial for candidate in own])
+def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]:
+    """The first policies of one task by a criterion as a table."""
+    criterion, names = CRITERIA[name], varying([candidate.trial for candidate in own])
     shown = own[:most]
+    better = "higher" if criterion.sign > 0 else "lower"
     return [
         Column("", [str(place) for place in range(1, len(shown) + 1)]),
         Column("settings", [said(candidate.trial, names) or "–" for candidate in shown], right=False),
         Column("seed", [str(candidate.trial.config.members[candidate.member].seed) for candidate in shown]),
-        Column("criterion", [f"{candidate.value:.4g}" for candidate in shown]),
+        Column("steps", [short(candidate.trial.config.steps) for candidate in shown]),
+        Column(f"{name} ({better} is better)", [f"{criterion.sign * candidate.value:.4g}" for candidate in shown]),
         Column("its score", [number(candidate.score) for candidate in shown]),
     ]
 
 
 def judged(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
     """Task, criterion and how well it ranks, for every criterion that the sweep has, task by task."""
-    rows = [
-        (task, name, found)
-        for name in available(sweep)
-        for task, own in candidates(sweep, name).items()
-        if (found := agreement(own)) is not None
-    ]
+    rows = []
+    for name in available(sweep):
+        with contextlib.suppress(UserError):  # it cannot order trials of unlike units
+            judged_by = {task: agreement(own) for task, own in candidates(sweep, name).items()}
+            rows += [(task, name, found) for task, found in judged_by.items() if found is not None]
     return sorted(rows, key=lambda row: row[0])
 
 

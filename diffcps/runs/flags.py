@@ -50,8 +50,8 @@ class RunFlags:
     policy: Maybe[PolicyClass] = None
     """Class of the policy."""
     student: Maybe[Students] = None
-    """`one-step`: also train a network that reaches in one step where the diffusion chain carries the same noise; it is
-    evaluated beside the policy, and `evaluate`, `export` and `load_policy` take it with `--actor student`."""
+    """`one-step`: also train a network that gives in one step the action that the diffusion chain gives in T. It is scored
+    beside the policy; `evaluate` and `export` use it with `--actor student`."""
     covariance: Maybe[Covariance] = None
     """Reverse variance of the diffusion chain."""
     last_step_noise: Maybe[bool] = None
@@ -185,8 +185,8 @@ class _SweepFlags:
     resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Continue the sweep of this name exactly as it was started. Flags that change a trial are refused."""
     extend: bool = False
-    """Add the trials of these flags to the sweep of this --name: other tasks, algorithms or settings. Of a search, a larger
-    --trials is enough."""
+    """Add the trials of these flags to the sweep of this --name: other tasks, algorithms or settings. More trials of a search
+    need only a larger --trials."""
 
 
 @dataclass(frozen=True)

@@ -79,22 +79,23 @@ class Plan:
         base = next(trial for trial in self.trials if trial.task == point["task"])
         return base.changed({axis.name: point[axis.name] for axis in self.axes})
 
-    def extends(self, other: "Plan") -> bool:
-        """Whether it holds every trial of another plan, and perhaps more."""
+    def contains(self, other: "Plan") -> bool:
+        """Whether it has every trial of another plan, first and in the same order, and perhaps more."""
         if (self.search is None) != (other.search is None) or (self.search or 0) < (other.search or 0):
             return False
         return self.trials[: len(other.trials)] == other.trials and (self.search is None or self.axes == other.axes)
 
-    def extended(self, more: "Plan") -> "Plan":
+    def merged(self, more: "Plan") -> "Plan":
         """This plan with the trials of another one that it does not have, at the end; of a search, the larger number of trials.
 
         Raises ``UserError`` for a search and no search, searches over other axes or of other settings, and more seeds of a trial.
         """
         if (self.search is None) != (more.search is None):
             raise UserError(f"{self.name} is {_kind(self)}, and this is {_kind(more)}: one cannot extend the other.")
-        fresh = tuple(trial for trial in more.trials if trial not in self.trials)
+        known = {trial.key for trial in self.trials}
+        fresh = tuple(trial for trial in more.trials if trial.key not in known)
         for trial in fresh:
-            self._refuse(trial)
+            self._check_addition(trial)
         if self.search is not None:
             if self.axes != more.axes:
                 raise UserError(
@@ -103,17 +104,28 @@ class Plan:
             return replace(self, trials=self.trials + fresh, search=max(self.search, more.search or 0))
         return replace(self, trials=self.trials + fresh, axes=_joined(self.axes, more.axes))
 
-    def _refuse(self, trial: RunConfig) -> None:
-        """Raise ``UserError`` where a new trial is one of this plan with other seeds, or another base of a task's search."""
+    def _check_addition(self, trial: RunConfig) -> None:
+        """Raise ``UserError`` where a new trial is one of this plan with other seeds, is judged otherwise than those of its task,
+        or is another base of a task's search.
+        """
         for own in self.trials:
-            if trial.replaced(members=own.members) == own:
+            if own.task != trial.task:
+                continue
+            if trial.replaced(members=own.members).key == own.key:
                 raise UserError(
                     f"{self.name} has {trial.task} with {len(own.members)} seeds, and this would train it with "
                     f"{len(trial.members)}, all anew: the seeds of a trial are one pack. Give it another --name."
                 )
-            if self.search is not None and own.task == trial.task:
+            if self.search is not None:
                 raise UserError(
                     f"{self.name} searches {trial.task} with other settings: give this search another --name."
+                )
+            alike = trial.replaced(members=own.members, evaluation=own.evaluation, acting=own.acting)
+            if alike.key == own.key or (own.algorithm != trial.algorithm and _protocol(own) != _protocol(trial)):
+                raise UserError(
+                    f"{self.name} evaluates {own.algorithm} on {trial.task} {_protocol(own)}, and this {trial.algorithm} "
+                    f"{_protocol(trial)}: what is compared has one protocol. Give --evaluate-every, --episodes and --acting as "
+                    "there, or another --name."
                 )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +144,14 @@ class Plan:
         axes = tuple(Axis(**{**axis, "choices": tuple(axis["choices"])}) for axis in values["axes"])
         trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
         return cls(values["name"], values["preset"], trials=trials, axes=axes, search=values["search"])
+
+
+def _protocol(trial: RunConfig) -> str:
+    """How policies of a trial are judged."""
+    own = trial.evaluation
+    last = "" if own.final_episodes is None else f", {own.final_episodes} at the end"
+    acting = f", also by {', '.join(trial.acting)}" if trial.acting else ""
+    return f"every {own.every} steps, {own.episodes} episodes{last}{acting}"
 
 
 def _kind(plan: Plan) -> str:

@@ -173,7 +173,7 @@ def changed(trial: RunConfig) -> dict[str, list[Any]]:
     Seeds and steps are left out: a table has columns for them.
     """
     usual = official(task_of(trial), trial.algorithm, seeds=1).changed(_flat(algorithms.profile(trial)))
-    names = [*trial.settings, *(f"evaluation.{name}" for name in vars(trial.evaluation))]
+    names = [*trial.settings, *(f"evaluation.{name}" for name in vars(trial.evaluation)), "data.hold_out"]
     found = {
         name: [value for value in dict.fromkeys(trial.values(name)) if value != usual.value(name)] for name in names
     }
@@ -194,7 +194,7 @@ def _trial(task: Task, usual: RunConfig, changes: Mapping[str, Any], flags: Cont
         changes.pop("physics", None)
     data = library.configured(task, changes.get("data.source"), changes.get("data.rows"))
     changes |= {"data.source": data.source, "data.rows": data.rows}
-    if library.source(data.source).rows(task) is None:
+    if library.source(data.source).rows(task) is None and not changes.get("data.hold_out"):
         changes.pop("data.seed", None)  # nothing is drawn
     profile = _flat(algorithms.profile(usual.changed(changes)))
     return algorithms.complete(usual.changed({**profile, **changes}))
@@ -276,7 +276,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
 
 def searched(setting: Setting, text: str) -> Axis:
     """What ``--search NAME=LOW:HIGH[:log]`` or ``NAME=A,B,C`` says. Raises ``UserError`` when it says neither."""
-    if setting.name in ("algorithm", "profile"):
+    if setting.name in ("algorithm", "profile", "student"):
         raise UserError(f"--search {setting.name}: other settings follow from it. Use --vary {setting.name}=A,B.")
     if ":" not in text:
         return Axis(setting.name, tuple(dict.fromkeys(map(setting.parse, text.split(",")))))

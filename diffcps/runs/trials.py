@@ -75,7 +75,11 @@ class Trial:
     @cached_property
     def settings(self) -> Mapping[str, tuple[Any, ...]]:
         """The algorithm, each of its settings and those of evaluation -> the values of the members, each once, ascending."""
-        names = [*self.config.settings, *(f"evaluation.{name}" for name in vars(self.config.evaluation))]
+        names = [
+            *self.config.settings,
+            *(f"evaluation.{name}" for name in vars(self.config.evaluation)),
+            "data.hold_out",
+        ]
         found = {name: set(self.config.values(name)) for name in names}
         return {"algorithm": (self.config.algorithm,)} | {
             name: tuple(sorted(values, key=ascending)) for name, values in found.items()

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from diffcps.errors import UserError
 from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user_error, write_json
@@ -159,14 +160,19 @@ def settle(location: Location, plan: Plan, interrupted: bool) -> None:
             folder.fail("its worker never reached its first step; see Ray's logs for the reason")
 
 
+def another(folder: Path) -> str:
+    """What is said where a folder holds another sweep than the one that is asked for."""
+    return (
+        f"{folder} holds another sweep of that name. Continue that one with --resume {folder.name}, add these trials to it with "
+        "--extend, or choose another --name or --results for this one."
+    )
+
+
 def _refuse_another(location: Location, plan: Plan) -> None:
     """Raise ``UserError`` when the folder holds another sweep, or something else."""
     folder = location.folder
     if (folder / "sweep.json").exists():
-        if not plan.extends(load(folder)):
-            raise UserError(
-                f"{folder} holds another sweep of that name. Continue that one with --resume {plan.name}, add these trials to "
-                "it with --extend, or choose another --name or --results for this one."
-            )
+        if not plan.contains(load(folder)):
+            raise UserError(another(folder))
     elif any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError(f"{folder} exists and is not a sweep's folder. Choose another --name or --results.")

@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState, create_trial
 from ray import tune
 
+from diffcps.errors import UserError
 from diffcps.runs import read
 from diffcps.runs.plan import Plan
 from diffcps.runs.trials import Trial
@@ -85,7 +86,7 @@ class Mirror(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune."""
         # a view that cannot be written does not end a sweep; its end tries again
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError, ValueError):
             write(self._location, self._plan)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -236,16 +236,17 @@ def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]:
             Location(results / options.resume, remote=remote.below(options.resume)).refresh()
         plan = load(results / options.resume)
         _refuse_changes(options, plan)
-        saved = read_json(results / plan.name / "sweep.json")
-        directories = directories or tuple(Path(path) for path in saved.get("data_directories", []))
-        # a database file on another machine cannot be reached from here
-        if remote is None or not str(saved.get("tracking_uri")).startswith("sqlite:"):
-            uri = uri or saved.get("tracking_uri")
     elif plan is None:
         plan = build(options)
         if remote is not None and (options.extend or plan.search):
             Location(results / plan.name, remote=remote.below(plan.name)).refresh()
         plan = _grown(plan, results / plan.name, options.extend)
+    if options.resume is not None or options.extend:
+        saved = read_json(results / plan.name / "sweep.json")
+        directories = directories or tuple(Path(path) for path in saved.get("data_directories", []))
+        # a database file on another machine cannot be reached from here
+        if remote is None or not str(saved.get("tracking_uri")).startswith("sqlite:"):
+            uri = uri or saved.get("tracking_uri")
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     store_of_sweep = remote.below(plan.name) if remote else None
     return plan, Location(results / plan.name, directories, uri, sweep=plan.name, remote=store_of_sweep)
@@ -266,7 +267,11 @@ def _grown(plan: Plan, folder: Path, extend: bool) -> Plan:
             f"{plan.name} has {known.search} trials for each task, and --trials {plan.search} takes none away. Continue it "
             f"with --resume {plan.name}, or ask for more."
         )
-    return known.extended(plan) if extend else plan
+    if extend:
+        return known.merged(plan)
+    if plan.search is None and plan != known:
+        raise UserError(claim.another(folder))
+    return plan
 
 
 def _refuse_changes(options: SweepOptions, plan: Plan) -> None:

@@ -161,7 +161,9 @@ def _read(
     measures.check(config)
     dataset = load()
     workers.agree("the data set", dataset.info.checksum)
-    return parted(dataset, config.data.hold_out, config.data.seed) if config.data.hold_out else (dataset, None)
+    if not config.data.hold_out:
+        return dataset, None
+    return parted(dataset, config.data.hold_out, config.data.seed, task_of(config).terminals_end)
 
 
 def _packs(

@@ -1,4 +1,4 @@
-"""Exact measures of policies, taken beside their scores: where their actions lie, how likely they make the data, how they act.
+"""Measures of policies beside their scores: where actions lie, how likely they make the data, how they act, what they are worth.
 
 ``RunConfig.measures`` names them, and ``subject.Measurer`` takes them at each evaluation. An entry in ``MEASURES`` is all that
 a new measure needs: the flag ``--measures``, ``measures.csv``, MLflow and the report follow from it. Looking one up does not
@@ -113,11 +113,16 @@ def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
 
 def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:
     recall = () if _bandit(task).modes is None else ("sample_recall",)
-    best = ("bestof_value", "bestof_off_support") if algorithms.get(config.algorithm).chooses else ()
+    best = ("bestof_value", "bestof_off_support") if chooses(config) else ()
     own = ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
     if not beside_student(config):
         return own
     return (*own, *(name.replace("sample", "student") for name in (*recall, "sample_off_support", "sample_value")))
+
+
+def chooses(config: RunConfig) -> bool:
+    """Whether the policy that acts can choose among several actions; a student proposes one."""
+    return algorithms.get(config.algorithm).chooses and config.evaluation.actor != "student"
 
 
 def beside_student(config: RunConfig) -> bool:

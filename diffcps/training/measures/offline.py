@@ -22,43 +22,45 @@ from diffcps.training.measures.subject import Subject
 
 ROWS = 20_000
 """Transitions that a Q is fitted to, at most: the policy acts once after each."""
+AT_ONCE = 500
+"""States in which a policy acts at a time: its candidates' noise is all drawn before."""
 STARTS = 500
 """First states of trajectories that the value is averaged over, at most."""
 STEPS, BATCH, WIDTH, RATE = 6000, 256, 128, 1e-3
-"""Of the fitted Q; no more steps than the trial has."""
+"""Of the fitted Q, the same for every policy."""
 TARGET_RATE = 0.05
 """Polyak rate of the target: after ``STEPS`` steps e^-3 of the way to the fixed point is left at γ = .99, for every policy."""
 DISCOUNT = 0.99
-"""γ for algorithms without one."""
+"""γ of the fitted Q, the same for every policy: values of two γ cannot be compared."""
 _PATIENCE = 100
 """Steps between two signs of life."""
 
 
 def fqe(subject: Subject) -> dict[str, float]:
-    """See ``MEASURES``: E Q(s_0, a) over first states and actions of the policy, in the unit of rewards, discounted.
+    """See ``MEASURES``: E Q(s_0, a) over first states and actions of the policy, in the unit of rewards, discounted by .99.
 
     Also the root mean squared error of Q to r + γ Q(s', a') on the data that were held out, if any were, over the spread of Q.
     """
     policy, device = subject.policy, subject.policy.algorithm.device
     rng = subject.numpy_generator("fqe")
     data = _some(subject.dataset, ROWS, rng)
-    starts = subject.dataset.observations[_chosen(beginnings(subject.dataset), STARTS, rng)]
-    discount = _discount(subject)
+    starts = subject.dataset.observations[_chosen(beginnings(subject.dataset, subject.task.terminals_end), STARTS, rng)]
 
     def acts(observations: NDArray[np.float32]) -> Tensor:
-        own, config = subject.generator("fqe"), subject.config.evaluation
-        subject.heartbeat()
-        (actions,) = policy.act([observations], [own], config.candidates, config.actor)
-        return torch.from_numpy(actions).to(device)[None]
+        own, config, parts = subject.generator("fqe"), subject.config.evaluation, []
+        for first in range(0, len(observations), AT_ONCE):
+            subject.heartbeat()
+            parts += policy.act([observations[first : first + AT_ONCE]], [own], config.candidates, config.actor)
+        return torch.from_numpy(np.concatenate(parts)).to(device)[None]
 
     size = float(np.abs(data.rewards).mean()) or 1.0
     problem, generator = _problem(data, acts, device, size), subject.generator("fit")
-    fitted = fit(problem, discount, generator, heartbeat=subject.heartbeat, steps=min(STEPS, subject.config.steps))
+    fitted = fit(problem, DISCOUNT, generator, heartbeat=subject.heartbeat, steps=STEPS)
     value = fitted(torch.from_numpy(starts).to(device)[None], acts(starts))
     found = {"fqe_value": size * float(value.mean())}
     if subject.held_out is not None:
         held = _problem(_some(subject.held_out, ROWS, rng), acts, device, size)
-        now, goal = fitted(held.states, held.actions), held.goal(fitted, discount)
+        now, goal = fitted(held.states, held.actions), held.td_target(fitted, DISCOUNT)
         found["fqe_error"] = float((now - goal).square().mean().sqrt() / now.std().clamp(min=1e-6))
     return found
 
@@ -80,20 +82,20 @@ def critic(subject: Subject) -> dict[str, float]:
     def values(states: Tensor, actions: Tensor) -> Tensor:
         return algorithm.critic(layers, states, actions).amin(dim=1)
 
-    starts = subject.dataset.observations[_chosen(beginnings(subject.dataset), STARTS, rng)]
+    starts = subject.dataset.observations[_chosen(beginnings(subject.dataset, subject.task.terminals_end), STARTS, rng)]
     found = values(torch.from_numpy(starts).to(algorithm.device)[None], acts(starts)).mean()
     judged = subject.dataset if subject.held_out is None else subject.held_out
-    recorded = on_device(judged, algorithm.device)
-    learned = rewards.transformed(algorithm.config.reward_transform, recorded).cpu().numpy()
-    chosen = _chosen(np.arange(len(judged)), ROWS, rng)
-    held = _problem(_rows(judged, chosen), acts, algorithm.device, 1.0)
-    held = held._replace(rewards=torch.from_numpy(learned[chosen]).to(algorithm.device)[None])
-    now, goal = values(held.states, held.actions), held.goal(values, _discount(subject))
+    scale, shift = rewards.scale_and_shift(
+        algorithm.config.reward_transform, on_device(subject.dataset, torch.device("cpu"))
+    )
+    held = _problem(_some(judged, ROWS, rng), acts, algorithm.device, 1.0)
+    held = held._replace(rewards=scale * held.rewards + shift)
+    now, goal = values(held.states, held.actions), held.td_target(values, _discount(subject))
     error = (now - goal).square().mean().sqrt() / now.std().clamp(min=1e-6)
     return {"critic_value": float(found), "critic_error": float(error)}
 
 
-class Problem(NamedTuple):
+class Judged(NamedTuple):
     """Transitions on which K frozen policies have acted; see ``fit``."""
 
     states: Tensor
@@ -102,25 +104,25 @@ class Problem(NamedTuple):
     """``[K, N, a]``."""
     rewards: Tensor
     """``[K, N]``."""
-    goes_on: Tensor
+    continues: Tensor
     """``[K, N]``, 0 where the episode ended for good."""
     next_states: Tensor
     """``[K, N, o]``."""
     next_actions: Tensor
     """``[K, N, a]``, those of the policies."""
 
-    def goal(self, values: Callable[[Tensor, Tensor], Tensor], discount: float) -> Tensor:
+    def td_target(self, values: Callable[[Tensor, Tensor], Tensor], discount: float) -> Tensor:
         """r + γ (1 − terminal) Q(s', a') ``[K, N]``."""
-        return self.rewards + discount * self.goes_on * values(self.next_states, self.next_actions)
+        return self.rewards + discount * self.continues * values(self.next_states, self.next_actions)
 
-    def rows(self, chosen: Tensor) -> "Problem":
+    def rows(self, chosen: Tensor) -> "Judged":
         """Some of the transitions."""
-        return Problem(*(part[:, chosen] for part in self))
+        return Judged(*(part[:, chosen] for part in self))
 
 
 @torch.enable_grad()
 def fit(
-    problem: Problem,
+    problem: Judged,
     discount: float,
     generator: torch.Generator,
     heartbeat: Callable[[], None] = lambda: None,
@@ -142,7 +144,7 @@ def fit(
         chosen = torch.randint(count, (min(BATCH, count),), generator=generator, device=device)
         batch = problem.rows(chosen)
         leaves = net.leaves(parameters)
-        loss = (net(leaves, batch.states, batch.actions)[:, 0] - batch.goal(values, discount)).square().mean(dim=1)
+        loss = (net(leaves, batch.states, batch.actions)[:, 0] - batch.td_target(values, discount)).square().mean(dim=1)
         adam.step(parameters, gradient(loss, leaves).view_as(parameters))
         target.lerp_(parameters, TARGET_RATE)
         if step % _PATIENCE == 0:
@@ -159,14 +161,14 @@ def _discount(subject: Subject) -> float:
 
 
 def _problem(
-    data: Transitions, acts: Callable[[NDArray[np.float32]], Tensor], device: torch.device, size: float
-) -> Problem:
-    """Rewards in units of ``size``."""
+    data: Transitions, acts: Callable[[NDArray[np.float32]], Tensor], device: torch.device, unit: float
+) -> Judged:
+    """Rewards in units of ``unit``."""
     states, actions, rewards, following, terminals = (
         torch.from_numpy(np.ascontiguousarray(getattr(data, name), dtype=np.float32)).to(device)[None]
         for name in ("observations", "actions", "rewards", "next_observations", "terminals")
     )
-    return Problem(states, actions, rewards / size, 1.0 - terminals, following, acts(data.next_observations))
+    return Judged(states, actions, rewards / unit, 1.0 - terminals, following, acts(data.next_observations))
 
 
 def _chosen(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import Actor
-from diffcps.training.measures import CANDIDATES, beside_student
+from diffcps.training.measures import CANDIDATES, beside_student, chooses
 from diffcps.training.measures.density import sample_recall
 from diffcps.training.measures.subject import Subject
 
@@ -33,7 +33,7 @@ def take(subject: Subject) -> dict[str, float]:
     }
     if found.modes is not None:
         row["sample_recall"] = sample_recall(found, own)
-    if subject.policy.algorithm.chooses:
+    if chooses(subject.config):
         best = actions(subject, "best", BEST_COUNT, CANDIDATES)
         row |= {"bestof_value": float(found.value(best).mean())}
         row |= {"bestof_off_support": float(found.off_support(best).mean())}
