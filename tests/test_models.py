@@ -173,7 +173,7 @@ def test_the_best_of_a_task_is_registered_over_all_sweeps(uri: str, tmp_path: Pa
     sweep("first", (10.0, 30.0), (20.0, float("nan")))
     best = client.get_model_version_by_alias(task, models.ALIAS)
     assert (best.tags["score"], best.tags["member"], best.tags["sweep"]) == ("30.0", "1", "first")
-    assert "highest of 3 finished members" in best.description
+    assert "highest last score of 3 finished members" in best.description
     assert "diffcps evaluate models:/walker2d-medium-v2@best" in client.get_registered_model(task).description
     sweep("worse", (5.0, 6.0))
     assert client.get_model_version_by_alias(task, models.ALIAS).version == best.version
@@ -181,6 +181,14 @@ def test_the_best_of_a_task_is_registered_over_all_sweeps(uri: str, tmp_path: Pa
     best = client.get_model_version_by_alias(task, models.ALIAS)
     assert (best.tags["score"], best.tags["sweep"]) == ("40.0", "better")
     Tracker(uri, "better").reconcile(tmp_path / "better")
+    tracker, worse = Tracker(uri, "worse"), _walker(0)
+    chosen = models.register_choice(client, tracker.experiment, "worse", key=worse.key, member=0, by="fqe")
+    assert chosen == f"models:/{task}@best-offline"
+    version = client.get_model_version_by_alias(task, models.CHOSEN)
+    assert (version.tags["score"], version.tags["chosen_by"]) == ("5.0", "fqe")
+    assert client.get_model_version_by_alias(task, models.ALIAS).version == best.version
+    assert models.register_choice(client, tracker.experiment, "worse", key="none", member=0, by="fqe") is None
+    client.delete_model_version(task, version.version)
     assert len(client.search_model_versions(f"name = '{task}'")) == 3
 
 

@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from diffcps.cli.report import located
+from diffcps.errors import UserError
 from diffcps.runs.flags import Maybe
 from diffcps.text import say, terminal_table
+
+if TYPE_CHECKING:
+    from diffcps.report.selection import Candidate
+    from diffcps.runs.read import Sweep
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,12 @@ class Select:
     """Name of a sweep in the results folder, or the path of its folder."""
     by: Annotated[Maybe[str], tyro.conf.arg(metavar="CRITERION")] = None
     """What to choose by. Default: compare all of them."""
+    register: bool = False
+    """Let the alias @best-offline of MLflow's registry point to the choice of each task (needs --by)."""
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder of the sweeps, or the URL of an object store."""
+    tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
+    """MLflow's store. Default: that of the sweep."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -36,6 +45,8 @@ class Select:
         console, folder = Console(), Path(located(self.sweep, self.results).folder)
         sweep = collect(folder)
         if self.by is None:
+            if self.register:
+                raise UserError("--register needs --by CRITERION: without one nothing is chosen.")
             if not selection.judged(sweep):
                 known = ", ".join(selection.available(sweep)) or "none"
                 say(console, "No two policies of a task have scores, so criteria cannot be compared.")
@@ -50,3 +61,21 @@ class Select:
             console.print(terminal_table(selection.ranking(own, self.by), task))
             say(console, f"to deploy: {own[0].trial.folder}, member {own[0].member}")
             say(console, selection.verdict(selection.agreement(own)))
+            if self.register:
+                say(console, self._registered(sweep, own[0], self.by))
+
+    def _registered(self, sweep: "Sweep", chosen: "Candidate", by: str) -> str:
+        """Set the alias; a sentence about it. Raises ``UserError`` when the store has no model of the policy."""
+        from diffcps.tracking import Tracker, check, default_uri
+        from diffcps.tracking.models import register_choice
+
+        known = self.tracking_uri or sweep.description.get("tracking_uri") or default_uri(sweep.folder.parent)
+        tracker = Tracker(check(str(known)), sweep.name)
+        name = register_choice(
+            tracker.client, tracker.experiment, sweep.name, key=chosen.trial.key, member=chosen.member, by=by
+        )
+        if name is None:
+            raise UserError(
+                f"MLflow has no model of {chosen.trial.key}, member {chosen.member}. Resume the sweep, which makes what is missing."
+            )
+        return f"MLflow: {name}"

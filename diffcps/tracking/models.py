@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-ALIAS = "best"
+ALIAS, CHOSEN = "best", "best-offline"
+"""Aliases of a registered model: the highest last score, and what was chosen without an environment."""
 PACKAGES = "numpy", "safetensors", "torch"
 """Requirements of a model besides MLflow, pinned to the installed versions."""
 OBSERVATIONS = "float64 [B, o], as MuJoCo environments give them; of float32 ones give observations.astype(float)."
@@ -88,6 +89,24 @@ def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[s
     ]
 
 
+def register_choice(
+    client: "MlflowClient", experiment: str, sweep: str, *, key: str, member: int, by: str
+) -> str | None:
+    """Let the alias ``CHOSEN`` of its name point to one member's model; returns ``models:/NAME@ALIAS``.
+
+    ``None`` where MLflow has no model of that member. ``by`` is what it was chosen by, which the version's tags say.
+    """
+    found = _models(client, experiment, f"tags.config_key = '{key}'").get(str(member), [])
+    ready = [model for model in found if str(model.status) == "READY"]
+    if not ready:
+        return None
+    name = ready[0].tags["registered_name"]
+    version, _ = _version_of(client, sweep, name, model=ready[0], why=f"Chosen by {by}, without an environment,")
+    client.set_model_version_tag(name, version.version, "chosen_by", by)
+    client.set_registered_model_alias(name, CHOSEN, version.version)
+    return f"models:/{name}@{CHOSEN}"
+
+
 def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
     """``hopper-medium-v2``; with ``-iql``, ``-collected``, ``-300-rows``, ``-modern`` if algorithm, data or physics are not
     the default, so that the best of a name is the best of what can be compared.
@@ -104,6 +123,7 @@ def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
         parts += [f"data-seed-{config.data.seed}"] if config.data.seed else []
     parts[1:1] = [config.algorithm] if config.algorithm != RunConfig(task.name).algorithm else []
     parts += [config.physics] if config.physics != task.physics else []
+    parts += [f"{config.data.hold_out:g}-held-out"] if config.data.hold_out else []
     return "-".join(parts)
 
 
@@ -210,33 +230,44 @@ def _order(model: "LoggedModel") -> tuple[float, int]:
 
 def _register(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", count: int) -> bool:
     """Make the model a version of ``name`` unless it is one, and set the alias; returns whether it is new."""
-    versions = list(client.search_model_versions(f"name = '{name}'"))
-    known = any(version.tags.get("model_id") == model.model_id for version in versions)
-    if not known:
-        if not versions and not _exists(client, name):
-            client.create_registered_model(
-                name,
-                {"task": model.tags["task"]},
-                f"Policies for {model.tags['task']}. The alias `{ALIAS}` marks the highest last score (final checkpoint) "
-                "among the members of all sweeps in this store. The highest of several scores is biased upwards: evaluate the "
-                "policy again with `diffcps evaluate models:/" + name + f"@{ALIAS}`.",
-            )
-        versions.append(_version(client, sweep, name, model=model, count=count))
+    _, new = _version_of(client, sweep, name, model=model, why=f"The highest last score of {count} finished members")
+    versions = client.search_model_versions(f"name = '{name}'")
     top = max(versions, key=lambda version: (float(version.tags.get("score", "-inf")), -int(version.version)))
     client.set_registered_model_alias(name, ALIAS, top.version)
-    return not known
+    return new
 
 
-def _version(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", count: int) -> "ModelVersion":
+def _version_of(
+    client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", why: str
+) -> "tuple[ModelVersion, bool]":
+    """The version of ``name`` that the model is, made if it is none yet, and whether it was made; ``why`` it is one."""
+    versions = list(client.search_model_versions(f"name = '{name}'"))
+    for version in versions:
+        if version.tags.get("model_id") == model.model_id:
+            return version, False
+    if not versions and not _exists(client, name):
+        client.create_registered_model(
+            name,
+            {"task": model.tags["task"]},
+            f"Policies for {model.tags['task']}. The alias `{ALIAS}` marks the highest last score (final checkpoint) "
+            "among the members of all sweeps in this store. The highest of several scores is biased upwards: evaluate the "
+            "policy again with `diffcps evaluate models:/" + name + f"@{ALIAS}`. The alias `{CHOSEN}` marks what "
+            "`diffcps select` has chosen without an environment.",
+        )
+    return _version(client, sweep, name, model=model, why=why), True
+
+
+def _version(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", why: str) -> "ModelVersion":
     """A new version of a registered model."""
-    kept = {key: model.tags[key] for key in ("score", "seed", "step", "config_key", "member", "dataset_checksum")}
+    wanted = ("score", "seed", "step", "config_key", "member", "dataset_checksum")
+    kept = {key: model.tags[key] for key in wanted if key in model.tags}
     version = client.create_model_version(
         name,
         model.artifact_location,
         model.source_run_id,
         tags=kept | {"sweep": sweep, "model_id": model.model_id},
-        description=f"Last score {float(model.tags['score']):.1f}: the highest of {count} finished members of the sweep "
-        f"{sweep} (seed {model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
+        description=f"{why} of the sweep {sweep}: last score {float(model.tags.get('score', 'nan')):.1f} (seed "
+        f"{model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
         await_creation_for=0,
         model_id=model.model_id,
     )
