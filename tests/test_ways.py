@@ -181,10 +181,17 @@ def test_the_memory_of_a_worker_allows_for_the_most_candidates() -> None:
 
 def test_a_dry_run_counts_every_round_of_episodes() -> None:
     """Three evaluations, the last in two rounds; each other way in two rounds, and the measure with every evaluation."""
-    assert dry_run.evaluations(small()) == {4: 4}
-    assert dry_run.evaluations(small(acting=("candidates=1,2", "actor=average"))) == {4: 6, 1: 2, 2: 2}
+    own = ("online", 4)
+    assert dry_run.evaluations(small()) == {own: 4}
+    found = dry_run.evaluations(small(acting=("candidates=1,2", "actor=average")))
+    assert found == {own: 4, ("online", 1): 2, ("online", 2): 2, ("average", 4): 2}
     counted = dry_run.evaluations(small(measures=("acting",)))
-    assert counted == {4: 4, 1: 3 * 2, measures.CANDIDATES: 3 * 2}
+    most = measures.CANDIDATES
+    assert counted == {own: 4} | {(actor, n): 3 for actor in ("online", "average") for n in (1, most)}
+
+
+def test_a_dry_run_counts_a_student_at_every_evaluation() -> None:
+    assert dry_run.evaluations(small("diffcps", student="one-step")) == {("online", 4): 4, ("student", 1): 4}
 
 
 def test_a_way_that_none_of_several_algorithms_has_is_refused_with_what_each_has() -> None:

@@ -76,6 +76,6 @@ class Select:
         )
         if name is None:
             raise UserError(
-                f"MLflow has no model of {chosen.trial.key}, member {chosen.member}. Resume the sweep, which makes what is missing."
+                f"MLflow has no model of {chosen.trial.key}, member {chosen.member}: resume the sweep, which makes it."
             )
         return f"MLflow: {name}"

@@ -15,7 +15,7 @@ from rich.table import Table
 from diffcps import algorithms
 from diffcps.algorithms.base import Batch
 from diffcps.algorithms.ways import OF_EVALUATION
-from diffcps.config import RunConfig
+from diffcps.config import Actor, RunConfig
 from diffcps.data import library
 from diffcps.envs import make_vector
 from diffcps.runs import inert
@@ -30,6 +30,9 @@ from diffcps.training.learner import Learner
 
 _WIDTH = 132
 """Columns of the table on a narrower terminal, which breaks its lines: cutting the names would lose them."""
+
+Rule = tuple[Actor, int]
+"""Who acts, and among how many candidates."""
 
 
 def show(plan: Plan, options: SweepOptions, console: Console) -> None:
@@ -108,7 +111,7 @@ class Estimator:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._steps: dict[Environment, float] = {}
-        self._known: dict[tuple[object, ...], tuple[list[float], dict[int, float]]] = {}
+        self._known: dict[tuple[object, ...], tuple[list[float], dict[Rule, float]]] = {}
 
     def seconds(self, trial: RunConfig) -> tuple[float, float]:
         """(learning, evaluation) in seconds; the second supposes that every episode lasts to its limit."""
@@ -125,11 +128,11 @@ class Estimator:
         if task.environment not in self._steps:
             self._steps[task.environment] = _environment_step(trial, task)
         move = self._steps[task.environment] * count * trial.evaluation.episodes
-        rolled = sum((act[candidates] + move) * times for candidates, times in evaluations(trial).items())
+        rolled = sum((act[rule] + move) * times for rule, times in evaluations(trial).items())
         return learning, rolled * task.episode_limit
 
-    def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], dict[int, float]]:
-        """Seconds of a gradient step of each stage, and of an action of all episodes by its number of candidates."""
+    def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], dict[Rule, float]]:
+        """Seconds of a gradient step of each stage, and of an action of all episodes by who acts among how many candidates."""
         rows = 1000
         data = Batch(
             observations=torch.randn(rows, task.observation_size),
@@ -152,8 +155,8 @@ class Estimator:
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
         states = [data.observations.numpy()[: max(1, trial.evaluation.episodes)]] * count
         return each, {
-            candidates: self._median(functools.partial(policy.act, states, generators, candidates))
-            for candidates in evaluations(trial)
+            (actor, candidates): self._median(functools.partial(policy.act, states, generators, candidates, actor))
+            for actor, candidates in evaluations(trial)
         }
 
     def _median(self, work: Callable[[], object]) -> float:
@@ -184,22 +187,23 @@ def _filling(trial: RunConfig, task: Task, each: Sequence[float]) -> float:
     return filled * rows * seconds / work
 
 
-def evaluations(trial: RunConfig) -> dict[int, int]:
-    """Number of candidates -> how often all of a trial's episodes are rolled out with it.
+def evaluations(trial: RunConfig) -> dict[Rule, int]:
+    """Who acts, among how many candidates -> how often all of a trial's episodes are rolled out so.
 
     The last evaluation takes a round for each ``episodes`` of its ``final_episodes``, and so does each other way to act; the
     measure ``acting`` comes with every evaluation.
     """
-    own, config = trial.evaluation.candidates, trial.evaluation
+    config = trial.evaluation
+    own: Rule = config.actor, config.candidates
     count = -(-trial.steps // config.every)
     last = -(-config.episodes_at(True) // max(1, config.episodes))
     found = Counter({own: count - 1 + last})
     for way in algorithms.other_ways(trial):
-        acting = way.rule(config).candidates if way.name in OF_EVALUATION else own
-        found[acting] += count - 1 + last if way.always else last
+        rule = way.rule(config) if way.name in OF_EVALUATION else config
+        found[rule.actor, rule.candidates] += count - 1 + last if way.always else last
     if "acting" in trial.measures:
-        for _, candidates in measures.ways_of_acting(trial):
-            found[candidates] += count
+        for acting in measures.ways_of_acting(trial):
+            found[acting] += count
     return dict(found)
 
 
