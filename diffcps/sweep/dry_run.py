@@ -155,7 +155,9 @@ class Estimator:
         generators = [torch.Generator(self.device).manual_seed(k) for k in range(count)]
         states = [data.observations.numpy()[: max(1, trial.evaluation.episodes)]] * count
         return each, {
-            (actor, candidates): self._median(functools.partial(policy.act, states, generators, candidates, actor))
+            (actor, candidates): self._median(
+                functools.partial(policy.act, states, generators, candidates=candidates, actor=actor)
+            )
             for actor, candidates in evaluations(trial)
         }
 
