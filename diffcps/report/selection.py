@@ -181,8 +181,9 @@ def comparison(sweep: Sweep) -> list[Column]:
         Column("task", [task for task, _, _ in rows], right=False),
         Column("criterion", [name for _, name, _ in rows], right=False),
         Column("policies", [str(found.policies) for _, _, found in rows]),
-        Column("Spearman", [f"{found.correlation:.2f}" for _, _, found in rows]),
-        Column("95 % interval", [f"[{found.low:.2f}, {found.high:.2f}]" for _, _, found in rows]),
+        Column(
+            "Spearman, 95 %", [f"{found.correlation:.2f} [{found.low:.2f}, {found.high:.2f}]" for _, _, found in rows]
+        ),
         *(
             Column(f"regret@{count}", [number(found.regrets[place]) for _, _, found in rows])
             for place, count in enumerate(FIRST)
