@@ -14,7 +14,7 @@ from test_ways import small
 from torch import Tensor
 
 import diffcps
-from diffcps import algorithms
+from diffcps import algorithms, report
 from diffcps.algorithms.diffusion import carry, variance_preserving
 from diffcps.algorithms.ways import STUDENT
 from diffcps.cli.latency import Latency, columns
@@ -183,7 +183,7 @@ def test_measures_of_it_on_a_bandit(tmp_path: Path) -> None:
     measured = small("diffcps", student="one-step", measures=("samples", "latency"))
     table = pd.read_csv(sweeps.train(measured, tmp_path).path / "measures.csv")
     assert table[["student_value", "student_off_support", "student_recall"]].notna().all(axis=None)
-    assert (table[["microseconds_online_1", "microseconds_online_4", "microseconds_student_1"]] > 0).all(axis=None)
+    assert (table[["us_online_1", "us_online_4", "us_student_1"]] > 0).all(axis=None)
     with pytest.raises(UserError, match="a student acts"):
         measures.check(
             trained.config("bandit-ring", student="one-step", measures=("density",)).replaced(
@@ -198,3 +198,14 @@ def test_its_own_actions_are_measured_when_it_acts(tmp_path: Path) -> None:
     table = pd.read_csv(sweeps.train(acting, tmp_path).path / "measures.csv")
     assert table["sample_value"].notna().all()
     assert not [name for name in table if name.startswith(("bestof", "student"))]
+
+
+def test_times_are_a_table_without_a_curve(tmp_path: Path) -> None:
+    sweeps.train(small("diffcps", student="one-step", measures=("samples", "latency")), tmp_path / "own")
+    built = report.build(tmp_path / "own")
+    pictures = [path.name for path in built.write() if path.suffix == ".png"]
+    assert any("student_value" in name for name in pictures)
+    assert not any("us_" in name for name in pictures)
+    text = (tmp_path / "own" / "table.md").read_text(encoding="utf-8")
+    assert "one step" in text
+    assert "us\\_student\\_1" in text

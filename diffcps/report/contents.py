@@ -198,7 +198,8 @@ def _measures(table: Sequence[Row]) -> list[Section]:
     )
     blocks: list[Block] = [Prose((said, *(f"{name}: {MEASURES[name].says}" for name in found if name in MEASURES)))]
     for name, columns in found.items():
-        blocks += [tables.measures(table, name, columns), *figures.measures(table, columns)]
+        drawn = name not in MEASURES or MEASURES[name].along
+        blocks += [tables.measures(table, name, columns), *(figures.measures(table, columns) if drawn else [])]
     return [Section("Measures", tuple(blocks))]
 
 

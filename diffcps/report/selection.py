@@ -91,8 +91,8 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
     for task, policies in found.items():
         if len(units := {_unit(candidate.trial, name) for candidate in policies}) > 1:
             raise UserError(
-                f"{name} of {task} is in {len(units)} units, for these trials differ in algorithm, reward_transform or discount. "
-                "It cannot order them. Choose by fqe."
+                f"{name} of {task} cannot order these trials: they differ in algorithm, T, reward_transform or discount, so it has "
+                f"{len(units)} units. Choose by fqe."
             )
     return {task: sorted(policies, key=lambda candidate: -candidate.value) for task, policies in found.items()}
 
@@ -101,7 +101,8 @@ def _unit(trial: Trial, name: str) -> tuple[object, ...]:
     """What a number of two trials must have in common to be compared."""
     if name == "critic":
         return trial.config.algorithm, trial.values("reward_transform"), trial.values("discount")
-    return (trial.config.algorithm,) if name in ("behaviour", "lambda") else ()
+    # a behaviour loss is the mean over the steps of the chain, of which each is fitted as well as it can be
+    return (trial.config.algorithm, trial.values("diffusion_steps")) if name in ("behaviour", "lambda") else ()
 
 
 def available(sweep: Sweep) -> list[str]:

@@ -67,7 +67,7 @@ def _acting(frame: pd.DataFrame, who: str) -> pd.DataFrame:
 
 def _measure(name: str, who: str) -> str:
     if name == "microseconds":
-        return "microseconds_online_1" if who == "chain" else "microseconds_student_1"
+        return "us_online_1" if who == "chain" else "us_student_1"
     return SHOWN[name] if who == "chain" else SHOWN[name].replace("sample", "student")
 
 

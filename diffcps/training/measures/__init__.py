@@ -42,6 +42,8 @@ class Measure:
     """Why it does not fit a trial; ``None`` where it does."""
     details: str = ""
     """Pattern of the columns that a report leaves to ``measures.csv``."""
+    along: bool = True
+    """Whether it changes as the policy learns, so that a report draws it along training."""
     leaves: Callable[["Subject"], Mapping[str, NDArray[np.float64]]] | None = None
     """Something to look at, column -> ``[n]``, which goes to ``samples.csv`` at the end of the trial; ``None`` for nothing."""
 
@@ -171,7 +173,7 @@ def ways_of_timing(config: RunConfig) -> list[tuple[Actor, int]]:
 
 
 def _latency(config: RunConfig, task: Task) -> tuple[str, ...]:
-    return tuple(f"microseconds_{actor}_{count}" for actor, count in ways_of_timing(config))
+    return tuple(f"us_{actor}_{count}" for actor, count in ways_of_timing(config))
 
 
 def _fqe(config: RunConfig, task: Task) -> tuple[str, ...]:
@@ -246,6 +248,7 @@ MEASURES = {
     "latency": Measure(
         says="Microseconds that an action takes, one state at a time: by a single one, as in evaluations, by the student.",
         columns=_latency,
+        along=False,
         take=_from("latency"),
     ),
 }

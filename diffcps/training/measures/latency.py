@@ -24,7 +24,7 @@ def take(subject: Subject) -> dict[str, float]:
         return lambda: policy.act([state], [generator], count, actor)  # type: ignore[arg-type]
 
     ways = ways_of_timing(subject.config)
-    found = medians({f"microseconds_{actor}_{count}": acting(actor, count) for actor, count in ways})
+    found = medians({f"us_{actor}_{count}": acting(actor, count) for actor, count in ways})
     return {name: 1e6 * seconds for name, seconds in found.items()}
 
 
