@@ -91,8 +91,8 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
     for task, policies in found.items():
         if len(units := {_unit(candidate.trial, name) for candidate in policies}) > 1:
             raise UserError(
-                f"{name} of {task} cannot order these trials: they differ in algorithm, T, reward_transform or discount, so it has "
-                f"{len(units)} units. Choose by fqe."
+                f"{name} of {task} cannot order these trials: they differ in algorithm, T, reward_transform or discount, and "
+                f"it has {len(units)} units. Choose by fqe."
             )
     return {task: sorted(policies, key=lambda candidate: -candidate.value) for task, policies in found.items()}
 
