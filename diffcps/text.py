@@ -180,7 +180,7 @@ def say(console: "Console", text: str, style: str = "default") -> None:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 STYLES = {
-    "complete": "", "running": "cyan", "starting": "cyan", "pending": "dim", "stopped": "yellow",
+    "complete": "", "running": "cyan", "starting": "cyan", "pending": "dim", "pruned": "dim", "stopped": "yellow",
     "interrupted": "yellow", "failed": "red", "some failed": "red", "damaged": "red",
 }  # fmt: skip
 """State of a trial or a sweep -> style of its row on a terminal."""

@@ -145,10 +145,11 @@ class Session:
         self.process.wait(GUARD)
 
 
-def train(config: RunConfig, root: Path) -> RunFolder:
-    """The run folder of a trial, trained in this process on its own data as one of the trials in ``root``."""
-    folder = RunFolder(root / "runs" / config.key)
-    trials.run(config, folder, lambda: data.load(task_of(config), config.data, ()), Machine(torch.device("cpu")))
+def train(config: RunConfig, root: Path, packs: int = 1) -> RunFolder:
+    """The run folder of a trial, trained in this process on its own data, in so many packs, as one of those in ``root``."""
+    folder, dataset = RunFolder(root / "runs" / config.key), data.load(task_of(config), config.data, ())
+    memory = memory_for(config, rows=dataset.info.rows, packs=packs) if packs > 1 else None
+    trials.run(config, folder, lambda: dataset, Machine(torch.device("cpu"), memory=memory))
     return folder
 
 

@@ -58,14 +58,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(home: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunFolder], RunFolder]:
-    """The same trial trained in this process from its start to its end, without Ray."""
+    """The same trial trained in this process from its start to its end, without Ray, each seed in a pack of its own."""
     root, done = tmp_path_factory.mktemp("uninterrupted"), {}
 
     def train(folder: RunFolder) -> RunFolder:
         config = folder.config
         cost.prepare(1)  # as a worker does
         if config.key not in done:
-            done[config.key] = sweeps.train(config, root)
+            done[config.key] = sweeps.train(config, root, packs=len(config.members))
         return done[config.key]
 
     return train
@@ -115,7 +115,7 @@ def assert_interrupted(session: Session, sweep: Path, folder: RunFolder) -> list
     stopped = [run for run in levels["member"] if run.data.tags["config_key"] == folder.config.key]
     assert {run.info.status for run in stopped} == {run.info.status for run in levels["sweep"]} == {"KILLED"}
     states = {run.data.tags["config_key"]: run.info.status for run in levels["trial"]}
-    complete = {key for key, other in sweeps.folders_of(sweep).items() if other.complete}
+    complete = {key for key, other in sweeps.folders_of(sweep).items() if other.ended}
     assert states == {folder.config.key: "KILLED"} | dict.fromkeys(complete, "FINISHED")
     assert "stopped" in (sweep / "table.md").read_text("utf-8")
     (command,) = re.findall(r"^ +(\S*python\S* .*--resume.*)$", session.output, re.MULTILINE)
@@ -125,11 +125,11 @@ def assert_interrupted(session: Session, sweep: Path, folder: RunFolder) -> list
 def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
     """One trial meets all three, and no trace of them is left; another, complete before, is not touched again.
 
-    After the driver's death the trial continues with two workers until Ctrl-C. The command that is printed then continues
-    it, and one of its workers is killed.
+    Two workers share the seeds of a trial. After the driver's death it continues until Ctrl-C. The command that is printed
+    then continues it, and one of its workers is killed.
     """
     sweep = tmp_path / "ring"
-    first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2)
+    first = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2, "--workers-per-trial", 2)
     first.wait_until((sweep / ".lock").exists)
     second = start(*RING)
     assert second.wait() == 2, second.output
@@ -137,8 +137,8 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
     done, cut = planned(first, sweep)
     first.wait_until(half_way(cut))
     kill_driver(first)
-    assert done.complete
-    assert not cut.complete
+    assert done.ended
+    assert not cut.ended
     assert sorted((cut.path / "checkpoint").glob("*.pt")), "there is something to go on from"
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
 
@@ -155,7 +155,7 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
     assert not last.left_behind()
     assert {path: path.stat().st_mtime_ns for path in done.path.rglob("*")} == before, "not run again"
     for folder in (done, cut):
-        assert folder.complete
+        assert folder.ended
         sweeps.assert_same_result(folder, uninterrupted(folder))
     sweeps.assert_tree(sweep)
 

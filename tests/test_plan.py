@@ -20,7 +20,7 @@ from diffcps.errors import UserError
 from diffcps.files import write_json
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.plan import Axis, Plan, load
+from diffcps.runs.plan import OBJECTIVE, Axis, Plan, load
 from diffcps.runs.presets import DEMO_TASKS, build
 from diffcps.storage.location import Location
 from diffcps.sweep.dry_run import Estimator
@@ -326,7 +326,7 @@ def test_grid_runs_every_trial_once_in_order() -> None:
         suggested.append(point["key"])
         assert plan.trial(point).key == key
         if number % 3 == 1:
-            searcher.on_trial_complete(str(number - 1), {"score": float(number)})
+            searcher.on_trial_complete(str(number - 1), {OBJECTIVE: float(number)})
         if number % 7 == 2:
             searcher.on_trial_complete(str(number - 1), error=True)
     assert suggested == keys
@@ -375,7 +375,7 @@ def test_scores_reach_their_own_study() -> None:
     search = StudyPerTask(PLAN)
     for number, score in enumerate([1.0, 2.0, 3.0, 4.0]):
         search.suggest(str(number))
-        search.on_trial_complete(str(number), {"score": score})
+        search.on_trial_complete(str(number), {OBJECTIVE: score})
     assert [trial.value for trial in study_of(search, TWO[0]).trials] == [1.0, 3.0]
     assert [trial.value for trial in study_of(search, TWO[1]).trials] == [2.0, 4.0]
     assert study_of(search, TWO[1]).best_value == 4.0, "larger is better"
@@ -383,8 +383,8 @@ def test_scores_reach_their_own_study() -> None:
 
 @pytest.mark.parametrize(
     ("result", "error"),
-    [({"score": float("nan")}, False), ({"score": None}, False), ({}, False), (None, False), (None, True),
-     ({"score": 3.0}, True)],
+    [({OBJECTIVE: float("nan")}, False), ({OBJECTIVE: None}, False), ({}, False), (None, False), (None, True),
+     ({OBJECTIVE: 3.0}, True)],
 )  # fmt: skip
 def test_what_is_no_score_is_a_failure(result: Any, error: bool) -> None:
     """Told as failed, so that no trial is left running for ever and none counts as good."""
@@ -459,7 +459,7 @@ def test_small_space_is_tried_once_and_whole() -> None:
     for number in range(2 * 12):
         point = search.suggest(str(number))
         seen.append(plan.trial(point))
-        search.on_trial_complete(str(number), {"score": score(point)}, error=number == 20)
+        search.on_trial_complete(str(number), {OBJECTIVE: score(point)}, error=number == 20)
     assert search.suggest("more") == Searcher.FINISHED
     assert len({trial.key for trial in seen}) == 24
     for task in TWO:
@@ -496,7 +496,7 @@ def test_search_finds_what_is_good() -> None:
     for number in range(60):
         point = search.suggest(str(number))
         scores.append(-abs(point["lambda_clip"] - 0.7) - 0.01 * point["diffusion_steps"])
-        search.on_trial_complete(str(number), {"score": scores[-1]})
+        search.on_trial_complete(str(number), {OBJECTIVE: scores[-1]})
     assert sum(scores[30:]) > sum(scores[:30])
     assert max(scores) > -0.05 - 0.05
 

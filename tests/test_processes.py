@@ -38,7 +38,7 @@ trial = job.plan.trial({"key": job.plan.trials[0].key})
 location = job.location.on_this_machine()
 policy = ray_train.RetryPolicy(location, trial.key, "launch")
 ray_train.trainer(pickle.loads(pickle.dumps(policy)), ray_train.PlacementGroups(trial.key))
-assert policy.begin() and not location.run_folder(trial.key).complete
+assert policy.begin() and not location.run_folder(trial.key).ended
 print("heavy:", *{"torch", "mlflow", "h5py", "scipy"} & set(sys.modules), *{"pandas"} & (set(sys.modules) - before))
 """
     job = Job(Plan("sweep", "demo", (TRIAL,)), Location(tmp_path), Resources(cpus=1, gpus=0, concurrent=1))

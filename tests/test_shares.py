@@ -27,6 +27,7 @@ from diffcps.sweep.cluster import Cluster, Node, Resources
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost
 from diffcps.training.learner import Learner
+from diffcps.training.loop import Prune
 from diffcps.training.members import (
     WorkerLostError,
     Workers,
@@ -173,10 +174,14 @@ def _worker(rank: int, count: int, address: str, path: Path, *, fault: str, outc
             raise RuntimeError("the simulator fell over")
         reports.append(scores)
 
+    def prune(data: Transitions) -> Prune:
+        return lambda step, metrics: "the first worker says so"
+
     # clocks differ between machines: the first worker's says when there is a checkpoint
     ticking = clock([1 if rank == 0 else 0.3])
     try:
-        trained(path, FIVE, load=load, report=report, workers=group, checkpoint_clock=ticking)
+        ends = {"prune": prune} if fault == "prune" else {}
+        trained(path, FIVE, load=load, report=report, workers=group, checkpoint_clock=ticking, **ends)
         outcome.put((rank, "done", reports))
     except Exception as error:
         outcome.put((rank, type(error).__name__, str(error) + traceback.format_exc()))

@@ -56,7 +56,7 @@ def assert_complete(folder: Path, trials: int) -> Plan:
     for key, part in found.items():
         files = "config.json", "environment.json", "metrics.csv", "returns.csv", "status.json", "checkpoint"
         assert all((part.path / name).exists() for name in files)
-        assert part.complete
+        assert part.ended
         assert part.config.key == key
         row, config = rows[key], part.config
         assert (row["task"], row["state"], row["step"]) == (config.task, "complete", str(config.steps))

@@ -115,8 +115,8 @@ def test_list_tells_every_state_and_leaves_out_what_is_no_sweep(
     assert {name: record["state"] for name, record in found.items()} == {
         "done": "complete", "broken": "some failed", "halted": "stopped", "killed": "stopped", "torn": "damaged",
     }  # fmt: skip
-    assert found["killed"]["counts"] == {"complete": 1, "running": 0, "failed": 1, "to_go": 2, "total": 4}
-    assert found["halted"]["counts"] == {"complete": 1, "running": 0, "failed": 0, "to_go": 2, "total": 3}
+    assert found["killed"]["counts"] == {"complete": 1, "running": 0, "failed": 1, "pruned": 0, "to_go": 2, "total": 4}
+    assert found["halted"]["counts"] == {"complete": 1, "running": 0, "failed": 0, "pruned": 0, "to_go": 2, "total": 3}
     assert (found["done"]["last_mean"], found["done"]["best_oracle_mean"]) == (50.0, 60.0)
     assert found["torn"]["counts"]["total"] == 0
     assert "sweep.json cannot be read" in found["torn"]["trouble"]
@@ -155,7 +155,7 @@ def test_a_held_sweep_runs_and_tells_the_time_left(tmp_path: Path, capsys: pytes
         (record,) = records(capsys, "--results", tmp_path)
         assert record["state"] == "running"
         assert record["held_by"] == f"process {os.getpid()} on {os.uname().nodename}"
-        assert record["counts"] == {"complete": 0, "running": 2, "failed": 0, "to_go": 2, "total": 4}
+        assert record["counts"] == {"complete": 0, "running": 2, "failed": 0, "pruned": 0, "to_go": 2, "total": 4}
         assert record["seconds_left"] == pytest.approx(60.0)
         assert record["resume"] is None
         text = said(capsys, "show", "live", "--results", tmp_path)
@@ -306,7 +306,7 @@ def test_a_search_counts_what_it_has_still_to_choose(tmp_path: Path, capsys: pyt
     broken = folder / "runs" / TRIALS[2].key / "config.json"
     broken.write_text("{")
     (record,) = records(capsys, "--results", tmp_path)
-    assert record["counts"] == {"complete": 1, "running": 0, "failed": 1, "to_go": 8, "total": 10}
+    assert record["counts"] == {"complete": 1, "running": 0, "failed": 1, "pruned": 0, "to_go": 8, "total": 10}
     text = said(capsys, "show", "hunt", "--results", tmp_path)
     assert (
         "Optuna chooses T from 5; κ from 0.01 to 0.3 (logarithmic); hidden_size from 8 to 64; 10 trials a task" in text

@@ -236,7 +236,7 @@ def killed_and_resumed(
         except Killed:
             happened += 1
         saved = sorted(path.glob("*/checkpoint/step_*.pt"))
-        if damage and saved and not folder.complete:
+        if damage and saved and not folder.ended:
             saved[-1].write_bytes(saved[-1].read_bytes()[:-100])
     if learner.step < config.steps:  # it was complete before this launch, which therefore left it alone
         state, _ = folder.load_checkpoint()
@@ -482,7 +482,7 @@ def test_progress_tells_the_truth(tmp_path: Path) -> None:
     for status in seen[1:-1]:
         assert status["seconds_left"] == pytest.approx((20 - status["step"]) / status["steps_per_second"])
     assert folder.status == json.loads(json.dumps(seen[-1]))
-    assert folder.complete
+    assert folder.ended
     assert folder.status["notes"] == []
     assert set(folder.status["seconds"]) == set(loop.PURPOSES)
     assert all(spent >= 0 for spent in folder.status["seconds"].values())
@@ -623,7 +623,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
 
     class Slow(Memory):
         def close(self) -> None:
-            assert not folder.complete, "what is still to be shown belongs to the trial's time"
+            assert not folder.ended, "what is still to be shown belongs to the trial's time"
             time.sleep(0.2)
             super().close()
 
@@ -691,7 +691,7 @@ def contents(folder: RunFolder) -> dict[Path, bytes]:
 def test_trial_leaves_a_whole_run_folder(tmp_path: Path) -> None:
     reports: list[dict[str, float]] = []
     folder = trained(tmp_path, report=reports.append)
-    assert folder.complete
+    assert folder.ended
     assert [report["step"] for report in reports] == [6, 12, 18, 20]
     assert folder.config == CONFIG
     assert folder.environment["dataset"]["checksum"] == "c0ffee"
@@ -718,7 +718,7 @@ def test_failure_is_written_down_and_overcome(tmp_path: Path) -> None:
     assert "Traceback" in folder.status["details"]
     assert folder.status["step"] > 0
     trained(tmp_path)
-    assert folder.complete
+    assert folder.ended
     assert "error" not in folder.status
 
 

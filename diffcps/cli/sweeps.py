@@ -88,6 +88,7 @@ def _list(sweeps: Sequence[Sweep], results: str, console: Console) -> None:
         Column("done", done),
         Column("running", number["running"], drop=5),
         Column("failed", number["failed"], drop=6),
+        Column("pruned", number["pruned"], drop=6),
         Column("to go", number["to_go"], drop=4),
         Column("last", [if_known(sweep.mean("last")) for sweep in sweeps], drop=3),
         Column("best (oracle)", [if_known(sweep.mean("best")) for sweep in sweeps], drop=2),
@@ -131,6 +132,7 @@ def _counts(sweep: Sweep) -> dict[str, int]:
         "complete": count["complete"],
         "running": count["running"],
         "failed": count["failed"] + count["damaged"],
+        "pruned": count["pruned"],
         "to_go": count["pending"] + count["stopped"] + count["interrupted"],
     }
 

@@ -58,7 +58,7 @@ class Train(PlaceFlags, RunFlags):
             raise UserError(reason)
         folder = RunFolder(local_path(self.results) / "single" / "runs" / config.key)
         folder.check_data(_read(config, directories, console))
-        if folder.complete:
+        if folder.ended:
             say(console, "this trial is complete already")
         elif reason := unused_gpu():
             say(console, reason, style="yellow")

@@ -129,11 +129,11 @@ def _tasks(rows: Iterable[Row]) -> str:
 
 
 def troubles(sweep: Sweep) -> list[str]:
-    """A line for each failed trial and each file that cannot be read."""
+    """A line for each trial that failed or was pruned, and each file that cannot be read."""
     lines = []
     for trial in sweep.trials:
-        if trial.state == "failed":
-            lines.append(f"Failed: {trial.key} at step {trial.step}: {trial.trouble}")
+        if trial.state in ("failed", "pruned"):
+            lines.append(f"{trial.state.capitalize()}: {trial.key} at step {trial.step}: {trial.trouble}")
         lines += [f"Unreadable: {damage}" for damage in trial.damages]
     return lines
 

@@ -11,6 +11,7 @@ from diffcps.report.document import Bullets, Figure, Panel, Prose, Section, Shee
 from diffcps.report.drawing import colours
 from diffcps.report.tables import score, score_interval
 from diffcps.runs import full_length
+from diffcps.runs.criteria import CRITERIA, SCORE, at_the_end
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.read import Sweep
 from diffcps.text import Column, counted, percent
@@ -19,25 +20,32 @@ _WIDE = 20.0
 """From this ratio of its ends on, an axis without a scale of its own is logarithmic."""
 
 
-def best(table: Sequence[Row]) -> list[Row]:
-    """The complete trial of each task with the highest last score."""
+def best(table: Sequence[Row], objective: str = SCORE) -> list[Row]:
+    """The complete trial of each task with the highest objective."""
     found = []
     for rows in by_task(table).values():
-        complete = [row for row in rows if row.trial.state == "complete" and row.last and math.isfinite(row.last.mean)]
-        if complete:
-            found.append(max(complete, key=_mean))
+        scored = [
+            (value, row)
+            for row in rows
+            if row.trial.state == "complete" and math.isfinite(value := at_the_end(row.trial, objective))
+        ]
+        if scored:
+            found.append(max(scored, key=lambda pair: pair[0])[1])
     return found
 
 
 def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
     """Two lines for each task: its best configuration, and the command that runs it at full length."""
-    names = [axis.name for axis in sweep.plan.axes] if sweep.plan else []
+    if sweep.plan is None:
+        return []
+    names, objective = [axis.name for axis in sweep.plan.axes], sweep.plan.objective
     directories = [str(folder) for folder in sweep.description.get("data_directories", ())]
     lines = []
-    for row in best(table):
+    for row in best(table, objective):
         what = said(row.trial, names)
+        reached = "" if objective == SCORE else f"{objective} {at_the_end(row.trial, objective):.4g}, "
         lines += [
-            f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, last {score(row.last)}. At full length:"
+            f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, {reached}last {score(row.last)}. At full length:"
         ]
         lines += [f"  {full_length.command(row.trial.config, directories)}"]
     return lines
@@ -45,23 +53,24 @@ def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
 
 def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
     """The answer first, then a figure for each axis; empty for a sweep that is no search, or before a trial is complete."""
-    plan, found = sweep.plan, best(table)
-    if plan is None or plan.search is None or not found:
+    plan = sweep.plan
+    if plan is None or plan.search is None or not (found := best(table, plan.objective)):
         return []
     names = [axis.name for axis in plan.axes]
     columns = [
         Column("task", [row.trial.task.name for row in found], right=False),
         Column("best configuration", [said(row.trial, names) for row in found], right=False),
+        *_objective(plan, found),
         Column("last", [score(row.last) for row in found]),
         Column("95 % interval", [score_interval(row.last) for row in found]),
         Column("complete trials", [_tried(table, row).partition(" ")[0] for row in found]),
+        Column("online episodes", [f"{_episodes(table, row):,}" for row in found]),
         *_importance(plan, sweep.importances, found),
     ]
     explained = (
-        "Optuna maximises the last score: that of the final checkpoint, mean over seeds. The highest score of many trials is "
-        "biased upwards; run the configuration again, with other seeds or longer, before you report it. Importance: "
-        "Optuna's share of each axis, by how much the best trials differ from all along it (PED-ANOVA); a rough estimate "
-        "for few trials."
+        f"{_maximised(plan)} Online episodes: those of all trials of the task in its environment, at every evaluation and seed. "
+        "Importance: Optuna's share of each axis, by how much the best trials differ from all along it (PED-ANOVA); a rough "
+        "estimate for few trials."
     )
     commands = tuple(line.strip() for line in answer(sweep, table))
     return [
@@ -78,6 +87,34 @@ def _importance(plan: Plan, known: Mapping[str, Mapping[str, float]], found: Seq
         symbol = found[0].trial.config.symbols.get(axis.name, axis.name)
         columns.append(Column(f"importance of {symbol}", [percent(share) for share in shares], drop=1))
     return columns
+
+
+def _maximised(plan: Plan) -> str:
+    """What the search goes by, and what that is worth."""
+    if plan.objective == SCORE:
+        return (
+            "Optuna maximises the last score: that of the final checkpoint, mean over seeds. The highest score of many trials "
+            "is biased upwards; run the configuration again, with other seeds or longer, before you report it."
+        )
+    criterion = CRITERIA[plan.objective]
+    better = "the higher the better" if criterion.sign > 0 else "with its sign turned, for less is better"
+    return (
+        f"Optuna maximises {plan.objective} of the final checkpoint, {criterion.says}, mean over seeds ({better}). No "
+        "environment has a part in the choice; `diffcps select` says how well it ranks."
+    )
+
+
+def _objective(plan: Plan, found: Sequence[Row]) -> list[Column]:
+    """A column of what was maximised, where that is not the last score."""
+    if plan.objective == SCORE:
+        return []
+    return [Column(plan.objective, [f"{at_the_end(row.trial, plan.objective):.4g}" for row in found])]
+
+
+def _episodes(table: Sequence[Row], row: Row) -> int:
+    """Episodes that the trials of a row's task have had in its environment, by their own way to act."""
+    own = [other.trial for other in table if other.trial.task == row.trial.task]
+    return sum(values.size for trial in own for values in trial.evaluations.returns)
 
 
 def _tried(table: Sequence[Row], row: Row) -> str:

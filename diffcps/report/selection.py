@@ -3,44 +3,20 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from diffcps import stats
-from diffcps.errors import UserError, nearest
+from diffcps.errors import UserError
 from diffcps.report.analysis import said
+from diffcps.runs.criteria import CRITERIA, UNITS, along, find
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial, varying
 from diffcps.text import Column, number, short
 
 FIRST = 1, 5
 """Numbers of policies that are tried in the environment, for the regret."""
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """A number of a trained policy by which it may be chosen."""
-
-    column: str
-    """Of ``measures.csv`` if a measure gives it, else of ``metrics.csv``; its last row counts."""
-    sign: int
-    """1: a higher number is better, −1: a lower one."""
-    says: str
-    needs: str = ""
-    """The measure that gives it; empty for a metric of training."""
-
-
-CRITERIA = {
-    "fqe": Criterion("fqe_value", 1, "fitted Q evaluation at first states", needs="fqe"),
-    "critic": Criterion("critic_value", 1, "the policy's own critic at first states", needs="critic"),
-    "td": Criterion("critic_error", -1, "TD error of its critic, on held-out data if there are any", needs="critic"),
-    "fqe-error": Criterion("fqe_error", -1, "TD error of the fitted Q on held-out data", needs="fqe"),
-    "behaviour": Criterion("behaviour_loss", -1, "behaviour loss"),
-    "lambda": Criterion("lambda", -1, "λ: a constraint that is met needs less of it"),
-}
-"""What policies can be chosen by."""
 
 
 class Candidate(NamedTuple):
@@ -72,18 +48,14 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
 
     Raises ``UserError`` for a criterion that is none, or that no trial has.
     """
-    if name not in CRITERIA:
-        raise UserError(
-            f"no criterion is called {name!r}{nearest(name, CRITERIA) or '.'} Known: {', '.join(CRITERIA)}."
-        )
-    criterion = CRITERIA[name]
+    criterion = find(name)
     found: dict[str, list[Candidate]] = {}
     for trial in sweep.known:
         if trial.state == "complete":
-            for member, value in enumerate(_values(trial, criterion)):
+            for member, value in enumerate(_values(trial, name)):
                 score = float(trial.scores[-1][member]) if len(trial.scores) else math.nan
                 if math.isfinite(value):
-                    own = Candidate(trial, member, criterion.sign * value, score)
+                    own = Candidate(trial, member, value, score)
                     found.setdefault(trial.task.name, []).append(own)
     if not found:
         how = f" Train with --measures {criterion.needs}" if criterion.needs else " It is no number of these algorithms"
@@ -99,24 +71,18 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
 
 def _unit(trial: Trial, name: str) -> tuple[object, ...]:
     """What a number of two trials must have in common to be compared."""
-    if name == "critic":
-        return trial.config.algorithm, trial.values("reward_transform"), trial.values("discount")
-    # a behaviour loss is the mean over the steps of the chain, of which each is fitted as well as it can be
-    return (trial.config.algorithm, trial.values("diffusion_steps")) if name in ("behaviour", "lambda") else ()
+    return tuple(trial.values(setting) for setting in UNITS.get(name, ()))
 
 
 def available(sweep: Sweep) -> list[str]:
     """The criteria that a sweep's complete trials have."""
     complete = [trial for trial in sweep.known if trial.state == "complete"]
-    return [name for name, how in CRITERIA.items() if any(np.isfinite(_values(trial, how)).any() for trial in complete)]
+    return [name for name in CRITERIA if any(np.isfinite(_values(trial, name)).any() for trial in complete)]
 
 
-def _values(trial: Trial, criterion: Criterion) -> Sequence[float]:
-    """The criterion of each member at the end; empty where the trial does not have it."""
-    if criterion.needs:
-        values = trial.measure(criterion.column)[1] if criterion.column in trial.measured else np.zeros((0, 0))
-    else:
-        values = trial.metric(criterion.column)[1]
+def _values(trial: Trial, name: str) -> Sequence[float]:
+    """The criterion of each member at the end, higher is better; empty where the trial does not have it."""
+    _, values = along(trial, name)
     return [float(value) for value in values[-1]] if len(values) else []
 
 

@@ -11,6 +11,8 @@ from diffcps import algorithms
 from diffcps.algorithms.settings import Constrained, Constraint, Covariance, Dual, PolicyClass, Precision, Students
 from diffcps.config import Physics
 from diffcps.errors import UserError
+from diffcps.runs.criteria import CRITERIA, SCORE
+from diffcps.runs.plan import Prune
 
 T = TypeVar("T")
 Maybe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
@@ -180,6 +182,11 @@ class _SweepFlags:
     """A setting that Optuna chooses, from a range or from values. Repeat the flag for more settings."""
     trials: int = 30
     """Trials for each task in a search."""
+    objective: Annotated[str, tyro.conf.arg(metavar="last|" + "|".join(CRITERIA))] = SCORE
+    """What a search maximises: the last score, or without an environment fqe and the like, which it then also measures."""
+    prune: Maybe[Prune] = None
+    """End hopeless trials early. `divergence`: those that are beyond recovery. `median`, `asha`: in a search also those that
+    others leave behind at the same step."""
     name: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Name of the sweep; by default the preset and a hash of what it runs."""
     resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None

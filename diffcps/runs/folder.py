@@ -36,7 +36,7 @@ from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user
 if TYPE_CHECKING:
     import torch
 
-State = Literal["pending", "running", "complete", "failed", "stopped"]
+State = Literal["pending", "running", "complete", "pruned", "failed", "stopped"]
 GROWING = "metrics.csv", "returns.csv", "measures.csv", "samples.csv"
 """Files that grow by rows while a trial is trained; the first column is the step."""
 _ASKED = "save"
@@ -83,9 +83,9 @@ class RunFolder:
         return read_json(file) if file.exists() else {"state": "pending", "step": 0}
 
     @property
-    def complete(self) -> bool:
-        """Whether the trial has ended; nothing in the folder changes after that."""
-        return bool(self.status["state"] == "complete")
+    def ended(self) -> bool:
+        """Whether the trial is complete, or ended early for good; nothing in the folder changes after that."""
+        return self.status["state"] in ("complete", "pruned")
 
     def fetch(self) -> None:
         """Bring the record to this machine; nothing to do for a folder that all machines see."""

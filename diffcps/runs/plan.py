@@ -7,15 +7,21 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diffcps.config import RunConfig, Value
 from diffcps.errors import UserError
 from diffcps.files import read_json
+from diffcps.runs.criteria import SCORE
 from diffcps.text import worded
 
-OBJECTIVE = "score"
-"""The one name of what is maximised: the last score, mean over seeds."""
+OBJECTIVE = "objective"
+"""The one name under which Ray Tune is told what is maximised: a plan's ``objective``, mean over seeds."""
+
+
+Prune = Literal["divergence", "median", "asha"]
+"""How trials are ended early: ``divergence`` looks at the trial alone (``training.divergence``), the others also compare it
+with those of its task (``runs.pruning``)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,10 @@ class Plan:
     """The settings of which several values were asked for."""
     search: int | None = None
     """Trials for each task in which Optuna chooses the axes; ``None``: ``trials`` are all that there is."""
+    objective: str = SCORE
+    """What a search maximises: the last score, or a criterion that needs no environment (``runs.criteria``)."""
+    prune: Prune | None = None
+    """The rule by which trials are ended early; ``None``: all run to their end."""
 
     @property
     def count(self) -> int:
@@ -83,6 +93,8 @@ class Plan:
         """Whether it has every trial of another plan, first and in the same order, and perhaps more."""
         if (self.search is None) != (other.search is None) or (self.search or 0) < (other.search or 0):
             return False
+        if (self.objective, self.prune) != (other.objective, other.prune):
+            return False
         return self.trials[: len(other.trials)] == other.trials and (self.search is None or self.axes == other.axes)
 
     def merged(self, more: "Plan") -> "Plan":
@@ -92,6 +104,11 @@ class Plan:
         """
         if (self.search is None) != (more.search is None):
             raise UserError(f"{self.name} is {_kind(self)}, and this is {_kind(more)}: one cannot extend the other.")
+        if (self.objective, self.prune) != (more.objective, more.prune):
+            raise UserError(
+                f"{self.name} goes by {_rules(self)}, and this by {_rules(more)}: give --objective and --prune as there, or "
+                "another --name."
+            )
         known = {trial.key for trial in self.trials}
         fresh = tuple(trial for trial in more.trials if trial.key not in known)
         for trial in fresh:
@@ -136,6 +153,8 @@ class Plan:
             "trials": [trial.to_dict() for trial in self.trials],
             "axes": [asdict(axis) for axis in self.axes],
             "search": self.search,
+            "objective": self.objective,
+            "prune": self.prune,
         }
 
     @classmethod
@@ -143,7 +162,8 @@ class Plan:
         """The inverse of ``to_dict``."""
         axes = tuple(Axis(**{**axis, "choices": tuple(axis["choices"])}) for axis in values["axes"])
         trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
-        return cls(values["name"], values["preset"], trials=trials, axes=axes, search=values["search"])
+        rules = {name: values[name] for name in ("search", "objective", "prune")}
+        return cls(values["name"], values["preset"], trials=trials, axes=axes, **rules)
 
 
 def _protocol(trial: RunConfig) -> str:
@@ -152,6 +172,10 @@ def _protocol(trial: RunConfig) -> str:
     last = "" if own.final_episodes is None else f", {own.final_episodes} at the end"
     acting = f", also by {', '.join(trial.acting)}" if trial.acting else ""
     return f"every {own.every} steps, {own.episodes} episodes{last}{acting}"
+
+
+def _rules(plan: Plan) -> str:
+    return f"{plan.objective}, {f'pruned by {plan.prune}' if plan.prune else 'not pruned'}"
 
 
 def _kind(plan: Plan) -> str:

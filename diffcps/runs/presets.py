@@ -18,6 +18,8 @@ from diffcps.algorithms.settings import Changes
 from diffcps.config import Member, RunConfig, Values
 from diffcps.data import library
 from diffcps.errors import UserError
+from diffcps.runs import criteria
+from diffcps.runs.criteria import SCORE
 from diffcps.runs.flags import SweepOptions, pairs
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.settings import SEEDS, Setting, find, has, names_of, settings
@@ -217,10 +219,12 @@ def build(options: SweepOptions) -> Plan:
     """
     if options.trials < 1:
         raise UserError(f"--trials {options.trials}: a search needs at least one trial.")
+    if options.objective != SCORE:
+        criteria.find(options.objective)
     names = options.tasks or (DEMO_TASKS if options.preset == "demo" else PAPER_TASKS)
     tasks = [get_task(name) for name in dict.fromkeys(names)]
     make = _search if options.preset == "search" or options.search else _grid
-    plan = make(options, tasks)
+    plan = replace(make(options, tasks), prune=options.prune)
     # without the number of trials: the same search with more of them is the same sweep
     digest = hashlib.sha256(json.dumps(plan.to_dict() | {"search": None}, sort_keys=True).encode()).hexdigest()[:6]
     name = options.name or f"{options.preset}-{digest}"
@@ -245,6 +249,14 @@ def _grid(options: SweepOptions, tasks: list[Task]) -> Plan:
         Axis(name, tuple(dict.fromkeys(trial.value(name, 0) for trial in found if has(name, trial.algorithm))))
         for name in names
     ]
+    if options.objective != SCORE:
+        raise UserError(
+            f"--objective {options.objective}: only a search maximises anything. Add --search NAME=LOW:HIGH or --preset search."
+        )
+    if options.prune in ("median", "asha"):
+        raise UserError(
+            f"--prune {options.prune} compares the trials of a search. Of a grid, --prune divergence ends some."
+        )
     return Plan("", options.preset, found, tuple(axis for axis in axes if len(axis.choices) > 1))
 
 
@@ -254,6 +266,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     algorithm = changes.get("algorithm", "diffcps")
     if isinstance(algorithm, tuple):
         raise UserError(f"a search has one algorithm, and these are {len(algorithm)}: {', '.join(algorithm)}.")
+    changes = _with_measure(changes, options.objective)
     given = named(changes, algorithm)
     ranges = {find(name, algorithm).name: text for name, text in pairs("search", options.search).items()}
     if twice := ranges.keys() & given.keys():
@@ -265,13 +278,27 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     axes += [Axis(name, values) for name, values in given.items() if len(values) > 1]
     fixed = {name: values for name, values in given.items() if len(values) == 1}
     bases = tuple(made(task, fixed, PRESETS[options.preset]) for task in tasks)
-    if silent := [base.task for base in bases if not base.evaluation.episodes]:
+    objective = options.objective
+    if objective == SCORE and (silent := [base.task for base in bases if not base.evaluation.episodes]):
         raise UserError(
-            f"a search goes by the score, and policies of {', '.join(silent)} are not evaluated (0 episodes)."
+            f"a search goes by the score, and policies of {', '.join(silent)} are not evaluated (0 episodes). --objective names "
+            "what needs no environment."
         )
-    plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials)
+    if units := [axis.name for axis in axes if axis.name in criteria.UNITS.get(objective, ())]:
+        raise UserError(
+            f"--objective {objective} cannot order trials that differ in {', '.join(units)}: it has another unit in each. "
+            "--objective fqe can."
+        )
+    plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials, objective=objective)
     _check(plan)
     return replace(plan, search=min(options.trials, plan.points or options.trials))
+
+
+def _with_measure(changes: Mapping[str, Any], objective: str) -> dict[str, Any]:
+    """The changes, with the measure that gives the objective, if one does."""
+    needs = criteria.find(objective).needs if objective != SCORE else ""
+    asked = changes.get("measures", [])
+    return {**changes, "measures": [*asked, needs]} if needs and needs not in asked else dict(changes)
 
 
 def searched(setting: Setting, text: str) -> Axis:

@@ -98,9 +98,10 @@ class Sweep:
         count = self.counts
         if self.holder is not None or count["running"]:
             return "running" if self.plan else "starting"
-        if count["complete"] == self.total:
+        ended = count["complete"] + count["pruned"]
+        if ended == self.total:
             return "complete"
-        return "some failed" if count["complete"] + count["failed"] + count["damaged"] == self.total else "stopped"
+        return "some failed" if ended + count["failed"] + count["damaged"] == self.total else "stopped"
 
     @property
     def touched(self) -> float | None:

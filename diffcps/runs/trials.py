@@ -27,9 +27,10 @@ from diffcps.text import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-TrialState = Literal["complete", "running", "failed", "stopped", "interrupted", "pending", "damaged"]
+TrialState = Literal["complete", "pruned", "running", "failed", "stopped", "interrupted", "pending", "damaged"]
 """``stopped``: shut down cleanly. ``interrupted``: killed; the status is 'running', but no process works on it.
-``pending``: not started. ``damaged``: status or configuration unreadable."""
+``pending``: not started. ``pruned``: ended early by the sweep's rule, for good. ``damaged``: status or configuration
+unreadable."""
 QUIET_SECONDS = 1800.0
 """A status that is older counts as interrupted even if a process holds the sweep. Between two statuses is at most an
 evaluation or the compilation of a step: minutes, on the slowest machines."""
@@ -49,7 +50,7 @@ class Trial:
     """Its configuration; ``None`` if it cannot be read."""
     status: Mapping[str, Any] = field(default_factory=dict)
     trouble: str = ""
-    """Why it failed, or what is damaged: one line without passwords."""
+    """Why it failed or was pruned, or what is damaged: one line without passwords."""
     updated: float | None = None
     """``time.time()`` of its newest status."""
 
@@ -245,6 +246,8 @@ def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0
     updated = found.number("updated") or modified(folder / "status.json")
     if found.state == "failed":
         return replace(found, updated=updated, trouble=first_line(status.get("error") or "no reason was recorded"))
+    if found.state == "pruned":
+        return replace(found, updated=updated, trouble=first_line(status.get("pruned") or ""))
     dead = found.state == "running" and (updated or 0.0) < max(alive, time.time() - QUIET_SECONDS)
     return replace(found, updated=updated, state="interrupted" if dead else found.state)
 

@@ -101,10 +101,10 @@ def run_folders(location: Location) -> list[RunFolder]:
 
 
 def unfinished(location: Location, plan: Plan) -> int:
-    """How many trials are not complete; of a search, of those that it has started."""
+    """How many trials have not ended; of a search, of those that it has started."""
     folders = run_folders(location)
-    complete = sum(folder.complete for folder in folders)
-    return (len(folders) if plan.search else plan.count) - complete
+    ended = sum(folder.ended for folder in folders)
+    return (len(folders) if plan.search else plan.count) - ended
 
 
 SAVING = 10.0
@@ -145,11 +145,11 @@ def settle(location: Location, plan: Plan, interrupted: bool) -> None:
     location.refresh("runs")
     if not interrupted and plan.search is None:
         for trial in plan.trials:
-            if not (record := location.run_folder(trial.key)).complete:
+            if not (record := location.run_folder(trial.key)).ended:
                 record.create(trial)
     for folder in run_folders(location):
         state = folder.status["state"]
-        if state in ("complete", "failed"):
+        if folder.ended or state == "failed":
             continue
         folder.claim()  # its worker is ending, and may still be writing
         if interrupted and state == "running":

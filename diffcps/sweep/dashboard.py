@@ -4,6 +4,7 @@ It is made anew from the run folders whenever a trial ends, and never read back:
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +17,15 @@ from optuna.trial import TrialState, create_trial
 from ray import tune
 
 from diffcps.errors import UserError
-from diffcps.runs import read
+from diffcps.runs import criteria, read
+from diffcps.runs.criteria import at_the_end
 from diffcps.runs.plan import Plan
 from diffcps.runs.trials import Trial
 from diffcps.storage.location import Location
 from diffcps.sweep.search import distributions, point_of
 
 FILE = "optuna.journal"
-_STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 """State of a trial -> that of Optuna; others are left out, for they will be continued."""
 
 
@@ -33,7 +35,7 @@ def write(location: Location, plan: Plan, curves: bool = False) -> Path | None:
     Args:
         location: of the sweep.
         plan: of the sweep.
-        curves: whether each trial also has its score at every evaluation, for which pandas is imported.
+        curves: whether each trial also has the objective at every evaluation, for which pandas is imported.
     """
     if plan.search is None:
         return None
@@ -60,16 +62,16 @@ def _replacing(file: Path) -> Iterator[Path]:
 
 
 def _trial(trial: Trial, plan: Plan, curves: bool) -> Any:
-    """A trial as Optuna has it. One that ended without a score counts as failed."""
-    last = trial.number("last")
-    state = _STATES[trial.state] if last is not None else TrialState.FAIL
+    """A trial as Optuna has it. One that ended without a number of the objective counts as failed."""
+    reached = at_the_end(trial, plan.objective)
+    state = _STATES[trial.state] if math.isfinite(reached) else TrialState.FAIL
     along = {}
     if curves:
-        steps = trial.evaluations.steps.tolist()
-        along = {step: float(score) for step, score in zip(steps, trial.scores.mean(axis=1), strict=True)}
+        steps, values = criteria.along(trial, plan.objective)
+        along = {int(step): float(value) for step, value in zip(steps, values.mean(axis=1), strict=True)}
     return create_trial(
         state=state,
-        value=last if state is TrialState.COMPLETE else None,
+        value=None if state is TrialState.FAIL else reached,
         params=point_of(trial.config, plan.axes),
         distributions=distributions(plan.axes),
         intermediate_values=along,

@@ -27,7 +27,7 @@ SHARE = 20
 MOST_ROWS = 20
 BARE = "algorithm", "profile", "policy"
 """Settings whose values are understood without their name."""
-ORDER = "running", "failed", "damaged", "interrupted", "stopped", "complete", "pending"
+ORDER = "running", "failed", "damaged", "interrupted", "stopped", "complete", "pruned", "pending"
 """States in the order in which trials are listed."""
 
 
@@ -115,13 +115,13 @@ class Board:
         return " · ".join(parts)
 
     def news(self, before: Sequence[Trial], now: Sequence[Trial]) -> list[str]:
-        """A line for each trial that has ended between two looks: its scores, or why it failed."""
+        """A line for each trial that has ended between two looks: its scores, or why it failed or was pruned."""
         states: Mapping[str, str] = {trial.key: trial.state for trial in before}
         found = []
         for trial in now:
             if trial.state == states.get(trial.key, "pending"):
                 continue
-            if trial.state in ("failed", "damaged"):
+            if trial.state in ("failed", "damaged", "pruned"):
                 found.append(f"  {self.name(trial)}  {trial.state}: {trial.trouble}")
             elif trial.state == "complete":
                 last, best = (if_known(trial.number(name)) for name in ("last", "best"))
@@ -164,7 +164,7 @@ class Board:
         return self._names.get(trial.key, _without_hash(trial.key))
 
     def _cells(self, trial: Trial) -> list[str]:
-        if trial.state in ("failed", "damaged"):
+        if trial.state in ("failed", "damaged", "pruned"):
             return [self.name(trial), trial.state, trial.trouble[:60], "", "", "", ""]
         speed, left = _speed(trial), trial.seconds_left
         return [

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffcps.files import DiskFullError
+from diffcps.runs.criteria import SCORE
+from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location
 from diffcps.sweep.cluster import Resources
@@ -50,23 +52,31 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], Non
     folder = location.run_folder(trial.key)
     policy = RetryPolicy(location, trial.key, job.launch)
     try:
-        begins = not folder.complete and policy.begin()
+        begins = not folder.ended and policy.begin()
     except DiskFullError as error:
         # Tune would retry a failed trial at once, a thousand times; the end of the sweep reports the full disk
         logger.error("%s: %s", trial.key, error)
         return
     if begins:
         loop = {"config": trial.to_dict(), "location": job.location, "resources": job.resources}
-        loop |= {"requested_at": config["requested_at"]}
+        loop |= {"requested_at": config["requested_at"], "rules": (job.plan.prune, job.plan.objective)}
         gave_up = _train(job, policy, loop=loop, work=work)
         location.refresh(f"runs/{trial.key}")
-        if gave_up is not None and folder.status["state"] not in ("complete", "failed"):
+        if gave_up is not None and not folder.ended and folder.status["state"] != "failed":
             raise gave_up
-    status = folder.status
-    if status["state"] == "complete":
-        # Tune wants the metric of every trial; nothing is chosen by it where policies are not evaluated
-        scores = {name: status.get(name, float("nan")) for name in ("last", "best")}
-        tune.report({"step": trial.steps, OBJECTIVE: scores["last"], "best": scores["best"]})
+    if folder.ended:
+        # Tune wants the metric of every trial; nothing is chosen by it where there is none
+        tune.report({"step": folder.status["step"], OBJECTIVE: _reached(folder, job.plan.objective)})
+
+
+def _reached(folder: RunFolder, objective: str) -> float:
+    """What a search is told of a trial that has ended."""
+    if objective == SCORE:
+        return float(folder.status.get("last", float("nan")))
+    from diffcps.runs.criteria import at_the_end  # reading rows takes pandas, which no other driver needs
+    from diffcps.runs.trials import read_trial
+
+    return at_the_end(read_trial(folder.path), objective)
 
 
 def _train(

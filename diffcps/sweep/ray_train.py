@@ -161,7 +161,7 @@ class RetryPolicy(FailurePolicy):
         """Count an interruption. Whether to try again; if not, the status says why."""
         folder = self.location.run_folder(self.key)
         record, status = folder.attempts, folder.status
-        if record["driver"] != self.driver or status["state"] == "complete":
+        if record["driver"] != self.driver or folder.ended:
             return False
         if stacks := folder.stuck:
             cause = Cause(False, watchdog.reason(stacks))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from diffcps.runs.criteria import at_the_end
+from diffcps.runs.trials import read_trial
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.claim import run_folders
 from diffcps.sweep.cluster import DRIVER_CPUS
@@ -144,15 +146,19 @@ def execute(
 
 
 def _searcher(job: Job) -> tuple[Any, int]:
-    """The searcher over what is not complete, and how many trials that is."""
+    """The searcher over what has not ended, and how many trials that is."""
     job.location.refresh("runs")
     folders = run_folders(job.location)
     if job.plan.search is None:
-        complete = {folder.path.name for folder in folders if folder.complete}
-        keys = [trial.key for trial in job.plan.trials if trial.key not in complete]
+        ended = {folder.path.name for folder in folders if folder.ended}
+        keys = [trial.key for trial in job.plan.trials if trial.key not in ended]
         return (grid_searcher(keys), len(keys)) if keys else (None, 0)
     configs = [(folder.config, folder) for folder in folders]
-    finished = [(config, float(folder.status["last"])) for config, folder in configs if folder.complete]
-    unfinished = [config for config, folder in configs if not folder.complete]
+    finished = [
+        (config, at_the_end(read_trial(folder.path, config), job.plan.objective))
+        for config, folder in configs
+        if folder.ended
+    ]
+    unfinished = [config for config, folder in configs if not folder.ended]
     searcher = StudyPerTask(job.plan, finished, unfinished)
     return searcher, searcher.remaining

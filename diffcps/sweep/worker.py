@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,18 @@ from diffcps import data
 from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
+from diffcps.runs.criteria import SCORE
 from diffcps.runs.folder import TakenOverError
+from diffcps.runs.plan import Prune
+from diffcps.runs.pruning import behind, curve
+from diffcps.runs.trials import read_trial
 from diffcps.storage.location import Location
+from diffcps.sweep.claim import run_folders
 from diffcps.sweep.cluster import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
 from diffcps.training import cost
+from diffcps.training.divergence import diverges
 from diffcps.training.environment import unused_gpu
 from diffcps.training.members import Workers, connect, disconnect, shares, worker_memory
 from diffcps.training.trial import Machine, run
@@ -25,7 +31,13 @@ from diffcps.training.watchdog import STUCK_SECONDS
 logger = logging.getLogger(__name__)
 
 
-def train_worker(config: dict[str, Any], location: Location, resources: Resources, requested_at: float) -> None:
+def train_worker(
+    config: dict[str, Any],
+    location: Location,
+    resources: Resources,
+    requested_at: float,
+    rules: tuple[Prune | None, str] = (None, SCORE),
+) -> None:
     """The Ray Train worker's function.
 
     Args:
@@ -33,6 +45,7 @@ def train_worker(config: dict[str, Any], location: Location, resources: Resource
         location: where its data and its run folder are.
         resources: what this worker may use.
         requested_at: ``time.time()`` at which the trial was requested.
+        rules: how trials are ended early, if they are, and the objective by which they are compared.
     """
     trial, location = RunConfig.from_dict(config), location.on_this_machine()
     # Ray shows a worker the GPU that it was given, and no other
@@ -62,6 +75,7 @@ def train_worker(config: dict[str, Any], location: Location, resources: Resource
             machine,
             workers=workers,
             sinks=sinks,
+            prune=_prune(trial, location, rules[0], objective=rules[1]) if rules[0] else None,
             requested_at=requested_at,
             stuck_after=STUCK_SECONDS,
         )
@@ -72,6 +86,30 @@ def train_worker(config: dict[str, Any], location: Location, resources: Resource
         logger.error("%s: %s", trial.key, error)
     if workers is not None:
         disconnect()
+
+
+def _prune(
+    trial: RunConfig, location: Location, rule: Prune, *, objective: str
+) -> Callable[[Transitions], Callable[[int, Mapping[str, Any]], str]]:
+    """What ends this trial early: its own divergence, and other trials of its task that do better."""
+
+    def made(dataset: Transitions) -> Callable[[int, Mapping[str, Any]], str]:
+        diverged = diverges(trial, dataset)
+
+        def reason(step: int, metrics: Mapping[str, Any]) -> str:
+            if (why := diverged(metrics)) or rule == "divergence":
+                return why
+            location.refresh("runs")
+            found = [read_trial(folder.path) for folder in run_folders(location)]
+            own = [one for one in found if one.key == trial.key]
+            others = [one for one in found if one.key != trial.key and one.stored and one.config.task == trial.task]
+            if not own:
+                return ""
+            return behind(rule, curve(own[0], objective), [curve(other, objective) for other in others])
+
+        return reason
+
+    return made
 
 
 def _workers(trial: RunConfig) -> Workers:

@@ -114,12 +114,14 @@ def sweep_parameters(description: Mapping[str, Any]) -> dict[str, str]:
         "seeds": listed(len(trial.members) for trial in plan.trials),
         "trials": str(plan.count),
     }
+    known |= {"objective": plan.objective} if plan.search else {}
+    known |= {"prune": plan.prune} if plan.prune else {}
     return known | {f"axis {axis.name}"[:250]: str(axis)[:6000] for axis in plan.axes}
 
 
 def sweep_scores(sweep: "Sweep") -> dict[str, float]:
     """Numbers of a sweep's own run: trials by state and in all, for each task the highest last score and that of the data."""
-    found = {f"trials_{state}": float(sweep.counts[state]) for state in ("complete", "failed")}
+    found = {f"trials_{state}": float(sweep.counts[state]) for state in ("complete", "pruned", "failed")}
     found["trials_planned"] = float(sweep.total)
     for trial in sweep.known:
         last, task = trial.number("last"), re.sub(r"[^\w./: -]", "-", trial.config.task)

@@ -29,6 +29,7 @@ _NOTE = 7900
 """Characters of a description; MLflow takes 8000."""
 _STATUS = {
     "complete": "FINISHED",
+    "pruned": "KILLED",
     "failed": "FAILED",
     "stopped": "KILLED",
     "interrupted": "KILLED",
@@ -184,6 +185,8 @@ class Tracker:
             self.client.set_tag(run, "rows", str(len(rows)))
             if trial.state == "failed":
                 self.client.set_tag(run, "error", str(trial.status.get("error", ""))[:5000])
+            elif trial.state == "pruned":
+                self.client.set_tag(run, "pruned", trial.trouble[:5000])
             elif known and "error" in known.data.tags:
                 self.client.delete_tag(run, "error")
             self.set_status(run, status)
@@ -295,9 +298,9 @@ class Tracker:
 
 def _sweep_status(sweep: "Sweep") -> str:
     states = {trial.state for trial in sweep.trials}
-    if states == {"complete"} and len(sweep.trials) == sweep.total:
+    if states <= {"complete", "pruned"} and len(sweep.trials) == sweep.total:
         return "FINISHED"
-    return "FAILED" if "failed" in states and states <= {"complete", "failed"} else "KILLED"
+    return "FAILED" if "failed" in states and states <= {"complete", "pruned", "failed"} else "KILLED"
 
 
 def _note(table: str) -> str:

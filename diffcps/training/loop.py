@@ -3,7 +3,7 @@
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints only
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
 ``checkpoint_minutes`` and one row with its evaluation. A checkpoint can also be asked for, by who is about to end the trial.
-Workers that share the members meet at rows only, and the run folder does not show how many there were.
+Workers that share the members meet at rows only; how many there are changes nothing but the rounding of arithmetic.
 """
 
 import time
@@ -38,6 +38,8 @@ class Sink(Protocol):
         """Show what is still waiting; called once, also when the trial has failed."""
 
 
+Prune = Callable[[int, Mapping[str, NDArray[Any]]], str]
+"""Says, of a step and what sinks show of it, ``[K]``, why the trial need not go on; an empty text if it is to."""
 PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking", "repeated"
 """How a trial spends its time: until its first step (processes, imports, data), gradient steps, waiting for the trial's
 other workers, evaluation, writing the run folder, sinks, and work repeated after kills."""
@@ -191,6 +193,7 @@ def run(
     measure: Callable[[Any, int, bool], Measured] | None = None,
     workers: Workers | None = None,
     sinks: Sequence[Sink] = (),
+    prune: Prune | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     notes: Sequence[str] = (),
@@ -198,7 +201,7 @@ def run(
     checkpoint_clock: Callable[[], float] = time.monotonic,
     status_seconds: float = STATUS_SECONDS,
 ) -> dict[str, float]:
-    """Train a pack to its end; a complete trial is left as it is. Returns ``step``; if evaluated also ``last`` and ``best``.
+    """Train a pack to its end; one that has ended stays as it is. Returns ``step``; if evaluated also ``last`` and ``best``.
 
     Args:
         config: the trial.
@@ -208,6 +211,7 @@ def run(
         measure: ``(policy, index of the evaluation, whether it is the last) -> Measured``; by default nothing is measured.
         workers: the workers that share the members; by default this one trains all.
         sinks: closed at the end; only the first worker may have any.
+        prune: asked in the first worker after each evaluation but the last; the trial ends where it gives a reason.
         report: called in every worker after each evaluation with ``step``, ``score`` (the last) and ``best``.
         progress: called in the first worker with every status that is written.
         notes: sentences about this attempt, for the status.
@@ -215,22 +219,24 @@ def run(
         checkpoint_clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
         status_seconds: between two statuses while learning.
     """
-    if folder.complete:
+    if folder.ended:
         return {name: folder.status[name] for name in ("step", "last", "best") if name in folder.status}
+    pruned = ""
     try:
         trial = _begin(config, learner, folder, workers=workers or Workers(), requested_at=requested_at)
         status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
         saved_at = checkpoint_clock()
         status.write(saved=learner.step, **trial.summary)
-        while learner.step < config.steps:
+        while learner.step < config.steps and not pruned:
             shown = _learn(trial, status)
             if trial.evaluation_due:
                 shown |= _evaluate(trial, evaluate, measure)
             for sink in sinks:
                 sink.log(shown, learner.step)
             trial.clock.charge("tracking")
+            pruned = _pruned(trial, prune, shown)
             late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes or folder.asked_to_save
-            if learner.step == config.steps or trial.workers.decide(late):
+            if learner.step == config.steps or pruned or trial.workers.decide(late):
                 _save(trial, status)
                 saved_at = checkpoint_clock()
             trial.clock.charge("checkpoint")
@@ -241,7 +247,7 @@ def run(
     finally:
         for sink in sinks:
             sink.close()
-    return _end(trial, status)
+    return _end(trial, status, pruned)
 
 
 def _begin(
@@ -362,10 +368,19 @@ def _keep_best(trial: _Trial) -> None:
         best["score"] = [new if took else old for took, new, old in zip(better, scores, best["score"], strict=True)]
 
 
-def _end(trial: _Trial, status: _Status) -> dict[str, float]:
-    """Say in the status that the trial is complete."""
+def _pruned(trial: _Trial, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
+    """Why the trial ends here, the same in all workers; empty if it goes on."""
+    if not trial.evaluation_due or trial.learner.step == trial.config.steps:
+        return ""
+    why = prune(trial.learner.step, shown) if prune is not None else ""
+    ends = trial.workers.decide(bool(why))
+    return (why or "the first worker says why") if ends else ""
+
+
+def _end(trial: _Trial, status: _Status, pruned: str) -> dict[str, float]:
+    """Say in the status that the trial is complete, or why it has been ended early."""
     trial.clock.charge("tracking")
-    status.write(state="complete")
+    status.write(**({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"}))
     # the other workers leave only now: if the status cannot be written, they must learn of it
     trial.workers.agree("the last step", trial.learner.step)
     return {"step": trial.learner.step, **trial.summary}

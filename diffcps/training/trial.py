@@ -25,7 +25,7 @@ from diffcps.tasks.registry import task_of
 from diffcps.training import cost, environment, loop, measures
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner, on_device
-from diffcps.training.loop import Sink
+from diffcps.training.loop import Prune, Sink
 from diffcps.training.measures.subject import Measurer
 from diffcps.training.members import Packs, WorkerLostError, Workers, fitting
 from diffcps.training.watchdog import Watchdog, reason
@@ -60,13 +60,14 @@ def run(
     *,
     workers: Workers | None = None,
     sinks: Callable[[Mapping[str, Any]], Sequence[Sink]] | None = None,
+    prune: Callable[[Transitions], Prune] | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     requested_at: float | None = None,
     checkpoint_clock: Callable[[], float] = time.monotonic,
     stuck_after: float | None = None,
 ) -> None:
-    """Train one trial to its end, from its newest checkpoint if it has one. A complete trial is left as it is.
+    """Train one trial to its end, from its newest checkpoint if it has one. A trial that has ended is left as it is.
 
     Args:
         config: the trial.
@@ -75,6 +76,7 @@ def run(
         machine: what this process may use.
         workers: the workers that share the members; by default this one trains all.
         sinks: makes the sinks from the content of ``environment.json``; called in the first worker only.
+        prune: makes, from what is learned from, the function that may end the trial early; called in the first worker only.
         report, progress, requested_at, checkpoint_clock: see ``loop.run``.
         stuck_after: seconds without movement after which this process ends itself; by default never.
 
@@ -86,7 +88,7 @@ def run(
     workers, requested_at = workers or Workers(), time.time() if requested_at is None else requested_at
     notes = _last_attempt(folder)
     _open(folder, config, workers)
-    if folder.complete:
+    if folder.ended:
         return
     # the others wait for the first worker at every row, and it for them: one watchdog is enough
     with Watchdog(stuck_after if workers.first else None, folder.trace) as watchdog, _recorded(folder, workers):
@@ -106,6 +108,7 @@ def run(
                 measure=packs.measure if config.measures or config.acting else None,
                 workers=workers,
                 sinks=sinks(facts) if sinks and workers.first else (),
+                prune=prune(dataset) if prune and workers.first else None,
                 report=report,
                 progress=watchdog.following(progress),
                 notes=[*notes, *_gathered([learner.engine.notes for learner in packs.learners], workers)],
@@ -129,7 +132,7 @@ def _open(folder: RunFolder, config: RunConfig, workers: Workers) -> None:
             folder.fetch()
             return
         folder.create(config)
-        if not folder.complete:
+        if not folder.ended:
             folder.claim()
     except UserError as error:
         workers.leave(str(error), mistake=True)

@@ -1,0 +1,57 @@
+"""When a trial of a search is ended early because others of its task do better, as its run folder and theirs say."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from diffcps.runs import criteria
+from diffcps.runs.plan import Prune
+from diffcps.runs.trials import Trial
+
+FEWEST = 4
+"""Trials that must have come as far before one is compared with them."""
+ETA = 3
+"""Of the trials that have come to a rung, one in so many goes on (``asha``)."""
+
+
+def behind(rule: Prune, own: Sequence[float], others: Iterable[Sequence[float]]) -> str:
+    """Why a trial is ended after its newest evaluation; an empty text if it goes on.
+
+    ``median`` (Golovin et al., 2017): from its second evaluation on, its best value so far is below the median over other
+    trials of their means so far.
+    ``asha`` (Li et al., 2020): it has come to a rung, which are its evaluations 1, 3, 9, …, and is not in the best third of
+    the trials that have come there.
+
+    Args:
+        rule: which.
+        own: the objective at each evaluation so far, higher is better.
+        others: the same of the other trials of the task, each as long as it has got.
+    """
+    count = len(own)
+    reached = [values[:count] for values in others if len(values) >= count]
+    if rule == "divergence" or not count or len(reached) < FEWEST:
+        return ""
+    if rule == "median":
+        middle = statistics.median(float(np.mean(values)) for values in reached)
+        best = max(own)
+        worse = count > 1 and best < middle
+        return f"its best of {count}, {best:.4g}, is below the median of {len(reached)}, {middle:.4g}" if worse else ""
+    if not _is_rung(count):
+        return ""
+    at_rung = [values[-1] for values in reached] + [own[-1]]
+    least = sorted(at_rung, reverse=True)[max(1, len(at_rung) // ETA) - 1]
+    worse = own[-1] < least
+    return f"{own[-1]:.4g} at evaluation {count} is not in the best third of {len(at_rung)}" if worse else ""
+
+
+def _is_rung(count: int) -> bool:
+    while count % ETA == 0:
+        count //= ETA
+    return count == 1
+
+
+def curve(trial: Trial, objective: str) -> list[float]:
+    """The objective of a trial at each evaluation so far, mean over members."""
+    _, values = criteria.along(trial, objective)
+    return [float(value) for value in values.mean(axis=1)]
