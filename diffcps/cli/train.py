@@ -50,6 +50,7 @@ class Train(PlaceFlags, RunFlags):
         from diffcps.tasks.registry import get_task
         from diffcps.training import trial as trials
         from diffcps.training.environment import unused_gpu
+        from diffcps.training.tensorboard import sink_of
 
         task, console = get_task(self.task), Console()
         config = made(task, self.changes(), PRESETS[self.preset])
@@ -68,6 +69,7 @@ class Train(PlaceFlags, RunFlags):
                 folder,
                 functools.partial(data.load, task, config.data, directories),
                 trials.Machine.prepared(),
+                sinks=lambda _: [sink_of(config, folder.path)] if self.also else [],
                 report=functools.partial(_report, console),
                 progress=interrupt.following(functools.partial(_show, status, config.task)),
             )

@@ -110,6 +110,8 @@ class PlaceFlags:
     """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder for results. For sweeps also the URL of an object store (`s3://bucket/folder`)."""
+    also: Annotated[Several[Literal["tensorboard"]], tyro.conf.arg(metavar="tensorboard")] = ()
+    """Where metrics are also shown: `tensorboard` writes its event files into each run folder."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Job:
     plan: Plan
     location: Location
     resources: Resources
+    also: tuple[str, ...] = ()
+    """Where metrics are shown besides MLflow."""
     launch: str = ""
     """Which start of the sweep this is; in each of them a trial's retries count from zero."""
 
@@ -59,7 +61,11 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], Non
         return
     if begins:
         loop = {"config": trial.to_dict(), "location": job.location, "resources": job.resources}
-        loop |= {"requested_at": config["requested_at"], "rules": (job.plan.prune, job.plan.objective)}
+        loop |= {
+            "requested_at": config["requested_at"],
+            "rules": (job.plan.prune, job.plan.objective),
+            "also": job.also,
+        }
         gave_up = _train(job, policy, loop=loop, work=work)
         location.refresh(f"runs/{trial.key}")
         if gave_up is not None and not folder.ended and folder.status["state"] != "failed":

@@ -92,6 +92,10 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     """Decide what to run and where, and refuse what cannot work; prints the trials of a dry run."""
     plan_given = plan is not None
     plan, location = _plan(options, plan)
+    if options.also and location.remote is not None:
+        raise UserError(
+            "--also tensorboard writes into run folders, and here these are in an object store. Leave it out."
+        )
     _check_workers(plan, options.workers_per_trial)
     for trial in plan.trials:
         measures.check(trial)
@@ -139,7 +143,7 @@ def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[
             say(console, f"on {cluster.description}; {at_once} at once")
             Tracker(str(sweep.location.tracking_uri), plan.name).reconcile(sweep.location.folder, running=True)
             with Board(plan, sweep.location, console, options.quiet):
-                job = Job(plan, _for_workers(sweep.location), resources)
+                job = Job(plan, _for_workers(sweep.location), resources, options.also)
                 stopping = partial(_stopping, sweep, time.time(), interrupts)
                 execute(job, interrupts, stopping=stopping)
         interrupted = False

@@ -24,7 +24,9 @@ from diffcps.tracking import MlflowSink, Tracker
 from diffcps.training import cost
 from diffcps.training.divergence import diverges
 from diffcps.training.environment import unused_gpu
+from diffcps.training.loop import Sink
 from diffcps.training.members import Workers, connect, disconnect, shares, worker_memory
+from diffcps.training.tensorboard import sink_of
 from diffcps.training.trial import Machine, run
 from diffcps.training.watchdog import STUCK_SECONDS
 
@@ -37,6 +39,7 @@ def train_worker(
     resources: Resources,
     requested_at: float,
     rules: tuple[Prune | None, str] = (None, SCORE),
+    also: Sequence[str] = (),
 ) -> None:
     """The Ray Train worker's function.
 
@@ -46,6 +49,7 @@ def train_worker(
         resources: what this worker may use.
         requested_at: ``time.time()`` at which the trial was requested.
         rules: how trials are ended early, if they are, and the objective by which they are compared.
+        also: where metrics are shown besides MLflow.
     """
     trial, location = RunConfig.from_dict(config), location.on_this_machine()
     # Ray shows a worker the GPU that it was given, and no other
@@ -62,10 +66,11 @@ def train_worker(
         location.check_data(trial, dataset.info)
         return dataset
 
-    def sinks(environment: Mapping[str, Any]) -> Sequence[MlflowSink]:
-        if location.tracking_uri is None:
-            return ()
-        return (MlflowSink(Tracker(location.tracking_uri, location.sweep), trial, environment, folder),)
+    def sinks(environment: Mapping[str, Any]) -> Sequence[Sink]:
+        found: list[Sink] = [sink_of(trial, folder.path)] if also else []
+        if location.tracking_uri is not None:
+            found.append(MlflowSink(Tracker(location.tracking_uri, location.sweep), trial, environment, folder))
+        return found
 
     try:
         run(

@@ -228,12 +228,7 @@ def run(
         saved_at = checkpoint_clock()
         status.write(saved=learner.step, **trial.summary)
         while learner.step < config.steps and not pruned:
-            shown = _learn(trial, status)
-            if trial.evaluation_due:
-                shown |= _evaluate(trial, evaluate, measure)
-            for sink in sinks:
-                sink.log(shown, learner.step)
-            trial.clock.charge("tracking")
+            shown = _row(trial, status, evaluate, measure=measure, sinks=sinks)
             pruned = _pruned(trial, prune, shown)
             late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes or folder.asked_to_save
             if learner.step == config.steps or pruned or trial.workers.decide(late):
@@ -279,6 +274,24 @@ def _begin(
         complaints=complaints,
         best=state.get("best", {}) if state and config.keep_best else {},
     )
+
+
+def _row(
+    trial: _Trial,
+    status: _Status,
+    evaluate: Callable[[Any, int, int], Rollouts],
+    *,
+    measure: Callable[[Any, int, bool], Measured] | None,
+    sinks: Sequence[Sink],
+) -> dict[str, NDArray[Any]]:
+    """Learn until the next row, write it, evaluate if that is due, and show all of it; returns what was shown, ``[K]``."""
+    shown = _learn(trial, status)
+    if trial.evaluation_due:
+        shown |= _evaluate(trial, evaluate, measure)
+    for sink in sinks:
+        sink.log(shown, trial.learner.step)
+    trial.clock.charge("tracking")
+    return shown
 
 
 def _learn(trial: _Trial, status: _Status) -> dict[str, NDArray[Any]]:

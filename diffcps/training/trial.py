@@ -18,7 +18,7 @@ import torch
 
 from diffcps.config import RunConfig
 from diffcps.data.holding import parted
-from diffcps.data.transitions import DatasetInfo, Transitions
+from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.tasks.registry import task_of
@@ -92,12 +92,9 @@ def run(
         return
     # the others wait for the first worker at every row, and it for them: one watchdog is enough
     with Watchdog(stuck_after if workers.first else None, folder.trace) as watchdog, _recorded(folder, workers):
-        dataset, held_out = _read(config, load, workers)
-        parts = dataset, held_out
+        parts = _read(config, load, workers)
         with closing(_packs(config, parts, machine, workers=workers, heartbeat=watchdog.heartbeat)) as packs:
-            facts = _facts(config, packs, dataset.info, machine=machine, workers=workers)
-            if held_out is not None:
-                facts["dataset"]["held_out"] = len(held_out)
+            facts = _facts(config, packs, parts, machine=machine, workers=workers)
             if workers.first:
                 folder.record_environment(facts)
             loop.run(
@@ -108,7 +105,7 @@ def run(
                 measure=packs.measure if config.measures or config.acting else None,
                 workers=workers,
                 sinks=sinks(facts) if sinks and workers.first else (),
-                prune=prune(dataset) if prune and workers.first else None,
+                prune=prune(parts[0]) if prune and workers.first else None,
                 report=report,
                 progress=watchdog.following(progress),
                 notes=[*notes, *_gathered([learner.engine.notes for learner in packs.learners], workers)],
@@ -208,12 +205,21 @@ def _packs(
 
 
 def _facts(
-    config: RunConfig, packs: Packs, dataset: DatasetInfo, *, machine: Machine, workers: Workers
+    config: RunConfig,
+    packs: Packs,
+    parts: tuple[Transitions, Transitions | None],
+    *,
+    machine: Machine,
+    workers: Workers,
 ) -> dict[str, Any]:
     """The content of ``environment.json``."""
+    dataset, held_out = parts
     choice = cost.choose(config, machine.device)
     used = _gathered([[learner.engine.kind] for learner in packs.learners], workers)
-    return environment.describe(task_of(config), dataset, machine.device) | {
+    facts = environment.describe(task_of(config), dataset.info, machine.device)
+    if held_out is not None:
+        facts["dataset"]["held_out"] = len(held_out)
+    return facts | {
         "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
         "workers": workers.count,
         "pack_sizes": [learner.members for learner in packs.learners],

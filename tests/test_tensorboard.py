@@ -1,0 +1,70 @@
+"""TensorBoard's files: what they hold is what the run folder says, also after a resume."""
+
+import struct
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from test_training import CONFIG, trained
+
+from diffcps.training.tensorboard import TensorBoardSink, sink_of
+
+
+def events(folder: Path) -> list[Event]:
+    """Every event in the files of a folder, in order: length, checksum, message, checksum."""
+    found = []
+    for file in sorted(folder.glob("events.*")):
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            (size,) = struct.unpack_from("<Q", content, at)
+            found.append(Event.FromString(content[at + 12 : at + 12 + size]))
+            at += 16 + size
+    return found
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Name -> step -> value, as TensorBoard shows them: a new start drops what came after its step."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for event in events(folder):
+        if event.HasField("session_log"):
+            for curve in found.values():
+                for step in [step for step in curve if step >= event.step]:
+                    del curve[step]
+        for value in event.summary.value:
+            found[value.tag][event.step] = value.simple_value
+    return found
+
+
+def test_each_member_has_its_rows(tmp_path: Path) -> None:
+    folder = trained(tmp_path, CONFIG, sinks=lambda _: [sink_of(CONFIG, tmp_path)])
+    rows, returns = pd.read_csv(folder.path / "metrics.csv"), pd.read_csv(folder.path / "returns.csv")
+    for k, member in enumerate(CONFIG.members):
+        found = scalars(tmp_path / "tensorboard" / f"seed_{member.seed}")
+        own = rows[rows["member"] == k]
+        for name in ("critic_loss", "behaviour_loss"):
+            known = dict(zip(own["step"], own[name], strict=True))
+            assert found[f"training/{name}"] == pytest.approx(known, rel=1e-6)
+        means = returns[returns["member"] == k].groupby("step")["return"].mean().to_dict()
+        assert found["evaluation/return"] == pytest.approx(means, rel=1e-6)
+
+
+def test_a_resumed_trial_begins_where_it_goes_on(tmp_path: Path) -> None:
+    first, one = TensorBoardSink(tmp_path, CONFIG), np.array([1.0, np.nan])
+    for step in (4, 8, 12):
+        first.log({"training/critic_loss": step * one}, step)
+    first.close()
+    again = TensorBoardSink(tmp_path, CONFIG)
+    for step in (8, 12):
+        again.log({"training/critic_loss": -step * one}, step)
+    again.close()
+    found = scalars(tmp_path / "seed_5")["training/critic_loss"]
+    assert found == {4: 4.0, 8: -8.0, 12: -12.0}
+    assert not scalars(tmp_path / "seed_8"), "what is no number is not shown"
+
+
+def test_nothing_is_written_unless_asked(tmp_path: Path) -> None:
+    trained(tmp_path, CONFIG)
+    assert not (tmp_path / "tensorboard").exists()
