@@ -18,7 +18,7 @@ from trials import member, members, trial
 from diffcps.algorithms.base import Algorithm
 from diffcps.config import RunConfig
 from diffcps.training import engine
-from diffcps.training.engine import Kind
+from diffcps.training.engine import EngineKind
 from diffcps.training.learner import Learner
 
 MEMBERS = (
@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def make_learner(kind: Kind, config: RunConfig = CONFIG, device: str = "cpu") -> Learner:
+def make_learner(kind: EngineKind, config: RunConfig = CONFIG, device: str = "cpu") -> Learner:
     rng = np.random.default_rng(0)
     rows = {
         "observations": rng.normal(size=(300, 4)),
@@ -123,7 +123,7 @@ def test_bf16_learns_as_fp32_does() -> None:
 
 
 @pytest.mark.parametrize("kind", ["graph", "compiled"])
-def test_what_cannot_be_had_falls_back_and_says_so(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_had_falls_back_and_says_so(kind: EngineKind, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no compiler here\nand a long story")
 
@@ -247,7 +247,7 @@ def test_capturing_leaves_everything_as_it_was(broken: bool, monkeypatch: pytest
 
 @cuda
 @pytest.mark.parametrize("kind", ["graph", "compiled"])
-def test_steps_on_a_gpu(kind: Kind) -> None:
+def test_steps_on_a_gpu(kind: EngineKind) -> None:
     """Captured, and compiled and captured, against eager steps on the same GPU; resumed, too."""
     eager, fast = make_learner("eager", device="cuda"), make_learner(kind, device="cuda")
     assert (fast.engine.kind, fast.engine.notes) == (kind, ())

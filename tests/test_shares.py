@@ -28,7 +28,8 @@ from diffcps.tasks.registry import get_task
 from diffcps.training import cost
 from diffcps.training.learner import Learner
 from diffcps.training.loop import Prune
-from diffcps.training.members import (
+from diffcps.training.trial import Machine
+from diffcps.training.workers import (
     WorkerLostError,
     Workers,
     connect,
@@ -40,7 +41,6 @@ from diffcps.training.members import (
     shares,
     working_bytes,
 )
-from diffcps.training.trial import Machine
 
 FIVE = CONFIG.replaced(members=tuple(member(seed, target_kl=0.1 * (seed + 1)) for seed in range(5)))
 GIB = 2**30

@@ -30,9 +30,9 @@ from diffcps.tasks.registry import get_task
 from diffcps.training import cost, environment, loop
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner
-from diffcps.training.members import Workers
 from diffcps.training.policy import Policy
 from diffcps.training.trial import Machine, run
+from diffcps.training.workers import Workers
 
 RING = get_task("bandit-ring")
 CONFIG = trial(

@@ -27,8 +27,7 @@ from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts
-from diffcps.algorithms.settings import Critic as CriticSettings
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
 from diffcps.config.plain import setting
 
 METRICS = (*critics.METRICS, "actor_loss", "actor_grad_norm", "advantage", "mean_weight")
@@ -40,7 +39,7 @@ STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Settings(Learning, CriticSettings):
+class Settings(Learning, WithCritic):
     """The settings of a member."""
 
     temperature: float = setting(1.0 / 3.0, "a positive number", search="0.03:3:log")

@@ -30,8 +30,7 @@ from diffcps.algorithms.base import (
 )
 from diffcps.algorithms.nn import Constant, Critic, Layers, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts
-from diffcps.algorithms.settings import Critic as CriticSettings
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
 from diffcps.config import RunConfig
 from diffcps.config.plain import setting
 
@@ -50,7 +49,7 @@ STEPS, CLONING = 1_000_000, 40_000
 
 
 @dataclass(frozen=True)
-class Settings(Learning, CriticSettings):
+class Settings(Learning, WithCritic):
     """The settings of a member."""
 
     learning_rate: float = setting(1e-4, "a positive number")

@@ -28,8 +28,7 @@ from diffcps.algorithms.base import (
 )
 from diffcps.algorithms.nn import Critic, Layers, Mlp, gelu, gelu_norm
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts
-from diffcps.algorithms.settings import Critic as CriticSettings
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
 from diffcps.config.plain import setting
 
 METRICS = (
@@ -41,7 +40,7 @@ STEPS = 500_000
 
 
 @dataclass(frozen=True)
-class Settings(Learning, CriticSettings):
+class Settings(Learning, WithCritic):
     """The settings of a member. The field learns at the rate of the policy."""
 
     hidden_size: int = setting(512, "a positive whole number")

@@ -17,8 +17,7 @@ from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Pr
 from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic, Init, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts
-from diffcps.algorithms.settings import Critic as CriticSettings
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
 from diffcps.config.plain import setting
 
 VALUE_METRICS = (*critics.METRICS, "value_loss", "value")
@@ -34,7 +33,7 @@ INIT: Init = "orthogonal"
 
 
 @dataclass(frozen=True)
-class ImplicitSettings(Learning, CriticSettings):
+class ImplicitSettings(Learning, WithCritic):
     """Those of value network and critic. The value network learns at the rate of the critic."""
 
     hidden_layers: int = setting(2, "a positive whole number")

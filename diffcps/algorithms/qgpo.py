@@ -28,8 +28,7 @@ from diffcps.algorithms.base import (
 from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, TimedMlp, soft_value, waves
-from diffcps.algorithms.settings import Changes, TaskFacts, published
-from diffcps.algorithms.settings import Critic as CriticSettings
+from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, published
 from diffcps.config.plain import require, setting
 
 EARLIEST = 1e-3
@@ -43,7 +42,7 @@ MAZE_SCALE = 2.0
 
 
 @dataclass(frozen=True)
-class Settings(ScoreSettings, CriticSettings):
+class Settings(ScoreSettings, WithCritic):
     """The settings of a member."""
 
     behaviour_share: float = setting(0.375, "between 0 and 1", pack=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def transformed(transform: RewardTransform, data: "Batch") -> Tensor:
-    """The rewards ``[N]`` of a whole data set under a transform, see ``settings.Critic.reward_transform``.
+    """The rewards ``[N]`` of a whole data set under a transform, see ``settings.WithCritic.reward_transform``.
 
     Raises ``UserError`` where the data have no range of returns to divide by.
     """

@@ -134,7 +134,7 @@ class Learning(Settings):
 
 
 @dataclass(frozen=True)
-class Critic(Settings):
+class WithCritic(Settings):
     """What learning a critic takes."""
 
     critic_learning_rate: float = setting(3e-4, "a positive number")
@@ -151,7 +151,7 @@ class Critic(Settings):
     def check_pack(cls, members: Sequence[Settings]) -> None:
         """See ``Settings.check_pack``. A discount of zero changes what a step draws, so it is of all members or of none."""
         super().check_pack(members)
-        discounts = [member.discount for member in members if isinstance(member, Critic)]
+        discounts = [member.discount for member in members if isinstance(member, WithCritic)]
         if 0.0 in discounts and any(discounts):
             raise UserError(f"discount is 0 for all members of a pack or for none; here it is {discounts}.")
 
@@ -273,7 +273,7 @@ class Cloning(WithStudent, AnyPolicy, Average, Learning):
 
 
 @dataclass(frozen=True)
-class Improving(WithRaisedStudent, Cloning, Critic):
+class Improving(WithRaisedStudent, Cloning, WithCritic):
     """A policy of any class that a critic improves, after some steps of cloning if wanted."""
 
     max_q_backup: bool = False

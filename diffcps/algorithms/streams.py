@@ -18,6 +18,14 @@ _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 
 
+LEARNING, EVALUATION, MEASURES, OTHER_WAYS, LIKELIHOOD, NEW_EPISODES, PATHS = range(1, 8)
+"""What random streams of a seed are for, besides its initial weights, which are drawn under the seed alone: gradient steps;
+episodes of evaluations; measures; episodes of other ways to act; the rows of a likelihood; episodes of ``diffcps evaluate``;
+trajectories that are drawn. Streams of two purposes have no number in common."""
+FILLING, HOLDING = 6, 7
+"""Likewise, of keys that only stages that fill columns have, and of the seed of the data."""
+
+
 def keys(seeds: Sequence[int], purpose: int) -> Tensor:
     """``[K, 2]`` 32-bit words: the key of each member's stream for one purpose; streams of two purposes differ."""
     words = [np.random.SeedSequence([seed, purpose]).generate_state(2, np.uint32) for seed in seeds]

@@ -25,15 +25,14 @@ from diffcps.algorithms.base import (
 )
 from diffcps.algorithms.nn import Critic, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Critic as CriticSettings
-from diffcps.algorithms.settings import Learning
+from diffcps.algorithms.settings import Learning, WithCritic
 from diffcps.config.plain import setting
 
 POLICY_METRICS = "actor_loss", "behaviour_loss", "policy_q", "actor_grad_norm"
 
 
 @dataclass(frozen=True)
-class Settings(Learning, CriticSettings):
+class Settings(Learning, WithCritic):
     """The settings of a member."""
 
     policy_freq: int = setting(2, "a positive whole number")

@@ -5,12 +5,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps.algorithms import streams
 from diffcps.algorithms.settings import SAME_STATE
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
-
-_PURPOSE = 7
-"""Of the stream that chooses trajectories, under the data's seed."""
 
 
 def beginnings(data: Transitions, terminals_end: bool) -> NDArray[np.int64]:
@@ -33,7 +31,7 @@ def parted(
     """
     starts = beginnings(data, terminals_end)
     lengths = np.diff([*starts, len(data)])
-    order = np.random.default_rng([seed, _PURPOSE]).permutation(len(starts))
+    order = np.random.default_rng([seed, streams.HOLDING]).permutation(len(starts))
     count = 1 + int(np.searchsorted(np.cumsum(lengths[order]), fraction * len(data)))
     if count >= len(starts):
         raise UserError(

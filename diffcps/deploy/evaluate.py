@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import stats
+from diffcps.algorithms import streams
 from diffcps.config import Actor, Physics
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.envs.simulations import Floats, Simulated
@@ -15,8 +16,6 @@ from diffcps.errors import UserError
 from diffcps.tasks.registry import Task, task_of
 from diffcps.training.evaluation import Evaluator
 
-_PURPOSE = 6
-"""Number of the random stream. Training's evaluations have another, so the episodes differ from theirs."""
 PARALLEL_EPISODES = 100
 """Episodes that run at the same time."""
 
@@ -122,7 +121,13 @@ def evaluate(
             progress()
 
     evaluator = Evaluator(
-        task, physics or run.physics, run.members, config, threads=threads, heartbeat=stepped, purpose=_PURPOSE
+        task,
+        physics or run.physics,
+        run.members,
+        config,
+        threads=threads,
+        heartbeat=stepped,
+        purpose=streams.NEW_EPISODES,
     )
     simulations: Any = evaluator.environments
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diffcps import stats
 from diffcps.algorithms import other_ways, ways
 from diffcps.report.diagnostics import Diagnosis, diagnose
-from diffcps.report.published import Published, ablation, published
+from diffcps.report.paper import Published, ablation, published
 from diffcps.runs import trials
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from diffcps.report.analysis import Row
 from diffcps.report.document import Prose, Section, Sheet
-from diffcps.report.published import mark, obstacle
+from diffcps.report.paper import mark, obstacle
 from diffcps.report.tables import score
 from diffcps.runs.trials import Trial
 from diffcps.tasks import paper

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffcps.report import diagnostics
 from diffcps.report.analysis import NEWEST, Row, compares
-from diffcps.report.published import (
+from diffcps.report.paper import (
     OTHER_DATA,
     OTHER_ENVIRONMENT,
     PAPER_SEEDS,

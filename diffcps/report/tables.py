@@ -8,7 +8,7 @@ from diffcps.report import diagnostics
 from diffcps.report.across import Budget, Estimate, Group, improvements
 from diffcps.report.analysis import NEWEST, Beside, Grid, Row, Score, compares, said, setting, symbol, varying
 from diffcps.report.document import Sheet
-from diffcps.report.published import PUBLISHED, marks
+from diffcps.report.paper import PUBLISHED, marks
 from diffcps.runs.trials import Trial
 from diffcps.text import Column, duration, interval, number, percent, short, significant, stacked, worded
 

@@ -25,10 +25,10 @@ from diffcps.training import cost
 from diffcps.training.divergence import diverges
 from diffcps.training.environment import unused_gpu
 from diffcps.training.loop import Sink
-from diffcps.training.members import Workers, connect, disconnect, shares, worker_memory
 from diffcps.training.tensorboard import sink_of
 from diffcps.training.trial import Machine, run
 from diffcps.training.watchdog import STUCK_SECONDS
+from diffcps.training.workers import Workers, connect, disconnect, shares, worker_memory
 
 logger = logging.getLogger(__name__)
 

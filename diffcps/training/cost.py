@@ -20,7 +20,7 @@ from diffcps.algorithms.base import Algorithm, Batch, Stage
 from diffcps.algorithms.pack import Pack
 from diffcps.config import Member, RunConfig
 from diffcps.tasks.registry import task_of
-from diffcps.training.engine import Kind, Work, draw, learn
+from diffcps.training.engine import EngineKind, Work, draw, learn
 
 COMPILE_FROM_SECONDS = 0.2
 """For each operation that is compiled, of eager steps on one core. On a CPU compiling T = 5 takes a minute and saves a quarter
@@ -34,7 +34,7 @@ millisecond of it a step."""
 class Choice:
     """An engine and the reason for it, for a person."""
 
-    engine: Kind
+    engine: EngineKind
     reason: str
 
 

@@ -22,7 +22,7 @@ from diffcps.algorithms.pack import Pack
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["eager", "graph", "compiled"]
+EngineKind = Literal["eager", "graph", "compiled"]
 """``graph`` captures the eager step (CUDA only); ``compiled`` is compiled and, on CUDA, captured too."""
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
 """How far metrics of compiled steps may be from those of eager ones, relative to their size."""
@@ -62,7 +62,7 @@ def learn(algorithm: Algorithm[Any], work: Work, noise: StepNoise, kind: str) ->
 class Steps:
     """Gradient steps of one ``Work``, ready to be taken."""
 
-    kind: Kind
+    kind: EngineKind
     takers: Mapping[str, Callable[[], None]]
     """Takes a step of each kind."""
     notes: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class Steps:
 Step = Callable[[Work], None]
 
 
-def build(algorithm: Algorithm[Any], work: Work, kind: Kind, pool: Any = None) -> Steps:
+def build(algorithm: Algorithm[Any], work: Work, kind: EngineKind, pool: Any = None) -> Steps:
     """Make gradient steps by the engine asked for, or of the next best that works here: compiled, graph, eager.
 
     Nothing in ``work`` changes. A compiled step is first tried beside the eager one on copies of the pack; where
@@ -99,7 +99,7 @@ def build(algorithm: Algorithm[Any], work: Work, kind: Kind, pool: Any = None) -
 
 
 def _placed(
-    algorithm: Algorithm[Any], work: Work, kind: Kind, steps: dict[str, Step], notes: list[str], pool: Any
+    algorithm: Algorithm[Any], work: Work, kind: EngineKind, steps: dict[str, Step], notes: list[str], pool: Any
 ) -> Steps:
     """Steps bound to ``work``: on CUDA as graphs, elsewhere as they are."""
     plain: dict[str, Callable[[], None]] = {name: functools.partial(step, work) for name, step in steps.items()}

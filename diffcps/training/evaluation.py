@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffcps.algorithms import streams
 from diffcps.config import Actor, EvaluationConfig, Member, Physics
 from diffcps.envs import VectorEnvironment, make_vector
 from diffcps.tasks.registry import Task
@@ -52,7 +53,7 @@ class Evaluator:
         *,
         threads: int = 1,
         heartbeat: Callable[[], None] = lambda: None,
-        purpose: int = 2,
+        purpose: int = streams.EVALUATION,
     ) -> None:
         self.heartbeat = heartbeat
         self.purpose = purpose

@@ -15,7 +15,7 @@ from diffcps.algorithms.pack import Pack
 from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
-from diffcps.training.engine import Kind, Work, build
+from diffcps.training.engine import EngineKind, Work, build
 from diffcps.training.policy import Policy
 
 
@@ -58,7 +58,7 @@ class Learner:
         dataset: Batch | Transitions,
         max_action: float,
         device: torch.device | str = "cpu",
-        engine: Kind = "eager",
+        engine: EngineKind = "eager",
         pool: Any = None,
         own: slice = slice(None),
         heartbeat: Callable[[], None] = lambda: None,
@@ -79,11 +79,11 @@ class Learner:
         self.work = Work(
             pack=self.pack,
             data=self.algorithm.prepare(self.pack, replace(recorded, more=more, of_member=of_member)),
-            key=streams.keys(seeds, purpose=1).to(device),
+            key=streams.keys(seeds, purpose=streams.LEARNING).to(device),
             step=torch.zeros((), dtype=torch.int64, device=device),
             sums=torch.zeros(len(self.algorithm.metrics), len(seeds), device=device),
         )
-        self._filling_key = streams.keys(seeds, purpose=6).to(device)
+        self._filling_key = streams.keys(seeds, purpose=streams.FILLING).to(device)
         self._fill(0)
         self.engine = build(self.algorithm, self.work, engine, pool)
 

@@ -22,7 +22,7 @@ from diffcps.training import cost
 from diffcps.training.evaluation import Rollouts
 from diffcps.training.learner import Learner
 from diffcps.training.measures.subject import Measured
-from diffcps.training.members import Packs, Workers
+from diffcps.training.workers import Packs, Workers
 
 STATUS_SECONDS = 2.0
 """Seconds between two updates of ``status.json`` while learning."""

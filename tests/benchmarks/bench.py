@@ -23,7 +23,7 @@ from rich.console import Console
 
 from diffcps.algorithms.settings import Precision
 from diffcps.tasks.registry import get_task
-from diffcps.training.engine import Kind
+from diffcps.training.engine import EngineKind
 
 from . import flops, measure, tables
 from .measure import Variant
@@ -49,7 +49,7 @@ class Options:
     """Pack sizes K. CPU: 1 5; GPU: 1 5 25 75."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     """Arithmetic of the pack's hidden layers; the yardstick's is fp32."""
-    engines: tuple[Kind, ...] = ()
+    engines: tuple[EngineKind, ...] = ()
     """CPU: eager compiled; GPU: eager graph compiled."""
     sections: tuple[Section, ...] = ("steps", "evaluation", "memory", "startup")
     """What to measure; with gradient steps comes what they mean for Table 1."""
@@ -175,7 +175,7 @@ class Bench:
                 for precision in options.precisions:
                     yield Variant(first, members, precision, "compiled")
 
-    def fastest_engine(self, members: int, precision: str) -> Kind:
+    def fastest_engine(self, members: int, precision: str) -> EngineKind:
         """The engine with the highest rate on the first task of those that there is time for."""
         rows = [r for r in self.rows("steps") if (r["members"], r["precision"]) == (members, precision)]
         rows = [row for row in rows if self.fits(row["ran_as"])]

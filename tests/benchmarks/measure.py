@@ -24,7 +24,7 @@ from diffcps.envs import make
 from diffcps.runs import presets
 from diffcps.tasks.registry import Task, get_task
 from diffcps.training import cost
-from diffcps.training.engine import Kind
+from diffcps.training.engine import EngineKind
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
 
@@ -41,7 +41,7 @@ class Variant:
     task: str
     members: int
     precision: str
-    engine: Kind
+    engine: EngineKind
 
 
 @dataclass(frozen=True)

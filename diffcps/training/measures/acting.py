@@ -1,11 +1,9 @@
 """The measure ``acting``: what the policy scores as the online one or as its average, by single actions or the best of 50."""
 
+from diffcps.algorithms import streams
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.measures import ways_of_acting
 from diffcps.training.measures.subject import Subject
-
-_PURPOSE = 4
-"""Of the random streams: its episodes are other ones than the evaluation's, and the same for every way of acting."""
 
 
 def take(subject: Subject) -> dict[str, float]:
@@ -18,7 +16,7 @@ def take(subject: Subject) -> dict[str, float]:
         config.evaluation,
         threads=subject.threads,
         heartbeat=subject.heartbeat,
-        purpose=_PURPOSE,
+        purpose=streams.OTHER_WAYS,
     )
     try:
         found = {}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffcps.algorithms import streams
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import add_noise, path_log_weights, renyi_bound
 from diffcps.training.measures import PATHS, has_paths
@@ -20,8 +21,6 @@ ROWS = 500
 """Rows of the data set, at most; the same at every evaluation and for every seed."""
 LOSS_DRAWS = 16
 """Noises for each row and diffusion step in the behaviour loss."""
-_PURPOSE = 5
-"""Of the stream that chooses the rows, under the data's seed."""
 
 
 def take(subject: Subject) -> dict[str, float]:
@@ -55,7 +54,7 @@ def take(subject: Subject) -> dict[str, float]:
 def rows(subject: Subject) -> tuple[Tensor, Tensor]:
     """Observations ``[R, o]`` and actions ``[R, a]`` of the rows that are looked at, on the policy's device."""
     data, device = subject.dataset, subject.policy.algorithm.device
-    rng = np.random.default_rng([subject.config.data.seed, _PURPOSE])
+    rng = np.random.default_rng([subject.config.data.seed, streams.LIKELIHOOD])
     chosen = np.sort(rng.choice(len(data), min(ROWS, len(data)), replace=False))
     observations, actions = (torch.from_numpy(array[chosen]) for array in (data.observations, data.actions))
     return observations.to(device), actions.to(device)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps.algorithms import streams
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.measures.subject import Subject
 
@@ -18,8 +19,6 @@ POINTS = 100
 """Of each path, evenly spread over its time."""
 LONGEST = 1000
 """Rows of a stretch of the data; D4RL's ants walk on after the goal."""
-_PURPOSE = 7
-"""Of the random stream of these episodes."""
 
 
 def to_look_at(subject: Subject) -> Mapping[str, NDArray[np.float64]]:
@@ -41,7 +40,7 @@ def _walked(subject: Subject) -> list[NDArray[np.float64]]:
         subject.config.evaluation.replaced(episodes=EPISODES, final_episodes=None),
         threads=subject.threads,
         heartbeat=subject.heartbeat,
-        purpose=_PURPOSE,
+        purpose=streams.PATHS,
     )
     with closing(evaluator):
         evaluator(

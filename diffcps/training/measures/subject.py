@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffcps import algorithms
+from diffcps.algorithms import streams
 from diffcps.algorithms.bc import Cloner
 from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.ways import OF_EVALUATION
@@ -22,9 +23,6 @@ from diffcps.training.evaluation import Evaluator, generator_of
 from diffcps.training.measures import MEASURES
 from diffcps.training.measures.quadrature import NotFiniteError
 from diffcps.training.policy import Policy
-
-_PURPOSE = 3
-"""Of the measures' random streams; the learner's and the evaluator's have lower ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ class Subject:
         return np.random.default_rng(self._root(purpose))
 
     def _root(self, purpose: str) -> np.random.SeedSequence:
-        return np.random.SeedSequence([self.member.seed, _PURPOSE, self.index, zlib.crc32(purpose.encode())])
+        return np.random.SeedSequence([self.member.seed, streams.MEASURES, self.index, zlib.crc32(purpose.encode())])
 
 
 # Taking the measures of a trial ---------------------------------------------------------------------------------------
