@@ -120,15 +120,8 @@ def evaluate(
         if progress is not None:
             progress()
 
-    evaluator = Evaluator(
-        task,
-        physics or run.physics,
-        run.members,
-        config,
-        threads=threads,
-        heartbeat=stepped,
-        purpose=streams.NEW_EPISODES,
-    )
+    how: dict[str, Any] = {"threads": threads, "heartbeat": stepped, "purpose": streams.NEW_EPISODES}
+    evaluator = Evaluator(task, physics or run.physics, run.members, config, **how)
     simulations: Any = evaluator.environments
     try:
         rollouts = evaluator(policy.policy, seed, episodes)
