@@ -19,6 +19,7 @@ from trials import members as members_of
 
 from diffcps import algorithms
 from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig, TaskDefinition, Values
+from diffcps.config.run import KEEPING
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.registry import TASKS
 
@@ -321,7 +322,7 @@ def variants() -> dict[str, RunConfig]:
 def test_key_changes_with_everything_that_determines_the_result() -> None:
     keys = {"itself": BASE.key} | {name: config.key for name, config in variants().items()}
     assert len(set(keys.values())) == len(keys)
-    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {"checkpoint_minutes", "keep_best", "symbols"}
+    covered = {name.split(".")[0].split("[")[0] for name in variants()} | {*KEEPING, "symbols"}
     assert covered >= {field.name for field in dataclasses.fields(RunConfig)}, "a new setting needs a line here"
 
 
@@ -406,7 +407,7 @@ def test_trials_are_read_without_the_algorithm() -> None:
 
 
 def test_key_does_not_change_with_the_checkpoints() -> None:
-    assert BASE.replaced(checkpoint_minutes=7, keep_best=True).key == BASE.key
+    assert BASE.replaced(checkpoint_minutes=7, keep_best=True, keep_checkpoints=3).key == BASE.key
 
 
 def test_equal_trials_have_equal_keys() -> None:

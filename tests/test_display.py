@@ -14,7 +14,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.presets import made
 from diffcps.runs.time_left import seconds_per_step, until_the_end
-from diffcps.runs.trials import Trial
+from diffcps.runs.trials import Trial, read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep.display import MOST_ROWS, Board, names
 from diffcps.tasks.registry import get_task
@@ -241,3 +241,20 @@ def test_the_next_trial_begins_when_the_first_has_ended() -> None:
     assert seconds_per_step(None, 5.0, 10) is None
     assert seconds_per_step(4.0, None, 10) == 0.25
     assert seconds_per_step(4.0, 50.0, 10) == 5.0
+
+
+def test_what_comes_before_the_first_step_is_told(tmp_path: Path) -> None:
+    found = sweep_folder(tmp_path)
+    compiling = folder_of(tmp_path, GRID.trials[5])
+    compiling.begin("compiling")
+    (first,) = [trial for trial in found.trials() if trial.doing]
+    assert first.key in [trial.key for trial in found.trials()[:3]], "among those that run"
+    assert (first.key, first.state, first.doing) == (GRID.trials[5].key, "pending", "compiling for 0 s")
+    assert "compiling for 0 s" in shown(found)
+    assert any("compiling for 0 s" in line for line in found.lines(found.trials()))
+    compiling.fail("no room")
+    assert not read_trial(compiling.path).doing, "it is over"
+    folder = folder_of(tmp_path, GRID.trials[3])
+    folder.begin("reading data")
+    assert read_trial(folder.path).doing
+    assert not read_trial(folder.path, alive=time.time() + 1).doing, "an earlier launch said so"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ways import small
 
-from diffcps import stats
+from diffcps import load_policy, stats
 from diffcps.cli.select import Select
 from diffcps.errors import UserError
 from diffcps.report import selection
@@ -95,7 +95,7 @@ def test_a_criterion_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path
 
 def test_equal_policies_count_once_and_few_are_not_judged() -> None:
     def candidate(value: float, score: float) -> selection.Candidate:
-        return selection.Candidate(None, 0, value, score)  # type: ignore[arg-type]
+        return selection.Candidate(None, 0, 6, value, score)  # type: ignore[arg-type]
 
     twice = [candidate(1.0, 5.0), candidate(1.0, 5.0), candidate(2.0, 7.0)]
     found = selection.agreement(twice)
@@ -115,3 +115,17 @@ def test_a_critics_value_orders_only_what_has_its_unit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 units"):
         selection.candidates(sweep, "critic")
     assert "critic" not in [name for _, name, _ in selection.judged(sweep)]
+
+
+def test_kept_policies_of_earlier_evaluations_are_candidates(tmp_path: Path) -> None:
+    with mock.patch.object(offline, "STEPS", 20):
+        sweeps.train(small("diffcps", measures=("fqe",), keep_checkpoints=2), tmp_path / "own")
+    (own,) = selection.candidates(collect(tmp_path / "own"), "fqe").values()
+    assert {(candidate.member, candidate.step) for candidate in own} == {(0, 4), (1, 4), (0, 6), (1, 6)}
+    steps, values = own[0].trial.measure("fqe_value")
+    for candidate in own:
+        row = steps.tolist().index(candidate.step)
+        assert candidate.value == values[row][candidate.member]
+        assert candidate.score == own[0].trial.scores[row][candidate.member]
+    policy = load_policy(own[0].trial.folder, own[0].member, step=own[0].step)
+    assert policy.card.step == own[0].step

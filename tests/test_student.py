@@ -14,13 +14,16 @@ from test_ways import small
 from torch import Tensor
 
 import diffcps
-from diffcps import algorithms, report
+from diffcps import algorithms, data, load_policy, report
 from diffcps.algorithms.diffusion import carry, variance_preserving
 from diffcps.algorithms.ways import STUDENT
+from diffcps.cli.distil import Distil
 from diffcps.cli.latency import Latency, columns
 from diffcps.deploy import latency
+from diffcps.deploy.distil import distil
 from diffcps.errors import UserError
 from diffcps.runs.trials import read_trial
+from diffcps.tasks.registry import get_task
 from diffcps.training import measures
 
 TEACHERS = [name for name in algorithms.names() if "student" in algorithms.get(name).settings.names()]
@@ -209,3 +212,36 @@ def test_times_are_a_table_without_a_curve(tmp_path: Path) -> None:
     text = (tmp_path / "own" / "table.md").read_text(encoding="utf-8")
     assert "one step" in text
     assert "us\\_student\\_1" in text
+
+
+def test_a_policy_without_a_student_gets_one_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The chain is untouched, and the student comes closer to where it carries noise than a fresh one is."""
+    folder = sweeps.train(small("diffcps"), tmp_path / "own")
+    policy = load_policy(folder.path)
+    dataset = data.load(get_task("bandit-corners"), folder.config.data, ())
+    seen: list[tuple[int, float]] = []
+    found = distil(policy, dataset, 600, progress=lambda step, distance: seen.append((step, distance)))
+    assert [step for step, _ in seen] == list(range(100, 601, 100))
+    assert found.distance == pytest.approx(seen[-1][1])
+    assert found.distance < 0.5 * seen[0][1]
+    for name, value in policy.networks.items():
+        assert torch.equal(found.policy.networks[name], value), name
+    state = np.zeros((7, 1), dtype=np.float32)
+    np.testing.assert_array_equal(found.policy.act(state, seed=3), policy.act(state, seed=3))
+    again = distil(policy, dataset, 600)
+    assert torch.equal(again.policy.networks["student"], found.policy.networks["student"])
+    Distil(str(folder.path), folder=tmp_path / "distilled", steps=20, member=1)()
+    assert "squared distance" in capsys.readouterr().out
+    saved = load_policy(tmp_path / "distilled")
+    assert saved.card.member == 1
+    assert saved.act(state, actor="student").shape == (7, 2)
+    with pytest.raises(UserError, match="student"):
+        policy.act(state, actor="student")
+
+
+@pytest.mark.parametrize(("algorithm", "said"), [("td3bc", "cannot have a student. Those that can: .*diffcps")])
+def test_what_has_no_chain_cannot_be_distilled(tmp_path: Path, algorithm: str, said: str) -> None:
+    folder = sweeps.train(small(algorithm, candidates=1), tmp_path / "own")
+    dataset = data.load(get_task("bandit-corners"), folder.config.data, ())
+    with pytest.raises(UserError, match=said):
+        distil(load_policy(folder.path), dataset, 10)

@@ -29,6 +29,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost, environment, loop
 from diffcps.training.evaluation import Evaluator, Rollouts
+from diffcps.training.keeping import Kept
 from diffcps.training.learner import Learner
 from diffcps.training.policy import Policy
 from diffcps.training.trial import Machine, run
@@ -424,7 +425,8 @@ def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
 def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[loop._Status, SimpleNamespace]:
     """The status of a trial by the clock ``now``, and its learner."""
     learner = SimpleNamespace(step=0)
-    trial = loop._Trial(config, learner, RunFolder(path), workers=Workers(), clock=SimpleNamespace(spent={}), scores=[])  # type: ignore[arg-type]
+    here = {"workers": Workers(), "clock": SimpleNamespace(spent={}), "scores": [], "kept": Kept(config, {})}
+    trial = loop._Trial(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
     return loop._Status(trial, now=now), learner
 
 
@@ -557,9 +559,11 @@ BEST = {6: (1.0, 5.0, np.nan), 12: (3.0, 2.0, np.nan), 18: (3.0, 1.0, np.nan), 2
 """Step -> score of each member; the last one has diverged."""
 
 
-def keeping(folder: RunFolder, *, kept: bool = True, kill: int = 0, every: float = 1) -> dict[int, torch.Tensor]:
+def keeping(
+    folder: RunFolder, *, kept: bool = True, newest: int = 0, kill: int = 0, every: float = 1
+) -> dict[int, torch.Tensor]:
     """Train three members whose scores are ``BEST``; returns the actors of each evaluation, ``[3, P]``."""
-    config = CONFIG.replaced(keep_best=kept, members=(*CONFIG.members, member(9)))
+    config = CONFIG.replaced(keep_best=kept, keep_checkpoints=newest, members=(*CONFIG.members, member(9)))
     folder.create(config)
     seen: dict[int, torch.Tensor] = {}
 
@@ -596,6 +600,29 @@ def test_each_member_keeps_its_best_evaluation(tmp_path: Path, kill: int, every:
             assert torch.equal(policy.policy.parameters["actor"][0], seen[policy.card.step][k])
     with pytest.raises(UserError, match="member 2"):
         members(folder, best=True)
+
+
+@pytest.mark.parametrize("kill", [0, 3, 5, 7])
+def test_the_newest_evaluations_are_kept(tmp_path: Path, kill: int) -> None:
+    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    seen = keeping(whole, kept=False, newest=3)
+    if kill:
+        keeping(folder, kept=False, newest=3, kill=kill)
+    keeping(folder, kept=False, newest=3)
+    assert folder.config.kept_steps == (12, 18, 20)
+    for step in folder.config.kept_steps:
+        for k, policy in enumerate(members(folder, step=step)):
+            assert torch.equal(policy.policy.parameters["actor"][0], seen[step][k])
+            assert policy.card.step == step
+            score = BEST[step][k]
+            assert policy.card.score == (None if np.isnan(score) else pytest.approx(score))
+    with pytest.raises(UserError, match=r"no policy of step 6\. .*12, 18, 20"):
+        members(folder, step=6)
+    with pytest.raises(UserError, match="choose one"):
+        members(folder, step=12, best=True)
+    assert folder.config.key == CONFIG.replaced(members=folder.config.members).key, (
+        "it changes nothing of what is learned"
+    )
 
 
 def test_the_best_is_kept_from_when_it_is_asked_for(tmp_path: Path) -> None:

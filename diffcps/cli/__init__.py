@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from diffcps.cli.data import DataCommand
+from diffcps.cli.distil import Distil
 from diffcps.cli.latency import Latency
 from diffcps.cli.policies import Evaluate, Export
 from diffcps.cli.report import Report
@@ -66,6 +67,7 @@ _Command = (
     | Annotated[Settings, tyro.conf.subcommand("settings")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Distil, tyro.conf.subcommand("distil")]
     | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Select, tyro.conf.subcommand("select")]

@@ -34,6 +34,8 @@ class PolicyFlags:
     """Actions sampled for each observation, of which the algorithm makes one. Default: as in the evaluations during training."""
     best: bool = False
     """The policy of the best evaluation instead of the newest; for trials that keep it (--keep-best)."""
+    step: Maybe[int] = None
+    """The policy of the evaluation at this step; for trials that keep it (--keep-checkpoints)."""
     results: Path = Path("results")
     """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
     tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
@@ -53,7 +55,7 @@ class PolicyFlags:
 
             with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
                 folder = download(target, self.tracking_uri, self.results, Path(scratch))
-                return [load_policy(folder, member, best=self.best)]
+                return [load_policy(folder, member, best=self.best, step=self.step)]
         if "://" in target:
             raise UserError(
                 f"{target}: policies cannot be read from an object store. Copy the run folder to this machine and name the copy."
@@ -67,8 +69,8 @@ class PolicyFlags:
                 )
             folder = found[0] if found else folder
         if member is None and (folder / "config.json").exists():
-            return members(RunFolder(folder), best=self.best)
-        return [load_policy(folder, member, best=self.best)]
+            return members(RunFolder(folder), best=self.best, step=self.step)
+        return [load_policy(folder, member, best=self.best, step=self.step)]
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Select:
         say(console, f"{self.by}: {selection.CRITERIA[self.by].says}")
         for task, own in found.items():
             console.print(terminal_table(selection.ranking(own, self.by), task))
-            say(console, f"to deploy: {own[0].trial.folder}, member {own[0].member}")
+            say(console, f"to deploy: {own[0].trial.folder}, member {own[0].member}{_at(own[0])}")
             say(console, selection.verdict(selection.agreement(own)))
             if self.register:
                 say(console, self._registered(sweep, own[0], self.by))
@@ -69,6 +69,11 @@ class Select:
         from diffcps.tracking import Tracker, check, default_uri
         from diffcps.tracking.models import register_choice
 
+        if _at(chosen):
+            raise UserError(
+                f"MLflow has models of final checkpoints only, and the choice is of step {chosen.step:,}: export it with "
+                f"diffcps export {chosen.trial.folder} FOLDER --member {chosen.member} --step {chosen.step}."
+            )
         known = self.tracking_uri or sweep.description.get("tracking_uri") or default_uri(sweep.folder.parent)
         tracker = Tracker(check(str(known)), sweep.name)
         name = register_choice(
@@ -79,3 +84,8 @@ class Select:
                 f"MLflow has no model of {chosen.trial.key}, member {chosen.member}: resume the sweep, which makes it."
             )
         return f"MLflow: {name}"
+
+
+def _at(chosen: "Candidate") -> str:
+    """The step of a choice that is not of the final checkpoint."""
+    return "" if chosen.step == chosen.trial.config.steps else f", step {chosen.step}"

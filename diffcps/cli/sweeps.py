@@ -236,7 +236,7 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
         *_named(trials),
         *settings,
         Column("seeds", [str(trial.seeds) if trial.stored else "" for trial in trials], liftable=True, drop=1),
-        Column("state", [trial.state for trial in trials], right=False),
+        Column("state", [trial.doing or trial.state for trial in trials], right=False),
         Column("steps", [text.progress(trial.step, trial.steps, number) for trial in trials]),
         Column("steps/s", [f"{speed:.1f}" if speed else "" for speed in speeds], drop=2),
         Column("last", [if_known(trial.number("last")) for trial in trials]),

@@ -152,6 +152,8 @@ class RunConfig(Plain):
     """Minutes between checkpoints: each is written with the first row after them, and there is always one at the end."""
     keep_best: bool = False
     """Whether each member's networks at its best evaluation are kept too, beside the newest."""
+    keep_checkpoints: int = setting(0, "a whole number, zero or more")
+    """Newest evaluations whose networks are kept, to choose from."""
     definition: TaskDefinition | None = None
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
@@ -245,15 +247,21 @@ class RunConfig(Plain):
         named = (self.profile, "official"), (self.value("policy"), "diffusion")
         return tuple(str(value) for value, usual in named if value not in (None, usual))
 
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps of the evaluations whose policies a complete trial has, ascending; the last is its end."""
+        every = self.evaluation.every
+        steps = [*range(every, self.steps, every), self.steps]
+        return tuple(steps[-max(1, self.keep_checkpoints) :])
+
     @cached_property
     def key(self) -> str:
         """A readable name plus a hash of everything that determines the result.
 
         Run folder, checkpoint and MLflow run are found by it, so starting the same trial again is resuming it.
-        ``checkpoint_minutes`` and ``keep_best`` are left out: they change what is kept, never what is learned.
+        What ``KEEPING`` names is left out: it changes what is kept, never what is learned.
         """
-        values = self.to_dict()
-        del values["checkpoint_minutes"], values["keep_best"], values["symbols"]
+        values = {name: value for name, value in self.to_dict().items() if name not in (*KEEPING, "symbols")}
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
         parts = [self.task, self.algorithm, *self.variant]
         for name, symbol in self.symbols.items():
@@ -263,7 +271,7 @@ class RunConfig(Plain):
         return re.sub(r"[^A-Za-z0-9_.-]", "-", "_".join([*parts, digest]))
 
 
-OWN = (
-    "algorithm", "profile", "seeds", "steps", "physics", "log_every", "checkpoint_minutes", "keep_best", "measures", "acting",
-)  # fmt: skip
+KEEPING = "checkpoint_minutes", "keep_best", "keep_checkpoints"
+"""Settings that say what is kept of a trial. They may change when it is resumed."""
+OWN = "algorithm", "profile", "seeds", "steps", "physics", "log_every", *KEEPING, "measures", "acting"
 """Names of the settings of a trial itself; ``seeds`` is their number."""

@@ -13,7 +13,11 @@ __all__ = ["SavedPolicy", "load_policy"]
 
 
 def load_policy(
-    path: Path | str, member: int | None = None, device: "torch.device | str" = "cpu", best: bool = False
+    path: Path | str,
+    member: int | None = None,
+    device: "torch.device | str" = "cpu",
+    best: bool = False,
+    step: int | None = None,
 ) -> SavedPolicy:
     """Load a trained policy.
 
@@ -22,6 +26,7 @@ def load_policy(
         member: number of the policy in a run folder's pack, from 0; by default the first. Other folders have one policy.
         device: the device that computes actions.
         best: of a run folder that keeps it, the policy of its best evaluation instead of the newest.
+        step: of a run folder that keeps it, the policy of the evaluation at this step.
 
     Raises:
         UserError: there is no policy, or a file is damaged or of another kind. The message names the file.
@@ -31,7 +36,7 @@ def load_policy(
         if (location / CARD).exists():
             if member is not None:
                 raise UserError(f"{folder} contains one policy: leave out the member ({member}).")
-            if best:
+            if best or step is not None:
                 raise UserError(
                     f"{folder} contains one policy: which evaluation it is of was decided when it was saved."
                 )
@@ -40,7 +45,7 @@ def load_policy(
         from diffcps.deploy.trained import members
         from diffcps.runs.folder import RunFolder
 
-        return members(RunFolder(folder), member or 0, device, best)[0]
+        return members(RunFolder(folder), member or 0, device, best=best, step=step)[0]
     if (folder / "runs").is_dir():
         known = sorted(file.parent.name for file in (folder / "runs").glob("*/config.json"))
         raise UserError(f"{folder} is the folder of a sweep. Name one of its run folders: runs/{{{', '.join(known)}}}.")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from diffcps import algorithms
+from diffcps.config import RunConfig
 from diffcps.deploy.saved import Card, SavedPolicy
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
@@ -16,15 +17,21 @@ _DATA_FACTS = "source", "checksum", "provenance", "provenance_note", "rows"
 
 
 def members(
-    folder: RunFolder, which: int | None = None, device: torch.device | str = "cpu", best: bool = False
+    folder: RunFolder,
+    which: int | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    best: bool = False,
+    step: int | None = None,
 ) -> list[SavedPolicy]:
-    """The policies in a trial's newest checkpoint or, if ``best``, each of its best evaluation.
+    """The policies in a trial's newest checkpoint or, if ``best``, each of its best evaluation, or those of a kept evaluation.
 
     Args:
         folder: the run folder.
         which: number of a member in the pack; ``None``: all.
         device: the device that computes actions.
         best: for trials that keep them. They are chosen by their score, so a score of theirs is one of an oracle.
+        step: of an evaluation whose policies are kept.
 
     Raises:
         UserError: there is no checkpoint, the newest one is damaged, there is no such member, or the best are not kept.
@@ -35,14 +42,16 @@ def members(
         raise UserError(f"member {which}: {folder.path} has {count} members, numbered from 0.")
     numbers = range(count) if which is None else [which]
     state = _newest(folder)
+    newest = int(state["learner"]["step"])
+    if best and step is not None:
+        raise UserError(f"best, and step {step}: choose one of them.")
     if best:
         found = [_best(folder, state, number) for number in numbers]
     else:
-        step = int(state["learner"]["step"])
-        evaluated = step % config.evaluation.every == 0 or step == config.steps
-        scores = state.get("scores") if evaluated else None
-        found = [(step, scores[-1][number] if scores else float("nan")) for number in numbers]
-    networks = _networks(folder, state, best)
+        at = newest if step is None else step
+        scores = _scores(config, state, at)
+        found = [(at, scores[number] if scores else float("nan")) for number in numbers]
+    networks = _networks(folder, state, best=best, step=None if step == newest else step)
     environment = folder.environment
     return [
         SavedPolicy(
@@ -50,7 +59,7 @@ def members(
                 run=config.replaced(members=(config.members[number],)),
                 key=config.key,
                 member=number,
-                step=step,
+                step=own,
                 observation_size=task.observation_size,
                 action_size=task.action_size,
                 max_action=task.max_action,
@@ -62,7 +71,7 @@ def members(
             {name: value[number : number + 1] for name, value in networks.items()},
             device,
         )
-        for number, (step, score) in zip(numbers, found, strict=True)
+        for number, (own, score) in zip(numbers, found, strict=True)
     ]
 
 
@@ -77,10 +86,27 @@ def _newest(folder: RunFolder) -> dict[str, Any]:
     return state
 
 
-def _networks(folder: RunFolder, state: Mapping[str, Any], best: bool) -> dict[str, torch.Tensor]:
-    """The networks ``[K, …]`` that act."""
+def _scores(config: RunConfig, state: Mapping[str, Any], step: int) -> list[float] | None:
+    """Scores ``[K]`` of the evaluation at a step, ``None`` where there was none."""
+    every, known = config.evaluation.every, state.get("scores") or []
+    if step % every and step != config.steps:
+        return None
+    index = -(-step // every) - 1
+    return list(known[index]) if index < len(known) else None
+
+
+def _networks(folder: RunFolder, state: Mapping[str, Any], *, best: bool, step: int | None) -> dict[str, torch.Tensor]:
+    """The networks ``[K, …]`` that act; ``step`` is that of an earlier evaluation."""
+    if step is not None and step not in state.get("policies", {}):
+        known = ", ".join(f"{at:,}" for at in [*state.get("policies", {}), int(state["learner"]["step"])])
+        raise UserError(
+            f"{folder.path} has no policy of step {step:,}. It has those of: {known}. --keep-checkpoints N keeps those of the "
+            "newest N evaluations."
+        )
     try:
-        pack = state["best"]["networks"] if best else state["learner"]["pack"]
+        pack = (
+            state["best"]["networks"] if best else state["learner"]["pack"] if step is None else state["policies"][step]
+        )
         return {name: pack[name] for name in algorithms.get(folder.config.algorithm).acting if name in pack}
     except (KeyError, TypeError) as error:
         raise UserError(f"the checkpoint in {folder.path} was not written by this project ({error!r}).") from error

@@ -24,10 +24,12 @@ class Candidate(NamedTuple):
 
     trial: Trial
     member: int
+    step: int
+    """Of the evaluation that it is of: the last, or an earlier one whose policies are kept."""
     value: float
     """Of the criterion, higher is better."""
     score: float
-    """Of its last evaluation; nan without one."""
+    """Of that evaluation; nan without one."""
 
 
 class Agreement(NamedTuple):
@@ -44,7 +46,7 @@ class Agreement(NamedTuple):
 
 
 def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
-    """Task -> every policy of a complete trial that has the criterion, the best first.
+    """Task -> every policy of a complete trial that has the criterion, the best first; kept ones of earlier evaluations too.
 
     Raises ``UserError`` for a criterion that is none, or that no trial has.
     """
@@ -52,11 +54,9 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
     found: dict[str, list[Candidate]] = {}
     for trial in sweep.known:
         if trial.state == "complete":
-            for member, value in enumerate(_values(trial, name)):
-                score = float(trial.scores[-1][member]) if len(trial.scores) else math.nan
-                if math.isfinite(value):
-                    own = Candidate(trial, member, value, score)
-                    found.setdefault(trial.task.name, []).append(own)
+            known = [candidate for candidate in _of(trial, name) if math.isfinite(candidate.value)]
+            found.setdefault(trial.task.name, []).extend(known)
+    found = {task: policies for task, policies in found.items() if policies}
     if not found:
         how = f" Train with --measures {criterion.needs}" if criterion.needs else " It is no number of these algorithms"
         raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
@@ -77,13 +77,22 @@ def _unit(trial: Trial, name: str) -> tuple[object, ...]:
 def available(sweep: Sweep) -> list[str]:
     """The criteria that a sweep's complete trials have."""
     complete = [trial for trial in sweep.known if trial.state == "complete"]
-    return [name for name in CRITERIA if any(np.isfinite(_values(trial, name)).any() for trial in complete)]
+    return [
+        name for name in CRITERIA if any(math.isfinite(one.value) for trial in complete for one in _of(trial, name))
+    ]
 
 
-def _values(trial: Trial, name: str) -> Sequence[float]:
-    """The criterion of each member at the end, higher is better; empty where the trial does not have it."""
-    _, values = along(trial, name)
-    return [float(value) for value in values[-1]] if len(values) else []
+def _of(trial: Trial, name: str) -> list[Candidate]:
+    """The policies that a complete trial keeps, with the criterion, higher is better; empty where the trial does not have it."""
+    steps, values = along(trial, name)
+    scores = dict(zip(trial.evaluations.steps.tolist(), trial.scores.tolist(), strict=True))
+    none = [math.nan] * trial.seeds
+    return [
+        Candidate(trial, member, int(step), value=float(value), score=float(scores.get(int(step), none)[member]))
+        for step, row in zip(steps, values, strict=True)
+        if step in trial.config.kept_steps
+        for member, value in enumerate(row)
+    ]
 
 
 def agreement(own: Sequence[Candidate]) -> Agreement | None:
@@ -125,7 +134,7 @@ def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]
         Column("", [str(place) for place in range(1, len(shown) + 1)]),
         Column("settings", [said(candidate.trial, names) or "–" for candidate in shown], right=False),
         Column("seed", [str(candidate.trial.config.members[candidate.member].seed) for candidate in shown]),
-        Column("steps", [short(candidate.trial.config.steps) for candidate in shown]),
+        Column("step", [short(candidate.step) for candidate in shown]),
         Column(f"{name} ({better} is better)", [f"{criterion.sign * candidate.value:.4g}" for candidate in shown]),
         Column("its score", [number(candidate.score) for candidate in shown]),
     ]

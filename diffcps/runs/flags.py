@@ -92,6 +92,8 @@ class RunFlags:
     """Minutes between checkpoints. A kill costs at most about that much work. Default: 5; demo: 0.5."""
     keep_best: bool = False
     """Also keep each policy of its best evaluation; `evaluate`, `export` and `load_policy` read it when asked for the best."""
+    keep_checkpoints: Maybe[int] = None
+    """Newest evaluations whose policies are kept, so that `select`, `evaluate` and `export` can choose among them. Default: 1."""
 
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""

@@ -168,6 +168,10 @@ class RunFolder:
         self.check_owner()
         self._replace("status.json", dict(status))
 
+    def begin(self, what: str) -> None:
+        """Note in the status what the trial does before its first step, which may take minutes; the state stays as it was."""
+        self.write_status({**self.status, "doing": what, "doing_since": time.time()})
+
     def fail(self, reason: str, details: str = "") -> None:
         """Set the status to failed, with the reason; everything else stays."""
         self.write_status(

@@ -22,7 +22,7 @@ from diffcps.runs.folder import RunFolder, State
 from diffcps.runs.presets import changed_settings
 from diffcps.runs.rows import IDENTITY, Evaluations, FloatArray, by_member, evaluations, read_rows
 from diffcps.tasks.registry import Task, task_of
-from diffcps.text import first_line
+from diffcps.text import duration, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +53,8 @@ class Trial:
     """Why it failed or was pruned, or what is damaged: one line without passwords."""
     updated: float | None = None
     """``time.time()`` of its newest status."""
+    doing: str = ""
+    """What it does before its first step, ``compiling for 40 s``; empty before and after."""
 
     # What it is
 
@@ -242,7 +244,7 @@ def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0
             raise UserError(f"{folder / 'status.json'} holds no status of a trial.")
     except (UserError, OSError) as error:
         return Trial(folder.name, folder, "damaged", config, trouble=first_line(error))
-    found = Trial(folder.name, folder, status["state"], config, status=status)
+    found = Trial(folder.name, folder, status["state"], config, status=status, doing=_doing(status, alive))
     updated = found.number("updated") or modified(folder / "status.json")
     if found.state == "failed":
         return replace(found, updated=updated, trouble=first_line(status.get("error") or "no reason was recorded"))
@@ -250,6 +252,16 @@ def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0
         return replace(found, updated=updated, trouble=first_line(status.get("pruned") or ""))
     dead = found.state == "running" and (updated or 0.0) < max(alive, time.time() - QUIET_SECONDS)
     return replace(found, updated=updated, state="interrupted" if dead else found.state)
+
+
+def _doing(status: Mapping[str, Any], alive: float) -> str:
+    """See ``Trial.doing``; ``alive`` as for ``read_trial``."""
+    since, now = status.get("doing_since"), time.time()
+    if not isinstance(since, float) or status["state"] not in ("pending", "running", "stopped"):
+        return ""
+    if since < max(alive, now - QUIET_SECONDS):
+        return ""
+    return f"{status.get('doing')} for {duration(now - since)}"
 
 
 def varying(trials: Sequence[Trial]) -> list[str]:

@@ -68,7 +68,7 @@ class Board:
         """Every trial as its run folder shows it now, running ones first; without those that a search has still to choose."""
         self._refresh()
         found = read.trials(self.location.folder, self.plan, known=self._known)
-        return sorted(found, key=lambda trial: ORDER.index(trial.state))
+        return sorted(found, key=lambda trial: 0 if trial.doing else ORDER.index(trial.state))
 
     def _refresh(self) -> None:
         """Fetch statuses from an object store, now and then."""
@@ -131,7 +131,7 @@ class Board:
     def lines(self, trials: Sequence[Trial]) -> list[str]:
         """The running trials as lines for a log file."""
         labels = "{}", "{}", "{}", "{}", "{} left", "last {}", "best (oracle) {}"
-        rows = [self._cells(trial) for trial in trials if trial.state == "running"]
+        rows = [self._cells(trial) for trial in trials if trial.state == "running" or trial.doing]
         return [
             self.heading(trials),
             *(
@@ -169,7 +169,7 @@ class Board:
         speed, left = _speed(trial), trial.seconds_left
         return [
             self.name(trial),
-            trial.state,
+            trial.doing or trial.state,
             text.progress(trial.step, trial.steps),
             f"{speed:.1f}/s" if speed else "",
             _ENDS if trial.state == "running" and trial.step >= trial.steps > 0 else if_known(left, duration),

@@ -141,8 +141,7 @@ def behaviour(config: RunConfig, environment: Mapping[str, Any]) -> float:
 def parameters(config: RunConfig, members: Sequence[int]) -> dict[str, str]:
     """Every setting, flat, under its own name. Settings in which members differ are parameters of the members' runs only.
 
-    ``checkpoint_minutes`` and ``keep_best`` are left out: they may change when a trial is resumed, and MLflow's parameters
-    cannot change.
+    ``config.run.KEEPING`` is left out: it may change when a trial is resumed, and MLflow's parameters cannot change.
     """
     values = config.to_dict()
     flat = {setting: values[setting] for setting in ("task", "algorithm", "steps", "profile", "physics", "log_every")}

@@ -37,6 +37,11 @@ class Choice:
     engine: EngineKind
     reason: str
 
+    @property
+    def preparing(self) -> str:
+        """What comes before the first step, in a word."""
+        return "compiling" if self.engine == "compiled" else "preparing"
+
 
 def prepare(threads: int, device: torch.device | str = "cpu") -> None:
     """Set this process up for learning: its number of threads and, on a CPU, its memory and its route for fp32 products."""

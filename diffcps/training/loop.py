@@ -8,18 +8,18 @@ Workers that share the members meet at rows only; how many there are changes not
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps import algorithms
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder, scores_by_evaluation
 from diffcps.tasks.registry import task_of
 from diffcps.training import cost
 from diffcps.training.evaluation import Rollouts
+from diffcps.training.keeping import Kept
 from diffcps.training.learner import Learner
 from diffcps.training.measures.subject import Measured
 from diffcps.training.workers import Packs, Workers
@@ -82,11 +82,9 @@ class _Trial:
     clock: _Clock
     scores: list[list[float]]
     """Of every evaluation so far, ``[evaluations, K]``."""
+    kept: Kept
     complaints: Sequence[str] = ()
     """A sentence for each damaged checkpoint."""
-    best: dict[str, Any] = field(default_factory=dict)
-    """Step and score ``[K]`` of each member's best evaluation and, in the first worker, its ``networks`` ``[K, …]``; a step of
-    0 before the first. Empty unless they are kept."""
 
     @property
     def next_row(self) -> int:
@@ -271,8 +269,8 @@ def _begin(
         workers=workers,
         clock=clock,
         scores=state["scores"] if state else [],
+        kept=Kept(config, state or {}),
         complaints=complaints,
-        best=state.get("best", {}) if state and config.keep_best else {},
     )
 
 
@@ -333,6 +331,7 @@ def _evaluate(
             folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
         folder.log_measures(step, config, measured.values, measured.samples)
     shown = {} if rollouts is None else _scored(trial, rollouts)
+    trial.kept.update(step, trial.scores[-1] if rollouts is not None else None, lambda: _tensors(trial))
     shown |= {f"measures/{name}": value for name, value in measured.values.items()}
     clock.charge("checkpoint")
     return shown
@@ -342,8 +341,6 @@ def _scored(trial: _Trial, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     """Add the scores of an evaluation to the trial's; returns what sinks show of it, ``[K]``."""
     scores = task_of(trial.config).normalised_score(rollouts.returns).mean(axis=1)
     trial.scores.append(scores.tolist())
-    if trial.config.keep_best:
-        _keep_best(trial)
     return {
         "evaluation/score": scores,
         "evaluation/return": rollouts.returns.mean(axis=1),
@@ -357,28 +354,15 @@ def _save(trial: _Trial, status: _Status) -> None:
     """Write a checkpoint; all workers take part."""
     whole = trial.workers.join_state(trial.learner.state_dict())
     if trial.workers.first:
-        state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent}
-        if trial.best:
-            state["best"] = trial.best
+        state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent} | trial.kept.state
         trial.folder.save_checkpoint(state, trial.learner.step)
     status.values["saved"] = trial.learner.step
 
 
-def _keep_best(trial: _Trial) -> None:
-    """Keep the networks of members whose newest evaluation is their best since they are kept; all workers take part."""
-    best, scores, step = trial.best, trial.scores[-1], trial.learner.step
-    if not best:
-        best |= {"step": [0] * len(scores), "score": [-np.inf] * len(scores)}
-    better = [new > old for new, old in zip(scores, best["score"], strict=True)]
-    if any(better):
-        pack = trial.workers.join_state(trial.learner.state_dict())["pack"]
-        if trial.workers.first:
-            acting = algorithms.get(trial.config.algorithm).acting
-            kept = best.setdefault("networks", {name: pack[name].cpu().clone() for name in acting if name in pack})
-            for name, value in kept.items():
-                value[better] = pack[name].cpu()[better]
-        best["step"] = [step if new else old for new, old in zip(better, best["step"], strict=True)]
-        best["score"] = [new if took else old for took, new, old in zip(better, scores, best["score"], strict=True)]
+def _tensors(trial: _Trial) -> Mapping[str, Any]:
+    """The tensors of the whole pack in the first worker, none in the others; all workers take part."""
+    whole = trial.workers.join_state(trial.learner.state_dict())
+    return dict(whole["pack"]) if trial.workers.first else {}
 
 
 def _pruned(trial: _Trial, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:

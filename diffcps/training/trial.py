@@ -86,13 +86,12 @@ def run(
             measure does not fit.
     """
     workers, requested_at = workers or Workers(), time.time() if requested_at is None else requested_at
-    notes = _last_attempt(folder)
-    _open(folder, config, workers)
+    notes = _open(folder, config, workers)
     if folder.ended:
         return
     # the others wait for the first worker at every row, and it for them: one watchdog is enough
     with Watchdog(stuck_after if workers.first else None, folder.trace) as watchdog, _recorded(folder, workers):
-        parts = _read(config, load, workers)
+        parts = _read(config, load, workers, folder=folder, device=machine.device)
         with closing(_packs(config, parts, machine, workers=workers, heartbeat=watchdog.heartbeat)) as packs:
             facts = _facts(config, packs, parts, machine=machine, workers=workers)
             if workers.first:
@@ -122,15 +121,17 @@ def _last_attempt(folder: RunFolder) -> list[str]:
     return [f"an earlier attempt was ended because {reason(stacks)}; the log has the stack of every thread."]
 
 
-def _open(folder: RunFolder, config: RunConfig, workers: Workers) -> None:
-    """Make the run folder, or find it, and claim it; workers other than the first only read it."""
+def _open(folder: RunFolder, config: RunConfig, workers: Workers) -> list[str]:
+    """Make the run folder, or find it, and claim it; workers other than the first only read it. Returns notes for the status."""
+    notes = _last_attempt(folder)
     try:
         if not workers.first:
             folder.fetch()
-            return
+            return notes
         folder.create(config)
         if not folder.ended:
             folder.claim()
+        return notes
     except UserError as error:
         workers.leave(str(error), mistake=True)
         raise
@@ -155,12 +156,16 @@ def _recorded(folder: RunFolder, workers: Workers) -> Iterator[None]:
 
 
 def _read(
-    config: RunConfig, load: Callable[[], Transitions], workers: Workers
+    config: RunConfig, load: Callable[[], Transitions], workers: Workers, *, folder: RunFolder, device: torch.device
 ) -> tuple[Transitions, Transitions | None]:
-    """What is learned from, and what is held out, the same for all workers."""
+    """What is learned from, and what is held out, the same for all workers; the status says when it is read, and what follows."""
     measures.check(config)
+    if workers.first:
+        folder.begin("reading data")
     dataset = load()
     workers.agree("the data set", dataset.info.checksum)
+    if workers.first:
+        folder.begin(cost.choose(config, device).preparing)
     if not config.data.hold_out:
         return dataset, None
     return parted(dataset, config.data.hold_out, config.data.seed, task_of(config).terminals_end)

@@ -1,0 +1,63 @@
+"""`diffcps distil`: a one-step student for a policy that was trained without one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diffcps.cli.policies import PolicyFlags
+from diffcps.errors import UserError
+from diffcps.runs.flags import Maybe, Several
+from diffcps.text import say
+
+
+@dataclass(frozen=True)
+class Distil(PolicyFlags):
+    """Train a network that acts in one step as a trained diffusion policy does in T, and write both into a folder.
+
+    It learns from the policy alone, on the states of its data set. `evaluate`, `export` and `latency` read the folder;
+    `--actor student` lets the student act. To train a student along with its policy, use `--student one-step` in training.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
+    """Folder for the files. It is created if it does not exist."""
+    steps: int = 20_000
+    """Gradient steps."""
+    member: Maybe[int] = None
+    """Number of the policy in its pack, from 0. Default: the first."""
+    data_dir: Several[Path] = ()
+    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        if self.steps < 1:
+            raise UserError(f"--steps {self.steps}: at least one.")
+        console = Console()
+        policy = self.found(self.member)[0]
+        from diffcps import data
+        from diffcps.deploy.distil import distil
+        from diffcps.tasks.registry import task_of
+
+        run = policy.card.run
+        directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
+        if reason := data.missing([(task_of(run), run.data)], directories):
+            raise UserError(reason)
+        dataset = data.load(task_of(run), run.data, directories)
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("distilling", total=self.steps)
+            found = distil(
+                policy,
+                dataset,
+                self.steps,
+                progress=lambda step, distance: bar.update(
+                    task, completed=step, description=f"squared distance {distance:.2g}"
+                ),
+            )
+        found.policy.save(self.folder)
+        say(console, f"{run.task}, {run.algorithm}, seed {policy.card.seed}: {self.folder}")
+        say(console, f"squared distance to the chain's actions: {found.distance:.2g}, in units of the action bound")
+        say(console, f"its scores: diffcps evaluate {self.folder} --actor student")
