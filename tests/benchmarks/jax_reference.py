@@ -65,8 +65,12 @@ def adam(params: Any, grads: Any, state: Tree, rate: float) -> tuple[Any, Tree]:
 
 def fresh(params: Any) -> Tree:
     """Adam's state before the first step."""
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    return {"first": zeros, "second": zeros, "count": jnp.zeros(())}
+    # two trees: a jitted function may be given a buffer to use again only once
+    return {
+        "first": jax.tree.map(jnp.zeros_like, params),
+        "second": jax.tree.map(jnp.zeros_like, params),
+        "count": jnp.zeros(()),
+    }
 
 
 def follow(slow: Any, fast: Any, rate: float) -> Any:
