@@ -34,8 +34,8 @@ from diffcps.runs.plan import load
 from diffcps.sweep.launch import launch
 from diffcps.tasks.registry import get_task, task_of
 from diffcps.training import trial as trials
+from diffcps.training.packs import fitting
 from diffcps.training.trial import Machine
-from diffcps.training.workers import fitting
 
 SCRIPT = Path(__file__).parents[1] / "tune" / "sweep_d4rl.py"
 

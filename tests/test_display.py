@@ -249,9 +249,9 @@ def test_what_comes_before_the_first_step_is_told(tmp_path: Path) -> None:
     compiling.begin("compiling")
     (first,) = [trial for trial in found.trials() if trial.doing]
     assert first.key in [trial.key for trial in found.trials()[:3]], "among those that run"
-    assert (first.key, first.state, first.doing) == (GRID.trials[5].key, "pending", "compiling for 0 s")
-    assert "compiling for 0 s" in shown(found)
-    assert any("compiling for 0 s" in line for line in found.lines(found.trials()))
+    assert (first.key, first.state, first.doing) == (GRID.trials[5].key, "pending", "compiling, 0 s")
+    assert "compiling, 0 s" in shown(found)
+    assert any("compiling, 0 s" in line for line in found.lines(found.trials()))
     compiling.fail("no room")
     assert not read_trial(compiling.path).doing, "it is over"
     folder = folder_of(tmp_path, GRID.trials[3])

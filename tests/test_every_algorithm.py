@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 import trained
-from one_by_one import OneByOne
+from same_rounding import SameRounding
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -95,7 +95,7 @@ def test_a_member_learns_what_it_learns_alone(name: str) -> None:
     """To the bit, but for what the number of products in a batch does to their rounding."""
     changed = other_values(name)
     members = (member(3), member(4, **changed), *(member(3, **{key: value}) for key, value in changed.items()))
-    with OneByOne():
+    with SameRounding():
         learner = trained.learner(packed(name, members))
         metrics = learner.update(24)
         for k in (0, 1, len(members) - 1):

@@ -28,7 +28,7 @@ from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep import claim, dashboard
-from diffcps.training.divergence import TWICE, diverges
+from diffcps.training.divergence import MARGIN, divergence_rule
 
 FLAGS: dict[str, Any] = {
     "preset": "demo", "tasks": ("bandit-ring",), "name": "own", "steps": synthetic.STEPS, "seeds": 2, "trials": 3,
@@ -57,6 +57,24 @@ def test_the_rungs_by_hand() -> None:
     assert behind("asha", [4.5, 9.0, 8.5], others) == ""
 
 
+def test_a_diverged_policy_is_the_worst() -> None:
+    nan = float("nan")
+    others = [[1.0, 3.0], [2.0, 2.0], [nan, nan], [3.0, nan], [5.0, 7.0]]
+    for order in (others, others[::-1]):
+        # means 2, 2, -inf, -inf, 6
+        assert "median of 5, 2" in behind("median", [1.0, 1.0], order)
+        assert behind("median", [nan, 2.0], order) == ""
+        assert "best third" in behind("asha", [nan], order)
+
+
+def test_the_curve_of_a_training_metric_has_a_value_for_each_evaluation(tmp_path: Path) -> None:
+    trial = synthetic.config("bandit-ring", seeds=2)
+    found = read_trial(synthetic.write(tmp_path, trial).path)
+    assert len(criteria.along(found, "behaviour")[0]) == 8
+    assert curve(found, "behaviour") == [-1.5, -2.5, -3.5, -4.5]
+    assert len(curve(found, "last")) == 4
+
+
 @given(own=st.lists(st.floats(-100, 100), min_size=1, max_size=9), others=CURVES)
 def test_the_best_of_all_is_never_ended(own: list[float], others: list[list[float]]) -> None:
     best = [max([*own, *(value for values in others for value in values)]) for _ in own]
@@ -75,12 +93,12 @@ def test_what_no_trial_comes_back_from() -> None:
     rewards = np.abs(DATA.rewards).max()
     trial = CONFIG.replaced(members=(member(5), member(8, discount=0.5)))
     largest = np.array([rewards / (1 - discount), rewards / 0.5])
-    ended = diverges(trial, DATA)
+    ended = divergence_rule(trial, DATA)
     assert ended(row(q_value=largest, behaviour_loss=[1.0, 1.0])) == ""
     assert "seed 8" in ended(row(behaviour_loss=[1.0, np.nan]))
-    assert "is no finite number" in ended(row(behaviour_loss=[np.inf, 1.0]))
-    assert "no return of these data" in ended(row(q_value=TWICE * largest * 1.01))
-    assert ended(row(q_value=TWICE * largest * [1.01, 0.9])) == "", "one member may still learn"
+    assert "is not finite" in ended(row(behaviour_loss=[np.inf, 1.0]))
+    assert "no return of these data" in ended(row(q_value=MARGIN * largest * 1.01))
+    assert ended(row(q_value=MARGIN * largest * [1.01, 0.9])) == "", "one member may still learn"
     capped = [float(str(trial.value("lambda_max", k))) for k in (0, 1)]
     assert "κ" in ended(row(**{"lambda": capped, "violation": [1.0, 0.6]}))
     assert ended(row(**{"lambda": capped, "violation": [1.0, 0.1]})) == ""
@@ -105,6 +123,18 @@ def test_a_trial_ends_where_the_rule_says(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before, "it stays so"
     whole = trained(tmp_path / "whole", CONFIG, prune=lambda data: lambda step, metrics: "")
     assert whole.status["state"] == "complete"
+
+
+def test_a_kill_before_the_status_does_not_undo_it(tmp_path: Path) -> None:
+    """The checkpoint says why it is the last; nothing is learned or asked again."""
+    folder = trained(tmp_path, CONFIG, prune=lambda data: lambda step, metrics: "left behind" if step == 12 else "")
+    before = (folder.path / "metrics.csv").read_bytes()
+    folder.write_status({**folder.status, "state": "running"})
+    asked: list[int] = []
+    trained(tmp_path, CONFIG, prune=lambda data: lambda step, metrics: asked.append(step) or "")
+    assert (folder.status["state"], folder.status["pruned"], folder.status["step"]) == ("pruned", "left behind", 12)
+    assert (folder.path / "metrics.csv").read_bytes() == before
+    assert not asked
 
 
 def test_workers_that_share_a_trial_end_it_together(tmp_path: Path) -> None:
@@ -151,6 +181,7 @@ def test_a_search_can_go_by_what_needs_no_environment(tmp_path: Path) -> None:
     plan = search(objective="fqe", episodes=0, measures=("density",), tasks=("bandit-corners",))
     assert plan.trials[0].measures == ("density", "fqe")
     assert plan.trials[0].evaluation.episodes == 0
+    assert search(objective="fqe", settings=("measures=critic",)).trials[0].measures == ("critic", "fqe")
     plan = search(objective="behaviour")
     here = Location(tmp_path / "own")
     with claim.claimed(here, plan):
@@ -162,7 +193,7 @@ def test_a_search_can_go_by_what_needs_no_environment(tmp_path: Path) -> None:
     steps, values = criteria.along(first, "behaviour")
     assert steps.tolist() == list(range(50, 401, 50))
     assert values[-1].tolist() == [-4.0, -5.0], "less is better"
-    assert criteria.at_the_end(first, "behaviour") == -4.5
+    assert criteria.newest(first, "behaviour") == -4.5
     assert curve(first, "behaviour")[-1] == -4.5
     built = report.build(here.folder)
     assert any("behaviour -4.5" in line for line in built.answer)
@@ -178,6 +209,10 @@ def test_a_search_can_go_by_what_needs_no_environment(tmp_path: Path) -> None:
         ({"prune": "median", "search": ()}, "--prune divergence"),
         ({"objective": "critic", "search": ("discount=0.9,0.99",)}, "cannot order trials that differ in discount"),
         ({"episodes": 0}, "--objective"),
+        ({"objective": "score"}, "one of last, fqe"),
+        ({"objective": "fqe-error"}, "--hold-out"),
+        ({"objective": "lambda", "algorithm": "iql"}, "iql has no lambda"),
+        ({"objective": "behaviour", "algorithm": "cql"}, "cql has no behaviour_loss"),
     ],
 )
 def test_what_makes_no_sense_is_refused(flags: dict[str, Any], said: str) -> None:

@@ -28,18 +28,16 @@ from diffcps.tasks.registry import get_task
 from diffcps.training import cost
 from diffcps.training.learner import Learner
 from diffcps.training.loop import Prune
+from diffcps.training.packs import fitting, resident_bytes, working_bytes
 from diffcps.training.trial import Machine
 from diffcps.training.workers import (
     WorkerLostError,
     Workers,
     connect,
     disconnect,
-    fitting,
     joined_state,
-    resident_bytes,
     share_of_state,
     shares,
-    working_bytes,
 )
 
 FIVE = CONFIG.replaced(members=tuple(member(seed, target_kl=0.1 * (seed + 1)) for seed in range(5)))

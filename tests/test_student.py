@@ -1,6 +1,7 @@
 """A one-step student: the map that it learns, the chain that it leaves alone, and its place beside the policy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from diffcps.cli.distil import Distil
 from diffcps.cli.latency import Latency, columns
 from diffcps.deploy import latency
 from diffcps.deploy.distil import distil
+from diffcps.deploy.saved import SavedPolicy
 from diffcps.errors import UserError
 from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task
@@ -230,13 +232,26 @@ def test_a_policy_without_a_student_gets_one_afterwards(tmp_path: Path, capsys: 
     np.testing.assert_array_equal(found.policy.act(state, seed=3), policy.act(state, seed=3))
     again = distil(policy, dataset, 600)
     assert torch.equal(again.policy.networks["student"], found.policy.networks["student"])
-    Distil(str(folder.path), folder=tmp_path / "distilled", steps=20, member=1)()
+    Distil(str(folder.path), folder=tmp_path / "distilled", gradient_steps=20, member=1)()
     assert "squared distance" in capsys.readouterr().out
     saved = load_policy(tmp_path / "distilled")
     assert saved.card.member == 1
     assert saved.act(state, actor="student").shape == (7, 2)
     with pytest.raises(UserError, match="student"):
         policy.act(state, actor="student")
+
+
+def test_a_critic_raises_the_student_of_every_algorithm_that_has_one(tmp_path: Path) -> None:
+    for name in ("diffcps", "idql", "bc"):
+        folder = sweeps.train(small(name, candidates=1), tmp_path / name)
+        policy, dataset = load_policy(folder.path), data.load(get_task("bandit-corners"), folder.config.data, ())
+        weights = {}
+        for weight in (0.0, 3.0) if name != "bc" else (0.0,):
+            own = {"student_value": weight} if name != "bc" else {}
+            run = policy.card.run.with_settings(**own)
+            changed = SavedPolicy(replace(policy.card, run=run), policy.networks)
+            weights[weight] = distil(changed, dataset, 30).policy.networks["student"]
+        assert name == "bc" or not torch.equal(weights[0.0], weights[3.0]), name
 
 
 @pytest.mark.parametrize(("algorithm", "said"), [("td3bc", "cannot have a student. Those that can: .*diffcps")])

@@ -309,7 +309,8 @@ def test_a_search_counts_what_it_has_still_to_choose(tmp_path: Path, capsys: pyt
     assert record["counts"] == {"complete": 1, "running": 0, "failed": 1, "pruned": 0, "to_go": 8, "total": 10}
     text = said(capsys, "show", "hunt", "--results", tmp_path)
     assert (
-        "Optuna chooses T from 5; κ from 0.01 to 0.3 (logarithmic); hidden_size from 8 to 64; 10 trials a task" in text
+        "Optuna chooses T from 5; κ from 0.01 to 0.3 (logarithmic); hidden_size from 8 to 64 by last; 10 trials a task"
+        in text
     )
     assert row(text, TRIALS[2].key)[1] == "damaged"
     assert str(broken) in text

@@ -68,3 +68,10 @@ def test_a_resumed_trial_begins_where_it_goes_on(tmp_path: Path) -> None:
 def test_nothing_is_written_unless_asked(tmp_path: Path) -> None:
     trained(tmp_path, CONFIG)
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_files_that_cannot_be_written_do_not_end_a_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "tensorboard").write_text("a file where a folder is to be")
+    folder = trained(tmp_path, CONFIG, sinks=lambda _: [sink_of(CONFIG, tmp_path)])
+    assert folder.status["state"] == "complete"
+    assert caplog.text.count("nothing more is shown in TensorBoard") == 1

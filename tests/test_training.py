@@ -96,7 +96,7 @@ class Memory:
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
         self.calls.append((step, {name: values.tolist() for name, values in metrics.items()}))
 
-    def close(self) -> None:
+    def close(self, pruned: str = "") -> None:
         self.closed += 1
 
     def by_step(self) -> dict[int, dict[str, list[float]]]:
@@ -625,6 +625,15 @@ def test_the_newest_evaluations_are_kept(tmp_path: Path, kill: int) -> None:
     )
 
 
+def test_what_is_kept_may_change_when_a_trial_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    keeping(folder, kept=False, kill=3)
+    assert folder.config.kept_steps == (20,)
+    keeping(folder, kept=False, newest=2)
+    assert folder.config.kept_steps == (18, 20), "the folder says what it has"
+    assert members(folder, step=18)
+
+
 def test_the_best_is_kept_from_when_it_is_asked_for(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     keeping(folder, kept=False, kill=5, every=5)
@@ -649,7 +658,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
     assert sink.closed == 1
 
     class Slow(Memory):
-        def close(self) -> None:
+        def close(self, pruned: str = "") -> None:
             assert not folder.ended, "what is still to be shown belongs to the trial's time"
             time.sleep(0.2)
             super().close()

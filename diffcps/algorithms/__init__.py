@@ -148,6 +148,13 @@ def build(
     return get(trial.algorithm)(settings(trial)[own], problem, device)
 
 
+def metrics(trial: RunConfig) -> tuple[str, ...]:
+    """Names of the metrics of a trial's gradient steps. Raises ``UserError``, see ``settings``."""
+    import torch
+
+    return build(trial, (1, 1, 1.0), torch.device("cpu")).metrics
+
+
 def _typed(cls: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = cls.names()
     for key in values:

@@ -18,14 +18,15 @@ from diffcps.text import say
 class Distil(PolicyFlags):
     """Train a network that acts in one step as a trained diffusion policy does in T, and write both into a folder.
 
-    It learns from the policy alone, on the states of its data set. `evaluate`, `export` and `latency` read the folder;
-    `--actor student` lets the student act. To train a student along with its policy, use `--student one-step` in training.
+    It learns from the policy, on the states of its data set, which must be on this machine. If the policy has a critic, the
+    student also raises its value. `evaluate`, `export` and `latency` read the folder; `--actor student` lets the student act.
+    To train a student along with its policy, use `--student one-step` in training.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
     """Folder for the files. It is created if it does not exist."""
-    steps: int = 20_000
-    """Gradient steps."""
+    gradient_steps: int = 20_000
+    """Gradient steps of the student."""
     member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: the first."""
     data_dir: Several[Path] = ()
@@ -33,8 +34,8 @@ class Distil(PolicyFlags):
 
     def __call__(self) -> None:
         """Run it."""
-        if self.steps < 1:
-            raise UserError(f"--steps {self.steps}: at least one.")
+        if self.gradient_steps < 1:
+            raise UserError(f"--gradient-steps {self.gradient_steps}: at least one.")
         console = Console()
         policy = self.found(self.member)[0]
         from diffcps import data
@@ -48,11 +49,11 @@ class Distil(PolicyFlags):
         dataset = data.load(task_of(run), run.data, directories)
         columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("distilling", total=self.steps)
+            task = bar.add_task("distilling", total=self.gradient_steps)
             found = distil(
                 policy,
                 dataset,
-                self.steps,
+                self.gradient_steps,
                 progress=lambda step, distance: bar.update(
                     task, completed=step, description=f"squared distance {distance:.2g}"
                 ),

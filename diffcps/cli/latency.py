@@ -22,6 +22,8 @@ class Latency(PolicyFlags):
     and onnxruntime, and on a GPU if there is one. `speed-up` compares with the row of most candidates, of the same batch.
     """
 
+    candidates: Maybe[int] = None
+    """The most actions sampled for each observation. Default: as in the evaluations during training."""
     member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: the first."""
     no_onnx: bool = False

@@ -30,8 +30,6 @@ class PolicyFlags:
 
     policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
     """A run folder (results/NAME/runs/KEY) or its KEY, an exported folder, or an MLflow model (models:/TASK@best)."""
-    candidates: Maybe[int] = None
-    """Actions sampled for each observation, of which the algorithm makes one. Default: as in the evaluations during training."""
     best: bool = False
     """The policy of the best evaluation instead of the newest; for trials that keep it (--keep-best)."""
     step: Maybe[int] = None
@@ -77,6 +75,8 @@ class PolicyFlags:
 class _Flags(PolicyFlags):
     """Which policy, and how it acts."""
 
+    candidates: Maybe[int] = None
+    """Actions sampled for each observation, of which the algorithm makes one. Default: as in the evaluations during training."""
     actor: Maybe[Actor] = None
     """The online policy, its moving average, or its one-step student. Default: as in the evaluations during training."""
 
@@ -110,7 +110,8 @@ class Export(_Flags):
         policy = self.found(self.member)[0]
         policy.save(self.folder)
         step, steps = policy.card.step, policy.card.run.steps
-        unfinished = f" of {steps:,}: the trial is not complete" if step < steps else ""
+        newest = self.step is None and not self.best
+        unfinished = f" of {steps:,}: the trial is not complete" if newest and step < steps else ""
         say(console, f"{policy.card.run.task}, seed {policy.card.seed}, step {step:,}{unfinished}")
         files = ["policy.safetensors", "policy.json"]
         if not self.no_onnx:

@@ -199,7 +199,8 @@ def _settings(sweep: Sweep) -> str:
     if plan.search:
         known = {name: symbol for config in plan.trials for name, symbol in config.symbols.items()}
         space = "; ".join(f"{known.get(axis.name, axis.name)} from {axis}" for axis in plan.axes)
-        return f"Optuna chooses {space}; {text.counted(plan.search, 'trial')} a task"
+        rules = f"by {plan.objective}" + (f", pruned by {plan.prune}" if plan.prune else "")
+        return f"Optuna chooses {space} {rules}; {text.counted(plan.search, 'trial')} a task"
     parts = []
     for name, symbol in _shown(sweep.known).items():
         values = sorted({value for trial in sweep.known for value in trial.values(name)}, key=ascending)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diffcps import algorithms
 from diffcps.algorithms import critics
-from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.student import Student, Teacher
 from diffcps.data.transitions import Transitions
@@ -52,7 +51,7 @@ def distil(
     Raises:
         UserError: the algorithm has no chain that a student could follow, or the data's states have another size.
     """
-    pack, algorithm = _beside(policy, seed)
+    pack, algorithm = _with_fresh_student(policy, seed)
     student, device = algorithm.student, algorithm.device
     assert isinstance(student, Student)
     if data.observations.shape[1] != policy.card.observation_size:
@@ -78,7 +77,7 @@ def distil(
     return Distilled(SavedPolicy(card, networks, device), float(distances[-_SHOWN:].mean()))
 
 
-def _beside(policy: SavedPolicy, seed: int) -> tuple[Pack, Teacher[Any]]:
+def _with_fresh_student(policy: SavedPolicy, seed: int) -> tuple[Pack, Teacher[Any]]:
     """A pack of one with the policy's networks and a fresh student. Raises ``UserError`` where it can have none."""
     card = policy.card
     if "student" not in card.run.settings:
@@ -101,7 +100,8 @@ def _value(
     algorithm: Teacher[Any], parameters: Mapping[str, Tensor], observations: Tensor
 ) -> Callable[[Tensor], Tensor] | None:
     """The loss that falls as the critic's value of an action rises; ``None`` without a critic of this policy."""
-    if not isinstance(algorithm, Improver):
+    if "student_value" not in algorithm.settings.names():
         return None
-    layers = algorithm.critic.layers(parameters[algorithm.judge])
-    return critics.value_loss(algorithm.critic, layers, observations)
+    critic: Any = algorithm.critic  # type: ignore[attr-defined]
+    layers = critic.layers(parameters[getattr(algorithm, "judge", "target")])
+    return critics.value_loss(critic, layers, observations)

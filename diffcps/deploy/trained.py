@@ -44,7 +44,7 @@ def members(
     state = _newest(folder)
     newest = int(state["learner"]["step"])
     if best and step is not None:
-        raise UserError(f"best, and step {step}: choose one of them.")
+        raise UserError(f"--best and --step {step}: choose one of them.")
     if best:
         found = [_best(folder, state, number) for number in numbers]
     else:

@@ -153,11 +153,16 @@ def improvements(family: Sequence[Group]) -> list[Improvement]:
 
 
 def budgets(table: Sequence[Row]) -> list[Budget]:
-    """Expected online performance of each task and algorithm with several complete configurations on the same data."""
+    """Expected online performance of each task and algorithm with several complete configurations on the same data.
+
+    Not where trials were ended early: those that are left are better than configurations drawn at random.
+    """
     found = []
     several = len({row.trial.config.algorithm for row in table}) > 1
     for task, rows in by_task(table).items():
         kinds: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+        if any(row.trial.state == "pruned" for row in rows):
+            continue
         for row in rows:
             if row.trial.state == "complete" and row.last is not None:
                 kinds[row.data, row.trial.config.algorithm, row.trial.config.physics].append(row)

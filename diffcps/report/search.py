@@ -11,7 +11,7 @@ from diffcps.report.document import Bullets, Figure, Panel, Prose, Section, Shee
 from diffcps.report.drawing import colours
 from diffcps.report.tables import score, score_interval
 from diffcps.runs import full_length
-from diffcps.runs.criteria import CRITERIA, SCORE, at_the_end
+from diffcps.runs.criteria import CRITERIA, SCORE, newest
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.read import Sweep
 from diffcps.text import Column, counted, percent
@@ -27,7 +27,7 @@ def best(table: Sequence[Row], objective: str = SCORE) -> list[Row]:
         scored = [
             (value, row)
             for row in rows
-            if row.trial.state == "complete" and math.isfinite(value := at_the_end(row.trial, objective))
+            if row.trial.state == "complete" and math.isfinite(value := newest(row.trial, objective))
         ]
         if scored:
             found.append(max(scored, key=lambda pair: pair[0])[1])
@@ -43,7 +43,7 @@ def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
     lines = []
     for row in best(table, objective):
         what = said(row.trial, names)
-        reached = "" if objective == SCORE else f"{objective} {at_the_end(row.trial, objective):.4g}, "
+        reached = "" if objective == SCORE else f"{objective} {newest(row.trial, objective):.4g}, "
         lines += [
             f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, {reached}last {score(row.last)}. At full length:"
         ]
@@ -96,11 +96,9 @@ def _maximised(plan: Plan) -> str:
             "Optuna maximises the last score: that of the final checkpoint, mean over seeds. The highest score of many trials "
             "is biased upwards; run the configuration again, with other seeds or longer, before you report it."
         )
-    criterion = CRITERIA[plan.objective]
-    better = "the higher the better" if criterion.sign > 0 else "with its sign turned, for less is better"
     return (
-        f"Optuna maximises {plan.objective} of the final checkpoint, {criterion.says}, mean over seeds ({better}). No "
-        "environment has a part in the choice; `diffcps select` says how well it ranks."
+        f"Optuna looks for {CRITERIA[plan.objective].goal}, of the final checkpoint, mean over seeds. Here {plan.objective} has "
+        "its sign turned where less is better. No environment has a part in the choice; `diffcps select` says how well it ranks."
     )
 
 
@@ -108,7 +106,7 @@ def _objective(plan: Plan, found: Sequence[Row]) -> list[Column]:
     """A column of what was maximised, where that is not the last score."""
     if plan.objective == SCORE:
         return []
-    return [Column(plan.objective, [f"{at_the_end(row.trial, plan.objective):.4g}" for row in found])]
+    return [Column(plan.objective, [f"{newest(row.trial, plan.objective):.4g}" for row in found])]
 
 
 def _episodes(table: Sequence[Row], row: Row) -> int:

@@ -28,6 +28,11 @@ class Criterion:
     needs: str = ""
     """The measure that gives it; empty for a metric of training."""
 
+    @property
+    def goal(self) -> str:
+        """What a search by it looks for."""
+        return f"the {'highest' if self.sign > 0 else 'lowest'} {self.says}"
+
 
 CRITERIA = {
     "fqe": Criterion("fqe_value", 1, "fitted Q evaluation at first states", needs="fqe"),
@@ -69,7 +74,7 @@ def along(trial: "Trial", name: str) -> tuple[NDArray[np.int64], FloatArray]:
     return steps, criterion.sign * values
 
 
-def at_the_end(trial: "Trial", name: str) -> float:
+def newest(trial: "Trial", name: str) -> float:
     """The newest value of a criterion, mean over members, higher is better; nan where the trial has none."""
     if name == SCORE and (found := trial.number("last")) is not None:  # the status has it, so no row need be read
         return found

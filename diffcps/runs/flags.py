@@ -12,7 +12,7 @@ from diffcps.algorithms.settings import Constrained, Constraint, Covariance, Dua
 from diffcps.config import Physics
 from diffcps.errors import UserError
 from diffcps.runs.criteria import CRITERIA, SCORE
-from diffcps.runs.plan import Prune
+from diffcps.runs.plan import PruningRule
 
 T = TypeVar("T")
 Maybe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
@@ -93,7 +93,8 @@ class RunFlags:
     keep_best: bool = False
     """Also keep each policy of its best evaluation; `evaluate`, `export` and `load_policy` read it when asked for the best."""
     keep_checkpoints: Maybe[int] = None
-    """Newest evaluations whose policies are kept, so that `select`, `evaluate` and `export` can choose among them. Default: 1."""
+    """Newest evaluations whose policies are kept, for `select`, `evaluate` and `export` to choose among. Default: 0, none
+    besides the newest checkpoint."""
 
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""
@@ -187,10 +188,10 @@ class _SweepFlags:
     trials: int = 30
     """Trials for each task in a search."""
     objective: Annotated[str, tyro.conf.arg(metavar="last|" + "|".join(CRITERIA))] = SCORE
-    """What a search maximises: the last score, or without an environment fqe and the like, which it then also measures."""
-    prune: Maybe[Prune] = None
-    """End hopeless trials early. `divergence`: those that are beyond recovery. `median`, `asha`: in a search also those that
-    others leave behind at the same step."""
+    """What a search goes by. `last`: the last score. The others need no environment; the measure that gives them is added."""
+    prune: Maybe[PruningRule] = None
+    """End trials early. `divergence`: a trial that cannot recover (not finite, Q exploding, λ at its upper clip). `median`,
+    `asha`: in a search, also a trial that is worse than others at the same evaluation."""
     name: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Name of the sweep; by default the preset and a hash of what it runs."""
     resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None

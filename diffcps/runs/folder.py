@@ -98,6 +98,8 @@ class RunFolder:
                 write_json(self.path / "config.json", config.to_dict(), self._write)
         if self.config.key != config.key:
             raise UserError(f"{self.path} holds another trial ({self.config.key}), not {config.key}.")
+        if not self.ended and self.config != config:  # it keeps other things of the same trial from here on
+            write_json(self.path / "config.json", config.to_dict(), self._write)
 
     def claim(self) -> None:
         """Claim the folder. A previous owner that is still alive gets ``TakenOverError`` on its next write.

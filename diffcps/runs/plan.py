@@ -19,7 +19,7 @@ OBJECTIVE = "objective"
 """The one name under which Ray Tune is told what is maximised: a plan's ``objective``, mean over seeds."""
 
 
-Prune = Literal["divergence", "median", "asha"]
+PruningRule = Literal["divergence", "median", "asha"]
 """How trials are ended early: ``divergence`` looks at the trial alone (``training.divergence``), the others also compare it
 with those of its task (``runs.pruning``)."""
 
@@ -64,7 +64,7 @@ class Plan:
     """Trials for each task in which Optuna chooses the axes; ``None``: ``trials`` are all that there is."""
     objective: str = SCORE
     """What a search maximises: the last score, or a criterion that needs no environment (``runs.criteria``)."""
-    prune: Prune | None = None
+    prune: PruningRule | None = None
     """The rule by which trials are ended early; ``None``: all run to their end."""
 
     @property
@@ -162,7 +162,7 @@ class Plan:
         """The inverse of ``to_dict``."""
         axes = tuple(Axis(**{**axis, "choices": tuple(axis["choices"])}) for axis in values["axes"])
         trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
-        rules = {name: values[name] for name in ("search", "objective", "prune")}
+        rules = {"search": values["search"], "objective": values.get("objective", SCORE), "prune": values.get("prune")}
         return cls(values["name"], values["preset"], trials=trials, axes=axes, **rules)
 
 
@@ -218,10 +218,10 @@ _SCRIPT = "tune/sweep_d4rl.py"
 
 
 def repeated(command: Sequence[str]) -> dict[str, str]:
-    """The flags of ``MachineFlags`` in a recorded command, with their values."""
+    """The flags of ``MachineFlags``, and ``also``, in a recorded command, with their values."""
     from diffcps.runs.flags import MachineFlags  # tyro takes half a second to import
 
-    known = {flag.name for flag in fields(MachineFlags)}
+    known = {flag.name for flag in fields(MachineFlags)} | {"also"}
     flags = {}
     for word, after in zip(command, [*command[1:], ""], strict=True):
         name, given, value = word.partition("=")
@@ -249,12 +249,12 @@ def resume_command(name: str, results: object, script: str, flags: Mapping[str, 
         name: of the sweep.
         results: the folder or URL that holds it.
         script: what it was started with; if that cannot be found from here, the project's own is used.
-        flags: those of ``MachineFlags`` that are not at their default.
+        flags: those of ``MachineFlags``, and ``also``, that are not at their default.
     """
     if not script.endswith(".py") or not Path(script).exists():
         own = Path(__file__).parents[2] / _SCRIPT
         script = _SCRIPT if Path(_SCRIPT).exists() or not own.exists() else str(own)
     words = [python(), script, "--resume", name, "--results", results]
     for flag, value in flags.items():
-        words += [f"--{flag.replace('_', '-')}", value]
+        words += [f"--{flag.replace('_', '-')}", *(value if isinstance(value, tuple) else (value,))]
     return shlex.join(map(str, words))

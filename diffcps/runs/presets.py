@@ -17,7 +17,7 @@ from diffcps.algorithms import ways
 from diffcps.algorithms.settings import Changes
 from diffcps.config import Member, RunConfig, Values
 from diffcps.data import library
-from diffcps.errors import UserError
+from diffcps.errors import UserError, nearest
 from diffcps.runs import criteria
 from diffcps.runs.criteria import SCORE
 from diffcps.runs.flags import SweepOptions, pairs
@@ -219,8 +219,10 @@ def build(options: SweepOptions) -> Plan:
     """
     if options.trials < 1:
         raise UserError(f"--trials {options.trials}: a search needs at least one trial.")
-    if options.objective != SCORE:
-        criteria.find(options.objective)
+    if options.objective not in (known := (SCORE, *criteria.CRITERIA)):
+        raise UserError(
+            f"--objective {options.objective}{nearest(options.objective, known) or ':'} It is one of {', '.join(known)}."
+        )
     names = options.tasks or (DEMO_TASKS if options.preset == "demo" else PAPER_TASKS)
     tasks = [get_task(name) for name in dict.fromkeys(names)]
     make = _search if options.preset == "search" or options.search else _grid
@@ -284,6 +286,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
             f"a search goes by the score, and policies of {', '.join(silent)} are not evaluated (0 episodes). --objective names "
             "what needs no environment."
         )
+    _check_objective(objective, bases)
     if units := [axis.name for axis in axes if axis.name in criteria.UNITS.get(objective, ())]:
         raise UserError(
             f"--objective {objective} cannot order trials that differ in {', '.join(units)}: it has another unit in each. "
@@ -298,7 +301,24 @@ def _with_measure(changes: Mapping[str, Any], objective: str) -> dict[str, Any]:
     """The changes, with the measure that gives the objective, if one does."""
     needs = criteria.find(objective).needs if objective != SCORE else ""
     asked = changes.get("measures", [])
+    asked = asked.split(",") if isinstance(asked, str) else asked
     return {**changes, "measures": [*asked, needs]} if needs and needs not in asked else dict(changes)
+
+
+def _check_objective(objective: str, bases: Iterable[RunConfig]) -> None:
+    """Raise ``UserError`` for an objective that trials of a search will not have."""
+    if objective == SCORE:
+        return
+    criterion = criteria.find(objective)
+    for base in bases:
+        if objective == "fqe-error" and not base.data.hold_out:
+            raise UserError(f"--objective {objective} is measured on data that are held out: add --hold-out 0.1.")
+        known = algorithms.metrics(base)
+        if not criterion.needs and criterion.column not in known:
+            raise UserError(
+                f"--objective {objective}: {base.algorithm} has no {criterion.column} while it learns. --objective fqe goes with "
+                "every algorithm."
+            )
 
 
 def searched(setting: Setting, text: str) -> Axis:

@@ -1,12 +1,13 @@
 """When a trial of a search is ended early because others of its task do better, as its run folder and theirs say."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from diffcps.runs import criteria
-from diffcps.runs.plan import Prune
+from diffcps.runs.plan import PruningRule
 from diffcps.runs.trials import Trial
 
 FEWEST = 4
@@ -15,7 +16,7 @@ ETA = 3
 """Of the trials that have come to a rung, one in so many goes on (``asha``)."""
 
 
-def behind(rule: Prune, own: Sequence[float], others: Iterable[Sequence[float]]) -> str:
+def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[float]]) -> str:
     """Why a trial is ended after its newest evaluation; an empty text if it goes on.
 
     ``median`` (Golovin et al., 2017): from its second evaluation on, its best value so far is below the median over other
@@ -25,24 +26,29 @@ def behind(rule: Prune, own: Sequence[float], others: Iterable[Sequence[float]])
 
     Args:
         rule: which.
-        own: the objective at each evaluation so far, higher is better.
+        own: the objective at each evaluation so far, higher is better; no number counts as the worst.
         others: the same of the other trials of the task, each as long as it has got.
     """
     count = len(own)
-    reached = [values[:count] for values in others if len(values) >= count]
+    reached = [_numbers(values[:count]) for values in others if len(values) >= count]
     if rule == "divergence" or not count or len(reached) < FEWEST:
         return ""
+    values = _numbers(own)
     if rule == "median":
-        middle = statistics.median(float(np.mean(values)) for values in reached)
-        best = max(own)
+        middle, best = statistics.median(float(np.mean(other)) for other in reached), max(values)
         worse = count > 1 and best < middle
         return f"its best of {count}, {best:.4g}, is below the median of {len(reached)}, {middle:.4g}" if worse else ""
     if not _is_rung(count):
         return ""
-    at_rung = [values[-1] for values in reached] + [own[-1]]
+    at_rung = [other[-1] for other in reached] + [values[-1]]
     least = sorted(at_rung, reverse=True)[max(1, len(at_rung) // ETA) - 1]
-    worse = own[-1] < least
-    return f"{own[-1]:.4g} at evaluation {count} is not in the best third of {len(at_rung)}" if worse else ""
+    worse = values[-1] < least
+    return f"{values[-1]:.4g} at evaluation {count} is not in the best third of {len(at_rung)}" if worse else ""
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    """Without nan, which compares with nothing: a diverged policy is the worst."""
+    return [-math.inf if math.isnan(value) else value for value in values]
 
 
 def _is_rung(count: int) -> bool:
@@ -53,5 +59,6 @@ def _is_rung(count: int) -> bool:
 
 def curve(trial: Trial, objective: str) -> list[float]:
     """The objective of a trial at each evaluation so far, mean over members."""
-    _, values = criteria.along(trial, objective)
-    return [float(value) for value in values.mean(axis=1)]
+    steps, values = criteria.along(trial, objective)
+    every, end = trial.config.evaluation.every, trial.config.steps
+    return [float(row.mean()) for step, row in zip(steps, values, strict=True) if step % every == 0 or step == end]

@@ -113,11 +113,13 @@ class Sweep:
         return max(times, default=None)
 
     def mean(self, name: Literal["last", "best"]) -> float | None:
-        """Mean score over the trials that have one; ``None`` without one, or if tasks are of several domains or kinds of score.
+        """Mean score over the trials that have one and were not ended early.
+
+        ``None`` without one, or if tasks are of several domains or kinds of score.
 
         A task without a domain is alike to itself alone.
         """
-        scored = [trial for trial in self.known if trial.number(name) is not None]
+        scored = [trial for trial in self.known if trial.number(name) is not None and trial.state != "pruned"]
         kinds = {(trial.task.score, trial.task.domain or trial.task.name) for trial in scored}
         return statistics.fmean(trial.number(name) or 0.0 for trial in scored) if len(kinds) == 1 else None
 

@@ -54,7 +54,7 @@ class Trial:
     updated: float | None = None
     """``time.time()`` of its newest status."""
     doing: str = ""
-    """What it does before its first step, ``compiling for 40 s``; empty before and after."""
+    """What it does before its first step, ``compiling, 40 s``; empty before and after."""
 
     # What it is
 
@@ -261,7 +261,7 @@ def _doing(status: Mapping[str, Any], alive: float) -> str:
         return ""
     if since < max(alive, now - QUIET_SECONDS):
         return ""
-    return f"{status.get('doing')} for {duration(now - since)}"
+    return f"{status.get('doing')}, {duration(now - since)}"
 
 
 def varying(trials: Sequence[Trial]) -> list[str]:

@@ -14,7 +14,7 @@ from diffcps.studies.study import Page, Scale, Study
 from diffcps.text import interval
 
 BANDITS = "corners", "8gaussians", "moons"
-LENGTHS = 5, 15, 20
+CHAINS = 5, 15, 20
 """T of the paper's ablation."""
 CLIPS, INTERVALS = (0.0, 0.3, 1.0), (2, 4, 6)
 SLACK, BUDGET = 0.1, 0.5
@@ -42,18 +42,18 @@ class Claim(NamedTuple):
     second: str
 
 
-def arms(length: int) -> list[Arm]:
+def arms(steps: int) -> list[Arm]:
     """Every way to train, in trials of so many steps."""
     moving = {"lambda_learning_rate": 3e-3}
-    calibrated = moving | {"dual": "projected", "slack": SLACK, "behaviour_steps": length // 3}
+    calibrated = moving | {"dual": "projected", "slack": SLACK, "behaviour_steps": steps // 3}
     nats = calibrated | {"constraint": "elbo", "slack": BUDGET}
     chain = {"diffusion_steps": 15, "covariance": "calibrated", "last_step_noise": True}
     return [
         Arm("diffusion", settings=nats | chain),
         Arm("gaussian", settings=nats | {"policy": "gaussian"}),
-        Arm("weighted", "weighted", {"diffusion_steps": LENGTHS[0]}),
-        *(Arm(f"fixed T={count}", settings=moving | {"diffusion_steps": count}) for count in LENGTHS),
-        *(Arm(f"calibrated T={count}", settings=calibrated | {"diffusion_steps": count}) for count in LENGTHS),
+        Arm("weighted", "weighted", {"diffusion_steps": CHAINS[0]}),
+        *(Arm(f"fixed T={count}", settings=moving | {"diffusion_steps": count}) for count in CHAINS),
+        *(Arm(f"calibrated T={count}", settings=calibrated | {"diffusion_steps": count}) for count in CHAINS),
         *(Arm(f"clip {clip:g}", settings=moving | {"target_kl": LOOSE, "lambda_clip": clip}) for clip in CLIPS),
         *(Arm(f"every {count}", settings=moving | {"policy_freq": count}) for count in INTERVALS),
     ]
@@ -76,7 +76,7 @@ CLAIMS = (
     *(
         Claim(f"T = {count} is worse than 5, {how}", VALUE, 1, first=f"{kind} T=5", second=f"{kind} T={count}")
         for kind, how in (("fixed", "with κ as in the paper"), ("calibrated", "with κ calibrated"))
-        for count in LENGTHS[1:]
+        for count in CHAINS[1:]
     ),
     *(
         Claim(f"A λ-clip of {clip:g} is better than none", VALUE, 1, first=f"clip {clip:g}", second="clip 0")
@@ -97,7 +97,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 
 def _trial(name: str, scale: Scale, arm: Arm) -> RunConfig:
-    usual = {} if arm.settings.get("policy") == "gaussian" else {"diffusion_steps": LENGTHS[0]}
+    usual = {} if arm.settings.get("policy") == "gaussian" else {"diffusion_steps": CHAINS[0]}
     settings = usual | dict(arm.settings)
     return bandit_trial(name, scale, steps=(1500, 20_000), seeds=(2, 5), algorithm=arm.algorithm, **settings)
 

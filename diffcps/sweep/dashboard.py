@@ -18,7 +18,7 @@ from ray import tune
 
 from diffcps.errors import UserError
 from diffcps.runs import criteria, read
-from diffcps.runs.criteria import at_the_end
+from diffcps.runs.criteria import newest
 from diffcps.runs.plan import Plan
 from diffcps.runs.trials import Trial
 from diffcps.storage.location import Location
@@ -63,7 +63,7 @@ def _replacing(file: Path) -> Iterator[Path]:
 
 def _trial(trial: Trial, plan: Plan, curves: bool) -> Any:
     """A trial as Optuna has it. One that ended without a number of the objective counts as failed."""
-    reached = at_the_end(trial, plan.objective)
+    reached = newest(trial, plan.objective)
     state = _STATES[trial.state] if math.isfinite(reached) else TrialState.FAIL
     along = {}
     if curves:

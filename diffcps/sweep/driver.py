@@ -63,7 +63,8 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], Non
         loop = {"config": trial.to_dict(), "location": job.location, "resources": job.resources}
         loop |= {
             "requested_at": config["requested_at"],
-            "rules": (job.plan.prune, job.plan.objective),
+            "prune": job.plan.prune,
+            "objective": job.plan.objective,
             "also": job.also,
         }
         gave_up = _train(job, policy, loop=loop, work=work)
@@ -79,10 +80,12 @@ def _reached(folder: RunFolder, objective: str) -> float:
     """What a search is told of a trial that has ended."""
     if objective == SCORE:
         return float(folder.status.get("last", float("nan")))
-    from diffcps.runs.criteria import at_the_end  # reading rows takes pandas, which no other driver needs
+    from diffcps.runs.criteria import (
+        newest,  # reading a trial takes a second of imports, which other drivers need not pay
+    )
     from diffcps.runs.trials import read_trial
 
-    return at_the_end(read_trial(folder.path), objective)
+    return newest(read_trial(folder.path), objective)
 
 
 def _train(

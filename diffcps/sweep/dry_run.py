@@ -19,6 +19,7 @@ from diffcps.config import Actor, RunConfig
 from diffcps.data import library
 from diffcps.envs import make_vector
 from diffcps.runs import inert
+from diffcps.runs.criteria import CRITERIA, SCORE
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
@@ -55,10 +56,12 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
     workers = options.workers_per_trial
     say(console, f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}")
     if plan.search is not None:
-        say(
-            console,
-            f"Optuna maximises the last score (final checkpoint, mean over seeds) in {plan.search} trials a task",
-        )
+        what = "the last score" if plan.objective == SCORE else CRITERIA[plan.objective].goal
+        say(console, f"Optuna goes by {what} (final checkpoint, mean over seeds) in {plan.search} trials a task")
+    if plan.prune:
+        say(console, f"trials are ended early by --prune {plan.prune}; the time below is that of whole trials")
+    if any("fqe" in trial.measures for trial in plan.trials):
+        say(console, "the measure fqe is not part of the time below")
     total = sum(map(sum, seconds)) * (plan.search or 1)
     console.print(
         f"at most {duration(total)} of work for one trial at a time, just timed on the {device.type} of this machine "

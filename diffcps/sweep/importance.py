@@ -9,7 +9,7 @@ from optuna.trial import create_trial
 
 from diffcps.files import write_json
 from diffcps.runs import read
-from diffcps.runs.criteria import at_the_end
+from diffcps.runs.criteria import newest
 from diffcps.runs.plan import Plan
 from diffcps.runs.read import IMPORTANCES
 from diffcps.runs.trials import Trial
@@ -37,7 +37,7 @@ def of(trials: list[Trial], plan: Plan) -> dict[str, float]:
 
     It is how much the best tenth of the trials (at least two) differs from all of them along the axis.
     """
-    scored = [(trial, value) for trial in trials if math.isfinite(value := at_the_end(trial, plan.objective))]
+    scored = [(trial, value) for trial in trials if math.isfinite(value := newest(trial, plan.objective))]
     if len(scored) < LEAST or len({score for _, score in scored}) == 1:
         return {}
     study, space = create_study(direction="maximize"), distributions(plan.axes)

@@ -365,5 +365,6 @@ def _resume_command(location: Location, options: SweepOptions, own: bool) -> str
         return typed_command(sys.argv)
     given = {flag.name: (getattr(options, flag.name), flag.default) for flag in fields(MachineFlags)}
     changed = {name: value for name, (value, default) in given.items() if value != default}
+    changed |= {"also": options.also} if options.also else {}
     results = location.results.url if location.remote else location.folder.parent
     return resume_command(location.folder.name, results, sys.argv[0], changed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from diffcps.runs.criteria import at_the_end
+from diffcps.runs.criteria import newest
 from diffcps.runs.trials import read_trial
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.claim import run_folders
@@ -155,7 +155,7 @@ def _searcher(job: Job) -> tuple[Any, int]:
         return (grid_searcher(keys), len(keys)) if keys else (None, 0)
     configs = [(folder.config, folder) for folder in folders]
     finished = [
-        (config, at_the_end(read_trial(folder.path, config), job.plan.objective))
+        (config, newest(read_trial(folder.path, config), job.plan.objective))
         for config, folder in configs
         if folder.ended
     ]

@@ -12,8 +12,8 @@ from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.criteria import SCORE
-from diffcps.runs.folder import TakenOverError
-from diffcps.runs.plan import Prune
+from diffcps.runs.folder import RunFolder, TakenOverError
+from diffcps.runs.plan import PruningRule
 from diffcps.runs.pruning import behind, curve
 from diffcps.runs.trials import read_trial
 from diffcps.storage.location import Location
@@ -22,13 +22,14 @@ from diffcps.sweep.cluster import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
 from diffcps.training import cost
-from diffcps.training.divergence import diverges
+from diffcps.training.divergence import divergence_rule
 from diffcps.training.environment import unused_gpu
-from diffcps.training.loop import Sink
+from diffcps.training.loop import Prune, Sink
+from diffcps.training.packs import worker_memory
 from diffcps.training.tensorboard import sink_of
 from diffcps.training.trial import Machine, run
 from diffcps.training.watchdog import STUCK_SECONDS
-from diffcps.training.workers import Workers, connect, disconnect, shares, worker_memory
+from diffcps.training.workers import Workers, connect, disconnect, shares
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def train_worker(
     location: Location,
     resources: Resources,
     requested_at: float,
-    rules: tuple[Prune | None, str] = (None, SCORE),
+    prune: PruningRule | None = None,
+    objective: str = SCORE,
     also: Sequence[str] = (),
 ) -> None:
     """The Ray Train worker's function.
@@ -48,7 +50,8 @@ def train_worker(
         location: where its data and its run folder are.
         resources: what this worker may use.
         requested_at: ``time.time()`` at which the trial was requested.
-        rules: how trials are ended early, if they are, and the objective by which they are compared.
+        prune: how trials are ended early, if they are.
+        objective: by which they are compared.
         also: where metrics are shown besides MLflow.
     """
     trial, location = RunConfig.from_dict(config), location.on_this_machine()
@@ -80,7 +83,7 @@ def train_worker(
             machine,
             workers=workers,
             sinks=sinks,
-            prune=_prune(trial, location, rules[0], objective=rules[1]) if rules[0] else None,
+            prune=_prune(trial, folder, location, rule=prune, objective=objective) if prune else None,
             requested_at=requested_at,
             stuck_after=STUCK_SECONDS,
         )
@@ -94,23 +97,24 @@ def train_worker(
 
 
 def _prune(
-    trial: RunConfig, location: Location, rule: Prune, *, objective: str
-) -> Callable[[Transitions], Callable[[int, Mapping[str, Any]], str]]:
-    """What ends this trial early: its own divergence, and other trials of its task that do better."""
+    trial: RunConfig, folder: RunFolder, location: Location, *, rule: PruningRule, objective: str
+) -> Callable[[Transitions], Prune]:
+    """What ends this trial early: its own divergence, and other trials of its task that do better.
 
-    def made(dataset: Transitions) -> Callable[[int, Mapping[str, Any]], str]:
-        diverged = diverges(trial, dataset)
+    Its own rows are those of ``folder``, where it is trained: an object store has them only from its checkpoints on.
+    """
+
+    def made(dataset: Transitions) -> Prune:
+        diverged = divergence_rule(trial, dataset)
 
         def reason(step: int, metrics: Mapping[str, Any]) -> str:
             if (why := diverged(metrics)) or rule == "divergence":
                 return why
             location.refresh("runs")
-            found = [read_trial(folder.path) for folder in run_folders(location)]
-            own = [one for one in found if one.key == trial.key]
-            others = [one for one in found if one.key != trial.key and one.stored and one.config.task == trial.task]
-            if not own:
-                return ""
-            return behind(rule, curve(own[0], objective), [curve(other, objective) for other in others])
+            found = [read_trial(other.path) for other in run_folders(location) if other.path.name != trial.key]
+            others = [one for one in found if one.stored and one.config.task == trial.task]
+            own = curve(read_trial(folder.path, trial), objective)
+            return behind(rule, own, [curve(other, objective) for other in others])
 
         return reason
 

@@ -125,7 +125,7 @@ def sweep_scores(sweep: "Sweep") -> dict[str, float]:
     found["trials_planned"] = float(sweep.total)
     for trial in sweep.known:
         last, task = trial.number("last"), re.sub(r"[^\w./: -]", "-", trial.config.task)
-        if last is not None:
+        if last is not None and trial.state != "pruned":
             found[f"last/{task}"] = max(last, found.get(f"last/{task}", last))
         if np.isfinite(trial.behaviour_score):
             found[f"behaviour/{task}"] = trial.behaviour_score

@@ -73,6 +73,7 @@ class MlflowSink:
         self._runs: list[str] = []
         self._monitor: SystemMetricsMonitor | None = None
         self._last = -1
+        self._pruned = ""
         self._warned = self._finished = self._watched = False
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -82,11 +83,12 @@ class MlflowSink:
         """Queue values ``[K]`` of one step. A step that the store already has is not sent again."""
         self._queue.append((step, int(time.time() * 1000), {name: np.array(v) for name, v in metrics.items()}))
 
-    def close(self) -> int:
-        """Send the remaining rows and, if the trial is complete, set its status and make its models.
+    def close(self, pruned: str = "") -> int:
+        """Send the remaining rows and, if the trial has ended, set its status; make models of a complete one.
 
         Returns the number of rows that were not sent.
         """
+        self._pruned = pruned
         self._closing.set()
         self._thread.join(self.pace.close)
         self._given_up.set()
@@ -140,6 +142,9 @@ class MlflowSink:
             for run in self._runs:
                 self.tracker.set_status(run, "FINISHED")
             self._finished = True
+        if self._pruned:
+            for run in self._runs:
+                self.tracker.set_status(run, "KILLED")
 
     def _make_models(self) -> None:
         """Make a model of each member once all rows are sent. The last checkpoint is written before the sink is closed."""

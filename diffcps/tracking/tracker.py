@@ -185,9 +185,9 @@ class Tracker:
             self.client.set_tag(run, "rows", str(len(rows)))
             if trial.state == "failed":
                 self.client.set_tag(run, "error", str(trial.status.get("error", ""))[:5000])
-            elif trial.state == "pruned":
+            if trial.state == "pruned":
                 self.client.set_tag(run, "pruned", trial.trouble[:5000])
-            elif known and "error" in known.data.tags:
+            if trial.state != "failed" and known and "error" in known.data.tags:
                 self.client.delete_tag(run, "error")
             self.set_status(run, status)
 

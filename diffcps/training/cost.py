@@ -40,7 +40,7 @@ class Choice:
     @property
     def preparing(self) -> str:
         """What comes before the first step, in a word."""
-        return "compiling" if self.engine == "compiled" else "preparing"
+        return "compiling" if self.engine == "compiled" else "starting"
 
 
 def prepare(threads: int, device: torch.device | str = "cpu") -> None:

@@ -1,4 +1,4 @@
-"""Signs that a trial can come to nothing any more. A sweep ends such trials early if it is asked to (``--prune divergence``)."""
+"""Signs that a trial cannot recover. A sweep ends such trials early if it is asked to (``--prune divergence``)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.training.learner import on_device
 
-TWICE = 2.0
+MARGIN = 2.0
 """Q counts as diverged from this many times the largest discounted return on: an estimate may be somewhat too high."""
 VALUES = "training/q_value", "training/policy_q"
 """Metrics that estimate returns, ``[K]``, of those algorithms that have them."""
@@ -20,11 +20,11 @@ _MOSTLY = 0.5
 """A bound counts as violated that is violated in this share of the steps of a row."""
 
 
-def diverges(trial: RunConfig, data: Transitions) -> Callable[[Mapping[str, NDArray[Any]]], str]:
+def divergence_rule(trial: RunConfig, data: Transitions) -> Callable[[Mapping[str, NDArray[Any]]], str]:
     """A function that says of the metrics ``[K]`` of a row why the trial has diverged; an empty text if it has not.
 
-    * A metric of any member is no finite number: its score, and so the mean over members, will be none either.
-    * Q of every member is above ``TWICE`` max |r| / (1 − γ), more than any return of these data.
+    * A metric of any member is not finite: its score, and so the mean over members, will be none either.
+    * Q of every member is above ``MARGIN`` max |r| / (1 − γ), more than any return of these data.
     * λ of every member is at its upper clip, and what it bounds is above κ all the same.
     """
     members = range(len(trial.members))
@@ -35,9 +35,9 @@ def diverges(trial: RunConfig, data: Transitions) -> Callable[[Mapping[str, NDAr
         for name, values in metrics.items():
             if name.startswith("training/") and (broken := [k for k in members if not np.isfinite(values[k])]):
                 seeds = ", ".join(str(trial.members[k].seed) for k in broken)
-                return f"{name.removeprefix('training/')} of seed {seeds} is no finite number"
+                return f"{name.removeprefix('training/')} of seed {seeds} is not finite"
         for name in VALUES:
-            if name in metrics and (np.abs(metrics[name]) > TWICE * limits).all():
+            if name in metrics and (np.abs(metrics[name]) > MARGIN * limits).all():
                 return f"Q is {metrics[name].mean():.4g}, and no return of these data is above {limits.max():.4g}"
         multiplier, violated = (metrics.get(f"training/{name}") for name in ("lambda", "violation"))
         if multiplier is None or violated is None:
@@ -56,4 +56,5 @@ def _limits(trial: RunConfig, data: Transitions) -> NDArray[np.float64]:
     scale, shift = rewards.scale_and_shift(transform, on_device(data, torch.device("cpu")))
     largest = float(np.abs(scale * data.rewards.astype(np.float64) + shift).max())
     discounts = [float(str(trial.value("discount", k) or 0.0)) for k in range(len(trial.members))]
-    return np.array([largest / (1.0 - discount) if discount < 1.0 else np.inf for discount in discounts])
+    # rewards that are all zero say nothing of how large a return can be
+    return np.array([largest / (1.0 - discount) if discount < 1.0 and largest else np.inf for discount in discounts])

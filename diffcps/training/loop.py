@@ -22,7 +22,8 @@ from diffcps.training.evaluation import Rollouts
 from diffcps.training.keeping import Kept
 from diffcps.training.learner import Learner
 from diffcps.training.measures.subject import Measured
-from diffcps.training.workers import Packs, Workers
+from diffcps.training.packs import Packs
+from diffcps.training.workers import Workers
 
 STATUS_SECONDS = 2.0
 """Seconds between two updates of ``status.json`` while learning."""
@@ -34,8 +35,8 @@ class Sink(Protocol):
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
         """Show values ``[K]`` of one step; after a resume a step may come again, with the same values."""
 
-    def close(self) -> object:
-        """Show what is still waiting; called once, also when the trial has failed."""
+    def close(self, pruned: str = "") -> object:
+        """Show what is still waiting, and why the trial was ended early; called once, also when the trial has failed."""
 
 
 Prune = Callable[[int, Mapping[str, NDArray[Any]]], str]
@@ -85,6 +86,8 @@ class _Trial:
     kept: Kept
     complaints: Sequence[str] = ()
     """A sentence for each damaged checkpoint."""
+    pruned: str = ""
+    """Why the checkpoint that it goes on from is its last."""
 
     @property
     def next_row(self) -> int:
@@ -225,12 +228,13 @@ def run(
         status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
         saved_at = checkpoint_clock()
         status.write(saved=learner.step, **trial.summary)
+        pruned = trial.pruned
         while learner.step < config.steps and not pruned:
             shown = _row(trial, status, evaluate, measure=measure, sinks=sinks)
             pruned = _pruned(trial, prune, shown)
             late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes or folder.asked_to_save
             if learner.step == config.steps or pruned or trial.workers.decide(late):
-                _save(trial, status)
+                _save(trial, status, pruned)
                 saved_at = checkpoint_clock()
             trial.clock.charge("checkpoint")
             status.write(**trial.summary)
@@ -239,7 +243,7 @@ def run(
                 trial.clock.charge("tracking")
     finally:
         for sink in sinks:
-            sink.close()
+            sink.close(pruned)
     return _end(trial, status, pruned)
 
 
@@ -271,6 +275,7 @@ def _begin(
         scores=state["scores"] if state else [],
         kept=Kept(config, state or {}),
         complaints=complaints,
+        pruned=state.get("pruned", "") if state else "",
     )
 
 
@@ -350,11 +355,12 @@ def _scored(trial: _Trial, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     }
 
 
-def _save(trial: _Trial, status: _Status) -> None:
-    """Write a checkpoint; all workers take part."""
+def _save(trial: _Trial, status: _Status, pruned: str = "") -> None:
+    """Write a checkpoint; all workers take part. A trial that is ended early says so there: a kill may come before its status."""
     whole = trial.workers.join_state(trial.learner.state_dict())
     if trial.workers.first:
         state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent} | trial.kept.state
+        state |= {"pruned": pruned} if pruned else {}
         trial.folder.save_checkpoint(state, trial.learner.step)
     status.values["saved"] = trial.learner.step
 

@@ -1,5 +1,7 @@
 """Shows a trial in TensorBoard: a folder of event files for each member, beside the rows of its run folder."""
 
+import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
+
+logger = logging.getLogger(__name__)
 
 
 class TensorBoardSink:
@@ -23,19 +27,30 @@ class TensorBoardSink:
     def __init__(self, folder: Path, trial: RunConfig) -> None:
         self._folder, self._trial = folder, trial
         self._writers: list[Any] = []
+        self._broken = False
 
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
-        """See ``Sink``. Values that are no finite numbers are left out."""
+        """See ``Sink``. Values that are no finite numbers are left out. Where it cannot write, it warns once and is silent."""
+        if self._broken:
+            return
+        try:
+            self._write(metrics, step)
+        except OSError as error:  # a view that cannot be written does not end a trial
+            self._broken = True
+            logger.warning("%s: nothing more is shown in TensorBoard: %s", self._folder, error)
+
+    def _write(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
         for writer, number in zip(self._opened(step), range(len(self._trial.members)), strict=True):
             for name, values in metrics.items():
                 if np.isfinite(values[number]):
                     writer.add_scalar(name, float(values[number]), step)
             writer.flush()
 
-    def close(self) -> None:
+    def close(self, pruned: str = "") -> None:
         """See ``Sink``."""
         for writer in self._writers:
-            writer.close()
+            with contextlib.suppress(OSError):
+                writer.close()
 
     def _opened(self, step: int) -> list[Any]:
         """The writers, which begin at this step."""

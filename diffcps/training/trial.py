@@ -27,8 +27,9 @@ from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner, on_device
 from diffcps.training.loop import Prune, Sink
 from diffcps.training.measures.subject import Measurer
+from diffcps.training.packs import Packs, fitting
 from diffcps.training.watchdog import Watchdog, reason
-from diffcps.training.workers import Packs, WorkerLostError, Workers, fitting
+from diffcps.training.workers import WorkerLostError, Workers
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,12 @@
-"""The members of a trial, shared among its workers and, within a worker, among several packs.
+"""The workers of a trial: each trains a share of its members, and they meet at rows.
 
-Members are independent of each other, so how they are shared changes no number. Several packs in a worker need less memory:
-the temporary tensors of a gradient step are then of fewer members at a time. A learner's state has the member axis first in
-every tensor; what has no axis is the same for all.
+Members are independent of each other, so how they are shared changes nothing but the rounding of arithmetic. A learner's state
+has the member axis first in every tensor; what has no axis is the same for all.
 """
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,15 +15,7 @@ import torch
 import torch.distributed
 from numpy.typing import NDArray
 
-from diffcps import algorithms
-from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.tasks.registry import Task
-from diffcps.training import cost
-from diffcps.training.evaluation import Evaluator, Rollouts
-from diffcps.training.learner import Learner
-from diffcps.training.measures.subject import Measured, Measurer
-from diffcps.training.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -174,127 +165,3 @@ def _on_cpu(state: Any) -> Any:
     if isinstance(state, dict):
         return {name: _on_cpu(value) for name, value in state.items()}
     return state.cpu() if isinstance(state, torch.Tensor) else state
-
-
-_GIB = 2**30
-_HEADROOM = 0.8
-"""Share of a worker's memory that may be planned for; the sizes below are estimates."""
-_BASE = 1.0 * _GIB
-"""The process itself with its libraries; on a GPU, CUDA's own."""
-
-
-def resident_bytes(config: RunConfig) -> int:
-    """What a member always takes: all that training changes, also in a copy for a checkpoint."""
-    return 2 * cost.counted(config).state_bytes
-
-
-def working_bytes(config: RunConfig) -> int:
-    """What a member takes for a moment: its largest gradient step, and a choice of actions.
-
-    A captured step keeps its memory while policies act.
-    """
-    counts = [int(way.value) for way in algorithms.other_ways(config) if way.name == "candidates"]
-    acting = cost.acting_cost(config, max(1, config.evaluation.episodes), max(config.evaluation.candidates, *counts, 1))
-    return max(kind.peak_bytes for kind in cost.counted(config).kinds.values()) + acting.peak_bytes
-
-
-def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: float | None) -> list[slice]:
-    """The members of a worker in as few packs as fit, of sizes that differ by at most one.
-
-    Args:
-        config: the trial.
-        members: how many of its members this worker trains.
-        task: its task.
-        rows: transitions of its data set.
-        memory: bytes that the worker may use on the device where it learns; ``None`` for no limit.
-
-    Raises:
-        UserError: not even packs of one member fit; says how much is missing and what to change.
-    """
-    if memory is None:
-        return shares(members, 1)
-    data = 4 * rows * (2 * task.observation_size + task.action_size + 2)
-    prepared, working = cost.prepared_bytes(config, rows), working_bytes(config)
-    resident, columns = resident_bytes(config), cost.member_column_bytes(config, rows)
-
-    def wanted(packs: int) -> float:
-        largest = -(-members // packs)
-        return (_BASE + data + packs * prepared + members * (columns + resident) + largest * working) / _HEADROOM
-
-    least = min(range(1, members + 1), key=wanted)
-    if wanted(least) > memory:
-        raise UserError(
-            f"{members} seeds of {task.name} need at least {wanted(least) / _GIB:.1f} GiB "
-            f"({(data + least * prepared + members * columns) / _GIB:.1f} for the data, "
-            f"{members * resident / _GIB:.1f} for networks and optimisers, {working / _GIB:.2f} for a step of one "
-            f"seed) and this worker has {memory / _GIB:.1f}. Share them among more workers with --workers-per-trial, "
-            "let fewer trials share a machine or GPU (--cpus-per-trial, --gpus-per-trial), or ask for fewer --seeds."
-        )
-    return shares(members, next(packs for packs in range(1, members + 1) if wanted(packs) <= memory))
-
-
-def worker_memory(device: torch.device, share: float, ram: float | None) -> float | None:
-    """Bytes that a worker may use where it learns: its share of the GPU, or of the machine's RAM."""
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory * min(1.0, share))
-    return ram
-
-
-class Packs:
-    """Several packs of one worker as one learner: each takes its steps in turn, and one state holds them all."""
-
-    def __init__(self) -> None:
-        self.learners: list[Learner] = []
-        self._evaluators: list[Evaluator] = []
-        self._measurers: list[Measurer] = []
-
-    def add(self, learner: Learner, evaluator: Evaluator, measurer: Measurer) -> None:
-        """Add a pack, with what evaluates and measures its members."""
-        self.learners.append(learner)
-        self._evaluators.append(evaluator)
-        self._measurers.append(measurer)
-
-    @property
-    def step(self) -> int:
-        """Steps that all packs have taken."""
-        return self.learners[-1].step
-
-    def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
-        """Every pack takes ``steps`` gradient steps; returns the mean of each metric over them, ``[members]``."""
-        parts = [learner.update(steps, heartbeat) for learner in self.learners]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of all metrics that ``update`` can give."""
-        return self.learners[0].metrics
-
-    def policy(self) -> list[Policy]:
-        """A snapshot of each pack for acting."""
-        return [learner.policy() for learner in self.learners]
-
-    def evaluate(self, policies: Sequence[Policy], index: int, episodes: int) -> Rollouts:
-        """Roll out all members, pack after pack."""
-        pairs = zip(self._evaluators, policies, strict=True)
-        return Rollouts(**joined_arrays([vars(evaluator(policy, index, episodes)) for evaluator, policy in pairs]))
-
-    def measure(self, policies: Sequence[Policy], index: int, last: bool) -> Measured:
-        """Measure all members, pack after pack."""
-        pairs = zip(self._measurers, policies, strict=True)
-        values, samples = zip(*(measurer(policy, index, last) for measurer, policy in pairs), strict=True)
-        return Measured(joined_arrays(values), joined_arrays(samples))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of all packs, the same as that of one learner of all members."""
-        return dict(joined_state([learner.state_dict() for learner in self.learners]))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of other members or networks."""
-        bounds = itertools.accumulate((learner.members for learner in self.learners), initial=0)
-        for learner, bound in zip(self.learners, itertools.pairwise(bounds), strict=True):
-            learner.load_state_dict(share_of_state(state, slice(*bound)))
-
-    def close(self) -> None:
-        """Close the environments."""
-        for evaluator in self._evaluators:
-            evaluator.close()

@@ -1,8 +1,8 @@
 """Arithmetic whose rounding does not depend on how many members a pack has.
 
-Which kernel a library takes for a batch of matrix products depends on its size and on the processor; and of a long row of
-numbers the last few go through another exponential than the others. What is left without that is the algorithm's own: there
-a member of a pack must equal a pack of one to the bit, on every machine.
+Which kernel a library takes for a batch of matrix products depends on the size of the batch and on the processor. Of a long row
+of numbers, the last few go through another exponential than the others. Without these two, a member of a pack must equal a pack
+of one to the bit, on every machine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,8 @@ FUNCTIONS = {
 """Computed in double precision and rounded."""
 
 
-class OneByOne(TorchDispatchMode):
-    """Inside, each member's matrices are multiplied by themselves, and functions have one rounding wherever a number stands."""
+class SameRounding(TorchDispatchMode):
+    """Inside, each member's matrix products are computed alone, and functions in double precision and then rounded."""
 
     def __torch_dispatch__(
         self,
