@@ -269,3 +269,23 @@ def test_a_gpu_draws_what_a_cpu_draws(tmp_path: Path) -> None:
     here.load_state_dict(torch.load(tmp_path / "state.pt", map_location="cpu", weights_only=True))
     assert here.step == 50
     assert_same_losses(here, there)
+
+
+def test_tf32_is_fp32_on_a_cpu_and_a_setting_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors are rounded by a switch of the whole process, which every trial sets, so that none inherits another's."""
+    plain, rounded = make_learner("eager"), make_learner("eager", CONFIG.with_settings(precision="tf32"))
+    plain.update(5)
+    rounded.update(5)
+    for name, value in plain.pack.state().items():
+        assert torch.equal(value, rounded.pack.state()[name]), name
+    switch = SimpleNamespace(fp32_precision="ieee")
+    monkeypatch.setattr(torch.backends.cuda, "matmul", switch)
+    seen = []
+    for device, coarsely in (("cpu", True), ("cuda", True), ("cpu", False), ("cuda", False)):
+        engine._round_factors(torch.device(device), coarsely)
+        seen.append(switch.fp32_precision)
+    assert seen == ["ieee", "tf32", "tf32", "ieee"]
+    older = SimpleNamespace(allow_tf32=False)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", older)
+    engine._round_factors(torch.device("cuda"), True)
+    assert older.allow_tf32

@@ -13,7 +13,7 @@ from diffcps.config import RunConfig
 from diffcps.config.plain import Plain, hints, require, setting
 from diffcps.errors import UserError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 PolicyClass = Literal["diffusion", "gaussian", "mixture", "deterministic"]
 Covariance = Literal["posterior", "forward", "calibrated", "interpolated", "learned"]
 Constraint = Literal["behaviour_loss", "elbo", "iwae", "renyi"]
@@ -128,7 +128,8 @@ class Learning(Settings):
     hidden_layers: int = setting(3, "a positive whole number")
     """Hidden layers of the policy's network and of each critic."""
     precision: Precision = "fp32"
-    """Arithmetic of the matrix products of hidden layers: ``fp32``, or ``bf16`` (faster, coarser)."""
+    """Arithmetic of matrix products: ``fp32``; ``tf32``, whose factors have 10 bits on a GPU and which is fp32 elsewhere; or, of
+    hidden layers, ``bf16`` (faster, coarser)."""
     learning_rate: float = setting(3e-4, "a positive number")
     """Adam's learning rate for the policy."""
 

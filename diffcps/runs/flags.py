@@ -42,7 +42,8 @@ class RunFlags:
     batch_size: Maybe[int] = None
     """Transitions in a gradient step."""
     precision: Maybe[Precision] = None
-    """`fp32` (as the paper), or `bf16`: hidden layers multiply in bfloat16, which is faster and coarser."""
+    """`fp32` (as the paper); `tf32`: on a GPU, factors are rounded to 10 bits; `bf16`: hidden layers multiply in bfloat16. The
+    latter two are faster and coarser."""
     diffusion_steps: Several[int] = ()
     """T, the number of steps of the diffusion chain; in a sweep several values make a trial of each."""
     lambda_clip: Several[float] = ()

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 EngineKind = Literal["eager", "graph", "compiled"]
 """``graph`` captures the eager step (CUDA only); ``compiled`` is compiled and, on CUDA, captured too."""
-_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
+_TOLERANCE = {"fp32": 1e-3, "tf32": 0.02, "bf16": 0.05}
 """How far metrics of compiled steps may be from those of eager ones, relative to their size."""
 
 
@@ -83,6 +83,7 @@ def build(algorithm: Algorithm[Any], work: Work, kind: EngineKind, pool: Any = N
     compiling or capturing fails, or the numbers differ, it is not used, and ``notes`` say so. Packs that take turns on
     one GPU may share a ``pool`` (``torch.cuda.graph_pool_handle``) for what a captured step holds for a moment.
     """
+    _round_factors(algorithm.device, algorithm.config.precision == "tf32")
     every = algorithm.reachable
     eager: dict[str, Step] = {name: functools.partial(_eager_step, algorithm, name) for name in every}
     notes: list[str] = []
@@ -96,6 +97,17 @@ def build(algorithm: Algorithm[Any], work: Work, kind: EngineKind, pool: Any = N
     if kind != "eager" and algorithm.device.type == "cuda":
         return _placed(algorithm, work, kind="graph", steps=eager, notes=notes, pool=pool)
     return Steps("eager", {name: functools.partial(eager[name], work) for name in every}, tuple(notes))
+
+
+def _round_factors(device: torch.device, coarsely: bool) -> None:
+    """Let a GPU multiply float32 matrices as TF32, or exactly: for the whole process, so that acting goes the same way."""
+    if device.type != "cuda":
+        return
+    matmul: Any = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # torch has it since 2.9
+        matmul.fp32_precision = "tf32" if coarsely else "ieee"
+    else:
+        matmul.allow_tf32 = coarsely
 
 
 def _placed(
