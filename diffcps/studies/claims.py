@@ -98,7 +98,8 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 
 def _trial(name: str, scale: Scale, arm: Arm) -> RunConfig:
     usual = {} if arm.settings.get("policy") == "gaussian" else {"diffusion_steps": CHAINS[0]}
-    settings = usual | dict(arm.settings)
+    # fast enough for cloning to be near its end when κ is read from it
+    settings = {"learning_rate": 3e-3, "ema_start": 200} | usual | dict(arm.settings)
     return bandit_trial(name, scale, steps=(1500, 20_000), seeds=(2, 5), algorithm=arm.algorithm, **settings)
 
 
