@@ -198,6 +198,7 @@ def test_a_search_can_go_by_what_needs_no_environment(tmp_path: Path) -> None:
     built = report.build(here.folder)
     assert any("behaviour -4.5" in line for line in built.answer)
     assert "No environment has a part in the choice" in page(here.folder)
+    assert "Expected online performance" not in page(here.folder)
     assert "| 48 |" in page(here.folder), "episodes of two trials, two seeds, four evaluations of three"
 
 

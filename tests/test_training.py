@@ -616,7 +616,7 @@ def test_the_newest_evaluations_are_kept(tmp_path: Path, kill: int) -> None:
             assert policy.card.step == step
             score = BEST[step][k]
             assert policy.card.score == (None if np.isnan(score) else pytest.approx(score))
-    with pytest.raises(UserError, match=r"no policy of step 6\. .*12, 18, 20"):
+    with pytest.raises(UserError, match=r"no policy of step 6\. .*of: 12, 18, 20\."):
         members(folder, step=6)
     with pytest.raises(UserError, match="choose one"):
         members(folder, step=12, best=True)

@@ -98,7 +98,7 @@ def _scores(config: RunConfig, state: Mapping[str, Any], step: int) -> list[floa
 def _networks(folder: RunFolder, state: Mapping[str, Any], *, best: bool, step: int | None) -> dict[str, torch.Tensor]:
     """The networks ``[K, …]`` that act; ``step`` is that of an earlier evaluation."""
     if step is not None and step not in state.get("policies", {}):
-        known = ", ".join(f"{at:,}" for at in [*state.get("policies", {}), int(state["learner"]["step"])])
+        known = ", ".join(f"{at:,}" for at in sorted({*state.get("policies", {}), int(state["learner"]["step"])}))
         raise UserError(
             f"{folder.path} has no policy of step {step:,}. It has those of: {known}. --keep-checkpoints N keeps those of the "
             "newest N evaluations."

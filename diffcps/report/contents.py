@@ -14,6 +14,7 @@ from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Sec
 from diffcps.report.records import table_csv
 from diffcps.report.tables import main_columns
 from diffcps.report.writers import html, latex, markdown, screen
+from diffcps.runs.criteria import SCORE
 from diffcps.runs.read import Sweep
 from diffcps.training.measures import MEASURES
 
@@ -33,7 +34,9 @@ class Table:
     def of(cls, sweep: Sweep) -> "Table":
         """Compute the numbers of a sweep."""
         table = rows(sweep)
-        return cls(sweep, table, groups=groups(table), grids=grids(table), budgets=budgets(table))
+        # of a search that goes by something else, the highest score is not what it would choose
+        by_score = sweep.plan is None or sweep.plan.objective == SCORE
+        return cls(sweep, table, groups=groups(table), grids=grids(table), budgets=budgets(table) if by_score else [])
 
     @property
     def averages(self) -> list[Group]:
