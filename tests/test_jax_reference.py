@@ -11,7 +11,7 @@ from trials import trial
 
 from diffcps import algorithms
 
-jax = pytest.importorskip("jax")
+jax = pytest.importorskip("jax", reason="needs jax, which only this comparison uses")
 
 from benchmarks import jax_reference  # noqa: E402
 

@@ -40,21 +40,22 @@ CURVES = st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=9), min_si
 def test_the_median_rule_by_hand() -> None:
     others = [[1.0, 3.0], [2.0, 2.0], [5.0, 7.0], [0.0, 0.0], [9.0]]
     # means of those that have come as far: 2, 2, 6, 0, so the median is 2
-    assert behind("median", [1.0, 1.9], others).startswith("its best of 2, 1.9, is below the median of 4, 2")
-    assert behind("median", [1.0, 2.0], others) == ""
-    assert behind("median", [2.5, 0.0], others) == "", "it has been better"
-    assert behind("median", [-9.0], others) == "", "it has only begun"
-    assert behind("median", [1.0, 1.9, 1.9], others) == "", "no other has come as far"
+    assert behind("median", [1.0, 1.9], others, 2).startswith("its best of 2, 1.9, is below the median of 4, 2")
+    assert behind("median", [1.0, 2.0], others, 2) == ""
+    assert behind("median", [2.5, 0.0], others, 2) == "", "it has been better"
+    assert behind("median", [-9.0], others, 2) == "", "it is in its first half"
+    assert behind("median", [1.0, 1.9], others, 4) == "", "it is in its first half"
+    assert behind("median", [1.0, 1.9, 1.9], others, 2) == "", "no other has come as far"
 
 
 def test_the_rungs_by_hand() -> None:
     others = [[3.0, 0.0, 4.0], [1.0, 0.0, 6.0], [2.0, 0.0, 9.0], [4.0, 9.0, 7.0], [5.0, 9.0, 8.0]]
     # of six at the first rung two go on
-    assert behind("asha", [4.5], others) == ""
-    assert "not in the best third of 6" in behind("asha", [3.9], others)
-    assert behind("asha", [4.5, -9.0], others) == "", "no rung"
-    assert "at evaluation 3" in behind("asha", [4.5, 9.0, 7.9], others)
-    assert behind("asha", [4.5, 9.0, 8.5], others) == ""
+    assert behind("asha", [4.5], others, 9) == ""
+    assert "not in the best third of 6" in behind("asha", [3.9], others, 9)
+    assert behind("asha", [4.5, -9.0], others, 9) == "", "no rung"
+    assert "at evaluation 3" in behind("asha", [4.5, 9.0, 7.9], others, 9)
+    assert behind("asha", [4.5, 9.0, 8.5], others, 9) == ""
 
 
 def test_a_diverged_policy_is_the_worst() -> None:
@@ -62,9 +63,9 @@ def test_a_diverged_policy_is_the_worst() -> None:
     others = [[1.0, 3.0], [2.0, 2.0], [nan, nan], [3.0, nan], [5.0, 7.0]]
     for order in (others, others[::-1]):
         # means 2, 2, -inf, -inf, 6
-        assert "median of 5, 2" in behind("median", [1.0, 1.0], order)
-        assert behind("median", [nan, 2.0], order) == ""
-        assert "best third" in behind("asha", [nan], order)
+        assert "median of 5, 2" in behind("median", [1.0, 1.0], order, 2)
+        assert behind("median", [nan, 2.0], order, 2) == ""
+        assert "best third" in behind("asha", [nan], order, 9)
 
 
 def test_the_curve_of_a_training_metric_has_a_value_for_each_evaluation(tmp_path: Path) -> None:
@@ -79,9 +80,9 @@ def test_the_curve_of_a_training_metric_has_a_value_for_each_evaluation(tmp_path
 def test_the_best_of_all_is_never_ended(own: list[float], others: list[list[float]]) -> None:
     best = [max([*own, *(value for values in others for value in values)]) for _ in own]
     for rule in ("median", "asha", "divergence"):
-        assert behind(rule, best, others) == ""  # type: ignore[arg-type]
+        assert behind(rule, best, others, 9) == ""  # type: ignore[arg-type]
         if len(others) < FEWEST:
-            assert behind(rule, own, others) == ""  # type: ignore[arg-type]
+            assert behind(rule, own, others, 9) == ""  # type: ignore[arg-type]
 
 
 def row(**values: Any) -> Mapping[str, Any]:

@@ -16,11 +16,11 @@ ETA = 3
 """Of the trials that have come to a rung, one in so many goes on (``asha``)."""
 
 
-def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[float]]) -> str:
+def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[float]], planned: int) -> str:
     """Why a trial is ended after its newest evaluation; an empty text if it goes on.
 
-    ``median`` (Golovin et al., 2017): from its second evaluation on, its best value so far is below the median over other
-    trials of their means so far.
+    ``median`` (Golovin et al., 2017): in the second half of its evaluations, its best value so far is below the median over
+    other trials of their means so far. Before, it would end those that learn slowly and well.
     ``asha`` (Li et al., 2020): it has come to a rung, which are its evaluations 1, 3, 9, …, and is not in the best third of
     the trials that have come there.
 
@@ -28,6 +28,7 @@ def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[fl
         rule: which.
         own: the objective at each evaluation so far, higher is better; no number counts as the worst.
         others: the same of the other trials of the task, each as long as it has got.
+        planned: evaluations of the whole trial.
     """
     count = len(own)
     reached = [_numbers(values[:count]) for values in others if len(values) >= count]
@@ -36,7 +37,7 @@ def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[fl
     values = _numbers(own)
     if rule == "median":
         middle, best = statistics.median(float(np.mean(other)) for other in reached), max(values)
-        worse = count > 1 and best < middle
+        worse = 2 * count > planned and best < middle
         return f"its best of {count}, {best:.4g}, is below the median of {len(reached)}, {middle:.4g}" if worse else ""
     if not _is_rung(count):
         return ""

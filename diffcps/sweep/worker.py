@@ -114,7 +114,8 @@ def _prune(
             found = [read_trial(other.path) for other in run_folders(location) if other.path.name != trial.key]
             others = [one for one in found if one.stored and one.config.task == trial.task]
             own = curve(read_trial(folder.path, trial), objective)
-            return behind(rule, own, [curve(other, objective) for other in others])
+            planned = -(-trial.steps // trial.evaluation.every)
+            return behind(rule, own, [curve(other, objective) for other in others], planned)
 
         return reason
 
