@@ -270,7 +270,7 @@ def _troubles(sweep: Sweep) -> list[str]:
     """Failures and damages with the files that have the details; trials with the same trouble are put together."""
     same: dict[tuple[str, str], list[Trial]] = defaultdict(list)
     for trial in sweep.trials:
-        if trial.trouble:
+        if trial.trouble and trial.state != "pruned":
             same[trial.state, trial.trouble].append(trial)
     lines = []
     for (state, trouble), trials in same.items():
@@ -298,6 +298,7 @@ def _notes(sweep: Sweep) -> list[str]:
         )
     if sweep.counts["interrupted"]:
         notes.append("interrupted: its worker or the main job was killed; it continues from its last checkpoint.")
+    notes += [f"pruned: {trial.key}: {trial.trouble}" for trial in sweep.trials if trial.state == "pruned"]
     if advice := _advice(sweep):
         notes.append(advice)
     if any(trial.number("last") is not None for trial in sweep.trials):

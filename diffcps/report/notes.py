@@ -129,18 +129,20 @@ def _tasks(rows: Iterable[Row]) -> str:
 
 
 def troubles(sweep: Sweep) -> list[str]:
-    """A line for each trial that failed or was pruned, and each file that cannot be read."""
+    """A line for each failed trial and each file that cannot be read."""
     lines = []
     for trial in sweep.trials:
-        if trial.state in ("failed", "pruned"):
-            lines.append(f"{trial.state.capitalize()}: {trial.key} at step {trial.step}: {trial.trouble}")
+        if trial.state == "failed":
+            lines.append(f"Failed: {trial.key} at step {trial.step}: {trial.trouble}")
         lines += [f"Unreadable: {damage}" for damage in trial.damages]
     return lines
 
 
 def remarks(sweep: Sweep) -> list[str]:
-    """Notes that trials left in their status: checkpoints that were skipped, engines that did not work."""
-    return [f"{trial.key}: {note}" for trial in sweep.trials for note in trial.notes]
+    """Why trials were pruned, and notes that trials left: checkpoints that were skipped, engines that did not work."""
+    pruned = [trial for trial in sweep.trials if trial.state == "pruned"]
+    ended = [f"Pruned: {trial.key} at step {trial.step}: {trial.trouble}" for trial in pruned]
+    return ended + [f"{trial.key}: {note}" for trial in sweep.trials for note in trial.notes]
 
 
 # How a sweep was run, and where it departs from the paper: what a referee would ask.
