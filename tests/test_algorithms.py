@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "weighted": {"algorithm": "weighted", "policy": "gaussian", "max_q_candidates": 3},
     "weighted, diffusion": {"algorithm": "weighted", "max_q_candidates": 2, "behaviour_steps": 10},
     "bc": {"algorithm": "bc", **NOISY},
+    "normalised, with layer norms and falling rates": {"normalise": True, "critic_norm": True, "cosine_decay": True},
+    "bc, normalised": {"algorithm": "bc", "normalise": True, "cosine_decay": True, **NOISY},
 }  # fmt: skip
 OF_TWO = member(3, slack=0.1), MEMBERS[1]
 

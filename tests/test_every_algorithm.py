@@ -221,8 +221,9 @@ def sampled(policy: Policy, given: dict[str, np.ndarray]) -> np.ndarray:
         rows, candidates, draws, size = given["noise"].shape
         noise = np.moveaxis(given["noise"], 2, 0).reshape(draws, 1, rows * candidates, size)
     arrays = given["observations"][None], noise, given.get("uniform", np.zeros((5, 1), np.float32))[None]
-    numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    return policy.algorithm.act(policy.parameters, *numbers)[0].numpy()
+    states, *numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    seen = policy.algorithm.observed(policy.parameters, states)
+    return policy.algorithm.act(policy.parameters, seen, *numbers)[0].numpy()
 
 
 @ALL

@@ -216,5 +216,6 @@ def _sampled(policy: Any, actor: str, given: dict[str, np.ndarray]) -> np.ndarra
     rows, candidates, draws, size = given["noise"].shape
     ordered = np.moveaxis(given["noise"], 2, 0).reshape(draws, 1, rows * candidates, size)
     arrays = given["observations"][None], ordered, given.get("uniform", np.zeros((rows, 1)))[None]
-    numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    return policy.policy.algorithm.acting_as(actor).act(networks, *numbers)[0].numpy()
+    states, *numbers = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    algorithm = policy.policy.algorithm
+    return algorithm.acting_as(actor).act(networks, algorithm.observed(networks, states), *numbers)[0].numpy()

@@ -137,7 +137,7 @@ class Weighted(Normalised[S]):
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """The mean, kept within the bound."""
-        mean = self.policy.mean(self.policy.layout.layers(parameters["actor"]), self.observed(parameters, observations))
+        mean = self.policy.mean(self.policy.layout.layers(parameters["actor"]), observations)
         return self.problem.max_action * mean.clamp(-1.0, 1.0)
 
 

@@ -312,7 +312,10 @@ class Algorithm(Generic[S]):
         return replace(data, rewards=rewards.transformed(getattr(self.config, "reward_transform", "none"), data))
 
     def observed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
-        """What the networks see of observations ``[K, B, o]`` when acting; by default the observations."""
+        """What the networks see of the environment's observations ``[K, B, o]``; by default the same.
+
+        Whoever hands observations to ``act``, or to a network, calls it first; those of a batch are so already.
+        """
         return observations
 
     def update(self, pack: "Pack", batch: Batch, noise: StepNoise, kind: str) -> Metrics:
@@ -341,7 +344,7 @@ class Algorithm(Generic[S]):
 
         Args:
             parameters: those of ``acting``, with the policy that acts as ``actor``; of all members or of some.
-            observations: ``[K, B, o]``.
+            observations: ``[K, B, o]``, as ``observed``.
             noise: ``[D, K, B·N, a]`` standard normal, for N candidates of each observation, side by side.
             uniform: ``[K, B, N]`` on (0, 1), to choose a candidate with.
 

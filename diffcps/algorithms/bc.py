@@ -21,6 +21,7 @@ from diffcps.algorithms.base import (
     Words,
 )
 from diffcps.algorithms.chain import ChainPolicy
+from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, GaussianPolicy, Policy, Weights
 from diffcps.algorithms.settings import Cloning
@@ -39,10 +40,10 @@ class Settings(Cloning):
 S = TypeVar("S", bound=Cloning)
 
 
-class Cloner(Teacher[S]):
+class Cloner(Normalised[S], Teacher[S]):
     """A policy of any class that can be fitted to the data; what learns further is a subclass."""
 
-    acting: ClassVar[tuple[str, ...]] = ("actor", "average", "student", "step_losses")
+    acting: ClassVar[tuple[str, ...]] = ("actor", "average", "student", "step_losses", *FACTS)
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -53,7 +54,8 @@ class Cloner(Teacher[S]):
         self.draws = self.policy.draws
         rates = [1.0 - member.ema_decay for member in members]
         average = Copy(rates, config.ema_every, config.ema_start)
-        self.networks["actor"] = Network(self.policy.layout, copies={"average": average})
+        decay = -(-problem.steps // config.policy_freq) if config.cosine_decay else None
+        self.networks["actor"] = Network(self.policy.layout, copies={"average": average}, decay_steps=decay)
         self.fit_noise: dict[str, Normal | Words] = {
             "noise": Normal((config.batch_size, self.policy.noise_width)),
             "step": Integers((config.batch_size,), config.diffusion_steps),
@@ -65,11 +67,18 @@ class Cloner(Teacher[S]):
         assert isinstance(self.policy, ChainPolicy)
         return self.policy.carry(self.weights(pack.tensors, "average"), observations, noise)
 
+    @property
+    def normalises(self) -> bool:
+        """See ``Normalised``."""
+        return self.config.normalise
+
     def tensors(self) -> dict[str, Tensor]:
-        """The running error of each diffusion step: 1 for an untrained net, the variance of the noise."""
-        if self.config.covariance != "calibrated":
-            return {}
-        return {"step_losses": torch.ones(len(self.members), self.config.diffusion_steps, device=self.device)}
+        """Besides the others: the running error of each diffusion step, 1 for an untrained net, the variance of the noise."""
+        found = super().tensors()
+        if self.config.covariance == "calibrated":
+            steps = self.config.diffusion_steps
+            found["step_losses"] = torch.ones(len(self.members), steps, device=self.device)
+        return found
 
     def every(self, kind: str, other: str) -> tuple[str, ...]:
         """The cycle in which every ``policy_freq``-th step is of one kind, and those between of another."""

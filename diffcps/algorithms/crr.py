@@ -78,7 +78,6 @@ class CRR(awac.Weighted[Settings]):
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """One of N actions of the policy, drawn by softmax of min(Q1', Q2')."""
-        states = self.observed(parameters, observations)
-        candidates = self.policy.sample(self.policy.layout.layers(parameters["actor"]), states, noise[0])
-        values = self.critic(self.critic.layers(parameters["target"]), states, candidates).amin(dim=1)
+        candidates = self.policy.sample(self.policy.layout.layers(parameters["actor"]), observations, noise[0])
+        values = self.critic(self.critic.layers(parameters["target"]), observations, candidates).amin(dim=1)
         return self.problem.max_action * by_softmax(candidates, values, uniform)

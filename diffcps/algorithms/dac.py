@@ -40,6 +40,8 @@ class Settings(Improving):
     """Reverse variance of the chain: β in the authors' program."""
     grad_norm: float = setting(1.0, "a positive number")
     """Largest global L2 norm of a gradient; longer ones are scaled down to it."""
+    cosine_decay: bool = True
+    """Learning rates of policy and critic fall to 0 along a cosine, as in the authors' program."""
     eta: float = setting(1.0, "a positive number", symbol="η")
     """η, the weight of the behaviour loss, at the start."""
     eta_learning_rate: float = setting(1e-3, "zero or more")
@@ -71,8 +73,6 @@ class DAC(Improver[Settings]):
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
-        for name in ("actor", "critic"):
-            self.networks[name] = replace(self.networks[name], decay_steps=problem.steps)
         initial = torch.tensor([[member.eta] for member in members])
         self.networks["eta"] = Network(Constant(initial), learning_rate=None)
         self.next_candidates = 0 if self.config.discount == 0.0 else self.config.max_q_candidates

@@ -16,6 +16,7 @@ from diffcps.algorithms import dql
 from diffcps.algorithms.base import Batch, StepNoise
 from diffcps.algorithms.diffusion import implied_start
 from diffcps.algorithms.nn import Layers
+from diffcps.algorithms.observations import FACTS
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import Changes, TaskFacts, published
@@ -48,7 +49,7 @@ class EDP(dql.DQL):
     """Critic and policy."""
 
     settings = Settings
-    acting = "actor", "average", "student", "critic", "step_losses"
+    acting = "actor", "average", "student", "critic", "step_losses", *FACTS
     judge = "critic"
     chains = 0
 

@@ -21,7 +21,8 @@ from diffcps.algorithms.base import (
     Words,
 )
 from diffcps.algorithms.choosing import by_softmax
-from diffcps.algorithms.nn import Critic, Layers
+from diffcps.algorithms.nn import Critic, Layers, mish, mish_norm
+from diffcps.algorithms.observations import FACTS
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.settings import Improving
@@ -35,7 +36,7 @@ class Improver(bc.Cloner[S]):
     A subclass gives ``improve_policy``, and the metrics and noise of the steps in which it is called.
     """
 
-    acting = "actor", "average", "student", "target", "step_losses"
+    acting = "actor", "average", "student", "target", "step_losses", *FACTS
     judge = "target"
     """The critic by whose values an action is chosen."""
 
@@ -43,9 +44,13 @@ class Improver(bc.Cloner[S]):
         super().__init__(members, problem, device)
         config = self.config
         sizes = problem.observation_size, problem.action_size, config.hidden_size
-        self.critic = Critic(*sizes, self.product, config.hidden_layers, self.heads)
+        activation = mish_norm if config.critic_norm else mish
+        self.critic = Critic(*sizes, self.product, config.hidden_layers, self.heads, activation)
         target = Copy([member.target_rate for member in members])
-        self.networks["critic"] = Network(self.critic, "critic_learning_rate", copies={"target": target})
+        decay = problem.steps if config.cosine_decay else None
+        self.networks["critic"] = Network(
+            self.critic, "critic_learning_rate", copies={"target": target}, decay_steps=decay
+        )
         self.next_candidates = config.max_q_candidates if config.max_q_backup else 1
         """Target actions for each next observation."""
         if config.discount == 0.0:

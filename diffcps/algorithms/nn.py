@@ -145,6 +145,11 @@ def relu_norm(x: Tensor) -> Tensor:
     return layer_norm(torch.relu(x), x.shape[-1:], eps=1e-6)
 
 
+def mish_norm(x: Tensor) -> Tensor:
+    """``mish``, then mean 0 and variance 1 over the width, as in ``relu_norm``."""
+    return layer_norm(mish(x), x.shape[-1:], eps=1e-6)
+
+
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form."""
     return torch.nn.functional.gelu(x, approximate="tanh")

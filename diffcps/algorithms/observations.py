@@ -21,14 +21,23 @@ S = TypeVar("S", bound=Settings)
 class Normalised(Algorithm[S]):
     """Put before an algorithm's other bases; ``FACTS`` belong to its ``acting``."""
 
+    @property
+    def normalises(self) -> bool:
+        """Whether observations are normalised; by default always."""
+        return True
+
     def tensors(self) -> dict[str, Tensor]:
         """Besides the others: mean and deviation of the data's observations, ``[K, o]``; ``prepare`` sets them."""
+        if not self.normalises:
+            return super().tensors()
         empty = torch.zeros(len(self.members), self.problem.observation_size, device=self.device)
         return {**super().tensors(), "mean": empty, "std": empty + 1.0}
 
     def prepare(self, pack: Pack, data: Batch) -> Batch:
         """As otherwise, with normalised observations."""
         data = super().prepare(pack, data)
+        if not self.normalises:
+            return data
         std, mean = torch.std_mean(data.observations.double(), dim=0, correction=0)
         pack["mean"].copy_(mean.expand_as(pack["mean"]))
         pack["std"].copy_((std + SMALLEST_STD).expand_as(pack["std"]))
@@ -41,4 +50,6 @@ class Normalised(Algorithm[S]):
 
     def observed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         """What the networks see of observations ``[K, B, o]``."""
+        if not self.normalises:
+            return observations
         return (observations - parameters["mean"][:, None]) / parameters["std"][:, None]

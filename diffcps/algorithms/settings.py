@@ -266,6 +266,10 @@ class Cloning(WithStudent, AnyPolicy, Average, Learning):
     """The policy (and λ) is updated every so many steps."""
     grad_norm: float = setting(9.0, "a positive number")
     """Largest global L2 norm of a gradient; longer ones are scaled down to it."""
+    normalise: bool = False
+    """Observations get mean 0 and deviation 1 over the data set, when learning and when acting."""
+    cosine_decay: bool = False
+    """Learning rates of policy and critic fall to 0 along a cosine over the trial."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -281,5 +285,7 @@ class Improving(WithRaisedStudent, Cloning, WithCritic):
     """Back up the largest value over several next actions (the paper's choice for most AntMaze tasks)."""
     max_q_candidates: int = setting(10, "a positive whole number")
     """Next actions per transition that a max-Q backup draws."""
+    critic_norm: bool = False
+    """A layer norm after each activation of the critic, which keeps its values from running away where there are no data."""
     behaviour_steps: int = setting(0, "a whole number, zero or more")
     """Gradient steps of behaviour cloning before the policy is improved; ``slack`` measures from their end."""

@@ -122,5 +122,5 @@ class TD3(Algorithm[S]):
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """The policy's action."""
-        output = self.policy(self.policy.layout.layers(parameters["actor"]), self.observed(parameters, observations))
+        output = self.policy(self.policy.layout.layers(parameters["actor"]), observations)
         return self.problem.max_action * output.tanh()

@@ -30,7 +30,7 @@ class StudyCommand(_Flags):
     """Run a study of one of the paper's open questions, and write its figures, tables and findings.
 
     Studies: claims, covariance, entropy, constraint, optimum, capacity, elbo-gap, multimodality, selection,
-    offline-selection, steps, toy. Run the same command again to resume a study.
+    offline-selection, robustness, steps, toy. Run the same command again to resume a study.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = tyro.MISSING

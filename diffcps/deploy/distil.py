@@ -64,7 +64,7 @@ def distil(
     distances = torch.zeros(steps, device=device)
     for step in range(steps):
         chosen = torch.randint(len(states), (BATCH,), generator=generator, device=device)
-        observations = states[chosen][None]
+        observations = algorithm.observed(pack.tensors, states[chosen][None])
         noise = torch.randn(1, BATCH, policy.card.action_size, generator=generator, device=device)
         with torch.no_grad():
             goal = algorithm.carry(pack, observations, noise)

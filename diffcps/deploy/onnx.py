@@ -52,7 +52,8 @@ class _Function(nn.Module):
         parameters = {name: getattr(self, name) for name in self.names}
         noise = torch.zeros(0) if noise is None else noise.flatten(0, 1).transpose(0, 1).unsqueeze(1)
         uniform = torch.full((1, 1, 1), 0.5) if uniform is None else uniform.unsqueeze(0)
-        return self.acting.act(parameters, observations.unsqueeze(0), noise, uniform).squeeze(0)
+        observed = self.algorithm.observed(parameters, observations.unsqueeze(0))
+        return self.acting.act(parameters, observed, noise, uniform).squeeze(0)
 
 
 def export(policy: SavedPolicy, file: Path, candidates: int | None = None, actor: Actor | None = None) -> Path:

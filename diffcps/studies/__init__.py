@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "toy", "covariance", "entropy", "constraint", "optimum", "capacity", "elbo-gap", "multimodality", "selection", "steps",
-    "offline-selection", "claims",
+    "offline-selection", "claims", "robustness",
 )  # fmt: skip
 
 

@@ -75,17 +75,18 @@ class Policy:
         uniform = torch.full((self.members, longest, candidates), 0.5, device=device)
         for k, (rows, generator) in enumerate(zip(observations, generators, strict=True)):
             states[k, : counts[k]] = torch.as_tensor(rows)
-            own = noise[:, k, : counts[k] * candidates]
-            own.copy_(torch.randn(own.shape, generator=generator, device=device))
+            drawn = noise[:, k, : counts[k] * candidates]
+            drawn.copy_(torch.randn(drawn.shape, generator=generator, device=device))
             uniform[k, : counts[k]].uniform_(generator=generator)
         uniform.clamp_(1e-7, 1.0 - 1e-7)  # a draw of exactly 0 or 1 has no finite Gumbel value
         states = states.to(device)
 
         actions = torch.zeros(self.members, longest, size, device=device)
         for members, first, last in _pieces(device.type, counts, candidates):
+            own = {name: value[members] for name, value in parameters.items()}
             actions[members, first:last] = acting.act(
-                {name: value[members] for name, value in parameters.items()},
-                observations=states[members, first:last],
+                own,
+                observations=algorithm.observed(own, states[members, first:last]),
                 noise=noise[:, members, first * candidates : last * candidates],
                 uniform=uniform[members, first:last],
             )

@@ -108,7 +108,7 @@ def policy_masses(subject: Subject, edges: tuple[Tensor, ...], resolution: float
     Raises ``NotFiniteError`` when the policy gives no numbers.
     """
     policy, device = subject.cloner.policy, subject.cloner.device
-    observation = torch.zeros(1, 1, subject.task.observation_size, device=device)
+    observation = subject.observed(torch.zeros(1, subject.task.observation_size, device=device))[None]
     if isinstance(policy, GaussianPolicy):
         parts = policy.parts(subject.weights.layers, observation)
         log_weights, means, stds = (part[0, 0].double().cpu() for part in parts)

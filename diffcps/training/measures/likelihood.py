@@ -52,12 +52,12 @@ def take(subject: Subject) -> dict[str, float]:
 
 
 def rows(subject: Subject) -> tuple[Tensor, Tensor]:
-    """Observations ``[R, o]`` and actions ``[R, a]`` of the rows that are looked at, on the policy's device."""
+    """What networks see ``[R, o]`` and actions ``[R, a]`` of the rows that are looked at, on the policy's device."""
     data, device = subject.dataset, subject.policy.algorithm.device
     rng = np.random.default_rng([subject.config.data.seed, streams.LIKELIHOOD])
     chosen = np.sort(rng.choice(len(data), min(ROWS, len(data)), replace=False))
     observations, actions = (torch.from_numpy(array[chosen]) for array in (data.observations, data.actions))
-    return observations.to(device), actions.to(device)
+    return subject.observed(observations.to(device)), actions.to(device)
 
 
 def log_weights(subject: Subject, policy: ChainPolicy, states: Tensor, actions: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def critic(subject: Subject) -> dict[str, float]:
         return torch.from_numpy(subject.policy.act([observations], [generator], 1, actor)[0]).to(algorithm.device)[None]
 
     def values(states: Tensor, actions: Tensor) -> Tensor:
-        return algorithm.critic(layers, states, actions).amin(dim=1)
+        return algorithm.critic(layers, subject.observed(states[0])[None], actions).amin(dim=1)
 
     starts = subject.dataset.observations[_chosen(beginnings(subject.dataset, subject.task.terminals_end), STARTS, rng)]
     found = values(torch.from_numpy(starts).to(algorithm.device)[None], acts(starts)).mean()

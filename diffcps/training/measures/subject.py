@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from diffcps import algorithms
 from diffcps.algorithms import streams
@@ -65,6 +66,10 @@ class Subject:
         return self.cloner.weights(
             self.policy.parameters, self.cloner.actors(self.cloner.config)[self.config.evaluation.actor]
         )
+
+    def observed(self, observations: Tensor) -> Tensor:
+        """What the policy's networks see of observations ``[N, o]``."""
+        return self.policy.algorithm.observed(self.policy.parameters, observations[None])[0]
 
     @property
     def finite(self) -> bool:

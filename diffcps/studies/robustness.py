@@ -1,0 +1,181 @@
+"""Which of the field's remedies keep DiffCPS with its data, and what do they bring?"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from diffcps import stats, text
+from diffcps.config import RunConfig
+from diffcps.studies import drawing
+from diffcps.studies.results import Results, interval, locomotion_trial, summary
+from diffcps.studies.study import Page, Scale, Study
+
+TASKS = "halfcheetah-medium-v2", "walker2d-medium-replay-v2", "pointmaze-umaze"
+"""A narrow data set, a mixed one, and a maze."""
+
+
+class Factor(NamedTuple):
+    """Something that a learner may have or lack."""
+
+    name: str
+    without: Mapping[str, Any]
+    """Settings of a trial that lacks it."""
+    having: Mapping[str, Any]
+    """Settings of a trial that has it."""
+
+    def settings(self, has: bool) -> Mapping[str, Any]:
+        """Those of a trial that has it or lacks it."""
+        return self.having if has else self.without
+
+    def found(self, frame: pd.DataFrame) -> "pd.Series[bool]":
+        """Which rows of a study have it."""
+        return pd.concat([frame[name] == value for name, value in self.having.items()], axis=1).all(axis=1)
+
+
+FACTORS = (
+    Factor("layer norms in the critic", {"critic_norm": False}, {"critic_norm": True}),
+    Factor("normalised observations", {"normalise": False}, {"normalise": True}),
+    Factor("learning rates fall along a cosine", {"cosine_decay": False}, {"cosine_decay": True}),
+    Factor("a slack of .02 instead of .1", {"slack": 0.1}, {"slack": 0.02}),
+    Factor("λ at least 1", {"lambda_clip": 0.0}, {"lambda_clip": 1.0}),
+    Factor(
+        "variance β̃ and a silent last step",
+        {"covariance": "calibrated", "last_step_noise": True},
+        {"covariance": "posterior", "last_step_noise": False},
+    ),
+)
+"""The first three are varied freely; each of the others goes with a pair of them (a 2^(6−3) design)."""
+DESIGN = tuple((a, b, c, a == b, a == c, b == c) for a in (False, True) for b in (False, True) for c in (False, True))
+"""Which factors each of the eight arms has. Every pair of factors occurs in all four combinations equally often, so the effect
+of each is a difference of two means of four arms. An effect cannot be told from some interactions of two others."""
+ACTING = "score_online_1", "score_online_50", "score_average_1", "score_average_50"
+
+
+def trials(scale: Scale) -> tuple[RunConfig, ...]:
+    """The eight arms on each task, from the principled profile, beside the official one and cloning."""
+    names = scale.tasks or (TASKS[1:2] if scale.quick else TASKS)
+    small: dict[str, Any] = {"hidden_size": 32, "batch_size": 32, "ema_start": 100} if scale.quick else {}
+    arms: list[dict[str, Any]] = [
+        {"profile": "principled", "measures": ("acting",)}
+        | {
+            name: value
+            for factor, has in zip(FACTORS, own, strict=True)
+            for name, value in factor.settings(has).items()
+        }
+        for own in DESIGN
+    ]
+    arms += [{"measures": ("acting",)}, {"algorithm": "bc", "evaluation": {"candidates": 1}}]
+    return tuple(_trial(name, scale, small | arm) for name in names for arm in arms)
+
+
+def _trial(name: str, scale: Scale, arm: dict[str, Any]) -> RunConfig:
+    usual: dict[str, Any] = {"episodes": 2, "candidates": 10} if scale.quick else {"episodes": 20}
+    evaluation = {**usual, "final_episodes": None, **arm.pop("evaluation", {})}
+    return locomotion_trial(
+        name, scale, steps=(600, 100_000), rows=5_000, seeds=(2, 3), evaluations=2 if scale.quick else 5, evaluation=evaluation,
+        **arm,
+    )  # fmt: skip
+
+
+def page(results: Results) -> Page:
+    """What each factor brings, the arms and their references, and why: λ, losses, values and ways to act."""
+    frame = results.frame
+    arms = frame[(frame["algorithm"] == "diffcps") & (frame["profile"] == "principled")].copy()
+    if arms.empty:
+        return Page(("No arm is complete yet.",))
+    has = pd.DataFrame({factor.name: factor.found(arms) for factor in FACTORS}, index=arms.index)
+    rows = [_effect(arms, has[factor.name], factor.name) for factor in FACTORS]
+    effects = pd.DataFrame([row for found in rows for row in found])
+    findings = [_finding(effects[effects["factor"] == factor.name]) for factor in FACTORS]
+    findings.append(_winner(effects))
+    for task, own in arms.groupby("task", sort=False):
+        findings += _references(str(task), own, frame[frame["task"] == task])
+    arms["arm"] = [" ".join(str(i + 1) for i, yes in enumerate(row) if yes) or "none" for row in has.to_numpy()]
+    others = frame.drop(arms.index).assign(
+        arm=lambda part: part["algorithm"].where(part["algorithm"] == "bc", "official")
+    )
+    columns = ["last", "best", *ACTING, "mean_lambda", "mean_behaviour_loss", "mean_target_kl", "mean_policy_q"]
+    table = summary(pd.concat([arms, others]), ["task", "arm"], columns)
+    numbered = "; ".join(f"{i + 1}: {factor.name}" for i, factor in enumerate(FACTORS))
+    return Page(
+        tuple(findings),
+        {
+            "What a factor brings to the last score: the mean of the arms that have it less that of the others": effects,
+            f"Each arm, by the factors that it has ({numbered})": table,
+        },
+        {"effects": _figure(effects)},
+    )
+
+
+def _effect(arms: pd.DataFrame, has: "pd.Series[bool]", name: str) -> list[dict[str, Any]]:
+    """On each task and over all, with a bootstrap interval over seeds."""
+    found = []
+    for task, own in [*arms.groupby("task", sort=False), ("all tasks", arms)]:
+        sides = own.groupby([own["seed"], has[own.index]])["last"].mean().unstack()
+        if sides.shape[1] == 2:
+            gains = (sides[True] - sides[False]).dropna().to_numpy(np.float64)
+            low, high = stats.bootstrap_interval(gains, np.random.default_rng(0))
+            found.append({"factor": name, "task": task, "gain": gains.mean(), "low": low, "high": high})
+    return found
+
+
+def _finding(effect: pd.DataFrame) -> str:
+    """Where a factor helps and where it hurts."""
+    if effect.empty:
+        return "A factor has no arms to compare yet."
+    parts = [f"{row.task} {row.gain:+.3g} {text.interval(row.low, row.high)}".rstrip() for row in effect.itertuples()]
+    return f"{effect['factor'].iloc[0]}: {'; '.join(parts)} points."
+
+
+def _winner(effects: pd.DataFrame) -> str:
+    """The factors that bring something over all tasks, as settings."""
+    over = effects[effects["task"] == "all tasks"].set_index("factor")["gain"]
+    settings = {k: v for factor in FACTORS for k, v in factor.settings(bool(over.get(factor.name, 0.0) > 0)).items()}
+    good = [factor.name for factor in FACTORS if over.get(factor.name, 0.0) > 0]
+    flags = " ".join(f"--set {name}={str(value).lower()}" for name, value in settings.items())
+    return f"Good over all tasks: {', '.join(good) or 'none'}. To run them together: `--profile principled {flags}`."
+
+
+def _references(task: str, arms: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
+    """The arm with the highest mean beside the official profile and cloning."""
+    best = max((own for _, own in arms.groupby("key")), key=lambda own: float(own["last"].mean()))
+    parts = [f"the best of {arms['key'].nunique()} arms {interval(best['last'])}"]
+    official = frame[(frame["algorithm"] == "diffcps") & (frame["profile"] == "official")]
+    cloned = frame[frame["algorithm"] == "bc"]
+    parts += [
+        f"{name} {interval(own['last'])}" for name, own in (("official", official), ("cloning", cloned)) if len(own)
+    ]
+    return [
+        f"{task}, last score: {', '.join(parts)}. The best of several arms is chosen by its score, and so flattered."
+    ]
+
+
+def _figure(effects: pd.DataFrame) -> Any:
+    """The gain of every factor with its interval, a panel for each task and one for all."""
+    names = list(effects["task"].unique())
+    figure, axes = drawing.panels(len(names), columns=4, size=(3.4, 2.6))
+    for one, name in zip(axes, names, strict=True):
+        own = effects[effects["task"] == name]
+        error = np.abs(own[["low", "high"]].to_numpy().T - own["gain"].to_numpy()).astype(float)
+        one.errorbar(own["gain"], range(len(own)), xerr=error, fmt="o", color=drawing.COLOURS[0], ms=4)
+        one.axvline(0.0, color="0.6", lw=0.8)
+        shown = own["factor"] if name == names[0] else [""] * len(own)
+        one.set_yticks(range(len(own)), shown, fontsize=6)
+        one.set_title(name, fontsize=8)
+        one.set_xlabel("points of the last score")
+        one.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+STUDY = Study(
+    name="robustness",
+    title="What keeps the policy with its data",
+    question=(
+        "The principled profile loses on narrow data what cloning gains. Which of the field's remedies help it: layer norms in "
+        "the critic, normalised observations, falling learning rates, a smaller slack, a floor for λ, another variance?"
+    ),
+    trials=trials,
+    page=page,
+)
