@@ -15,6 +15,7 @@ from diffcps.cli.distil import Distil
 from diffcps.cli.latency import Latency
 from diffcps.cli.policies import Evaluate, Export
 from diffcps.cli.report import Report
+from diffcps.cli.results import Results
 from diffcps.cli.select import Select
 from diffcps.cli.study import StudyCommand, Toy
 from diffcps.cli.sweeps import Sweeps
@@ -70,6 +71,7 @@ _Command = (
     | Annotated[Distil, tyro.conf.subcommand("distil")]
     | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Results, tyro.conf.subcommand("results")]
     | Annotated[Select, tyro.conf.subcommand("select")]
     | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
     | Annotated[

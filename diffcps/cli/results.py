@@ -1,0 +1,66 @@
+"""`diffcps results`: one page of several sweeps, that later sweeps add to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from diffcps.cli.report import located
+from diffcps.errors import UserError
+from diffcps.text import counted, say
+
+POLICIES = "policies"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Make a page of results from several sweeps: scores, averages over data sets, curves, lengths, checksums, commands.
+
+    Only complete trials count. The page has its numbers beside it and keeps them: made again from other sweeps it shows those as
+    well, and a trial that is given again replaces what the page had of it. Without sweeps it is made again from these numbers.
+    """
+
+    sweeps: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[SWEEP ...]")] = ()
+    """Names of sweeps in the results folder, or paths of their folders."""
+    into: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("docs/results")
+    """Folder of the page."""
+    policies: bool = False
+    """Also save the first seed's policy of every trial there, for `diffcps.load_policy`."""
+    results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
+    """Folder of the sweeps, or the URL of an object store."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps.report.evidence import PAGE, Evidence
+        from diffcps.runs.read import collect
+
+        console = Console()
+        folders = [located(name, self.results).folder for name in self.sweeps]
+        found = [collect(folder) for folder in folders]
+        fresh, old = Evidence.of(found), Evidence.read(self.into)
+        left = sum(len(sweep.trials) for sweep in found) - fresh.scores["key"].nunique()
+        whole = old.with_newer(fresh)
+        if whole.scores.empty:
+            raise UserError(
+                "no sweep with a complete trial was named, and the page's folder has no numbers. Name a sweep."
+            )
+        whole.write(self.into)
+        if self.policies:
+            saved = [
+                self._save(trial.folder, trial.key)
+                for sweep in found
+                for trial in sweep.known
+                if trial.state == "complete"
+            ]
+            say(console, f"policies: {self.into / POLICIES}, {counted(len(saved), 'folder')}")
+        if left:
+            say(console, f"{counted(left, 'trial')} not complete and left out")
+        say(console, f"page: {self.into / PAGE}, {counted(whole.scores['key'].nunique(), 'trial')}")
+
+    def _save(self, run: Path, key: str) -> Path:
+        """Save the first seed's policy of a trial."""
+        from diffcps.deploy import load_policy
+
+        return load_policy(run, 0).save(self.into / POLICIES / key)
