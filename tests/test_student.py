@@ -1,9 +1,11 @@
 """A one-step student: the map that it learns, the chain that it leaves alone, and its place beside the policy."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,8 @@ from diffcps.algorithms.diffusion import carry, variance_preserving
 from diffcps.algorithms.ways import STUDENT
 from diffcps.cli.distil import Distil
 from diffcps.cli.latency import Latency, columns
-from diffcps.deploy import latency
+from diffcps.cli.policies import Export
+from diffcps.deploy import latency, onnx
 from diffcps.deploy.distil import distil
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.errors import UserError
@@ -182,6 +185,16 @@ def test_its_latency_is_printed_beside_the_chains(tmp_path: Path, capsys: pytest
     printed = json.loads(capsys.readouterr().out)
     assert {row["actor"] for row in printed} == {"online", "student"}
     assert {row["batch"] for row in printed} == {1, 256}
+
+
+def test_an_export_says_how_fast_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = Export(str(trained.write(tmp_path, taught()).path), folder=tmp_path / "out", actor="student")
+    export()
+    said = capsys.readouterr().out
+    assert re.search(r"one state at a time \d+ µs, in batches of 256 [\d.]+ µs each \(onnxruntime, one core\)", said)
+    with mock.patch.dict("sys.modules", {"onnxruntime": None}), mock.patch.object(onnx, "export"):
+        export()
+    assert "its speed was not measured" in capsys.readouterr().out
 
 
 def test_measures_of_it_on_a_bandit(tmp_path: Path) -> None:

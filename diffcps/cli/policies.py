@@ -121,6 +121,22 @@ class Export(_Flags):
         for name in files:
             size = (self.folder / name).stat().st_size
             say(console, f"{self.folder / name}: {size / 1e3:,.0f} kB")
+        if not self.no_onnx:
+            say(console, _speed(policy, self.folder / onnx.FILE, self.candidates, self.actor))
+
+
+def _speed(policy: "SavedPolicy", file: Path, candidates: int | None, actor: Actor | None) -> str:
+    """How long an action of an exported policy takes; a sentence, also where onnxruntime is missing."""
+    from diffcps.deploy import latency
+
+    try:
+        alone, many = latency.of_export(policy, file, candidates, actor)
+    except UserError as error:
+        return f"its speed was not measured: {error}"
+    return (
+        f"one state at a time {alone.microseconds:,.0f} µs, in batches of {many.way.batch} {many.microseconds:,.1f} µs each "
+        "(onnxruntime, one core); diffcps latency compares candidates and student"
+    )
 
 
 # `diffcps evaluate`: scores of a trained policy over many episodes, and a film of one -------------------------------

@@ -91,13 +91,29 @@ def timings(
     return [Timing(way, 1e6 * seconds / way.batch) for way, seconds in zip(calls, found, strict=True)]
 
 
+def of_export(policy: SavedPolicy, file: Path, candidates: int | None, actor: Actor | None) -> list[Timing]:
+    """The same of an ONNX file that ``onnx.export`` has written with these options, through onnxruntime."""
+    count, acts = policy.options(candidates, actor)
+    session = _opened(file)
+    calls = {
+        Timed(acts, count, batch, "onnxruntime"): _running(session, onnx.inputs(policy, batch, count, acts, seed=0))
+        for batch in BATCHES
+    }
+    found = medians({str(number): call for number, call in enumerate(calls.values())}, ROUNDS).values()
+    return [Timing(way, 1e6 * seconds / way.batch) for way, seconds in zip(calls, found, strict=True)]
+
+
 def _session(policy: SavedPolicy, actor: Actor, count: int, folder: Path) -> Any:
-    """onnxruntime with the exported policy, on one core."""
+    """onnxruntime with the exported policy."""
+    return _opened(onnx.export(policy, folder / f"{actor}-{count}.onnx", count, actor))
+
+
+def _opened(file: Path) -> Any:
+    """onnxruntime with an exported policy, on one core."""
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError(f"{error}: pip install 'diffcps[export]', or use --no-onnx.") from error
-    file = onnx.export(policy, folder / f"{actor}-{count}.onnx", count, actor)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
