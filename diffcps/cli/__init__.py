@@ -13,6 +13,7 @@ from rich.console import Console
 from diffcps.cli.data import DataCommand
 from diffcps.cli.distil import Distil
 from diffcps.cli.latency import Latency
+from diffcps.cli.measure import MeasureCommand
 from diffcps.cli.policies import Evaluate, Export
 from diffcps.cli.report import Report
 from diffcps.cli.results import Results
@@ -72,6 +73,7 @@ _Command = (
     | Annotated[Latency, tyro.conf.subcommand("latency")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Results, tyro.conf.subcommand("results")]
+    | Annotated[MeasureCommand, tyro.conf.subcommand("measure")]
     | Annotated[Select, tyro.conf.subcommand("select")]
     | Annotated[Sweeps, tyro.conf.subcommand("sweeps"), tyro.conf.CascadeSubcommandArgs]
     | Annotated[

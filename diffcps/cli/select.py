@@ -23,7 +23,7 @@ class Select:
 
     With --by: for each task the policies in the order of that criterion, the one to deploy, and how well the criterion
     ranks policies whose scores are known. Without: how well every criterion ranks them. Criteria: fqe, critic, td, fqe-error
-    (train with --measures fqe critic, best with --hold-out), behaviour, lambda.
+    (train with --measures fqe critic, best with --hold-out, or measure afterwards by diffcps measure), behaviour, lambda.
     """
 
     sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]

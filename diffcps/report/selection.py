@@ -58,7 +58,9 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
             found.setdefault(trial.task.name, []).extend(known)
     found = {task: policies for task, policies in found.items() if policies}
     if not found:
-        how = f" Train with --measures {criterion.needs}" if criterion.needs else " It is no number of these algorithms"
+        how = " It is no number of these algorithms"
+        if criterion.needs:
+            how = f" Measure them: diffcps measure {sweep.name} {criterion.needs}"
         raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
     for task, policies in found.items():
         if len(units := {_unit(candidate.trial, name) for candidate in policies}) > 1:

@@ -5,6 +5,7 @@
           metrics.csv         step, member, seed, then every training metric (mean since the row before)
           returns.csv         step, member, seed, episode, return, length: raw, one row an episode
           measures.csv        step, member, seed, then what was measured at each evaluation; only if anything was
+          afterwards.csv      the same, measured after the trial had ended; only if asked for
           samples.csv         step, member, seed, then what measures leave to look at: actions, or paths in a maze
           status.json         state, step, speed, scores so far; what a live view shows
           attempts.json       how often it was interrupted, and by what; only if it was
@@ -211,6 +212,10 @@ class RunFolder:
                 for row in _member_rows(step, config, {name: value[:, n] for name, value in samples.items()})
             ]
             self._append("samples.csv", ("step", "member", "seed", *samples), rows)
+
+    def record_afterwards(self, rows: str) -> None:
+        """Replace ``afterwards.csv``: what was measured of a trial that has ended, in the form of ``measures.csv``."""
+        self._replace("afterwards.csv", rows.encode())
 
     def _replace(self, name: str, content: bytes | dict[str, Any]) -> None:
         """Replace a file. Raises ``DiskFullError`` when the disk is full."""

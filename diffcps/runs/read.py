@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -173,13 +173,17 @@ class Sweep:
 
     def measure_frame(self) -> "pd.DataFrame":
         """One row a member and evaluation: key, task, step, member, seed, then what was measured; empty if that was nothing."""
-        return self._rows("measures.csv")
+        return self._joined(lambda trial: trial.measures)
 
     def _rows(self, name: str) -> "pd.DataFrame":
-        """The intact rows of a CSV of every trial, with the trial's key and task; NaN for what a trial does not have."""
+        """The intact rows of a CSV of every trial; see ``_joined``."""
+        return self._joined(lambda trial: read_rows(trial.folder / name))
+
+    def _joined(self, rows: Callable[[Trial], "pd.DataFrame"]) -> "pd.DataFrame":
+        """The rows of every trial, with its key and task; NaN for what a trial does not have."""
         import pandas as pd
 
-        parts = [(trial, read_rows(trial.folder / name)) for trial in self.known]
+        parts = [(trial, rows(trial)) for trial in self.known]
         named = [rows.assign(key=trial.key, task=trial.task.name) for trial, rows in parts if not rows.empty]
         found = pd.concat(named, ignore_index=True) if named else pd.DataFrame()
         return found[["key", "task", *(name for name in found if name not in ("key", "task"))]] if named else found

@@ -210,8 +210,12 @@ class Trial:
 
     @cached_property
     def measures(self) -> "pd.DataFrame":
-        """``measures.csv``: step, member, seed, then every measured quantity; empty if nothing was measured."""
-        return read_rows(self.folder / "measures.csv")
+        """Step, member, seed, then every measured quantity, in training and afterwards; empty if nothing was measured."""
+        along, afterwards = (read_rows(self.folder / name) for name in ("measures.csv", "afterwards.csv"))
+        if along.empty or afterwards.empty:
+            return afterwards if along.empty else along
+        fresh = [name for name in afterwards if name in IDENTITY or name not in along]
+        return along.merge(afterwards[fresh], how="outer", on=[*IDENTITY])
 
     @property
     def measured(self) -> tuple[str, ...]:

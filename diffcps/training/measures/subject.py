@@ -145,7 +145,7 @@ class Measurer:
             )
             for k, member in enumerate(self.members)
         ]
-        rows = [_taken(subject) for subject in subjects]
+        rows = [taken(subject) for subject in subjects]
         values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         values |= self._other_ways(policy, index, last)
         leaving = [leave for name in self.config.measures if (leave := MEASURES[name].leaves)]
@@ -178,7 +178,7 @@ class Measurer:
         return found
 
 
-def _taken(subject: Subject) -> dict[str, float]:
+def taken(subject: Subject) -> dict[str, float]:
     """Every column's value for one policy."""
     row: dict[str, float] = {}
     for name in subject.config.measures:

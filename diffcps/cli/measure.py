@@ -1,0 +1,82 @@
+"""`diffcps measure`: measures of policies whose training has ended."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from diffcps.cli.report import located
+from diffcps.errors import UserError
+from diffcps.runs.flags import Several
+from diffcps.text import listed, say
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from diffcps.config import Member
+    from diffcps.runs.trials import Trial
+
+
+@dataclass(frozen=True)
+class MeasureCommand:
+    """Measure the trained policies of a sweep or of one run folder, as --measures does in training.
+
+    The final policies of complete trials, and those that --keep-checkpoints has kept, get what they lack. The numbers are written
+    into the run folders, beside those of training, for the report, `select` and `load_sweep`. The trials' data must be on this
+    machine. Run the same command again to continue.
+    """
+
+    sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
+    """Name of a sweep in the results folder, the path of its folder, or a run folder."""
+    measures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME ...")]
+    """Measures: density, samples, likelihood, acting, fqe, critic, latency; see docs/studies.md."""
+    data_dir: Several[Path] = ()
+    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
+    results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
+    """Folder of the sweeps."""
+
+    def __call__(self) -> None:
+        """Run it."""
+        from diffcps import data
+        from diffcps.deploy.measuring import measure, missing
+
+        console = Console()
+        trials = [trial for trial in self._trials() if missing(trial, self.measures)]
+        directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
+        if reason := data.missing([(trial.task, trial.config.data) for trial in trials], directories):
+            raise UserError(reason)
+        if not trials:
+            say(console, "all kept policies have these measures")
+        for number, trial in enumerate(trials, start=1):
+            title = f"{number} of {len(trials)}: {trial.key}"
+            with console.status(title) as status:
+                dataset = data.load(trial.task, trial.config.data, directories)
+                told = partial(_told, status=status, title=title)
+                steps = measure(trial, self.measures, dataset, told)
+            say(
+                console,
+                f"{trial.key}: {', '.join(self.measures)} of each seed at step {listed([f'{s:,}' for s in steps], 3)}",
+            )
+
+    def _trials(self) -> "list[Trial]":
+        """The complete trials that are named. Raises `UserError` where there is none."""
+        from diffcps.runs.read import collect
+
+        if not self.measures:
+            raise UserError("no measure was named: for example diffcps measure SWEEP fqe critic.")
+        if "://" in self.results:
+            raise UserError(f"{self.results}: only run folders on this machine can be measured. Copy the sweep here.")
+        folder = Path(self.sweep).expanduser()
+        sweep = collect(folder if (folder / "config.json").exists() else located(self.sweep, self.results).folder)
+        complete = [trial for trial in sweep.known if trial.state == "complete"]
+        if not complete:
+            raise UserError(f"{self.sweep} has no complete trial.")
+        return complete
+
+
+def _told(step: int, member: "Member", status: "Status", title: str) -> None:
+    """Say what is being measured."""
+    status.update(f"{title}, step {step:,}, seed {member.seed}")

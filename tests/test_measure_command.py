@@ -1,0 +1,90 @@
+"""`diffcps measure`: after training, the numbers that training would have given."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import run_folders as synthetic
+import sweeps
+from test_ways import small
+
+from diffcps.cli.measure import MeasureCommand
+from diffcps.cli.select import Select
+from diffcps.config import RunConfig
+from diffcps.errors import UserError
+from diffcps.runs.read import collect
+from diffcps.runs.trials import read_trial
+from diffcps.training.measures import offline
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path) -> Iterator[None]:
+    with sweeps.isolated(tmp_path / "home"), mock.patch.object(offline, "STEPS", 20):
+        yield
+
+
+def kept(*measures: str, hold_out: float = 0.0) -> RunConfig:
+    """A trial whose policies of three evaluations are kept."""
+    trial = small(measures=measures, keep_checkpoints=3)
+    return trial.replaced(data=trial.data.replaced(hold_out=hold_out))
+
+
+@pytest.mark.parametrize("hold_out", [0.0, 0.3])
+def test_afterwards_the_same_numbers_as_in_training(tmp_path: Path, hold_out: float) -> None:
+    """To the bit, of every kept policy; each file on its own and both together."""
+    along = sweeps.train(kept("fqe", "samples", "critic", hold_out=hold_out), tmp_path / "along")
+    plain = sweeps.train(kept("samples", hold_out=hold_out), tmp_path / "plain")
+    assert read_trial(along.path).measures["step"].nunique() == 3
+    MeasureCommand(str(plain.path), ("critic", "fqe"))()
+    expected, found = (read_trial(folder.path).measures for folder in (along, plain))
+    pd.testing.assert_frame_equal(found[expected.columns], expected, check_exact=True)
+    assert set(pd.read_csv(plain.path / "measures.csv")) < set(found)
+    joined = collect(plain.path).measure_frame()
+    np.testing.assert_array_equal(joined["fqe_value"], expected["fqe_value"])
+
+
+def test_only_what_is_missing_is_measured_and_more_can_come_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sweeps.train(kept(), tmp_path / "sweep")
+    MeasureCommand("sweep", ("fqe",), results=str(tmp_path))()
+    assert f"{folder.path.name}: fqe of each seed at step 2, 4, 6" in capsys.readouterr().out.replace("\n", " ")
+    first = (folder.path / "afterwards.csv").read_text()
+    MeasureCommand("sweep", ("fqe",), results=str(tmp_path))()
+    assert "all kept policies have these measures" in capsys.readouterr().out
+    assert (folder.path / "afterwards.csv").read_text() == first
+    MeasureCommand("sweep", ("fqe", "critic"), results=str(tmp_path))()
+    table = pd.read_csv(folder.path / "afterwards.csv")
+    assert table[["fqe_value", "critic_value", "critic_error"]].notna().all(axis=None)
+    assert len(table) == 6
+
+
+def test_a_choice_by_what_was_measured_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweeps.train(kept(), tmp_path / "sweep")
+    with pytest.raises(UserError, match="Measure them: diffcps measure sweep fqe"):
+        Select("sweep", by="fqe", results=str(tmp_path))()
+    MeasureCommand("sweep", ("fqe",), results=str(tmp_path))()
+    Select("sweep", by="fqe", results=str(tmp_path))()
+    assert "to deploy:" in capsys.readouterr().out
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    folder = sweeps.train(kept(), tmp_path / "sweep")
+    for names, words in (
+        (("fqee",), "did you mean 'fqe'"),
+        (("paths",), "does not fit"),
+        (("actions",), "is a picture"),
+    ):
+        with pytest.raises(UserError, match=words):
+            MeasureCommand(str(folder.path), names)()
+    with pytest.raises(UserError, match="no measure was named"):
+        MeasureCommand(str(folder.path), ())()
+    with pytest.raises(UserError, match="on this machine"):
+        MeasureCommand("sweep", ("fqe",), results="s3://bucket")()
+    assert not (folder.path / "afterwards.csv").exists()
+    unfinished = synthetic.write(tmp_path / "other", synthetic.config(), state="running", until=200)
+    with pytest.raises(UserError, match="no complete trial"):
+        MeasureCommand(str(unfinished.path), ("fqe",))()
