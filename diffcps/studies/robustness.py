@@ -50,15 +50,19 @@ FACTORS = (
 DESIGN = tuple((a, b, c, a == b, a == c, b == c) for a in (False, True) for b in (False, True) for c in (False, True))
 """Which factors each of the eight arms has. Every pair of factors occurs in all four combinations equally often, so the effect
 of each is a difference of two means of four arms. An effect cannot be told from some interactions of two others."""
-ACTING = "score_online_1", "score_online_50", "score_average_1", "score_average_50"
+CRITICS = {"critic_learning_rate": 1e-3, "target_rate": 0.02}
+FASTER = {"learning_rate": 1e-3, "policy_freq": 1} | CRITICS
+"""Of every trial: three to eight times the published rates, so that a critic looks as far ahead in a fraction of the steps."""
+CLONED = 4
+"""An arm clones for this part of its steps."""
+ALONE, AVERAGED = "score_candidates_1", "score_actor_average"
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
     """The eight arms on each task, from the principled profile, beside the official one and cloning."""
     names = scale.tasks or (TASKS[1:2] if scale.quick else TASKS)
-    small: dict[str, Any] = {"hidden_size": 32, "batch_size": 32, "ema_start": 100} if scale.quick else {}
-    arms: list[dict[str, Any]] = [
-        {"profile": "principled", "measures": ("acting",)}
+    arms = [
+        {"profile": "principled"}
         | {
             name: value
             for factor, has in zip(FACTORS, own, strict=True)
@@ -66,16 +70,26 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
         }
         for own in DESIGN
     ]
-    arms += [{"measures": ("acting",)}, {"algorithm": "bc", "evaluation": {"candidates": 1}}]
-    return tuple(_trial(name, scale, small | arm) for name in names for arm in arms)
+    return tuple(_trial(name, scale, arm) for name in names for arm in (*arms, {}, {"algorithm": "bc"}))
 
 
 def _trial(name: str, scale: Scale, arm: dict[str, Any]) -> RunConfig:
-    usual: dict[str, Any] = {"episodes": 2, "candidates": 10} if scale.quick else {"episodes": 20}
-    evaluation = {**usual, "final_episodes": None, **arm.pop("evaluation", {})}
+    length = scale.steps or (600 if scale.quick else 50_000)
+    settings = FASTER | ({"hidden_size": 32, "batch_size": 32, "ema_start": 100} if scale.quick else {}) | arm
+    if arm.get("algorithm") == "bc":
+        settings = {own: value for own, value in settings.items() if own not in CRITICS}
+    else:
+        settings["acting"] = ["candidates=1", "actor=average"]
+    if arm.get("profile"):
+        settings["behaviour_steps"] = max(4, length // CLONED)
+    evaluation = {
+        "episodes": 2 if scale.quick else 10,
+        "final_episodes": None if scale.quick else 20,
+        "candidates": 1 if arm.get("algorithm") == "bc" else 10 if scale.quick else 50,
+    }
     return locomotion_trial(
-        name, scale, steps=(600, 100_000), rows=5_000, seeds=(2, 3), evaluations=2 if scale.quick else 5, evaluation=evaluation,
-        **arm,
+        name, scale, steps=(length, length), rows=5_000, seeds=(2, 3), evaluations=2 if scale.quick else 4, evaluation=evaluation,
+        **settings,
     )  # fmt: skip
 
 
@@ -86,8 +100,7 @@ def page(results: Results) -> Page:
     if arms.empty:
         return Page(("No arm is complete yet.",))
     has = pd.DataFrame({factor.name: factor.found(arms) for factor in FACTORS}, index=arms.index)
-    rows = [_effect(arms, has[factor.name], factor.name) for factor in FACTORS]
-    effects = pd.DataFrame([row for found in rows for row in found])
+    effects, alone = (_effects(arms, has, column) for column in ("last", ALONE))
     findings = [_finding(effects[effects["factor"] == factor.name]) for factor in FACTORS]
     findings.append(_winner(effects))
     for task, own in arms.groupby("task", sort=False):
@@ -96,29 +109,31 @@ def page(results: Results) -> Page:
     others = frame.drop(arms.index).assign(
         arm=lambda part: part["algorithm"].where(part["algorithm"] == "bc", "official")
     )
-    columns = ["last", "best", *ACTING, "mean_lambda", "mean_behaviour_loss", "mean_target_kl", "mean_policy_q"]
+    columns = ["last", "best", ALONE, AVERAGED, "mean_lambda", "mean_behaviour_loss", "mean_target_kl", "mean_policy_q"]
     table = summary(pd.concat([arms, others]), ["task", "arm"], columns)
     numbered = "; ".join(f"{i + 1}: {factor.name}" for i, factor in enumerate(FACTORS))
     return Page(
         tuple(findings),
         {
             "What a factor brings to the last score: the mean of the arms that have it less that of the others": effects,
+            "The same with a single action (N = 1)": alone,
             f"Each arm, by the factors that it has ({numbered})": table,
         },
         {"effects": _figure(effects)},
     )
 
 
-def _effect(arms: pd.DataFrame, has: "pd.Series[bool]", name: str) -> list[dict[str, Any]]:
-    """On each task and over all, with a bootstrap interval over seeds."""
+def _effects(arms: pd.DataFrame, has: pd.DataFrame, column: str) -> pd.DataFrame:
+    """What each factor brings to a score, on each task and over all, with a bootstrap interval over seeds."""
     found = []
-    for task, own in [*arms.groupby("task", sort=False), ("all tasks", arms)]:
-        sides = own.groupby([own["seed"], has[own.index]])["last"].mean().unstack()
-        if sides.shape[1] == 2:
-            gains = (sides[True] - sides[False]).dropna().to_numpy(np.float64)
-            low, high = stats.bootstrap_interval(gains, np.random.default_rng(0))
-            found.append({"factor": name, "task": task, "gain": gains.mean(), "low": low, "high": high})
-    return found
+    for factor in FACTORS:
+        for task, own in [*arms.groupby("task", sort=False), ("all tasks", arms)]:
+            sides = own.groupby([own["seed"], has.loc[own.index, factor.name]])[column].mean().unstack()
+            if sides.shape[1] == 2:
+                gains = (sides[True] - sides[False]).dropna().to_numpy(np.float64)
+                low, high = stats.bootstrap_interval(gains, np.random.default_rng(0))
+                found.append({"factor": factor.name, "task": task, "gain": gains.mean(), "low": low, "high": high})
+    return pd.DataFrame(found, columns=["factor", "task", "gain", "low", "high"])
 
 
 def _finding(effect: pd.DataFrame) -> str:
