@@ -23,7 +23,7 @@ from diffcps.runs import criteria
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan, parsed
 from diffcps.runs.presets import build
-from diffcps.runs.pruning import FEWEST, behind, curve
+from diffcps.runs.pruning import FEWEST, behind, curve, evaluated_alike
 from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial
 from diffcps.storage.location import Location
@@ -66,6 +66,14 @@ def test_a_diverged_policy_is_the_worst() -> None:
         assert "median of 5, 2" in behind("median", [1.0, 1.0], order, 2)
         assert behind("median", [nan, 2.0], order, 2) == ""
         assert "best third" in behind("asha", [nan], order, 9)
+
+
+def test_only_trials_that_are_evaluated_at_the_same_steps_are_compared() -> None:
+    one = synthetic.config()
+    assert evaluated_alike(one, synthetic.config(learning_rate=0.1))
+    assert not evaluated_alike(one, synthetic.config("walker2d-medium-v2"))
+    assert not evaluated_alike(one, synthetic.config(steps=300))
+    assert not evaluated_alike(one, one.replaced(evaluation=one.evaluation.replaced(every=50)))
 
 
 def test_the_curve_of_a_training_metric_has_a_value_for_each_evaluation(tmp_path: Path) -> None:

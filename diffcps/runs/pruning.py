@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from diffcps.config import RunConfig
 from diffcps.runs import criteria
 from diffcps.runs.plan import PruningRule
 from diffcps.runs.trials import Trial
@@ -45,6 +46,11 @@ def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[fl
     least = sorted(at_rung, reverse=True)[max(1, len(at_rung) // ETA) - 1]
     worse = values[-1] < least
     return f"{values[-1]:.4g} at evaluation {count} is not in the best third of {len(at_rung)}" if worse else ""
+
+
+def evaluated_alike(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two trials are of one task and are evaluated at the same steps, so that their curves can be compared."""
+    return all(one.value(name) == other.value(name) for name in ("steps", "evaluation.every")) and one.task == other.task
 
 
 def _numbers(values: Sequence[float]) -> list[float]:

@@ -14,7 +14,7 @@ from diffcps.errors import UserError
 from diffcps.runs.criteria import SCORE
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.runs.plan import PruningRule
-from diffcps.runs.pruning import behind, curve
+from diffcps.runs.pruning import behind, curve, evaluated_alike
 from diffcps.runs.trials import read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep.claim import run_folders
@@ -112,7 +112,7 @@ def _prune(
                 return why
             location.refresh("runs")
             found = [read_trial(other.path) for other in run_folders(location) if other.path.name != trial.key]
-            others = [one for one in found if one.stored and one.config.task == trial.task]
+            others = [one for one in found if one.stored and evaluated_alike(one.config, trial)]
             own = curve(read_trial(folder.path, trial), objective)
             planned = -(-trial.steps // trial.evaluation.every)
             return behind(rule, own, [curve(other, objective) for other in others], planned)
