@@ -102,7 +102,7 @@ def save(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     for name, content in files.items():
         path = folder / name
         with unwritable_as_user_error(path, "Choose another folder."):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
         paths.append(path)
     return paths

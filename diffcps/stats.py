@@ -102,6 +102,29 @@ def stratified_interval(
     return float(low), float(high)
 
 
+def difference_interval(
+    x: Sequence[ArrayLike],
+    y: Sequence[ArrayLike],
+    statistic: Callable[[Strata], FloatArray],
+    generator: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = STRATIFIED_RESAMPLES,
+) -> tuple[float, float]:
+    """Stratified-bootstrap interval of statistic(X) − statistic(Y); nan if a task has fewer than two seeds in X or Y.
+
+    The seeds of X and of Y are redrawn independently, each within their task; otherwise as ``stratified_interval``.
+    """
+    strata = [[np.asarray(task, dtype=np.float64) for task in scores] for scores in (x, y)]
+    if not all(strata) or min(len(task) for scores in strata for task in scores) < 2:
+        return float("nan"), float("nan")
+    first, second = (
+        statistic([task[generator.integers(len(task), size=(resamples, len(task)))] for task in scores])
+        for scores in strata
+    )
+    low, high = percentile_ends(first - second, confidence)
+    return float(low), float(high)
+
+
 # Aggregates over tasks (Agarwal et al., 2021, "Deep RL at the Edge of the Statistical Precipice") ----------------------
 
 
@@ -116,10 +139,12 @@ def median_of_means(scores: Sequence[ArrayLike]) -> FloatArray:
 
 
 def interquartile_mean(scores: Sequence[ArrayLike]) -> FloatArray:
-    """Mean of the middle half of the scores of all seeds and tasks."""
+    """Mean of the middle half of the scores of all seeds and tasks; nan if one of them is no number."""
     ordered = np.sort(np.concatenate([np.asarray(task) for task in scores], axis=-1), axis=-1)
     cut = ordered.shape[-1] // 4
-    return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1))
+    middle = ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+    # nan is sorted behind the highest scores, where it would be cut off
+    return np.where(np.isnan(ordered[..., -1]), np.nan, middle)
 
 
 def optimality_gap(scores: Sequence[ArrayLike], target: float = 100.0) -> FloatArray:

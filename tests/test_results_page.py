@@ -1,5 +1,6 @@
 """The page of results: its numbers are those of the run folders, it keeps what it had, and mistakes are told."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -7,14 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import run_folders as synthetic
+import tyro
 
 import diffcps
+from diffcps.cli import _STYLE
 from diffcps.cli.results import Results
+from diffcps.config import EvaluationConfig, Member, Values
 from diffcps.errors import UserError
 from diffcps.report import outcomes
-from diffcps.report.evidence import Evidence
+from diffcps.report.document import Sheet
+from diffcps.report.evidence import Evidence, command, whole
+from diffcps.runs.flags import SweepOptions
+from diffcps.runs.presets import build, official
 from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial
+from diffcps.tasks.registry import get_task
 
 HOPPER, WALKER = "hopper-medium-v2", "walker2d-medium-v2"
 
@@ -37,7 +45,7 @@ def test_the_page_has_the_numbers_of_the_run_folders(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     Results((str(sweep),), into=tmp_path / "page")()
-    assert "1 trial not complete and left out" in capsys.readouterr().out
+    assert "1 trial left out" in capsys.readouterr().out
     record = Evidence.read(tmp_path / "page")
     assert len(record.scores) == 4 * 3
     assert set(record.scores["method"]) == {"diffcps", "diffcps principled"}
@@ -85,33 +93,106 @@ def test_a_page_keeps_what_it_had_and_replaces_what_is_given_again(sweep: Path, 
     )
 
 
+def evidence(folder: Path) -> Evidence:
+    return Evidence.of(whole(collect(folder)))
+
+
 def test_trials_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     for rate in (1e-3, 2e-3):
         synthetic.write(tmp_path, synthetic.config(HOPPER, learning_rate=rate, grad_norm=3.0))
-    named = outcomes.told_apart(Evidence.of([collect(tmp_path)]).scores)
+    named = outcomes.told_apart(evidence(tmp_path).scores)
     assert set(named["method"]) == {"diffcps learning_rate=0.001", "diffcps learning_rate=0.002"}
+
+
+def test_members_of_a_pack_that_differ_are_no_seeds_of_one_method(tmp_path: Path) -> None:
+    trial = synthetic.config(HOPPER)
+    pack = [Member(0), Member(1, Values({"target_kl": 0.2})), Member(2, Values({"target_kl": 0.2}))]
+    synthetic.write(tmp_path, trial.replaced(members=tuple(pack)))
+    named = outcomes.told_apart(evidence(tmp_path).scores)
+    assert dict(named["method"].value_counts()) == {"diffcps target_kl=0.2": 2, "diffcps target_kl=0.05": 1}
+
+
+def test_the_same_policies_count_once(tmp_path: Path) -> None:
+    """With other measures, more seeds, or in two sweeps."""
+    for place, changes in (("a", {}), ("b", {}), ("c", {"measures": ("latency",)}), ("d", {"seeds": 5})):
+        synthetic.write(tmp_path / place, synthetic.config(HOPPER, **changes))  # type: ignore[arg-type]
+    trials = [trial for place in "abcd" for trial in whole(collect(tmp_path / place))]
+    found = Evidence.of(trials)
+    assert len(found.scores) == 3 + 3 + 5
+    assert list(outcomes.told_apart(found.scores)["seed"]) == [0, 1, 2, 3, 4]
 
 
 def test_other_data_of_a_task_have_a_row_of_their_own(tmp_path: Path) -> None:
     synthetic.write(tmp_path, synthetic.config(HOPPER))
     synthetic.write(tmp_path, synthetic.config(HOPPER, algorithm="dql"), checksum="beef" * 16, rows=500)
-    named = outcomes.told_apart(Evidence.of([collect(tmp_path)]).scores)
+    named = outcomes.told_apart(evidence(tmp_path).scores)
     assert set(named["task"]) == {f"{HOPPER} (1,000,000 rows, c0ffeec0, d4rl)", f"{HOPPER} (500 rows, beefbeef, d4rl)"}
 
 
+def averages(scores: pd.DataFrame, curves: pd.DataFrame) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Title -> method -> cells of the tables over data sets."""
+    sections = {section.title: section for section in outcomes.document(scores, curves).sections}
+    if "Over data sets" not in sections:
+        return {}
+    tables = [block for block in sections["Over data sets"].blocks if isinstance(block, Sheet)]
+    return {
+        table.title: {cells[0]: cells[1:] for cells in zip(*(column.cells for column in table.columns), strict=True)}
+        for table in tables
+    }
+
+
 def test_the_distance_over_data_sets_is_that_of_the_interquartile_means(sweep: Path) -> None:
-    scores = Evidence.of([collect(sweep)]).scores
+    found = evidence(sweep)
+    scores = found.scores
     scores.loc[scores["method"] == "diffcps principled", "last"] = 30.0
     scores.loc[scores["method"] == "diffcps", "last"] = 20.0
-    (section,) = outcomes.document(scores, Evidence.of([collect(sweep)]).curves).sections[-5:-4]
-    table = next(block for block in section.blocks if isinstance(block, outcomes.Sheet))
-    cells = dict(
-        zip(table.columns[0].cells, zip(*(column.cells for column in table.columns[1:]), strict=True), strict=True)
+    expected = {
+        "diffcps": ("2", "20.0 [20.0, 20.0]", ""),
+        "diffcps principled": ("2", "30.0 [30.0, 30.0]", "+10.0 [10.0, 10.0]"),
+    }
+    assert averages(scores, found.curves) == {"locomotion, D4RL, d4rl physics": expected}
+    assert averages(scores[::-1], found.curves) == {"locomotion, D4RL, d4rl physics": expected}, "in a fixed order"
+    one = scores[scores["seed"] == 0]
+    assert averages(one, found.curves)["locomotion, D4RL, d4rl physics"]["diffcps principled"] == ("2", "30.0", "+10.0")
+
+
+def test_domains_are_not_averaged_together(tmp_path: Path) -> None:
+    for task in (HOPPER, "bandit-ring", "pointmaze-umaze"):
+        synthetic.write(tmp_path, synthetic.config(task))
+    found = evidence(tmp_path)
+    assert found.scores["task"].nunique() == 3
+    assert averages(found.scores, found.curves) == {}
+
+
+def test_diverged_policies_are_counted_and_not_averaged_away(sweep: Path) -> None:
+    found = evidence(sweep)
+    scores = found.scores
+    lost = (scores["method"] == "diffcps") & (scores["seed"] == 1) & (scores["task"] == HOPPER)
+    scores.loc[lost, ["last", "newest", "moved"]] = np.nan
+    sections = {section.title: section for section in outcomes.document(scores, found.curves).sections}
+    (table,) = sections["The last checkpoint"].blocks
+    assert isinstance(table, Sheet)
+    cells = {column.title: column.cells for column in table.columns}
+    assert cells["diffcps"][cells["data"].index(HOPPER)] == "1 of 3 diverged"
+    assert averages(scores, found.curves)["locomotion, D4RL, d4rl physics"]["diffcps"][1].startswith("–")
+
+
+def test_the_command_makes_the_trial_again(tmp_path: Path) -> None:
+    trial = official(get_task(HOPPER), seeds=2).replaced(
+        steps=4000, acting=("candidates=1",), measures=("latency",), evaluation=EvaluationConfig(every=1000, episodes=3)
     )
-    first, *_ = cells
-    other = next(name for name in cells if name != first)
-    assert cells[first] == ("2", "20.0 [20.0, 20.0]" if first == "diffcps" else "30.0 [30.0, 30.0]", "")
-    assert cells[other][2] == ("+10.0 [10.0, 10.0]" if first == "diffcps" else "-10.0 [-10.0, -10.0]")
+    trial = trial.with_settings(hidden_size=64, target_kl=0.2)
+    folder = synthetic.write(tmp_path, trial, state="pending")
+    words = shlex.split(command(read_trial(folder.path)))
+    assert words[:2] == ["diffcps", "sweep"]
+    (again,) = build(tyro.cli(SweepOptions, args=words[2:], config=_STYLE)).trials
+    assert again.replaced(log_every=trial.log_every).key == trial.key
+
+
+def test_a_trial_without_facts_on_its_data_is_left_out(sweep: Path, tmp_path: Path) -> None:
+    (next((sweep / "runs").glob("*principled*")) / "environment.json").write_text("{")
+    Results((str(sweep),), into=tmp_path / "page")()
+    assert len(Evidence.read(tmp_path / "page").scores) == 3 * 3
 
 
 def test_the_first_policies_are_saved(tmp_path: Path) -> None:
@@ -127,6 +208,8 @@ def test_the_first_policies_are_saved(tmp_path: Path) -> None:
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Name a sweep"):
         Results(into=tmp_path)()
+    with pytest.raises(UserError, match="--policies"):
+        Results(into=tmp_path, policies=True, results="s3://bucket")()
     with pytest.raises(UserError, match="no sweep is called 'nothing'"):
         Results(("nothing",), into=tmp_path, results=str(tmp_path))()
     (tmp_path / "scores.csv").write_text("a,b\n1,2\n")

@@ -6,7 +6,7 @@ Shapes: K members, B transitions, T diffusion steps.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,7 +107,7 @@ class DiffCPS(Improver[Settings]):
         if self.from_average:
             actor = self.networks["actor"]
             copies = {**actor.copies, "cloned": Copy([0.0 for _ in members])}
-            self.networks["actor"] = Network(actor.module, copies=copies)
+            self.networks["actor"] = replace(actor, copies=copies)
         self.plan(METRICS, 1)
 
     @classmethod

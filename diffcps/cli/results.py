@@ -27,40 +27,36 @@ class Results:
     into: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("docs/results")
     """Folder of the page."""
     policies: bool = False
-    """Also save the first seed's policy of every trial there, for `diffcps.load_policy`."""
+    """Also save the first seed's policy of every trial of these sweeps there, for `diffcps.load_policy`."""
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder of the sweeps, or the URL of an object store."""
 
     def __call__(self) -> None:
         """Run it."""
-        from diffcps.report.evidence import PAGE, Evidence
+        from diffcps.report.evidence import PAGE, Evidence, whole
         from diffcps.runs.read import collect
 
+        if self.policies and "://" in self.results:
+            raise UserError("--policies: checkpoints are read from folders on this machine only. Copy the sweeps here.")
         console = Console()
-        folders = [located(name, self.results).folder for name in self.sweeps]
-        found = [collect(folder) for folder in folders]
-        fresh, old = Evidence.of(found), Evidence.read(self.into)
-        left = sum(len(sweep.trials) for sweep in found) - fresh.scores["key"].nunique()
-        whole = old.with_newer(fresh)
-        if whole.scores.empty:
+        sweeps = [collect(located(name, self.results).folder) for name in self.sweeps]
+        trials = [trial for sweep in sweeps for trial in whole(sweep)]
+        found = Evidence.read(self.into).with_newer(Evidence.of(trials))
+        if found.scores.empty:
             raise UserError(
                 "no sweep with a complete trial was named, and the page's folder has no numbers. Name a sweep."
             )
-        whole.write(self.into)
+        found.write(self.into)
         if self.policies:
-            saved = [
+            for trial in trials:
                 self._save(trial.folder, trial.key)
-                for sweep in found
-                for trial in sweep.known
-                if trial.state == "complete"
-            ]
-            say(console, f"policies: {self.into / POLICIES}, {counted(len(saved), 'folder')}")
-        if left:
-            say(console, f"{counted(left, 'trial')} not complete and left out")
-        say(console, f"page: {self.into / PAGE}, {counted(whole.scores['key'].nunique(), 'trial')}")
+            say(console, f"policies of the first seeds: {self.into / POLICIES}")
+        if left := sum(len(sweep.trials) for sweep in sweeps) - len(trials):
+            say(console, f"{counted(left, 'trial')} left out: not complete, or without a score or facts on the data")
+        say(console, f"page: {self.into / PAGE}, {counted(found.scores['key'].nunique(), 'trial')}")
 
-    def _save(self, run: Path, key: str) -> Path:
+    def _save(self, run: Path, key: str) -> None:
         """Save the first seed's policy of a trial."""
         from diffcps.deploy import load_policy
 
-        return load_policy(run, 0).save(self.into / POLICIES / key)
+        load_policy(run, 0).save(self.into / POLICIES / key)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from diffcps.algorithms import ways
 from diffcps.errors import UserError
@@ -27,13 +28,14 @@ from diffcps.runs.trials import Trial
 from diffcps.text import worded
 
 SCORES, CURVES, PAGE = "scores.csv", "curves.csv", "index.md"
-_WORDS = "key", "task", "method", "settings", "data", "checksum", "physics", "command", "commit"
+_WORDS = "key", "task", "domain", "method", "settings", "data", "checksum", "physics", "command", "commit"
 """Columns of text, which may be empty."""
-_STUDENT = "actor=student"
-_COLUMNS = (
-    "key", "seed", "task", "method", "settings", "last", "one", "student", "newest", "best", "moved", "steps", "width", "seconds",
-    "behaviour", "data", "rows", "checksum", "physics", "episodes", "command", "commit",
+_NUMBERS = (
+    "seed", "last", "one", "student", "newest", "best", "moved", "steps", "width", "seconds", "behaviour", "rows", "episodes",
 )  # fmt: skip
+_COLUMNS = *_WORDS, *_NUMBERS
+_EVALUATED = "key", "seed", "step", "score"
+_STUDENT = "actor=student"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +48,11 @@ class Evidence:
     """Key, seed, step and score of every evaluation."""
 
     @classmethod
-    def of(cls, sweeps: Sequence[Sweep]) -> "Evidence":
-        """The complete trials of some sweeps that were evaluated."""
-        known = [trial for sweep in sweeps for trial in sweep.known if trial.state == "complete" and len(trial.scores)]
-        scores = [record for trial in known for record in _policies(trial)]
-        curves = [record for trial in known for record in _evaluations(trial)]
+    def of(cls, trials: Sequence[Trial]) -> "Evidence":
+        """Of trials that are ``whole``. Of a trial that is there twice, the later one counts."""
+        once = {trial.key: trial for trial in trials}.values()
+        scores = [record for trial in once for record in _policies(trial)]
+        curves = [record for trial in once for record in _evaluations(trial)]
         return cls(pd.DataFrame(scores, columns=[*_COLUMNS]), pd.DataFrame(curves, columns=[*_EVALUATED]))
 
     @classmethod
@@ -72,51 +74,61 @@ class Evidence:
     def write(self, folder: Path) -> list[Path]:
         """Write record, page and figures; returns their paths. Raises ``UserError`` when that fails."""
         page = document(self.scores, self.curves)
-        text = markdown(page)
-        for figure in page.figures:
-            text = text.replace(f"Figure: figures/{figure.name}.png", f"![{figure.title}](figures/{figure.name}.png)")
-        files = {PAGE: text.encode(), SCORES: _csv(self.scores), CURVES: _csv(self.curves)}
         pictures = {f"figures/{name}.png": picture.png for name, picture in drawn(page.figures).items()}
-        return save(folder, files | pictures)
+        record = {SCORES: _csv(self.scores), CURVES: _csv(self.curves)}
+        return save(folder, record | pictures | {PAGE: markdown(page, pictures=True).encode()})
 
 
-_EVALUATED = "key", "seed", "step", "score"
+def whole(sweep: Sweep) -> list[Trial]:
+    """The complete trials of a sweep that were evaluated and whose data are known."""
+    known = [trial for trial in sweep.known if trial.state == "complete" and len(trial.scores)]
+    return [trial for trial in known if trial.dataset.get("rows") and trial.dataset.get("checksum")]
 
 
 def _policies(trial: Trial) -> list[dict[str, Any]]:
     """A record for each seed of a complete trial."""
     row, config = Row(trial), trial.config
     scores = {kind: seed_scores(trial, kind) for kind in ("last", "newest", "best")}
-    scores |= {"one": _by(row, ways.ONE, scores["last"]), "student": _by(row, _STUDENT, None), "moved": _moved(trial)}
-    seconds = sum(float(value) for value in trial.status.get("seconds", {}).values())
+    alone = trial.values("evaluation.candidates") == (1,)
+    scores |= {"one": scores["last"] if alone else _by(row, ways.ONE), "student": _by(row, _STUDENT)}
+    scores |= {"moved": _moved(trial)}
     common = {
         "key": trial.key,
         "task": trial.task.name,
+        "domain": trial.task.domain,
         "method": " ".join([config.algorithm, *config.variant]),
-        "settings": ", ".join(f"{name}={worded(values[0])}" for name, values in changed(config).items()),
         "steps": config.steps,
         "width": config.value("hidden_size"),
-        "seconds": round(seconds),
+        "seconds": round(sum(float(value) for value in trial.status.get("seconds", {}).values())),
         "behaviour": trial.behaviour_score,
-        "data": trial.dataset.get("label"),
-        "rows": trial.dataset.get("rows"),
-        "checksum": str(trial.dataset.get("checksum", "")),
+        "data": str(trial.dataset.get("label", "")),
+        "rows": int(trial.dataset["rows"]),
+        "checksum": str(trial.dataset["checksum"]),
         "physics": config.physics,
         "episodes": config.evaluation.episodes_at(True),
-        "command": f"{full_length.command(config)} {_size(trial)}",
+        "command": command(trial),
         "commit": str(trial.environment.get("git_commit") or "")[:12],
     }
+    names = [*changed(config), *(name for member in config.members for name in member.settings)]
+    said = [
+        ", ".join(f"{name}={worded(config.value(name, k))}" for name in dict.fromkeys(names))
+        for k in range(trial.seeds)
+    ]
     return [
-        common | {"seed": member.seed} | {name: float(value[k]) for name, value in scores.items()}
+        common | {"seed": member.seed, "settings": said[k]} | {name: float(value[k]) for name, value in scores.items()}
         for k, member in enumerate(config.members)
     ]
 
 
-def _size(trial: Trial) -> str:
-    """The flags that say how long a trial is and how it is evaluated."""
+def command(trial: Trial) -> str:
+    """The command that trains a trial again; of a pack whose members differ in settings, its first member."""
     config = trial.config
     every, episodes = config.evaluation.every, config.evaluation.episodes
-    return f"--steps {config.steps} --seeds {trial.seeds} --evaluate-every {every} --episodes {episodes}"
+    words = [full_length.command(config), f"--steps {config.steps} --seeds {trial.seeds}"]
+    words += [f"--evaluate-every {every} --episodes {episodes}"]
+    words += [f"--acting {' '.join(config.acting)}"] if config.acting else []
+    words += [f"--measures {' '.join(config.measures)}"] if config.measures else []
+    return " ".join(words)
 
 
 def _evaluations(trial: Trial) -> list[dict[str, Any]]:
@@ -128,37 +140,27 @@ def _evaluations(trial: Trial) -> list[dict[str, Any]]:
     ]
 
 
-def _by(row: Row, way: str, own: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
-    """Last scores by another way to act ``[K]``; those by the own way where it is that; else NaN."""
-    if way == ways.ONE and row.trial.values("evaluation.candidates") == (1,) and own is not None:
-        return own
+def _by(row: Row, way: str) -> NDArray[np.float64]:
+    """Last scores by another way to act ``[K]``; nan where it was not measured."""
     found = next((known for known in row.ways if str(known) == way), None)
-    if found is None:
-        return np.full(row.trial.seeds, np.nan)
-    values: np.ndarray[Any, Any] = row.trial.measure(found.column)[1][-1]
-    return values
+    return np.full(row.trial.seeds, np.nan) if found is None else row.trial.measure(found.column)[1][-1]
 
 
-def _moved(trial: Trial) -> np.ndarray[Any, Any]:
-    """How far the curve of each seed still moves: mean of the last quarter of evaluations less that of the quarter before."""
+def _moved(trial: Trial) -> NDArray[np.float64]:
+    """How far the curve of each seed still moves ``[K]``: its last quarter's mean less that of the quarter before."""
     quarter = len(trial.scores) // 4
     if not quarter:
         return np.full(trial.seeds, np.nan)
     late, before = trial.scores[-quarter:], trial.scores[-2 * quarter : -quarter]
-    moved: np.ndarray[Any, Any] = late.mean(axis=0) - before.mean(axis=0)
-    return moved
+    return np.asarray(late.mean(axis=0) - before.mean(axis=0))
 
 
 def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not file.exists():
         return pd.DataFrame(columns=[*columns])
+    empty = {name: [""] for name in columns if name not in _WORDS}
     try:
-        found = pd.read_csv(
-            file,
-            dtype=dict.fromkeys(_WORDS, str),
-            keep_default_na=False,
-            na_values={name: [""] for name in columns if name not in _WORDS},
-        )
+        found = pd.read_csv(file, dtype=dict.fromkeys(_WORDS, str), keep_default_na=False, na_values=empty)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is no record of results ({error}). Move it away, or name another folder.") from error
     if missing := [name for name in columns if name not in found]:

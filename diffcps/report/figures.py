@@ -26,7 +26,8 @@ _WIDE = 20.0
 """From this ratio of the largest to the smallest value on, an axis of a setting is logarithmic."""
 _LEAST = 0.05
 """Smallest height of the axis of λ, relative to λ."""
-_FAINT: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
+FAINT: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
+"""How lines of reference are drawn."""
 
 
 class Series(NamedTuple):
@@ -304,10 +305,10 @@ def _levels(axes: Axes, values: Sequence[float], label: str) -> None:
     """A faint line across the panel at each of some values, in ascending order."""
     ends = values if len(values) < 3 else (values[0], values[-1])
     for value in ends:
-        axes.axhline(value, label=label, **_FAINT)
+        axes.axhline(value, label=label, **FAINT)
     if len(values) > len(ends):  # the others as one collection: very many single lines take seconds
         lines = [[(0.0, value), (1.0, value)] for value in values[1:-1]]
-        between = LineCollection(lines, transform=axes.get_yaxis_transform(), zorder=2, **_FAINT)
+        between = LineCollection(lines, transform=axes.get_yaxis_transform(), zorder=2, **FAINT)
         axes.add_collection(between, autolim=False)
 
 

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from diffcps import stats
+from diffcps import algorithms, stats
 from diffcps.report.document import Block, Bullets, Document, Figure, Panel, Prose, Section, Sheet
-from diffcps.report.drawing import INK, colours
-from diffcps.report.figures import band
-from diffcps.text import Column, counted, duration, interval, number, short
+from diffcps.report.drawing import colours
+from diffcps.report.figures import FAINT, band
+from diffcps.text import Column, counted, duration, interval, number, short, signed
 
 READINGS = {
     "last": "The last checkpoint",
@@ -24,7 +23,12 @@ READINGS = {
 }
 """Column of the record -> what its table is called."""
 ENOUGH = 2
-"""Sets that an average over sets needs."""
+"""Data sets that an average over them needs."""
+_CURVES = "Mean over seeds with its 95 % interval; dashed: the data's own trajectories."
+_LENGTH = (
+    "moved: the mean score of the last quarter of evaluations less that of the quarter before, in points: how far the curve "
+    "still goes up or down. The time is that of one trial, all seeds together, on a machine that others may share."
+)
 
 
 def document(scores: pd.DataFrame, curves: pd.DataFrame) -> Document:
@@ -32,9 +36,11 @@ def document(scores: pd.DataFrame, curves: pd.DataFrame) -> Document:
     if scores.empty:
         return Document("Results", (Section("", (Prose(("No trial is complete yet.",)),)),))
     scores = told_apart(scores)
+    curves = curves[curves["key"].isin(scores["key"])]
+    shown = [name for name in READINGS if scores[name].notna().any()]
     sections = [
         Section("", (Prose(_head(scores)),)),
-        *(Section(title, (_scores(scores, name),)) for name, title in READINGS.items() if scores[name].notna().any()),
+        *(Section(READINGS[name], (_scores(scores, name),)) for name in shown),
         *_averages(scores),
         Section("Learning curves", (Prose((_CURVES,)), _curves(scores, curves))),
         Section("How long, and whether it still moves", (Prose((_LENGTH,)), _length(scores))),
@@ -45,43 +51,39 @@ def document(scores: pd.DataFrame, curves: pd.DataFrame) -> Document:
 
 
 def told_apart(scores: pd.DataFrame) -> pd.DataFrame:
-    """The frame with data sets and methods named so that each pair of them has one trial.
+    """The frame with data sets and methods named so that each pair of them has one trial, methods in a fixed order.
 
-    A task with several data sets or physics is named with them, a method with the settings in which its trials on a task differ.
+    A task with several data sets or physics is named with them, a method with the settings in which its policies on a task
+    differ. Of trials that differ in nothing that changes a policy the one with most seeds stays.
     """
     scores = scores.copy()
     for task, own in scores.groupby("task", sort=False):
-        if own[["checksum", "physics"]].drop_duplicates().shape[0] > 1:
+        if len(own[["checksum", "physics"]].drop_duplicates()) > 1:
             scores.loc[own.index, "task"] = [
-                f"{task} ({int(row['rows']):,} rows, {str(row['checksum'])[:8]}, {row['physics']})"
+                f"{task} ({int(row['rows']):,} rows, {row['checksum'][:8]}, {row['physics']})"
                 for _, row in own.iterrows()
             ]
+    alike = scores.groupby(["task", "method", "settings", "steps"], sort=False)
+    scores = pd.concat([own[own["key"] == own["key"].mode()[0]] for _, own in alike])
     for method, own in scores.groupby("method", sort=False):
-        differ: dict[str, None] = {}
-        for _, alike in own.groupby("task", sort=False):
-            settings = [set(text.split(", ")) for text in alike.drop_duplicates("key")["settings"]]
-            lengths = [f"{short(steps)} steps" for steps in alike.drop_duplicates("key")["steps"]]
-            settings = [{*known, length} for known, length in zip(settings, lengths, strict=True)]
-            shared = set.intersection(*settings)
-            differ |= dict.fromkeys(sorted(set.union(*settings) - shared))
-        names = {text.partition("=")[0] for text in differ}
+        said = [frozenset(_said(row)) for _, row in own.iterrows()]
+        differ: set[str] = set()
+        for task in own["task"].unique():
+            of_task = [words for words, at in zip(said, own["task"], strict=True) if at == task]
+            differ |= frozenset.union(*of_task) - frozenset.intersection(*of_task)
+        names = {word.partition("=")[0] for word in differ}
         scores.loc[own.index, "method"] = [
-            " ".join([str(method), *(text for text in _said(row) if text.partition("=")[0] in names)])
+            " ".join([str(method), *(word for word in _said(row) if word.partition("=")[0] in names)])
             for _, row in own.iterrows()
         ]
-    return scores
+    order = {name: place for place, name in enumerate(algorithms.names())}
+    rank = scores["method"].map(lambda name: (order.get(name.split()[0], len(order)), name))
+    return scores.iloc[sorted(range(len(scores)), key=lambda place: rank.iloc[place])].reset_index(drop=True)
 
 
-def _said(row: "pd.Series[Any]") -> list[str]:
+def _said(row: "pd.Series[str]") -> list[str]:
     """The settings of a record, and its length."""
     return [*filter(None, str(row["settings"]).split(", ")), f"{short(int(row['steps']))} steps"]
-
-
-_CURVES = "Mean over seeds with its 95 % interval; dashed: the data's own trajectories."
-_LENGTH = (
-    "moved: the mean score of the last quarter of evaluations less that of the quarter before, in points: how far the curve "
-    "still goes up or down. The time is that of one trial, all seeds together, on a machine that others may share."
-)
 
 
 def _head(scores: pd.DataFrame) -> tuple[str, ...]:
@@ -101,28 +103,27 @@ def _head(scores: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _sets(scores: pd.DataFrame) -> list[str]:
-    return [str(task) for task in scores["task"].unique()]
+    return sorted(str(task) for task in scores["task"].unique())
 
 
 def _methods(scores: pd.DataFrame) -> list[str]:
     return [str(name) for name in scores["method"].unique()]
 
 
-def _cell(values: NDArray[np.float64]) -> str:
-    """``92.0 ± 1.5 [90.8, 93.1]``."""
-    values = values[np.isfinite(values)]
-    if not len(values):
+def _cell(values: NDArray[np.float64], measured: bool) -> str:
+    """``92.0 ± 1.5 [90.8, 93.1]``; a dash where it was not measured; a policy without a score has diverged."""
+    if not len(values) or not measured:
         return "–"
+    if lost := int(np.isnan(values).sum()):
+        return f"{lost} of {len(values)} diverged"
     mean, std = stats.mean_std(values)
-    low, high = stats.bootstrap_interval(values, np.random.default_rng(0))
-    spread = "" if len(values) < ENOUGH else f" ± {number(std)} {interval(float(low), float(high))}"
-    return f"{number(mean)}{spread}"
+    low, high = (float(end) for end in stats.bootstrap_interval(values, np.random.default_rng(0)))
+    return number(mean) if np.isnan(std) else f"{number(mean)} ± {number(std)} {interval(low, high)}"
 
 
 def _of(scores: pd.DataFrame, task: str, method: str, reading: str) -> NDArray[np.float64]:
     """The scores of a cell."""
-    own = scores[(scores["task"] == task) & (scores["method"] == method)]
-    return own[reading].to_numpy(np.float64)
+    return scores.loc[(scores["task"] == task) & (scores["method"] == method), reading].to_numpy(np.float64)
 
 
 def _scores(scores: pd.DataFrame, reading: str) -> Sheet:
@@ -130,57 +131,54 @@ def _scores(scores: pd.DataFrame, reading: str) -> Sheet:
     behaviour = scores.groupby("task")["behaviour"].first()
     columns = [Column("data", sets, right=False), Column("behaviour", [number(behaviour[task]) for task in sets])]
     for method in _methods(scores):
-        cells = [_cell(_of(scores, task, method, reading)) for task in sets]
+        found = [_of(scores, task, method, reading) for task in sets]
+        # another way to act is measured of all seeds or of none
+        measured = [reading not in ("one", "student") or bool(np.isfinite(values).any()) for values in found]
+        cells = [_cell(values, known) for values, known in zip(found, measured, strict=True)]
         columns += [Column(method, cells)] if set(cells) != {"–"} else []
     return Sheet(tuple(columns))
 
 
 def _averages(scores: pd.DataFrame) -> Iterator[Section]:
-    """IQM over the sets that a method shares with the first one, and its distance from the first one's."""
+    """A table for each domain, kind of data and physics, which are never averaged together."""
+    families = scores[scores["domain"] != ""].groupby(["domain", "data", "physics"], sort=True)
+    tables: list[Block] = []
+    for (domain, data, physics), own in families:
+        if own["task"].nunique() >= ENOUGH and (table := _average(own)).columns[0].cells:
+            tables.append(Sheet(table.columns, title=f"{domain}, {data}, {physics} physics"))
+    if tables:
+        said = (
+            "Interquartile mean of the last scores of all seeds and data sets of a domain, with its stratified-bootstrap "
+            "interval, and how far it lies above that of the first method on the data sets that both have."
+        )
+        yield Section("Over data sets", (Prose((said,)), *tables))
+
+
+def _average(scores: pd.DataFrame) -> Sheet:
+    """IQM of each method, and its distance from the first one's."""
     sets, (first, *others) = _sets(scores), _methods(scores)
-    if len(sets) < ENOUGH:
-        return
     rows = []
     for method in (first, *others):
-        shared = [
-            task for task in sets if len(_of(scores, task, method, "last")) and len(_of(scores, task, first, "last"))
-        ]
-        if len(shared) >= ENOUGH:
-            rows.append((method, shared, *_distance(scores, shared, method, first)))
-    said = (
-        f"Interquartile mean of the last scores of all seeds and data sets, and how far it lies above that of {first} on the "
-        "sets that both have, with stratified-bootstrap intervals."
-    )
-    table = Sheet(
+        own, reference = ([_of(scores, task, name, "last") for task in sets] for name in (method, first))
+        both = [(x, y) for x, y in zip(own, reference, strict=True) if len(x) and len(y)]
+        if len(both) >= ENOUGH:
+            rows.append((method, len(both), *_distance([x for x, _ in both], [y for _, y in both])))
+    return Sheet(
         (
             Column("method", [method for method, *_ in rows], right=False),
-            Column("data sets", [str(len(shared)) for _, shared, *_ in rows]),
+            Column("data sets", [str(count) for _, count, *_ in rows]),
             Column("IQM", [iqm for *_, iqm, _ in rows]),
             Column(f"above {first}", ["" if method == first else above for method, *_, above in rows]),
         )
     )
-    yield Section("Over all data sets", (Prose((said,)), table))
 
 
-def _distance(scores: pd.DataFrame, tasks: Sequence[str], method: str, first: str) -> tuple[str, str]:
-    """IQM with its interval, and its distance from the first method's with its."""
-    rng = np.random.default_rng(0)
-    own, other = ([_of(scores, task, name, "last") for task in tasks] for name in (method, first))
-    low, high = stats.stratified_interval(own, stats.interquartile_mean, rng)
-    iqm = float(stats.interquartile_mean(own))
-    drawn = [_resampled(part, rng) for part in own], [_resampled(part, rng) for part in other]
-    distances = stats.interquartile_mean(drawn[0]) - stats.interquartile_mean(drawn[1])
-    ends = stats.percentile_ends(distances, 0.95)
-    above = iqm - float(stats.interquartile_mean(other))
-    return (
-        f"{number(iqm)} {interval(low, high)}".rstrip(),
-        f"{above:+.1f} {interval(float(ends[0]), float(ends[1]))}".rstrip(),
-    )
-
-
-def _resampled(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """``[resamples, n]``."""
-    return values[rng.integers(len(values), size=(stats.STRATIFIED_RESAMPLES, len(values)))]
+def _distance(own: Sequence[NDArray[np.float64]], reference: Sequence[NDArray[np.float64]]) -> tuple[str, str]:
+    """IQM over data sets with its interval, and its distance from the reference's with that one's interval."""
+    iqm, other = (float(stats.interquartile_mean(scores)) for scores in (own, reference))
+    ends = stats.stratified_interval(own, stats.interquartile_mean, np.random.default_rng(0))
+    apart = stats.difference_interval(own, reference, stats.interquartile_mean, np.random.default_rng(0))
+    return f"{number(iqm)} {interval(*ends)}".rstrip(), f"{signed(iqm - other)} {interval(*apart)}".rstrip()
 
 
 def _curves(scores: pd.DataFrame, curves: pd.DataFrame) -> Block:
@@ -193,39 +191,34 @@ def _curves(scores: pd.DataFrame, curves: pd.DataFrame) -> Block:
 
 
 def _panel(axes: Axes, scores: pd.DataFrame, curves: pd.DataFrame, tints: dict[str, str]) -> None:
-    for (method, _), own in scores.groupby(["method", "key"], sort=False):
-        points = curves[curves["key"] == own["key"].iloc[0]].pivot_table(index="step", columns="seed", values="score")
+    for method, own in scores.groupby("method", sort=False):
+        points = curves[(curves["key"] == own["key"].iloc[0]) & curves["seed"].isin(own["seed"])]
+        points = points.pivot_table(index="step", columns="seed", values="score")
         band(axes, points.index.to_numpy(), points.to_numpy(), colour=tints[str(method)], label=str(method))
-    faint: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
-    axes.axhline(float(scores["behaviour"].iloc[0]), label="behaviour", **faint)
+    axes.axhline(float(scores["behaviour"].iloc[0]), label="behaviour", **FAINT)
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5))
 
 
 def _length(scores: pd.DataFrame) -> Sheet:
-    rows = list(scores.groupby("key", sort=False))
-    first = [own.iloc[0] for _, own in rows]
+    rows = [own for _, own in scores.groupby(["task", "method"], sort=True)]
+    first = [own.iloc[0] for own in rows]
     return Sheet(
         (
             Column("data", [str(row["task"]) for row in first], right=False),
             Column("method", [str(row["method"]) for row in first], right=False),
-            Column("seeds", [str(len(own)) for _, own in rows]),
+            Column("seeds", [str(len(own)) for own in rows]),
             Column("gradient steps", [short(int(row["steps"])) for row in first]),
-            Column("width", [str(row["width"]) for row in first]),
-            Column("episodes", [str(row["episodes"]) for row in first]),
-            Column("moved", [_signed(own["moved"].to_numpy(np.float64)) for _, own in rows]),
+            Column("width", [short(int(row["width"])) for row in first]),
+            Column("episodes", [str(int(row["episodes"])) for row in first]),
+            Column("moved", [signed(float(own["moved"].mean(skipna=False))) for own in rows]),
             Column("time", [duration(float(row["seconds"])) for row in first]),
             Column("commit", [str(row["commit"]) for row in first], right=False),
         )
     )
 
 
-def _signed(values: NDArray[np.float64]) -> str:
-    known = values[np.isfinite(values)]
-    return f"{known.mean():+.1f}" if len(known) else "–"
-
-
 def _data(scores: pd.DataFrame) -> Sheet:
-    first = [own.iloc[0] for _, own in scores.groupby(["task", "checksum"], sort=False)]
+    first = [own.iloc[0] for _, own in scores.groupby("task", sort=True)]
     return Sheet(
         (
             Column("data", [str(row["task"]) for row in first], right=False),

@@ -114,22 +114,24 @@ def _anchor(title: str) -> str:
 # A report as Markdown. Figures are separate files, named in a line.
 
 
-def markdown(document: Document) -> str:
-    """The whole report."""
+def markdown(document: Document, pictures: bool = False) -> str:
+    """The whole report; ``pictures`` shows the figures, which must lie in ``figures/`` beside it, instead of naming them."""
     parts = [f"# {document.title}"]
     for part in document.sections:
-        parts += section(part)
+        parts += section(part, pictures)
     return "\n\n".join(parts) + "\n"
 
 
-def section(part: Section) -> list[str]:
+def section(part: Section, pictures: bool = False) -> list[str]:
     """The paragraphs of one section."""
     blocks = [block for block in part.blocks if not isinstance(block, Figure)]
     found = [f"## {part.title}"] if part.title and blocks else []
     for block in blocks:
         found += _block_markdown(block)
     if blocks:
-        found += [f"Figure: figures/{block.name}.png" for block in part.blocks if isinstance(block, Figure)]
+        figures = [block for block in part.blocks if isinstance(block, Figure)]
+        files = [(block.title, f"figures/{block.name}.png") for block in figures]
+        found += [f"![{title}]({file})" if pictures else f"Figure: {file}" for title, file in files]
     return found
 
 

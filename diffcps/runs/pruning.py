@@ -50,7 +50,9 @@ def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[fl
 
 def evaluated_alike(one: RunConfig, other: RunConfig) -> bool:
     """Whether two trials are of one task and are evaluated at the same steps, so that their curves can be compared."""
-    return all(one.value(name) == other.value(name) for name in ("steps", "evaluation.every")) and one.task == other.task
+    return (
+        all(one.value(name) == other.value(name) for name in ("steps", "evaluation.every")) and one.task == other.task
+    )
 
 
 def _numbers(values: Sequence[float]) -> list[float]:
