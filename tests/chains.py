@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from equations import learn_implicit_critic, learn_value
-from numeric import Array, Member, cat, mish, mlp
+from numeric import Array, Loss, Member, cat, mish, mlp, normed
 
 
 class Schedule(NamedTuple):
@@ -15,6 +15,11 @@ class Schedule(NamedTuple):
     beta: Array
     signal: Array
     posterior: Array
+
+
+def inside(m: Member) -> Loss:
+    """Of the critic's hidden layers."""
+    return normed(mish) if m.v.critic_norm else mish
 
 
 def schedule(m: Member) -> Schedule:
@@ -84,8 +89,8 @@ def improve(m: Member, policy: Callable[[Member], None]) -> None:
     """Critic, by the averaged policy's actions, then policy."""
     states = np.repeat(m.b.next_observations, count := m.v.max_q_candidates if m.v.max_q_backup else 1, axis=0)
     ahead = chain(m, "average", states, m.n.next_actions, schedule(m).posterior)
-    values = m.q("target", mish, states, ahead).reshape(2, -1, count).max(-1).min(0)
-    m.learn_clipped("critic", m.summed(m.goal(values), mish))
+    values = m.q("target", inside(m), states, ahead).reshape(2, -1, count).max(-1).min(0)
+    m.learn_clipped("critic", m.summed(m.goal(values), inside(m)))
     finish(m, policy)
 
 
@@ -98,10 +103,10 @@ def finish(m: Member, policy: Callable[[Member], None]) -> None:
 
 def raise_value(m: Member, own: Callable[[str | Array], Array], head: int, divisor: int) -> None:
     """Down L − η mean Q_head(s, â) / mean |Q_divisor(s, â)|, the divisor a constant."""
-    scale = np.abs(m.q("critic", mish, m.b.observations, own("actor"))[divisor]).mean()
+    scale = np.abs(m.q("critic", inside(m), m.b.observations, own("actor"))[divisor]).mean()
 
     def q(w: str | Array) -> Array:
-        return -m.q("critic", mish, m.b.observations, own(w))[..., head, :].mean(-1) / scale
+        return -m.q("critic", inside(m), m.b.observations, own(w))[..., head, :].mean(-1) / scale
 
     m.say(actor_loss=behaviour_loss(m, "actor") + m.v.eta * q("actor"), q_loss=q("actor"), q_scale=scale)
     m.learn_clipped("actor", lambda w: behaviour_loss(m, w) + m.v.eta * q(w))
@@ -134,9 +139,9 @@ def weighted(m: Member) -> None:
         b, count = m.b, m.v.max_q_candidates
         states = np.repeat(b.observations, count, axis=0)
         own = chain(m, "actor", states, m.n.actions, schedule(m).posterior)
-        values = m.q("critic", mish, states, own).min(0).reshape(-1, count).mean(1)
+        values = m.q("critic", inside(m), states, own).min(0).reshape(-1, count).mean(1)
         scale = np.abs(values).mean()
-        advantages = (m.q("critic", mish, b.observations, b.actions).min(0) - values) / scale
+        advantages = (m.q("critic", inside(m), b.observations, b.actions).min(0) - values) / scale
         factors = np.minimum(np.exp(advantages / m.v.temperature), 100.0)
 
         def loss(w: str | Array) -> Array:
@@ -154,18 +159,18 @@ def dac(m: Member) -> None:
     b, v, count = m.b, m.v, m.v.max_q_candidates
     states = np.repeat(b.next_observations, count, axis=0)
     ahead = chain(m, "average", states, m.n.next_actions, schedule(m).beta)
-    each = m.q("target", mish, states, ahead, v.heads).reshape(v.heads, -1, count)
+    each = m.q("target", inside(m), states, ahead, v.heads).reshape(v.heads, -1, count)
     each = each.max(-1) if v.max_q_backup else each.mean(-1)
-    errors = m.errors(m.goal(each.mean(0) - v.pessimism * each.std(0)), mish, v.heads)
+    errors = m.errors(m.goal(each.mean(0) - v.pessimism * each.std(0)), inside(m), v.heads)
     m.say(critic_loss=errors(m.tensors["critic"]).mean())
     m.learn_clipped("critic", lambda w: errors(w).mean(-1))
 
     def policy(m: Member) -> None:
         noisy, signal = noised(m)
         shifts = 1e-6 * np.eye(m.actions)[:, None]
-        above, below = (m.q("target", mish, b.observations, noisy + shift, v.heads) for shift in (shifts, -shifts))
+        above, below = (m.q("target", inside(m), b.observations, noisy + shift, v.heads) for shift in (shifts, -shifts))
         slope = ((above - below).mean(-2) / 2e-6).T
-        scale = np.abs(m.q("target", mish, b.observations, b.actions, v.heads).mean(0)).mean()
+        scale = np.abs(m.q("target", inside(m), b.observations, b.actions, v.heads).mean(0)).mean()
         eta = m.tensors["eta"][0]
 
         def loss(w: str | Array) -> Array:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -16,8 +17,9 @@ from diffcps.algorithms import diffcps, duals
 from diffcps.algorithms.base import Problem
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import prior_divergence, step_divergence
+from diffcps.algorithms.observations import SMALLEST_STD
 from diffcps.algorithms.policies import GaussianPolicy, Weights
-from diffcps.config import Member, RunConfig, Values
+from diffcps.config import EvaluationConfig, Member, RunConfig, Values
 from diffcps.training import engine
 from diffcps.training.learner import Learner
 from tests.test_learner import MEMBERS, make_learner
@@ -91,6 +93,52 @@ def test_every_variant_acts_within_the_bounds(name: str) -> None:
             actions = learner.policy().act(states, generators, candidates, actor)  # type: ignore[arg-type]
             assert [a.shape for a in actions] == [(5, 2), (2, 2)]
             assert all(np.abs(a).max() <= np.float32(0.7) for a in actions)
+
+
+CHAINS = [name for name in algorithms.names() if "normalise" in algorithms.get(name).settings.names()]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_normalised_observations_are_those_normalised_by_hand(name: str) -> None:
+    """The same learning to the bit, and the same actions of every policy in the environment's own observations."""
+    rng = np.random.default_rng(0)
+    rows = {key: rng.normal(5.0, 3.0, (40, 4)).astype(np.float32) for key in ("observations", "next_observations")}
+    more = {"actions": rng.uniform(-0.7, 0.7, (40, 2)).astype(np.float32)}
+    more |= {key: rng.uniform(0, 1, 40).astype(np.float32) for key in ("rewards", "terminals")}
+    std, mean = torch.std_mean(torch.from_numpy(rows["observations"]).double(), dim=0, correction=0)
+    mean, std = mean.float().numpy(), (std + SMALLEST_STD).float().numpy()
+    small = {"hidden_size": 16, "batch_size": 16, "time_embedding": 8, "diffusion_steps": 3, "student": "one-step"}
+    learners = []
+    for normalise, data in ((True, rows), (False, {key: (value - mean) / std for key, value in rows.items()})):
+        known = algorithms.get(name).settings.among(small | {"normalise": normalise, "ema_start": 2, "heads": 2})
+        config = RunConfig(
+            "none", algorithm=name, settings=Values(known), steps=100, evaluation=EvaluationConfig(candidates=1)
+        )
+        config = algorithms.complete(config)
+        learners.append(Learner(config, SimpleNamespace(**data, **more), 0.7, "cpu"))
+        learners[-1].update(12)
+    one, other = learners
+    assert {"mean", "std"} == set(one.pack.state()) - set(other.pack.state())
+    for key, value in other.pack.state().items():
+        assert torch.equal(value, one.pack.state()[key]), key
+    for actor in one.algorithm.actors(one.algorithm.config):
+        states = rows["observations"][:7]
+        (own,), (by_hand,) = (
+            learner.policy().act([seen], [torch.Generator().manual_seed(0)], 1, actor)
+            for learner, seen in ((one, states), (other, (states - mean) / std))
+        )
+        np.testing.assert_array_equal(own, by_hand)
+
+
+def test_learning_rates_fall_in_every_variant() -> None:
+    """Also where the policy has a copy of what it was when it was cloned."""
+    average = {"constraint_policy": "average", "behaviour_steps": 40, "ema_start": 2, "dual": "projected", **NOISY}
+    for settings in ({}, average):
+        found = make(cosine_decay=True, policy_freq=2, **settings)
+        steps = found.algorithm.problem.steps
+        assert found.pack.adams["actor"].decay_steps == -(-steps // 2)
+        assert found.pack.adams["critic"].decay_steps == steps
+        assert found.pack.adams["multiplier"].decay_steps is None
 
 
 def test_kinds_of_step_in_a_training() -> None:

@@ -31,13 +31,16 @@ SMALL = {
 Update = Callable[[Member], None]
 CASES: list[tuple[str, Update, dict[str, Any]]] = [
     ("bc", chains.bc, {}),
+    ("bc", chains.bc, {"cosine_decay": True, "policy_freq": 3}),
     ("weighted", chains.weighted, {}),
     ("dql", chains.dql, {}),
     ("dql", chains.dql, {"max_q_backup": True}),
+    ("dql", chains.dql, {"critic_norm": True, "cosine_decay": True}),
     ("edp", chains.edp, {}),
     ("edp", chains.edp, {"max_q_backup": True}),
     ("dac", chains.dac, {}),
     ("dac", chains.dac, {"max_q_backup": True, "bound": None}),
+    ("dac", chains.dac, {"critic_norm": True, "cosine_decay": False}),
     ("idql", chains.idql, {"residual": False}),
     ("iql", equations.iql, {}),
     ("td3bc", equations.td3bc, {}),
@@ -50,8 +53,8 @@ CASES: list[tuple[str, Update, dict[str, Any]]] = [
     ("cql", equations.cql, {}),
     ("cql", equations.cql, {"threshold": 2.0, "max_q_backup": True}),
 ]
-COSINE = {("iql", "actor"), ("idql", "actor"), ("dac", "actor"), ("dac", "critic")}
-"""Networks whose learning rates fall to 0 along a cosine."""
+COSINE = {("iql", "actor"), ("idql", "actor")}
+"""Networks whose learning rates fall to 0 along a cosine, besides those of ``cosine_decay``."""
 ELSEWHERE = {"diffcps", "sfbc", "qgpo"}
 """``test_reference`` has the first, ``test_score`` the others, which draw actions between their stages."""
 
@@ -131,6 +134,8 @@ def one(name: str, model: Any, pack: Pack, k: int) -> Member:
         of_critic = network in ("critic", "value", "log_multiplier")
         rate = settings.critic_learning_rate if of_critic else settings.learning_rate
         steps = STEPS if (name, network) in COSINE else None
+        if getattr(settings, "cosine_decay", False):
+            steps = {"critic": STEPS, "actor": -(-STEPS // settings.policy_freq)}.get(network)
         decay = 1e-4 if (name, network) == ("idql", "actor") else 0.0
         found.adams[network] = Adam(
             as_array(adam.first[k]), as_array(adam.second[k]), float(adam.count), rate, steps, decay

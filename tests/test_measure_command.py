@@ -15,13 +15,16 @@ from diffcps.cli.measure import MeasureCommand
 from diffcps.cli.select import Select
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.report import analysis
 from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial
+from diffcps.training import cost
 from diffcps.training.measures import offline
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path) -> Iterator[None]:
+    cost.prepare(1)  # as `diffcps train` does, and `measure`
     with sweeps.isolated(tmp_path / "home"), mock.patch.object(offline, "STEPS", 20):
         yield
 
@@ -62,9 +65,59 @@ def test_only_what_is_missing_is_measured_and_more_can_come_later(
     assert len(table) == 6
 
 
+def test_a_diverged_policy_is_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sweeps.train(kept(), tmp_path / "sweep")
+    state, _ = folder.load_checkpoint()
+    assert state is not None
+    state["learner"]["pack"]["actor"][1] = float("nan")
+    folder.save_checkpoint(state, 6)
+    MeasureCommand("sweep", ("fqe",), results=str(tmp_path))()
+    table = pd.read_csv(folder.path / "afterwards.csv")
+    assert table["fqe_value"].isna().tolist() == [False] * 5 + [True]
+    capsys.readouterr()
+    assert MeasureCommand("sweep", ("fqe",), results=str(tmp_path))() == 0
+    assert "all kept policies have these measures" in capsys.readouterr().out
+
+
+def test_what_was_measured_in_training_is_not_measured_again(tmp_path: Path) -> None:
+    """Also where only some of its rows are left, and beside a measure that is new."""
+    folder = sweeps.train(kept("fqe"), tmp_path / "sweep")
+    with mock.patch.object(offline, "fqe", side_effect=AssertionError):
+        MeasureCommand("sweep", ("fqe", "critic"), results=str(tmp_path))()
+    before = read_trial(folder.path).measures
+    lines = (folder.path / "measures.csv").read_text().splitlines(keepends=True)
+    (folder.path / "measures.csv").write_text("".join(lines[:-1]))
+    MeasureCommand("sweep", ("fqe", "critic"), results=str(tmp_path))()
+    pd.testing.assert_frame_equal(read_trial(folder.path).measures, before, check_exact=True)
+
+
+def test_a_sweep_of_several_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials that a measure does not fit are left out, and one that cannot be measured does not stop the others."""
+    first, second = kept(), kept().with_settings(learning_rate=0.5)
+    for trial in (first, second, small("bc", candidates=1)):
+        sweeps.train(trial, tmp_path / "sweep")
+    damaged = tmp_path / "sweep" / "runs" / first.key / "checkpoint"
+    for file in damaged.glob("*.pt"):
+        file.write_bytes(b"")
+    assert MeasureCommand("sweep", ("critic",), results=str(tmp_path))() == 1
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "1 trial left out" in said
+    assert f"{second.key}: critic of each seed" in said
+    assert "does not match its checksum" in said
+
+
+def test_the_report_shows_it_as_if_it_had_been_measured_in_training(tmp_path: Path) -> None:
+    along = sweeps.train(kept("fqe"), tmp_path / "along")
+    sweeps.train(kept(), tmp_path / "plain")
+    MeasureCommand("plain", ("fqe",), results=str(tmp_path))()
+    found = [analysis.quantities(analysis.rows(collect(tmp_path / name))) for name in ("along", "plain")]
+    assert found[0] == found[1] == {"fqe": ["fqe_value"]}
+    assert along.path.exists()
+
+
 def test_a_choice_by_what_was_measured_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweeps.train(kept(), tmp_path / "sweep")
-    with pytest.raises(UserError, match="Measure them: diffcps measure sweep fqe"):
+    with pytest.raises(UserError, match=r"Measure them: diffcps measure .*/sweep fqe"):
         Select("sweep", by="fqe", results=str(tmp_path))()
     MeasureCommand("sweep", ("fqe",), results=str(tmp_path))()
     Select("sweep", by="fqe", results=str(tmp_path))()

@@ -87,7 +87,7 @@ def test_the_first_by_a_criterion_is_named_with_how_much_to_believe_it(
 
 def test_a_criterion_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:
     sweeps.train(small("diffcps"), tmp_path / "own")
-    with pytest.raises(UserError, match="--measures fqe"):
+    with pytest.raises(UserError, match="diffcps measure"):
         selection.candidates(collect(tmp_path / "own"), "fqe")
     with pytest.raises(UserError, match="did you mean 'fqe'"):
         selection.candidates(collect(tmp_path / "own"), "fque")

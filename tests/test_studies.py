@@ -1,9 +1,12 @@
 """Every study: its grids are trials that can run, and a handful of steps of its quick grid end in a page."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import pytest
 import sweeps
@@ -14,7 +17,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
-from diffcps.studies import NAMES, toy
+from diffcps.studies import NAMES, robustness, toy
 from diffcps.studies.results import Results
 from diffcps.studies.study import Scale, markdown, write
 from diffcps.sweep.claim import begin
@@ -51,6 +54,36 @@ def test_the_toy_is_the_papers() -> None:
     frozen = [trial for trial in trials if toy.method(trial) == "Diffusion-QL"]
     assert {trial.algorithm for trial in frozen} == {"dql"}
     assert len({toy.method(trial) for trial in trials}) == len(toy.METHODS)
+
+
+def test_every_pair_of_remedies_meets_in_all_combinations() -> None:
+    design = np.array(robustness.DESIGN)
+    assert design.shape == (8, len(robustness.FACTORS))
+    for one, other in itertools.combinations(design.T, 2):
+        assert Counter(zip(one.tolist(), other.tolist(), strict=True)) == dict.fromkeys(
+            itertools.product((False, True), repeat=2), 2
+        )
+
+
+def test_effects_of_remedies_are_those_that_were_put_in() -> None:
+    """Two data sets, three seeds: every factor adds a number of its own, one arm of a third data set is missing."""
+    gains = dict(zip([factor.name for factor in robustness.FACTORS], (8.0, -4.0, 2.0, 1.0, 0.0, -0.5), strict=True))
+    rows = []
+    for task, seed, own in itertools.product(("a", "b", "c"), range(3), robustness.DESIGN):
+        settings = {k: v for f, has in zip(robustness.FACTORS, own, strict=True) for k, v in f.settings(has).items()}
+        score = 30.0 + seed + sum(gain for gain, has in zip(gains.values(), own, strict=True) if has)
+        if (task, own) != ("c", robustness.DESIGN[0]):
+            rows.append({"task": task, "seed": seed, "last": score, "arm": str(own), **settings})
+    arms = pd.DataFrame(rows)
+    has = pd.DataFrame({factor.name: factor.found(arms) for factor in robustness.FACTORS})
+    found = robustness._effects(arms, has, "last")
+    assert set(found["task"]) == {"a", "b", robustness.OVER}
+    for row in found.itertuples():
+        assert (row.gain, row.low, row.high) == pytest.approx((gains[row.factor],) * 3)
+    arms["behaviour_steps"] = 25
+    said = robustness._winner(found, arms)
+    assert "layer norms in the critic, learning rates fall along a cosine, a slack of .02 instead of .1." in said
+    assert "--set normalise=false" in said
 
 
 def small(name: str) -> tuple[RunConfig, ...]:

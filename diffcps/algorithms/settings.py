@@ -269,7 +269,7 @@ class Cloning(WithStudent, AnyPolicy, Average, Learning):
     normalise: bool = False
     """Observations get mean 0 and deviation 1 over the data set, when learning and when acting."""
     cosine_decay: bool = False
-    """Learning rates of policy and critic fall to 0 along a cosine over the trial."""
+    """Learning rates of policy and critic fall to 0 along a cosine over the trial; those of multipliers and student stay."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -286,6 +286,6 @@ class Improving(WithRaisedStudent, Cloning, WithCritic):
     max_q_candidates: int = setting(10, "a positive whole number")
     """Next actions per transition that a max-Q backup draws."""
     critic_norm: bool = False
-    """A layer norm after each activation of the critic, which keeps its values from running away where there are no data."""
+    """A layer norm after each activation of the critic, which bounds how its values grow where there are no data."""
     behaviour_steps: int = setting(0, "a whole number, zero or more")
     """Gradient steps of behaviour cloning before the policy is improved; ``slack`` measures from their end."""

@@ -11,13 +11,15 @@ from rich.console import Console
 from diffcps.cli.report import located
 from diffcps.errors import UserError
 from diffcps.runs.flags import Several
-from diffcps.text import listed, say
+from diffcps.text import counted, listed, say
 
 if TYPE_CHECKING:
     from rich.status import Status
 
     from diffcps.config import Member
     from diffcps.runs.trials import Trial
+
+SOME_FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -38,30 +40,52 @@ class MeasureCommand:
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder of the sweeps."""
 
-    def __call__(self) -> None:
-        """Run it."""
+    def __call__(self) -> int:
+        """Run it. Returns the exit status: 1 where a trial could not be measured."""
         from diffcps import data
-        from diffcps.deploy.measuring import measure, missing
+        from diffcps.deploy.measuring import measure
+        from diffcps.training import cost
 
-        console = Console()
-        trials = [trial for trial in self._trials() if missing(trial, self.measures)]
+        console, trials = Console(), self._lacking()
         directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
         if reason := data.missing([(trial.task, trial.config.data) for trial in trials], directories):
             raise UserError(reason)
-        if not trials:
-            say(console, "all kept policies have these measures")
+        cost.prepare(1)  # the arithmetic of training
+        failed = 0
         for number, trial in enumerate(trials, start=1):
             title = f"{number} of {len(trials)}: {trial.key}"
             with console.status(title) as status:
-                dataset = data.load(trial.task, trial.config.data, directories)
-                told = partial(_told, status=status, title=title)
-                steps = measure(trial, self.measures, dataset, told)
-            say(
-                console,
-                f"{trial.key}: {', '.join(self.measures)} of each seed at step {listed([f'{s:,}' for s in steps], 3)}",
-            )
+                try:
+                    dataset = data.load(trial.task, trial.config.data, directories)
+                    steps = measure(trial, self.measures, dataset, partial(_told, status=status, title=title))
+                except UserError as error:
+                    failed += 1
+                    say(console, f"{trial.key} was not measured: {error}")
+                    continue
+            where = f"at step {listed([f'{s:,}' for s in steps], 3)}" if steps else "was measured already"
+            say(console, f"{trial.key}: {', '.join(self.measures)} of each seed {where}")
+        return SOME_FAILED if failed else 0
 
-    def _trials(self) -> "list[Trial]":
+    def _lacking(self) -> "list[Trial]":
+        """The complete trials that lack a measure; says which do not fit. Raises `UserError` where there is none to measure."""
+        from diffcps.deploy.measuring import missing
+
+        console, found, misfits = Console(), [], []
+        complete = self._complete()
+        for trial in complete:
+            try:
+                found += [trial] if missing(trial, self.measures) else []
+            except UserError as error:
+                misfits.append(error)
+        if len(misfits) == len(complete):
+            raise misfits[0]
+        if misfits:
+            say(console, f"{counted(len(misfits), 'trial')} left out: {misfits[0]}")
+        if not found:
+            say(console, "all kept policies have these measures")
+        return found
+
+    def _complete(self) -> "list[Trial]":
         """The complete trials that are named. Raises `UserError` where there is none."""
         from diffcps.runs.read import collect
 
@@ -73,7 +97,7 @@ class MeasureCommand:
         sweep = collect(folder if (folder / "config.json").exists() else located(self.sweep, self.results).folder)
         complete = [trial for trial in sweep.known if trial.state == "complete"]
         if not complete:
-            raise UserError(f"{self.sweep} has no complete trial.")
+            raise UserError(f"{self.sweep} has no complete trial: train one to its end, or resume the sweep.")
         return complete
 
 

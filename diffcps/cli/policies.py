@@ -131,8 +131,8 @@ def _speed(policy: "SavedPolicy", file: Path, candidates: int | None, actor: Act
 
     try:
         alone, many = latency.of_export(policy, file, candidates, actor)
-    except UserError as error:
-        return f"its speed was not measured: {error}"
+    except UserError:
+        return "its speed was not measured, for onnxruntime is not installed (pip install 'diffcps[export]')"
     return (
         f"one state at a time {alone.microseconds:,.0f} µs, in batches of {many.way.batch} {many.microseconds:,.1f} µs each "
         "(onnxruntime, one core); diffcps latency compares candidates and student"

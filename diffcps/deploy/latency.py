@@ -84,22 +84,28 @@ def timings(
                         own = policy if device == "cpu" else SavedPolicy(policy.card, policy.networks, device)
                         states = given["observations"]
                         calls[way._replace(device=device)] = _acting(own, states, count, actor)
-            named = {str(number): call for number, call in enumerate(calls.values())}
-            found = medians(named, rounds).values()
+            return _timed(calls, rounds)
     finally:
         torch.set_num_threads(threads)
-    return [Timing(way, 1e6 * seconds / way.batch) for way, seconds in zip(calls, found, strict=True)]
 
 
 def of_export(policy: SavedPolicy, file: Path, candidates: int | None, actor: Actor | None) -> list[Timing]:
-    """The same of an ONNX file that ``onnx.export`` has written with these options, through onnxruntime."""
+    """Medians through onnxruntime on one core, of an ONNX file that ``onnx.export`` has written with these options.
+
+    Raises ``UserError`` where onnxruntime is missing.
+    """
     count, acts = policy.options(candidates, actor)
     session = _opened(file)
-    calls = {
+    calls: dict[Timed, Callable[[], object]] = {
         Timed(acts, count, batch, "onnxruntime"): _running(session, onnx.inputs(policy, batch, count, acts, seed=0))
         for batch in BATCHES
     }
-    found = medians({str(number): call for number, call in enumerate(calls.values())}, ROUNDS).values()
+    return _timed(calls, ROUNDS)
+
+
+def _timed(calls: dict[Timed, Callable[[], object]], rounds: int) -> list[Timing]:
+    """The median of each call; all take turns."""
+    found = medians({str(number): call for number, call in enumerate(calls.values())}, rounds).values()
     return [Timing(way, 1e6 * seconds / way.batch) for way, seconds in zip(calls, found, strict=True)]
 
 

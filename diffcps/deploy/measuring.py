@@ -10,27 +10,40 @@ import torch
 from diffcps.config import Member, RunConfig
 from diffcps.data.holding import parted
 from diffcps.data.transitions import Transitions
-from diffcps.deploy.trained import members
+from diffcps.deploy.trained import members, steps_of
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.rows import IDENTITY
+from diffcps.runs.rows import IDENTITY, read_rows
 from diffcps.runs.trials import Trial
 from diffcps.tasks.registry import task_of
 from diffcps.training import measures
 from diffcps.training.measures.subject import Subject, taken
 
+FILES = "measures.csv", "afterwards.csv"
 
-def missing(trial: Trial, names: Sequence[str]) -> list[int]:
-    """Steps of the kept policies that lack a number of these measures. Raises ``UserError`` for a measure that does not fit."""
-    config = _asked(trial.config, names)
+
+def missing(trial: Trial, names: Sequence[str]) -> dict[str, list[int]]:
+    """Measure -> the steps whose kept policies lack it. A policy that was measured and has diverged lacks nothing.
+
+    Raises ``UserError`` for a measure that is none, or does not fit the trial.
+    """
+    _asked(trial.config, names)
+    frames = [read_rows(trial.folder / name) for name in FILES]
+    found = {}
     for name in names:
-        if not measures.MEASURES[name].columns(config, trial.task):
+        columns = measures.MEASURES[name].columns(trial.config, trial.task)
+        if not columns:
             raise UserError(f"measure {name!r} is a picture, which is only made in training (--measures {name}).")
-    known, wanted = trial.measures, list(measures.columns(config))
-    if known.empty or not set(wanted) <= set(known):
-        return list(trial.config.kept_steps)
-    there = known.dropna(subset=wanted, how="all").groupby("step").size()
-    return [step for step in trial.config.kept_steps if there.get(step, 0) < trial.seeds]
+        there = {
+            pair
+            for frame in frames
+            if set(columns) <= set(frame)
+            for pair in zip(frame["step"], frame["member"], strict=True)
+        }
+        found[name] = [
+            step for step in trial.config.kept_steps if any((step, k) not in there for k in range(trial.seeds))
+        ]
+    return {name: steps for name, steps in found.items() if steps}
 
 
 def measure(
@@ -41,7 +54,8 @@ def measure(
 ) -> list[int]:
     """Measure the kept policies of a complete trial that lack these measures, and write the numbers into its run folder.
 
-    The numbers are those that ``--measures`` would have given in training, to the bit on the same machine.
+    They are those that ``--measures`` would have given in training on this processor, but for ``latency``, which is of today. A
+    trial of a GPU would have drawn other random numbers. Each step is written when all its policies are measured.
 
     Args:
         trial: it has ended.
@@ -55,16 +69,15 @@ def measure(
     Raises:
         UserError: a measure does not fit, the data are others, or a checkpoint is damaged.
     """
-    folder, config = RunFolder(trial.folder), _asked(trial.config, names)
-    steps = missing(trial, names)
-    if not steps:
-        return []
+    folder, lacking = RunFolder(trial.folder), missing(trial, names)
     folder.check_data(dataset.info.checksum)
-    kept, held_out = dataset, None
-    if config.data.hold_out:
-        kept, held_out = parted(dataset, config.data.hold_out, config.data.seed, trial.task.terminals_end)
-    rows = []
+    parts: tuple[Transitions, Transitions | None] = dataset, None
+    if trial.config.data.hold_out:
+        parts = parted(dataset, trial.config.data.hold_out, trial.config.data.seed, trial.task.terminals_end)
+    steps = sorted({step for own in lacking.values() for step in own} & steps_of(folder))
     for step in steps:
+        config = _asked(trial.config, [name for name, own in lacking.items() if step in own])
+        rows = []
         for number, policy in enumerate(members(folder, step=step)):
             member = config.members[number]
             progress(step, member)
@@ -73,18 +86,18 @@ def measure(
                 config=config,
                 member=member,
                 policy=policy.policy,
-                dataset=kept,
+                dataset=parts[0],
                 index=-(-step // config.evaluation.every) - 1,
-                held_out=held_out,
+                held_out=parts[1],
             )
             with torch.no_grad():
                 rows.append({"step": step, "member": number, "seed": member.seed, **taken(subject)})
-    folder.record_afterwards(_joined(trial, pd.DataFrame(rows)))
+        folder.record_afterwards(_joined(trial, pd.DataFrame(rows)))
     return steps
 
 
 def _asked(config: RunConfig, names: Sequence[str]) -> RunConfig:
-    """The trial as if it had these measures alone."""
+    """The trial as if it had these measures alone. Raises ``UserError`` where they do not fit it."""
     asked = config.replaced(measures=tuple(names), acting=())
     measures.check(asked)
     return asked
@@ -92,9 +105,11 @@ def _asked(config: RunConfig, names: Sequence[str]) -> RunConfig:
 
 def _joined(trial: Trial, fresh: pd.DataFrame) -> str:
     """The content of ``afterwards.csv``: what it had, and these rows."""
-    file = trial.folder / "afterwards.csv"
-    old = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=[*IDENTITY])
-    whole = fresh.set_index([*IDENTITY]).combine_first(old.set_index([*IDENTITY])).reset_index()
+    file = trial.folder / FILES[1]
+    # as text: reading and writing a number again could move its last digit
+    old = pd.read_csv(file, dtype=str, keep_default_na=False) if file.exists() else pd.DataFrame(columns=[*IDENTITY])
+    old = old.astype(dict.fromkeys(IDENTITY, np.int64)).set_index([*IDENTITY])
+    whole = fresh.set_index([*IDENTITY]).astype(object).combine_first(old).reset_index()
     out = io.StringIO()
-    whole.astype({name: np.int64 for name in IDENTITY}).to_csv(out, index=False, lineterminator="\n")
+    whole.to_csv(out, index=False, lineterminator="\n")
     return out.getvalue()

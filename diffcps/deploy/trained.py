@@ -75,6 +75,12 @@ def members(
     ]
 
 
+def steps_of(folder: RunFolder) -> set[int]:
+    """The steps whose policies a run folder has. Raises ``UserError`` as ``members`` does."""
+    state = _newest(folder)
+    return {*state.get("policies", {}), int(state["learner"]["step"])}
+
+
 def _newest(folder: RunFolder) -> dict[str, Any]:
     """The newest checkpoint; an older one is not taken in the place of a damaged one."""
     state, complaints = folder.load_checkpoint()
@@ -98,7 +104,7 @@ def _scores(config: RunConfig, state: Mapping[str, Any], step: int) -> list[floa
 def _networks(folder: RunFolder, state: Mapping[str, Any], *, best: bool, step: int | None) -> dict[str, torch.Tensor]:
     """The networks ``[K, …]`` that act; ``step`` is that of an earlier evaluation."""
     if step is not None and step not in state.get("policies", {}):
-        known = ", ".join(f"{at:,}" for at in sorted({*state.get("policies", {}), int(state["learner"]["step"])}))
+        known = ", ".join(f"{at:,}" for at in sorted(steps_of(folder)))
         raise UserError(
             f"{folder.path} has no policy of step {step:,}. It has those of: {known}. --keep-checkpoints N keeps those of the "
             "newest N evaluations."

@@ -188,7 +188,8 @@ def quantities(table: Sequence[Row]) -> dict[str, list[str]]:
     """Measure -> those of its columns that a report shows. Columns of no known measure are listed as ``other``."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for trial in (row.trial for row in table if row.trial.measured):
-        known = {name: MEASURES[name] for name in trial.config.measures if name in MEASURES}
+        # those of training, and those that may have been taken afterwards
+        known = {name: item for name, item in MEASURES.items() if not item.misfit(trial.config, trial.task)}
         owner = {column: name for name, item in known.items() for column in item.columns(trial.config, trial.task)}
         acting = {way.column for way in other_ways(trial.config)}
         for column in trial.measured:

@@ -197,7 +197,7 @@ def _measures(table: Sequence[Row]) -> list[Section]:
         return []
     said = (
         "At the newest evaluation of each trial: mean over seeds with its 95 % percentile-bootstrap interval. Every "
-        "evaluation is in runs/*/measures.csv."
+        "evaluation is in runs/*/measures.csv; what was measured after training is in afterwards.csv."
     )
     blocks: list[Block] = [Prose((said, *(f"{name}: {MEASURES[name].says}" for name in found if name in MEASURES)))]
     for name, columns in found.items():

@@ -59,8 +59,10 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
     found = {task: policies for task, policies in found.items() if policies}
     if not found:
         how = " It is no number of these algorithms"
-        if criterion.needs:
-            how = f" Measure them: diffcps measure {sweep.name} {criterion.needs}"
+        if criterion.needs and name == "fqe-error":
+            how = " It needs data that were held out in training: --hold-out 0.1 --measures fqe"
+        elif criterion.needs:
+            how = f" Measure them: diffcps measure {sweep.folder} {criterion.needs}"
         raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
     for task, policies in found.items():
         if len(units := {_unit(candidate.trial, name) for candidate in policies}) > 1:

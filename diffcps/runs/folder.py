@@ -85,7 +85,7 @@ class RunFolder:
 
     @property
     def ended(self) -> bool:
-        """Whether the trial is complete, or ended early for good; nothing in the folder changes after that."""
+        """Whether the trial is complete, or ended early for good; after that the folder only gets ``afterwards.csv``."""
         return self.status["state"] in ("complete", "pruned")
 
     def fetch(self) -> None:

@@ -214,8 +214,9 @@ class Trial:
         along, afterwards = (read_rows(self.folder / name) for name in ("measures.csv", "afterwards.csv"))
         if along.empty or afterwards.empty:
             return afterwards if along.empty else along
-        fresh = [name for name in afterwards if name in IDENTITY or name not in along]
-        return along.merge(afterwards[fresh], how="outer", on=[*IDENTITY])
+        names = dict.fromkeys([*along, *afterwards])
+        both = along.set_index([*IDENTITY]).combine_first(afterwards.set_index([*IDENTITY]))
+        return both.reset_index()[[*names]]
 
     @property
     def measured(self) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ FASTER = {"learning_rate": 1e-3, "policy_freq": 1} | CRITICS
 """Of every trial: three to eight times the published rates, so that a critic looks as far ahead in a fraction of the steps."""
 CLONED = 4
 """An arm clones for this part of its steps."""
+REFERENCE, OVER = "official profile at these rates", "all data"
 ALONE, AVERAGED = "score_candidates_1", "score_actor_average"
 
 
@@ -95,62 +96,69 @@ def _trial(name: str, scale: Scale, arm: dict[str, Any]) -> RunConfig:
 
 def page(results: Results) -> Page:
     """What each factor brings, the arms and their references, and why: λ, losses, values and ways to act."""
-    frame = results.frame
+    frame = results.frame.copy()
+    scores = [name for name in ("last", "best", ALONE, AVERAGED) if name in frame]
+    diverged = int(frame["last"].isna().sum())
+    # a policy that has diverged scores as a random one: left out, it would flatter what made it diverge
+    frame["last"] = frame["last"].fillna(0.0)
     arms = frame[(frame["algorithm"] == "diffcps") & (frame["profile"] == "principled")].copy()
     if arms.empty:
         return Page(("No arm is complete yet.",))
+    arms[scores] = arms[scores].fillna(0.0)
     has = pd.DataFrame({factor.name: factor.found(arms) for factor in FACTORS}, index=arms.index)
+    arms["arm"] = [" ".join(str(i + 1) for i, yes in enumerate(row) if yes) or "none" for row in has.to_numpy()]
     effects, alone = (_effects(arms, has, column) for column in ("last", ALONE))
-    findings = [_finding(effects[effects["factor"] == factor.name]) for factor in FACTORS]
-    findings.append(_winner(effects))
+    findings = [_finding(effects[effects["factor"] == factor.name]) for factor in FACTORS if len(effects)]
+    findings += [_winner(effects, arms)] if len(effects) else ["No data set has all eight arms yet."]
+    findings += [f"{diverged} policies have diverged and count as 0."] if diverged else []
     for task, own in arms.groupby("task", sort=False):
         findings += _references(str(task), own, frame[frame["task"] == task])
-    arms["arm"] = [" ".join(str(i + 1) for i, yes in enumerate(row) if yes) or "none" for row in has.to_numpy()]
-    others = frame.drop(arms.index).assign(
-        arm=lambda part: part["algorithm"].where(part["algorithm"] == "bc", "official")
-    )
-    columns = ["last", "best", ALONE, AVERAGED, "mean_lambda", "mean_behaviour_loss", "mean_target_kl", "mean_policy_q"]
+    others = frame.drop(arms.index)
+    others["arm"] = ["cloning" if name == "bc" else REFERENCE for name in others["algorithm"]]
+    columns = [*scores, "mean_lambda", "mean_behaviour_loss", "mean_target_kl", "mean_policy_q"]
     table = summary(pd.concat([arms, others]), ["task", "arm"], columns)
     numbered = "; ".join(f"{i + 1}: {factor.name}" for i, factor in enumerate(FACTORS))
-    return Page(
-        tuple(findings),
-        {
-            "What a factor brings to the last score: the mean of the arms that have it less that of the others": effects,
-            "The same with a single action (N = 1)": alone,
-            f"Each arm, by the factors that it has ({numbered})": table,
-        },
-        {"effects": _figure(effects)},
-    )
+    tables = {
+        "What a factor brings to the last score: the mean of the arms that have it less that of the others": effects,
+        "The same with a single action (N = 1)": alone,
+        f"Each arm, by the factors that it has ({numbered})": table,
+    }
+    return Page(tuple(findings), tables, {"effects": _figure(effects)} if len(effects) else {})
 
 
 def _effects(arms: pd.DataFrame, has: pd.DataFrame, column: str) -> pd.DataFrame:
-    """What each factor brings to a score, on each task and over all, with a bootstrap interval over seeds."""
+    """What each factor brings to a score, on each task that has all arms and on average over them, with intervals over seeds."""
+    counts = arms.groupby("task")["arm"].nunique()
+    tasks = [str(task) for task in arms["task"].unique() if counts[task] == len(DESIGN)]
     found = []
     for factor in FACTORS:
-        for task, own in [*arms.groupby("task", sort=False), ("all tasks", arms)]:
+        gains = {}
+        for task in tasks:
+            own = arms[arms["task"] == task]
             sides = own.groupby([own["seed"], has.loc[own.index, factor.name]])[column].mean().unstack()
-            if sides.shape[1] == 2:
-                gains = (sides[True] - sides[False]).dropna().to_numpy(np.float64)
-                low, high = stats.bootstrap_interval(gains, np.random.default_rng(0))
-                found.append({"factor": factor.name, "task": task, "gain": gains.mean(), "low": low, "high": high})
+            gains[task] = sides[True] - sides[False]
+        if gains:
+            gains[OVER] = pd.DataFrame(gains).mean(axis=1, skipna=False)
+        for task, each in gains.items():
+            low, high = stats.bootstrap_interval(each.to_numpy(np.float64), np.random.default_rng(0))
+            found.append({"factor": factor.name, "task": task, "gain": each.mean(), "low": low, "high": high})
     return pd.DataFrame(found, columns=["factor", "task", "gain", "low", "high"])
 
 
 def _finding(effect: pd.DataFrame) -> str:
     """Where a factor helps and where it hurts."""
-    if effect.empty:
-        return "A factor has no arms to compare yet."
     parts = [f"{row.task} {row.gain:+.3g} {text.interval(row.low, row.high)}".rstrip() for row in effect.itertuples()]
     return f"{effect['factor'].iloc[0]}: {'; '.join(parts)} points."
 
 
-def _winner(effects: pd.DataFrame) -> str:
-    """The factors that bring something over all tasks, as settings."""
-    over = effects[effects["task"] == "all tasks"].set_index("factor")["gain"]
-    settings = {k: v for factor in FACTORS for k, v in factor.settings(bool(over.get(factor.name, 0.0) > 0)).items()}
-    good = [factor.name for factor in FACTORS if over.get(factor.name, 0.0) > 0]
+def _winner(effects: pd.DataFrame, arms: pd.DataFrame) -> str:
+    """The factors that bring something over all tasks, as the settings of the arm that has just these."""
+    over = effects[effects["task"] == OVER].set_index("factor")
+    good = [factor.name for factor in FACTORS if over.loc[factor.name, "low"] > 0]
+    settings = {**FASTER, "behaviour_steps": int(arms["behaviour_steps"].iloc[0])}
+    settings |= {name: value for factor in FACTORS for name, value in factor.settings(factor.name in good).items()}
     flags = " ".join(f"--set {name}={str(value).lower()}" for name, value in settings.items())
-    return f"Good over all tasks: {', '.join(good) or 'none'}. To run them together: `--profile principled {flags}`."
+    return f"Clearly above 0 over all data: {', '.join(good) or 'none'}. Just these: `--profile principled {flags}`."
 
 
 def _references(task: str, arms: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
@@ -160,7 +168,7 @@ def _references(task: str, arms: pd.DataFrame, frame: pd.DataFrame) -> list[str]
     official = frame[(frame["algorithm"] == "diffcps") & (frame["profile"] == "official")]
     cloned = frame[frame["algorithm"] == "bc"]
     parts += [
-        f"{name} {interval(own['last'])}" for name, own in (("official", official), ("cloning", cloned)) if len(own)
+        f"{name} {interval(own['last'])}" for name, own in ((REFERENCE, official), ("cloning", cloned)) if len(own)
     ]
     return [
         f"{task}, last score: {', '.join(parts)}. The best of several arms is chosen by its score, and so flattered."
