@@ -10,7 +10,7 @@ import diffcps
 project, author, release = "DiffCPS", "The DiffCPS authors", diffcps.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 include_patterns = [
-    "*.md", "docs/*.md", "cluster/README.md", "notebooks/*.md", "notebooks/*.ipynb", "tests/benchmarks/*.md",
+    "*.md", "docs/*.md", "docs/results/*.md", "cluster/README.md", "notebooks/*.md", "notebooks/*.ipynb", "tests/benchmarks/*.md",
 ]  # fmt: skip
 exclude_patterns = ["docs/_build"]
 root_doc = "README"
@@ -23,7 +23,15 @@ myst_enable_extensions = ["dollarmath"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 CONTENTS = {
-    "First steps": ["notebooks/README", "docs/commands", "docs/sweeps", "docs/results", "docs/mlflow", "docs/policies"],
+    "First steps": [
+        "notebooks/README",
+        "docs/commands",
+        "docs/sweeps",
+        "docs/results",
+        "docs/results/index",
+        "docs/mlflow",
+        "docs/policies",
+    ],
     "Background": [
         "docs/algorithms",
         "docs/data",

@@ -30,6 +30,19 @@ def test_principled_is_what_it_says() -> None:
     assert presets.changed_settings(official) == presets.changed_settings(principled) == []
 
 
+def test_robust_is_what_it_says() -> None:
+    official, robust = plan(), plan(profile="robust")
+    (settings,) = set(algorithms.settings(robust))
+    assert (settings.normalise, settings.critic_norm, settings.cosine_decay) == (True, True, True)
+    assert (settings.covariance, settings.last_step_noise, settings.dual) == ("posterior", False, "projected")
+    assert (settings.slack, settings.lambda_clip, settings.lambda_init) == (diffcps.TIGHT, 1.0, 1.0)
+    assert robust.evaluation.episodes_at(last=True) == 100
+    assert presets.changed_settings(robust) == []
+    assert official.key != robust.key
+    found = {n: plan(profile="robust", steps=n).value("behaviour_steps") for n in (2_000_000, 400_000, 5000)}
+    assert found == {2_000_000: 200_000, 400_000: diffcps.CLONING, 5000: 1250}
+
+
 def test_profile_follows_the_length_of_a_run() -> None:
     """A tenth of a long one clones; shorter ones as many steps as cloning takes, or half of what there are."""
     found = {n: plan(profile="principled", steps=n).value("behaviour_steps") for n in (2_000_000, 400_000, 5000)}

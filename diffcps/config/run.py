@@ -138,8 +138,8 @@ class RunConfig(Plain):
     settings: Values = Values()
     """Every setting of the algorithm by name."""
     profile: str = "official"
-    """``official``: the published settings. Other profiles are those of the algorithm: for DiffCPS ``principled``. A profile
-    says where the settings come from; every one of them can still be changed."""
+    """``official``: the published settings. Other profiles are those of the algorithm, for DiffCPS ``principled`` and
+    ``robust``. A profile says where the settings come from; every one of them can still be changed."""
     physics: Physics = "d4rl"
     """``d4rl`` evaluates with the body masses of MuJoCo ≤ 2.1.1, under which D4RL was recorded; ``modern`` with today's."""
     data: DataConfig = DataConfig()
