@@ -35,9 +35,9 @@ SLACK = 0.1
 TIGHT = 0.02
 """δ of the robust profile."""
 CLONING = 100_000
-"""Gradient steps of behaviour cloning before κ is read, in the profiles that clone: a tenth of the trial where that is more, a half
-(``principled``) or a quarter (``robust``) of it where even that is less. On 60 000 rows of Hopper its loss fell by a tenth over
-the last 11 000 of 30 000."""
+"""Gradient steps of behaviour cloning before κ is read, in the profiles that clone: a tenth of the trial where that is more, or
+a half (``principled``) or a quarter (``robust``) of it where even that is less. On 60 000 rows of Hopper its loss fell by a tenth
+over the last 11 000 of 30 000."""
 HARDLY = 0.1
 """Where λ moves by less than this share of its start, κ hardly changes what is learned."""
 FINAL_EPISODES = 100
