@@ -142,7 +142,7 @@ def test_unfinished_trials_are_named_and_left_out(tmp_path: Path) -> None:
     results = Results.read(tmp_path)
     assert results.missing == len(trials) - 2
     write(studies.get("covariance"), results, tmp_path)
-    assert f"**{len(trials) - 2} trials are not complete" in (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert f"**{len(trials) - 2} trials not complete" in (tmp_path / "study.md").read_text(encoding="utf-8")
 
 
 def test_unknown_studies_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

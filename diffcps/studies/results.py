@@ -18,6 +18,7 @@ from diffcps.runs.trials import Trial
 from diffcps.studies.study import Scale
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
+from diffcps.text import counted
 
 FINAL_PART = 0.2
 """Share of the steps, at the end, over which λ, losses and violations are averaged."""
@@ -40,9 +41,9 @@ class Results:
 
     def remarks(self) -> list[str]:
         """The number of trials and policies, and a warning when some trials are missing."""
-        text = f"{len(self.trials)} trials, {len(self.frame)} policies."
+        text = f"{counted(len(self.trials), 'trial')}, {len(self.frame)} policies."
         if self.missing:
-            text += f" **{self.missing} trials are not complete and are left out.**"
+            text += f" **{counted(self.missing, 'trial')} not complete, left out.**"
         return [text, ""]
 
     @cached_property

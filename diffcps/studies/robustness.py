@@ -127,7 +127,7 @@ def page(results: Results) -> Page:
 
 
 def _effects(arms: pd.DataFrame, has: pd.DataFrame, column: str) -> pd.DataFrame:
-    """What each factor brings to a score, on each task that has all arms and on average over them, with intervals over seeds."""
+    """What each factor brings to a score, on each task that has all arms and on average over several, with intervals over seeds."""
     counts = arms.groupby("task")["arm"].nunique()
     tasks = [str(task) for task in arms["task"].unique() if counts[task] == len(DESIGN)]
     found = []
@@ -137,7 +137,7 @@ def _effects(arms: pd.DataFrame, has: pd.DataFrame, column: str) -> pd.DataFrame
             own = arms[arms["task"] == task]
             sides = own.groupby([own["seed"], has.loc[own.index, factor.name]])[column].mean().unstack()
             gains[task] = sides[True] - sides[False]
-        if gains:
+        if len(gains) > 1:
             gains[OVER] = pd.DataFrame(gains).mean(axis=1, skipna=False)
         for task, each in gains.items():
             low, high = stats.bootstrap_interval(each.to_numpy(np.float64), np.random.default_rng(0))
@@ -153,12 +153,13 @@ def _finding(effect: pd.DataFrame) -> str:
 
 def _winner(effects: pd.DataFrame, arms: pd.DataFrame) -> str:
     """The factors that bring something over all tasks, as the settings of the arm that has just these."""
-    over = effects[effects["task"] == OVER].set_index("factor")
+    where = OVER if OVER in set(effects["task"]) else str(effects["task"].iloc[0])
+    over = effects[effects["task"] == where].set_index("factor")
     good = [factor.name for factor in FACTORS if over.loc[factor.name, "low"] > 0]
     settings = {**FASTER, "behaviour_steps": int(arms["behaviour_steps"].iloc[0])}
     settings |= {name: value for factor in FACTORS for name, value in factor.settings(factor.name in good).items()}
     flags = " ".join(f"--set {name}={str(value).lower()}" for name, value in settings.items())
-    return f"Clearly above 0 over all data: {', '.join(good) or 'none'}. Just these: `--profile principled {flags}`."
+    return f"Clearly above 0 on {where}: {', '.join(good) or 'none'}. Just these: `--profile principled {flags}`."
 
 
 def _references(task: str, arms: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
