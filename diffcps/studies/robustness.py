@@ -127,7 +127,7 @@ def page(results: Results) -> Page:
 
 
 def _effects(arms: pd.DataFrame, has: pd.DataFrame, column: str) -> pd.DataFrame:
-    """What each factor brings to a score, on each task that has all arms and on average over several, with intervals over seeds."""
+    """What each factor brings to a score, on each task that has all arms and on average over them; intervals over seeds."""
     counts = arms.groupby("task")["arm"].nunique()
     tasks = [str(task) for task in arms["task"].unique() if counts[task] == len(DESIGN)]
     found = []
