@@ -128,7 +128,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     folder = sweeps.train(kept(), tmp_path / "sweep")
     for names, words in (
         (("fqee",), "did you mean 'fqe'"),
-        (("paths",), "does not fit"),
+        (("density", "critick"), "critick"),
+        (("paths",), "is a picture"),
         (("actions",), "is a picture"),
     ):
         with pytest.raises(UserError, match=words):

@@ -164,6 +164,22 @@ def test_flags_that_mean_nothing_to_a_task_do_not_change_its_key() -> None:
         assert plan_of(tasks=(task,), physics="d4rl") == plan_of(tasks=(task,))
 
 
+def test_a_profile_is_of_the_algorithms_that_have_it() -> None:
+    """Of several; a single algorithm must have it, and one of several."""
+    flags: dict[str, Any] = {"tasks": ("hopper-medium-v2",), "algorithms": ("diffcps", "iql")}
+    found = plan_of(**flags, profile="robust")
+    assert [trial.method for trial in found.trials] == ["diffcps robust", "iql"]
+    assert found.trials[1] == plan_of(**flags).trials[1]
+    varied = plan_of(**flags, vary=("profile=official,robust",))
+    assert [trial.method for trial in varied.trials] == ["diffcps", "diffcps robust", "iql"]
+    with pytest.raises(
+        UserError, match="no algorithm here has it: diffcps has official, principled, robust; iql has official"
+    ):
+        plan_of(**flags, profile="sturdy")
+    with pytest.raises(UserError, match="with iql it must be one of 'official'"):
+        plan_of(tasks=("hopper-medium-v2",), algorithm="iql", profile="robust")
+
+
 def test_several_values_make_a_grid() -> None:
     plan = plan_of(tasks=TWO, diffusion_steps=(5, 10), lambda_clip=(0.0, 0.3), target_kl=(0.05, 0.1))
     assert plan.count == 2 * 8

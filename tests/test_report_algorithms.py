@@ -178,6 +178,13 @@ def test_published_tables_are_whole() -> None:
     assert {row["task"]: row["score"] for row in scores if row["column"] == "diffcps"} == quoted
 
 
+def test_profiles_of_one_algorithm_stand_beside_the_others(tmp_path: Path) -> None:
+    trials = config("diffcps"), config("diffcps", profile="robust"), config("iql")
+    text = built(tmp_path, *trials).table.markdown()
+    assert "## Algorithms side by side" in text
+    assert "| diffcps | diffcps robust | iql |" in text
+
+
 def test_many_algorithms_are_printed_a_few_abreast(tmp_path: Path) -> None:
     names = "td3bc", "rebrac", "iql", "cql", "awac", "fql", "bc", "dql"
     found = built(tmp_path, *(config(name) for name in names))

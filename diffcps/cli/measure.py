@@ -26,15 +26,16 @@ SOME_FAILED = 1
 class MeasureCommand:
     """Measure the trained policies of a sweep or of one run folder, as --measures does in training.
 
-    The final policies of complete trials, and those that --keep-checkpoints has kept, get what they lack. The numbers are written
-    into the run folders, beside those of training, for the report, `select` and `load_sweep`. The trials' data must be on this
-    machine. Run the same command again to continue.
+    The final policies of complete trials, and those that --keep-checkpoints has kept, get what they lack of the measures that fit
+    them. The numbers are written into the run folders, beside those of training: `diffcps select`, `diffcps report` and
+    `load_sweep` show them. The trials' data must be on this machine. Run the same command again to continue.
     """
 
     sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of a sweep in the results folder, the path of its folder, or a run folder."""
     measures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME ...")]
-    """Measures: density, samples, likelihood, acting, fqe, critic, latency; see docs/studies.md."""
+    """One or more of fqe, critic, likelihood, acting, samples, density, latency; see docs/studies.md. Pictures (actions, paths)
+    are made in training only."""
     data_dir: Several[Path] = ()
     """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
@@ -43,7 +44,7 @@ class MeasureCommand:
     def __call__(self) -> int:
         """Run it. Returns the exit status: 1 where a trial could not be measured."""
         from diffcps import data
-        from diffcps.deploy.measuring import measure
+        from diffcps.deploy.measuring import measure, missing
         from diffcps.training import cost
 
         console, trials = Console(), self._lacking()
@@ -55,6 +56,7 @@ class MeasureCommand:
         for number, trial in enumerate(trials, start=1):
             title = f"{number} of {len(trials)}: {trial.key}"
             with console.status(title) as status:
+                lacking = missing(trial, self.measures)
                 try:
                     dataset = data.load(trial.task, trial.config.data, directories)
                     steps = measure(trial, self.measures, dataset, partial(_told, status=status, title=title))
@@ -63,7 +65,7 @@ class MeasureCommand:
                     say(console, f"{trial.key} was not measured: {error}")
                     continue
             where = f"at step {listed([f'{s:,}' for s in steps], 3)}" if steps else "was measured already"
-            say(console, f"{trial.key}: {', '.join(self.measures)} of each seed {where}")
+            say(console, f"{trial.key}: {', '.join(lacking)} of each seed {where}")
         return SOME_FAILED if failed else 0
 
     def _lacking(self) -> "list[Trial]":

@@ -25,11 +25,11 @@ class Results:
     sweeps: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[SWEEP ...]")] = ()
     """Names of sweeps in the results folder, or paths of their folders."""
     into: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("docs/results")
-    """Folder of the page."""
+    """Where the page is written."""
     policies: bool = False
     """Also save the first seed's policy of every trial of these sweeps there, for `diffcps.load_policy`."""
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
-    """Folder of the sweeps, or the URL of an object store."""
+    """Where the sweeps are read from: their folder, or the URL of an object store."""
 
     def __call__(self) -> None:
         """Run it."""

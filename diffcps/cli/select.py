@@ -22,8 +22,9 @@ class Select:
     """Choose a policy of a sweep without an environment.
 
     With --by: for each task the policies in the order of that criterion, the one to deploy, and how well the criterion
-    ranks policies whose scores are known. Without: how well every criterion ranks them. Criteria: fqe, critic, td, fqe-error
-    (train with --measures fqe critic, best with --hold-out, or measure afterwards by diffcps measure), behaviour, lambda.
+    ranks policies whose scores are known. Without: how well every criterion ranks them. The criteria fqe and fqe-error need the
+    measure fqe, critic and td the measure critic: take them in training (--measures) or afterwards (diffcps measure). fqe-error
+    also needs --hold-out in training. behaviour and lambda need nothing.
     """
 
     sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]

@@ -27,7 +27,7 @@ class _Flags(LaunchFlags, Scale):
 
 @dataclass(frozen=True)
 class StudyCommand(_Flags):
-    """Run a study of one of the paper's open questions, and write its figures, tables and findings.
+    """Run a study of an open question, and write its figures, tables and findings.
 
     Studies: claims, covariance, entropy, constraint, optimum, capacity, elbo-gap, multimodality, selection,
     offline-selection, robustness, steps, toy. Run the same command again to resume a study.
@@ -45,8 +45,8 @@ class StudyCommand(_Flags):
 class Toy(_Flags):
     """Run the paper's toy experiment: which policies stay on a ring of data, for different T?
 
-    It compares DiffCPS in both profiles, Diffusion-QL, behaviour cloning with a diffusion policy, and weighted
-    cloning with a Gaussian policy.
+    It compares DiffCPS in the profiles official and principled, Diffusion-QL, behaviour cloning with a diffusion policy, and
+    weighted cloning with a Gaussian policy.
     """
 
     # flags of studies that have locomotion tasks

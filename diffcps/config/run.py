@@ -248,6 +248,11 @@ class RunConfig(Plain):
         return tuple(str(value) for value, usual in named if value not in (None, usual))
 
     @property
+    def method(self) -> str:
+        """What is compared: the algorithm with its ``variant``."""
+        return " ".join([self.algorithm, *self.variant])
+
+    @property
     def kept_steps(self) -> tuple[int, ...]:
         """Steps of the evaluations whose policies a complete trial has, ascending; the last is its end."""
         every = self.evaluation.every

@@ -25,15 +25,13 @@ FILES = "measures.csv", "afterwards.csv"
 def missing(trial: Trial, names: Sequence[str]) -> dict[str, list[int]]:
     """Measure -> the steps whose kept policies lack it. A policy that was measured and has diverged lacks nothing.
 
-    Raises ``UserError`` for a measure that is none, or does not fit the trial.
+    Measures that do not fit the trial are left out. Raises ``UserError`` for one that is none, and where none fits.
     """
-    _asked(trial.config, names)
+    names = _fitting(trial, names)
     frames = [read_rows(trial.folder / name) for name in FILES]
     found = {}
     for name in names:
         columns = measures.MEASURES[name].columns(trial.config, trial.task)
-        if not columns:
-            raise UserError(f"measure {name!r} is a picture, which is only made in training (--measures {name}).")
         there = {
             pair
             for frame in frames
@@ -94,6 +92,19 @@ def measure(
                 rows.append({"step": step, "member": number, "seed": member.seed, **taken(subject)})
         folder.record_afterwards(_joined(trial, pd.DataFrame(rows)))
     return steps
+
+
+def _fitting(trial: Trial, names: Sequence[str]) -> list[str]:
+    """Those of the measures that fit a trial; see ``missing``."""
+    known = [name for name in names if name in measures.MEASURES]
+    if pictures := [name for name in known if measures.MEASURES[name].leaves and name != "samples"]:
+        raise UserError(
+            f"measure {pictures[0]!r} is a picture, which is only made in training (--measures {pictures[0]})."
+        )
+    found = [name for name in known if not measures.MEASURES[name].misfit(trial.config, trial.task)]
+    if len(known) < len(names) or not found:
+        _asked(trial.config, names)  # says why
+    return found
 
 
 def _asked(config: RunConfig, names: Sequence[str]) -> RunConfig:

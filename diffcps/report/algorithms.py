@@ -84,7 +84,7 @@ class SideBySide:
     task: str
     data: str
     rows: Mapping[str, Row]
-    """Algorithm -> its trial."""
+    """Method, an algorithm and its profile if that is not the usual one -> its trial."""
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -109,11 +109,11 @@ class SideBySide:
 
 
 def side_by_side(table: Sequence[Row]) -> list[SideBySide]:
-    """The tasks with several algorithms and one trial of each. Several trials of one would have to be chosen between."""
+    """The tasks with several methods and one trial of each. Several trials of one would have to be chosen between."""
     found: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in table:
         key = row.trial.task.name, row.data, row.trial.config.physics
-        found.setdefault(key, {}).setdefault(row.trial.config.algorithm, []).append(row)
+        found.setdefault(key, {}).setdefault(row.trial.config.method, []).append(row)
     return [
         SideBySide(task, data, {name: rows[0] for name, rows in own.items()})
         for (task, data, _), own in found.items()
@@ -206,7 +206,7 @@ def _by_domain(groups: Sequence[Group]) -> list[str]:
         whole = max((len(group.rows) for group in family), default=0)
         full = [group for group in family if len(group.rows) == whole]
         if whole > 1 and len(full) > 1:
-            standings = [Standing(group.rows[0].trial.config.algorithm, *group.aggregates["IQM"]) for group in full]
+            standings = [Standing(group.rows[0].trial.config.method, *group.aggregates["IQM"]) for group in full]
             seeds = min(row.trial.seeds for group in full for row in group.rows)
             domain = " · ".join(family[0].family[:2])
             lines.append(f"Over the {whole} tasks of {domain}, by IQM: {verdict(standings, seeds)}.")

@@ -161,9 +161,9 @@ def varying(table: Sequence[Row]) -> list[str]:
 
 
 def compares(table: Sequence[Row]) -> bool:
-    """Whether rows are of several algorithms, one of each for a task, which have their published scores side by side."""
+    """Whether rows are of several methods, one trial of each for a task, which have their published scores side by side."""
     shared = [(row.trial.task.name, row.data, row.trial.config.physics) for row in table]
-    names = [row.trial.config.algorithm for row in table]
+    names = [row.trial.config.method for row in table]
     return len(set(names)) > 1 and len(set(zip(shared, names, strict=True))) == len(table)
 
 

@@ -96,7 +96,7 @@ def _policies(trial: Trial) -> list[dict[str, Any]]:
         "key": trial.key,
         "task": trial.task.name,
         "domain": trial.task.domain,
-        "method": " ".join([config.algorithm, *config.variant]),
+        "method": config.method,
         "steps": config.steps,
         "width": config.value("hidden_size"),
         "seconds": round(sum(float(value) for value in trial.status.get("seconds", {}).values())),

@@ -54,7 +54,7 @@ def told_apart(scores: pd.DataFrame) -> pd.DataFrame:
     """The frame with data sets and methods named so that each pair of them has one trial, methods in a fixed order.
 
     A task with several data sets or physics is named with them, a method with the settings in which its policies on a task
-    differ. Of trials that differ in nothing that changes a policy the one with most seeds stays.
+    differ. Of trials that differ in nothing that changes a policy the one with most seeds stays, or the newest of them.
     """
     scores = scores.copy()
     for task, own in scores.groupby("task", sort=False):
@@ -64,7 +64,7 @@ def told_apart(scores: pd.DataFrame) -> pd.DataFrame:
                 for _, row in own.iterrows()
             ]
     alike = scores.groupby(["task", "method", "settings", "steps"], sort=False)
-    scores = pd.concat([own[own["key"] == own["key"].mode()[0]] for _, own in alike])
+    scores = pd.concat([own[own["key"] == _most(own["key"])] for _, own in alike])
     for method, own in scores.groupby("method", sort=False):
         said = [frozenset(_said(row)) for _, row in own.iterrows()]
         differ: set[str] = set()
@@ -79,6 +79,12 @@ def told_apart(scores: pd.DataFrame) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(algorithms.names())}
     rank = scores["method"].map(lambda name: (order.get(name.split()[0], len(order)), name))
     return scores.iloc[sorted(range(len(scores)), key=lambda place: rank.iloc[place])].reset_index(drop=True)
+
+
+def _most(keys: "pd.Series[str]") -> str:
+    """The one that is there most often, the last of several."""
+    counts = keys.value_counts()
+    return str(next(key for key in reversed(keys.tolist()) if counts[key] == counts.max()))
 
 
 def _said(row: "pd.Series[str]") -> list[str]:

@@ -125,6 +125,7 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
         own = {key: value for key, value in changes.items() if has(key, name) or not any(has(key, n) for n in several)}
         if varied:
             own["acting"] = _compared(changes.get("acting", []), name, several)
+            own |= _profiles(changes, name, several)
         given = named({**own, "algorithm": name}, name)
         known = {key: value for key, value in preset(task, usual).items() if key in names_of(name)}
         base = {key: values for key, values in named(known, name).items() if key not in given}
@@ -133,6 +134,22 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
             point = dict(zip([*given, *base], values, strict=True))
             found.append(_trial(task, usual, point, {key for key in point if key in given}))
     return list(dict.fromkeys(found)), list(dict.fromkeys(varied))
+
+
+def _profiles(changes: Mapping[str, Any], name: str, several: Sequence[str]) -> dict[str, Any]:
+    """The profiles of one of several algorithms: those asked for that it has, else the published one.
+
+    Raises ``UserError`` for one that none of them has.
+    """
+    if "profile" not in changes:
+        return {}
+    asked = changes["profile"] if isinstance(changes["profile"], tuple) else (changes["profile"],)
+    known = {other: algorithms.get(other).profiles for other in several}
+    for profile in asked:
+        if not any(profile in own for own in known.values()):
+            having = "; ".join(f"{other} has {', '.join(own)}" for other, own in known.items())
+            raise UserError(f"profile = {profile!r}: no algorithm here has it: {having}.")
+    return {"profile": tuple(profile for profile in asked if profile in known[name]) or "official"}
 
 
 def _compared(asked: str | Sequence[str], name: str, several: Sequence[str]) -> list[str]:

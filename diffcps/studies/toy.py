@@ -13,7 +13,7 @@ METHODS = "DiffCPS", "DiffCPS, principled", "Diffusion-QL", "behaviour cloning",
 
 
 def trials(scale: Scale) -> tuple[RunConfig, ...]:
-    """DiffCPS in both profiles, Diffusion-QL and behaviour cloning over T, and weighted cloning with a Gaussian policy."""
+    """DiffCPS in two profiles, Diffusion-QL and behaviour cloning over T, and weighted cloning with a Gaussian policy."""
     counts = scale.diffusion_steps or ((5, 15) if scale.quick else STEPS)
     found = []
     for name in scale.tasks or ("ring",):

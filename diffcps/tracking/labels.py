@@ -37,7 +37,7 @@ def keys(config: RunConfig) -> list[Key]:
 def name(config: RunConfig, members: Sequence[int]) -> str:
     """Name of a run: the configuration of one member or of the whole pack."""
     settings = [f"{symbol}={common(config, members, name)}" for name, symbol in config.symbols.items()]
-    return " ".join([config.task, config.algorithm, *config.variant, *settings])
+    return " ".join([config.task, config.method, *settings])
 
 
 def tags(config: RunConfig, members: Sequence[int], environment: Mapping[str, Any]) -> dict[str, str]:
