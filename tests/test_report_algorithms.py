@@ -179,7 +179,7 @@ def test_published_tables_are_whole() -> None:
 
 
 def test_profiles_of_one_algorithm_stand_beside_the_others(tmp_path: Path) -> None:
-    trials = config("diffcps"), config("diffcps", profile="robust"), config("iql")
+    trials = config("diffcps"), config("diffcps").replaced(profile="robust"), config("iql")
     text = built(tmp_path, *trials).table.markdown()
     assert "## Algorithms side by side" in text
     assert "| diffcps | diffcps robust | iql |" in text
