@@ -205,6 +205,20 @@ def test_the_first_policies_are_saved(tmp_path: Path) -> None:
     assert policy.card.seed == trial.members[0].seed
 
 
+def test_the_projects_own_page_is_what_its_record_says(tmp_path: Path) -> None:
+    """Made again from the two files, and each policy beside it acts."""
+    own = Path(__file__).parent.parent / "docs" / "results"
+    for name in ("scores.csv", "curves.csv"):
+        shutil.copy(own / name, tmp_path / name)
+    Results(into=tmp_path)()
+    assert page(tmp_path) == page(own)
+    saved = [*(own / "policies").iterdir()]
+    assert {folder.name for folder in saved} <= set(Evidence.read(own).scores["key"])
+    for folder in saved:
+        policy = diffcps.load_policy(folder)
+        assert policy.act(np.zeros(policy.card.observation_size), seed=0).shape == (policy.card.action_size,)
+
+
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Name a sweep"):
         Results(into=tmp_path)()

@@ -18,7 +18,7 @@ READINGS = {
     "last": "The last checkpoint",
     "one": "The last checkpoint, a single action (N = 1)",
     "student": "The one-step student of the last checkpoint",
-    "newest": "Mean of the last ten evaluations",
+    "newest": "Mean of the last ten evaluations, of all where there are fewer",
     "best": "The best evaluation of each seed: an oracle",
 }
 """Column of the record -> what its table is called."""
