@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import run_folders as synthetic
 import sweeps
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from diffcps.cli.select import Select
 from diffcps.errors import UserError
 from diffcps.report import selection
 from diffcps.runs.read import collect
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trials import Trial, read_trial
 from diffcps.training.measures import offline
 
 NUMBERS = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=12)
@@ -83,6 +84,24 @@ def test_the_first_by_a_criterion_is_named_with_how_much_to_believe_it(
     assert own[0].trial.key in said
     Select(str(tmp_path / "own"))()
     assert "Spearman" in capsys.readouterr().out
+
+
+def test_a_method_stands_for_its_settings() -> None:
+    """Of several methods only settings in which the trials of one differ are named."""
+    configs = [
+        synthetic.config(),
+        synthetic.config(profile="principled"),
+        synthetic.config(profile="principled", grad_norm=1.0),
+    ]
+    own = [
+        selection.Candidate(Trial(trial.key, Path("x"), "complete", trial), 0, 400, value=1.0, score=2.0)
+        for trial in configs
+    ]
+    (column,) = (column for column in selection.ranking(own, "fqe") if column.title == "settings")
+    assert column.cells[0] == "diffcps"
+    assert [cell.partition(" ")[0] for cell in column.cells] == ["diffcps"] * 3
+    assert "grad_norm=1" in column.cells[2]
+    assert "covariance" not in "".join(column.cells)
 
 
 def test_a_criterion_that_is_not_there_is_refused_with_the_remedy(tmp_path: Path) -> None:

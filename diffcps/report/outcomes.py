@@ -96,8 +96,8 @@ def _head(scores: pd.DataFrame) -> tuple[str, ...]:
     trials, sets = scores["key"].nunique(), _sets(scores)
     others = scores.loc[~scores["data"].astype(str).str.startswith("D4RL"), "task"].nunique()
     caution = (
-        f"{others} of the data sets are not D4RL's: compare columns with each other and with the behaviour, not with published "
-        "tables."
+        f"Data sets that are not D4RL's: {others} of {len(sets)}. Compare columns with each other and with the behaviour, not "
+        "with published tables."
     )
     size = f"{counted(trials, 'trial')}, {len(scores)} policies, {counted(len(sets), 'data set')}."
     return (

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -131,12 +132,19 @@ def verdict(found: Agreement | None) -> str:
 
 def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]:
     """The first policies of one task by a criterion as a table."""
-    criterion, names = CRITERIA[name], varying([candidate.trial for candidate in own])
-    shown = own[:most]
+    criterion, shown = CRITERIA[name], own[:most]
+    by_method: dict[str, list[Trial]] = defaultdict(list)
+    for candidate in own:
+        by_method[candidate.trial.config.method].append(candidate.trial)
+    # a method stands for all settings that its trials have in common
+    names = {method: varying(trials) for method, trials in by_method.items()}
+    settings = [said(c.trial, names[c.trial.config.method]) for c in shown]
+    if len(by_method) > 1:
+        settings = [f"{c.trial.config.method} {text}".rstrip() for c, text in zip(shown, settings, strict=True)]
     better = "higher" if criterion.sign > 0 else "lower"
     return [
         Column("", [str(place) for place in range(1, len(shown) + 1)]),
-        Column("settings", [said(candidate.trial, names) or "–" for candidate in shown], right=False),
+        Column("settings", [text or "–" for text in settings], right=False),
         Column("seed", [str(candidate.trial.config.members[candidate.member].seed) for candidate in shown]),
         Column("step", [short(candidate.step) for candidate in shown]),
         Column(f"{name} ({better} is better)", [f"{criterion.sign * candidate.value:.4g}" for candidate in shown]),

@@ -33,7 +33,7 @@ class RunFlags:
     """The learning algorithm, by default `diffcps`."""
     profile: Annotated[Maybe[str], tyro.conf.arg(metavar="PROFILE")] = None
     """`official`: published settings. Of DiffCPS also `principled`: what its equations ask for, for studies with a known optimum;
-    and `robust`: what holds the policy to narrow data. Default: official."""
+    and `robust`: what holds the policy to narrow data. Of several algorithms it changes those that have it. Default: official."""
     seeds: Maybe[int] = None
     """Number of seeds of a trial; 0, 1, … train together, as one pack. Default: 5; demo: 3."""
     steps: Maybe[int] = None
