@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,10 @@ from diffcps.text import Column, number, short
 
 FIRST = 1, 5
 """Numbers of policies that are tried in the environment, for the regret."""
+
+
+_WIDEST = 44
+"""Characters of a policy's settings in a table, so that a terminal has room for its numbers."""
 
 
 class Candidate(NamedTuple):
@@ -144,7 +149,7 @@ def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]
     better = "higher" if criterion.sign > 0 else "lower"
     return [
         Column("", [str(place) for place in range(1, len(shown) + 1)]),
-        Column("settings", [text or "–" for text in settings], right=False),
+        Column("settings", [shorten(text, _WIDEST, placeholder=" …") or "–" for text in settings], right=False),
         Column("seed", [str(candidate.trial.config.members[candidate.member].seed) for candidate in shown]),
         Column("step", [short(candidate.step) for candidate in shown]),
         Column(f"{name} ({better} is better)", [f"{criterion.sign * candidate.value:.4g}" for candidate in shown]),
