@@ -15,9 +15,9 @@ from diffcps.cli import _STYLE
 from diffcps.cli.results import Results
 from diffcps.config import EvaluationConfig, Member, Values
 from diffcps.errors import UserError
-from diffcps.report import outcomes
+from diffcps.report import results_page
 from diffcps.report.document import Sheet
-from diffcps.report.evidence import Evidence, command, whole
+from diffcps.report.results_record import ResultsRecord, command, whole
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.presets import build, official
 from diffcps.runs.read import collect
@@ -46,7 +46,7 @@ def test_the_page_has_the_numbers_of_the_run_folders(
 ) -> None:
     Results((str(sweep),), into=tmp_path / "page")()
     assert "1 trial left out" in capsys.readouterr().out
-    record = Evidence.read(tmp_path / "page")
+    record = ResultsRecord.read(tmp_path / "page")
     assert len(record.scores) == 4 * 3
     assert set(record.scores["method"]) == {"diffcps", "diffcps principled"}
     for folder in (sweep / "runs").iterdir():
@@ -72,7 +72,7 @@ def test_the_page_has_the_numbers_of_the_run_folders(
 def test_a_page_keeps_what_it_had_and_replaces_what_is_given_again(sweep: Path, tmp_path: Path) -> None:
     folder = tmp_path / "page"
     Results((str(sweep),), into=folder)()
-    before = Evidence.read(folder).scores
+    before = ResultsRecord.read(folder).scores
     first = page(folder)
     Results(into=folder)()
     assert page(folder) == first
@@ -80,7 +80,7 @@ def test_a_page_keeps_what_it_had_and_replaces_what_is_given_again(sweep: Path, 
     synthetic.write(sweep, synthetic.config(HOPPER), lift=100.0)
     synthetic.write(sweep, synthetic.config(HOPPER, algorithm="dql"))
     Results((str(sweep),), into=folder)()
-    after = Evidence.read(folder).scores
+    after = ResultsRecord.read(folder).scores
     key = synthetic.config(HOPPER).key
     assert len(after) == len(before) + 3
     assert (
@@ -93,14 +93,14 @@ def test_a_page_keeps_what_it_had_and_replaces_what_is_given_again(sweep: Path, 
     )
 
 
-def evidence(folder: Path) -> Evidence:
-    return Evidence.of(whole(collect(folder)))
+def recorded(folder: Path) -> ResultsRecord:
+    return ResultsRecord.of(whole(collect(folder)))
 
 
 def test_trials_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     for rate in (1e-3, 2e-3):
         synthetic.write(tmp_path, synthetic.config(HOPPER, learning_rate=rate, grad_norm=3.0))
-    named = outcomes.told_apart(evidence(tmp_path).scores)
+    named = results_page.told_apart(recorded(tmp_path).scores)
     assert set(named["method"]) == {"diffcps learning_rate=0.001", "diffcps learning_rate=0.002"}
 
 
@@ -108,7 +108,7 @@ def test_members_of_a_pack_that_differ_are_no_seeds_of_one_method(tmp_path: Path
     trial = synthetic.config(HOPPER)
     pack = [Member(0), Member(1, Values({"target_kl": 0.2})), Member(2, Values({"target_kl": 0.2}))]
     synthetic.write(tmp_path, trial.replaced(members=tuple(pack)))
-    named = outcomes.told_apart(evidence(tmp_path).scores)
+    named = results_page.told_apart(recorded(tmp_path).scores)
     assert dict(named["method"].value_counts()) == {"diffcps target_kl=0.2": 2, "diffcps target_kl=0.05": 1}
 
 
@@ -117,21 +117,21 @@ def test_the_same_policies_count_once(tmp_path: Path) -> None:
     for place, changes in (("a", {}), ("b", {}), ("c", {"measures": ("latency",)}), ("d", {"seeds": 5})):
         synthetic.write(tmp_path / place, synthetic.config(HOPPER, **changes))  # type: ignore[arg-type]
     trials = [trial for place in "abcd" for trial in whole(collect(tmp_path / place))]
-    found = Evidence.of(trials)
+    found = ResultsRecord.of(trials)
     assert len(found.scores) == 3 + 3 + 5
-    assert list(outcomes.told_apart(found.scores)["seed"]) == [0, 1, 2, 3, 4]
+    assert list(results_page.told_apart(found.scores)["seed"]) == [0, 1, 2, 3, 4]
 
 
 def test_other_data_of_a_task_have_a_row_of_their_own(tmp_path: Path) -> None:
     synthetic.write(tmp_path, synthetic.config(HOPPER))
     synthetic.write(tmp_path, synthetic.config(HOPPER, algorithm="dql"), checksum="beef" * 16, rows=500)
-    named = outcomes.told_apart(evidence(tmp_path).scores)
+    named = results_page.told_apart(recorded(tmp_path).scores)
     assert set(named["task"]) == {f"{HOPPER} (1,000,000 rows, c0ffeec0, d4rl)", f"{HOPPER} (500 rows, beefbeef, d4rl)"}
 
 
 def averages(scores: pd.DataFrame, curves: pd.DataFrame) -> dict[str, dict[str, tuple[str, ...]]]:
     """Title -> method -> cells of the tables over data sets."""
-    sections = {section.title: section for section in outcomes.document(scores, curves).sections}
+    sections = {section.title: section for section in results_page.document(scores, curves).sections}
     if "Over data sets" not in sections:
         return {}
     tables = [block for block in sections["Over data sets"].blocks if isinstance(block, Sheet)]
@@ -142,7 +142,7 @@ def averages(scores: pd.DataFrame, curves: pd.DataFrame) -> dict[str, dict[str, 
 
 
 def test_the_distance_over_data_sets_is_that_of_the_interquartile_means(sweep: Path) -> None:
-    found = evidence(sweep)
+    found = recorded(sweep)
     scores = found.scores
     scores.loc[scores["method"] == "diffcps principled", "last"] = 30.0
     scores.loc[scores["method"] == "diffcps", "last"] = 20.0
@@ -159,17 +159,17 @@ def test_the_distance_over_data_sets_is_that_of_the_interquartile_means(sweep: P
 def test_domains_are_not_averaged_together(tmp_path: Path) -> None:
     for task in (HOPPER, "bandit-ring", "pointmaze-umaze"):
         synthetic.write(tmp_path, synthetic.config(task))
-    found = evidence(tmp_path)
+    found = recorded(tmp_path)
     assert found.scores["task"].nunique() == 3
     assert averages(found.scores, found.curves) == {}
 
 
 def test_diverged_policies_are_counted_and_not_averaged_away(sweep: Path) -> None:
-    found = evidence(sweep)
+    found = recorded(sweep)
     scores = found.scores
     lost = (scores["method"] == "diffcps") & (scores["seed"] == 1) & (scores["task"] == HOPPER)
     scores.loc[lost, ["last", "newest", "moved"]] = np.nan
-    sections = {section.title: section for section in outcomes.document(scores, found.curves).sections}
+    sections = {section.title: section for section in results_page.document(scores, found.curves).sections}
     (table,) = sections["The last checkpoint"].blocks
     assert isinstance(table, Sheet)
     cells = {column.title: column.cells for column in table.columns}
@@ -192,7 +192,7 @@ def test_the_command_makes_the_trial_again(tmp_path: Path) -> None:
 def test_a_trial_without_facts_on_its_data_is_left_out(sweep: Path, tmp_path: Path) -> None:
     (next((sweep / "runs").glob("*principled*")) / "environment.json").write_text("{")
     Results((str(sweep),), into=tmp_path / "page")()
-    assert len(Evidence.read(tmp_path / "page").scores) == 3 * 3
+    assert len(ResultsRecord.read(tmp_path / "page").scores) == 3 * 3
 
 
 def test_the_first_policies_are_saved(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_the_projects_own_page_is_what_its_record_says(tmp_path: Path) -> None:
     Results(into=tmp_path)()
     assert page(tmp_path) == page(own)
     saved = [*(own / "policies").iterdir()]
-    assert {folder.name for folder in saved} <= set(Evidence.read(own).scores["key"])
+    assert {folder.name for folder in saved} <= set(ResultsRecord.read(own).scores["key"])
     for folder in saved:
         policy = diffcps.load_policy(folder)
         assert policy.act(np.zeros(policy.card.observation_size), seed=0).shape == (policy.card.action_size,)

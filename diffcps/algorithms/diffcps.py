@@ -80,14 +80,10 @@ def principled(trial: RunConfig) -> Changes:
     * λ starts at 1, has learning rate 3e-3 and is projected on [0, λ_max].
     * The last checkpoint is evaluated by at least ``FINAL_EPISODES`` episodes.
     """
-    settings: dict[str, Any] = {
-        "dual": "projected", "lambda_learning_rate": 3e-3, "slack": SLACK, "lambda_init": 1.0, "lambda_clip": 0.0,
-        # an L_BC that is read too early is far above what can be reached, and κ would bound nothing
-        "behaviour_steps": max(4 * trial.value("policy_freq"), trial.steps // 10, min(CLONING, trial.steps // 2)),
-    }  # fmt: skip
+    settings: dict[str, Any] = {"slack": SLACK, "lambda_clip": 0.0}
     if trial.value("policy") == "diffusion":
         settings |= {"covariance": "calibrated", "last_step_noise": True}
-    return {"settings": settings, "evaluation": {"final_episodes": max(FINAL_EPISODES, trial.evaluation.episodes)}}
+    return _after_cloning(trial, 2, settings)
 
 
 def robust(trial: RunConfig) -> Changes:
@@ -98,12 +94,17 @@ def robust(trial: RunConfig) -> Changes:
     * λ is projected on [1, λ_max], with learning rate 3e-3: cloning never has less weight than the value.
     * The chain is the released one, with variance β̃ and a silent last step: its actions scatter less than the data's.
     """
-    settings: dict[str, Any] = {
-        "normalise": True, "critic_norm": True, "cosine_decay": True, "dual": "projected", "lambda_learning_rate": 3e-3,
-        "slack": TIGHT, "lambda_init": 1.0, "lambda_clip": 1.0,
-        "behaviour_steps": max(4 * trial.value("policy_freq"), trial.steps // 10, min(CLONING, trial.steps // 4)),
-    }  # fmt: skip
-    return {"settings": settings, "evaluation": {"final_episodes": max(FINAL_EPISODES, trial.evaluation.episodes)}}
+    remedies = {"normalise": True, "critic_norm": True, "cosine_decay": True}
+    return _after_cloning(trial, 4, {**remedies, "slack": TIGHT, "lambda_clip": 1.0})
+
+
+def _after_cloning(trial: RunConfig, part: int, settings: dict[str, Any]) -> Changes:
+    """These settings, κ from cloning for one in ``part`` of the steps (see ``CLONING``), a projected λ, and a long evaluation."""
+    # an L_BC that is read too early is far above what can be reached, and κ would bound nothing
+    cloning = max(4 * trial.value("policy_freq"), trial.steps // 10, min(CLONING, trial.steps // part))
+    dual = {"dual": "projected", "lambda_learning_rate": 3e-3, "lambda_init": 1.0}
+    evaluation = {"final_episodes": max(FINAL_EPISODES, trial.evaluation.episodes)}
+    return {"settings": {**settings, **dual, "behaviour_steps": cloning}, "evaluation": evaluation}
 
 
 class DiffCPS(Improver[Settings]):

@@ -44,22 +44,21 @@ class MeasureCommand:
     def __call__(self) -> int:
         """Run it. Returns the exit status: 1 where a trial could not be measured."""
         from diffcps import data
-        from diffcps.deploy.measuring import measure, missing
+        from diffcps.deploy.measuring import measure
         from diffcps.training import cost
 
-        console, trials = Console(), self._lacking()
+        console, trials = Console(), self._lacking()  # each with what it lacks
         directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
-        if reason := data.missing([(trial.task, trial.config.data) for trial in trials], directories):
+        if reason := data.missing([(trial.task, trial.config.data) for trial, _ in trials], directories):
             raise UserError(reason)
         cost.prepare(1)  # the arithmetic of training
         failed = 0
-        for number, trial in enumerate(trials, start=1):
+        for number, (trial, lacking) in enumerate(trials, start=1):
             title = f"{number} of {len(trials)}: {trial.key}"
             with console.status(title) as status:
-                lacking = missing(trial, self.measures)
                 try:
                     dataset = data.load(trial.task, trial.config.data, directories)
-                    steps = measure(trial, self.measures, dataset, partial(_told, status=status, title=title))
+                    steps = measure(trial, lacking, dataset, partial(_told, status=status, title=title))
                 except UserError as error:
                     failed += 1
                     say(console, f"{trial.key} was not measured: {error}")
@@ -68,15 +67,19 @@ class MeasureCommand:
             say(console, f"{trial.key}: {', '.join(lacking)} of each seed {where}")
         return SOME_FAILED if failed else 0
 
-    def _lacking(self) -> "list[Trial]":
-        """The complete trials that lack a measure; says which do not fit. Raises `UserError` where there is none to measure."""
+    def _lacking(self) -> "list[tuple[Trial, dict[str, list[int]]]]":
+        """The complete trials that lack measures, each with these (`measuring.missing`); says which trials do not fit.
+
+        Raises `UserError` where none fits.
+        """
         from diffcps.deploy.measuring import missing
 
         console, found, misfits = Console(), [], []
         complete = self._complete()
         for trial in complete:
             try:
-                found += [trial] if missing(trial, self.measures) else []
+                if lacking := missing(trial, self.measures):
+                    found.append((trial, lacking))
             except UserError as error:
                 misfits.append(error)
         if len(misfits) == len(complete):

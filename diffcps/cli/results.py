@@ -33,7 +33,7 @@ class Results:
 
     def __call__(self) -> None:
         """Run it."""
-        from diffcps.report.evidence import PAGE, Evidence, whole
+        from diffcps.report.results_record import PAGE, ResultsRecord, whole
         from diffcps.runs.read import collect
 
         if self.policies and "://" in self.results:
@@ -41,7 +41,7 @@ class Results:
         console = Console()
         sweeps = [collect(located(name, self.results).folder) for name in self.sweeps]
         trials = [trial for sweep in sweeps for trial in whole(sweep)]
-        found = Evidence.read(self.into).with_newer(Evidence.of(trials))
+        found = ResultsRecord.read(self.into).with_newer(ResultsRecord.of(trials))
         if found.scores.empty:
             raise UserError(
                 "no sweep with a complete trial was named, and the page's folder has no numbers. Name a sweep."

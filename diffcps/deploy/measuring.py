@@ -1,7 +1,7 @@
 """Measures of policies whose training has ended."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ def missing(trial: Trial, names: Sequence[str]) -> dict[str, list[int]]:
 
 def measure(
     trial: Trial,
-    names: Sequence[str],
+    lacking: Mapping[str, list[int]],
     dataset: Transitions,
     progress: Callable[[int, Member], None] = lambda step, member: None,
 ) -> list[int]:
@@ -57,7 +57,7 @@ def measure(
 
     Args:
         trial: it has ended.
-        names: of ``training.measures.MEASURES``.
+        lacking: what ``missing`` has found.
         dataset: what the trial was trained on.
         progress: called before each policy.
 
@@ -65,9 +65,9 @@ def measure(
         The steps whose policies were measured.
 
     Raises:
-        UserError: a measure does not fit, the data are others, or a checkpoint is damaged.
+        UserError: the data are others, or a checkpoint is damaged.
     """
-    folder, lacking = RunFolder(trial.folder), missing(trial, names)
+    folder = RunFolder(trial.folder)
     folder.check_data(dataset.info.checksum)
     parts: tuple[Transitions, Transitions | None] = dataset, None
     if trial.config.data.hold_out:
@@ -97,7 +97,7 @@ def measure(
 def _fitting(trial: Trial, names: Sequence[str]) -> list[str]:
     """Those of the measures that fit a trial; see ``missing``."""
     known = [name for name in names if name in measures.MEASURES]
-    if pictures := [name for name in known if measures.MEASURES[name].leaves and name != "samples"]:
+    if pictures := [name for name in known if measures.MEASURES[name].only_picture]:
         raise UserError(
             f"measure {pictures[0]!r} is a picture, which is only made in training (--measures {pictures[0]})."
         )

@@ -28,6 +28,11 @@ CANDIDATES = 50
 """N, of which best-of-N chooses."""
 
 
+def _no_numbers(subject: "Subject") -> Mapping[str, float]:
+    """What a measure takes that is a picture alone."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Measure:
     """What can be measured of a policy besides its score."""
@@ -36,7 +41,7 @@ class Measure:
     """What it tells, in a sentence."""
     columns: Callable[[RunConfig, Task], tuple[str, ...]] = lambda config, task: ()
     """Names of the numbers that it gives for a trial that it fits; no two measures share one."""
-    take: Callable[["Subject"], Mapping[str, float]] = lambda subject: {}
+    take: Callable[["Subject"], Mapping[str, float]] = _no_numbers
     """Measures one policy: the value of each column."""
     misfit: Callable[[RunConfig, Task], str | None] = lambda config, task: None
     """Why it does not fit a trial; ``None`` where it does."""
@@ -46,6 +51,11 @@ class Measure:
     """Whether it changes as the policy learns, so that a report draws it along training."""
     leaves: Callable[["Subject"], Mapping[str, NDArray[np.float64]]] | None = None
     """Something to look at, column -> ``[n]``, which goes to ``samples.csv`` at the end of the trial; ``None`` for nothing."""
+
+    @property
+    def only_picture(self) -> bool:
+        """Whether it gives no numbers."""
+        return self.take is _no_numbers
 
 
 def check(config: RunConfig) -> Task:

@@ -32,7 +32,7 @@ _LENGTH = (
 
 
 def document(scores: pd.DataFrame, curves: pd.DataFrame) -> Document:
-    """The whole page from a record's frames; see ``evidence.Evidence``."""
+    """The whole page from a record's frames; see ``results_record.ResultsRecord``."""
     if scores.empty:
         return Document("Results", (Section("", (Prose(("No trial is complete yet.",)),)),))
     scores = told_apart(scores)

@@ -19,7 +19,7 @@ from diffcps.errors import UserError
 from diffcps.files import save
 from diffcps.report.analysis import Row, seed_scores
 from diffcps.report.drawing import drawn
-from diffcps.report.outcomes import document
+from diffcps.report.results_page import document
 from diffcps.report.writers import markdown
 from diffcps.runs import full_length
 from diffcps.runs.presets import changed
@@ -39,7 +39,7 @@ _STUDENT = "actor=student"
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class ResultsRecord:
     """What is known of policies on data sets."""
 
     scores: pd.DataFrame
@@ -48,7 +48,7 @@ class Evidence:
     """Key, seed, step and score of every evaluation."""
 
     @classmethod
-    def of(cls, trials: Sequence[Trial]) -> "Evidence":
+    def of(cls, trials: Sequence[Trial]) -> "ResultsRecord":
         """Of trials that are ``whole``. Of a trial that is there twice, the later one counts."""
         once = {trial.key: trial for trial in trials}.values()
         scores = [record for trial in once for record in _policies(trial)]
@@ -56,11 +56,11 @@ class Evidence:
         return cls(pd.DataFrame(scores, columns=[*_COLUMNS]), pd.DataFrame(curves, columns=[*_EVALUATED]))
 
     @classmethod
-    def read(cls, folder: Path) -> "Evidence":
+    def read(cls, folder: Path) -> "ResultsRecord":
         """The record in a page's folder; empty where there is none. Raises ``UserError`` naming a file that is none."""
         return cls(_read(folder / SCORES, _COLUMNS), _read(folder / CURVES, _EVALUATED))
 
-    def with_newer(self, other: "Evidence") -> "Evidence":
+    def with_newer(self, other: "ResultsRecord") -> "ResultsRecord":
         """Both; of a trial in both, what the other says."""
         if self.scores.empty or other.scores.empty:
             return self if other.scores.empty else other
@@ -69,7 +69,7 @@ class Evidence:
             pd.concat([old[~old["key"].isin(fresh)], new], ignore_index=True)
             for old, new in ((self.scores, other.scores), (self.curves, other.curves))
         ]
-        return Evidence(*parts)
+        return ResultsRecord(*parts)
 
     def write(self, folder: Path) -> list[Path]:
         """Write record, page and figures; returns their paths. Raises ``UserError`` when that fails."""
