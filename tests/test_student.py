@@ -17,12 +17,13 @@ from test_ways import small
 from torch import Tensor
 
 import diffcps
-from diffcps import algorithms, data, load_policy, report
+from diffcps import algorithms, data, load_policy, report, training
 from diffcps.algorithms.diffusion import carry, variance_preserving
 from diffcps.algorithms.ways import STUDENT
 from diffcps.cli.distil import Distil
 from diffcps.cli.latency import Latency, columns
 from diffcps.cli.policies import Export
+from diffcps.cli.train import Train
 from diffcps.deploy import latency, onnx
 from diffcps.deploy.distil import distil
 from diffcps.deploy.saved import SavedPolicy
@@ -38,11 +39,39 @@ def taught(name: str = "diffcps", student: str = "one-step", **changes: Any) -> 
     return trained.config(algorithm=name, student=student, **changes)
 
 
+ALONG = [name for name in TEACHERS if algorithms.get(name).averages]
+AFTERWARDS = [name for name in TEACHERS if name not in ALONG]
+
+
 def test_who_has_one() -> None:
-    assert TEACHERS == ["diffcps", "weighted", "bc", "dql", "edp", "dac", "idql"]
+    assert ALONG == ["diffcps", "weighted", "bc", "dql", "edp", "dac", "idql"]
+    assert AFTERWARDS == ["sfbc", "qgpo"]
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_a_chain_without_average_has_its_student_after_training(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diffcps distil"):
+        training.check(small(name, student="one-step", candidates=1))
+    with pytest.raises(UserError, match="diffcps distil"):
+        Train(task="bandit-corners", algorithm=name, student="one-step", results=str(tmp_path / "along"))()
+    assert not (tmp_path / "along").exists()
+    folder = sweeps.train(small(name, candidates=1, learning_rate=3e-3), tmp_path / "own")
+    policy, dataset = load_policy(folder.path), data.load(get_task("bandit-corners"), folder.config.data, ())
+    seen: list[float] = []
+    found = distil(policy, dataset, 1500, progress=lambda _, distance: seen.append(distance))
+    assert found.distance < 0.5 * seen[0]
+    found.policy.save(tmp_path / "both")
+    both, state = load_policy(tmp_path / "both"), np.zeros((500, 1), dtype=np.float32)
+    np.testing.assert_array_equal(both.act(state, seed=3, candidates=1), policy.act(state, seed=3, candidates=1))
+    chain, student = both.act(state, candidates=1, seed=1), both.act(state, actor="student", seed=1)
+    assert (
+        np.abs(student - chain).mean() < 0.5 * np.abs(np.random.default_rng(0).permuted(chain, axis=0) - chain).mean()
+    )
+    with pytest.raises(UserError, match="average"):
+        both.act(state, actor="average")
+
+
+@pytest.mark.parametrize("name", ALONG)
 def test_the_chain_is_the_same_to_the_bit_with_and_without(name: str) -> None:
     alone, beside = (trained.learner(taught(name, student)) for student in ("none", "one-step"))
     first, second = alone.update(12), beside.update(12)

@@ -83,6 +83,12 @@ def complete(trial: RunConfig) -> RunConfig:
     )
 
 
+def check_training(trial: RunConfig) -> None:
+    """Raise ``UserError`` for the settings of a finished policy, to which no training leads; see ``Algorithm.check_training``."""
+    for own in settings(trial):
+        get(trial.algorithm).check_training(trial, own)
+
+
 def inert(trial: RunConfig) -> "dict[str, Inert]":
     """Settings whose values make no difference, or hardly any, to all members in this trial."""
     found = [get(trial.algorithm).inert(trial, own) for own in settings(trial)]

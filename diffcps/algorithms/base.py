@@ -295,6 +295,10 @@ class Algorithm(Generic[S]):
         """Raise ``UserError`` where a member's settings do not fit the trial."""
 
     @classmethod
+    def check_training(cls, trial: RunConfig, settings: S) -> None:
+        """Raise ``UserError`` where they are those of a finished policy, to which no training leads."""
+
+    @classmethod
     def inert(cls, trial: RunConfig, settings: S) -> Mapping[str, Inert]:
         """Settings of a member whose values make no difference, or hardly any, in this trial."""
         return {}

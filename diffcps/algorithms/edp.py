@@ -50,7 +50,7 @@ class EDP(dql.DQL):
 
     settings = Settings
     acting = "actor", "average", "student", "critic", "step_losses", *FACTS
-    judge = "critic"
+    judge = student_critic = "critic"
     chains = 0
 
     @classmethod

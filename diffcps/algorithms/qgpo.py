@@ -77,7 +77,9 @@ class QGPO(Scored[Settings]):
 
     settings = Settings
     chooses = False
-    acting: ClassVar[tuple[str, ...]] = ("actor", "frequencies", "energy", "energy_frequencies", "guidance_scale")
+    acting: ClassVar[tuple[str, ...]] = (
+        "actor", "frequencies", "student", "energy", "energy_frequencies", "guidance_scale"
+    )  # fmt: skip
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -102,6 +104,7 @@ class QGPO(Scored[Settings]):
         }
         first, last = config.behaviour_share, config.energy_share
         self.stages = self.staged(("behaviour", "critic", "energy"), (first, 1.0 - first - last, last))
+        self.add_student(self.product, 1.0)
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:
@@ -194,8 +197,16 @@ class QGPO(Scored[Settings]):
         predict = self.denoiser(layers, frequencies, observations, guide)
         return sde.solve(predict, noise, self.config.diffusion_steps, ORDER, prediction="start")
 
+    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
+        """See ``Teacher.carry``: the guided sample."""
+        return self.guided({"guidance_scale": pack.values["guidance_scale"], **pack.tensors}, observations, noise)
+
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """One guided sample."""
+        return self.problem.max_action * self.guided(parameters, observations, noise[0])
+
+    def guided(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor) -> Tensor:
+        """Where the solver carries noise ``[K, B·n, a]`` by behaviour model and energy, in units of the actions' bound."""
         layers, energy = (
             self.noise_net.layout.layers(parameters["actor"]),
             self.energy.layout.layers(parameters["energy"]),
@@ -207,5 +218,4 @@ class QGPO(Scored[Settings]):
             observed = self.energy.observe(energy, observations, waves(parameters["energy_frequencies"], at))
             return scale * self.energy.slope(energy, x, observed)
 
-        actions = self.sample(layers, parameters["frequencies"], observations, noise[0], guide)
-        return self.problem.max_action * actions.clamp(-1.0, 1.0)
+        return self.sample(layers, parameters["frequencies"], observations, noise, guide).clamp(-1.0, 1.0)

@@ -15,7 +15,6 @@ from torch.nn.functional import silu
 
 from diffcps.algorithms import sde, streams
 from diffcps.algorithms.base import (
-    Algorithm,
     Batch,
     Metrics,
     Network,
@@ -28,7 +27,8 @@ from diffcps.algorithms.base import (
 )
 from diffcps.algorithms.nn import Layers, Layout, first_layer, linear
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Learning
+from diffcps.algorithms.settings import Learning, WithStudent
+from diffcps.algorithms.student import Teacher
 from diffcps.config import RunConfig
 from diffcps.config.plain import require, setting
 from diffcps.errors import UserError
@@ -41,7 +41,7 @@ ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class ScoreSettings(Learning):
+class ScoreSettings(WithStudent, Learning):
     """A behaviour model that learns before all else, and its samples."""
 
     behaviour_batch_size: int = setting(4096, "a positive whole number")
@@ -198,8 +198,10 @@ def soft_value(values: Tensor, sharpness: Tensor) -> Tensor:
     return ((sharpness[:, None, None] * values).softmax(dim=-1) * values).sum(dim=-1)
 
 
-class Scored(Algorithm[S]):
+class Scored(Teacher[S]):
     """A behaviour model that learns first; a subclass adds what learns from its samples."""
+
+    averages = False
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)

@@ -21,7 +21,7 @@ from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.rewards import continues
 from diffcps.algorithms.score import ROWS_AT_ONCE, Scored, ScoreSettings, soft_value
-from diffcps.algorithms.settings import Changes, TaskFacts, published
+from diffcps.algorithms.settings import Changes, TaskFacts, WithRaisedStudent, published
 from diffcps.config.plain import setting
 
 EARLIEST = 1e-5
@@ -34,7 +34,7 @@ BEHAVIOUR_STEPS = 586_000
 
 
 @dataclass(frozen=True)
-class Settings(ScoreSettings):
+class Settings(WithRaisedStudent, ScoreSettings):
     """The settings of a member."""
 
     batch_size: int = setting(4096, "a positive whole number")
@@ -91,7 +91,8 @@ class SfBC(Scored[Settings]):
     """Behaviour model and critic."""
 
     settings = Settings
-    acting = "actor", "frequencies", "critic", "acting_sharpness"
+    acting = "actor", "frequencies", "student", "critic", "acting_sharpness"
+    student_critic = "critic"
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -115,6 +116,7 @@ class SfBC(Scored[Settings]):
         kinds = ["behaviour", *["critic"] * config.rounds]
         share = config.behaviour_share
         self.stages = self.staged(kinds, [share, *[(1.0 - share) / config.rounds] * config.rounds])
+        self.add_student(self.product, 1.0)
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:
@@ -197,6 +199,11 @@ class SfBC(Scored[Settings]):
         """Actions ``[K, B·n, a]`` of the behaviour model in units of their bound, not kept within it."""
         predict = self.denoiser(layers, frequencies, observations)
         return sde.solve(predict, noise, self.config.diffusion_steps, ORDER)
+
+    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
+        """See ``Teacher.carry``."""
+        layers = self.noise_net.layout.layers(pack["actor"])
+        return self.sample(layers, pack["frequencies"], observations, noise).clamp(-1.0, 1.0)
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """The mean of candidates drawn without replacement, by weights exp(α Q)."""

@@ -11,7 +11,7 @@ much from step to step to be followed (squared distance .047 for .0003).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from diffcps.algorithms.base import Acting, Algorithm, Batch, Metrics, Network, 
 from diffcps.algorithms.nn import Layers, Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import WithStudent
-from diffcps.config import Actor
+from diffcps.config import Actor, RunConfig
+from diffcps.errors import UserError
 
 METRICS = "student_distance", "student_loss", "student_grad_norm"
 
@@ -77,15 +78,31 @@ S = TypeVar("S", bound=WithStudent)
 
 
 class Teacher(Algorithm[S]):
-    """An algorithm whose policy is a chain that may have a student; it also acts as its average."""
+    """An algorithm whose policy is a chain that may have a student."""
 
+    averages: ClassVar[bool] = True
+    """Whether there is an averaged policy, which also acts. Without one the chain moves too much for a student that learns
+    along with it, so that one is made after training; see ``deploy.distil``."""
+    student_critic: ClassVar[str] = "target"
+    """Where there is a critic, the parameters that a finished policy keeps of it; they raise a student made after training."""
     student: Student | None = None
 
     @classmethod
     def actors(cls, settings: S) -> Mapping[Actor, str]:
         """See ``Algorithm.actors``."""
-        found: dict[Actor, str] = {"online": "actor", "average": "average"}
+        found: dict[Actor, str] = {"online": "actor"}
+        if cls.averages:
+            found["average"] = "average"
         return found if settings.student == "none" else found | {"student": "student"}
+
+    @classmethod
+    def check_training(cls, trial: RunConfig, settings: S) -> None:
+        """See ``Algorithm.check_training``."""
+        if settings.student != "none" and not cls.averages:
+            raise UserError(
+                f"student {settings.student!r}: a student of {trial.algorithm} is made after training, from the finished policy. "
+                "Train without it, then: diffcps distil RUN FOLDER"
+            )
 
     def acting_as(self, actor: Actor) -> Acting:
         """See ``Algorithm.acting_as``."""
@@ -120,5 +137,5 @@ class Teacher(Algorithm[S]):
         return self.student.learn(pack, batch.observations, z, goal, value=value)
 
     def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
-        """Where the averaged chain carries noise ``[K, B, a]``: actions ``[K, B, a]`` in the batch's units."""
+        """Where the averaged or finished chain carries noise ``[K, B, a]``: actions ``[K, B, a]`` in the batch's units."""
         raise NotImplementedError

@@ -44,7 +44,7 @@ class Train(PlaceFlags, RunFlags):
             raise UserError(
                 "--results: a single trial keeps its folder on this machine. For an object store run a sweep."
             )
-        from diffcps import data
+        from diffcps import data, training
         from diffcps.runs.folder import RunFolder
         from diffcps.runs.presets import PRESETS, made
         from diffcps.tasks.registry import get_task
@@ -54,6 +54,7 @@ class Train(PlaceFlags, RunFlags):
 
         task, console = get_task(self.task), Console()
         config = made(task, self.changes(), PRESETS[self.preset])
+        training.check(config)
         directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
         if reason := data.missing([(task, config.data)], directories):
             raise UserError(reason)

@@ -103,5 +103,5 @@ def _value(
     if "student_value" not in algorithm.settings.names():
         return None
     critic: Any = algorithm.critic  # type: ignore[attr-defined]
-    layers = critic.layers(parameters[getattr(algorithm, "judge", "target")])
+    layers = critic.layers(parameters[algorithm.student_critic])
     return critics.value_loss(critic, layers, observations)

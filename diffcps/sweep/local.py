@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffcps import data
+from diffcps import data, training
 from diffcps.config import RunConfig
 from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
 from diffcps.sweep import claim
 from diffcps.tasks.registry import task_of
-from diffcps.training import measures
 from diffcps.training.trial import Machine, run
 
 
@@ -36,7 +35,7 @@ def train(
             not fit.
     """
     for trial in trials:
-        measures.check(trial)
+        training.check(trial)
     path = Path(folder).expanduser().resolve()
     directories = tuple(directory.expanduser().resolve() for directory in data_directories)
     location, plan = Location(path, directories), Plan(path.name, "local", tuple(trials))

@@ -22,7 +22,7 @@ from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.tasks.registry import task_of
-from diffcps.training import cost, environment, loop, measures
+from diffcps.training import check, cost, environment, loop
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner, on_device
 from diffcps.training.loop import Prune, Sink
@@ -160,7 +160,7 @@ def _read(
     config: RunConfig, load: Callable[[], Transitions], workers: Workers, *, folder: RunFolder, device: torch.device
 ) -> tuple[Transitions, Transitions | None]:
     """What is learned from, and what is held out, the same for all workers; the status says when it is read, and what follows."""
-    measures.check(config)
+    check(config)
     if workers.first:
         folder.begin("reading data")
     dataset = load()
