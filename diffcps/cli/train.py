@@ -50,11 +50,12 @@ class Train(PlaceFlags, RunFlags):
         from diffcps.tasks.registry import get_task
         from diffcps.training import trial as trials
         from diffcps.training.environment import unused_gpu
-        from diffcps.training.tensorboard import sink_of
+        from diffcps.training.views import check, views
 
         task, console = get_task(self.task), Console()
         config = made(task, self.changes(), PRESETS[self.preset])
         training.check(config)
+        check(self.also)
         directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
         if reason := data.missing([(task, config.data)], directories):
             raise UserError(reason)
@@ -70,7 +71,7 @@ class Train(PlaceFlags, RunFlags):
                 folder,
                 functools.partial(data.load, task, config.data, directories),
                 trials.Machine.prepared(),
-                sinks=lambda _: [sink_of(config, folder.path)] if self.also else [],
+                sinks=lambda _: views(self.also, config, folder.path),
                 report=functools.partial(_report, console),
                 progress=interrupt.following(functools.partial(_show, status, config.task)),
             )

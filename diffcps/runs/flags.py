@@ -115,8 +115,9 @@ class PlaceFlags:
     """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder for results. For sweeps also the URL of an object store (`s3://bucket/folder`)."""
-    also: Annotated[Several[Literal["tensorboard"]], tyro.conf.arg(metavar="tensorboard")] = ()
-    """Where metrics are also shown: `tensorboard` writes its event files into each run folder."""
+    also: Annotated[Several[Literal["tensorboard", "wandb"]], tyro.conf.arg(metavar="tensorboard|wandb ...")] = ()
+    """Where metrics are also shown: `tensorboard` writes its event files into each run folder, `wandb` sends them to Weights &
+    Biases (extra `wandb`)."""
 
 
 @dataclass(frozen=True)

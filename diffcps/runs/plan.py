@@ -217,17 +217,18 @@ def parsed(values: Any, file: Path) -> Plan:
 _SCRIPT = "tune/sweep_d4rl.py"
 
 
-def repeated(command: Sequence[str]) -> dict[str, str]:
+def repeated(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The flags of ``MachineFlags``, and ``also``, in a recorded command, with their values."""
     from diffcps.runs.flags import MachineFlags  # tyro takes half a second to import
 
     known = {flag.name for flag in fields(MachineFlags)} | {"also"}
     flags = {}
-    for word, after in zip(command, [*command[1:], ""], strict=True):
+    for number, word in enumerate(command):
         name, given, value = word.partition("=")
         flag = name.removeprefix("--").replace("-", "_")
         if name.startswith("--") and flag in known:
-            flags[flag] = value if given else after
+            after = itertools.takewhile(lambda other: not other.startswith("--"), command[number + 1 :])
+            flags[flag] = (value,) if given else tuple(after)
     return flags
 
 

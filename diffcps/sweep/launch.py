@@ -33,6 +33,7 @@ from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
 from diffcps.text import Column, counted, redacted, say, terminal_table
 from diffcps.tracking import Tracker, check, default_uri, store
+from diffcps.training import views
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 _HURRY = 1.0
@@ -91,10 +92,11 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     """Decide what to run and where, and refuse what cannot work; prints the trials of a dry run."""
     plan_given = plan is not None
     plan, location = _plan(options, plan)
-    if options.also and location.remote is not None:
+    if "tensorboard" in options.also and location.remote is not None:
         raise UserError(
             "--also tensorboard writes into run folders, and here these are in an object store. Leave it out."
         )
+    views.check(options.also)
     _check_workers(plan, options.workers_per_trial)
     for trial in plan.trials:
         training.check(trial)

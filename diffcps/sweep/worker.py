@@ -26,8 +26,8 @@ from diffcps.training.divergence import divergence_rule
 from diffcps.training.environment import unused_gpu
 from diffcps.training.loop import Prune, Sink
 from diffcps.training.packs import worker_memory
-from diffcps.training.tensorboard import sink_of
 from diffcps.training.trial import Machine, run
+from diffcps.training.views import views
 from diffcps.training.watchdog import STUCK_SECONDS
 from diffcps.training.workers import Workers, connect, disconnect, shares
 
@@ -70,7 +70,7 @@ def train_worker(
         return dataset
 
     def sinks(environment: Mapping[str, Any]) -> Sequence[Sink]:
-        found: list[Sink] = [sink_of(trial, folder.path)] if also else []
+        found: list[Sink] = [*views(also, trial, folder.path)]
         if location.tracking_uri is not None:
             found.append(MlflowSink(Tracker(location.tracking_uri, location.sweep), trial, environment, folder))
         return found
