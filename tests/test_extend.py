@@ -4,13 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import sweeps
 
 from diffcps.errors import UserError
 from diffcps.files import read_json
+from diffcps.report import analysis
 from diffcps.runs.flags import SweepOptions
+from diffcps.runs.joined import joined
 from diffcps.runs.plan import Plan, load
 from diffcps.runs.presets import build
+from diffcps.runs.read import collect
+from diffcps.runs.trials import Trial, TrialState, read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep import claim
 from diffcps.sweep.launch import _grown
@@ -71,6 +77,62 @@ def test_a_grid_grows_by_what_it_does_not_have(tmp_path: Path) -> None:
         pass
 
 
+def test_further_seeds_are_a_pack_of_their_own(tmp_path: Path) -> None:
+    first = plan(seeds=3, vary=("hidden_size=8,16",))
+    here = begun(tmp_path, first)
+    more = plan(seeds=5, vary=("hidden_size=8,16",))
+    wanted = _grown(more, here.folder, True)
+    assert wanted.trials[:2] == first.trials
+    assert [[member.seed for member in trial.members] for trial in wanted.trials] == [[0, 1, 2]] * 2 + [[3, 4]] * 2
+    with claim.claimed(here, wanted):
+        claim.begin(here, wanted)
+    assert _grown(more, here.folder, True) == wanted, "the same command again continues it"
+    assert _grown(plan(seeds=2, vary=("hidden_size=8,16",)), here.folder, True) == wanted, "fewer seeds add nothing"
+
+
+def test_complete_packs_of_one_trial_are_one_row_equal_to_a_single_pack(tmp_path: Path) -> None:
+    """Scores, intervals, measures and training metrics of seeds 0 to 2 and 3 to 4 are those of a pack of five, to the bit."""
+    small: dict[str, Any] = {"rows": 500, "episodes": 5, "settings": ("hidden_size=8", "final_episodes=5")}
+    whole = plan(tasks=("bandit-corners",), seeds=5, measures=("samples",), **small).trials[0]
+    parts = [whole.replaced(members=members) for members in (whole.members[:3], whole.members[3:])]
+    folders = {name: tmp_path / name for name in ("one", "two")}
+    sweeps.train(whole, folders["one"])
+    for part in parts:
+        sweeps.train(part, folders["two"])
+    (single,), (both,) = (analysis.rows(collect(folder)) for folder in folders.values())
+    assert both.trial.seeds == 5
+    for name in ("last", "newest", "best", "measured", "first", "final_lambda"):
+        assert getattr(both, name) == getattr(single, name), name
+    pd.testing.assert_frame_equal(*(_sorted(row.trial.metrics) for row in (both, single)))
+    pd.testing.assert_frame_equal(*(_sorted(row.trial.measures) for row in (both, single)))
+    assert both.trial.number("step") == whole.steps
+    seconds = [read_trial(folder).status["seconds"] for folder in folders["two"].glob("runs/*")]
+    assert both.trial.status["seconds"]["learning"] == pytest.approx(sum(own["learning"] for own in seconds))
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    return (
+        frame.drop(columns="steps_per_second", errors="ignore").sort_values(["step", "member"]).reset_index(drop=True)
+    )
+
+
+def test_packs_that_are_not_complete_or_share_a_seed_stand_alone() -> None:
+    base = plan(seeds=5).trials[0]
+
+    def trial(first: int, last: int, state: TrialState = "complete", **changes: Any) -> Trial:
+        config = base.replaced(members=base.members[first:last]).changed(changes)
+        return Trial(config.key, Path(config.key), state, config)
+
+    def seeds(*found: Trial) -> list[int]:
+        return [one.seeds for one in joined(found)]
+
+    assert seeds(trial(0, 3), trial(3, 5)) == [5]
+    assert seeds(trial(0, 3), trial(3, 5, "running")) == [3, 2]
+    assert seeds(trial(0, 3), trial(2, 5)) == [3, 3]
+    assert seeds(trial(0, 3), trial(3, 5, discount=0.5)) == [3, 2]
+    assert joined([Trial("own", Path("own"), "damaged")]) == []
+
+
 def test_what_changes_no_result_makes_no_other_trial(tmp_path: Path) -> None:
     first = plan()
     here = begun(tmp_path, first)
@@ -84,7 +146,7 @@ def test_what_changes_no_result_makes_no_other_trial(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "more", "said"),
     [
-        ({}, {"seeds": 5}, "3 seeds, and this would train it with 5"),
+        (SEARCH, SEARCH | {"seeds": 5}, "searches bandit-ring with other settings"),
         ({}, {"acting": ("actor=average",)}, "one protocol"),
         ({}, {"algorithms": ("iql",), "episodes": 7}, "one protocol"),
         ({}, {"search": ("learning_rate=1e-4:1e-2:log",)}, "a grid of trials, and this is a search"),

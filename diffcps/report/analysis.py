@@ -19,6 +19,7 @@ from diffcps.algorithms import other_ways, ways
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.paper import Published, ablation, published
 from diffcps.runs import trials
+from diffcps.runs.joined import joined
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
 from diffcps.text import worded
@@ -147,8 +148,8 @@ def seed_scores(trial: Trial, kind: str) -> NDArray[np.float64]:
 
 
 def rows(sweep: Sweep) -> list[Row]:
-    """A row for each trial with a known configuration. Rows of a search are ordered by task, then by last score."""
-    found = [Row(trial) for trial in sweep.trials if trial.stored]
+    """A row for each known trial; see ``joined``. Rows of a search are ordered by task, then by last score."""
+    found = [Row(trial) for trial in joined(sweep.trials)]
     if sweep.is_search:
         tasks = list(dict.fromkeys(row.trial.task.name for row in found))
         found.sort(key=lambda row: (tasks.index(row.trial.task.name), -row.last.mean if row.last else np.inf))

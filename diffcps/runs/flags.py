@@ -200,8 +200,8 @@ class _SweepFlags:
     resume: Annotated[Maybe[str], tyro.conf.arg(metavar="NAME")] = None
     """Continue the sweep of this name exactly as it was started. Flags that change a trial are refused."""
     extend: bool = False
-    """Add the trials of these flags to the sweep of this --name: other tasks, algorithms or settings. More trials of a search
-    need only a larger --trials."""
+    """Add the trials of these flags to the sweep of this --name: other tasks, algorithms or settings, or further seeds. More
+    trials of a search need only a larger --trials."""
 
 
 @dataclass(frozen=True)

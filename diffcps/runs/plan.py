@@ -100,7 +100,7 @@ class Plan:
     def merged(self, more: "Plan") -> "Plan":
         """This plan with the trials of another one that it does not have, at the end; of a search, the larger number of trials.
 
-        Raises ``UserError`` for a search and no search, searches over other axes or of other settings, and more seeds of a trial.
+        Raises ``UserError`` for a search and no search, and searches over other axes or of other settings or seeds.
         """
         if (self.search is None) != (more.search is None):
             raise UserError(f"{self.name} is {_kind(self)}, and this is {_kind(more)}: one cannot extend the other.")
@@ -110,7 +110,7 @@ class Plan:
                 "another --name."
             )
         known = {trial.key for trial in self.trials}
-        fresh = tuple(trial for trial in more.trials if trial.key not in known)
+        fresh = tuple(trial for trial in map(self._further, more.trials) if trial and trial.key not in known)
         for trial in fresh:
             self._check_addition(trial)
         if self.search is not None:
@@ -121,18 +121,25 @@ class Plan:
             return replace(self, trials=self.trials + fresh, search=max(self.search, more.search or 0))
         return replace(self, trials=self.trials + fresh, axes=_joined(self.axes, more.axes))
 
-    def _check_addition(self, trial: RunConfig) -> None:
-        """Raise ``UserError`` where a new trial is one of this plan with other seeds, is judged otherwise than those of its task,
-        or is another base of a task's search.
+    def _further(self, trial: RunConfig) -> RunConfig | None:
+        """A trial with the seeds alone that this plan does not have of it; ``None`` if it has them all.
+
+        They train as a pack of their own: a member's numbers do not depend on its company.
         """
+        alike = [own for own in self.trials if trial.replaced(members=own.members).key == own.key]
+        if self.search is not None or not alike:
+            return trial
+        had = {member.seed for own in alike for member in own.members}
+        left = tuple(member for member in trial.members if member.seed not in had)
+        return trial.replaced(members=left) if left else None
+
+    def _check_addition(self, trial: RunConfig) -> None:
+        """Raise ``UserError`` where a new trial is judged otherwise than those of its task, or is another base of its search."""
         for own in self.trials:
             if own.task != trial.task:
                 continue
-            if trial.replaced(members=own.members).key == own.key:
-                raise UserError(
-                    f"{self.name} has {trial.task} with {len(own.members)} seeds, and this would train it with "
-                    f"{len(trial.members)}, all anew: the seeds of a trial are one pack. Give it another --name."
-                )
+            if self.search is None and trial.replaced(members=own.members).key == own.key:
+                continue
             if self.search is not None:
                 raise UserError(
                     f"{self.name} searches {trial.task} with other settings: give this search another --name."

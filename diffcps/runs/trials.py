@@ -176,11 +176,15 @@ class Trial:
 
     # What it recorded
 
+    def rows(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """The intact rows of a CSV in its run folder; see ``rows.read_rows``."""
+        return read_rows(self.folder / name, columns)
+
     @cached_property
     def evaluations(self) -> Evaluations:
         """Every complete evaluation in ``returns.csv``."""
         config = self.config
-        rows = read_rows(self.folder / "returns.csv")
+        rows = self.rows("returns.csv")
         return evaluations(rows, self.seeds, lambda step: config.evaluation.episodes_at(step == config.steps))
 
     @cached_property
@@ -192,11 +196,11 @@ class Trial:
     @cached_property
     def metrics(self) -> "pd.DataFrame":
         """``metrics.csv``: step, member, seed, then every training metric."""
-        return read_rows(self.folder / "metrics.csv")
+        return self.rows("metrics.csv")
 
     @cached_property
     def _shown(self) -> Mapping[str, tuple[NDArray[np.int64], FloatArray]]:
-        return by_member(read_rows(self.folder / "metrics.csv", (*IDENTITY, *SHOWN)), SHOWN, self.seeds)
+        return by_member(self.rows("metrics.csv", (*IDENTITY, *SHOWN)), SHOWN, self.seeds)
 
     def metric(self, name: str) -> tuple[NDArray[np.int64], FloatArray]:
         """Steps ``[n]`` and values ``[n, K]`` of one training metric; nan for a member whose row is missing."""
@@ -211,7 +215,7 @@ class Trial:
     @cached_property
     def measures(self) -> "pd.DataFrame":
         """Step, member, seed, then every measured quantity, in training and afterwards; empty if nothing was measured."""
-        along, afterwards = (read_rows(self.folder / name) for name in ("measures.csv", "afterwards.csv"))
+        along, afterwards = (self.rows(name) for name in ("measures.csv", "afterwards.csv"))
         if along.empty or afterwards.empty:
             return afterwards if along.empty else along
         names = dict.fromkeys([*along, *afterwards])
@@ -230,7 +234,7 @@ class Trial:
     @cached_property
     def samples(self) -> "pd.DataFrame":
         """``samples.csv``: step, member, seed, then what measures left to look at; empty if that was nothing."""
-        return read_rows(self.folder / "samples.csv")
+        return self.rows("samples.csv")
 
 
 def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0) -> Trial:
