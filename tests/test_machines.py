@@ -1,5 +1,6 @@
 """What machines lack or have besides: long paths, other people's folders, proxies, terminals without UTF-8."""
 
+import ast
 import errno
 import os
 import socket
@@ -176,6 +177,31 @@ def test_a_gpu_that_torch_cannot_use_is_told_and_not_asked_for(short: Path, monk
     assert Resources.fitting(found).gpus == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not environment.unused_gpu(), "it is hidden on purpose"
+
+
+PARTS = "GPU-8f2a1c3e-0000-1111-2222-333344445555", "MIG-5b1a2c3d-aaaa-bbbb-cccc-ddddeeeeffff"
+EACH_SHOWS_ITS_GPU = """
+import os, time
+import ray
+import torch
+ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, logging_level="ERROR")
+
+@ray.remote(num_gpus=1)
+def shown():
+    time.sleep(1)  # so that both run at once
+    return os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda._parse_visible_devices()
+
+print(ray.get([shown.remote(), shown.remote()]))
+"""
+
+
+def test_names_of_gpus_and_of_their_parts_reach_ray_and_torch(short: Path) -> None:
+    """Each of two workers is shown one of the two names, and torch looks for that device; no device is needed to tell."""
+    given = {**os.environ, **RAY_SETTINGS, "CUDA_VISIBLE_DEVICES": ",".join(PARTS), "RAY_TMPDIR": str(short)}
+    done = subprocess.run(
+        [sys.executable, "-c", EACH_SHOWS_ITS_GPU], capture_output=True, text=True, env=given, check=True, timeout=GUARD
+    )
+    assert sorted(ast.literal_eval(done.stdout.splitlines()[-1])) == [(name, [name]) for name in PARTS]
 
 
 # Limits
