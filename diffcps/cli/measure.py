@@ -1,7 +1,7 @@
 """`diffcps measure`: measures of policies whose training has ended."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,13 +52,16 @@ class MeasureCommand:
         if reason := data.missing([(trial.task, trial.config.data) for trial, _ in trials], directories):
             raise UserError(reason)
         cost.prepare(1)  # the arithmetic of training
+        # trials of a task follow one another
+        load = lru_cache(maxsize=1)(lambda task, config: data.load(task, config, directories))
         failed = 0
         for number, (trial, lacking) in enumerate(trials, start=1):
             title = f"{number} of {len(trials)}: {trial.key}"
             with console.status(title) as status:
                 try:
-                    dataset = data.load(trial.task, trial.config.data, directories)
-                    steps = measure(trial, lacking, dataset, partial(_told, status=status, title=title))
+                    steps = measure(
+                        trial, lacking, load(trial.task, trial.config.data), partial(_told, status=status, title=title)
+                    )
                 except UserError as error:
                     failed += 1
                     say(console, f"{trial.key} was not measured: {error}")
