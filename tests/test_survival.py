@@ -13,6 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sweeps
@@ -36,7 +39,7 @@ from diffcps.storage.location import Location
 from diffcps.storage.mirror import MirroredFolder
 from diffcps.storage.remote import Remote
 from diffcps.sweep import claim
-from diffcps.sweep.ray_train import CRASHES, INTERRUPTIONS, RetryPolicy, cause_of, left_behind
+from diffcps.sweep.ray_train import CRASHES, INTERRUPTIONS, Reserve, RetryPolicy, cause_of, left_behind
 from diffcps.training.watchdog import Watchdog
 
 CONFIG = trials.CONFIG.replaced(checkpoint_minutes=1e-9)  # a checkpoint a row
@@ -187,25 +190,57 @@ def test_causes_are_told_in_a_sentence(error: Exception, external: bool, words: 
 
 
 def test_what_a_dead_driver_has_reserved_is_given_back() -> None:
-    """The groups of the trial's earlier drivers, and those of a sweep whose process is dead; no others."""
+    """The groups of the trial's earlier drivers, of other dead drivers, and of a sweep whose process is dead; no others."""
     alive, dead = "01000000", "02000000"
     table = {
         f"{number:028x}{job}": {"name": name, "state": state}
         for number, (name, state, job) in enumerate(
             [
-                ("diffcps:launch-1:ring:a1", "CREATED", alive),
-                ("diffcps:launch-1:ring:b2", "REMOVED", alive),
-                ("diffcps:launch-1:ring2:c3", "CREATED", alive),
-                ("diffcps:launch-2:ring:d4", "PENDING", alive),
-                ("diffcps:launch-0:corners:e5", "CREATED", dead),
-                ("diffcps:launch-0:corners:f6", "REMOVED", dead),
-                ("another program's", "CREATED", dead),
+                ("diffcps:launch-1:ring:a1:gone", "CREATED", alive),
+                ("diffcps:launch-1:ring:b2:gone", "REMOVED", alive),
+                ("diffcps:launch-1:ring2:c3:here", "CREATED", alive),
+                ("diffcps:launch-1:ring2:c4:gone", "CREATED", alive),
+                ("diffcps:launch-2:ring:d4:here", "PENDING", alive),
+                ("diffcps:launch-0:corners:e5:here", "CREATED", dead),
+                ("diffcps:launch-0:corners:f6:gone", "REMOVED", dead),
+                ("diffcps:launch-1:ring:g7:here", "CREATED", alive),
+                ("another program's:gone", "CREATED", dead),
                 ("", "CREATED", alive),
             ]
         )
     }
-    found = left_behind(table, "diffcps:launch-1:ring", {dead})
-    assert [table[identity]["name"][-2:] for identity in found] == ["a1", "e5"]
+    found = left_behind(table, "diffcps:launch-1:ring", {dead}, is_dead=lambda driver: driver == "gone")
+    assert [table[identity]["name"].split(":")[3] for identity in found] == ["a1", "c4", "e5", "g7"]
+
+
+class Kept:
+    """Stands for a reserved worker."""
+
+    def __init__(self, *, alive: bool = True) -> None:
+        self.worker, self.alive, self.ended = SimpleNamespace(resources={"CPU": 1.0}), alive, Event()
+
+    def answers(self) -> bool:
+        return self.alive
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+def test_a_worker_waits_for_the_next_trial_and_not_for_ever() -> None:
+    reserve: Any = Reserve(seconds=GUARD)
+    assert reserve.take([{"CPU": 1.0}]) is None
+    reserve.keep(kept := Kept())
+    assert reserve.take([{"CPU": 1.0}]) is kept
+    assert reserve.take([{"CPU": 1.0}]) is None, "it is given once"
+    for unfit, wanted in (Kept(alive=False), [{"CPU": 1.0}]), (Kept(), [{"CPU": 2.0}]), (Kept(), [{"CPU": 1.0}] * 2):
+        reserve.keep(unfit)
+        assert reserve.take(wanted) is None
+        assert unfit.ended.is_set()
+    assert not kept.ended.is_set()
+    short: Any = Reserve(seconds=0.05)
+    short.keep(late := Kept())
+    assert late.ended.wait(GUARD)
+    assert short.take([{"CPU": 1.0}]) is None
 
 
 def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(

@@ -181,6 +181,20 @@ def test_search(cluster, tmp_path):
     assert scores == sorted(scores, reverse=True), "best first"
 
 
+def test_trials_one_after_the_other_share_a_process_and_nothing_else(cluster: str, tmp_path: Path) -> None:
+    """The second trial of a worker's process is equal to the same trial trained alone, to the bit."""
+    arguments = "--preset", "demo", "--tasks", "bandit-ring", "--vary", "hidden_size=8,16", *TINY, "--rows", 500
+    assert (
+        sweeps.run_here(*arguments, "--results", tmp_path, "--name", "two", "--concurrent", 1, "--address", cluster)
+        == 0
+    )
+    plan, found = assert_complete(tmp_path / "two", 2), sweeps.folders_of(tmp_path / "two")
+    processes = {(folder.path / "owner").read_text().partition(" ")[2] for folder in found.values()}
+    assert len(processes) == 1
+    for trial in plan.trials:
+        sweeps.assert_same_result(found[trial.key], sweeps.train(trial, tmp_path / "alone"))
+
+
 @pytest.mark.slow
 def test_ablation(cluster, tmp_path):
     grid = "--diffusion-steps", 2, 3, "--lambda-clip", 0, 0.3

@@ -35,14 +35,14 @@ class Job:
     """Which start of the sweep this is; in each of them a trial's retries count from zero."""
 
 
-def work(loop: dict[str, Any]) -> None:
+def work(loop: dict[str, Any]) -> bool:
     """What each Ray Train worker runs: ``train_worker`` with these arguments."""
     from diffcps.sweep.worker import train_worker
 
-    train_worker(**loop)
+    return train_worker(**loop)
 
 
-def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], None] = work) -> None:
+def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], bool] = work) -> None:
     """A Tune trial: start Ray Train workers for the suggested point, which run ``work``, and wait for them."""
     from ray import tune
 
@@ -89,7 +89,7 @@ def _reached(folder: RunFolder, objective: str) -> float:
 
 
 def _train(
-    job: Job, policy: "RetryPolicy", *, loop: dict[str, Any], work: Callable[[dict[str, Any]], None]
+    job: Job, policy: "RetryPolicy", *, loop: dict[str, Any], work: Callable[[dict[str, Any]], bool]
 ) -> Exception | None:
     """Run ``work(loop)`` in Ray Train workers and wait; returns the error with which Ray Train gave up, if it did."""
     import ray.train

@@ -7,24 +7,26 @@ What is private, and why it is needed:
 * ``_internal.exceptions``: the cause of a failure, which decides which limit it counts towards.
 * ``TrainController`` and ``_initialize_and_run_controller``: to run the controller in the trial's driver, which waits anyway.
   In a process of its own it starts three seconds later, and takes three seconds of a core and 150 MB.
-* ``WorkerGroup``: to name the placement groups of a trial.
+* ``WorkerGroup`` and ``Worker``: to name the placement groups of a trial, and to keep its worker for the driver's next trial.
 * ``FixedScalingPolicy``: to leave out its messages to Ray's autoscaler, which go through one more process. A placement group
   that waits for machines calls for them by itself.
 * ``DatasetsCallback`` and ``PlacementGroupCleanerCallback``: to leave them out. Each starts a process per trial, at the very
   time when the worker starts.
-* ``ray._private.state.jobs``: which sweeps' processes are dead. The public way asks the dashboard, which does not answer
-  where several clusters run on one machine.
+* ``ray._private.state.actors`` and ``jobs``: which drivers, and which sweeps' processes, are dead. The public way asks the
+  dashboard, which does not answer where several clusters run on one machine.
 """
 
 import asyncio
 import secrets
+import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import ray
-from ray._private.state import jobs
-from ray.exceptions import RayActorError
+from ray._private.state import actors, jobs
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import (
@@ -37,8 +39,11 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    DefaultPlacementGroupHandle,
+    PlacementGroupHandle,
+)
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
@@ -60,6 +65,8 @@ _PAUSE = 5.0
 """Seconds before Ray Train looks again for machines for its workers."""
 _OURS = "diffcps"
 """First part of the name of every placement group made here."""
+RESERVED_SECONDS = 10.0
+"""How long a worker waits for its driver's next trial. Meanwhile it holds its CPUs, which another driver may want."""
 _JOB_DIGITS = 8
 """The last hexadecimal digits of a placement group's id are those of its job, the process of a sweep."""
 
@@ -71,13 +78,42 @@ def trainer(retry_policy: "RetryPolicy", groups: "PlacementGroups") -> type[Data
     """
 
     class Workers(WorkerGroup):
-        def _create_placement_group(
-            self, scaling_config: Any, worker_group_context: Any
-        ) -> DefaultPlacementGroupHandle:
+        reserved: Reserved | None = None
+
+        def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> PlacementGroupHandle:
             groups.release()  # a worker that dies while it starts leaves its group behind
             bundles = [worker_group_context.resources_per_worker] * worker_group_context.num_workers
+            self.reserved = RESERVE.take(bundles)
+            if self.reserved is not None:
+                return self.reserved.group
             group = placement_group(bundles, worker_group_context.placement_strategy, name=groups.new())
             return DefaultPlacementGroupHandle(group)
+
+        def _create_workers(self, *arguments: Any, **more: Any) -> list[Worker]:
+            if self.reserved is None:
+                return super()._create_workers(*arguments, **more)
+            return self._assign_worker_ranks([self.reserved.again()], 0, None, None)
+
+        def shutdown(self) -> None:
+            """Also called when all has gone well: then the worker waits for the driver's next trial if it said that it can."""
+            status, state = self.get_latest_poll_status(), self._worker_group_state
+            answers = list(status.worker_statuses.values()) if status is not None else []
+            if (
+                state is None
+                or len(answers) != 1
+                or answers[0].running
+                or answers[0].error
+                or not answers[0].return_value
+            ):
+                super().shutdown()
+                return
+            for callback in self._callbacks:
+                callback.before_worker_group_shutdown(self)
+            RESERVE.keep(Reserved(state.workers[0], state.placement_group_handle))
+            ray.kill(state.sync_actor)
+            self._clear_state()
+            for callback in self._callbacks:
+                callback.after_worker_group_shutdown(self._worker_group_context)
 
     class Controller(TrainController):
         worker_group_cls = Workers
@@ -98,6 +134,79 @@ def trainer(retry_policy: "RetryPolicy", groups: "PlacementGroups") -> type[Data
             return controller.get_result()
 
     return Trainer
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """A worker between two trials, and the placement group that it runs in."""
+
+    worker: Worker
+    group: PlacementGroupHandle
+
+    def again(self) -> Worker:
+        """The worker, as if it were new."""
+        known = self.worker
+        return Worker(
+            known.actor,
+            known.metadata,
+            known.resources,
+            placement_group_bundle_index=known.placement_group_bundle_index,
+        )
+
+    def answers(self) -> bool:
+        """Whether its process lives and can be reached."""
+        try:
+            ray.get(self.worker.actor.get_metadata.remote(), timeout=RESERVED_SECONDS)
+        except (RayActorError, GetTimeoutError):
+            return False
+        return True
+
+    def end(self) -> None:
+        """End the process and give its CPUs back."""
+        ray.kill(self.worker.actor)
+        self.group.shutdown()
+
+
+class Reserve:
+    """Keeps a driver's worker between two trials: its process has imported all that a trial needs.
+
+    A driver that dies takes its worker with it, but not the placement group; see ``PlacementGroups``.
+    """
+
+    def __init__(self, seconds: float = RESERVED_SECONDS) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._kept: Reserved | None = None
+
+    def keep(self, worker: Reserved) -> None:
+        """Keep a worker for so many seconds."""
+        with self._lock:
+            self._kept = worker
+        timer = threading.Timer(self.seconds, self._end, (worker,))
+        timer.daemon = True
+        timer.start()
+
+    def take(self, bundles: Sequence[Mapping[str, float]]) -> Reserved | None:
+        """The worker, if it has these resources and answers; any other is ended."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+        if kept is None:
+            return None
+        if [kept.worker.resources] == list(bundles) and kept.answers():
+            return kept
+        kept.end()
+        return None
+
+    def _end(self, worker: Reserved) -> None:
+        with self._lock:
+            if self._kept is not worker:
+                return
+            self._kept = None
+        worker.end()
+
+
+RESERVE = Reserve()
+"""Of this process, a driver."""
 
 
 class _Unannounced(FixedScalingPolicy):
@@ -237,6 +346,8 @@ class PlacementGroups:
     more process per trial, which asks the dashboard whether the driver lives. It ends for good the first time it gets
     no answer, and it does not know groups that still wait for a machine.
 
+    A driver may use the group of its last trial, so the groups of all dead drivers are removed, whatever their trial.
+
     A sweep whose own process dies loses all its groups, except one that a driver makes at the very moment when Ray
     cleans up: that group stays as long as the cluster. Every driver removes such groups too.
 
@@ -248,32 +359,44 @@ class PlacementGroups:
         self.name = f"{_OURS}:{name}"
 
     def new(self) -> str:
-        """A name for one more group of the trial."""
-        return f"{self.name}:{secrets.token_hex(4)}"
+        """A name for one more group of the trial, which ends in the driver's id."""
+        driver = ray.get_runtime_context().get_actor_id() or ""
+        return f"{self.name}:{secrets.token_hex(4)}:{driver}"
 
     def release(self) -> int:
-        """Remove the groups that this trial's earlier drivers left behind, with the processes in them; returns how many."""
+        """Remove the groups that dead drivers left behind, with the processes in them; returns how many."""
         dead = {job["JobID"] for job in jobs() if job["IsDead"]}
-        left = left_behind(placement_group_table(), self.name, dead)
+        left = left_behind(placement_group_table(), self.name, dead, _is_dead)
         for identity in left:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
         return len(left)
 
 
-def left_behind(table: Mapping[str, Mapping[str, Any]], name: str, dead_jobs: Collection[str]) -> list[str]:
-    """Ids of the placement groups of the trial ``name``, and of those of sweeps whose process is dead.
+def _is_dead(driver: str) -> bool:
+    known = actors(driver)
+    return bool(known) and known["State"] == "DEAD"
+
+
+def left_behind(
+    table: Mapping[str, Mapping[str, Any]], name: str, dead_jobs: Collection[str], is_dead: Callable[[str], bool]
+) -> list[str]:
+    """Ids of the placement groups of the trial ``name``, and of those of dead drivers and of sweeps whose process is dead.
 
     Args:
         table: id -> ``name`` and ``state`` of every placement group of the cluster.
         name: as ``PlacementGroups`` gives it.
         dead_jobs: ids of the processes that have ended.
+        is_dead: whether the driver of this id has ended.
     """
+    ours = {
+        identity: facts["name"]
+        for identity, facts in table.items()
+        if facts["state"] != "REMOVED" and facts["name"].startswith(f"{_OURS}:")
+    }
     return [
         identity
-        for identity, facts in table.items()
-        if facts["state"] != "REMOVED"
-        and (
-            facts["name"].startswith(f"{name}:")
-            or (facts["name"].startswith(f"{_OURS}:") and identity[-_JOB_DIGITS:] in dead_jobs)
-        )
+        for identity, own in ours.items()
+        if own.startswith(f"{name}:")
+        or identity[-_JOB_DIGITS:] in dead_jobs
+        or ((driver := own.rpartition(":")[2]) and is_dead(driver))
     ]

@@ -1,10 +1,13 @@
 """What a Ray Train worker does: bring the data and the run folder to this machine, and run the trial."""
 
+import gc
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
+import psutil
 import torch
 
 from diffcps import data
@@ -32,6 +35,8 @@ from diffcps.training.watchdog import STUCK_SECONDS
 from diffcps.training.workers import Workers, connect, disconnect, shares
 
 logger = logging.getLogger(__name__)
+GROWTH = 2**29
+"""Bytes by which a worker's process may have grown since its first trial began, and still train another."""
 
 
 def train_worker(
@@ -42,8 +47,8 @@ def train_worker(
     prune: PruningRule | None = None,
     objective: str = SCORE,
     also: Sequence[str] = (),
-) -> None:
-    """The Ray Train worker's function.
+) -> bool:
+    """The Ray Train worker's function. Returns whether its process may train another trial.
 
     Args:
         config: the trial, as plain values.
@@ -55,6 +60,7 @@ def train_worker(
         also: where metrics are shown besides MLflow.
     """
     trial, location = RunConfig.from_dict(config), location.on_this_machine()
+    _first_bytes()
     # Ray shows a worker the GPU that it was given, and no other
     device = torch.device("cuda" if resources.gpus else "cpu")
     if resources.gpus and (reason := unused_gpu()):
@@ -94,6 +100,29 @@ def train_worker(
         logger.error("%s: %s", trial.key, error)
     if workers is not None:
         disconnect()
+    return workers is None and _fresh(folder, device)
+
+
+@cache
+def _first_bytes() -> int:
+    """Memory of this process when its first trial began."""
+    return _bytes()
+
+
+def _bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def _fresh(folder: RunFolder, device: torch.device) -> bool:
+    """Whether this process is as good as a new one for another trial.
+
+    Not if its trial has not ended well, if a GPU or compiled code may hold on to memory, or if it has grown.
+    """
+    if folder.status["state"] not in ("complete", "pruned") or device.type != "cpu":
+        return False
+    gc.collect()
+    eager = folder.environment.get("engine", {}).get("used") == "eager"
+    return eager and _bytes() < _first_bytes() + GROWTH
 
 
 def _prune(
