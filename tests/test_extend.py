@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import sweeps
 
+from diffcps.config import Member, Values
 from diffcps.errors import UserError
 from diffcps.files import read_json
-from diffcps.report import analysis
+from diffcps.report import analysis, results_record
+from diffcps.report.results_record import ResultsRecord
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.joined import joined
 from diffcps.runs.plan import Plan, load
@@ -90,9 +92,33 @@ def test_further_seeds_are_a_pack_of_their_own(tmp_path: Path) -> None:
     assert _grown(plan(seeds=2, vary=("hidden_size=8,16",)), here.folder, True) == wanted, "fewer seeds add nothing"
 
 
+def test_further_seeds_of_several_algorithms_stand_beside_those_they_have(tmp_path: Path) -> None:
+    """DiffCPS has another way to act beside it, and IQL none: they do already."""
+    first, more = (plan(algorithms=("diffcps", "iql"), seeds=count) for count in (3, 5))
+    here = begun(tmp_path, first)
+    wanted = _grown(more, here.folder, True)
+    assert [(trial.algorithm, len(trial.members)) for trial in wanted.trials] == [
+        ("diffcps", 3), ("iql", 3), ("diffcps", 2), ("iql", 2),
+    ]  # fmt: skip
+
+
+def test_seeds_that_are_an_axis_and_members_that_differ_are_no_further_seeds(tmp_path: Path) -> None:
+    here = begun(tmp_path, plan(vary=("seeds=2,4",)))
+    with pytest.raises(UserError, match="axis"):
+        _grown(plan(vary=("seeds=3,6",)), here.folder, True)
+    base = plan(seeds=2).trials[0]
+    mixed = base.replaced(members=(base.members[0], Member(1, Values({"grad_norm": 5.0}))))
+    assert Plan("own", "demo", (mixed,)).merged(Plan("own", "demo", (base,))).trials == (mixed, base)
+
+
 def test_complete_packs_of_one_trial_are_one_row_equal_to_a_single_pack(tmp_path: Path) -> None:
     """Scores, intervals, measures and training metrics of seeds 0 to 2 and 3 to 4 are those of a pack of five, to the bit."""
-    small: dict[str, Any] = {"rows": 500, "episodes": 5, "settings": ("hidden_size=8", "final_episodes=5")}
+    small: dict[str, Any] = {
+        "rows": 500,
+        "evaluate_every": 10,
+        "episodes": 5,
+        "settings": ("hidden_size=8", "final_episodes=5"),
+    }
     whole = plan(tasks=("bandit-corners",), seeds=5, measures=("samples",), **small).trials[0]
     parts = [whole.replaced(members=members) for members in (whole.members[:3], whole.members[3:])]
     folders = {name: tmp_path / name for name in ("one", "two")}
@@ -106,6 +132,9 @@ def test_complete_packs_of_one_trial_are_one_row_equal_to_a_single_pack(tmp_path
     pd.testing.assert_frame_equal(*(_sorted(row.trial.metrics) for row in (both, single)))
     pd.testing.assert_frame_equal(*(_sorted(row.trial.measures) for row in (both, single)))
     assert both.trial.number("step") == whole.steps
+    records = [ResultsRecord.of(results_record.whole(collect(folder))).scores for folder in folders.values()]
+    numbers = ["seed", "last", "newest", "best", "moved", "steps", "settings", "command"]
+    pd.testing.assert_frame_equal(*(record[numbers] for record in records))
     seconds = [read_trial(folder).status["seconds"] for folder in folders["two"].glob("runs/*")]
     assert both.trial.status["seconds"]["learning"] == pytest.approx(sum(own["learning"] for own in seconds))
 
@@ -127,7 +156,8 @@ def test_packs_that_are_not_complete_or_share_a_seed_stand_alone() -> None:
         return [one.seeds for one in joined(found)]
 
     assert seeds(trial(0, 3), trial(3, 5)) == [5]
-    assert seeds(trial(0, 3), trial(3, 5, "running")) == [3, 2]
+    assert seeds(trial(0, 3), trial(3, 5, "running")) == [3], "it will be in the same row"
+    assert seeds(trial(0, 3, "running"), trial(3, 5, "failed")) == [3, 2]
     assert seeds(trial(0, 3), trial(2, 5)) == [3, 3]
     assert seeds(trial(0, 3), trial(3, 5, discount=0.5)) == [3, 2]
     assert joined([Trial("own", Path("own"), "damaged")]) == []
@@ -148,6 +178,7 @@ def test_what_changes_no_result_makes_no_other_trial(tmp_path: Path) -> None:
     [
         (SEARCH, SEARCH | {"seeds": 5}, "searches bandit-ring with other settings"),
         ({}, {"acting": ("actor=average",)}, "one protocol"),
+        ({}, {"seeds": 5, "measures": ("samples",)}, "one protocol"),
         ({}, {"algorithms": ("iql",), "episodes": 7}, "one protocol"),
         ({}, {"search": ("learning_rate=1e-4:1e-2:log",)}, "a grid of trials, and this is a search"),
         (SEARCH, SEARCH | {"search": ("grad_norm=1:9",)}, "grad_norm in 1 to 9"),

@@ -28,6 +28,8 @@ from diffcps.deploy import latency, onnx
 from diffcps.deploy.distil import distil
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.errors import UserError
+from diffcps.runs.flags import SweepOptions
+from diffcps.runs.presets import build
 from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task
 from diffcps.training import measures
@@ -58,7 +60,7 @@ def test_a_chain_without_average_has_its_student_after_training(name: str, tmp_p
     folder = sweeps.train(small(name, candidates=1, learning_rate=3e-3), tmp_path / "own")
     policy, dataset = load_policy(folder.path), data.load(get_task("bandit-corners"), folder.config.data, ())
     seen: list[float] = []
-    found = distil(policy, dataset, 1500, progress=lambda _, distance: seen.append(distance))
+    found = distil(policy, dataset, 700, progress=lambda _, distance: seen.append(distance))
     assert found.distance < 0.5 * seen[0]
     found.policy.save(tmp_path / "both")
     both, state = load_policy(tmp_path / "both"), np.zeros((500, 1), dtype=np.float32)
@@ -69,6 +71,38 @@ def test_a_chain_without_average_has_its_student_after_training(name: str, tmp_p
     )
     with pytest.raises(UserError, match="average"):
         both.act(state, actor="average")
+
+
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_such_a_student_works_in_the_units_of_the_environment(name: str, tmp_path: Path) -> None:
+    """A pendulum's torque lies in ±2, a network's output in ±1."""
+    folder = sweeps.train(small(name, candidates=1, learning_rate=3e-3, task="pendulum-swingup"), tmp_path / "own")
+    policy, dataset = load_policy(folder.path), data.load(get_task("pendulum-swingup"), folder.config.data, ())
+    both = distil(policy, dataset, 700).policy
+    states = dataset.observations[:500]
+    chain, student = both.act(states, candidates=1, seed=1), both.act(states, actor="student", seed=1)
+    scale = float((student * chain).sum() / (student * student).sum())
+    assert scale == pytest.approx(1.0, abs=0.1)
+    assert np.abs(chain).max() > 1.0
+    if name == "sfbc":
+        values = []
+        for weight in (0.0, 3.0):
+            run = policy.card.run.with_settings(student_value=weight)
+            own = distil(SavedPolicy(replace(policy.card, run=run), policy.networks), dataset, 150).policy
+            actions = own.act(states, actor="student", seed=1)
+            critic = own.policy.algorithm.critic
+            layers = critic.layers(policy.networks["critic"])
+            found = critic(layers, torch.as_tensor(states)[None], torch.as_tensor(actions / 2.0)[None])
+            values.append(float(found.mean()))
+        assert values[1] > values[0], "its own critic raises it"
+
+
+def test_several_algorithms_with_a_student_take_it_where_it_learns_along() -> None:
+    options = SweepOptions(preset="demo", tasks=("bandit-corners",), algorithms=("diffcps", "sfbc"), student="one-step")
+    trials = {trial.algorithm: trial for trial in build(options).trials}
+    assert (trials["diffcps"].value("student"), trials["sfbc"].value("student")) == ("one-step", "none")
+    for trial in trials.values():
+        training.check(trial)
 
 
 @pytest.mark.parametrize("name", ALONG)

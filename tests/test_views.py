@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import wandb
 from tensorboardX.proto.event_pb2 import Event
 from test_training import CONFIG, trained
 from wandb.proto.wandb_internal_pb2 import Record
 
 from diffcps.errors import UserError
-from diffcps.training.views import TensorBoard, check, views
+from diffcps.training.views import TensorBoard, Wandb, check, views
 
 
 def events(folder: Path) -> list[Event]:
@@ -117,6 +118,43 @@ def test_weights_and_biases_has_a_run_for_each_member(tmp_path: Path, monkeypatc
         assert {step: value for step, value in curve.items() if value is not None} == pytest.approx(known, rel=1e-6)
 
 
+def test_a_resumed_trial_goes_on_in_its_own_runs_and_another_training_in_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def ids(folder: Path) -> set[str]:
+        folder.mkdir(exist_ok=True)
+        view = Wandb(folder, CONFIG)
+        view.log({"training/critic_loss": np.array([1.0, 2.0])}, 4)
+        view.close()
+        return {file.stem for file in folder.glob("wandb/offline-run-*/*.wandb")}
+
+    first = ids(tmp_path / "one")
+    assert len(first) == len(CONFIG.members)
+    assert ids(tmp_path / "one") == first
+    assert not ids(tmp_path / "two") & first
+
+
+def test_an_error_of_the_library_is_told_once_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A machine of a cluster may lack the package."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    view = Wandb(tmp_path, CONFIG)
+    for step in (4, 8):
+        view.log({"training/critic_loss": np.array([1.0, 2.0])}, step)
+    view.close()
+    assert caplog.text.count("nothing more is shown in Weights & Biases") == 1
+
+
+def test_files_of_a_view_need_a_run_folder_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorboard", "wandb"):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        with pytest.raises(UserError, match="object store"):
+            check([name], stored=True)
+
+
 def test_weights_and_biases_without_a_key_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +162,7 @@ def test_weights_and_biases_without_a_key_is_refused_before_any_work(
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "NETRC"):
         monkeypatch.setenv(name, str(tmp_path))
+    wandb.teardown()  # it remembers that an earlier test was offline
     with pytest.raises(UserError, match="wandb login"):
         check(["tensorboard", "wandb"])
 

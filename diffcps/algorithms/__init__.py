@@ -122,7 +122,14 @@ def check_acting(trial: RunConfig, candidates: int, actor: str) -> None:
     algorithm, name = get(trial.algorithm), trial.algorithm
     known = algorithm.actors(settings(trial)[0])
     if actor not in known:
-        hint = " A student is trained with --student one-step." if actor == ways.STUDENT.value else ""
+        hint = ""
+        if actor == ways.STUDENT.value:
+            along = getattr(algorithm, "averages", False)
+            hint = (
+                " A student is trained with --student one-step."
+                if along
+                else " diffcps distil makes one after training."
+            )
         raise UserError(f"actor = {actor!r}: with {name} it must be {' or '.join(map(repr, known))}.{hint}")
     if candidates > 1 and (actor == ways.STUDENT.value or not algorithm.chooses):
         who = "a student" if algorithm.chooses else name

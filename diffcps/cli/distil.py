@@ -18,9 +18,10 @@ from diffcps.text import say
 class Distil(PolicyFlags):
     """Train a network that acts in one step as a trained diffusion policy does in T, and write both into a folder.
 
-    It learns from the policy, on the states of its data set, which must be on this machine. If the policy has a critic, the
-    student also raises its value. `evaluate`, `export` and `latency` read the folder; `--actor student` lets the student act.
-    To train a student along with its policy, use `--student one-step` in training.
+    It learns from the policy, on the states of its data set, which must be on this machine. If the algorithm has the setting
+    `student_value`, the student also raises the critic's value. `evaluate`, `export` and `latency` read the folder; `--actor
+    student` lets the student act. SfBC and QGPO have their students this way only; for the others there is also `--student
+    one-step` in training.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING

@@ -52,7 +52,7 @@ class MeasureCommand:
         if reason := data.missing([(trial.task, trial.config.data) for trial, _ in trials], directories):
             raise UserError(reason)
         cost.prepare(1)  # the arithmetic of training
-        # trials of a task follow one another
+        trials.sort(key=lambda one: (one[0].task.name, str(one[0].config.data)))  # a data set is loaded once
         load = lru_cache(maxsize=1)(lambda task, config: data.load(task, config, directories))
         failed = 0
         for number, (trial, lacking) in enumerate(trials, start=1):

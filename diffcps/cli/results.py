@@ -34,6 +34,7 @@ class Results:
     def __call__(self) -> None:
         """Run it."""
         from diffcps.report.results_record import PAGE, ResultsRecord, whole
+        from diffcps.runs.joined import joined
         from diffcps.runs.read import collect
 
         if self.policies and "://" in self.results:
@@ -51,7 +52,7 @@ class Results:
             for trial in trials:
                 self._save(trial.folder, trial.key)
             say(console, f"policies of the first seeds: {self.into / POLICIES}")
-        if left := sum(len(sweep.trials) for sweep in sweeps) - len(trials):
+        if left := sum(len(joined(sweep.trials)) for sweep in sweeps) - len(trials):
             say(console, f"{counted(left, 'trial')} left out: not complete, or without a score or facts on the data")
         say(console, f"page: {self.into / PAGE}, {counted(found.scores['key'].nunique(), 'trial')}")
 

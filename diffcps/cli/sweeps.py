@@ -225,6 +225,14 @@ def _data(sweep: Sweep) -> str:
     return "; ".join(kind if len(groups) == 1 else f"{kind}: {', '.join(tasks)}" for kind, tasks in groups.items())
 
 
+def _seeds(trial: Trial) -> str:
+    """How many seeds it has, and which where they do not begin with 0."""
+    if not trial.stored:
+        return ""
+    seeds = [member.seed for member in trial.config.members]
+    return str(len(seeds)) if seeds[0] == 0 else f"{len(seeds)}: {text.span(seeds)}"
+
+
 def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
     number = text.short if narrow else "{:,}".format
     speeds = [trial.speed for trial in trials]
@@ -236,7 +244,7 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
         Column("task", [trial.config.task if trial.stored else trial.key for trial in trials], right=False),
         *_named(trials),
         *settings,
-        Column("seeds", [str(trial.seeds) if trial.stored else "" for trial in trials], liftable=True, drop=1),
+        Column("seeds", [_seeds(trial) for trial in trials], liftable=True, drop=1),
         Column("state", [trial.doing or trial.state for trial in trials], right=False),
         Column("steps", [text.progress(trial.step, trial.steps, number) for trial in trials]),
         Column("steps/s", [f"{speed:.1f}" if speed else "" for speed in speeds], drop=2),

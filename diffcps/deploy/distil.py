@@ -37,7 +37,7 @@ def distil(
     seed: int = 0,
     progress: Callable[[int, float], None] = lambda step, distance: None,
 ) -> Distilled:
-    """Train a student of the policy's averaged chain (``algorithms.student``) on states of a data set.
+    """Train a student of the policy's chain, of its average where it has one (``algorithms.student``), on states of a data set.
 
     Where its algorithm has a critic, the student also raises that critic's value, with the weight ``student_value``.
 

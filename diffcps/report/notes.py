@@ -16,6 +16,7 @@ from diffcps.report.paper import (
     other_environment,
 )
 from diffcps.runs import inert
+from diffcps.runs.joined import joined
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
 from diffcps.text import counted, tally
@@ -176,7 +177,7 @@ def deviations(sweep: Sweep) -> list[str]:
     """Departures from the paper's protocol; for a task that the paper does not have, from the task's own settings."""
     by_kind: dict[str, dict[str, None]] = defaultdict(dict)
     several = len({trial.config.algorithm for trial in sweep.known}) > 1
-    for trial in sweep.known:
+    for trial in joined(sweep.trials):
         task = trial.task
         if trial.config.profile != "official":
             by_kind[f"Profile {trial.config.profile} instead of the paper's settings"][task.name] = None

@@ -22,6 +22,7 @@ from diffcps.report.drawing import drawn
 from diffcps.report.results_page import document
 from diffcps.report.writers import markdown
 from diffcps.runs import full_length
+from diffcps.runs.joined import joined
 from diffcps.runs.presets import changed
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
@@ -80,8 +81,8 @@ class ResultsRecord:
 
 
 def whole(sweep: Sweep) -> list[Trial]:
-    """The complete trials of a sweep that were evaluated and whose data are known."""
-    known = [trial for trial in sweep.known if trial.state == "complete" and len(trial.scores)]
+    """The complete trials of a sweep that were evaluated and whose data are known; see ``joined``."""
+    known = [trial for trial in joined(sweep.trials) if trial.state == "complete" and len(trial.scores)]
     return [trial for trial in known if trial.dataset.get("rows") and trial.dataset.get("checksum")]
 
 

@@ -1,12 +1,12 @@
 """Trials that differ in their seeds alone, read as one: ``--extend`` trains further seeds as a pack of their own."""
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffcps.config import RunConfig
-from diffcps.config.run import Member
+from diffcps.runs.plan import unseeded
 from diffcps.runs.trials import Trial
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ class Joined(Trial):
     """Several packs of one trial. Its members are those of all, numbered in that order; key and folder are the first one's."""
 
     parts: tuple[Trial, ...] = ()
+
+    @property
+    def speed(self) -> float | None:
+        """Gradient steps per second of one of its packs, all members of that at once: the mean over packs."""
+        known = [part.speed for part in self.parts if part.speed is not None]
+        return statistics.fmean(known) if known else None
 
     def rows(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """The rows of all parts."""
@@ -33,24 +39,25 @@ class Joined(Trial):
 
 
 def joined(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials whose configuration is known, where complete ones that differ in their seeds alone are one trial."""
+    """The trials whose configuration is known, where complete ones that differ in their seeds alone are one trial.
+
+    One that is not complete is left out beside such a one: it is of the same row, and will be in it.
+    """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.stored is None:
             continue
-        one = unseeded(trial.stored) if trial.state == "complete" else None
+        one = unseeded(trial.stored)
         name = trial.key if one is None else f"alike {one.key}"
         seeds = {member.seed for member in trial.stored.members}
         if any(seeds & {member.seed for member in other.config.members} for other in groups.get(name, [])):
             name = trial.key
         groups.setdefault(name, []).append(trial)
-    return [_one(group) if len(group) > 1 else group[0] for group in groups.values()]
-
-
-def unseeded(trial: RunConfig) -> RunConfig | None:
-    """The trial with seed 0 alone: the same for trials that differ in their seeds; ``None`` if its members differ in more."""
-    first, *others = (member.settings for member in trial.members)
-    return None if any(other != first for other in others) else trial.replaced(members=(Member(0, first),))
+    found: list[Trial] = []
+    for group in groups.values():
+        complete = [trial for trial in group if trial.state == "complete"]
+        found += [_one(complete)] if len(complete) > 1 else complete or group
+    return found
 
 
 def _one(parts: Sequence[Trial]) -> Joined:
@@ -60,7 +67,7 @@ def _one(parts: Sequence[Trial]) -> Joined:
     for part in parts:
         seconds.update(part.status.get("seconds") or {})
     status: dict[str, Any] = {
-        **first.status,
+        **{name: value for name, value in first.status.items() if name not in ("last", "best")},
         "seconds": dict(seconds),
         "notes": [note for part in parts for note in part.notes],
     }

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffcps.config import RunConfig, Value
+from diffcps.config import Member, RunConfig, Value
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs.criteria import SCORE
@@ -109,6 +109,10 @@ class Plan:
                 f"{self.name} goes by {_rules(self)}, and this by {_rules(more)}: give --objective and --prune as there, or "
                 "another --name."
             )
+        if any(axis.name == "seeds" for axis in (*self.axes, *more.axes)):
+            raise UserError(
+                "the number of seeds is an axis, and packs of other sizes cannot be added to it: give it another --name."
+            )
         known = {trial.key for trial in self.trials}
         fresh = tuple(trial for trial in map(self._further, more.trials) if trial and trial.key not in known)
         for trial in fresh:
@@ -126,30 +130,37 @@ class Plan:
 
         They train as a pack of their own: a member's numbers do not depend on its company.
         """
-        alike = [own for own in self.trials if trial.replaced(members=own.members).key == own.key]
+        alike = self._alike(trial)
         if self.search is not None or not alike:
             return trial
         had = {member.seed for own in alike for member in own.members}
         left = tuple(member for member in trial.members if member.seed not in had)
         return trial.replaced(members=left) if left else None
 
+    def _alike(self, trial: RunConfig) -> list[RunConfig]:
+        """The trials of this plan that differ from this one in their seeds alone."""
+        one = unseeded(trial)
+        return [] if one is None else [own for own in self.trials if (known := unseeded(own)) and known.key == one.key]
+
     def _check_addition(self, trial: RunConfig) -> None:
         """Raise ``UserError`` where a new trial is judged otherwise than those of its task, or is another base of its search."""
+        if self.search is None and self._alike(trial):
+            return
         for own in self.trials:
             if own.task != trial.task:
-                continue
-            if self.search is None and trial.replaced(members=own.members).key == own.key:
                 continue
             if self.search is not None:
                 raise UserError(
                     f"{self.name} searches {trial.task} with other settings: give this search another --name."
                 )
-            alike = trial.replaced(members=own.members, evaluation=own.evaluation, acting=own.acting)
-            if alike.key == own.key or (own.algorithm != trial.algorithm and _protocol(own) != _protocol(trial)):
+            how = {name: getattr(own, name) for name in ("evaluation", "acting", "measures", "log_every")}
+            otherwise = any(getattr(trial, name) != value for name, value in how.items())
+            alike = otherwise and trial.replaced(members=own.members, **how).key == own.key
+            if alike or (own.algorithm != trial.algorithm and _protocol(own) != _protocol(trial)):
                 raise UserError(
                     f"{self.name} evaluates {own.algorithm} on {trial.task} {_protocol(own)}, and this {trial.algorithm} "
-                    f"{_protocol(trial)}: what is compared has one protocol. Give --evaluate-every, --episodes and --acting as "
-                    "there, or another --name."
+                    f"{_protocol(trial)}: what is compared has one protocol. Give --evaluate-every, --episodes, --acting and "
+                    "--measures as there, or another --name."
                 )
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,12 +184,19 @@ class Plan:
         return cls(values["name"], values["preset"], trials=trials, axes=axes, **rules)
 
 
+def unseeded(trial: RunConfig) -> RunConfig | None:
+    """The trial with seed 0 alone: the same for trials that differ in their seeds; ``None`` if its members differ in more."""
+    first, *others = (member.settings for member in trial.members)
+    return None if any(other != first for other in others) else trial.replaced(members=(Member(0, first),))
+
+
 def _protocol(trial: RunConfig) -> str:
     """How policies of a trial are judged."""
     own = trial.evaluation
     last = "" if own.final_episodes is None else f", {own.final_episodes} at the end"
     acting = f", also by {', '.join(trial.acting)}" if trial.acting else ""
-    return f"every {own.every} steps, {own.episodes} episodes{last}{acting}"
+    measures = f", measuring {', '.join(trial.measures)}" if trial.measures else ""
+    return f"every {own.every} steps, {own.episodes} episodes{last}{acting}{measures}"
 
 
 def _rules(plan: Plan) -> str:

@@ -82,7 +82,8 @@ def begin(location: Location, plan: Plan) -> None:
     file = folder / "sweep.json"
     if file.exists() and load(folder) != plan:
         with disk_full_as_user_error(file):
-            write_json(file, read_json(file) | plan.to_dict())
+            # what continues it is the newest command, whose flags fit what was added
+            write_json(file, read_json(file) | plan.to_dict() | {"command": sys.argv})
     elif not file.exists():
         details = {
             "command": sys.argv,

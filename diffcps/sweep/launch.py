@@ -92,11 +92,7 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     """Decide what to run and where, and refuse what cannot work; prints the trials of a dry run."""
     plan_given = plan is not None
     plan, location = _plan(options, plan)
-    if "tensorboard" in options.also and location.remote is not None:
-        raise UserError(
-            "--also tensorboard writes into run folders, and here these are in an object store. Leave it out."
-        )
-    views.check(options.also)
+    views.check(options.also, stored=location.remote is not None)
     _check_workers(plan, options.workers_per_trial)
     for trial in plan.trials:
         training.check(trial)

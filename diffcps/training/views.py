@@ -3,11 +3,10 @@
 The run folder is the record. A view that cannot be written says so once and is silent; it never ends a trial.
 """
 
-import contextlib
-import hashlib
 import importlib.util
 import logging
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcps.config import RunConfig
+from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
+from diffcps.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 PROJECT = "diffcps"
 """Of Weights & Biases."""
+FINISH_SECONDS = 60.0
+"""How long the end of a trial waits for Weights & Biases to send what is left."""
 
 
 class View:
@@ -34,8 +36,6 @@ class View:
 
     place = ""
     """What people call it."""
-    troubles: tuple[type[Exception], ...] = (OSError,)
-    """What is raised where it cannot be written."""
 
     def __init__(self, folder: Path, trial: RunConfig) -> None:
         self.folder, self.trial = folder, trial
@@ -52,15 +52,19 @@ class View:
             for number, run in enumerate(self._runs):
                 found = {name: float(values[number]) for name, values in metrics.items()}
                 self.write(run, {name: value for name, value in found.items() if np.isfinite(value)}, step)
-        except self.troubles as error:
+        except Exception as error:  # of any library: a view never ends a trial
             self._broken = True
-            logger.warning("%s: nothing more is shown in %s: %s", self.folder, self.place, error)
+            logger.warning(
+                "%s: nothing more is shown in %s: %s: %s", self.folder, self.place, type(error).__name__, error
+            )
 
     def close(self, pruned: str = "") -> None:
         """See ``Sink``."""
         for run in self._runs:
-            with contextlib.suppress(*self.troubles):
+            try:
                 self.end(run)
+            except Exception as error:
+                logger.warning("%s: not all is shown in %s: %s", self.folder, self.place, error)
 
     def opened(self, step: int) -> list[Any]:
         """A run of each member, which begins or goes on at this step."""
@@ -108,7 +112,8 @@ class TensorBoard(View):
 class Wandb(View):
     """Runs of Weights & Biases, one a member, grouped by trial, in the project ``diffcps`` or ``WANDB_PROJECT``.
 
-    A resumed trial goes on in its own runs, which keep the values of steps that come again.
+    A resumed trial goes on in its own runs, which keep the values of steps that come again. What tells them from those of
+    another training of the same trial is drawn once, and kept in the run folder.
     """
 
     place = "Weights & Biases"
@@ -117,17 +122,19 @@ class Wandb(View):
         """See ``View``."""
         import wandb  # only here: it takes a second, and need not be installed
 
-        self.troubles = (OSError, wandb.Error)
-        quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True)
-        place = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:8]
+        quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, finish_timeout=FINISH_SECONDS)
+        drawn = self.folder / "wandb" / "drawn.txt"
+        if not drawn.exists():
+            drawn.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(drawn, secrets.token_hex(4).encode())
+        own = drawn.read_text()
         found = []
         for member in self.trial.members:
             name = f"{self.trial.key}_seed_{member.seed}"
             found.append(
                 wandb.init(
-                    project=os.environ.get("WANDB_PROJECT", PROJECT), group=self.trial.key, name=name, id=f"{name}_{place}",
-                    resume="allow", reinit="create_new", dir=self.folder, config=_settings(self.trial, member.settings),
-                    settings=quiet,
+                    project=os.environ.get("WANDB_PROJECT", PROJECT), group=self.trial.key, name=name, id=f"{name}_{own}",
+                    resume="allow", reinit="create_new", dir=self.folder, config=_settings(self.trial, member), settings=quiet,
                 )
             )  # fmt: skip
         return found
@@ -141,10 +148,11 @@ class Wandb(View):
         run.finish()
 
 
-def _settings(trial: RunConfig, own: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(trial: RunConfig, member: Member) -> dict[str, Any]:
     """Settings of a member, and what identifies its trial."""
-    known = {"task": trial.task, "algorithm": trial.algorithm, "profile": trial.profile, "steps": trial.steps}
-    return known | {**trial.settings, **own}
+    whole = trial.to_dict()
+    known = {name: whole[name] for name in ("task", "algorithm", "profile", "steps", "physics", "data", "evaluation")}
+    return known | {**trial.settings, **member.settings, "seed": member.seed}
 
 
 VIEWS: Mapping[str, type[View]] = {"tensorboard": TensorBoard, "wandb": Wandb}
@@ -156,17 +164,28 @@ def views(names: Sequence[str], trial: RunConfig, folder: Path) -> list[View]:
     return [VIEWS[name](folder, trial) for name in names]
 
 
-def check(names: Sequence[str]) -> None:
-    """Raise ``UserError`` where a view is not to be had on this machine, before any work."""
+def check(names: Sequence[str], stored: bool = False) -> None:
+    """Raise ``UserError`` where a view cannot be had, before any work; ``stored``: run folders are in an object store."""
+    if stored and "tensorboard" in names:
+        raise UserError(
+            "--also tensorboard writes into run folders, and here these are in an object store. Leave it out."
+        )
     if "wandb" not in names:
         return
     if importlib.util.find_spec("wandb") is None:
         raise UserError("--also wandb: Weights & Biases is not installed. Install it: pip install 'diffcps[wandb]'")
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        return
     import wandb
 
-    if not wandb.login(prompt=False):
+    try:
+        mode = wandb.setup().settings.mode
+        ready = mode != "online" or wandb.login(prompt=False, verify=False)
+    except Exception as error:  # it says what is wrong with its settings in exceptions of several kinds
+        raise UserError(f"--also wandb: {error}") from error
+    if stored and mode == "offline":
+        raise UserError(
+            "--also wandb keeps its files in run folders when it is offline, and here these are in an object store."
+        )
+    if not ready:
         raise UserError(
             "--also wandb: Weights & Biases knows no key on this machine. Run `wandb login`, or set WANDB_MODE=offline to "
             "keep its files in the run folders and send them later."

@@ -94,13 +94,14 @@ class Figures:
     """CPU seconds of the whole machine a trial, other programs' included."""
 
 
-def sleep_in_worker(loop: dict[str, Any], seconds: float) -> None:
-    """In place of a trial's work: import what it needs, as it does, then sleep."""
+def sleep_in_worker(loop: dict[str, Any], seconds: float) -> bool:
+    """In place of a trial's work: import what it needs, as it does, then sleep; its process may then run another."""
     entered = time.time()
     from diffcps.sweep import worker  # noqa: F401
 
     config = RunConfig.from_dict(loop["config"])
     _sleep(loop["location"].run_folder(config.key), config, seconds, entered)
+    return True
 
 
 def sleep_in_driver(point: dict[str, Any], job: Job, seconds: float) -> None:
