@@ -232,3 +232,15 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"scores.csv is no record of results"):
         Results(into=tmp_path)()
+
+
+def test_how_often_a_policy_is_evaluated_names_no_method(tmp_path: Path) -> None:
+    """Of two trials that differ in nothing else, one stands; a longer one stands beside it, named by its length."""
+    every = [EvaluationConfig(every=count, episodes=synthetic.EPISODES) for count in (synthetic.EVERY, 200)]
+    trials = [synthetic.config(HOPPER, evaluation=own) for own in every]
+    trials.append(trials[0].replaced(steps=trials[0].steps // 2))
+    for trial in trials:
+        synthetic.write(tmp_path / "sweep", trial, until=trial.steps)
+    scores = results_page.told_apart(ResultsRecord.of(whole(collect(tmp_path / "sweep"))).scores)
+    assert sorted(scores["method"].unique()) == ["diffcps 200 steps", "diffcps 400 steps"]
+    assert len(scores) == 2 * 3

@@ -56,7 +56,7 @@ def told_apart(scores: pd.DataFrame) -> pd.DataFrame:
     A task with several data sets or physics is named with them, a method with the settings in which its policies on a task
     differ. Of trials that differ in nothing that changes a policy the one with most seeds stays, or the newest of them.
     """
-    scores = scores.copy()
+    scores = scores.assign(settings=scores["settings"].astype(str).map(_of_policy))
     for task, own in scores.groupby("task", sort=False):
         if len(own[["checksum", "physics"]].drop_duplicates()) > 1:
             scores.loc[own.index, "task"] = [
@@ -79,6 +79,11 @@ def told_apart(scores: pd.DataFrame) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(algorithms.names())}
     rank = scores["method"].map(lambda name: (order.get(name.split()[0], len(order)), name))
     return scores.iloc[sorted(range(len(scores)), key=lambda place: rank.iloc[place])].reset_index(drop=True)
+
+
+def _of_policy(settings: str) -> str:
+    """Settings without how often the policy is evaluated."""
+    return ", ".join(word for word in settings.split(", ") if not word.startswith("evaluation.every="))
 
 
 def _most(keys: "pd.Series[str]") -> str:
