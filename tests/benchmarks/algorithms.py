@@ -1,6 +1,7 @@
 """Gradient steps a second of every algorithm at its published sizes on Hopper, each in turns with DiffCPS.
 
-``python -m tests.benchmarks.algorithms`` takes two minutes: one member, one thread, eager steps on made-up data.
+``python -m tests.benchmarks.algorithms`` takes three minutes: one member, one thread, eager steps on made-up data. Of an
+algorithm that learns in stages, and draws actions for the whole data set between them, the steps of each alone.
 """
 
 import statistics
@@ -35,27 +36,38 @@ def learner(name: str, **settings: object) -> Learner:
     return found
 
 
-def rate(own: Learner) -> float:
-    """Steps a second."""
-    begun, before = time.perf_counter(), own.step
+def rate(own: Learner, kind: str | None = None) -> float:
+    """Steps a second; of one kind of step if it is named."""
+    begun, taken = time.perf_counter(), 0
     while time.perf_counter() - begun < SECONDS:
-        own.update(4)
-    return (own.step - before) / (time.perf_counter() - begun)
+        if kind is None:
+            own.update(4)
+        else:
+            for _ in range(4):
+                own.engine.take(kind)
+        taken += 4
+    return taken / (time.perf_counter() - begun)
 
 
 def main() -> None:
-    """Print a line for each algorithm."""
+    """Print a line for each algorithm, or for each of its stages."""
     cost.prepare(1)
     base = learner("diffcps", policy_freq=1)
-    for name in algorithms.names():
-        own = learner(name)
-        pairs = [(rate(own), rate(base)) for _ in range(TURNS)]
-        median = statistics.median(first for first, _ in pairs)
-        ratio = statistics.median(first / second for first, second in pairs)
-        batch = own.algorithm.config.batch_size
-        print(
-            f"{name:9} {median:7.1f} steps/s, batch {batch:4}; DiffCPS at policy_freq 1 times {ratio:.2f}", flush=True
-        )
+    rows = [(name, {}) for name in algorithms.names()]
+    rows.insert(1 + algorithms.names().index("idql"), ("idql", {"residual": False}))
+    for name, settings in rows:
+        own = learner(name, **settings)
+        kinds = list(own.algorithm.kinds) if len(own.algorithm.stages) > 1 else [None]
+        for kind in kinds:
+            pairs = [(rate(own, kind), rate(base)) for _ in range(TURNS)]
+            median = statistics.median(first for first, _ in pairs)
+            ratio = statistics.median(first / second for first, second in pairs)
+            batch = own.algorithm.kinds[kind].batch if kind else own.algorithm.config.batch_size
+            title = " ".join([name, kind or "", *(f"{key}={value}" for key, value in settings.items())])
+            print(
+                f"{title:20} {median:7.1f} steps/s, batch {batch:4}; DiffCPS at policy_freq 1 times {ratio:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
