@@ -34,12 +34,23 @@ from waits import GUARD
 
 from diffcps.files import DiskFullError, write_atomically
 from diffcps.runs.folder import RunFolder, TakenOverError
-from diffcps.runs.plan import load
+from diffcps.runs.plan import Plan, load
 from diffcps.storage.location import Location
 from diffcps.storage.mirror import MirroredFolder
 from diffcps.storage.remote import Remote
 from diffcps.sweep import claim
-from diffcps.sweep.ray_train import CRASHES, INTERRUPTIONS, Reserve, RetryPolicy, cause_of, left_behind
+from diffcps.sweep.cluster import Resources
+from diffcps.sweep.driver import Job, more_trials
+from diffcps.sweep.ray_train import (
+    CRASHES,
+    INTERRUPTIONS,
+    Reserve,
+    RetryPolicy,
+    Workers,
+    cause_of,
+    left_behind,
+    someone_waits,
+)
 from diffcps.training.watchdog import Watchdog
 
 CONFIG = trials.CONFIG.replaced(checkpoint_minutes=1e-9)  # a checkpoint a row
@@ -213,6 +224,25 @@ def test_what_a_dead_driver_has_reserved_is_given_back() -> None:
     assert [table[identity]["name"].split(":")[3] for identity in found] == ["a1", "c4", "e5", "g7"]
 
 
+def test_a_worker_is_not_kept_where_another_trial_waits_for_room() -> None:
+    def table(*groups: tuple[str, str]) -> dict[str, dict[str, str]]:
+        return {str(number): {"name": name, "state": state} for number, (name, state) in enumerate(groups)}
+
+    assert someone_waits(
+        table(("diffcps:launch-1:ring:a1:here", "CREATED"), ("diffcps:launch-2:ring:b2:there", "PENDING"))
+    )
+    assert not someone_waits(table(("diffcps:launch-1:ring:a1:here", "CREATED"), ("another program's", "PENDING")))
+
+
+def test_a_worker_is_kept_while_there_are_trials_that_nobody_has_begun(tmp_path: Path) -> None:
+    plan, location = Plan("own", "demo", (CONFIG, CONFIG.replaced(steps=98))), Location(tmp_path)
+    job = Job(plan, location, Resources(1, 0, 1))
+    for trial in plan.trials:
+        assert more_trials(job)
+        location.run_folder(trial.key).path.mkdir(parents=True)
+    assert not more_trials(job)
+
+
 class Kept:
     """Stands for a reserved worker."""
 
@@ -226,6 +256,24 @@ class Kept:
         self.ended.set()
 
 
+class BrokenStart(Workers):
+    """Its worker dies after Ray Train believes that the group has started."""
+
+    def __init__(self, reserved: Any) -> None:
+        self._worker_group_state: Any = object()
+        self.reserved = reserved
+
+    def _start_impl(self, *arguments: Any) -> None:
+        raise RayActorError
+
+
+def test_a_start_that_fails_gives_the_kept_workers_cpus_back() -> None:
+    kept = Kept()
+    with pytest.raises(RayActorError):
+        BrokenStart(kept)._start()
+    assert kept.ended.is_set()
+
+
 def test_a_worker_waits_for_the_next_trial_and_not_for_ever() -> None:
     reserve: Any = Reserve(seconds=GUARD)
     assert reserve.take([{"CPU": 1.0}]) is None
@@ -237,6 +285,12 @@ def test_a_worker_waits_for_the_next_trial_and_not_for_ever() -> None:
         assert reserve.take(wanted) is None
         assert unfit.ended.is_set()
     assert not kept.ended.is_set()
+    broken = Kept()
+    broken.answers = lambda: 1 / 0  # type: ignore[method-assign]
+    reserve.keep(broken)
+    with pytest.raises(ZeroDivisionError):
+        reserve.take([{"CPU": 1.0}])
+    assert broken.ended.is_set(), "whatever goes wrong, its CPUs are given back"
     short: Any = Reserve(seconds=0.05)
     short.keep(late := Kept())
     assert late.ended.wait(GUARD)

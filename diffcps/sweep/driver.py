@@ -5,6 +5,7 @@ megabytes on what only workers use.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,13 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
         tune.report({"step": folder.status["step"], OBJECTIVE: _reached(folder, job.plan.objective)})
 
 
+def more_trials(job: Job) -> bool:
+    """Whether the sweep has trials that nobody has begun, of which this driver may get the next."""
+    runs = job.location.on_this_machine().folder / "runs"
+    begun = sum(1 for entry in os.scandir(runs) if entry.is_dir()) if runs.is_dir() else 0
+    return begun < job.plan.count
+
+
 def _reached(folder: RunFolder, objective: str) -> float:
     """What a search is told of a trial that has ended."""
     if objective == SCORE:
@@ -99,8 +107,7 @@ def _train(
     resources, location = job.resources, policy.location
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     groups = PlacementGroups(f"{job.launch}:{policy.key}")
-    groups.release()
-    training = trainer(policy, groups)(
+    training = trainer(policy, groups, another=lambda: more_trials(job))(
         work,
         train_loop_config=loop,
         scaling_config=ray.train.ScalingConfig(

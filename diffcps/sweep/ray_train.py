@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray._private.state import actors, jobs
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import (
@@ -65,58 +65,76 @@ _PAUSE = 5.0
 """Seconds before Ray Train looks again for machines for its workers."""
 _OURS = "diffcps"
 """First part of the name of every placement group made here."""
-RESERVED_SECONDS = 10.0
-"""How long a worker waits for its driver's next trial. Meanwhile it holds its CPUs, which another driver may want."""
+RESERVED_SECONDS = 30.0
+"""How long a worker waits at most for its driver's next trial. Meanwhile it holds its CPUs, which another driver may want."""
+_ACTOR_DIGITS = 32
+"""Hexadecimal digits of a driver's id; the names of older versions end in something else."""
 _JOB_DIGITS = 8
 """The last hexadecimal digits of a placement group's id are those of its job, the process of a sweep."""
 
 
-def trainer(retry_policy: "RetryPolicy", groups: "PlacementGroups") -> type[DataParallelTrainer]:
+class Workers(WorkerGroup):
+    """The workers of a trial; ``trainer`` says which."""
+
+    groups: "PlacementGroups"
+    another: Callable[[], bool]
+    reserved: "Reserved | None" = None
+
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except Exception:
+            if self.reserved is not None:  # from some point on Train itself would leave it behind
+                self.reserved.end()
+            raise
+
+    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> PlacementGroupHandle:
+        bundles = [worker_group_context.resources_per_worker] * worker_group_context.num_workers
+        self.reserved = RESERVE.take(bundles)
+        if self.reserved is not None:
+            return self.reserved.group
+        self.groups.release()  # a worker that dies while it starts leaves its group behind
+        group = placement_group(bundles, worker_group_context.placement_strategy, name=self.groups.new())
+        return DefaultPlacementGroupHandle(group)
+
+    def _create_workers(self, *arguments: Any, **more: Any) -> list[Worker]:
+        if self.reserved is None:
+            return super()._create_workers(*arguments, **more)
+        return self._assign_worker_ranks([self.reserved.again()], 0, None, None)
+
+    def shutdown(self) -> None:
+        """Also called when all has gone well: then the worker may wait for the driver's next trial."""
+        status, state = self.get_latest_poll_status(), self._worker_group_state
+        answers = list(status.worker_statuses.values()) if status is not None else []
+        well = len(answers) == 1 and not answers[0].running and not answers[0].error and answers[0].return_value
+        if state is None or not well or not self.another() or someone_waits(placement_group_table()):
+            super().shutdown()
+            return
+        for callback in self._callbacks:
+            callback.before_worker_group_shutdown(self)
+        ray.kill(state.sync_actor)
+        self._clear_state()
+        for callback in self._callbacks:
+            callback.after_worker_group_shutdown(self._worker_group_context)
+        RESERVE.keep(Reserved(state.workers[0], state.placement_group_handle))
+
+
+def trainer(
+    retry_policy: "RetryPolicy", groups: "PlacementGroups", another: Callable[[], bool] = lambda: False
+) -> type[DataParallelTrainer]:
     """Ray Train's plainest trainer, which tries again as ``retry_policy`` says and names its groups by ``groups``.
 
-    ``TorchTrainer`` would import torch here; the workers connect to each other by themselves.
+    ``TorchTrainer`` would import torch here; the workers connect to each other by themselves. A worker whose function returns
+    true is kept for the driver's next trial where ``another`` says that there will be one.
     """
 
-    class Workers(WorkerGroup):
-        reserved: Reserved | None = None
+    class Own(Workers):
+        pass
 
-        def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> PlacementGroupHandle:
-            groups.release()  # a worker that dies while it starts leaves its group behind
-            bundles = [worker_group_context.resources_per_worker] * worker_group_context.num_workers
-            self.reserved = RESERVE.take(bundles)
-            if self.reserved is not None:
-                return self.reserved.group
-            group = placement_group(bundles, worker_group_context.placement_strategy, name=groups.new())
-            return DefaultPlacementGroupHandle(group)
-
-        def _create_workers(self, *arguments: Any, **more: Any) -> list[Worker]:
-            if self.reserved is None:
-                return super()._create_workers(*arguments, **more)
-            return self._assign_worker_ranks([self.reserved.again()], 0, None, None)
-
-        def shutdown(self) -> None:
-            """Also called when all has gone well: then the worker waits for the driver's next trial if it said that it can."""
-            status, state = self.get_latest_poll_status(), self._worker_group_state
-            answers = list(status.worker_statuses.values()) if status is not None else []
-            if (
-                state is None
-                or len(answers) != 1
-                or answers[0].running
-                or answers[0].error
-                or not answers[0].return_value
-            ):
-                super().shutdown()
-                return
-            for callback in self._callbacks:
-                callback.before_worker_group_shutdown(self)
-            RESERVE.keep(Reserved(state.workers[0], state.placement_group_handle))
-            ray.kill(state.sync_actor)
-            self._clear_state()
-            for callback in self._callbacks:
-                callback.after_worker_group_shutdown(self._worker_group_context)
+    Own.groups, Own.another = groups, staticmethod(another)
 
     class Controller(TrainController):
-        worker_group_cls = Workers
+        worker_group_cls = Own
 
     class Trainer(DataParallelTrainer):
         def _create_default_callbacks(self) -> list[Any]:
@@ -157,14 +175,16 @@ class Reserved:
         """Whether its process lives and can be reached."""
         try:
             ray.get(self.worker.actor.get_metadata.remote(), timeout=RESERVED_SECONDS)
-        except (RayActorError, GetTimeoutError):
+        except RayError:  # it has died in one of several ways, or does not answer in time
             return False
         return True
 
     def end(self) -> None:
         """End the process and give its CPUs back."""
-        ray.kill(self.worker.actor)
-        self.group.shutdown()
+        try:
+            ray.kill(self.worker.actor)
+        finally:
+            self.group.shutdown()
 
 
 class Reserve:
@@ -181,7 +201,9 @@ class Reserve:
     def keep(self, worker: Reserved) -> None:
         """Keep a worker for so many seconds."""
         with self._lock:
-            self._kept = worker
+            before, self._kept = self._kept, worker
+        if before is not None:
+            before.end()
         timer = threading.Timer(self.seconds, self._end, (worker,))
         timer.daemon = True
         timer.start()
@@ -192,10 +214,13 @@ class Reserve:
             kept, self._kept = self._kept, None
         if kept is None:
             return None
-        if [kept.worker.resources] == list(bundles) and kept.answers():
-            return kept
-        kept.end()
-        return None
+        fits = False
+        try:
+            fits = [kept.worker.resources] == list(bundles) and kept.answers()
+        finally:
+            if not fits:
+                kept.end()
+        return kept if fits else None
 
     def _end(self, worker: Reserved) -> None:
         with self._lock:
@@ -372,9 +397,16 @@ class PlacementGroups:
         return len(left)
 
 
+def someone_waits(table: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a trial of any sweep waits for room, given every placement group of the cluster."""
+    return any(
+        facts["name"].startswith(f"{_OURS}:") and facts["state"] in ("PENDING", "RESCHEDULING")
+        for facts in table.values()
+    )
+
+
 def _is_dead(driver: str) -> bool:
-    known = actors(driver)
-    return bool(known) and known["State"] == "DEAD"
+    return len(driver) == _ACTOR_DIGITS and bool(known := actors(driver)) and known["State"] == "DEAD"
 
 
 def left_behind(
@@ -393,10 +425,9 @@ def left_behind(
         for identity, facts in table.items()
         if facts["state"] != "REMOVED" and facts["name"].startswith(f"{_OURS}:")
     }
+    dead = {driver for driver in {own.rpartition(":")[2] for own in ours.values()} if driver and is_dead(driver)}
     return [
         identity
         for identity, own in ours.items()
-        if own.startswith(f"{name}:")
-        or identity[-_JOB_DIGITS:] in dead_jobs
-        or ((driver := own.rpartition(":")[2]) and is_dead(driver))
+        if own.startswith(f"{name}:") or identity[-_JOB_DIGITS:] in dead_jobs or own.rpartition(":")[2] in dead
     ]

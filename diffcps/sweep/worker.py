@@ -3,6 +3,7 @@
 import gc
 import logging
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ from diffcps.sweep.claim import run_folders
 from diffcps.sweep.cluster import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
+from diffcps.tracking.sink import THREAD
 from diffcps.training import cost
 from diffcps.training.divergence import divergence_rule
 from diffcps.training.environment import unused_gpu
@@ -37,6 +39,8 @@ from diffcps.training.workers import Workers, connect, disconnect, shares
 logger = logging.getLogger(__name__)
 GROWTH = 2**29
 """Bytes by which a worker's process may have grown since its first trial began, and still train another."""
+LARGEST = 2**30
+"""Bytes that it may have: those that the packs of a trial leave for all else (``packs.fitting``)."""
 
 
 def train_worker(
@@ -116,13 +120,16 @@ def _bytes() -> int:
 def _fresh(folder: RunFolder, device: torch.device) -> bool:
     """Whether this process is as good as a new one for another trial.
 
-    Not if its trial has not ended well, if a GPU or compiled code may hold on to memory, or if it has grown.
+    Not if its trial has not ended well, if a GPU or compiled code may hold on to memory, if it has grown, or if MLflow's thread
+    still sends what a slow server has not taken.
     """
     if folder.status["state"] not in ("complete", "pruned") or device.type != "cpu":
         return False
     gc.collect()
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        return False
     eager = folder.environment.get("engine", {}).get("used") == "eager"
-    return eager and _bytes() < _first_bytes() + GROWTH
+    return eager and _bytes() < min(_first_bytes() + GROWTH, LARGEST)
 
 
 def _prune(

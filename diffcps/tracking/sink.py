@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
+THREAD = "mlflow"
+"""Name of the thread that sends rows, which may outlive a trial whose server is slow."""
 
 
 class Pace(NamedTuple):
@@ -76,7 +78,7 @@ class MlflowSink:
         self._pruned = ""
         self._warned = self._finished = self._watched = False
         self._closing, self._given_up = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         self._thread.start()
 
     def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
