@@ -64,13 +64,7 @@ def train_worker(
         also: where metrics are shown besides MLflow.
     """
     trial, location = RunConfig.from_dict(config), location.on_this_machine()
-    _first_bytes()
-    # Ray shows a worker the GPU that it was given, and no other
-    device = torch.device("cuda" if resources.gpus else "cpu")
-    if resources.gpus and (reason := unused_gpu()):
-        raise UserError(f"{socket.gethostname()}: {reason}")
-    cost.prepare(resources.threads, device)
-    machine = Machine(device, resources.threads, worker_memory(device, resources.gpus, resources.memory))
+    machine = _machine(resources)
     workers = _workers(trial) if resources.workers > 1 else None
     folder = location.working_folder(trial.key, workers.rank if workers else 0)
 
@@ -104,7 +98,18 @@ def train_worker(
         logger.error("%s: %s", trial.key, error)
     if workers is not None:
         disconnect()
-    return workers is None and _fresh(folder, device)
+    return workers is None and _fresh(folder, machine.device)
+
+
+def _machine(resources: Resources) -> Machine:
+    """What a trial runs on. Raises ``UserError`` where it was given a GPU that torch cannot use."""
+    _first_bytes()
+    # Ray shows a worker the GPU that it was given, and no other
+    device = torch.device("cuda" if resources.gpus else "cpu")
+    if resources.gpus and (reason := unused_gpu()):
+        raise UserError(f"{socket.gethostname()}: {reason}")
+    cost.prepare(resources.threads, device)
+    return Machine(device, resources.threads, worker_memory(device, resources.gpus, resources.memory))
 
 
 @cache
