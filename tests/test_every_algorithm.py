@@ -59,8 +59,15 @@ OTHER = {
 """Other values of settings of which half the default would not do."""
 
 
+def learns_along(name: str) -> bool:
+    """Whether its student, if it has one, is part of its training; else it is made afterwards."""
+    return getattr(algorithms.get(name), "averages", True)
+
+
 def packed(name: str, members: tuple[Member, ...], **changes: Any) -> RunConfig:
     changes = SETTINGS | STAGED.get(name, {}) | changes
+    if not learns_along(name):
+        changes.pop("student")
     own, steps = algorithms.get(name).settings.among(changes), changes.get("steps", 1000)
     return trained.config(algorithm=name, seeds=len(members), steps=steps, **own).replaced(members=members)
 
@@ -69,7 +76,9 @@ def other_values(name: str) -> dict[str, float]:
     """Another value of every setting that may differ between members."""
     found = {}
     own = algorithms.get(name).settings
-    for setting in [name for name in own.of_member() if name not in own.of_acting()]:
+    for setting in [key for key in own.of_member() if key not in own.of_acting()]:
+        if setting == "student_value" and not learns_along(name):
+            continue
         known = settings(name)[setting]
         value = OTHER.get(setting, 0.5 * known.default if known.default else 0.5)
         found[setting] = known.parse(value)

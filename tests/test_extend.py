@@ -127,10 +127,12 @@ def test_complete_packs_of_one_trial_are_one_row_equal_to_a_single_pack(tmp_path
         sweeps.train(part, folders["two"])
     (single,), (both,) = (analysis.rows(collect(folder)) for folder in folders.values())
     assert both.trial.seeds == 5
-    for name in ("last", "newest", "best", "measured", "first", "final_lambda"):
+    for name in ("last", "newest", "best", "first", "final_lambda"):
         assert getattr(both, name) == getattr(single, name), name
+    for name, value in both.measured.items():  # a library's sums may depend on its threads
+        assert value == pytest.approx(single.measured[name], rel=1e-6), name
     pd.testing.assert_frame_equal(*(_sorted(row.trial.metrics) for row in (both, single)))
-    pd.testing.assert_frame_equal(*(_sorted(row.trial.measures) for row in (both, single)))
+    pd.testing.assert_frame_equal(*(_sorted(row.trial.measures) for row in (both, single)), rtol=1e-6)
     assert both.trial.number("step") == whole.steps
     records = [ResultsRecord.of(results_record.whole(collect(folder))).scores for folder in folders.values()]
     numbers = ["seed", "last", "newest", "best", "moved", "steps", "settings", "command"]

@@ -17,7 +17,7 @@ from test_ways import small
 from torch import Tensor
 
 import diffcps
-from diffcps import algorithms, data, load_policy, report, training
+from diffcps import algorithms, data, load_policy, report
 from diffcps.algorithms.diffusion import carry, variance_preserving
 from diffcps.algorithms.ways import STUDENT
 from diffcps.cli.distil import Distil
@@ -32,7 +32,7 @@ from diffcps.runs.flags import SweepOptions
 from diffcps.runs.presets import build
 from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task
-from diffcps.training import measures
+from diffcps.training import checks, measures
 
 TEACHERS = [name for name in algorithms.names() if "student" in algorithms.get(name).settings.names()]
 
@@ -53,7 +53,7 @@ def test_who_has_one() -> None:
 @pytest.mark.parametrize("name", AFTERWARDS)
 def test_a_chain_without_average_has_its_student_after_training(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="diffcps distil"):
-        training.check(small(name, student="one-step", candidates=1))
+        checks.check(small(name, student="one-step", candidates=1))
     with pytest.raises(UserError, match="diffcps distil"):
         Train(task="bandit-corners", algorithm=name, student="one-step", results=str(tmp_path / "along"))()
     assert not (tmp_path / "along").exists()
@@ -102,7 +102,7 @@ def test_several_algorithms_with_a_student_take_it_where_it_learns_along() -> No
     trials = {trial.algorithm: trial for trial in build(options).trials}
     assert (trials["diffcps"].value("student"), trials["sfbc"].value("student")) == ("one-step", "none")
     for trial in trials.values():
-        training.check(trial)
+        checks.check(trial)
 
 
 @pytest.mark.parametrize("name", ALONG)

@@ -92,9 +92,11 @@ def read(texts: Sequence[str], algorithm: "type[Algorithm[Any]]", called: str) -
     Raises ``UserError`` when its acting has nothing of that name to vary, or a text is no number.
     """
     known = names(algorithm)
+    # a finished policy may have a student although its training has no choice of who acts
+    allowed = {*known, *(["actor"] if "student" in algorithm.settings.names() else [])}
     found: dict[Way, None] = {}
     for name, text in parts(texts):
-        if name not in known:
+        if name not in allowed:
             hint = nearest(name, known) or "."
             raise UserError(f"acting {name}={text}: {called} has {', '.join(known) or 'nothing'} to vary{hint}")
         kind = hints(EvaluationConfig if name in OF_EVALUATION else algorithm.settings)[name]

@@ -44,18 +44,20 @@ class Train(PlaceFlags, RunFlags):
             raise UserError(
                 "--results: a single trial keeps its folder on this machine. For an object store run a sweep."
             )
-        from diffcps import data, training
+        from diffcps import data
         from diffcps.runs.folder import RunFolder
         from diffcps.runs.presets import PRESETS, made
         from diffcps.tasks.registry import get_task
         from diffcps.training import trial as trials
+        from diffcps.training.checks import check
         from diffcps.training.environment import unused_gpu
-        from diffcps.training.views import check, views
+        from diffcps.training.views import check as check_views
+        from diffcps.training.views import views
 
         task, console = get_task(self.task), Console()
         config = made(task, self.changes(), PRESETS[self.preset])
-        training.check(config)
-        check(self.also)
+        check(config)
+        check_views(self.also)
         directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
         if reason := data.missing([(task, config.data)], directories):
             raise UserError(reason)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from diffcps import data, training
+from diffcps import data
 from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
@@ -33,7 +33,7 @@ from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
 from diffcps.text import Column, counted, redacted, say, terminal_table
 from diffcps.tracking import Tracker, check, default_uri, store
-from diffcps.training import views
+from diffcps.training import checks, views
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 _HURRY = 1.0
@@ -95,7 +95,7 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     views.check(options.also, stored=location.remote is not None)
     _check_workers(plan, options.workers_per_trial)
     for trial in plan.trials:
-        training.check(trial)
+        checks.check(trial)
     for warning in inert.warnings(plan):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
         say(console, "  Leave these values out, or train longer (--steps).", "dim")

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffcps import data, training
+from diffcps import data
 from diffcps.config import RunConfig
 from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
 from diffcps.sweep import claim
 from diffcps.tasks.registry import task_of
+from diffcps.training import checks
 from diffcps.training.trial import Machine, run
 
 
@@ -35,7 +36,7 @@ def train(
             not fit.
     """
     for trial in trials:
-        training.check(trial)
+        checks.check(trial)
     path = Path(folder).expanduser().resolve()
     directories = tuple(directory.expanduser().resolve() for directory in data_directories)
     location, plan = Location(path, directories), Plan(path.name, "local", tuple(trials))

@@ -22,7 +22,8 @@ from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.tasks.registry import task_of
-from diffcps.training import check, cost, environment, loop
+from diffcps.training import cost, environment, loop
+from diffcps.training.checks import check
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner, on_device
 from diffcps.training.loop import Prune, Sink
