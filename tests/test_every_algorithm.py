@@ -59,14 +59,9 @@ OTHER = {
 """Other values of settings of which half the default would not do."""
 
 
-def learns_along(name: str) -> bool:
-    """Whether its student, if it has one, is part of its training; else it is made afterwards."""
-    return getattr(algorithms.get(name), "averages", True)
-
-
 def packed(name: str, members: tuple[Member, ...], **changes: Any) -> RunConfig:
     changes = SETTINGS | STAGED.get(name, {}) | changes
-    if not learns_along(name):
+    if not algorithms.teaches(name):
         changes.pop("student")
     own, steps = algorithms.get(name).settings.among(changes), changes.get("steps", 1000)
     return trained.config(algorithm=name, seeds=len(members), steps=steps, **own).replaced(members=members)
@@ -77,7 +72,7 @@ def other_values(name: str) -> dict[str, float]:
     found = {}
     own = algorithms.get(name).settings
     for setting in [key for key in own.of_member() if key not in own.of_acting()]:
-        if setting == "student_value" and not learns_along(name):
+        if setting == "student_value" and not algorithms.teaches(name):
             continue
         known = settings(name)[setting]
         value = OTHER.get(setting, 0.5 * known.default if known.default else 0.5)

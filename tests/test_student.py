@@ -41,7 +41,7 @@ def taught(name: str = "diffcps", student: str = "one-step", **changes: Any) -> 
     return trained.config(algorithm=name, student=student, **changes)
 
 
-ALONG = [name for name in TEACHERS if algorithms.get(name).averages]
+ALONG = [name for name in TEACHERS if algorithms.teaches(name)]
 AFTERWARDS = [name for name in TEACHERS if name not in ALONG]
 
 

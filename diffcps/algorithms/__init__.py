@@ -83,6 +83,11 @@ def complete(trial: RunConfig) -> RunConfig:
     )
 
 
+def teaches(name: str) -> bool:
+    """Whether a student can learn along with the policies of this algorithm; for others ``deploy.distil`` may make one."""
+    return getattr(get(name), "averages", False)
+
+
 def check_training(trial: RunConfig) -> None:
     """Raise ``UserError`` for the settings of a finished policy, to which no training leads; see ``Algorithm.check_training``."""
     for own in settings(trial):
@@ -124,12 +129,8 @@ def check_acting(trial: RunConfig, candidates: int, actor: str) -> None:
     if actor not in known:
         hint = ""
         if actor == ways.STUDENT.value:
-            along = getattr(algorithm, "averages", False)
-            hint = (
-                " A student is trained with --student one-step."
-                if along
-                else " diffcps distil makes one after training."
-            )
+            along = " A student is trained with --student one-step."
+            hint = along if teaches(name) else " diffcps distil makes one after training."
         raise UserError(f"actor = {actor!r}: with {name} it must be {' or '.join(map(repr, known))}.{hint}")
     if candidates > 1 and (actor == ways.STUDENT.value or not algorithm.chooses):
         who = "a student" if algorithm.chooses else name

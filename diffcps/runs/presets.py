@@ -123,8 +123,8 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
             usual = usual.changed({"evaluation.every": shared.every, "evaluation.episodes": shared.episodes})
         # of several algorithms a setting changes those that have it; `find` refuses one that none of them has
         own = {key: value for key, value in changes.items() if has(key, name) or not any(has(key, n) for n in several)}
-        if varied and not getattr(algorithms.get(name), "averages", True):
-            own.pop("student", None)  # made after training
+        if varied and not algorithms.teaches(name):
+            own.pop("student", None)
         if varied:
             own["acting"] = _compared(changes.get("acting", []), name, several)
             own |= _profiles(changes, name, several)
