@@ -230,7 +230,7 @@ def _seeds(trial: Trial) -> str:
     if not trial.stored:
         return ""
     seeds = [member.seed for member in trial.config.members]
-    return str(len(seeds)) if seeds[0] == 0 else f"{len(seeds)}: {text.span(seeds)}"
+    return str(len(seeds)) if seeds[0] == 0 else f"{len(seeds)} (seed{'s' * (len(seeds) > 1)} {text.span(seeds)})"
 
 
 def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
