@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import run_folders as synthetic
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from diffcps import report
@@ -193,6 +194,25 @@ def test_each_panel_is_drawn_once_for_both_formats() -> None:
     assert first.png.startswith(b"\x89PNG")
     assert len(first.svgs) == 4
     assert drawing.draw(figure) == first, "the same sweep gives the same file"
+
+
+@pytest.mark.parametrize(
+    ("lines", "places", "where"), [(5, 2, (1, 1)), (6, 3, (0, 0, 1)), (17, 3, (0, 0, 1)), (18, 2, (0, 0))]
+)
+def test_a_long_legend_hides_no_lines(lines: int, places: int, where: tuple[int, ...]) -> None:
+    """A short one is in each panel, a longer one stands alone once, and more colours than can be told apart have none."""
+
+    def panel(axes: Axes) -> None:
+        for line in range(lines):
+            axes.plot(np.arange(3) + line, label=f"way {line:02}")
+
+    figure = Figure("test", "Test", "", "x", "y", (Panel("a", panel), Panel("b", panel)))
+    drawn = drawing.draw(figure)
+    assert len(drawn.svgs) == places
+    assert tuple(picture.count(">way 03<") for picture in drawn.svgs) == where
+    page = writers._figure(figure, drawn)
+    assert page.count('class="panel"') == places
+    assert ("Test: legend" in page) == (places == 3)
 
 
 @pytest.mark.slow

@@ -39,6 +39,8 @@ _PALETTE = (
 """Colours that can be told apart on a light and on a dark page, the first eight at a glance."""
 _EASY = 8
 """Lines with a band and a label of full size each; more are crowded."""
+_ROOM = 5
+"""Entries of a legend that leave a panel's lines in sight."""
 _PANEL = 4.2, 3.0
 """Width and height of a panel, inches."""
 
@@ -62,15 +64,25 @@ class Drawn(NamedTuple):
     png: bytes
     """All panels, up to three in a row."""
     svgs: tuple[str, ...]
-    """Each panel as an SVG element for a page, with ids that are unique in it."""
+    """Each panel as an SVG element for a page, with ids that are unique in it; then the legend, if it has a place of its own."""
 
 
 def draw(figure: Figure) -> Drawn:
-    """Both formats from one drawing of each panel: laying out lines and ticks takes as long as writing them."""
+    """Both formats from one drawing of each panel: laying out lines and ticks takes as long as writing them.
+
+    A legend too long to leave a panel's lines in sight stands in a place of its own, once for all panels.
+    """
     tiles, found = [], []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):
-        for index, panel in enumerate(figure.panels):
-            canvas = _canvas(panel, figure)
+        canvases = [_canvas(panel, figure) for panel in figure.panels]
+        legends = [_entries(canvas.axes[0]) for canvas in canvases]
+        shared = {label: handle for legend in legends for label, handle in legend.items()}
+        if max(map(len, legends), default=0) <= _ROOM:
+            for canvas, legend in zip(canvases, legends, strict=True):
+                _add_legend(canvas.axes[0], legend)
+        elif len(shared) <= len(_PALETTE) + 1:  # more colours cannot be told apart
+            canvases.append(_legend(shared))
+        for index, canvas in enumerate(canvases):
             found.append(_svg(canvas, f"{figure.name}-{index}"))
             tiles.append(_pixels(canvas))
     return Drawn(_together(tiles), tuple(found))
@@ -120,16 +132,27 @@ def _fill(axes: Axes, panel: Panel, figure: Figure) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         if isinstance(axis.get_major_locator(), AutoLocator):  # the default locator takes most of a panel's time
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _entries(axes: Axes) -> dict[str, Any]:
+    """Label -> what shows it."""
     handles, labels = axes.get_legend_handles_labels()
-    unique = {str(label): handle for label, handle in zip(labels, handles, strict=True)}
-    if 0 < len(unique) <= len(_PALETTE) + 1:  # more entries would hide the lines
+    return {str(label): handle for label, handle in zip(labels, handles, strict=True)}
+
+
+def _add_legend(axes: Axes, entries: dict[str, Any]) -> None:
+    """A legend among the lines of a panel."""
+    if entries:
         # "best" searches among all points, which takes long if there are very many
         many = any(crowded(len(collection.get_paths())) for collection in axes.collections)
-        full = len(unique) > _EASY + 1
-        compact: dict[str, Any] = (
-            {"ncols": 2, "fontsize": 6.5, "handlelength": 1.2, "columnspacing": 0.8} if full else {}
-        )
-        axes.legend(list(unique.values()), list(unique), loc="upper right" if many else "best", **compact)
+        axes.legend(list(entries.values()), list(entries), loc="upper right" if many else "best")
+
+
+def _legend(entries: dict[str, Any]) -> Canvas:
+    """A legend alone, as large as a panel."""
+    canvas = Canvas(figsize=_PANEL)
+    canvas.legend(list(entries.values()), list(entries), loc="center")
+    return canvas
 
 
 def _inlined(svg: str, name: str) -> str:

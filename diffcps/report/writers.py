@@ -67,9 +67,10 @@ def _block(block: Block, drawn: Mapping[str, Drawn]) -> str:
 
 
 def _figure(figure: Figure, drawn: Drawn) -> str:
+    titles = [*(panel.title for panel in figure.panels), "legend"]  # a short one is among the lines
     panels = "\n".join(
-        f'<div class="panel" role="img" aria-label="{escape(f"{figure.title}: {panel.title}")}">{picture}</div>'
-        for panel, picture in zip(figure.panels, drawn.svgs, strict=True)
+        f'<div class="panel" role="img" aria-label="{escape(f"{figure.title}: {title}")}">{picture}</div>'
+        for title, picture in zip(titles, drawn.svgs, strict=False)
     )
     return f'<figure>\n<div class="panels">\n{panels}\n</div>\n<figcaption>{escape(figure.caption)}</figcaption>\n</figure>'
 
