@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 from test_ways import small
 
 from diffcps import algorithms
-from diffcps.config import DataConfig
+from diffcps.config import DataConfig, Member
 from diffcps.data import library
 from diffcps.data.holding import beginnings, parted
 from diffcps.data.transitions import DatasetInfo, Transitions
+from diffcps.deploy.trained import members
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.tasks.registry import get_task
 from diffcps.training import measures
 from diffcps.training.measures import offline
 from diffcps.training.measures.offline import Judged, fit
+from diffcps.training.measures.subject import Subject, taken
 
 
 def made(lengths: list[int]) -> Transitions:
@@ -71,12 +73,16 @@ def cycle(discount_actions: torch.Tensor) -> Judged:
     return Judged(states, actions, rewards, torch.ones(1, 100), 1.0 - states, following)
 
 
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def test_fitted_q_evaluation_finds_the_value_of_a_known_policy() -> None:
     """Policies that add a to every reward: V(0) = (γ + a (1 + γ))/(1 − γ²) and V(1) = (1 + a (1 + γ))/(1 − γ²), γ = ½."""
     added = torch.tensor([0.5, -0.25])
     problem = cycle(added[:, None, None].expand(2, 2, 1))
     problem = Judged(*(part.expand(2, *part.shape[1:]) for part in problem))
-    found = fit(problem, 0.5, torch.Generator().manual_seed(0), steps=800)
+    found = fit(problem, 0.5, seeded(0, 1), steps=800)
     states = torch.tensor([[0.0], [1.0]]).expand(2, 2, 1)
     values = found(states, added[:, None, None].expand(2, 2, 1))
     expected = torch.stack([(0.5 + 1.5 * added) / 0.75, (1.0 + 1.5 * added) / 0.75], dim=1)
@@ -85,7 +91,7 @@ def test_fitted_q_evaluation_finds_the_value_of_a_known_policy() -> None:
 
 def test_terminals_end_what_is_added_up() -> None:
     problem = cycle(torch.full((1, 2, 1), 0.5))._replace(continues=torch.zeros(1, 100))
-    found = fit(problem, 0.9, torch.Generator().manual_seed(0), steps=600)
+    found = fit(problem, 0.9, seeded(0), steps=600)
     values = found(torch.tensor([[[0.0], [1.0]]]), torch.full((1, 2, 1), 0.5))
     torch.testing.assert_close(values, torch.tensor([[0.5, 1.5]]), rtol=0, atol=0.06)
 
@@ -136,3 +142,24 @@ def test_who_has_no_critic_to_ask() -> None:
         else:
             with pytest.raises(UserError, match=f"{name} are kept without a critic"):
                 measures.check(trial)
+
+
+@pytest.mark.usefixtures("briefly")
+def test_policies_are_judged_together_as_each_alone(tmp_path: Path) -> None:
+    trial = small("diffcps", members=tuple(Member(seed) for seed in range(3)), measures=("fqe", "critic"))
+    trial = algorithms.complete(trial.replaced(data=trial.data.replaced(hold_out=0.25)))
+    folder = sweeps.train(trial, tmp_path / "run")
+    kept, held = parted(library.load(get_task(trial.task), trial.data, []), 0.25, trial.data.seed)
+    subjects = [
+        Subject(get_task(trial.task), trial, member, policy.policy, kept, index=0, held_out=held)
+        for member, policy in zip(trial.members, members(folder), strict=True)
+    ]
+    with torch.no_grad():
+        alone = [taken([subject])[0] for subject in subjects]
+        assert len({row["fqe_value"] for row in alone}) == 3
+        for parameters in subjects[1].policy.parameters.values():
+            parameters.fill_(float("nan"))
+        together = taken(subjects)
+    assert all(np.isnan(value) for value in together[1].values())
+    for k in (0, 2):
+        assert together[k] == pytest.approx(alone[k], rel=1e-5)

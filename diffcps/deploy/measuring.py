@@ -1,7 +1,8 @@
 """Measures of policies whose training has ended."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from diffcps.training import measures
 from diffcps.training.measures.subject import Subject, taken
 
 FILES = "measures.csv", "afterwards.csv"
+TOGETHER = 20
+"""Policies that are measured, and whose numbers are written, at once: at least those of one step."""
 
 
 def missing(trial: Trial, names: Sequence[str]) -> dict[str, list[int]]:
@@ -53,13 +56,14 @@ def measure(
     """Measure the kept policies of a complete trial that lack these measures, and write the numbers into its run folder.
 
     They are those that ``--measures`` would have given in training on this processor, but for ``latency``, which is of today. A
-    trial of a GPU would have drawn other random numbers. Each step is written when all its policies are measured.
+    trial of a GPU would have drawn other random numbers, and ``fqe`` may differ by its rounding. Numbers are written when
+    ``TOGETHER`` policies are measured.
 
     Args:
         trial: it has ended.
         lacking: what ``missing`` has found.
         dataset: what the trial was trained on.
-        progress: called before each policy.
+        progress: called while a policy is measured.
 
     Returns:
         The steps whose policies were measured.
@@ -73,13 +77,9 @@ def measure(
     if trial.config.data.hold_out:
         parts = parted(dataset, trial.config.data.hold_out, trial.config.data.seed, trial.task.terminals_end)
     steps = sorted({step for own in lacking.values() for step in own} & steps_of(folder))
-    for step in steps:
-        config = _asked(trial.config, [name for name, own in lacking.items() if step in own])
-        rows = []
-        for number, policy in enumerate(members(folder, step=step)):
-            member = config.members[number]
-            progress(step, member)
-            subject = Subject(
+    for config, some in _groups(trial, lacking, steps):
+        subjects = {
+            (step, number): Subject(
                 task=task_of(config),
                 config=config,
                 member=member,
@@ -87,11 +87,32 @@ def measure(
                 dataset=parts[0],
                 index=-(-step // config.evaluation.every) - 1,
                 held_out=parts[1],
+                heartbeat=partial(progress, step, member),
             )
-            with torch.no_grad():
-                rows.append({"step": step, "member": number, "seed": member.seed, **taken(subject)})
+            for step in some
+            for number, (member, policy) in enumerate(zip(config.members, members(folder, step=step), strict=True))
+        }
+        with torch.no_grad():
+            measured = taken(list(subjects.values()))
+        rows = [
+            {"step": step, "member": number, "seed": config.members[number].seed, **row}
+            for (step, number), row in zip(subjects, measured, strict=True)
+        ]
         folder.record_afterwards(_joined(trial, pd.DataFrame(rows)))
     return steps
+
+
+def _groups(
+    trial: Trial, lacking: Mapping[str, list[int]], steps: Sequence[int]
+) -> Iterator[tuple[RunConfig, list[int]]]:
+    """Steps whose policies lack the same measures, with the trial as if it had these alone; so many as are measured at once."""
+    by_names: dict[tuple[str, ...], list[int]] = {}
+    for step in steps:
+        by_names.setdefault(tuple(name for name, own in lacking.items() if step in own), []).append(step)
+    for names, own in by_names.items():
+        at_once = max(1, TOGETHER // trial.seeds)
+        for first in range(0, len(own), at_once):
+            yield _asked(trial.config, names), own[first : first + at_once]
 
 
 def _fitting(trial: Trial, names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import what taking it needs: a sweep refuses a misfit before it starts anything.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ class Measure:
     """Names of the numbers that it gives for a trial that it fits; no two measures share one."""
     take: Callable[["Subject"], Mapping[str, float]] = _no_numbers
     """Measures one policy: the value of each column."""
+    together: Callable[[Sequence["Subject"]], Sequence[Mapping[str, float]]] | None = None
+    """Measures several policies of a trial as one, where that is faster; else ``take`` measures one after the other."""
     misfit: Callable[[RunConfig, Task], str | None] = lambda config, task: None
     """Why it does not fit a trial; ``None`` where it does."""
     details: str = ""
@@ -55,7 +57,7 @@ class Measure:
     @property
     def only_picture(self) -> bool:
         """Whether it gives no numbers."""
-        return self.take is _no_numbers
+        return self.take is _no_numbers and self.together is None
 
 
 def check(config: RunConfig) -> Task:
@@ -197,69 +199,69 @@ def _no_critic(config: RunConfig, task: Task) -> str | None:
     )
 
 
-def _from(module: str, function: str = "take") -> Callable[["Subject"], Mapping[str, float]]:
+def _late(module: str, function: str = "take") -> Callable[..., Any]:
     """A function of a module of this package, which is imported when it is first called: torch takes a second."""
-    return lambda subject: _called(module, function, subject)
 
+    def call(*arguments: object) -> Any:
+        return getattr(importlib.import_module(f"{__package__}.{module}"), function)(*arguments)
 
-def _called(module: str, function: str, subject: "Subject") -> Any:
-    return getattr(importlib.import_module(f"{__package__}.{module}"), function)(subject)
+    return call
 
 
 MEASURES = {
     "density": Measure(
         says="The policy's distribution on a grid, exactly: KL both ways, modes, mass off the support, expected value.",
         columns=_density,
-        take=_from("density"),
+        take=_late("density"),
         misfit=_no_plane,
         details=r"(std|mode)_\d+",
     ),
     "samples": Measure(
         says="The policy's own actions against the behaviour's, and the best of 50; also leaves them in samples.csv.",
         columns=_samples,
-        take=_from("samples"),
+        take=_late("samples"),
         misfit=_no_bandit,
-        leaves=lambda subject: _called("samples", "to_look_at", subject),
+        leaves=_late("samples", "to_look_at"),
     ),
     "actions": Measure(
         says="The policy's own actions beside the behaviour's, as a picture; leaves them in samples.csv.",
         misfit=_no_bandit,
-        leaves=lambda subject: _called("samples", "to_look_at", subject),
+        leaves=_late("samples", "to_look_at"),
     ),
     "paths": Measure(
         says="Where the policy goes in a maze, as a picture over paths of the data; leaves them in samples.csv.",
         misfit=_no_maze,
-        leaves=lambda subject: _called("paths", "to_look_at", subject),
+        leaves=_late("paths", "to_look_at"),
     ),
     "likelihood": Measure(
         says="How likely the policy makes the data, in nats: ELBO, IWAE, the gap between them, and the behaviour loss.",
         columns=_likelihood,
-        take=_from("likelihood"),
+        take=_late("likelihood"),
         misfit=_no_density,
         details=r"loss_step_\d+|iwae_\d+|.*_error",
     ),
     "acting": Measure(
         says="The score of the online policy and of its average, by single actions and by the best of 50.",
         columns=_acting,
-        take=_from("acting"),
+        take=_late("acting"),
         misfit=_no_episodes,
     ),
     "fqe": Measure(
         says="What the policy is worth by its data alone: fitted Q evaluation at first states, and its error on held-out data.",
         columns=_fqe,
-        take=_from("offline", "fqe"),
+        together=_late("offline", "fqe"),
     ),
     "critic": Measure(
         says="What the policy's own critic says of it at first states, and the critic's error on held-out data.",
         columns=lambda config, task: ("critic_value", "critic_error"),
-        take=_from("offline", "critic"),
+        take=_late("offline", "critic"),
         misfit=_no_critic,
     ),
     "latency": Measure(
         says="Microseconds that an action takes, one state at a time: by a single one, as in evaluations, by the student.",
         columns=_latency,
         along=False,
-        take=_from("latency"),
+        take=_late("latency"),
     ),
 }
 """Every measure by name."""

@@ -4,7 +4,8 @@
 policies of every algorithm are judged by the same yardstick. ``critic`` asks the critic that the policy has learned with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,33 +37,51 @@ _PATIENCE = 100
 """Steps between two signs of life."""
 
 
-def fqe(subject: Subject) -> dict[str, float]:
+def fqe(subjects: Sequence[Subject]) -> list[dict[str, float]]:
     """See ``MEASURES``: E Q(s_0, a) over first states and actions of the policy, in the unit of rewards, discounted by .99.
 
     Also the root mean squared error of Q to r + γ Q(s', a') on the data that were held out, if any were, over the spread of Q.
+    The Q of all policies are fitted as one pack.
     """
-    policy, device = subject.policy, subject.policy.algorithm.device
-    rng = subject.numpy_generator("fqe")
-    data = _some(subject.dataset, ROWS, rng)
-    starts = subject.dataset.observations[_chosen(beginnings(subject.dataset, subject.task.terminals_end), STARTS, rng)]
+    judged = [_Judge(subject) for subject in subjects]
+    problem = Judged(*(torch.cat(parts) for parts in zip(*(one.problem for one in judged), strict=True)))
+    generators = [subject.generator("fit") for subject in subjects]
+    fitted = fit(problem, DISCOUNT, generators, heartbeat=subjects[0].heartbeat, steps=STEPS)
+    states, actions = (torch.cat(parts) for parts in zip(*(one.starts for one in judged), strict=True))
+    values = fitted(states, actions).mean(dim=1)
+    found = [{"fqe_value": one.unit * float(value)} for one, value in zip(judged, values, strict=True)]
+    held = [one.held for one in judged if one.held is not None]
+    if held:
+        problem = Judged(*(torch.cat(parts) for parts in zip(*held, strict=True)))
+        errors = _error(fitted(problem.states, problem.actions), problem.td_target(fitted, DISCOUNT))
+        found = [one | {"fqe_error": float(error)} for one, error in zip(found, errors, strict=True)]
+    return found
 
-    def acts(observations: NDArray[np.float32]) -> Tensor:
+
+class _Judge:
+    """What the Q of one policy is fitted to and asked for: the policy has acted."""
+
+    def __init__(self, subject: Subject) -> None:
+        rng, data = subject.numpy_generator("fqe"), subject.dataset
+        chosen = _some(data, ROWS, rng)
+        starts = data.observations[_chosen(beginnings(data, subject.task.terminals_end), STARTS, rng)]
+        self.unit = float(np.abs(chosen.rewards).mean()) or 1.0
+        device = subject.policy.algorithm.device
+        acts = partial(self._act, subject)
+        self.problem = _problem(chosen, acts, device, self.unit)
+        self.starts = torch.from_numpy(starts).to(device)[None], acts(starts)
+        self.held: Judged | None = None
+        if subject.held_out is not None:
+            self.held = _problem(_some(subject.held_out, ROWS, rng), acts, device, self.unit)
+
+    @staticmethod
+    def _act(subject: Subject, observations: NDArray[np.float32]) -> Tensor:
+        """``[1, N, a]``."""
         own, config, parts = subject.generator("fqe"), subject.config.evaluation, []
         for first in range(0, len(observations), AT_ONCE):
             subject.heartbeat()
-            parts += policy.act([observations[first : first + AT_ONCE]], [own], config.candidates, config.actor)
-        return torch.from_numpy(np.concatenate(parts)).to(device)[None]
-
-    size = float(np.abs(data.rewards).mean()) or 1.0
-    problem, generator = _problem(data, acts, device, size), subject.generator("fit")
-    fitted = fit(problem, DISCOUNT, generator, heartbeat=subject.heartbeat, steps=STEPS)
-    value = fitted(torch.from_numpy(starts).to(device)[None], acts(starts))
-    found = {"fqe_value": size * float(value.mean())}
-    if subject.held_out is not None:
-        held = _problem(_some(subject.held_out, ROWS, rng), acts, device, size)
-        now, goal = fitted(held.states, held.actions), held.td_target(fitted, DISCOUNT)
-        found["fqe_error"] = float((now - goal).square().mean().sqrt() / now.std().clamp(min=1e-6))
-    return found
+            parts += subject.policy.act([observations[first : first + AT_ONCE]], [own], config.candidates, config.actor)
+        return torch.from_numpy(np.concatenate(parts)).to(subject.policy.algorithm.device)[None]
 
 
 def critic(subject: Subject) -> dict[str, float]:
@@ -90,16 +109,20 @@ def critic(subject: Subject) -> dict[str, float]:
     )
     held = _problem(_some(judged, ROWS, rng), acts, algorithm.device, 1.0)
     held = held._replace(rewards=scale * held.rewards + shift)
-    now, goal = values(held.states, held.actions), held.td_target(values, _discount(subject))
-    error = (now - goal).square().mean().sqrt() / now.std().clamp(min=1e-6)
+    error = _error(values(held.states, held.actions), held.td_target(values, _discount(subject)))
     return {"critic_value": float(found), "critic_error": float(error)}
+
+
+def _error(values: Tensor, goals: Tensor) -> Tensor:
+    """Root mean squared error ``[K]`` over the spread of the values, all ``[K, N]``."""
+    return (values - goals).square().mean(dim=1).sqrt() / values.std(dim=1).clamp(min=1e-6)
 
 
 class Judged(NamedTuple):
     """Transitions on which K frozen policies have acted; see ``fit``."""
 
     states: Tensor
-    """``[K, N, o]``; all of these may have one member for all."""
+    """``[K, N, o]``."""
     actions: Tensor
     """``[K, N, a]``."""
     rewards: Tensor
@@ -116,23 +139,28 @@ class Judged(NamedTuple):
         return self.rewards + discount * self.continues * values(self.next_states, self.next_actions)
 
     def rows(self, chosen: Tensor) -> "Judged":
-        """Some of the transitions."""
-        return Judged(*(part[:, chosen] for part in self))
+        """Each member's own ``[K, n]`` of the transitions; all parts must have K members."""
+        members = torch.arange(len(chosen), device=chosen.device)[:, None]
+        return Judged(*(part[members, chosen] for part in self))
 
 
 @torch.enable_grad()
 def fit(
     problem: Judged,
     discount: float,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     heartbeat: Callable[[], None] = lambda: None,
     steps: int = STEPS,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Q of K frozen policies by fitted Q evaluation: a function of states ``[K, n, o]`` and actions ``[K, n, a]``, ``[K, n]``."""
+    """Fitted Q evaluation of K frozen policies, each with its own generator.
+
+    Returns:
+        Q: a function of states ``[K, n, o]`` and actions ``[K, n, a]``, ``[K, n]``.
+    """
     members, count, size = problem.states.shape
     device = problem.states.device
     net = Critic(size, problem.actions.shape[2], WIDTH, heads=1)
-    first = [torch.Generator().manual_seed(int(generator.initial_seed()) + k) for k in range(members)]
+    first = [torch.Generator().manual_seed(int(generator.initial_seed())) for generator in generators]
     parameters = net.initial(first).to(device)
     target, adam = parameters.clone(), Adam.create(parameters, torch.full((members,), RATE, device=device))
 
@@ -141,8 +169,8 @@ def fit(
             return net(net.layers(target), states, actions)[:, 0]
 
     for step in range(steps):
-        chosen = torch.randint(count, (min(BATCH, count),), generator=generator, device=device)
-        batch = problem.rows(chosen)
+        drawn = [torch.randint(count, (min(BATCH, count),), generator=own, device=device) for own in generators]
+        batch = problem.rows(torch.stack(drawn))
         leaves = net.leaves(parameters)
         loss = (net(leaves, batch.states, batch.actions)[:, 0] - batch.td_target(values, discount)).square().mean(dim=1)
         adam.step(parameters, gradient(loss, leaves).view_as(parameters))

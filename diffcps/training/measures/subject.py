@@ -1,6 +1,5 @@
 """What a measure looks at, one policy with its task and its data; and how the measures of a trial are taken."""
 
-import contextlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from diffcps.training.policy import Policy
 class Subject:
     """One member's policy at one evaluation.
 
-    A measure is a function of it alone: the same whatever the member's company, and at every attempt.
+    What is measured of it is the same at every attempt, and whatever policies are measured with it, up to rounding.
     """
 
     task: Task
@@ -101,7 +100,7 @@ class Measured(NamedTuple):
 
 
 class Measurer:
-    """Takes the measures of a trial from the policies of a pack, member by member.
+    """Takes the measures of a trial from the policies of a pack.
 
     Args:
         config: the trial.
@@ -145,7 +144,7 @@ class Measurer:
             )
             for k, member in enumerate(self.members)
         ]
-        rows = [taken(subject) for subject in subjects]
+        rows = taken(subjects)
         values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         values |= self._other_ways(policy, index, last)
         leaving = [leave for name in self.config.measures if (leave := MEASURES[name].leaves)]
@@ -178,16 +177,27 @@ class Measurer:
         return found
 
 
-def taken(subject: Subject) -> dict[str, float]:
-    """Every column's value for one policy."""
-    row: dict[str, float] = {}
-    for name in subject.config.measures:
+def taken(subjects: Sequence[Subject]) -> list[dict[str, float]]:
+    """Every column's value for each of these policies of a trial; NaN for one that has diverged."""
+    rows: list[dict[str, float]] = [{} for _ in subjects]
+    for name in subjects[0].config.measures:
         measure = MEASURES[name]
-        names = measure.columns(subject.config, subject.task)
-        found: Mapping[str, float] = dict.fromkeys(names, float("nan"))
-        if subject.finite:
-            # parameters that are finite and give numbers that are not: the policy has diverged all the same
-            with contextlib.suppress(NotFiniteError):
-                found = measure.take(subject)
-        row |= {column: float(found[column]) for column in names}
-    return row
+        names = measure.columns(subjects[0].config, subjects[0].task)
+        sound = [subject for subject in subjects if subject.finite]
+        measured = iter(measure.together(sound) if sound and measure.together else _each(measure.take, sound))
+        for row, subject in zip(rows, subjects, strict=True):
+            found = next(measured) if subject.finite else {}
+            row |= {column: float(found[column]) if found else float("nan") for column in names}
+    return rows
+
+
+def _each(measure: Callable[[Subject], Mapping[str, float]], subjects: Sequence[Subject]) -> list[Mapping[str, float]]:
+    """Measure one policy after the other; nothing of one whose parameters are finite and give numbers that are not."""
+    found: list[Mapping[str, float]] = []
+    for subject in subjects:
+        subject.heartbeat()
+        try:
+            found.append(measure(subject))
+        except NotFiniteError:
+            found.append({})
+    return found
