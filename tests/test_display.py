@@ -3,17 +3,19 @@
 import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import run_folders as synthetic
 from rich.console import Console
 
-from diffcps.config import RunConfig
+from diffcps import algorithms
+from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.presets import made
-from diffcps.runs.time_left import seconds_per_step, until_the_end
+from diffcps.runs.time_left import seconds_left, seconds_per_step, until_the_end
 from diffcps.runs.trials import Trial, read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep.display import MOST_ROWS, Board, names
@@ -258,3 +260,29 @@ def test_what_comes_before_the_first_step_is_told(tmp_path: Path) -> None:
     folder.begin("reading data")
     assert read_trial(folder.path).doing
     assert not read_trial(folder.path, alive=time.time() + 1).doing, "an earlier launch said so"
+
+
+def test_a_trial_that_is_like_none_takes_what_its_algorithm_takes_elsewhere() -> None:
+    def one(task: str, algorithm: str, state: str, whole: float | None = None) -> Any:
+        values = {"steps_per_second": whole and 1.0, "seconds_whole": whole}
+        settings = algorithms.complete(
+            RunConfig(task, algorithm=algorithm, steps=100, evaluation=EvaluationConfig(candidates=1))
+        )
+        return SimpleNamespace(
+            config=settings,
+            state=state,
+            stored=True,
+            steps=100,
+            step=0,
+            seconds_left=whole,
+            updated=0.0,
+            number=values.get,
+        )
+
+    trials = [
+        one("bandit-ring", "iql", "complete", 10.0),
+        one("bandit-ring", "bc", "running", 400.0),
+        one("bandit-corners", "iql", "pending"),
+    ]
+    plan = Plan("grid", "paper", tuple(trial.config for trial in trials))
+    assert seconds_left(plan, trials, 0.0) == 410.0, "one at a time: the one that runs, then 10 s like the other of IQL"

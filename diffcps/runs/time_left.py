@@ -36,7 +36,7 @@ def seconds_per_step(speed: float | None, whole: float | None, steps: int) -> fl
 
     Args:
         speed: ``steps_per_second``, the current speed.
-        whole: ``seconds_whole``, the estimated time of the whole trial; ``None`` if it is not known.
+        whole: ``seconds_whole``, what the whole trial takes, with its evaluations; ``None`` if it is not known.
         steps: of the whole trial.
     """
     if not speed:
@@ -69,7 +69,8 @@ def _to_come(plan: "Plan", trials: Sequence["Trial"], since: float) -> Iterator[
 
 
 class _Paces:
-    """Seconds for a gradient step: of trials with the same settings, else of the same task, else of any trial."""
+    """Seconds for a gradient step: of trials with the same settings, else of the same algorithm on the same task, else of the
+    same algorithm, else of the same task, else of any trial."""
 
     def __init__(self, trials: Sequence["Trial"]) -> None:
         self.known: dict[object, list[float]] = defaultdict(list)
@@ -81,7 +82,14 @@ class _Paces:
 
     @staticmethod
     def _kinds(config: RunConfig) -> tuple[object, ...]:
-        return (config.task, config.algorithm, config.settings, len(config.members)), config.task, None
+        task, algorithm = config.task, config.algorithm
+        return (
+            (task, algorithm, config.settings, len(config.members)),
+            (task, algorithm),
+            ("", algorithm),
+            (task, ""),
+            None,
+        )
 
     def of(self, config: RunConfig) -> float:
         """Seconds; at least one trial must have a speed."""

@@ -135,6 +135,9 @@ class _Status:
         self.values: dict[str, Any] = {"state": "running", "steps": trial.config.steps, "notes": said}
         self.start_step, self.start_time, self.written_at = trial.learner.step, now(), -seconds
         self.rate = self.pace = 0.0
+        # of this attempt's first status: what the trial had taken before, without starting and without what is repeated
+        self.begun_at = self.start_time
+        self.before = sum(value for name, value in trial.clock.spent.items() if name not in ("start", "repeated"))
 
     def warn_of_long_row(self, minutes: float) -> None:
         """Note, once, that a row takes longer than the time asked for between checkpoints."""
@@ -153,12 +156,12 @@ class _Status:
         self.written_at = self.now()
         step, config = self.trial.learner.step, self.trial.config
         self._measure(step)
-        whole = cost.eager_seconds(config)
+        left = self.pace * (cost.eager_seconds(config) - cost.eager_seconds(config, step)) if self.pace else None
         self.values.update(
             step=step,
             steps_per_second=self.rate,
-            seconds_left=self.pace * (whole - cost.eager_seconds(config, step)) if self.pace else None,
-            seconds_whole=self.pace * whole if self.pace else None,
+            seconds_left=left,
+            seconds_whole=None if left is None else self.before + self.written_at - self.begun_at + left,
             seconds=self.trial.clock.spent,
             updated=time.time(),
             **changes,
