@@ -26,6 +26,7 @@ from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.deploy.trained import members
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
+from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost, environment, loop
 from diffcps.training.evaluation import Evaluator, Rollouts
@@ -424,7 +425,7 @@ def test_sinks_are_shown_what_the_folder_holds(tmp_path: Path) -> None:
 
 def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[loop._Status, SimpleNamespace]:
     """The status of a trial by the clock ``now``, and its learner."""
-    learner = SimpleNamespace(step=0)
+    learner = SimpleNamespace(step=0, filling=False)
     here = {"workers": Workers(), "clock": SimpleNamespace(spent={}), "scores": [], "kept": Kept(config, {})}
     trial = loop._Trial(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
     return loop._Status(trial, now=now), learner
@@ -468,6 +469,22 @@ def test_what_comes_before_the_first_step_is_none_of_its_time(tmp_path: Path) ->
         status.write()
     assert status.values["steps_per_second"] == pytest.approx(2.0)
     assert status.values["seconds_left"] == pytest.approx(45.0)
+
+
+def test_drawing_actions_in_the_middle_of_a_trial_is_told(tmp_path: Path) -> None:
+    now, config = [0.0], CONFIG.replaced(steps=100)
+    status, learner = status_of(config, tmp_path, lambda: now[0])
+    status.trial.folder.create(config)
+    for learner.step, now[0], learner.filling in ((0, 0.0, False), (50, 10.0, False), (50, 600.0, True)):
+        status.write()
+    trial = read_trial(tmp_path, config)
+    assert trial.doing.startswith(f"{loop.FILLING}, ")
+    assert trial.seconds_left is None, "it may take longer than all steps that are left"
+    learner.step, now[0], learner.filling = 60, 602.0, False
+    status.write()
+    trial = read_trial(tmp_path, config)
+    assert not trial.doing
+    assert trial.seconds_left is not None
 
 
 def test_progress_tells_the_truth(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ class WithStudent(Settings):
 class WithRaisedStudent(WithStudent):
     """What a student takes where there is a critic."""
 
-    student_value: float = setting(0.03, "zero or more")
+    student_value: float = setting(0.003, "zero or more")
     """Weight of the critic's value in the student's loss, beside its squared distance to the chain in units of the action bound;
     0: it only imitates."""
 

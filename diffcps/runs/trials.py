@@ -54,7 +54,7 @@ class Trial:
     updated: float | None = None
     """``time.time()`` of its newest status."""
     doing: str = ""
-    """What it does before its first step, ``compiling, 40 s``; empty before and after."""
+    """What it does while it takes no steps, ``compiling, 40 s``; else empty."""
 
     # What it is
 
@@ -133,9 +133,9 @@ class Trial:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until its end; ``None`` unless it runs and its speed is known, and in its last evaluation."""
+        """Seconds until its end; ``None`` unless it takes steps and its speed is known."""
         speed = self.number("steps_per_second")
-        if self.state != "running" or not speed or self.step >= self.steps:
+        if self.state != "running" or self.doing or not speed or self.step >= self.steps:
             return None
         told = self.number("seconds_left")
         return (self.steps - self.step) / speed if told is None else told
@@ -268,7 +268,8 @@ def _doing(status: Mapping[str, Any], alive: float) -> str:
     since, now = status.get("doing_since"), time.time()
     if not isinstance(since, float) or status["state"] not in ("pending", "running", "stopped"):
         return ""
-    if since < max(alive, now - QUIET_SECONDS):
+    updated = status.get("updated")
+    if max(since, updated if isinstance(updated, float) else 0.0) < max(alive, now - QUIET_SECONDS):
         return ""
     return f"{status.get('doing')}, {duration(now - since)}"
 

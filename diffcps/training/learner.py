@@ -66,6 +66,8 @@ class Learner:
         device = torch.device(device)
         self._heartbeat = heartbeat
         self.step = 0
+        self.filling = False
+        """Whether it fills the columns of a stage, which can take longer than the stage's gradient steps."""
         recorded = on_device(dataset, device)
         rows, observation_size = recorded.observations.shape
         self.algorithm = algorithms.build(trial, (observation_size, recorded.actions.shape[1], max_action), device, own)
@@ -150,10 +152,12 @@ class Learner:
 
     def _fill(self, stage: int, heartbeat: Callable[[], None] | None = None) -> None:
         """Fill the columns of a stage that begins."""
+        self.filling = True
         with torch.no_grad():
             self.algorithm.fill(
                 stage, self.pack, self.work.data, key=self._filling_key, heartbeat=heartbeat or self._heartbeat
             )
+        self.filling = False
 
     def _state(self) -> dict[str, Tensor]:
         return {**self.pack.state(), "key": self.work.key}

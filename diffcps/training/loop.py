@@ -46,6 +46,10 @@ PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking
 other workers, evaluation, writing the run folder, sinks, and work repeated after kills."""
 
 
+FILLING = "drawing actions"
+"""What a trial does while its learner fills the columns of a stage."""
+
+
 class _Clock:
     """Seconds that a trial has spent, by purpose; survives a resume inside the checkpoint.
 
@@ -160,7 +164,7 @@ class _Status:
         self.values.update(
             step=step,
             steps_per_second=self.rate,
-            seconds_left=left,
+            seconds_left=None if self._tell_filling() else left,
             seconds_whole=None if left is None else self.before + self.written_at - self.begun_at + left,
             seconds=self.trial.clock.spent,
             updated=time.time(),
@@ -170,6 +174,16 @@ class _Status:
             self.trial.folder.write_status(self.values)
             if self.progress is not None:
                 self.progress(self.values)
+
+    def _tell_filling(self) -> bool:
+        """Whether the learner fills the columns of a stage; says so."""
+        filling = self.trial.learner.filling
+        if not filling:
+            self.values.pop("doing", None)
+            self.values.pop("doing_since", None)
+        elif "doing" not in self.values:
+            self.values |= {"doing": FILLING, "doing_since": time.time()}
+        return filling
 
     def _measure(self, step: int) -> None:
         """Update ``rate``, steps per second, and ``pace``, seconds per second of the estimate.

@@ -103,6 +103,11 @@ class Packs:
         """Steps that all packs have taken."""
         return self.learners[-1].step
 
+    @property
+    def filling(self) -> bool:
+        """See ``Learner.filling``."""
+        return any(learner.filling for learner in self.learners)
+
     def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
         """Every pack takes ``steps`` gradient steps; returns the mean of each metric over them, ``[members]``."""
         parts = [learner.update(steps, heartbeat) for learner in self.learners]
