@@ -263,7 +263,8 @@ def test_an_export_says_how_fast_it_is(tmp_path: Path, capsys: pytest.CaptureFix
 def test_measures_of_it_on_a_bandit(tmp_path: Path) -> None:
     measured = small("diffcps", student="one-step", measures=("samples", "latency"))
     table = pd.read_csv(sweeps.train(measured, tmp_path).path / "measures.csv")
-    assert table[["student_value", "student_off_support", "student_recall"]].notna().all(axis=None)
+    columns = [f"{who}_{what}" for who in ("average", "student") for what in ("value", "off_support", "recall")]
+    assert table[columns].notna().all(axis=None)
     assert (table[["us_online_1", "us_online_4", "us_student_1"]] > 0).all(axis=None)
     with pytest.raises(UserError, match="a student acts"):
         measures.check(

@@ -26,6 +26,8 @@ PATHS = 4, 16, 64, 256
 """Paths K through the chain of the bounds ``iwae_K``."""
 CANDIDATES = 50
 """N, of which best-of-N chooses."""
+TAUGHT: tuple[Actor, ...] = "average", "student"
+"""Whose actions are measured beside those of a policy with a student: the averaged chain, which it learns from, and its own."""
 
 
 def _no_numbers(subject: "Subject") -> Mapping[str, float]:
@@ -131,7 +133,8 @@ def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:
     own = ("sliced_wasserstein", *recall, "sample_off_support", "sample_value", *best)
     if not beside_student(config):
         return own
-    return (*own, *(name.replace("sample", "student") for name in (*recall, "sample_off_support", "sample_value")))
+    names = "off_support", "value", *(("recall",) if recall else ())
+    return (*own, *(f"{actor}_{name}" for actor in TAUGHT for name in names))
 
 
 def chooses(config: RunConfig) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import Actor
-from diffcps.training.measures import CANDIDATES, beside_student, chooses
+from diffcps.training.measures import CANDIDATES, TAUGHT, beside_student, chooses
 from diffcps.training.measures.density import sample_recall
 from diffcps.training.measures.subject import Subject
 
@@ -38,11 +38,12 @@ def take(subject: Subject) -> dict[str, float]:
         row |= {"bestof_value": float(found.value(best).mean())}
         row |= {"bestof_off_support": float(found.off_support(best).mean())}
     if beside_student(subject.config):
-        own = actions(subject, "samples", COUNT, 1, "student")
-        row |= {"student_off_support": float(found.off_support(own).mean())}
-        row |= {"student_value": float(found.value(own).mean())}
-        if found.modes is not None:
-            row["student_recall"] = sample_recall(found, own)
+        for actor in TAUGHT:
+            own = actions(subject, "samples", COUNT, 1, actor)
+            row |= {f"{actor}_off_support": float(found.off_support(own).mean())}
+            row |= {f"{actor}_value": float(found.value(own).mean())}
+            if found.modes is not None:
+                row[f"{actor}_recall"] = sample_recall(found, own)
     return row
 
 
