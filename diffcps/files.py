@@ -37,12 +37,12 @@ def disk_full_as_user_error(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unwritable_as_user_error(path: Path, remedy: str) -> Iterator[None]:
-    """Turn any ``OSError`` into a ``UserError`` that names ``path`` and says what to do."""
+    """Turn any ``OSError`` into a ``UserError`` that names ``path`` and says what to do; see also ``DiskFullError``."""
     try:
-        with disk_full_as_user_error(path):
-            yield
+        yield
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
+        kind = DiskFullError if error.errno in _DISK_FULL else UserError
+        raise kind(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

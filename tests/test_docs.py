@@ -1,4 +1,4 @@
-"""The pages under docs/ do what they say: every block of Python runs."""
+"""The pages that tell how to add something do what they say: every block of Python runs. So does README's."""
 
 import contextlib
 import io
@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
+import sweeps
+from test_ways import small
+from trials import members
 
 from diffcps import algorithms, envs
 from diffcps.data.library import SOURCES
@@ -51,3 +55,17 @@ def test_add_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "995 transitions of 1000 rows" in said
     for fact in ("pendulum-log.csv", "csv-data", "--data-dir"):
         assert fact in said
+
+
+def test_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "DIFFCPS_HOME", "MINARI_DATASETS_PATH"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    own, policies = BLOCKS.finditer((DOCS.parent / "README.md").read_text(encoding="utf-8"))
+    said = io.StringIO()
+    with mock.patch.dict(TASKS), contextlib.redirect_stdout(said):
+        exec(compile(own["code"], "README.md", "exec"), {})
+    assert said.getvalue() == "minari-mine-pendulum-v0\n", "as the comment beside it says"
+    run = sweeps.train(small("diffcps", members=members(3)), tmp_path / "run").path
+    names = {"observations": np.zeros((5, 1), dtype=np.float32)}
+    exec(compile(policies["code"].replace("results/NAME/runs/KEY", str(run)), "README.md", "exec"), names)
+    assert names["actions"].shape == (5, 2)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from diffcps.errors import UserError
 from diffcps.files import write_json
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.plan import OBJECTIVE, Axis, Plan, load
+from diffcps.runs.plan import OBJECTIVE, Axis, Plan, load, resume_command, typed_command
 from diffcps.runs.presets import DEMO_TASKS, build
 from diffcps.storage.location import Location
 from diffcps.sweep.dry_run import Estimator
@@ -568,3 +569,26 @@ def test_run_folder_of_a_trial_bears_its_key(tmp_path: Path) -> None:
     trial = only(plan_of(tasks=("bandit-ring",), steps=2000))
     assert Location(tmp_path).run_folder(trial.key).path == tmp_path / "runs" / trial.key
     assert isinstance(Location(tmp_path).run_folder(trial.key), RunFolder)
+
+
+def test_what_continues_a_sweep_is_what_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it was started; from a wheel there is no script beside the package."""
+    command, script = tmp_path / "bin" / "diffcps", tmp_path / "tune" / "sweep_d4rl.py"
+    for file in (command, script):
+        file.parent.mkdir()
+        file.touch()
+    monkeypatch.chdir(tmp_path)
+
+    def words(started: str) -> list[str]:
+        said = shlex.split(resume_command("x", "results", started, {"also": ("wandb",)}))
+        assert said[-6:] == ["--resume", "x", "--results", "results", "--also", "wandb"]
+        return said[:-6]
+
+    assert words(str(command)) == [str(command), "sweep"]
+    assert words("tune/sweep_d4rl.py") == [sys.executable, "tune/sweep_d4rl.py"]
+    assert words("gone/sweep_d4rl.py") == [sys.executable, "tune/sweep_d4rl.py"]
+    assert words("/lib/ipykernel_launcher.py") == [sys.executable, "tune/sweep_d4rl.py"]
+    module = [sys.executable, "-m", "diffcps"]
+    assert words("/site-packages/diffcps/__main__.py") == [*module, "sweep"]
+    typed = shlex.split(typed_command(["/site-packages/diffcps/__main__.py", "study", "steps"]))
+    assert typed == [*module, "study", "steps"]

@@ -76,7 +76,7 @@ class Sweeps:
 def _list(sweeps: Sequence[Sweep], results: str, console: Console) -> None:
     """One line a sweep, what is wrong with any, and how to continue the newest unfinished one."""
     if not sweeps:
-        say(console, f"There is no sweep in {results}. Start one with python tune/sweep_d4rl.py.")
+        say(console, f"There is no sweep in {results}. Start one with diffcps sweep.")
         return
     counts = [_counts(sweep) for sweep in sweeps]
     number = {name: [str(count[name] or "") for count in counts] for name in counts[0]}

@@ -1,6 +1,5 @@
 """Which process works on a sweep: a lock on its folder, and the lease on one in an object store as others see it."""
 
-import fcntl
 import json
 import os
 import time
@@ -44,14 +43,23 @@ def noted(content: bytes) -> Holder | None:
     return found if time.time() - at < _LOOK_SECONDS else None
 
 
+def _flock(file: IO[str], shared: bool = False) -> None:
+    """Take the lock if nobody has it. Raises ``UserError`` on a system without such locks."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise UserError("a sweep needs POSIX's file locks, which Windows does not have: run it in WSL.") from error
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
 def _lock(file: IO[str]) -> None:
     """Take the lock; ``holder``, which only looks, releases it at once."""
     for _ in range(3):
         try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _flock(file)
         except BlockingIOError:
             time.sleep(0.05)
-    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return _flock(file)
 
 
 @contextmanager
@@ -102,9 +110,9 @@ def _locking(file: Path) -> Holder | None:
         return None
     with opened:
         try:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _flock(opened, shared=True)
         except BlockingIOError:
             return Holder(opened.read().strip() or "another process", os.fstat(opened.fileno()).st_mtime)
-        except OSError:  # a file system without locks
+        except (OSError, UserError):  # a file system, or a system, without locks
             return None
     return None

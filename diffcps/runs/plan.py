@@ -240,6 +240,8 @@ def parsed(values: Any, file: Path) -> Plan:
 
 
 _SCRIPT = "tune/sweep_d4rl.py"
+_MODULE = "__main__.py"
+"""What a command starts with that was typed as ``python -m diffcps``."""
 
 
 def repeated(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -265,22 +267,34 @@ def python() -> str:
 
 def typed_command(command: Sequence[str]) -> str:
     """A recorded command as it was typed, with this process's Python if it is a script: it also continues what it began."""
+    if Path(command[0]).name == _MODULE:
+        return shlex.join([python(), "-m", "diffcps", *command[1:]])
     return shlex.join([python(), *command] if command[0].endswith(".py") else command)
 
 
-def resume_command(name: str, results: object, script: str, flags: Mapping[str, object]) -> str:
+def resume_command(name: str, results: object, started: str, flags: Mapping[str, object]) -> str:
     """The command that continues the sweep ``name``, in the current folder and with this process's Python.
 
     Args:
         name: of the sweep.
         results: the folder or URL that holds it.
-        script: what it was started with; if that cannot be found from here, the project's own is used.
+        started: what it was started with, ``sys.argv[0]``; empty if that is not known.
         flags: those of ``MachineFlags``, and ``also``, that are not at their default.
     """
-    if not script.endswith(".py") or not Path(script).exists():
-        own = Path(__file__).parents[2] / _SCRIPT
-        script = _SCRIPT if Path(_SCRIPT).exists() or not own.exists() else str(own)
-    words = [python(), script, "--resume", name, "--results", results]
+    words = [*_sweeping(started), "--resume", name, "--results", results]
     for flag, value in flags.items():
         words += [f"--{flag.replace('_', '-')}", *(value if isinstance(value, tuple) else (value,))]
     return shlex.join(map(str, words))
+
+
+def _sweeping(started: str) -> list[str]:
+    """What runs a sweep here: what it was started with, else the project's script, else this process's package."""
+    path = Path(started)
+    if path.name == "diffcps" and path.exists():
+        return [started, "sweep"]
+    if path.name.startswith("sweep_") and path.exists():
+        return [python(), started]
+    for script in (Path(_SCRIPT), Path(__file__).parents[2] / _SCRIPT):
+        if script.exists() and path.name != _MODULE:
+            return [python(), str(script)]
+    return [python(), "-m", "diffcps", "sweep"]

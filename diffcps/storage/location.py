@@ -233,7 +233,7 @@ class Results:
         except OSError as error:
             raise UserError(
                 f"the results folder {self.name} cannot be read: {error.strerror}. Name the folder that holds the sweeps "
-                "with --results; start a sweep with python tune/sweep_d4rl.py."
+                "with --results; start a sweep with diffcps sweep."
             ) from error
         found = [sweep for folder in folders if (sweep := read(folder, self.name)) is not None]
         return sorted(found, key=lambda sweep: (-(sweep.touched or 0.0), sweep.name))

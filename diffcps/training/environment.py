@@ -60,7 +60,7 @@ def unused_gpu() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return (
             f"the GPU of this machine is not used: torch {torch.__version__} is built for CPUs alone. Install the build with "
-            "CUDA, for example with make install TORCH=auto."
+            "CUDA, for example with make clean install TORCH=auto."
         )
     shown = f" with CUDA_VISIBLE_DEVICES={visible}" if visible else ""
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"

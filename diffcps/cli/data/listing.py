@@ -168,7 +168,7 @@ class MinariData:
             f"actions: {task.action_size} numbers in ±{task.max_action:g}",
             f"hyper-parameters: those of {model}" if model else "hyper-parameters: the defaults",
             f"task {definition.name}, defined in {file}" + ("" if new else " (this file existed and was not changed)"),
-            f"to use it: diffcps train {definition.name}, or python tune/sweep_d4rl.py --tasks {definition.name}",
+            f"to use it: diffcps train {definition.name}, or diffcps sweep --tasks {definition.name}",
         ]
         for number, line in enumerate(lines):
             say(console, ("    " if number else "") + line)
