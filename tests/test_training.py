@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -552,8 +553,9 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     assert spent["learning"] < 5000
 
 
-def test_a_checkpoint_that_is_asked_for_comes_with_the_next_row(tmp_path: Path) -> None:
-    """Hours before the next one would; it answers once, and changes nothing of what is learned."""
+@pytest.mark.parametrize("at", [1, 3, 4, 7, 18])
+def test_a_checkpoint_that_is_asked_for_comes_at_once(tmp_path: Path, at: int) -> None:
+    """Hours before the next one would, in the middle of a row; it answers once, and changes nothing of what is learned."""
     folder, whole = RunFolder(tmp_path / "asked"), RunFolder(tmp_path / "whole")
     for each in folder, whole:
         each.create(CONFIG)
@@ -561,15 +563,25 @@ def test_a_checkpoint_that_is_asked_for_comes_with_the_next_row(tmp_path: Path) 
 
     def ask(status: dict[str, Any]) -> None:
         saved.append(status["saved"])
-        if status["step"] == 4 and not status["saved"]:
+        if status["step"] == at and not status["saved"]:
             folder.ask_to_save()
+        elif status["saved"] == at:
+            raise Killed
 
-    asking, other = make_learner(), make_learner()
-    loop.run(CONFIG.replaced(checkpoint_minutes=600), asking, evaluate, folder, progress=ask, status_seconds=0)
-    loop.run(CONFIG, other, evaluate, whole)
-    assert sorted(set(saved)) == [0, 4, 20]
+    config = CONFIG.replaced(checkpoint_minutes=600)
+    with pytest.raises(Killed):
+        loop.run(config, make_learner(), evaluate, folder, progress=ask, status_seconds=0)
+    assert sorted(set(saved)) == [0, at]
     assert not folder.asked_to_save
-    assert exactly(asking.state_dict()) == exactly(other.state_dict())
+    resumed, other = make_learner(), make_learner()
+    loop.run(config, resumed, evaluate, folder)
+    loop.run(CONFIG, other, evaluate, whole)
+    assert exactly(resumed.state_dict()) == exactly(other.state_dict())
+    for name in ("metrics.csv", "returns.csv"):
+        rows, undisturbed = (
+            pd.read_csv(each.path / name).drop(columns="steps_per_second", errors="ignore") for each in (folder, whole)
+        )
+        pd.testing.assert_frame_equal(rows, undisturbed, check_exact=True)
 
 
 BEST = {6: (1.0, 5.0, np.nan), 12: (3.0, 2.0, np.nan), 18: (3.0, 1.0, np.nan), 20: (2.0, 4.0, np.nan)}

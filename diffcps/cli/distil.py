@@ -48,6 +48,7 @@ class Distil(PolicyFlags):
         if reason := data.missing([(task_of(run), run.data)], directories):
             raise UserError(reason)
         dataset = data.load(task_of(run), run.data, directories)
+        _check_data(policy.card.dataset.get("checksum"), dataset.info.checksum, dataset.info.path)
         columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("distilling", total=self.gradient_steps)
@@ -63,3 +64,12 @@ class Distil(PolicyFlags):
         say(console, f"{run.task}, {run.algorithm}, seed {policy.card.seed}: {self.folder}")
         say(console, f"squared distance to the chain's actions: {found.distance:.2g}, in units of the action bound")
         say(console, f"its scores: diffcps evaluate {self.folder} --actor student")
+
+
+def _check_data(known: object, found: str, path: object) -> None:
+    """Raise ``UserError`` where these are not the data that the policy has learned from."""
+    if isinstance(known, str) and known != found:
+        raise UserError(
+            f"{path or 'the data set'} has checksum {found[:12]}…, and the policy has learned from one with {known[:12]}…. "
+            "Name the folder of that one with --data-dir."
+        )

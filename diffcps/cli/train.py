@@ -81,7 +81,7 @@ class Train(PlaceFlags, RunFlags):
 
 
 class _Interrupt:
-    """Lets the first Ctrl-C end a trial at its next row, with a checkpoint, and the second at once."""
+    """Lets the first Ctrl-C end a trial with a checkpoint, within seconds, and the second at once."""
 
     def __init__(self, folder: "RunFolder", console: Console) -> None:
         self.folder, self.console, self.begun = folder, console, time.time()
@@ -108,7 +108,7 @@ class _Interrupt:
             if not self.said:
                 say(
                     self.console,
-                    "interrupted: the trial ends with a checkpoint at its next row; Ctrl-C again ends it at once",
+                    "interrupted: the trial ends with a checkpoint within seconds; Ctrl-C again ends it at once",
                 )
                 self.said = True
             if self.saved < status["saved"] < status["steps"]:

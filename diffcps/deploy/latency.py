@@ -41,8 +41,10 @@ class Timing(NamedTuple):
 def timed_ways(policy: SavedPolicy, candidates: int | None = None) -> list[tuple[Actor, int]]:
     """Who acts, and among how many candidates: the policy alone, as in evaluations or as asked for, and its student."""
     many, actor = policy.options(candidates, None)
-    found: list[tuple[Actor, int]] = [(actor, 1), (actor, many)]
     algorithm = policy.policy.algorithm
+    found: list[tuple[Actor, int]] = [(actor, 1), (actor, many)]
+    if actor == "student":  # beside the chain that it was made from
+        found = [("online", 1), ("online", policy.options(candidates, "online")[0])]
     if "student" in algorithm.actors(algorithm.config):
         found.append(("student", 1))
     return list(dict.fromkeys(found))

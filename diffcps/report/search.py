@@ -68,9 +68,9 @@ def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
         *_importance(plan, sweep.importances, found),
     ]
     explained = (
-        f"{_maximised(plan)} Online episodes: those of all trials of the task in its environment, at every evaluation and seed. "
-        "Importance: Optuna's share of each axis, by how much the best trials differ from all along it (PED-ANOVA); a rough "
-        "estimate for few trials."
+        f"{_maximised(plan)} Online episodes: those of all trials of the task in its environment, at every evaluation and seed, "
+        "without those of students and of other ways to act. Importance: Optuna's share of each axis, by how much the best "
+        "trials differ from all along it (PED-ANOVA); a rough estimate for few trials."
     )
     commands = tuple(line.strip() for line in answer(sweep, table))
     return [

@@ -71,17 +71,17 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
             how = f" Measure them: diffcps measure {sweep.folder} {criterion.needs}"
         raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
     for task, policies in found.items():
-        if len(units := {_unit(candidate.trial, name) for candidate in policies}) > 1:
+        apart = [
+            setting
+            for setting in UNITS.get(name, ())
+            if len({candidate.trial.values(setting) for candidate in policies}) > 1
+        ]
+        if apart:
             raise UserError(
-                f"{name} of {task} cannot order these trials: they differ in algorithm, T, reward_transform or discount, and "
-                f"it has {len(units)} units. Choose by fqe."
+                f"{name} of {task} cannot order these trials: they differ in {', '.join(apart)}, each with another unit. "
+                "Criteria that have one: td, fqe, fqe-error."
             )
     return {task: sorted(policies, key=lambda candidate: -candidate.value) for task, policies in found.items()}
-
-
-def _unit(trial: Trial, name: str) -> tuple[object, ...]:
-    """What a number of two trials must have in common to be compared."""
-    return tuple(trial.values(setting) for setting in UNITS.get(name, ()))
 
 
 def available(sweep: Sweep) -> list[str]:
@@ -157,8 +157,19 @@ def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]
     ]
 
 
+def left_out(sweep: Sweep) -> list[str]:
+    """Why criteria that the sweep has are not judged, a sentence each."""
+    found = []
+    for name in available(sweep):
+        try:
+            candidates(sweep, name)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
 def judged(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
-    """Task, criterion and how well it ranks, for every criterion that the sweep has, task by task."""
+    """Task, criterion and how well it ranks, for every criterion that can order the sweep's trials, task by task."""
     rows = []
     for name in available(sweep):
         with contextlib.suppress(UserError):  # it cannot order trials of unlike units

@@ -27,6 +27,8 @@ class Criterion:
     says: str
     needs: str = ""
     """The measure that gives it; empty for a metric of training."""
+    less: str = ""
+    """Another metric that is taken from it; empty for none."""
 
     @property
     def goal(self) -> str:
@@ -40,14 +42,16 @@ CRITERIA = {
     "td": Criterion("critic_error", -1, "TD error of its critic, on held-out data if there are any", needs="critic"),
     "fqe-error": Criterion("fqe_error", -1, "TD error of the fitted Q on held-out data", needs="fqe"),
     "behaviour": Criterion("behaviour_loss", -1, "behaviour loss"),
+    "excess": Criterion("constraint", -1, "behaviour loss above κ", less="target_kl"),
     "lambda": Criterion("lambda", -1, "λ: a constraint that is met needs less of it"),
 }
 """Those that need no environment."""
 UNITS = {
     "critic": ("algorithm", "reward_transform", "discount"),
-    # a behaviour loss is the mean over the steps of the chain, of which each is fitted as well as it can be
-    "behaviour": ("algorithm", "diffusion_steps"),
-    "lambda": ("algorithm", "diffusion_steps"),
+    # a behaviour loss is the mean over the steps of the chain, each fitted as well as it can be; a Gaussian's is in nats
+    "behaviour": ("algorithm", "policy", "diffusion_steps"),
+    "excess": ("algorithm", "policy", "diffusion_steps", "constraint"),
+    "lambda": ("algorithm", "policy", "diffusion_steps", "constraint"),
 }
 """Criterion -> settings that two trials must have in common to be ordered by it."""
 
@@ -71,6 +75,8 @@ def along(trial: "Trial", name: str) -> tuple[NDArray[np.int64], FloatArray]:
         steps, values = trial.measure(criterion.column)
     else:
         steps, values = trial.metric(criterion.column)
+        if criterion.less and len(steps):
+            values = values - trial.metric(criterion.less)[1]
     return steps, criterion.sign * values
 
 

@@ -278,7 +278,7 @@ class RunFolder:
                 other.unlink()
 
     def ask_to_save(self) -> bool:
-        """Ask whoever trains the trial, on any machine that sees this folder, for a checkpoint at the next row.
+        """Ask whoever trains the trial, on any machine that sees this folder, for a checkpoint within seconds, if that can be.
 
         Returns whether the request could be written.
         """

@@ -309,7 +309,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     if units := [axis.name for axis in axes if axis.name in criteria.UNITS.get(objective, ())]:
         raise UserError(
             f"--objective {objective} cannot order trials that differ in {', '.join(units)}: it has another unit in each. "
-            "--objective fqe can."
+            "--objective td or fqe can."
         )
     plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials, objective=objective)
     _check(plan)

@@ -62,13 +62,17 @@ def page(results: Results) -> Page:
     )  # fmt: skip
     findings = [f"{task}, {name}: {selection.verdict(found)}" for task, name, found in rows]
     names = list(dict.fromkeys(name for _, name, _ in rows))
-    sure = [name for name in names if all(found.low > 0 for _, own, found in rows if own == name)]
-    first = (
-        f"On every task better than chance: {', '.join(sure)}."
-        if sure
-        else "No criterion ranks better than chance on every task."
+    tasks = {trial.task.name for trial in sweep.known}
+    better = {name: {task for task, own, found in rows if own == name and found.low > 0} for name in names}
+    sure = [name for name in names if better[name] == tasks]
+    first = f"On every task better than chance: {', '.join(sure) or 'no criterion'}."
+    if not rows:
+        first = "No task has two policies with scores, so no criterion is judged."
+    return Page(
+        (first, *findings, *selection.left_out(sweep)),
+        {"How criteria rank policies": table},
+        {"criteria": _figure(sweep, names)},
     )
-    return Page((first, *findings), {"How criteria rank policies": table}, {"criteria": _figure(sweep, names)})
 
 
 def _figure(sweep: Sweep, names: list[str]) -> Any:

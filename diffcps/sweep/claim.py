@@ -109,7 +109,7 @@ def unfinished(location: Location, plan: Plan) -> int:
 
 
 SAVING = 10.0
-"""Seconds that running trials have, before they are ended, to come to their next row and write a checkpoint."""
+"""Seconds that running trials have, before they are ended, to write a checkpoint."""
 
 
 def save_running(location: Location, since: float, seconds: float | None = None) -> None:

@@ -20,6 +20,7 @@ from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs import inert
+from diffcps.runs.criteria import SCORE
 from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
 from diffcps.runs.plan import Plan, load, python, resume_command, typed_command
 from diffcps.runs.presets import build
@@ -99,6 +100,13 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     for warning in inert.warnings(plan):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
         say(console, "  Leave these values out, or train longer (--steps).", "dim")
+    if plan.prune in ("median", "asha") and plan.objective == SCORE:
+        console.print(
+            f"[yellow]warning:[/] --prune {plan.prune} goes by scores in the environment, of every evaluation. The report counts "
+            "these episodes; --objective td or fqe needs none.",
+            soft_wrap=True,
+            highlight=False,
+        )
     if options.dry_run:
         from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
 

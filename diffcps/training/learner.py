@@ -66,6 +66,7 @@ class Learner:
         device = torch.device(device)
         self._heartbeat = heartbeat
         self.step = 0
+        self._taken: dict[str, int] = {}
         self.filling = False
         """Whether it fills the columns of a stage, which can take longer than the stage's gradient steps."""
         recorded = on_device(dataset, device)
@@ -95,13 +96,14 @@ class Learner:
         return len(self.work.key)
 
     def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, Tensor]:
-        """Take ``steps`` gradient steps; returns the mean of each metric over them, ``[K]``, on the device.
+        """Take the ``steps`` gradient steps that a row lacks; returns the mean of each metric over it, ``[K]``, on the device.
 
-        ``heartbeat`` is called after each step, so that a caller can show progress while many are under way.
+        ``heartbeat`` is called after each step, so that a caller can show progress while many are under way, or keep the state: a
+        learner that goes on from there ends the row with the same means.
         """
-        algorithm, taken = self.algorithm, dict.fromkeys(self.algorithm.kinds, 0)
+        algorithm = self.algorithm
         ends = {stage.until: number for number, stage in enumerate(algorithm.stages[:-1])}
-        self.work.sums.zero_()
+        taken = self._taken = dict.fromkeys(algorithm.kinds, 0) | self._taken
         for _ in range(steps):
             kind = algorithm.kind_at(self.step)
             self.engine.take(kind)
@@ -118,6 +120,8 @@ class Learner:
             count = sum(number for kind, number in taken.items() if name in algorithm.kinds[kind].metrics)
             if count:
                 found[name] = total / count
+        self._taken = {}
+        self.work.sums.zero_()
         return found
 
     @property
@@ -131,11 +135,13 @@ class Learner:
         return Policy(self.algorithm, {name: value.clone() for name, value in needed.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on as if nothing had happened: ``step``, and ``pack``, tensors by name.
+        """Everything needed to go on as if nothing had happened: ``step``, ``pack``, tensors by name, and ``taken``, the steps of
+        each kind in the row that is under way.
 
-        They have the members first, those without dimensions are the same for all, so packs can be cut and joined.
+        The tensors have the members first, those without dimensions are the same for all, so packs can be cut and joined.
         """
-        return {"step": self.step, "pack": {name: value.clone() for name, value in self._state().items()}}
+        pack = {name: value.clone() for name, value in self._state().items()}
+        return {"step": self.step, "taken": dict(self._taken), "pack": pack}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack or network."""
@@ -145,7 +151,7 @@ class Learner:
             raise UserError(f"this checkpoint is of another pack or network: {', '.join(wrong)} differ.")
         for name, value in own.items():
             value.copy_(saved[name])
-        self.step = int(state["step"])
+        self.step, self._taken = int(state["step"]), dict(state["taken"])
         self.work.step.fill_(self.step)
         for stage in range(self.algorithm.stage_at(self.step) + 1):
             self._fill(stage)
@@ -160,7 +166,8 @@ class Learner:
         self.filling = False
 
     def _state(self) -> dict[str, Tensor]:
-        return {**self.pack.state(), "key": self.work.key}
+        # the sums of a row that is under way, members first
+        return {**self.pack.state(), "key": self.work.key, "sums": self.work.sums.T}
 
 
 def _seed(seed: int) -> int:

@@ -1,8 +1,9 @@
 """The loop of one trial: learn, evaluate, record, save. It takes callables and knows no Ray and no MLflow.
 
-Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints only
+Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
-``checkpoint_minutes`` and one row with its evaluation. A checkpoint can also be asked for, by who is about to end the trial.
+``checkpoint_minutes`` and one row with its evaluation. Who is about to end the trial can also ask for a checkpoint, which comes
+within seconds, in the middle of a row; where several workers or packs share the members, with the next row.
 Workers that share the members meet at rows only; how many there are changes nothing but the rounding of arithmetic.
 """
 
@@ -100,6 +101,11 @@ class _Trial:
         return min(self.config.steps, *(n * (self.learner.step // n + 1) for n in every))
 
     @property
+    def can_save(self) -> bool:
+        """Whether a checkpoint can be written between two rows: workers talk at rows only, and packs take their steps in turn."""
+        return self.workers.count == 1 and not isinstance(self.learner, Packs) and not self.learner.filling
+
+    @property
     def evaluation_due(self) -> bool:
         """Whether the row of this step has an evaluation."""
         step = self.learner.step
@@ -150,10 +156,12 @@ class _Status:
         if minutes > interval and not any(note.startswith(beginning) for note in self.values["notes"]):
             self.values["notes"].append(f"{beginning} the {interval:g} min between checkpoints: {minutes:.1f} min.")
 
-    def heartbeat(self) -> None:
-        """Write the status if the last one is some seconds old."""
-        if self.now() - self.written_at >= self.seconds:
+    def heartbeat(self) -> bool:
+        """Write the status if the last one is some seconds old; returns whether it was."""
+        old = self.now() - self.written_at >= self.seconds
+        if old:
             self.write()
+        return old
 
     def write(self, **changes: Any) -> None:
         """Write the status now."""
@@ -316,10 +324,21 @@ def _row(
 
 def _learn(trial: _Trial, status: _Status) -> dict[str, NDArray[Any]]:
     """Take the gradient steps until the next row and write it; returns what sinks show of all members, ``[K]``."""
-    clock, steps = trial.clock, trial.next_row - trial.learner.step
+    clock, end, seconds = trial.clock, trial.next_row, 0.0
+    steps = end - trial.learner.step
     clock.charge("checkpoint")
-    own = {name: value.cpu().numpy() for name, value in trial.learner.update(steps, status.heartbeat).items()}
-    seconds = clock.charge("learning")
+
+    def heartbeat() -> None:
+        nonlocal seconds
+        # not after a row's last step: who goes on from there would not write the row
+        if status.heartbeat() and trial.can_save and trial.learner.step < end and trial.folder.asked_to_save:
+            seconds += clock.charge("learning")
+            _save(trial, status)
+            clock.charge("checkpoint")
+            status.write()
+
+    own = {name: value.cpu().numpy() for name, value in trial.learner.update(steps, heartbeat).items()}
+    seconds += clock.charge("learning")
     status.warn_of_long_row(seconds / 60)
     metrics = trial.workers.join(own)
     clock.charge("waiting")
