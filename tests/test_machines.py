@@ -3,24 +3,26 @@
 import ast
 import errno
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from unittest import mock
 
 import pytest
 import torch
+from sweeps import SCRIPT
 from waits import GUARD
 
 from diffcps.errors import UserError
 from diffcps.runs import lock
 from diffcps.storage import proxies
-from diffcps.sweep import RAY_SETTINGS, limits, ray_folder
+from diffcps.sweep import RAY_SETTINGS, cluster, limits, ray_folder
 from diffcps.sweep.cluster import Cluster, Node, Resources, patiently, without_unused_gpus
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
@@ -262,11 +264,16 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Health(BaseHTTPRequestHandler):
-    """An MLflow server as far as ``/health``."""
+    """An MLflow server that is well and has no experiments."""
 
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None: ...
 
@@ -290,10 +297,31 @@ def test_a_server_on_this_machine_answers_in_spite_of_a_proxy(proxy: None) -> No
     with HTTPServer(("127.0.0.1", 0), Health) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        proxies.avoid_locally(address)
-        with urllib.request.urlopen(f"{address}/health", timeout=GUARD) as answer:
-            assert answer.status == 200
+        assert store.check(address) == address
         server.shutdown()
+
+
+@pytest.mark.parametrize("mine", [True, False, None])
+def test_a_cluster_on_this_machine_is_joined_only_if_it_is_this_users(proxy: None, mine: bool | None) -> None:
+    """Without being asked; and Ray is reached directly."""
+    running = None if mine is None else ray_folder.Running("10.1.2.3:6379", mine)
+    asked: list[str] = []
+
+    def present(origin: str) -> Cluster:
+        assert "127.0.0.1" in os.environ["no_proxy"]
+        assert ("10.1.2.3" in os.environ["no_proxy"]) == (mine is True)
+        return Cluster(origin, 2.0, 0.0)
+
+    with (
+        mock.patch.object(ray_folder, "running", return_value=running),
+        mock.patch.object(cluster, "_init", lambda address, *_, **__: asked.append(address)),
+        mock.patch.object(cluster, "present", present),
+        mock.patch.dict(os.environ),
+    ):
+        os.environ.pop("RAY_ADDRESS", None)
+        with cluster.connected(None) as found:
+            assert asked == ["auto" if mine else "local"]
+            assert ("another user's at 10.1.2.3:6379" in found.description) == (mine is False)
 
 
 def test_a_server_that_the_proxy_does_not_reach_is_reported_with_the_proxy(proxy: None) -> None:
@@ -311,6 +339,38 @@ def test_without_a_proxy_nothing_changes(monkeypatch) -> None:
     proxies.avoid("10.1.2.3")
     assert "no_proxy" not in os.environ
     assert not proxies.used("http://10.1.2.3")
+
+
+# All at once
+
+
+def test_a_sweep_on_a_machine_that_lacks_much(short: Path) -> None:
+    """One core, 1024 open files, no home, a proxy at which nobody listens, a terminal without UTF-8, a long temp folder."""
+    long = short / ("t" * 120)
+    long.mkdir()
+    given = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("RAY_TMPDIR", "RAY_ADDRESS", "no_proxy", "NO_PROXY")
+    }
+    given |= {
+        "HOME": "/proc/none",
+        "DIFFCPS_HOME": str(short / "home"),
+        "TMPDIR": str(long),
+        "http_proxy": PROXY,
+        "https_proxy": PROXY,
+    }
+    given |= {"PYTHONIOENCODING": "ascii", "LANG": "C", "OMP_NUM_THREADS": "1"}
+    flags = "--tasks bandit-ring --rows 200 --seeds 1 --steps 4 --episodes 2 --set hidden_size=8 --set batch_size=4"
+    command = [sys.executable, SCRIPT, *flags.split(), "--address", "local", "--results", short / "results"]
+    poor = f"ulimit -n 1024; exec taskset -c {min(os.sched_getaffinity(0))} {shlex.join(map(str, command))}"
+    done = subprocess.run(["bash", "-c", poor], env=given, capture_output=True, timeout=GUARD, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.isascii()
+    said = done.stdout.decode()
+    assert "1 node, 1 CPUs" in said
+    assert "bandit-ring" in said.split("table:")[0]
+    assert list((short / "results").glob("*/table.html"))
 
 
 # Terminals

@@ -16,6 +16,7 @@ from diffcps import load_policy, stats
 from diffcps.cli.select import Select
 from diffcps.errors import UserError
 from diffcps.report import selection
+from diffcps.runs import criteria
 from diffcps.runs.read import collect
 from diffcps.runs.trials import Trial, read_trial
 from diffcps.training.measures import offline
@@ -67,7 +68,10 @@ def test_the_first_by_a_criterion_is_named_with_how_much_to_believe_it(
         for rate in (1e-3, 1e-2):
             sweeps.train(small("diffcps", measures=("critic", "fqe"), learning_rate=rate), tmp_path / "own")
     sweep = collect(tmp_path / "own")
-    assert selection.available(sweep) == ["fqe", "critic", "td", "behaviour", "lambda"]
+    assert selection.available(sweep) == ["fqe", "critic", "td", "behaviour", "excess", "lambda"]
+    for trial in sweep.trials:
+        above = trial.metric("constraint")[1] - trial.metric("target_kl")[1]
+        assert criteria.newest(trial, "excess") == -above[-1].mean(), "what is less above κ is better"
     (own,) = selection.candidates(sweep, "td").values()
     errors = [error for trial in sweep.trials for error in trial.measure("critic_error")[1][-1]]
     assert [-candidate.value for candidate in own] == sorted(errors)
@@ -131,8 +135,9 @@ def test_a_critics_value_orders_only_what_has_its_unit(tmp_path: Path) -> None:
         sweeps.train(small(name, measures=("critic",)), tmp_path / "own")
     sweep = collect(tmp_path / "own")
     assert len(selection.candidates(sweep, "td")["bandit-corners"]) == 4
-    with pytest.raises(UserError, match="2 units"):
+    with pytest.raises(UserError, match="differ in algorithm"):
         selection.candidates(sweep, "critic")
+    assert any(text.startswith("critic of bandit-corners") for text in selection.left_out(sweep))
     assert "critic" not in [name for _, name, _ in selection.judged(sweep)]
 
 

@@ -75,8 +75,10 @@ def along(trial: "Trial", name: str) -> tuple[NDArray[np.int64], FloatArray]:
         steps, values = trial.measure(criterion.column)
     else:
         steps, values = trial.metric(criterion.column)
-        if criterion.less and len(steps):
-            values = values - trial.metric(criterion.less)[1]
+        if criterion.less:
+            lower, bound = trial.metric(criterion.less)
+            steps = steps[: len(lower)]  # none of either, or those of all rows
+            values = values[: len(lower)] - bound[: len(steps)]
     return steps, criterion.sign * values
 
 

@@ -333,10 +333,11 @@ def _check_objective(objective: str, bases: Iterable[RunConfig]) -> None:
         if objective == "fqe-error" and not base.data.hold_out:
             raise UserError(f"--objective {objective} is measured on data that are held out: add --hold-out 0.1.")
         known = algorithms.metrics(base)
-        if not criterion.needs and criterion.column not in known:
+        lacking = [name for name in (criterion.column, criterion.less) if name and name not in known]
+        if not criterion.needs and lacking:
             raise UserError(
-                f"--objective {objective}: {base.algorithm} has no {criterion.column} while it learns. --objective fqe goes with "
-                "every algorithm."
+                f"--objective {objective}: {base.algorithm} has no {lacking[0]} while it learns. --objective fqe goes with every "
+                "algorithm."
             )
 
 
