@@ -152,15 +152,26 @@ def test_all_metrics_are_given_and_finite(name: str) -> None:
 
 @ALL
 def test_going_on_from_a_checkpoint_is_bit_equal(name: str, tmp_path: Path) -> None:
+    """At a row's end, and in the middle of a row, whose means are the same too; also where a stage begins."""
     trial = packed(name, (member(3), member(4)), **REACHED_BY.get(name, {}))
     straight, first = trained.learner(trial), trained.learner(trial)
     straight.update(20)
     first.update(9)
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = trained.learner(trial)
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    second.update(11)
-    assert_same(straight, second)
+
+    def keep() -> None:
+        if not first.filling:
+            torch.save(first.state_dict(), tmp_path / f"{first.step}.pt")
+
+    keep()
+    row = first.update(11, keep)
+    ends = {stage.until for stage in first.algorithm.stages if stage.until is not None and 9 <= stage.until < 20}
+    for step in {9, 14, *ends}:
+        second = trained.learner(trial)
+        second.load_state_dict(torch.load(tmp_path / f"{step}.pt", weights_only=True))
+        found = second.update(20 - step)
+        assert_same(straight, second)
+        assert found.keys() == row.keys()
+        assert all(torch.equal(value, row[metric]) for metric, value in found.items())
 
 
 @ALL

@@ -161,7 +161,9 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
 
 
 def test_ctrl_c_ends_a_single_trial_with_a_checkpoint(start, tmp_path):
-    flags = "--rows", 500, "--seeds", 1, "--steps", 3000, "--set", "log_every=10", "--checkpoint-minutes", 600
+    """In the middle of its only row."""
+    flags = "--rows", 500, "--seeds", 1, "--steps", 3000, "--set", "log_every=3000", "--evaluate-every", 3000
+    flags = *flags, "--checkpoint-minutes", 600
     command = ["train", "bandit-ring", "--preset", "demo", *flags, "--results", tmp_path]
     session = start(command=[sys.executable, "-m", "diffcps", *map(str, command)])
     session.wait_until(lambda: list(tmp_path.glob("single/runs/*/status.json")))

@@ -108,7 +108,7 @@ class _Interrupt:
             if not self.said:
                 say(
                     self.console,
-                    "interrupted: the trial ends with a checkpoint within seconds; Ctrl-C again ends it at once",
+                    "interrupted: the trial ends with a checkpoint, after its next step; Ctrl-C again ends it at once",
                 )
                 self.said = True
             if self.saved < status["saved"] < status["steps"]:

@@ -40,11 +40,11 @@ class Timing(NamedTuple):
 
 def timed_ways(policy: SavedPolicy, candidates: int | None = None) -> list[tuple[Actor, int]]:
     """Who acts, and among how many candidates: the policy alone, as in evaluations or as asked for, and its student."""
-    many, actor = policy.options(candidates, None)
-    algorithm = policy.policy.algorithm
+    algorithm, actor = policy.policy.algorithm, policy.card.run.evaluation.actor
+    if actor == "student":  # it is timed beside the chain that it was made from
+        actor = "online"
+    many, _ = policy.options(candidates, actor)
     found: list[tuple[Actor, int]] = [(actor, 1), (actor, many)]
-    if actor == "student":  # beside the chain that it was made from
-        found = [("online", 1), ("online", policy.options(candidates, "online")[0])]
     if "student" in algorithm.actors(algorithm.config):
         found.append(("student", 1))
     return list(dict.fromkeys(found))

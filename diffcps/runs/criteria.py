@@ -29,6 +29,8 @@ class Criterion:
     """The measure that gives it; empty for a metric of training."""
     less: str = ""
     """Another metric that is taken from it; empty for none."""
+    moved_by: tuple[str, ...] = ()
+    """Settings that move the number whatever is learned, so that a search over them by it finds nothing."""
 
     @property
     def goal(self) -> str:
@@ -42,7 +44,7 @@ CRITERIA = {
     "td": Criterion("critic_error", -1, "TD error of its critic, on held-out data if there are any", needs="critic"),
     "fqe-error": Criterion("fqe_error", -1, "TD error of the fitted Q on held-out data", needs="fqe"),
     "behaviour": Criterion("behaviour_loss", -1, "behaviour loss"),
-    "excess": Criterion("constraint", -1, "behaviour loss above κ", less="target_kl"),
+    "excess": Criterion("constraint", -1, "behaviour loss above κ", less="target_kl", moved_by=("target_kl", "slack")),
     "lambda": Criterion("lambda", -1, "λ: a constraint that is met needs less of it"),
 }
 """Those that need no environment."""
@@ -78,7 +80,9 @@ def along(trial: "Trial", name: str) -> tuple[NDArray[np.int64], FloatArray]:
         if criterion.less:
             lower, bound = trial.metric(criterion.less)
             steps = steps[: len(lower)]  # none of either, or those of all rows
-            values = values[: len(lower)] - bound[: len(steps)]
+            # the row in which cloning ends has the mean of all its steps of one, and of its last ones of the other
+            begins = np.isnan(np.roll(bound, 1, axis=0))
+            values = np.where(begins[: len(steps)], np.nan, values[: len(lower)] - bound[: len(steps)])
     return steps, criterion.sign * values
 
 

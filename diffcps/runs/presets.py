@@ -311,6 +311,12 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
             f"--objective {objective} cannot order trials that differ in {', '.join(units)}: it has another unit in each. "
             "--objective td or fqe can."
         )
+    moving = criteria.find(objective).moved_by if objective != SCORE else ()
+    if moved := [axis.name for axis in axes if axis.name in moving]:
+        raise UserError(
+            f"--objective {objective}: {', '.join(moved)} moves it whatever is learned. Give {moved[0]} one value, or choose "
+            "another objective."
+        )
     plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials, objective=objective)
     _check(plan)
     return replace(plan, search=min(options.trials, plan.points or options.trials))

@@ -269,7 +269,10 @@ def _doing(status: Mapping[str, Any], alive: float) -> str:
     if not isinstance(since, float) or status["state"] not in ("pending", "running", "stopped"):
         return ""
     updated = status.get("updated")
-    if max(since, updated if isinstance(updated, float) else 0.0) < max(alive, now - QUIET_SECONDS):
+    updated = updated if isinstance(updated, float) else 0.0
+    if status["state"] != "running" and since < updated:  # it was doing that when it ended
+        return ""
+    if max(since, updated) < max(alive, now - QUIET_SECONDS):
         return ""
     return f"{status.get('doing')}, {duration(now - since)}"
 

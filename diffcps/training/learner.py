@@ -112,9 +112,10 @@ class Learner:
             self.step += 1
             if self.step in ends:
                 algorithm.finish(ends[self.step], self.pack)
-                self._fill(ends[self.step] + 1, heartbeat)
             if heartbeat is not None:
                 heartbeat()
+            if self.step in ends:
+                self._fill(ends[self.step] + 1, heartbeat)
         found = {}
         for name, total in zip(algorithm.metrics, self.work.sums, strict=True):
             count = sum(number for kind, number in taken.items() if name in algorithm.kinds[kind].metrics)
@@ -145,13 +146,15 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack or network."""
-        own, saved = self._state(), state["pack"]
+        own = self._state()
+        # checkpoints of earlier versions are all of a row's end, where both are empty
+        saved = {"sums": torch.zeros_like(own["sums"])} | state["pack"]
         wrong = [name for name, value in own.items() if name not in saved or saved[name].shape != value.shape]
         if wrong:
             raise UserError(f"this checkpoint is of another pack or network: {', '.join(wrong)} differ.")
         for name, value in own.items():
             value.copy_(saved[name])
-        self.step, self._taken = int(state["step"]), dict(state["taken"])
+        self.step, self._taken = int(state["step"]), dict(state.get("taken", {}))
         self.work.step.fill_(self.step)
         for stage in range(self.algorithm.stage_at(self.step) + 1):
             self._fill(stage)

@@ -102,8 +102,9 @@ class _Trial:
 
     @property
     def can_save(self) -> bool:
-        """Whether a checkpoint can be written between two rows: workers talk at rows only, and packs take their steps in turn."""
-        return self.workers.count == 1 and not isinstance(self.learner, Packs) and not self.learner.filling
+        """Whether a checkpoint can be written between two rows: workers talk at rows only, and several packs take turns."""
+        packs = len(self.learner.learners) if isinstance(self.learner, Packs) else 1
+        return self.workers.count == packs == 1 and not self.learner.filling
 
     @property
     def evaluation_due(self) -> bool:

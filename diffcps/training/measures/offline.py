@@ -24,9 +24,11 @@ from diffcps.training.measures.subject import Subject
 ROWS = 20_000
 """Transitions that a Q is fitted to, at most: the policy acts once after each."""
 AT_ONCE = 500
-"""States in which a policy acts at a time: its candidates' noise is all drawn before."""
+"""States in which a policy acts, or Q is asked, at a time: its candidates' noise is all drawn before."""
 STARTS = 500
 """First states of trajectories that the value is averaged over, at most."""
+TOGETHER = 20
+"""Policies whose Q are fitted as one pack, at most: each has its own transitions in memory."""
 STEPS, BATCH, WIDTH, RATE = 6000, 256, 128, 1e-3
 """Of the fitted Q, the same for every policy."""
 TARGET_RATE = 0.05
@@ -41,21 +43,38 @@ def fqe(subjects: Sequence[Subject]) -> list[dict[str, float]]:
     """See ``MEASURES``: E Q(s_0, a) over first states and actions of the policy, in the unit of rewards, discounted by .99.
 
     Also the root mean squared error of Q to r + γ Q(s', a') on the data that were held out, if any were, over the spread of Q.
-    The Q of all policies are fitted as one pack.
+    The Q of all policies, of at most ``TOGETHER`` at once, are fitted as one pack.
     """
+    found: list[dict[str, float]] = []
+    for first in range(0, len(subjects), TOGETHER):
+        found += _judge(subjects[first : first + TOGETHER])
+    return found
+
+
+def _judge(subjects: Sequence[Subject]) -> list[dict[str, float]]:
+    """``fqe`` of one pack."""
     judged = [_Judge(subject) for subject in subjects]
+    units = [one.unit for one in judged]
+    states, actions = (torch.cat(parts) for parts in zip(*(one.starts for one in judged), strict=True))
     problem = Judged(*(torch.cat(parts) for parts in zip(*(one.problem for one in judged), strict=True)))
+    held = [one.held for one in judged if one.held is not None]
+    del judged  # their transitions are there twice now
     generators = [subject.generator("fit") for subject in subjects]
     fitted = fit(problem, DISCOUNT, generators, heartbeat=subjects[0].heartbeat, steps=STEPS)
-    states, actions = (torch.cat(parts) for parts in zip(*(one.starts for one in judged), strict=True))
     values = fitted(states, actions).mean(dim=1)
-    found = [{"fqe_value": one.unit * float(value)} for one, value in zip(judged, values, strict=True)]
-    held = [one.held for one in judged if one.held is not None]
+    found = [{"fqe_value": unit * float(value)} for unit, value in zip(units, values, strict=True)]
     if held:
         problem = Judged(*(torch.cat(parts) for parts in zip(*held, strict=True)))
-        errors = _error(fitted(problem.states, problem.actions), problem.td_target(fitted, DISCOUNT))
+        values_of = partial(_in_parts, fitted)
+        errors = _error(values_of(problem.states, problem.actions), problem.td_target(values_of, DISCOUNT))
         found = [one | {"fqe_error": float(error)} for one, error in zip(found, errors, strict=True)]
     return found
+
+
+def _in_parts(values: Callable[[Tensor, Tensor], Tensor], states: Tensor, actions: Tensor) -> Tensor:
+    """Values ``[K, N]``, of ``AT_ONCE`` states at a time: layers of all of them would take memory."""
+    parts = zip(states.split(AT_ONCE, dim=1), actions.split(AT_ONCE, dim=1), strict=True)
+    return torch.cat([values(*part) for part in parts], dim=1)
 
 
 class _Judge:
