@@ -43,10 +43,12 @@ def folder_of(root: Path, trial: RunConfig) -> RunFolder:
 def sweep_folder(root: Path) -> Board:
     """A sweep with a trial in each state, the sixth without a status, the seventh not started."""
     plan = Plan("grid", "paper", (*GRID.trials, config(5, "pointmaze-umaze")))
+    # the attempt's own speed, with evaluations, is another
+    running = {"state": "running", "step": 1500, "steps_per_second": 30.0, "seconds": {"learning": 1500 / 40.25}}
     statuses: list[dict[str, Any] | None] = [
         {"state": "complete", "step": STEPS, "steps_per_second": 3.0, "seconds_left": 0.0, "last": 81.04, "best": 90.0},
         {"state": "failed", "step": 100, "error": "RuntimeError: [/red] the | disk " + "x" * 99 + "\nand more"},
-        {"state": "running", "step": 1500, "steps_per_second": 40.25, "seconds_left": 125.0, "last": 12.34, "best": 56.78},
+        {**running, "seconds_left": 125.0, "last": 12.34, "best": 56.78},
         {"state": "stopped", "step": 1000, "steps_per_second": 3.0, "seconds_left": 9.0, "last": 1.0, "best": 2.0},
         {"state": "running", "step": 0, "steps_per_second": 0.0, "seconds_left": None},
         None,

@@ -373,6 +373,27 @@ def test_a_sweep_on_a_machine_that_lacks_much(short: Path) -> None:
     assert list((short / "results").glob("*/table.html"))
 
 
+@pytest.mark.parametrize("elsewhere", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_uv_run_starts_a_sweep_from_any_folder(short: Path, elsewhere: bool) -> None:
+    """Ray's own hook would build an environment anew for every worker, and hang."""
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        pytest.skip("uv is not installed beside this Python")
+    where = short if elsewhere else SCRIPT.parents[1]
+    given = {name: value for name, value in os.environ.items() if name not in RAY_SETTINGS} | {
+        "VIRTUAL_ENV": sys.prefix
+    }
+    flags = "--tasks bandit-ring --rows 200 --seeds 1 --steps 4 --episodes 2 --set hidden_size=8 --set batch_size=4"
+    command = [uv, "run", "--no-project", "--active", "python", SCRIPT, *flags.split(), "--address", "local"]
+    done = subprocess.run(
+        [*command, "--results", short / "results"], cwd=where, env=given, timeout=GUARD, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 trial" in done.stdout
+    assert list((short / "results").glob("*/table.html"))
+
+
 # Terminals
 
 

@@ -20,6 +20,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import is_url, local_path
 from diffcps.runs.flags import PlaceFlags, RunFlags
+from diffcps.runs.trials import speed_of
 from diffcps.text import say, worded
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ class _Interrupt:
 def _show(status: Status, task: str, values: dict[str, Any]) -> None:
     """Show how far the trial is."""
     scores = f" · last {values['last']:.1f}, best {values['best']:.1f}" if "last" in values else ""
-    speed = f"{values['step']:,}/{values['steps']:,} steps, {values['steps_per_second']:.1f}/s"
-    status.update(f"{task}: {speed}{scores}")
+    speed = speed_of(values)
+    steps = f"{values['step']:,}/{values['steps']:,} steps{f', {speed:.1f}/s' if speed else ''}"
+    status.update(f"{task}: {steps}{scores}")
 
 
 def _report(console: Console, scores: dict[str, float]) -> None:

@@ -112,13 +112,8 @@ class Trial:
 
     @property
     def speed(self) -> float | None:
-        """Gradient steps per second of learning, all K members at once, over the whole trial; ``None`` before the first.
-
-        Evaluations and waiting are not counted; ``steps_per_second`` of the status is that of this attempt, with them.
-        """
-        seconds = self.status.get("seconds")
-        learning = seconds.get("learning", 0.0) if isinstance(seconds, Mapping) else 0.0
-        return self.step / learning if self.step and learning > 0 else None
+        """Gradient steps per second of learning, all K members at once, over the whole trial; ``None`` before the first."""
+        return speed_of(self.status)
 
     @property
     def notes(self) -> list[str]:
@@ -261,6 +256,15 @@ def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0
         return replace(found, updated=updated, trouble=first_line(status.get("pruned") or ""))
     dead = found.state == "running" and (updated or 0.0) < max(alive, time.time() - QUIET_SECONDS)
     return replace(found, updated=updated, state="interrupted" if dead else found.state)
+
+
+def speed_of(status: Mapping[str, Any]) -> float | None:
+    """See ``Trial.speed``. Evaluations and waiting do not count; ``steps_per_second`` is of one attempt, with them."""
+    step, seconds = status.get("step"), status.get("seconds")
+    learning = seconds.get("learning") if isinstance(seconds, Mapping) else None
+    if not isinstance(step, int) or not isinstance(learning, float) or learning <= 0.0:
+        return None
+    return step / learning if step else None
 
 
 def _doing(status: Mapping[str, Any], alive: float) -> str:

@@ -210,4 +210,4 @@ def _without_hash(key: str) -> str:
 
 
 def _speed(trial: Trial) -> float:
-    return (trial.number("steps_per_second") or 0.0) if trial.state == "running" else 0.0
+    return (trial.speed or 0.0) if trial.state == "running" else 0.0

@@ -157,12 +157,10 @@ class _Status:
         if minutes > interval and not any(note.startswith(beginning) for note in self.values["notes"]):
             self.values["notes"].append(f"{beginning} the {interval:g} min between checkpoints: {minutes:.1f} min.")
 
-    def heartbeat(self) -> bool:
-        """Write the status if the last one is some seconds old; returns whether it was."""
-        old = self.now() - self.written_at >= self.seconds
-        if old:
-            self.write()
-        return old
+    @property
+    def due(self) -> bool:
+        """Whether the newest status is some seconds old."""
+        return self.now() - self.written_at >= self.seconds
 
     def write(self, **changes: Any) -> None:
         """Write the status now."""
@@ -331,9 +329,12 @@ def _learn(trial: _Trial, status: _Status) -> dict[str, NDArray[Any]]:
 
     def heartbeat() -> None:
         nonlocal seconds
+        if not status.due:
+            return
+        seconds += clock.charge("learning")
+        status.write()
         # not after a row's last step: who goes on from there would not write the row
-        if status.heartbeat() and trial.can_save and trial.learner.step < end and trial.folder.asked_to_save:
-            seconds += clock.charge("learning")
+        if trial.can_save and trial.learner.step < end and trial.folder.asked_to_save:
             _save(trial, status)
             clock.charge("checkpoint")
             status.write()
