@@ -71,5 +71,5 @@ def _check_data(known: object, found: str, path: object) -> None:
     if isinstance(known, str) and known != found:
         raise UserError(
             f"{path or 'the data set'} has checksum {found[:12]}…, and the policy has learned from one with {known[:12]}…. "
-            "Name the folder of that one with --data-dir."
+            "Name the folder of those data with --data-dir."
         )

@@ -109,7 +109,7 @@ class _Interrupt:
             if not self.said:
                 say(
                     self.console,
-                    "interrupted: the trial ends with a checkpoint, after its next step; Ctrl-C again ends it at once",
+                    "interrupted: the trial writes a checkpoint after its next step, and ends; Ctrl-C again ends it at once",
                 )
                 self.said = True
             if self.saved < status["saved"] < status["steps"]:

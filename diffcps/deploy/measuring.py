@@ -18,11 +18,10 @@ from diffcps.runs.rows import IDENTITY, read_rows
 from diffcps.runs.trials import Trial
 from diffcps.tasks.registry import task_of
 from diffcps.training import measures
+from diffcps.training.measures.offline import TOGETHER
 from diffcps.training.measures.subject import Subject, taken
 
 FILES = "measures.csv", "afterwards.csv"
-TOGETHER = 20
-"""Policies that are measured, and whose numbers are written, at once: at least those of one step."""
 
 
 def missing(trial: Trial, names: Sequence[str]) -> dict[str, list[int]]:
@@ -56,8 +55,8 @@ def measure(
     """Measure the kept policies of a complete trial that lack these measures, and write the numbers into its run folder.
 
     They are those that ``--measures`` would have given in training on this processor, but for ``latency``, which is of today. A
-    trial of a GPU would have drawn other random numbers, and ``fqe`` may differ by its rounding. Numbers are written when
-    ``TOGETHER`` policies are measured.
+    trial of a GPU would have drawn other random numbers, and ``fqe`` may differ by its rounding. Numbers are written
+    after each ``TOGETHER`` policies, or after each step that has more.
 
     Args:
         trial: it has ended.
@@ -105,7 +104,7 @@ def measure(
 def _groups(
     trial: Trial, lacking: Mapping[str, list[int]], steps: Sequence[int]
 ) -> Iterator[tuple[RunConfig, list[int]]]:
-    """Steps whose policies lack the same measures, with the trial as if it had these alone; so many as are measured at once."""
+    """Steps whose policies lack the same measures, at most ``TOGETHER`` policies, with the trial as if it had these alone."""
     by_names: dict[tuple[str, ...], list[int]] = {}
     for step in steps:
         by_names.setdefault(tuple(name for name, own in lacking.items() if step in own), []).append(step)

@@ -1,6 +1,5 @@
 """Which policy to trust without an environment: criteria that need none, what they choose, and how well they rank."""
 
-import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -78,8 +77,8 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
         ]
         if apart:
             raise UserError(
-                f"{name} of {task} cannot order these trials: they differ in {', '.join(apart)}, each with another unit. "
-                "Criteria that have one: td, fqe, fqe-error."
+                f"{name} of {task} cannot order these trials: they differ in {', '.join(apart)}, and its unit "
+                "differs with that. td, fqe and fqe-error can order them."
             )
     return {task: sorted(policies, key=lambda candidate: -candidate.value) for task, policies in found.items()}
 
@@ -158,24 +157,31 @@ def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]
 
 
 def left_out(sweep: Sweep) -> list[str]:
-    """Why criteria that the sweep has are not judged, a sentence each."""
-    found = []
-    for name in available(sweep):
-        try:
-            candidates(sweep, name)
-        except UserError as error:
-            found.append(str(error))
-    return found
+    """Why criteria that the sweep has cannot order its trials, a sentence each."""
+    return _orders(sweep)[1]
 
 
 def judged(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
     """Task, criterion and how well it ranks, for every criterion that can order the sweep's trials, task by task."""
-    rows = []
-    for name in available(sweep):
-        with contextlib.suppress(UserError):  # it cannot order trials of unlike units
-            judged_by = {task: agreement(own) for task, own in candidates(sweep, name).items()}
-            rows += [(task, name, found) for task, found in judged_by.items() if found is not None]
+    by_criterion, _ = _orders(sweep)
+    rows = [
+        (task, name, found)
+        for name, own in by_criterion.items()
+        for task, policies in own.items()
+        if (found := agreement(policies)) is not None
+    ]
     return sorted(rows, key=lambda row: row[0])
+
+
+def _orders(sweep: Sweep) -> tuple[dict[str, dict[str, list[Candidate]]], list[str]]:
+    """``candidates`` by each criterion that the sweep has, and why the others have none."""
+    orders, reasons = {}, []
+    for name in available(sweep):
+        try:
+            orders[name] = candidates(sweep, name)
+        except UserError as error:  # it cannot order trials of unlike units
+            reasons.append(str(error))
+    return orders, reasons
 
 
 def comparison(sweep: Sweep) -> list[Column]:

@@ -30,7 +30,7 @@ class Criterion:
     less: str = ""
     """Another metric that is taken from it; empty for none."""
     moved_by: tuple[str, ...] = ()
-    """Settings that move the number whatever is learned, so that a search over them by it finds nothing."""
+    """Settings that change the number directly: a search over them by it would only find the end of their range."""
 
     @property
     def goal(self) -> str:

@@ -314,8 +314,8 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
     moving = criteria.find(objective).moved_by if objective != SCORE else ()
     if moved := [axis.name for axis in axes if axis.name in moving]:
         raise UserError(
-            f"--objective {objective}: {', '.join(moved)} moves it whatever is learned. Give {moved[0]} one value, or choose "
-            "another objective."
+            f"--objective {objective}: {', '.join(moved)} changes it directly, so the search would only find the end of that "
+            f"range. Give {moved[0]} one value, or choose another objective."
         )
     plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials, objective=objective)
     _check(plan)

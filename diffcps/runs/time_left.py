@@ -86,8 +86,8 @@ class _Paces:
         return (
             (task, algorithm, config.settings, len(config.members)),
             (task, algorithm),
-            ("", algorithm),
-            (task, ""),
+            ("any task", algorithm),
+            (task, "any algorithm"),
             None,
         )
 

@@ -53,7 +53,7 @@ def page(results: Results) -> Page:
         findings.append(
             f"{task}, T = {count}: mode recall, mass off the support and value are {_several(rows, 'chain')} of the chain, "
             f"{_several(rows, 'averaged chain')} of its average and {_several(rows, 'student')} of the student; an action takes "
-            f"the student {_microseconds(rows, 'student'):.0f} µs, the chain {_microseconds(rows, 'chain'):.0f}."
+            f"the student {_mean(rows, TIMED['student']):.0f} µs, the chain {_mean(rows, TIMED['chain']):.0f}."
         )
     kept = (
         f"In {sum(near)} of {len(near)} cases the student loses at most {NEAR} of the mode recall of its teacher, the averaged "
@@ -86,10 +86,6 @@ def _mean(rows: pd.DataFrame, column: str) -> float:
 def _several(rows: pd.DataFrame, who: str) -> str:
     values = (_mean(rows, f"{ACTING[who]}_{name}") for name in ("recall", "off_support", "value"))
     return ", ".join("–" if np.isnan(value) else f"{value:.3g}" for value in values)
-
-
-def _microseconds(rows: pd.DataFrame, who: str) -> float:
-    return _mean(rows, TIMED[who])
 
 
 def _figure(both: pd.DataFrame) -> Any:

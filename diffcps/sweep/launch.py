@@ -98,14 +98,13 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     for trial in plan.trials:
         checks.check(trial)
     for warning in inert.warnings(plan):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+        _warn(console, warning)
         say(console, "  Leave these values out, or train longer (--steps).", "dim")
     if plan.prune in ("median", "asha") and plan.objective == SCORE:
-        console.print(
-            f"[yellow]warning:[/] --prune {plan.prune} goes by scores in the environment, of every evaluation. The report counts "
-            "these episodes; --objective td or fqe needs none.",
-            soft_wrap=True,
-            highlight=False,
+        _warn(
+            console,
+            f"--prune {plan.prune} compares the scores of every evaluation, which come from the environment. The report counts "
+            "these episodes. --objective td and --objective fqe need none.",
         )
     if options.dry_run:
         from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
@@ -119,6 +118,10 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
         if not store.is_new(str(location.tracking_uri)):
             check(str(location.tracking_uri))
     return _Sweep(options, console, plan, location=location, plan_given=plan_given)
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[_Sweep, bool]:
@@ -199,7 +202,7 @@ def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> s
         tracker = Tracker(str(location.tracking_uri), plan.name)
         tracker.reconcile(location.folder)
     except UserError as error:  # the table is written; a view that cannot be updated does not undo it
-        sweep.console.print(f"[yellow]warning:[/] {escape(str(error))}", soft_wrap=True)
+        _warn(sweep.console, str(error))
         return ""
     # without the query MLflow shows its columns for language models, and none of training
     return f"/#/experiments/{tracker.experiment}/runs?workflowType=machine_learning"

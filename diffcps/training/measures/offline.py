@@ -39,6 +39,32 @@ _PATIENCE = 100
 """Steps between two signs of life."""
 
 
+class Judged(NamedTuple):
+    """Transitions on which K frozen policies have acted; see ``fit``."""
+
+    states: Tensor
+    """``[K, N, o]``."""
+    actions: Tensor
+    """``[K, N, a]``."""
+    rewards: Tensor
+    """``[K, N]``."""
+    continues: Tensor
+    """``[K, N]``, 0 where the episode ended for good."""
+    next_states: Tensor
+    """``[K, N, o]``."""
+    next_actions: Tensor
+    """``[K, N, a]``, those of the policies."""
+
+    def td_target(self, values: Callable[[Tensor, Tensor], Tensor], discount: float) -> Tensor:
+        """r + γ (1 − terminal) Q(s', a') ``[K, N]``."""
+        return self.rewards + discount * self.continues * values(self.next_states, self.next_actions)
+
+    def rows(self, chosen: Tensor) -> "Judged":
+        """Each member's own ``[K, n]`` of the transitions; all parts must have K members."""
+        members = torch.arange(len(chosen), device=chosen.device)[:, None]
+        return Judged(*(part[members, chosen] for part in self))
+
+
 def fqe(subjects: Sequence[Subject]) -> list[dict[str, float]]:
     """See ``MEASURES``: E Q(s_0, a) over first states and actions of the policy, in the unit of rewards, discounted by .99.
 
@@ -47,24 +73,24 @@ def fqe(subjects: Sequence[Subject]) -> list[dict[str, float]]:
     """
     found: list[dict[str, float]] = []
     for first in range(0, len(subjects), TOGETHER):
-        found += _judge(subjects[first : first + TOGETHER])
+        found += _of_pack(subjects[first : first + TOGETHER])
     return found
 
 
-def _judge(subjects: Sequence[Subject]) -> list[dict[str, float]]:
-    """``fqe`` of one pack."""
-    judged = [_Judge(subject) for subject in subjects]
-    units = [one.unit for one in judged]
-    states, actions = (torch.cat(parts) for parts in zip(*(one.starts for one in judged), strict=True))
-    problem = Judged(*(torch.cat(parts) for parts in zip(*(one.problem for one in judged), strict=True)))
-    held = [one.held for one in judged if one.held is not None]
-    del judged  # their transitions are there twice now
+def _of_pack(subjects: Sequence[Subject]) -> list[dict[str, float]]:
+    """``fqe`` of the policies of one pack."""
+    alone = [_Alone(subject) for subject in subjects]
+    units = [one.unit for one in alone]
+    states, actions = (torch.cat(parts) for parts in zip(*(one.starts for one in alone), strict=True))
+    problem = _stacked([one.problem for one in alone])
+    held = [one.held for one in alone if one.held is not None]
+    del alone  # its transitions would be in memory twice
     generators = [subject.generator("fit") for subject in subjects]
     fitted = fit(problem, DISCOUNT, generators, heartbeat=subjects[0].heartbeat, steps=STEPS)
     values = fitted(states, actions).mean(dim=1)
     found = [{"fqe_value": unit * float(value)} for unit, value in zip(units, values, strict=True)]
     if held:
-        problem = Judged(*(torch.cat(parts) for parts in zip(*held, strict=True)))
+        problem = _stacked(held)
         values_of = partial(_in_parts, fitted)
         errors = _error(values_of(problem.states, problem.actions), problem.td_target(values_of, DISCOUNT))
         found = [one | {"fqe_error": float(error)} for one, error in zip(found, errors, strict=True)]
@@ -77,7 +103,12 @@ def _in_parts(values: Callable[[Tensor, Tensor], Tensor], states: Tensor, action
     return torch.cat([values(*part) for part in parts], dim=1)
 
 
-class _Judge:
+def _stacked(problems: Sequence[Judged]) -> Judged:
+    """Those of single policies as one of all."""
+    return Judged(*(torch.cat(parts) for parts in zip(*problems, strict=True)))
+
+
+class _Alone:
     """What the Q of one policy is fitted to and asked for: the policy has acted."""
 
     def __init__(self, subject: Subject) -> None:
@@ -135,32 +166,6 @@ def critic(subject: Subject) -> dict[str, float]:
 def _error(values: Tensor, goals: Tensor) -> Tensor:
     """Root mean squared error ``[K]`` over the spread of the values, all ``[K, N]``."""
     return (values - goals).square().mean(dim=1).sqrt() / values.std(dim=1).clamp(min=1e-6)
-
-
-class Judged(NamedTuple):
-    """Transitions on which K frozen policies have acted; see ``fit``."""
-
-    states: Tensor
-    """``[K, N, o]``."""
-    actions: Tensor
-    """``[K, N, a]``."""
-    rewards: Tensor
-    """``[K, N]``."""
-    continues: Tensor
-    """``[K, N]``, 0 where the episode ended for good."""
-    next_states: Tensor
-    """``[K, N, o]``."""
-    next_actions: Tensor
-    """``[K, N, a]``, those of the policies."""
-
-    def td_target(self, values: Callable[[Tensor, Tensor], Tensor], discount: float) -> Tensor:
-        """r + γ (1 − terminal) Q(s', a') ``[K, N]``."""
-        return self.rewards + discount * self.continues * values(self.next_states, self.next_actions)
-
-    def rows(self, chosen: Tensor) -> "Judged":
-        """Each member's own ``[K, n]`` of the transitions; all parts must have K members."""
-        members = torch.arange(len(chosen), device=chosen.device)[:, None]
-        return Judged(*(part[members, chosen] for part in self))
 
 
 @torch.enable_grad()
