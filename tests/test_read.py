@@ -57,6 +57,19 @@ def test_a_damaged_environment_is_named_and_changes_no_state(tmp_path: Path) -> 
         assert len(found.scores) == 4
 
 
+def test_a_complete_trial_that_lost_rows_says_so(tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path, synthetic.config())
+    assert not read_trial(folder.path).damages
+    for name in ("metrics.csv", "returns.csv"):
+        file = folder.path / name
+        whole = file.read_bytes()
+        for content in (b"\x8f\x02" * 50, whole[: len(whole) // 2]):
+            file.write_bytes(content)
+            (damage,) = read_trial(folder.path).damages
+            assert str(file) in damage
+        file.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     "damage", [b"100,0,0,\x00\x00\x00,9.0,3\n", b"100,0,zero,1,9.0,3\n", b"\xff\xfe,1,2,3,4,5\n", b"7,7\n"]
 )

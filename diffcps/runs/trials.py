@@ -7,7 +7,7 @@ The status is read at once. Everything else (``environment.json``, rows) is read
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -154,8 +154,21 @@ class Trial:
 
     @property
     def damages(self) -> list[str]:
-        """A sentence for each file that cannot be read."""
-        return [*([self.trouble] if self.state == "damaged" else []), *filter(None, [self._environment[1]])]
+        """A sentence for each file that cannot be read, or that has lost rows since the trial ended."""
+        damaged = [self.trouble] if self.state == "damaged" else []
+        return [*damaged, *filter(None, [self._environment[1]]), *self._cut()]
+
+    def _cut(self) -> Iterator[str]:
+        """A sentence for each CSV of a complete trial without a row of its last step."""
+        if self.state != "complete":
+            return
+        for name in ("metrics.csv", "returns.csv") if self.config.evaluation.episodes else ("metrics.csv",):
+            rows = self.rows(name, IDENTITY)
+            if rows.empty or rows["step"].max() < self.steps:
+                yield (
+                    f"{self.folder / name} has no row of step {self.steps:,}, where the trial ended: it was damaged later. "
+                    "Restore it from a copy, or delete its folder and run again."
+                )
 
     @property
     def dataset(self) -> Mapping[str, Any]:
