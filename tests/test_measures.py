@@ -19,7 +19,7 @@ from gaussian_chains import gaussian_noise_net, gaussian_step_losses, with_varia
 
 from diffcps import algorithms, data, report
 from diffcps.algorithms.chain import ChainPolicy
-from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig
+from diffcps.config import Actor, DataConfig, EvaluationConfig, Member, RunConfig
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.envs import maze
 from diffcps.errors import UserError
@@ -152,12 +152,15 @@ def test_a_policy_without_a_density_diverges() -> None:
 def test_distribution_of_every_chain_is_where_it_acts(covariance: str, last_step_noise: bool) -> None:
     """Mean value and mode weights over the grid, against many actions of the policy itself."""
     config = trial("bandit-corners", "density", covariance=covariance, last_step_noise=last_step_noise)
-    looked_at = subject(config)
+    is_where_it_acts(subject(config), "online")
+
+
+def is_where_it_acts(looked_at: Subject, actor: Actor) -> None:
     own = density.behaviour("corners")
     with torch.no_grad():
-        masses = density.policy_masses(looked_at, own.edges).numpy()
+        masses = density.policy_masses(looked_at, own.edges, actor).numpy()
     np.testing.assert_allclose(masses.sum(), 1.0, atol=1e-6)
-    drawn = samples.actions(looked_at, "test", 20_000, 1)
+    drawn = samples.actions(looked_at, "test", 20_000, 1, actor)
     for exact, own_samples in (
         (np.tensordot(masses, own.middles, 2), drawn),
         (np.tensordot(masses, own.middles**2, 2), drawn**2),
@@ -165,6 +168,26 @@ def test_distribution_of_every_chain_is_where_it_acts(covariance: str, last_step
     ):
         error = own_samples.std(axis=0) / math.sqrt(len(drawn))
         assert np.all(np.abs(own_samples.mean(axis=0) - exact) < 5 * error + 1e-4)
+
+
+@torch.no_grad()
+def test_distribution_of_a_student_is_where_it_acts() -> None:
+    """Beside the chain, whose own numbers it does not change, and alone."""
+    own, beside = (trial("bandit-corners", "density", student=student) for student in ("none", "one-step"))
+    looked_at = subject(beside)
+    tensors = looked_at.policy.parameters
+    tensors["student"].mul_(4.0)  # so that it bends
+    is_where_it_acts(looked_at, "student")
+    row, chain = density.take(looked_at), density.take(subject(own))
+    assert set(row) - set(chain) == {"average_kl", "student_kl"}
+    assert {name: row[name] for name in chain} == chain
+    assert tuple(sorted(row)) == tuple(sorted(measures.columns(beside)[:-1])), "the last is the student's score"
+    assert math.isfinite(row["student_kl"])
+    assert row["student_kl"] > 0
+    alone = replace(looked_at, config=beside.replaced(evaluation=replace(beside.evaluation, actor="student")))
+    found = density.take(alone)
+    assert set(found) == set(chain)
+    np.testing.assert_allclose(found["kl"], row["student_kl"])
 
 
 def test_cells_are_small_beside_the_behaviour() -> None:

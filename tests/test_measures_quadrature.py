@@ -20,7 +20,7 @@ from diffcps.algorithms.diffusion import (
 )
 from diffcps.training.measures.cells import Nodes, cell_masses, density_at, middles, mixture_masses
 from diffcps.training.measures.density import divergence
-from diffcps.training.measures.quadrature import NotFiniteError, chain_masses
+from diffcps.training.measures.quadrature import NotFiniteError, chain_masses, map_masses
 
 FREE = 1e9
 STDS = (0.1, 0.2, 0.3, 0.5)
@@ -165,6 +165,27 @@ def test_quadrature_is_where_samples_are() -> None:
         error = np.sqrt(masses * (1.0 - masses) / count)
         assert np.abs(counts / count - masses).max() < 5.0 * error.max()
         assert (np.abs(counts / count - masses) <= 5.0 * error + 1e-4).all()
+
+
+@pytest.mark.parametrize("curve", [0.0, 0.7])
+def test_noise_through_a_map_is_the_density_it_must_be(curve: float) -> None:
+    """In one and two dimensions, a = .3 (z + c z³): monotone, so the mass of a cell is that between the roots at its edges."""
+    edge = edges(1.0, 100)
+    roots = edge.numpy() / 0.3 if not curve else np.array([_root(curve, a / 0.3) for a in edge.tolist()])
+    below = norm.cdf(roots)
+    below[0], below[-1] = 0.0, 1.0  # what lies beyond is moved onto the bound
+    expected = np.diff(below)
+    masses = map_masses(lambda z: 0.3 * (z + curve * z**3), 1.0, [edge]).numpy()
+    np.testing.assert_allclose(masses, expected, atol=2e-5)
+    both = map_masses(lambda z: 0.3 * (z + curve * z**3), 1.0, [edge, edge]).numpy()
+    np.testing.assert_allclose(both, np.outer(expected, expected), atol=2e-5)
+    np.testing.assert_allclose(both.sum(), 1.0, atol=1e-6)
+
+
+def _root(curve: float, value: float) -> float:
+    """The z of z + c z³ = value."""
+    roots = np.roots([curve, 0.0, 1.0, -value])
+    return float(roots[np.abs(roots.imag).argmin()].real)
 
 
 def test_what_lies_beyond_the_bounds_is_in_the_outermost_cells() -> None:

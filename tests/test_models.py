@@ -1,5 +1,6 @@
 """MLflow's models: one for each finished member, each once, and the best of a task in the registry."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -181,15 +182,45 @@ def test_the_best_of_a_task_is_registered_over_all_sweeps(uri: str, tmp_path: Pa
     best = client.get_model_version_by_alias(task, models.ALIAS)
     assert (best.tags["score"], best.tags["sweep"]) == ("40.0", "better")
     Tracker(uri, "better").reconcile(tmp_path / "better")
-    tracker, worse = Tracker(uri, "worse"), _walker(0)
-    chosen = models.register_choice(client, tracker.experiment, "worse", key=worse.key, member=0, by="fqe")
-    assert chosen == f"models:/{task}@best-offline"
+    tracker, worse = Tracker(uri, "worse"), RunFolder(tmp_path / "worse" / "runs" / _walker(0).key)
+    assert tracker.register_choice(worse, 0, 4, "fqe") == f"models:/{task}@best-offline"
     version = client.get_model_version_by_alias(task, models.CHOSEN)
     assert (version.tags["score"], version.tags["chosen_by"]) == ("5.0", "fqe")
     assert client.get_model_version_by_alias(task, models.ALIAS).version == best.version
-    assert models.register_choice(client, tracker.experiment, "worse", key="none", member=0, by="fqe") is None
     client.delete_model_version(task, version.version)
     assert len(client.search_model_versions(f"name = '{task}'")) == 3
+
+
+def test_an_earlier_checkpoint_can_be_the_choice_and_is_never_the_best(uri: str, tmp_path: Path) -> None:
+    from mlflow import pyfunc
+
+    task = "halfcheetah-medium-v2"
+    trial = trained.config(task)
+    trial = trial.replaced(evaluation=dataclasses.replace(trial.evaluation, every=2), keep_checkpoints=2)
+    synthetic.describe(tmp_path, trial)
+    folder, tracker = trained.write(tmp_path, trial, (10.0, 20.0)), Tracker(uri, "earlier")
+    state, _ = folder.load_checkpoint()
+    before = {name: value + 0.1 for name, value in state["learner"]["pack"].items()}
+    folder.save_checkpoint(state | {"policies": {2: before}, "scores": [[50.0, 60.0], [10.0, 20.0]]}, trial.steps)
+    tracker.reconcile(tmp_path)
+    for _ in range(2):  # twice: the model and its version are made once
+        assert tracker.register_choice(folder, 1, 2, "td") == f"models:/{task}@best-offline"
+    chosen = tracker.client.get_model_version_by_alias(task, models.CHOSEN)
+    assert {name: chosen.tags[name] for name in ("step", "score", "member", "chosen_by")} == {
+        "step": "2", "score": "60.0", "member": "1", "chosen_by": "td"
+    }  # fmt: skip
+    assert len(all_models(tracker)) == 3
+    location = tracking.download(f"models:/{task}@best-offline", uri, tmp_path, tmp_path / "fetched")
+    states = np.random.default_rng(0).standard_normal((3, 17))
+    given = pyfunc.load_model(str(location)).predict(states, {"candidates": 2, "network": "online", "seed": 5})
+    own = diffcps.load_policy(folder.path, 1, step=2).act(states, candidates=2, actor="online", seed=5)
+    np.testing.assert_array_equal(given, own)
+    tracker.reconcile(tmp_path)  # neither the best nor the trial's own models change
+    best = tracker.client.get_model_version_by_alias(task, models.ALIAS)
+    assert (best.tags["score"], best.tags["step"]) == ("20.0", "4")
+    assert len(all_models(tracker)) == 3
+    with pytest.raises(UserError, match="has no policy of step 3"):
+        tracker.register_choice(folder, 1, 3, "td")
 
 
 def _walker(number: int) -> RunConfig:

@@ -266,12 +266,12 @@ def test_measures_of_it_on_a_bandit(tmp_path: Path) -> None:
     columns = [f"{who}_{what}" for who in ("average", "student") for what in ("value", "off_support", "recall")]
     assert table[columns].notna().all(axis=None)
     assert (table[["us_online_1", "us_online_4", "us_student_1"]] > 0).all(axis=None)
+    acting = trained.config("bandit-ring", student="one-step").replaced(
+        evaluation=measured.evaluation.replaced(actor="student", candidates=1)
+    )
+    measures.check(acting.replaced(measures=("density",)))
     with pytest.raises(UserError, match="a student acts"):
-        measures.check(
-            trained.config("bandit-ring", student="one-step", measures=("density",)).replaced(
-                evaluation=measured.evaluation.replaced(actor="student", candidates=1)
-            )
-        )
+        measures.check(acting.replaced(measures=("likelihood",)))
 
 
 def test_its_own_actions_are_measured_when_it_acts(tmp_path: Path) -> None:

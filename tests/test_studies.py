@@ -34,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_grid_holds_trials_that_can_run_each_once(name: str, quick: bool) -> None:
-    trials = studies.get(name).trials(Scale(quick=quick))
+    trials = studies.get(name).trials(StudyCommand(quick=quick))  # as the command does: flags are more than a scale
     assert len({trial.key for trial in trials}) == len(trials) >= 2
     for trial in trials:
         measures.check(trial)

@@ -57,9 +57,6 @@ class Select:
             say(console, "regret@n: the best score less the best of the n policies that the criterion puts first")
             return
         found = selection.candidates(sweep, self.by)
-        if self.register:
-            for own in found.values():
-                _check_final(own[0])
         say(console, f"{self.by}: {selection.CRITERIA[self.by].says}")
         for task, own in found.items():
             console.print(terminal_table(selection.ranking(own, self.by), task))
@@ -69,30 +66,14 @@ class Select:
                 say(console, self._registered(sweep, own[0], self.by))
 
     def _registered(self, sweep: "Sweep", chosen: "Candidate", by: str) -> str:
-        """Set the alias; a sentence about it. Raises ``UserError`` when the store has no model of the policy."""
+        """Set the alias; a sentence about it."""
+        from diffcps.runs.folder import RunFolder
         from diffcps.tracking import Tracker, check, default_uri
-        from diffcps.tracking.models import register_choice
 
         known = self.tracking_uri or sweep.description.get("tracking_uri") or default_uri(sweep.folder.parent)
         tracker = Tracker(check(str(known)), sweep.name)
-        name = register_choice(
-            tracker.client, tracker.experiment, sweep.name, key=chosen.trial.key, member=chosen.member, by=by
-        )
-        if name is None:
-            raise UserError(
-                f"MLflow has no model of {chosen.trial.key}, member {chosen.member}: resume the sweep, which makes it."
-            )
+        name = tracker.register_choice(RunFolder(chosen.trial.folder), chosen.member, chosen.step, by)
         return f"MLflow: {name}"
-
-
-def _check_final(chosen: "Candidate") -> None:
-    """Raise ``UserError`` where MLflow has no model of a choice, because it is of an earlier checkpoint."""
-    if _at(chosen):
-        raise UserError(
-            f"MLflow has models of final checkpoints only, and the choice for {chosen.trial.task.name} is of step "
-            f"{chosen.step:,}: export it with diffcps export {chosen.trial.folder} FOLDER --member {chosen.member} --step "
-            f"{chosen.step}."
-        )
 
 
 def _at(chosen: "Candidate") -> str:

@@ -1,5 +1,6 @@
 """Which number of a trained policy tells, without an environment, how good it is?"""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
                 steps = max(1, round(share * length))
                 measures = ("fqe", "critic") if kind in ("diffcps", "dql") else ("fqe",)
                 candidates = 1 if kind == "bc" or scale.quick else 10
-                made = Scale(**{**vars(scale), "steps": steps})
+                made = dataclasses.replace(scale, steps=steps)
                 found.append(
                     locomotion_trial(
                         name, made, steps=(600, steps), rows=50_000 if not scale.quick else 5_000, seeds=(2, 3), evaluations=1,

@@ -18,7 +18,7 @@ NEAR = 0.05
 """A student keeps what its teacher, the averaged chain, has when it loses no more than this of mode recall and adds no more of
 mass off the support."""
 ACTING = {"chain": "sample", "averaged chain": "average", "student": "student"}
-"""Who acts -> first word of the measures of its actions."""
+"""Who acts -> first word of the measures of it."""
 SHOWN = "value", "recall", "off_support"
 """What is measured of them."""
 TIMED = {"chain": "us_online_1", "student": "us_student_1"}
@@ -68,7 +68,7 @@ def _acting(frame: pd.DataFrame, who: str) -> pd.DataFrame:
     for name in SHOWN:
         found[name] = frame.get(f"{ACTING[who]}_{name}", np.nan)
     found["microseconds"] = frame.get(TIMED[who], np.nan) if who in TIMED else np.nan
-    return found.assign(kl=frame.get("kl", np.nan) if who == "chain" else np.nan)
+    return found.assign(kl=frame.get("kl" if who == "chain" else f"{ACTING[who]}_kl", np.nan))
 
 
 def _is_near(rows: pd.DataFrame) -> bool:

@@ -90,18 +90,43 @@ def register_best(client: "MlflowClient", experiment: str, sweep: str) -> list[s
 
 
 def register_choice(
-    client: "MlflowClient", experiment: str, sweep: str, *, key: str, member: int, by: str
-) -> str | None:
-    """Let the alias ``CHOSEN`` of its name point to one member's model; returns ``models:/NAME@ALIAS``.
+    client: "MlflowClient",
+    experiment: str,
+    sweep: str,
+    *,
+    runs: Sequence[str],
+    folder: RunFolder,
+    member: int,
+    step: int,
+    by: str,
+) -> str:
+    """Let the alias ``CHOSEN`` of its name point to one policy's model; returns ``models:/NAME@ALIAS``.
 
-    ``None`` where MLflow has no model of that member. ``by`` is what it was chosen by, which the version's tags say.
+    A policy that has no model yet, such as that of an earlier evaluation, gets one.
+
+    Args:
+        client: of the store.
+        experiment: its id.
+        sweep: its name.
+        runs: the trial's run and the run of each member, ``[1 + K]``.
+        folder: the trial's run folder.
+        member: the policy's number in the pack.
+        step: the evaluation that it is of; the last step for the final one.
+        by: what it was chosen by, which the version's tags say.
+
+    Raises:
+        UserError: there is no model yet, and the folder's checkpoint does not have the policy.
     """
-    found = _models(client, experiment, f"tags.config_key = '{key}'").get(str(member), [])
-    ready = [model for model in found if str(model.status) == "READY"]
-    if not ready:
-        return None
-    name = ready[0].tags["registered_name"]
-    version, _ = _version_of(client, sweep, name, model=ready[0], why=f"Chosen by {by}, without an environment,")
+    where = f"tags.config_key = '{folder.config.key}' AND tags.step = '{step}'"
+    own = {"earlier": step < folder.config.steps}
+    if not _ready(client, _models(client, experiment, where, **own).get(str(member), [])):
+        (policy,) = members(folder, member, step=step)
+        with tempfile.TemporaryDirectory(prefix="diffcps-model-") as scratch:
+            code = shipping.ship(Path(scratch))
+            _log_one(client, experiment, runs[1 + member], policy=policy, code=code, folder=Path(scratch) / "model")
+    (model,) = _models(client, experiment, where, **own)[str(member)]
+    name = model.tags["registered_name"]
+    version, _ = _version_of(client, sweep, name, model=model, why=f"Chosen by {by}, without an environment, from")
     client.set_model_version_tag(name, version.version, "chosen_by", by)
     client.set_registered_model_alias(name, CHOSEN, version.version)
     return f"models:/{name}@{CHOSEN}"
@@ -175,7 +200,8 @@ def tags(policy: SavedPolicy) -> dict[str, str]:
         "registered_name": registered_name(card.run, card.dataset.get("provenance", "unverified")), "git_commit": card.git_commit,
         "dataset_checksum": str(card.dataset.get("checksum", "unknown")),
     }  # fmt: skip
-    return known | ({"score": repr(card.score)} if card.score is not None else {})
+    known |= {"score": repr(card.score)} if card.score is not None else {}
+    return known | ({"earlier": "true"} if card.step < card.run.steps else {})
 
 
 def _log_one(
@@ -200,14 +226,17 @@ def _log_one(
     client.finalize_logged_model(model.model_id, "READY")
 
 
-def _models(client: "MlflowClient", experiment: str, where: str | None = None) -> dict[str, list["LoggedModel"]]:
-    """Models of the experiment by the index of their member, oldest first."""
+def _models(
+    client: "MlflowClient", experiment: str, where: str | None = None, *, earlier: bool = False
+) -> dict[str, list["LoggedModel"]]:
+    """Models of the experiment by the index of their member, oldest first: of final policies or of those of earlier steps."""
     found: dict[str, list[LoggedModel]] = {}
     token: str | None = None
     while True:
         page = client.search_logged_models([experiment], where, page_token=token)
         for model in page:
-            found.setdefault(model.tags.get("member", ""), []).append(model)
+            if ("earlier" in model.tags) == earlier:
+                found.setdefault(model.tags.get("member", ""), []).append(model)
         token = page.token
         if not token:
             break
@@ -230,8 +259,8 @@ def _order(model: "LoggedModel") -> tuple[float, int]:
 
 def _register(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", count: int) -> bool:
     """Make the model a version of ``name`` unless it is one, and set the alias; returns whether it is new."""
-    _, new = _version_of(client, sweep, name, model=model, why=f"The highest last score of {count} finished members")
-    versions = client.search_model_versions(f"name = '{name}'")
+    _, new = _version_of(client, sweep, name, model=model, why=f"The highest last score of {count} finished members of")
+    versions = [found for found in client.search_model_versions(f"name = '{name}'") if "earlier" not in found.tags]
     top = max(versions, key=lambda version: (float(version.tags.get("score", "-inf")), -int(version.version)))
     client.set_registered_model_alias(name, ALIAS, top.version)
     return new
@@ -259,15 +288,15 @@ def _version_of(
 
 def _version(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedModel", why: str) -> "ModelVersion":
     """A new version of a registered model."""
-    wanted = ("score", "seed", "step", "config_key", "member", "dataset_checksum")
+    wanted = ("score", "seed", "step", "earlier", "config_key", "member", "dataset_checksum")
     kept = {key: model.tags[key] for key in wanted if key in model.tags}
     version = client.create_model_version(
         name,
         model.artifact_location,
         model.source_run_id,
         tags=kept | {"sweep": sweep, "model_id": model.model_id},
-        description=f"{why} of the sweep {sweep}: last score {float(model.tags.get('score', 'nan')):.1f} (seed "
-        f"{model.tags['seed']}, {model.tags['step']} steps, {model.tags['data_source']} data).",
+        description=f"{why} the sweep {sweep}: score {float(model.tags.get('score', 'nan')):.1f} after "
+        f"{model.tags['step']} steps (seed {model.tags['seed']}, {model.tags['data_source']} data).",
         await_creation_for=0,
         model_id=model.model_id,
     )

@@ -124,6 +124,15 @@ class Tracker:
         if models.complete(self.client, self.experiment, runs, folder):
             self.client.set_tag(runs[0], "models", str(len(runs) - 1))
 
+    def register_choice(self, folder: RunFolder, member: int, step: int, by: str) -> str:
+        """Let the alias of choices made offline point to a policy; returns its URI. See ``models.register_choice``."""
+        from diffcps.tracking import models
+
+        runs = self.trial_runs(folder.config, folder.environment)
+        return models.register_choice(
+            self.client, self.experiment, self.sweep, runs=runs, folder=folder, member=member, step=step, by=by
+        )
+
     def reconcile(self, folder: Path, running: bool = False) -> None:
         """Make the store agree with a sweep's folder: every run once, every row once, each run with its status.
 

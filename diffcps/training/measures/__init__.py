@@ -27,7 +27,7 @@ PATHS = 4, 16, 64, 256
 CANDIDATES = 50
 """N, of which best-of-N chooses."""
 TAUGHT: tuple[Actor, ...] = "average", "student"
-"""Whose actions are measured beside those of a policy with a student: the averaged chain, which it learns from, and its own."""
+"""Who is measured beside a policy with a student: the averaged chain, which it learns from, and the student."""
 
 
 def _no_numbers(subject: "Subject") -> Mapping[str, float]:
@@ -107,8 +107,6 @@ def _no_plane(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_class(config: RunConfig, task: Task) -> str | None:
-    if config.evaluation.actor == "student":
-        return "a student acts, whose distribution is not computed."
     known = config.value("policy") is not None
     return None if known else f"{config.algorithm} has no policy of a class that its distribution is computed for."
 
@@ -116,6 +114,8 @@ def _no_class(config: RunConfig, task: Task) -> str | None:
 def _no_density(config: RunConfig, task: Task) -> str | None:
     if reason := _no_class(config, task):
         return reason
+    if config.evaluation.actor == "student":
+        return "a student acts, and how likely it makes single actions is not computed."
     return "a deterministic policy has no density." if config.value("policy") == "deterministic" else None
 
 
@@ -124,7 +124,7 @@ def _density(config: RunConfig, task: Task) -> tuple[str, ...]:
     names += [f"std_{j}" for j in range(task.action_size)]
     if (modes := _bandit(task).modes) is not None:
         names += [f"mode_{m}" for m in range(len(modes))] + ["mode_recall"]
-    return tuple(names)
+    return (*names, *(f"{actor}_kl" for actor in TAUGHT if beside_student(config)))
 
 
 def _samples(config: RunConfig, task: Task) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """The measure ``density``: a policy's distribution on a bandit, over cells of a grid, against the behaviour's."""
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +13,12 @@ from torch import Tensor
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import Denoiser
 from diffcps.algorithms.policies import GaussianPolicy
+from diffcps.algorithms.student import Teacher
+from diffcps.config import Actor
 from diffcps.tasks.bandits import Bandit, bandit
+from diffcps.training.measures import TAUGHT, beside_student
 from diffcps.training.measures.cells import middles, mixture_masses
-from diffcps.training.measures.quadrature import chain_masses
+from diffcps.training.measures.quadrature import chain_masses, map_masses
 from diffcps.training.measures.subject import Subject
 from diffcps.training.policy import actions_at_once
 
@@ -66,12 +71,17 @@ def take(subject: Subject) -> dict[str, float]:
     """See ``MEASURES``; every column follows from the masses of the cells.
 
     ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density, and no less than what stands there where cells that
-    the behaviour takes hold less than ``FLOOR``. ``std_j`` is the standard deviation of the actions' dimension j.
+    the behaviour takes hold less than ``FLOOR``. ``std_j`` is the standard deviation of the actions' dimension j. Beside a
+    student, ``average_kl`` and ``student_kl`` are the divergences of the averaged chain and of the student.
     """
     assert subject.task.bandit is not None
     own = behaviour(subject.task.bandit)
-    masses = policy_masses(subject, own.edges).numpy()
-    return columns(subject.bandit, own, masses, singular=subject.config.value("policy") == "deterministic")
+    masses = policy_masses(subject, own.edges, subject.config.evaluation.actor).numpy()
+    row = columns(subject.bandit, own, masses, singular=subject.config.value("policy") == "deterministic")
+    for actor in TAUGHT if beside_student(subject.config) else ():
+        masses = policy_masses(subject, own.edges, actor).numpy()
+        row[f"{actor}_kl"] = divergence(own.masses, masses, FLOOR[masses.ndim])
+    return row
 
 
 def columns(found: Bandit, own: Behaviour, masses: NDArray[np.float64], singular: bool = False) -> dict[str, float]:
@@ -101,23 +111,47 @@ def divergence(p: NDArray[np.float64], q: NDArray[np.float64], floor: float) -> 
     return float((p[taken] * (np.log(p[taken]) - np.log(np.maximum(q[taken], floor)))).sum())
 
 
-def policy_masses(subject: Subject, edges: tuple[Tensor, ...], resolution: float = 1.0) -> Tensor:
+def policy_masses(subject: Subject, edges: tuple[Tensor, ...], actor: Actor, resolution: float = 1.0) -> Tensor:
     """The probability ``[C_1, …]`` that the policy acts in each cell; beyond the bounds it is moved onto them.
 
-    In closed form for Gaussians, by quadrature for a chain (``resolution`` as in ``quadrature.chain_masses``).
+    In closed form for Gaussians, by quadrature for a chain or a student (``resolution`` as in ``quadrature.chain_masses``).
     Raises ``NotFiniteError`` when the policy gives no numbers.
     """
-    policy, device = subject.cloner.policy, subject.cloner.device
+    policy, device, algorithm = subject.cloner.policy, subject.cloner.device, subject.cloner
     observation = subject.observed(torch.zeros(1, subject.task.observation_size, device=device))[None]
+    if actor == "student":
+        assert isinstance(algorithm, Teacher)
+        return map_masses(
+            _student(algorithm, subject.policy.parameters, observation), algorithm.problem.max_action, edges, resolution
+        )
+    weights = subject.weights_of(actor)
     if isinstance(policy, GaussianPolicy):
-        parts = policy.parts(subject.weights.layers, observation)
+        parts = policy.parts(weights.layers, observation)
         log_weights, means, stds = (part[0, 0].double().cpu() for part in parts)
         return mixture_masses(log_weights, means, stds, edges)
     assert isinstance(policy, ChainPolicy)
-    denoise = _in_float64(policy.denoiser(subject.weights, observation), device)
+    denoise = _in_float64(policy.denoiser(weights, observation), device)
     noisy = subject.config.value("last_step_noise") and subject.config.value("covariance") != "posterior"
     schedule = policy.schedule.to(torch.device("cpu"))
     return chain_masses(denoise, schedule, policy.max_action, noisy, edges, resolution, subject.heartbeat)
+
+
+def _student(
+    algorithm: Teacher[Any], parameters: Mapping[str, Tensor], observation: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """A student in float32 as a map of noise ``[N, d]`` to actions ``[N, d]`` in float64 on the CPU."""
+    student, device = algorithm.student, algorithm.device
+    assert student is not None
+    layers = student.mlp.layout.layers(parameters["student"])
+
+    def mapped(noise: Tensor) -> Tensor:
+        parts = []
+        for part in noise.float().split(actions_at_once(device)):
+            states = observation.expand(-1, len(part), -1)
+            parts.append(student.limit * student.reach(layers, states, part[None].to(device))[0].double().cpu())
+        return torch.cat(parts)
+
+    return mapped
 
 
 def _in_float64(denoise: Denoiser, device: torch.device) -> Denoiser:

@@ -15,7 +15,7 @@ from diffcps.algorithms import streams
 from diffcps.algorithms.bc import Cloner
 from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.ways import OF_EVALUATION
-from diffcps.config import Member, RunConfig
+from diffcps.config import Actor, Member, RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.tasks.registry import Task, task_of
@@ -62,9 +62,11 @@ class Subject:
     @property
     def weights(self) -> Weights:
         """Of the policy that acts in evaluations: the online one or its average."""
-        return self.cloner.weights(
-            self.policy.parameters, self.cloner.actors(self.cloner.config)[self.config.evaluation.actor]
-        )
+        return self.weights_of(self.config.evaluation.actor)
+
+    def weights_of(self, actor: Actor) -> Weights:
+        """Of the online policy or its average."""
+        return self.cloner.weights(self.policy.parameters, self.cloner.actors(self.cloner.config)[actor])
 
     def observed(self, observations: Tensor) -> Tensor:
         """What the policy's networks see of observations ``[N, o]``."""
