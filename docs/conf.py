@@ -25,6 +25,7 @@ autodoc_member_order = "bysource"
 CONTENTS = {
     "First steps": [
         "notebooks/README",
+        "docs/words",
         "docs/commands",
         "docs/sweeps",
         "docs/results",
