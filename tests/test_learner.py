@@ -225,6 +225,14 @@ def test_the_state_of_another_pack_is_refused(other: dict[str, Any]) -> None:
     assert learner.step == 0
 
 
+def test_the_state_of_an_older_version_is_refused() -> None:
+    """It has neither the sums of the unfinished row nor the steps taken in it."""
+    state = make_learner().state_dict()
+    old = {"step": state["step"], "pack": {name: value for name, value in state["pack"].items() if name != "sums"}}
+    with pytest.raises(UserError, match="version: sums differ"):
+        make_learner().load_state_dict(old)
+
+
 # Acting ---------------------------------------------------------------------------------------------------------------
 
 

@@ -321,7 +321,8 @@ def test_unknown_sweep_lists_the_known(tmp_path: Path) -> None:
     "content",
     ["{", "[]", "{}", '{"name": "x", "preset": "p", "trials": [{"task": "a", "stepz": 1}], "axes": [], "search": null}',
      '{"name": "x", "preset": "p", "trials": 5, "axes": [], "search": null}',
-     '{"name": "x", "preset": "p", "trials": [], "axes": [{"name": "x", "color": []}], "search": 3}'],
+     '{"name": "x", "preset": "p", "trials": [], "axes": [{"name": "x", "color": []}], "search": 3}',
+     '{"name": "x", "preset": "p", "trials": [], "axes": [], "search": null}'],
 )  # fmt: skip
 def test_broken_sweep_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)

@@ -731,7 +731,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     folder.write_status({"state": "stopped", "step": 20})
     before = (folder.path / "metrics.csv").read_bytes()
     wider = CONFIG.with_settings(hidden_size=12)
-    with pytest.raises(UserError, match="another pack or network"):
+    with pytest.raises(UserError, match="another pack, network or version"):
         loop.run(CONFIG, make_learner(wider), evaluate, folder)
     assert (folder.path / "metrics.csv").read_bytes() == before
 

@@ -180,7 +180,7 @@ class Plan:
         """The inverse of ``to_dict``."""
         axes = tuple(Axis(**{**axis, "choices": tuple(axis["choices"])}) for axis in values["axes"])
         trials = tuple(RunConfig.from_dict(trial) for trial in values["trials"])
-        rules = {"search": values["search"], "objective": values.get("objective", SCORE), "prune": values.get("prune")}
+        rules = {name: values[name] for name in ("search", "objective", "prune")}
         return cls(values["name"], values["preset"], trials=trials, axes=axes, **rules)
 
 
@@ -235,7 +235,9 @@ def parsed(values: Any, file: Path) -> Plan:
     """The plan in the content of ``file``, a ``sweep.json``. Raises ``UserError`` when it makes no sense."""
     try:
         return Plan.from_dict(values)
-    except (AttributeError, KeyError, TypeError, UserError) as error:
+    except KeyError as error:
+        raise UserError(f"{file} does not describe a sweep of this version: it has no {error}.") from error
+    except (AttributeError, TypeError, UserError) as error:
         raise UserError(f"{file} does not describe a sweep: {error}") from error
 
 

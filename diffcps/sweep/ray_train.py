@@ -67,8 +67,6 @@ _OURS = "diffcps"
 """First part of the name of every placement group made here."""
 RESERVED_SECONDS = 30.0
 """How long a worker waits at most for its driver's next trial. Meanwhile it holds its CPUs, which another driver may want."""
-_ACTOR_DIGITS = 32
-"""Hexadecimal digits of a driver's id; the names of older versions end in something else."""
 _JOB_DIGITS = 8
 """The last hexadecimal digits of a placement group's id are those of its job, the process of a sweep."""
 
@@ -406,7 +404,8 @@ def someone_waits(table: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def _is_dead(driver: str) -> bool:
-    return len(driver) == _ACTOR_DIGITS and bool(known := actors(driver)) and known["State"] == "DEAD"
+    known = actors(driver)
+    return bool(known) and known["State"] == "DEAD"
 
 
 def left_behind(

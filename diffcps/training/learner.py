@@ -145,16 +145,14 @@ class Learner:
         return {"step": self.step, "taken": dict(self._taken), "pack": pack}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack or network."""
-        own = self._state()
-        # checkpoints of earlier versions are all of a row's end, where both are empty
-        saved = {"sums": torch.zeros_like(own["sums"])} | state["pack"]
+        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack, network or version."""
+        own, saved = self._state(), state["pack"]
         wrong = [name for name, value in own.items() if name not in saved or saved[name].shape != value.shape]
         if wrong:
-            raise UserError(f"this checkpoint is of another pack or network: {', '.join(wrong)} differ.")
+            raise UserError(f"this checkpoint is of another pack, network or version: {', '.join(wrong)} differ.")
         for name, value in own.items():
             value.copy_(saved[name])
-        self.step, self._taken = int(state["step"]), dict(state.get("taken", {}))
+        self.step, self._taken = int(state["step"]), dict(state["taken"])
         self.work.step.fill_(self.step)
         for stage in range(self.algorithm.stage_at(self.step) + 1):
             self._fill(stage)
