@@ -14,7 +14,7 @@ from diffcps.config import DataConfig, RunConfig
 from diffcps.envs import make, make_vector
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.tasks.bandits import NAMED, bandit, forward_kl_optimum, shapes
 from diffcps.tasks.bandits.blurred import Blurred
 from diffcps.tasks.bandits.ring import SMEAR, distance_to_ring

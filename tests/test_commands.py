@@ -172,7 +172,7 @@ def test_a_folder_that_holds_something_else(capsys, place, tmp_path):
 def begun(tmp_path: Path) -> Path:
     """The folder of a sweep of 20 steps that was stopped before its first trial."""
     from diffcps.runs.flags import SweepOptions
-    from diffcps.runs.presets import build
+    from diffcps.runs.planning import build
     from diffcps.storage.location import Location
     from diffcps.sweep import claim
 

@@ -4,39 +4,39 @@ import pytest
 import torch
 from trials import members, trial
 
-from diffcps.training import cost
+from diffcps.training import cost, process
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
 def fresh() -> None:
-    cost.product_route.cache_clear()
+    process.product_route.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
 def test_the_route_of_products_keeps_fp32() -> None:
     """Whatever was chosen on this machine: errors are those of float32, 1.2e-7, not bfloat16's 8e-3."""
-    cost.prepare(torch.get_num_threads())
-    assert cost._product_error() < 1e-6
-    assert cost.product_route() in ("oneDNN", "default")
+    process.prepare_process(torch.get_num_threads())
+    assert process._product_error() < 1e-6
+    assert process.product_route() in ("oneDNN", "default")
 
 
 def test_threads() -> None:
     before = torch.get_num_threads()
-    cost.prepare(before + 1)
+    process.prepare_process(before + 1)
     assert torch.get_num_threads() == before + 1
-    cost.prepare(before, torch.device("cpu"))
+    process.prepare_process(before, torch.device("cpu"))
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.usefixtures("fresh")
 def test_a_route_that_costs_accuracy_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.backends.mkldnn.matmul.fp32_precision
-    monkeypatch.setattr(cost, "_product_error", lambda: 4e-3)
-    assert cost.product_route() == "default"
+    monkeypatch.setattr(process, "_product_error", lambda: 4e-3)
+    assert process.product_route() == "default"
     assert torch.backends.mkldnn.matmul.fp32_precision == before
-    cost.product_route.cache_clear()
+    process.product_route.cache_clear()
 
 
 def test_long_trials_are_compiled_and_short_ones_are_not() -> None:

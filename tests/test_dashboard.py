@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from diffcps.runs.flags import SweepOptions
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.storage.location import Location
 from diffcps.sweep import claim, dashboard
 

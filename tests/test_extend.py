@@ -16,7 +16,7 @@ from diffcps.report.results_record import ResultsRecord
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.joined import joined
 from diffcps.runs.plan import Plan, load
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.runs.read import collect
 from diffcps.runs.trials import Trial, TrialState, read_trial
 from diffcps.storage.location import Location

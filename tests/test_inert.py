@@ -16,7 +16,7 @@ from diffcps.algorithms.nn import Adam
 from diffcps.runs import inert
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 
 STEADY: tuple[Literal["released", "projected", "softplus"], ...] = "released", "projected", "softplus"
 ALONE = (member(3),)

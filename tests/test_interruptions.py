@@ -16,7 +16,7 @@ from sweeps import Session
 
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import load
-from diffcps.training import cost
+from diffcps.training.process import prepare_process
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc"),
@@ -63,7 +63,7 @@ def uninterrupted(home: None, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def train(folder: RunFolder) -> RunFolder:
         config = folder.config
-        cost.prepare(1)  # as a worker does
+        prepare_process(1)  # as a worker does
         if config.key not in done:
             done[config.key] = sweeps.train(config, root, packs=len(config.members))
         return done[config.key]

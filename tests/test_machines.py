@@ -26,7 +26,8 @@ from diffcps.sweep import RAY_SETTINGS, cluster, limits, ray_folder
 from diffcps.sweep.cluster import Cluster, Node, Resources, patiently, without_unused_gpus
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
-from diffcps.training import engine, environment
+from diffcps.training import engine
+from diffcps.training.facts import unused_gpu
 
 NOBODY = 65534
 
@@ -168,7 +169,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_and_not_asked_for(short: Path, monk
     here = Cluster("here: 1 GPU", 8.0, 1.0, nodes=(Node(8.0, 1.0, 2.0**30),))
     monkeypatch.setenv("PATH", str(short))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert not environment.unused_gpu()
+    assert not unused_gpu()
     assert without_unused_gpus(here) == here
     (short / "nvidia-smi").write_text(NVIDIA_SMI)
     (short / "nvidia-smi").chmod(0o755)
@@ -178,7 +179,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_and_not_asked_for(short: Path, monk
     assert found.gpus == sum(node.gpus for node in found.nodes) == 0
     assert Resources.fitting(found).gpus == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not environment.unused_gpu(), "it is hidden on purpose"
+    assert not unused_gpu(), "it is hidden on purpose"
 
 
 PARTS = "GPU-8f2a1c3e-0000-1111-2222-333344445555", "MIG-5b1a2c3d-aaaa-bbbb-cccc-ddddeeeeffff"

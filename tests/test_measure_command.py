@@ -18,13 +18,13 @@ from diffcps.errors import UserError
 from diffcps.report import analysis
 from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial
-from diffcps.training import cost
 from diffcps.training.measures import offline
+from diffcps.training.process import prepare_process
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path) -> Iterator[None]:
-    cost.prepare(1)  # as `diffcps train` does, and `measure`
+    prepare_process(1)  # as `diffcps train` does, and `measure`
     with sweeps.isolated(tmp_path / "home"), mock.patch.object(offline, "STEPS", 20):
         yield
 

@@ -25,7 +25,7 @@ from diffcps.envs import maze
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.runs.trials import read_trial
 from diffcps.sweep.launch import launch
 from diffcps.tasks.bandits import bandit

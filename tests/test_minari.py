@@ -21,7 +21,7 @@ from diffcps.deploy import load_policy
 from diffcps.errors import UserError
 from diffcps.report.contents import Table
 from diffcps.runs.flags import SweepOptions
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.tasks.registry import from_definition, get_task, task_folder
 from diffcps.tracking.labels import tags
 from tests import minari_sets, run_folders

@@ -19,10 +19,11 @@ from ray.tune.search import Searcher
 from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import write_json
+from diffcps.runs.commands import resume_command, typed_command
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.plan import OBJECTIVE, Axis, Plan, load, resume_command, typed_command
-from diffcps.runs.presets import DEMO_TASKS, build
+from diffcps.runs.plan import OBJECTIVE, Axis, Plan, load
+from diffcps.runs.planning import DEMO_TASKS, build
 from diffcps.storage.location import Location
 from diffcps.sweep.dry_run import Estimator
 from diffcps.sweep.search import StudyPerTask, grid_searcher, point_of
@@ -284,7 +285,7 @@ def test_name_says_what_runs() -> None:
     assert plan_of(preset="search", tasks=TWO, trials=3).name in names, "more trials of a search are the same search"
     assert plan_of(tasks=TWO, name="Mine-1.2_x").name == "Mine-1.2_x"
     code = (
-        "from diffcps.runs.flags import SweepOptions; from diffcps.runs.presets import build; "
+        "from diffcps.runs.flags import SweepOptions; from diffcps.runs.planning import build; "
         f"print(build(SweepOptions(tasks={TWO})).name)"
     )
     environment = os.environ | {"PYTHONHASHSEED": "5"}

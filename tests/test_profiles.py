@@ -8,7 +8,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs import presets
 from diffcps.runs.flags import SweepOptions
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 
 
 def plan(**flags: object) -> RunConfig:

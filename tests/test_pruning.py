@@ -22,7 +22,7 @@ from diffcps.errors import UserError
 from diffcps.runs import criteria
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan, parsed
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.runs.pruning import FEWEST, behind, curve, evaluated_alike
 from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial

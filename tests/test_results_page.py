@@ -19,7 +19,8 @@ from diffcps.report import results_page
 from diffcps.report.document import Sheet
 from diffcps.report.results_record import ResultsRecord, command, whole
 from diffcps.runs.flags import SweepOptions
-from diffcps.runs.presets import build, official
+from diffcps.runs.planning import build
+from diffcps.runs.presets import official
 from diffcps.runs.read import collect
 from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task

@@ -11,10 +11,10 @@ from trials import trial
 
 from diffcps import report
 from diffcps.files import write_json
-from diffcps.runs import full_length
+from diffcps.runs.commands import full_length_command
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Axis, Plan
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.runs.read import IMPORTANCES
 from diffcps.runs.trials import Trial
 from diffcps.sweep import importance
@@ -43,7 +43,7 @@ BOUND = Axis("target_kl", low=0.01, high=0.3, log=True)
 def test_the_command_runs_the_configuration_at_full_length(flags: dict[str, Any]) -> None:
     """All settings are those of the short trial, exactly; steps and seeds are the usual ones."""
     (short,) = build(SweepOptions(**flags)).trials
-    words = shlex.split(full_length.command(short, ["/data/one", "two words"]))
+    words = shlex.split(full_length_command(short, ["/data/one", "two words"]))
     assert words[:2] == ["diffcps", "sweep"]
     read = tyro.cli(SweepOptions, args=words[2:])
     assert [str(folder) for folder in read.data_dir] == ["/data/one", "two words"]

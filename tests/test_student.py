@@ -29,7 +29,7 @@ from diffcps.deploy.distil import distil
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task
 from diffcps.training import checks, measures

@@ -29,8 +29,9 @@ from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task
-from diffcps.training import cost, environment, loop
+from diffcps.training import cost, loop
 from diffcps.training.evaluation import Evaluator, Rollouts
+from diffcps.training.facts import PACKAGES, describe, git_commit
 from diffcps.training.keeping import Kept
 from diffcps.training.learner import Learner
 from diffcps.training.policy import Policy
@@ -817,10 +818,10 @@ def test_failure_keeps_the_status(tmp_path: Path) -> None:
 
 
 def test_environment_is_plain_and_complete() -> None:
-    facts = environment.describe(RING, DATA.info, torch.device("cpu"))
+    facts = describe(RING, DATA.info, torch.device("cpu"))
     assert json.loads(json.dumps(facts)) == facts
     assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert set(environment.PACKAGES) | {"python"} == set(facts["versions"])
+    assert set(PACKAGES) | {"python"} == set(facts["versions"])
     assert facts["device"].startswith("cpu: ")
     assert facts["dataset"]["behaviour_return"] == 1.5
     assert "returns" not in facts["dataset"]
@@ -828,18 +829,18 @@ def test_environment_is_plain_and_complete() -> None:
 
 def test_behaviour_of_no_whole_trajectory_has_no_return() -> None:
     info = DatasetInfo("d4rl", Path("x.hdf5"), "c", "other", "note", 50, 0, np.zeros(0))
-    facts = environment.describe(get_task("hopper-medium-v2"), info, torch.device("cpu"))
+    facts = describe(get_task("hopper-medium-v2"), info, torch.device("cpu"))
     assert facts["dataset"]["behaviour_return"] is None
     assert facts["dataset"]["path"] == "x.hdf5"
 
 
 def test_commit_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the process that starts a sweep, for workers without a checkout."""
-    environment.git_commit.cache_clear()
+    git_commit.cache_clear()
     monkeypatch.setenv("DIFFCPS_COMMIT", "0123456789ab-dirty")
-    assert environment.git_commit() == "0123456789ab-dirty"
-    environment.git_commit.cache_clear()
+    assert git_commit() == "0123456789ab-dirty"
+    git_commit.cache_clear()
     monkeypatch.delenv("DIFFCPS_COMMIT")
     monkeypatch.setenv("PATH", "")
-    assert environment.git_commit() == "unknown", "no git on this machine"
-    environment.git_commit.cache_clear()
+    assert git_commit() == "unknown", "no git on this machine"
+    git_commit.cache_clear()

@@ -13,7 +13,8 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Axis, Plan
-from diffcps.runs.presets import ALGORITHMS_OF, PRESETS, build, grid, made
+from diffcps.runs.planning import ALGORITHMS_OF, build
+from diffcps.runs.presets import PRESETS, grid, made
 from diffcps.runs.settings import find, settings
 from diffcps.sweep import dry_run
 from diffcps.sweep.search import StudyPerTask, distributions, point_of

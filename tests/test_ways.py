@@ -20,7 +20,7 @@ from diffcps.config import DataConfig, EvaluationConfig, RunConfig
 from diffcps.config.plain import setting
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
-from diffcps.runs.presets import build
+from diffcps.runs.planning import build
 from diffcps.runs.settings import settings
 from diffcps.runs.trials import read_trial
 from diffcps.sweep import dry_run

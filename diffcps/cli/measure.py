@@ -45,13 +45,13 @@ class MeasureCommand:
         """Run it. Returns the exit status: 1 where a trial could not be measured."""
         from diffcps import data
         from diffcps.deploy.measuring import measure
-        from diffcps.training import cost
+        from diffcps.training.process import prepare_process
 
         console, trials = Console(), self._lacking()  # each with what it lacks
         directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
         if reason := data.missing([(trial.task, trial.config.data) for trial, _ in trials], directories):
             raise UserError(reason)
-        cost.prepare(1)  # the arithmetic of training
+        prepare_process(1)  # the arithmetic of training
         trials.sort(key=lambda one: (one[0].task.name, str(one[0].config.data)))  # a data set is loaded once
         load = lru_cache(maxsize=1)(lambda task, config: data.load(task, config, directories))
         failed = 0

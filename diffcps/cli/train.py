@@ -16,7 +16,7 @@ from rich.status import Status
 from rich.table import Table
 
 from diffcps.algorithms import names
-from diffcps.config import RunConfig
+from diffcps.config import ALGORITHM, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import is_url, local_path
 from diffcps.runs.flags import PlaceFlags, RunFlags
@@ -51,7 +51,7 @@ class Train(PlaceFlags, RunFlags):
         from diffcps.tasks.registry import get_task
         from diffcps.training import trial as trials
         from diffcps.training.checks import check
-        from diffcps.training.environment import unused_gpu
+        from diffcps.training.facts import unused_gpu
         from diffcps.training.views import check as check_views
         from diffcps.training.views import views
 
@@ -168,7 +168,7 @@ def _read(config: RunConfig, directories: tuple[Path, ...], console: Console) ->
 class Settings:
     """List the settings of an algorithm: defaults, values and meanings. Tasks and profiles change some of the defaults."""
 
-    algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="|".join(names()))] = "diffcps"
+    algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="|".join(names()))] = ALGORITHM
     """Name of the algorithm."""
 
     def __call__(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffcps.config.plain import Plain, Value, Values
 from diffcps.config.run import (
+    ALGORITHM,
     Actor,
     DataConfig,
     EvaluationConfig,
@@ -20,6 +21,7 @@ from diffcps.config.run import (
 )
 
 __all__ = [
+    "ALGORITHM",
     "Actor",
     "DataConfig",
     "EvaluationConfig",

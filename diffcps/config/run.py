@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Physics = Literal["d4rl", "modern"]
 ScoreKind = Literal["normalised", "success", "return"]
 Actor = Literal["online", "average", "student"]
+ALGORITHM = "diffcps"
+"""The algorithm where none is named."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class RunConfig(Plain):
     """The pack."""
     steps: int = setting(2_000_000, "a positive whole number")
     """Gradient steps."""
-    algorithm: str = "diffcps"
+    algorithm: str = ALGORITHM
     """Name of the algorithm."""
     settings: Values = Values()
     """Every setting of the algorithm by name."""

@@ -21,7 +21,7 @@ from diffcps.report.analysis import Row, seed_scores
 from diffcps.report.drawing import drawn
 from diffcps.report.results_page import document
 from diffcps.report.writers import markdown
-from diffcps.runs import full_length
+from diffcps.runs.commands import full_length_command
 from diffcps.runs.joined import joined
 from diffcps.runs.presets import changed
 from diffcps.runs.read import Sweep
@@ -125,7 +125,7 @@ def command(trial: Trial) -> str:
     """The command that trains a trial again; of a pack whose members differ in settings, its first member."""
     config = trial.config
     every, episodes = config.evaluation.every, config.evaluation.episodes
-    words = [full_length.command(config), f"--steps {config.steps} --seeds {trial.seeds}"]
+    words = [full_length_command(config), f"--steps {config.steps} --seeds {trial.seeds}"]
     words += [f"--evaluate-every {every} --episodes {episodes}"]
     words += [f"--acting {' '.join(config.acting)}"] if config.acting else []
     words += [f"--measures {' '.join(config.measures)}"] if config.measures else []

@@ -10,7 +10,7 @@ from diffcps.report.analysis import Row, Score, by_task, said
 from diffcps.report.document import Bullets, Figure, Panel, Prose, Section, Sheet
 from diffcps.report.drawing import colours
 from diffcps.report.tables import score, score_interval
-from diffcps.runs import full_length
+from diffcps.runs.commands import full_length_command
 from diffcps.runs.criteria import CRITERIA, SCORE, newest
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.read import Sweep
@@ -47,7 +47,7 @@ def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
         lines += [
             f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, {reached}last {score(row.last)}. At full length:"
         ]
-        lines += [f"  {full_length.command(row.trial.config, directories)}"]
+        lines += [f"  {full_length_command(row.trial.config, directories)}"]
     return lines
 
 

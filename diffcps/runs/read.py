@@ -21,8 +21,9 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs import lock
+from diffcps.runs.commands import repeated, resume_command, typed_command
 from diffcps.runs.lock import Holder
-from diffcps.runs.plan import Plan, parsed, repeated, resume_command, typed_command
+from diffcps.runs.plan import Plan, parsed
 from diffcps.runs.rows import evaluated, read_rows, record
 from diffcps.runs.time_left import seconds_left
 from diffcps.runs.trials import Trial, TrialState, modified, read_trial

@@ -16,7 +16,7 @@ from diffcps.errors import UserError
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, limits, ray_folder
 from diffcps.text import first_line
-from diffcps.training.environment import git_commit, unused_gpu
+from diffcps.training.facts import git_commit, unused_gpu
 
 DRIVERS = "driver"
 """Custom resource of a node that is reserved for trials' drivers."""

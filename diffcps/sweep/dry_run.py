@@ -28,6 +28,7 @@ from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, say, worded
 from diffcps.training import cost, measures
 from diffcps.training.learner import Learner
+from diffcps.training.process import prepare_process
 
 _WIDTH = 132
 """Columns of the table on a narrower terminal, which breaks its lines: cutting the names would lose them."""
@@ -41,7 +42,7 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # as many threads as a worker will have; more would compete with other processes for the cores
     cpus_of_worker = (options.cpus_per_trial or 1.0) / options.workers_per_trial
-    cost.prepare(min(threads_of(cpus_of_worker), os.cpu_count() or 1), device)
+    prepare_process(min(threads_of(cpus_of_worker), os.cpu_count() or 1), device)
     estimator = Estimator(device)
     seconds = [estimator.seconds(trial) for trial in plan.trials]
     Console(file=console.file, width=max(console.width, _WIDTH)).print(_table(plan, seconds))

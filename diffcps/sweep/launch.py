@@ -20,10 +20,11 @@ from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs import inert
+from diffcps.runs.commands import python, resume_command, typed_command
 from diffcps.runs.criteria import SCORE
 from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
-from diffcps.runs.plan import Plan, load, python, resume_command, typed_command
-from diffcps.runs.presets import build
+from diffcps.runs.plan import Plan, load
+from diffcps.runs.planning import build
 from diffcps.storage.location import Location, results_folder
 from diffcps.sweep import claim
 from diffcps.sweep import cluster as clusters

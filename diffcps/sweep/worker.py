@@ -26,11 +26,11 @@ from diffcps.sweep.cluster import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
 from diffcps.tracking.sink import THREAD
-from diffcps.training import cost
 from diffcps.training.divergence import divergence_rule
-from diffcps.training.environment import unused_gpu
+from diffcps.training.facts import unused_gpu
 from diffcps.training.loop import Prune, Sink
 from diffcps.training.packs import worker_memory
+from diffcps.training.process import prepare_process
 from diffcps.training.trial import Machine, run
 from diffcps.training.views import views
 from diffcps.training.watchdog import STUCK_SECONDS
@@ -108,7 +108,7 @@ def _machine(resources: Resources) -> Machine:
     device = torch.device("cuda" if resources.gpus else "cpu")
     if resources.gpus and (reason := unused_gpu()):
         raise UserError(f"{socket.gethostname()}: {reason}")
-    cost.prepare(resources.threads, device)
+    prepare_process(resources.threads, device)
     return Machine(device, resources.threads, worker_memory(device, resources.gpus, resources.memory))
 
 

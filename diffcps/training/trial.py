@@ -22,13 +22,15 @@ from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.tasks.registry import task_of
-from diffcps.training import cost, environment, loop
+from diffcps.training import cost, loop
 from diffcps.training.checks import check
 from diffcps.training.evaluation import Evaluator
+from diffcps.training.facts import describe
 from diffcps.training.learner import Learner, on_device
 from diffcps.training.loop import Prune, Sink
 from diffcps.training.measures.subject import Measurer
 from diffcps.training.packs import Packs, fitting
+from diffcps.training.process import prepare_process
 from diffcps.training.watchdog import Watchdog, reason
 from diffcps.training.workers import WorkerLostError, Workers
 
@@ -50,7 +52,7 @@ class Machine:
     def prepared(cls) -> "Machine":
         """The GPU if there is one, else the CPU with torch's number of threads; set up for learning."""
         machine = cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads())
-        cost.prepare(machine.threads, machine.device)
+        prepare_process(machine.threads, machine.device)
         return machine
 
 
@@ -223,7 +225,7 @@ def _facts(
     dataset, held_out = parts
     choice = cost.choose(config, machine.device)
     used = _gathered([[learner.engine.kind] for learner in packs.learners], workers)
-    facts = environment.describe(task_of(config), dataset.info, machine.device)
+    facts = describe(task_of(config), dataset.info, machine.device)
     if held_out is not None:
         facts["dataset"]["held_out"] = len(held_out)
     return facts | {

@@ -13,8 +13,8 @@ import numpy as np
 from diffcps import algorithms
 from diffcps.runs.presets import official
 from diffcps.tasks.registry import get_task
-from diffcps.training import cost
 from diffcps.training.learner import Learner
+from diffcps.training.process import prepare_process
 
 TASK = get_task("hopper-medium-v2")
 TURNS, SECONDS, ROWS = 3, 1.5, 5000
@@ -51,7 +51,7 @@ def rate(own: Learner, kind: str | None = None) -> float:
 
 def main() -> None:
     """Print a line for each algorithm, or for each of its stages."""
-    cost.prepare(1)
+    prepare_process(1)
     base = learner("diffcps", policy_freq=1)
     rows = [(name, {}) for name in algorithms.names()]
     rows.insert(1 + algorithms.names().index("idql"), ("idql", {"residual": False}))

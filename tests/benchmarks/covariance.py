@@ -15,7 +15,7 @@ from diffcps.runs.trials import read_trial
 from diffcps.studies.results import Results, bandit_trial
 from diffcps.studies.study import Scale
 from diffcps.tasks.registry import task_of
-from diffcps.training import cost
+from diffcps.training.process import prepare_process
 from diffcps.training.trial import Machine, run
 
 STDS = 0.1, 0.2, 0.3, 0.5
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12_000, help="gradient steps")
     length = parser.parse_args().steps
-    cost.prepare(1)
+    prepare_process(1)
     table = Table("s", "covariance", "sampled std / s, by seed", "KL(π_b ‖ μ), nats", "behaviour loss")
     with tempfile.TemporaryDirectory() as folder:
         for std in STDS:

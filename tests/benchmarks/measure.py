@@ -23,10 +23,10 @@ from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.envs import make
 from diffcps.runs import presets
 from diffcps.tasks.registry import Task, get_task
-from diffcps.training import cost
 from diffcps.training.engine import EngineKind
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.learner import Learner
+from diffcps.training.process import prepare_process
 
 from . import reference
 
@@ -134,7 +134,7 @@ class Routes:
     """Switches torch between what the yardstick runs under, torch as it comes, and what the pack runs under."""
 
     def __init__(self, threads: int, device: torch.device) -> None:
-        cost.prepare(threads, device)
+        prepare_process(threads, device)
         self._prepared = _fp32_route()
 
     def plain(self) -> None:
@@ -285,7 +285,7 @@ def _resident_bytes(field: str) -> int:
 
 def memory_growth(variant: Variant, threads: int) -> dict[str, float]:
     """Bytes by which this process's resident memory grew, at its highest, from building a pack and stepping it (CPU)."""
-    cost.prepare(threads)
+    prepare_process(threads)
     task = get_task(variant.task)
     data = made_up_data(task)
     before = _resident_bytes("VmRSS")
@@ -300,7 +300,7 @@ def time_to_steps(variant: Variant, device: str, threads: int, launched: float) 
     """
     imports = time.time() - launched
     on = torch.device(device)
-    cost.prepare(threads, on)
+    prepare_process(threads, on)
     data = made_up_data(get_task(variant.task))
     start = time.perf_counter()
     learner = build_learner(variant, data, on)

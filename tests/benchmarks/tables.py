@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from diffcps.training.cost import product_route
-from diffcps.training.environment import git_commit, versions
+from diffcps.training.facts import git_commit, versions
+from diffcps.training.process import product_route
 
 Rows = Sequence[dict[str, Any]]
 
