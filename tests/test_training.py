@@ -34,6 +34,7 @@ from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.facts import PACKAGES, describe, git_commit
 from diffcps.training.keeping import Kept
 from diffcps.training.learner import Learner
+from diffcps.training.packs import Packs
 from diffcps.training.policy import Policy
 from diffcps.training.trial import Machine, run
 from diffcps.training.workers import Workers
@@ -132,6 +133,15 @@ def exactly(state: Any) -> str:
     return "\n".join(map(exactly, state)) if isinstance(state, list) else repr(state)
 
 
+def looped(
+    config: RunConfig, learner: Learner, evaluate: Callable[..., Rollouts], folder: RunFolder, **more: Any
+) -> dict[str, float]:
+    """The loop over one pack that ``evaluate`` evaluates."""
+    packs = Packs()
+    packs.add(learner, evaluate, None)  # type: ignore[arg-type]
+    return loop.run(config, packs, folder, **more)
+
+
 def outcome(folder: RunFolder, learner: Learner, result: dict[str, float], sink: Memory) -> Outcome:
     metrics = (folder.path / "metrics.csv").read_text()
     assert metrics.split("\n", 1)[0].endswith(",steps_per_second")
@@ -151,7 +161,7 @@ def straight(config: RunConfig, path: Path, **arguments: Any) -> tuple[Outcome, 
     folder, learner, sink = RunFolder(path / config.key), make_learner(config), Memory()
     folder.create(config)
     arguments = {"evaluate": evaluate, "checkpoint_clock": clock()} | arguments
-    result = loop.run(config, learner, folder=folder, sinks=[sink], **arguments)
+    result = looped(config, learner, folder=folder, sinks=[sink], **arguments)
     return outcome(folder, learner, result, sink), folder
 
 
@@ -224,7 +234,7 @@ def killed_and_resumed(
         try:
             with mock.patch("os.fsync", return_value=None):
                 folder.create(config)
-                result = loop.run(
+                result = looped(
                     config,
                     learner,
                     reaper.wrap(evaluate),
@@ -373,7 +383,7 @@ def test_checkpoints_come_with_a_row(tmp_path: Path, minutes: float, expected: l
 
     folder = Folder(tmp_path)
     folder.create(CONFIG)
-    loop.run(
+    looped(
         CONFIG.replaced(checkpoint_minutes=minutes),
         make_learner(),
         evaluate,
@@ -429,8 +439,8 @@ def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[
     """The status of a trial by the clock ``now``, and its learner."""
     learner = SimpleNamespace(step=0, filling=False)
     here = {"workers": Workers(), "clock": SimpleNamespace(spent={}), "scores": [], "kept": Kept(config, {})}
-    trial = loop._Trial(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
-    return loop._Status(trial, now=now), learner
+    attempt = loop._Attempt(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
+    return loop._Status(attempt, now=now), learner
 
 
 def test_rows_further_apart_than_checkpoints_are_mentioned(tmp_path: Path) -> None:
@@ -476,7 +486,7 @@ def test_what_comes_before_the_first_step_is_none_of_its_time(tmp_path: Path) ->
 def test_drawing_actions_in_the_middle_of_a_trial_is_told(tmp_path: Path) -> None:
     now, config = [0.0], CONFIG.replaced(steps=100)
     status, learner = status_of(config, tmp_path, lambda: now[0])
-    status.trial.folder.create(config)
+    status.attempt.folder.create(config)
     for learner.step, now[0], learner.filling in ((0, 0.0, False), (50, 10.0, False), (50, 600.0, True)):
         status.write()
     trial = read_trial(tmp_path, config)
@@ -521,12 +531,12 @@ def test_time_spent_survives_a_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        loop.run(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, checkpoint_clock=clock())
+        looped(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, checkpoint_clock=clock())
     state, _ = folder.load_checkpoint()
     assert state is not None
     state["seconds"]["learning"] = 100_000.0
     folder.save_checkpoint(state, state["learner"]["step"])
-    loop.run(CONFIG, make_learner(), evaluate, folder)
+    looped(CONFIG, make_learner(), evaluate, folder)
     assert 100_000 < folder.status["seconds"]["learning"] < 200_000
 
 
@@ -536,7 +546,7 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     folder.create(CONFIG)
     asked = time.time() - 100_000
     with pytest.raises(Killed):
-        loop.run(
+        looped(
             CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, requested_at=asked, checkpoint_clock=clock()
         )
     first = folder.status["seconds"]
@@ -547,7 +557,7 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     # long after the newest checkpoint, and fifty minutes ago, it was killed
     lost = {**first, "learning": first["learning"] + 5000}
     folder.write_status({**folder.status, "seconds": lost, "updated": time.time() - 3000})
-    loop.run(CONFIG, make_learner(), evaluate, folder, requested_at=asked)
+    looped(CONFIG, make_learner(), evaluate, folder, requested_at=asked)
     spent = folder.status["seconds"]
     assert 103_000 <= spent["start"] < 200_000
     assert 5000 <= spent["repeated"] < 10_000
@@ -571,12 +581,12 @@ def test_a_checkpoint_that_is_asked_for_comes_at_once(tmp_path: Path, at: int) -
 
     config = CONFIG.replaced(checkpoint_minutes=600)
     with pytest.raises(Killed):
-        loop.run(config, make_learner(), evaluate, folder, progress=ask, status_seconds=0)
+        looped(config, make_learner(), evaluate, folder, progress=ask, status_seconds=0)
     assert sorted(set(saved)) == [0, at]
     assert not folder.asked_to_save
     resumed, other = make_learner(), make_learner()
-    loop.run(config, resumed, evaluate, folder)
-    loop.run(CONFIG, other, evaluate, whole)
+    looped(config, resumed, evaluate, folder)
+    looped(CONFIG, other, evaluate, whole)
     assert exactly(resumed.state_dict()) == exactly(other.state_dict())
     for name in ("metrics.csv", "returns.csv"):
         rows, undisturbed = (
@@ -607,9 +617,9 @@ def keeping(
     learner = make_learner(config)
     if kill:
         with pytest.raises(Killed):
-            loop.run(config, learner, Reaper(kill, 0).wrap(known), folder, checkpoint_clock=clock((every,)))
+            looped(config, learner, Reaper(kill, 0).wrap(known), folder, checkpoint_clock=clock((every,)))
     else:
-        loop.run(config, learner, known, folder, checkpoint_clock=clock((every,)))
+        looped(config, learner, known, folder, checkpoint_clock=clock((every,)))
     return seen
 
 
@@ -684,7 +694,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
     sink, folder = Memory(), RunFolder(tmp_path / "failing")
     folder.create(CONFIG)
     with pytest.raises(ZeroDivisionError):
-        loop.run(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, sinks=[sink])
+        looped(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, sinks=[sink])
     assert sink.closed == 1
 
     class Slow(Memory):
@@ -695,7 +705,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
 
     sink, folder = Slow(), RunFolder(tmp_path / "whole")
     folder.create(CONFIG)
-    loop.run(CONFIG, make_learner(), evaluate, folder, sinks=[sink])
+    looped(CONFIG, make_learner(), evaluate, folder, sinks=[sink])
     assert sink.closed == 1
     assert folder.status["seconds"]["tracking"] >= 0.2
 
@@ -704,10 +714,10 @@ def test_damaged_checkpoint_is_mentioned(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        loop.run(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder, checkpoint_clock=clock())
+        looped(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder, checkpoint_clock=clock())
     newest = max((tmp_path / "checkpoint").glob("*.pt"))
     newest.write_bytes(b"")
-    loop.run(CONFIG, make_learner(), evaluate, folder)
+    looped(CONFIG, make_learner(), evaluate, folder)
     (note,) = folder.status["notes"]
     assert newest.name in note
 
@@ -719,7 +729,7 @@ def test_complete_trial_is_left_alone(tmp_path: Path) -> None:
         file.unlink()
     before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
     refuse = mock.Mock(side_effect=AssertionError)
-    again = loop.run(
+    again = looped(
         CONFIG, make_learner(), refuse, folder, sinks=[mock.Mock(log=refuse)], report=refuse, progress=refuse
     )
     assert again == done.result
@@ -733,7 +743,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     before = (folder.path / "metrics.csv").read_bytes()
     wider = CONFIG.with_settings(hidden_size=12)
     with pytest.raises(UserError, match="another pack, network or version"):
-        loop.run(CONFIG, make_learner(wider), evaluate, folder)
+        looped(CONFIG, make_learner(wider), evaluate, folder)
     assert (folder.path / "metrics.csv").read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""The loop of one trial: learn, evaluate, record, save. It takes callables and knows no Ray and no MLflow.
+"""The loop of one trial: learn, evaluate, record, save. It knows no Ray and no MLflow.
 
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
@@ -21,7 +21,6 @@ from diffcps.tasks.registry import task_of
 from diffcps.training import cost
 from diffcps.training.evaluation import Rollouts
 from diffcps.training.keeping import Kept
-from diffcps.training.learner import Learner
 from diffcps.training.measures.subject import Measured
 from diffcps.training.packs import Packs
 from diffcps.training.workers import Workers
@@ -41,7 +40,7 @@ class Sink(Protocol):
 
 
 Prune = Callable[[int, Mapping[str, NDArray[Any]]], str]
-"""Says, of a step and what sinks show of it, ``[K]``, why the trial need not go on; an empty text if it is to."""
+"""Given a step and the metrics shown at it (``[K]``): why the trial ends here; empty to continue."""
 PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking", "repeated"
 """How a trial spends its time: until its first step (processes, imports, data), gradient steps, waiting for the trial's
 other workers, evaluation, writing the run folder, sinks, and work repeated after kills."""
@@ -78,11 +77,11 @@ class _Clock:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """What every part of the loop works on."""
+class _Attempt:
+    """What every part of the loop works on: one process's attempt to train the trial to its end."""
 
     config: RunConfig
-    learner: Learner | Packs
+    packs: Packs
     folder: RunFolder
     workers: Workers
     clock: _Clock
@@ -92,24 +91,23 @@ class _Trial:
     complaints: Sequence[str] = ()
     """A sentence for each damaged checkpoint."""
     pruned: str = ""
-    """Why the checkpoint that it goes on from is its last."""
+    """Why an earlier attempt pruned the trial; empty if it did not."""
 
     @property
     def next_row(self) -> int:
         """The next step at which a row is written."""
         every = self.config.log_every, self.config.evaluation.every
-        return min(self.config.steps, *(n * (self.learner.step // n + 1) for n in every))
+        return min(self.config.steps, *(n * (self.packs.step // n + 1) for n in every))
 
     @property
     def can_save(self) -> bool:
         """Whether a checkpoint can be written between two rows: workers talk at rows only, and several packs take turns."""
-        packs = len(self.learner.learners) if isinstance(self.learner, Packs) else 1
-        return self.workers.count == packs == 1 and not self.learner.filling
+        return self.workers.count == len(self.packs.learners) == 1 and not self.packs.filling
 
     @property
     def evaluation_due(self) -> bool:
         """Whether the row of this step has an evaluation."""
-        step = self.learner.step
+        step = self.packs.step
         return step % self.config.evaluation.every == 0 or step == self.config.steps
 
     @property
@@ -125,7 +123,7 @@ class _Status:
     """Keeps ``status.json`` and the caller's progress display up to date; silent in all workers but the first.
 
     Args:
-        trial: whose status it is.
+        attempt: what is reported.
         notes: sentences about this attempt.
         progress: called with every status that is written.
         seconds: between two updates while learning.
@@ -134,25 +132,25 @@ class _Status:
 
     def __init__(
         self,
-        trial: _Trial,
+        attempt: _Attempt,
         *,
         notes: Sequence[str] = (),
         progress: Callable[[dict[str, Any]], None] | None = None,
         seconds: float = STATUS_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.trial, self.progress, self.seconds, self.now = trial, progress, seconds, now
-        said = [*notes, *trial.complaints]
-        self.values: dict[str, Any] = {"state": "running", "steps": trial.config.steps, "notes": said}
-        self.start_step, self.start_time, self.written_at = trial.learner.step, now(), -seconds
+        self.attempt, self.progress, self.seconds, self.now = attempt, progress, seconds, now
+        said = [*notes, *attempt.complaints]
+        self.values: dict[str, Any] = {"state": "running", "steps": attempt.config.steps, "notes": said}
+        self.start_step, self.start_time, self.written_at = attempt.packs.step, now(), -seconds
         self.rate = self.pace = 0.0
         # of this attempt's first status: what the trial had taken before, without starting and without what is repeated
         self.begun_at = self.start_time
-        self.before = sum(value for name, value in trial.clock.spent.items() if name not in ("start", "repeated"))
+        self.before = sum(value for name, value in attempt.clock.spent.items() if name not in ("start", "repeated"))
 
     def warn_of_long_row(self, minutes: float) -> None:
         """Note, once, that a row takes longer than the time asked for between checkpoints."""
-        interval = self.trial.config.checkpoint_minutes
+        interval = self.attempt.config.checkpoint_minutes
         beginning = "checkpoints come with rows, and here a row takes longer than"
         if minutes > interval and not any(note.startswith(beginning) for note in self.values["notes"]):
             self.values["notes"].append(f"{beginning} the {interval:g} min between checkpoints: {minutes:.1f} min.")
@@ -165,7 +163,7 @@ class _Status:
     def write(self, **changes: Any) -> None:
         """Write the status now."""
         self.written_at = self.now()
-        step, config = self.trial.learner.step, self.trial.config
+        step, config = self.attempt.packs.step, self.attempt.config
         self._measure(step)
         left = self.pace * (cost.eager_seconds(config) - cost.eager_seconds(config, step)) if self.pace else None
         self.values.update(
@@ -173,18 +171,18 @@ class _Status:
             steps_per_second=self.rate,
             seconds_left=None if self._tell_filling() else left,
             seconds_whole=None if left is None else self.before + self.written_at - self.begun_at + left,
-            seconds=self.trial.clock.spent,
+            seconds=self.attempt.clock.spent,
             updated=time.time(),
             **changes,
         )
-        if self.trial.workers.first:
-            self.trial.folder.write_status(self.values)
+        if self.attempt.workers.first:
+            self.attempt.folder.write_status(self.values)
             if self.progress is not None:
                 self.progress(self.values)
 
     def _tell_filling(self) -> bool:
         """Whether the learner fills the columns of a stage; says so."""
-        filling = self.trial.learner.filling
+        filling = self.attempt.packs.filling
         if not filling:
             self.values.pop("doing", None)
             self.values.pop("doing_since", None)
@@ -198,7 +196,7 @@ class _Status:
         A step of cloning costs less than others, which the estimate knows. Both are measured since this attempt began
         or, later, since cloning ended.
         """
-        config = self.trial.config
+        config = self.attempt.config
         if step > self.start_step:
             passed = max(self.written_at - self.start_time, 1e-9)
             done = cost.eager_seconds(config, step) - cost.eager_seconds(config, self.start_step)
@@ -211,11 +209,9 @@ class _Status:
 
 def run(
     config: RunConfig,
-    learner: Learner | Packs,
-    evaluate: Callable[[Any, int, int], Rollouts],
+    packs: Packs,
     folder: RunFolder,
     *,
-    measure: Callable[[Any, int, bool], Measured] | None = None,
     workers: Workers | None = None,
     sinks: Sequence[Sink] = (),
     prune: Prune | None = None,
@@ -226,14 +222,12 @@ def run(
     checkpoint_clock: Callable[[], float] = time.monotonic,
     status_seconds: float = STATUS_SECONDS,
 ) -> dict[str, float]:
-    """Train a pack to its end; one that has ended stays as it is. Returns ``step``; if evaluated also ``last`` and ``best``.
+    """Train a trial to its end; one that has ended stays as it is. Returns ``step``; if evaluated also ``last`` and ``best``.
 
     Args:
         config: the trial.
-        learner: a fresh learner of this worker's members; the newest checkpoint, if any, is loaded into it.
-        evaluate: ``(policy, index of the evaluation, episodes) -> Rollouts`` of this worker's members.
+        packs: this worker's members, fresh; the newest checkpoint, if any, is loaded into them.
         folder: the run folder, already created for ``config``.
-        measure: ``(policy, index of the evaluation, whether it is the last) -> Measured``; by default nothing is measured.
         workers: the workers that share the members; by default this one trains all.
         sinks: closed at the end; only the first worker may have any.
         prune: asked in the first worker after each evaluation but the last; the trial ends where it gives a reason.
@@ -248,37 +242,37 @@ def run(
         return {name: folder.status[name] for name in ("step", "last", "best") if name in folder.status}
     pruned = ""
     try:
-        trial = _begin(config, learner, folder, workers=workers or Workers(), requested_at=requested_at)
-        status = _Status(trial, notes=notes, progress=progress, seconds=status_seconds)
+        attempt = _begin(config, packs, folder, workers=workers or Workers(), requested_at=requested_at)
+        status = _Status(attempt, notes=notes, progress=progress, seconds=status_seconds)
         saved_at = checkpoint_clock()
-        status.write(saved=learner.step, **trial.summary)
-        pruned = trial.pruned
-        while learner.step < config.steps and not pruned:
-            shown = _row(trial, status, evaluate, measure=measure, sinks=sinks)
-            pruned = _pruned(trial, prune, shown)
+        status.write(saved=packs.step, **attempt.summary)
+        pruned = attempt.pruned
+        while packs.step < config.steps and not pruned:
+            shown = _row(attempt, status, sinks)
+            pruned = _pruned(attempt, prune, shown)
             late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes or folder.asked_to_save
-            if learner.step == config.steps or pruned or trial.workers.decide(late):
-                _save(trial, status, pruned)
+            if packs.step == config.steps or pruned or attempt.workers.decide(late):
+                _save(attempt, status, pruned)
                 saved_at = checkpoint_clock()
-            trial.clock.charge("checkpoint")
-            status.write(**trial.summary)
-            if trial.evaluation_due and trial.summary and report is not None:
-                report({"step": learner.step, "score": trial.summary["last"], "best": trial.summary["best"]})
-                trial.clock.charge("tracking")
+            attempt.clock.charge("checkpoint")
+            status.write(**attempt.summary)
+            if attempt.evaluation_due and attempt.summary and report is not None:
+                report({"step": packs.step, "score": attempt.summary["last"], "best": attempt.summary["best"]})
+                attempt.clock.charge("tracking")
     finally:
         for sink in sinks:
             sink.close(pruned)
-    return _end(trial, status, pruned)
+    return _end(attempt, status, pruned)
 
 
 def _begin(
     config: RunConfig,
-    learner: Learner | Packs,
+    packs: Packs,
     folder: RunFolder,
     *,
     workers: Workers,
     requested_at: float | None,
-) -> _Trial:
+) -> _Attempt:
     """Go to the newest whole checkpoint, and drop the rows that came after it."""
     state, complaints = folder.load_checkpoint()
     before = folder.status
@@ -286,13 +280,13 @@ def _begin(
     begun = max(time.time() if requested_at is None else requested_at, before.get("updated", 0.0))
     clock = _Clock(state["seconds"] if state else {}, before.get("seconds", {}), begun)
     if state:
-        learner.load_state_dict(workers.own_state(state["learner"]))
-    workers.agree("the step of the newest checkpoint", learner.step)
+        packs.load_state_dict(workers.own_state(state["learner"]))
+    workers.agree("the step of the newest checkpoint", packs.step)
     if workers.first:
-        folder.rewind(learner.step)
-    return _Trial(
+        folder.rewind(packs.step)
+    return _Attempt(
         config,
-        learner,
+        packs,
         folder,
         workers=workers,
         clock=clock,
@@ -303,28 +297,21 @@ def _begin(
     )
 
 
-def _row(
-    trial: _Trial,
-    status: _Status,
-    evaluate: Callable[[Any, int, int], Rollouts],
-    *,
-    measure: Callable[[Any, int, bool], Measured] | None,
-    sinks: Sequence[Sink],
-) -> dict[str, NDArray[Any]]:
+def _row(attempt: _Attempt, status: _Status, sinks: Sequence[Sink]) -> dict[str, NDArray[Any]]:
     """Learn until the next row, write it, evaluate if that is due, and show all of it; returns what was shown, ``[K]``."""
-    shown = _learn(trial, status)
-    if trial.evaluation_due:
-        shown |= _evaluate(trial, evaluate, measure)
+    shown = _learn(attempt, status)
+    if attempt.evaluation_due:
+        shown |= _evaluate(attempt)
     for sink in sinks:
-        sink.log(shown, trial.learner.step)
-    trial.clock.charge("tracking")
+        sink.log(shown, attempt.packs.step)
+    attempt.clock.charge("tracking")
     return shown
 
 
-def _learn(trial: _Trial, status: _Status) -> dict[str, NDArray[Any]]:
+def _learn(attempt: _Attempt, status: _Status) -> dict[str, NDArray[Any]]:
     """Take the gradient steps until the next row and write it; returns what sinks show of all members, ``[K]``."""
-    clock, end, seconds = trial.clock, trial.next_row, 0.0
-    steps = end - trial.learner.step
+    clock, end, seconds = attempt.clock, attempt.next_row, 0.0
+    steps = end - attempt.packs.step
     clock.charge("checkpoint")
 
     def heartbeat() -> None:
@@ -333,37 +320,39 @@ def _learn(trial: _Trial, status: _Status) -> dict[str, NDArray[Any]]:
             return
         seconds += clock.charge("learning")
         status.write()
-        # not after a row's last step: who goes on from there would not write the row
-        if trial.can_save and trial.learner.step < end and trial.folder.asked_to_save:
-            _save(trial, status)
+        # not after the last step of a row: a resume from there would skip writing the row
+        if attempt.can_save and attempt.packs.step < end and attempt.folder.asked_to_save:
+            _save(attempt, status)
             clock.charge("checkpoint")
             status.write()
 
-    own = {name: value.cpu().numpy() for name, value in trial.learner.update(steps, heartbeat).items()}
+    own = {name: value.cpu().numpy() for name, value in attempt.packs.update(steps, heartbeat).items()}
     seconds += clock.charge("learning")
     status.warn_of_long_row(seconds / 60)
-    metrics = trial.workers.join(own)
+    metrics = attempt.workers.join(own)
     clock.charge("waiting")
-    metrics["steps_per_second"] = np.full(len(trial.config.members), steps / max(seconds, 1e-9))
-    if trial.workers.first:
-        trial.folder.log(trial.learner.step, trial.config, metrics, (*trial.learner.metrics, "steps_per_second"))
+    metrics["steps_per_second"] = np.full(len(attempt.config.members), steps / max(seconds, 1e-9))
+    if attempt.workers.first:
+        attempt.folder.log(attempt.packs.step, attempt.config, metrics, (*attempt.packs.metrics, "steps_per_second"))
     clock.charge("checkpoint")
     return {f"training/{name}": value for name, value in metrics.items()}
 
 
-def _evaluate(
-    trial: _Trial,
-    evaluate: Callable[[Any, int, int], Rollouts],
-    measure: Callable[[Any, int, bool], Measured] | None,
-) -> dict[str, NDArray[Any]]:
+def _evaluate(attempt: _Attempt) -> dict[str, NDArray[Any]]:
     """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
-    config, folder, workers, clock = trial.config, trial.folder, trial.workers, trial.clock
-    step, policies = trial.learner.step, trial.learner.policy()
+    config, packs, folder, workers, clock = (
+        attempt.config,
+        attempt.packs,
+        attempt.folder,
+        attempt.workers,
+        attempt.clock,
+    )
+    step, policies = packs.step, packs.policy()
     last = step == config.steps
     episodes = config.evaluation.episodes_at(last)
-    index = len(trial.scores) if episodes else (step - 1) // config.evaluation.every
-    rollouts = evaluate(policies, index, episodes) if episodes else None
-    measured = Measured({}, {}) if measure is None else measure(policies, index, last)
+    index = len(attempt.scores) if episodes else (step - 1) // config.evaluation.every
+    rollouts = packs.evaluate(policies, index, episodes) if episodes else None
+    measured = packs.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
     clock.charge("evaluation")
     if rollouts is not None:
         rollouts = Rollouts(**workers.join(vars(rollouts)))
@@ -373,55 +362,55 @@ def _evaluate(
         if rollouts is not None:
             folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
         folder.log_measures(step, config, measured.values, measured.samples)
-    shown = {} if rollouts is None else _scored(trial, rollouts)
-    trial.kept.update(step, trial.scores[-1] if rollouts is not None else None, lambda: _tensors(trial))
+    shown = {} if rollouts is None else _scored(attempt, rollouts)
+    attempt.kept.update(step, attempt.scores[-1] if rollouts is not None else None, lambda: _tensors(attempt))
     shown |= {f"measures/{name}": value for name, value in measured.values.items()}
     clock.charge("checkpoint")
     return shown
 
 
-def _scored(trial: _Trial, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
+def _scored(attempt: _Attempt, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     """Add the scores of an evaluation to the trial's; returns what sinks show of it, ``[K]``."""
-    scores = task_of(trial.config).normalised_score(rollouts.returns).mean(axis=1)
-    trial.scores.append(scores.tolist())
+    scores = task_of(attempt.config).normalised_score(rollouts.returns).mean(axis=1)
+    attempt.scores.append(scores.tolist())
     return {
         "evaluation/score": scores,
         "evaluation/return": rollouts.returns.mean(axis=1),
         "evaluation/length": rollouts.lengths.mean(axis=1),
         # fmax ignores evaluations of a diverged policy, whose score is NaN
-        "evaluation/best": np.fmax.reduce(np.array(trial.scores)),
+        "evaluation/best": np.fmax.reduce(np.array(attempt.scores)),
     }
 
 
-def _save(trial: _Trial, status: _Status, pruned: str = "") -> None:
+def _save(attempt: _Attempt, status: _Status, pruned: str = "") -> None:
     """Write a checkpoint; all workers take part. A trial that is ended early says so there: a kill may come before its status."""
-    whole = trial.workers.join_state(trial.learner.state_dict())
-    if trial.workers.first:
-        state = {"learner": whole, "scores": trial.scores, "seconds": trial.clock.spent} | trial.kept.state
+    whole = attempt.workers.join_state(attempt.packs.state_dict())
+    if attempt.workers.first:
+        state = {"learner": whole, "scores": attempt.scores, "seconds": attempt.clock.spent} | attempt.kept.state
         state |= {"pruned": pruned} if pruned else {}
-        trial.folder.save_checkpoint(state, trial.learner.step)
-    status.values["saved"] = trial.learner.step
+        attempt.folder.save_checkpoint(state, attempt.packs.step)
+    status.values["saved"] = attempt.packs.step
 
 
-def _tensors(trial: _Trial) -> Mapping[str, Any]:
+def _tensors(attempt: _Attempt) -> Mapping[str, Any]:
     """The tensors of the whole pack in the first worker, none in the others; all workers take part."""
-    whole = trial.workers.join_state(trial.learner.state_dict())
-    return dict(whole["pack"]) if trial.workers.first else {}
+    whole = attempt.workers.join_state(attempt.packs.state_dict())
+    return dict(whole["pack"]) if attempt.workers.first else {}
 
 
-def _pruned(trial: _Trial, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
-    """Why the trial ends here, the same in all workers; empty if it goes on."""
-    if not trial.evaluation_due or trial.learner.step == trial.config.steps:
+def _pruned(attempt: _Attempt, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
+    """Why the trial ends here, the same in all workers; empty if it continues."""
+    if not attempt.evaluation_due or attempt.packs.step == attempt.config.steps:
         return ""
-    why = prune(trial.learner.step, shown) if prune is not None else ""
-    ends = trial.workers.decide(bool(why))
+    why = prune(attempt.packs.step, shown) if prune is not None else ""
+    ends = attempt.workers.decide(bool(why))
     return (why or "the first worker says why") if ends else ""
 
 
-def _end(trial: _Trial, status: _Status, pruned: str) -> dict[str, float]:
+def _end(attempt: _Attempt, status: _Status, pruned: str) -> dict[str, float]:
     """Say in the status that the trial is complete, or why it has been ended early."""
-    trial.clock.charge("tracking")
+    attempt.clock.charge("tracking")
     status.write(**({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"}))
     # the other workers leave only now: if the status cannot be written, they must learn of it
-    trial.workers.agree("the last step", trial.learner.step)
-    return {"step": trial.learner.step, **trial.summary}
+    attempt.workers.agree("the last step", attempt.packs.step)
+    return {"step": attempt.packs.step, **attempt.summary}

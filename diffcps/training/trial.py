@@ -103,9 +103,7 @@ def run(
             loop.run(
                 config,
                 packs,
-                packs.evaluate,
                 folder,
-                measure=packs.measure if config.measures or config.acting else None,
                 workers=workers,
                 sinks=sinks(facts) if sinks and workers.first else (),
                 prune=prune(parts[0]) if prune and workers.first else None,
