@@ -1,7 +1,5 @@
 """A part of a data set that is held out of learning, by trajectories, to judge on what was not learned from."""
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,9 +39,4 @@ def parted(
     held = np.zeros(len(starts), dtype=bool)
     held[order[:count]] = True
     rows = np.repeat(held, lengths)
-    return _rows(data, ~rows), _rows(data, rows)
-
-
-def _rows(data: Transitions, chosen: NDArray[np.bool_]) -> Transitions:
-    columns = {name: value[chosen] for name, value in vars(data).items() if name != "info"}
-    return replace(data, **columns)
+    return data.rows(~rows), data.rows(rows)

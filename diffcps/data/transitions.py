@@ -8,7 +8,7 @@ hold the observation after their last action, so no step is lost.
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +70,10 @@ class Transitions:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Transitions":
+        """The chosen rows: a mask ``[N]`` or indices ``[n]``; ``info`` is still that of the whole data set."""
+        return replace(self, **{name: value[chosen] for name, value in vars(self).items() if name != "info"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -228,8 +228,4 @@ def _chosen(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDA
 
 
 def _some(data: Transitions, most: int, rng: np.random.Generator) -> Transitions:
-    return _rows(data, _chosen(np.arange(len(data)), most, rng))
-
-
-def _rows(data: Transitions, chosen: NDArray[np.int64]) -> Transitions:
-    return Transitions(**{name: value[chosen] if name != "info" else value for name, value in vars(data).items()})
+    return data.rows(_chosen(np.arange(len(data)), most, rng))
