@@ -96,7 +96,7 @@ def command(*arguments: object) -> int:
         ((*RING, "--address", "ray://127.0.0.1:9"), ("nothing answers at the Ray address ray://127.0.0.1:9",)),
         ((*RING, "--address", "nonsense"), ("nothing answers at the Ray address nonsense",)),
         ((*RING, "--data-dir", "absent"), ("absent", "no such folder")),
-        (("--resume", "absent"), ("no sweep is called 'absent'", "no sweep in that folder at all")),
+        (("--resume", "absent"), ("no sweep is called 'absent'", "It holds no sweep")),
     ],
 )
 def test_a_mistake_in_a_flag(capsys, place, arguments, words):
@@ -196,7 +196,7 @@ def test_a_folder_that_holds_another_sweep(capsys, place, begun):
 def test_resuming_what_is_not_there_or_with_a_change(capsys, place, begun):
     said = refused(capsys, place, "--resume", "begin", "--results", begun.parent)
     assert "no sweep is called 'begin'" in said
-    assert "Sweeps there: begun" in said
+    assert "It holds: begun" in said
     said = refused(capsys, place, "--resume", "begun", "--results", begun.parent, "--steps", 30, "--seeds", 3)
     assert "--seeds, --steps would change it" in said
 

@@ -314,7 +314,7 @@ def test_unknown_sweep_lists_the_known(tmp_path: Path) -> None:
     for name in "one", "two":
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "sweep.json", {})
-    with pytest.raises(UserError, match=r"Sweeps there: one, two\."):
+    with pytest.raises(UserError, match=r"It holds: one, two\."):
         load(tmp_path / "x")
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from diffcps.errors import UserError
 from diffcps.text import say
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ class Report:
 
 def located(sweep: str, place: str) -> "Location":
     """A sweep's location, after a refresh from the object store. Raises `UserError` when there is no such sweep."""
+    from diffcps.runs.plan import no_sweep
     from diffcps.storage.location import Location, results_folder
 
     results, remote = results_folder(place)
@@ -59,6 +59,5 @@ def located(sweep: str, place: str) -> "Location":
     location = Location(folder, remote=remote.below(sweep) if remote and folder == results / sweep else None)
     location.refresh()
     if not (folder / "runs").is_dir():
-        known = ", ".join(sorted(file.parent.name for file in results.glob("*/runs"))) or "none"
-        raise UserError(f"no sweep is called {sweep!r} in {place}. Its sweeps: {known}.")
+        raise no_sweep(sweep, place, (file.parent.name for file in results.glob("*/runs")))
     return location

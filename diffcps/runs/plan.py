@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffcps.config import Member, RunConfig, Value
-from diffcps.errors import UserError
+from diffcps.errors import UserError, nearest
 from diffcps.files import read_json
 from diffcps.runs.criteria import SCORE
 from diffcps.text import worded
@@ -223,10 +223,16 @@ def load(folder: Path) -> Plan:
     """The plan in a sweep's folder. Raises ``UserError`` when there is none, or one that makes no sense."""
     file = folder / "sweep.json"
     if not file.exists():
-        known = sorted(file.parent.name for file in folder.parent.glob("*/sweep.json"))
-        known_text = f"Sweeps there: {', '.join(known)}." if known else "There is no sweep in that folder at all."
-        raise UserError(f"no sweep is called {folder.name!r} in {folder.parent}. {known_text}")
+        known = (file.parent.name for file in folder.parent.glob("*/sweep.json"))
+        raise no_sweep(folder.name, folder.parent, known)
     return parsed(read_json(file), file)
+
+
+def no_sweep(name: str, place: object, known: Iterable[str]) -> UserError:
+    """What is said where a results folder has no sweep of this name; ``known`` are the names of those that it has."""
+    names = sorted(known)
+    holds = f"It holds: {', '.join(names)}." if names else "It holds no sweep."
+    return UserError(f"no sweep is called {name!r} in {place}{nearest(name, names) or '.'} {holds}")
 
 
 def parsed(values: Any, file: Path) -> Plan:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from filelock import FileLock
 
 from diffcps.config import RunConfig, home
-from diffcps.errors import UserError, nearest
+from diffcps.errors import UserError
 from diffcps.files import is_url, local_path, read_json
 from diffcps.runs import lock
 from diffcps.runs.folder import RunFolder
+from diffcps.runs.plan import no_sweep
 from diffcps.runs.read import Sweep, read
 from diffcps.storage.mirror import MirroredFolder, View
 from diffcps.storage.remote import Remote
@@ -248,9 +249,7 @@ class Results:
             raise UserError(
                 f"{self.name}/{name} holds trials but no sweep. Tabulate them with `diffcps report {name}`."
             )
-        known = {sweep.name: sweep for sweep in self.sweeps()}
-        holds = f"It holds: {', '.join(sorted(known))}." if known else "It holds no sweep."
-        raise UserError(f"no sweep is called {name!r} in {self.name}{nearest(name, known) or '.'} {holds}")
+        raise no_sweep(name, self.name, (sweep.name for sweep in self.sweeps()))
 
 
 @contextmanager
