@@ -213,6 +213,11 @@ class RunConfig(Plain):
         """A setting of each member."""
         return tuple(self.value(name, k) for k in range(len(self.members)))
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Names, as for ``value``, of the settings that reports compare: of algorithm and evaluation, and ``hold_out``."""
+        return (*self.settings, *(f"evaluation.{name}" for name in vars(self.evaluation)), "data.hold_out")
+
     def with_settings(self, **changes: Value) -> "Self":
         """A copy in which these settings have these values, in all members. Raises ``UserError`` for an unknown name."""
         for name, value in changes.items():

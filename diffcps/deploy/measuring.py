@@ -13,8 +13,8 @@ from diffcps.data.holding import parted
 from diffcps.data.transitions import Transitions
 from diffcps.deploy.trained import members, steps_of
 from diffcps.errors import UserError
-from diffcps.runs.folder import RunFolder
-from diffcps.runs.rows import IDENTITY, read_rows
+from diffcps.runs.folder import IDENTITY, RunFolder
+from diffcps.runs.rows import read_rows
 from diffcps.runs.trials import Trial
 from diffcps.tasks.registry import task_of
 from diffcps.training import measures

@@ -25,7 +25,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,14 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user_error, write_atomically, write_json
 
-if TYPE_CHECKING:
-    import torch
-
 State = Literal["pending", "running", "complete", "pruned", "failed", "stopped"]
 GROWING = "metrics.csv", "returns.csv", "measures.csv", "samples.csv"
 """Files that grow by rows while a trial is trained; the first column is the step."""
 _ASKED = "save"
 """An empty file: a checkpoint is asked for."""
-RETURNS = ("step", "member", "seed", "episode", "return", "length")
+IDENTITY = "step", "member", "seed"
+"""The first columns of every CSV."""
+RETURNS = (*IDENTITY, "episode", "return", "length")
 
 
 class TakenOverError(UserError):
@@ -183,7 +182,7 @@ class RunFolder:
 
     def log(self, step: int, config: RunConfig, metrics: Mapping[str, NDArray[Any]], columns: Sequence[str]) -> None:
         """Append one row per member to ``metrics.csv``; ``metrics`` maps a name of ``columns`` to values ``[K]``."""
-        self._append("metrics.csv", ("step", "member", "seed", *columns), _member_rows(step, config, metrics))
+        self._append("metrics.csv", (*IDENTITY, *columns), _member_rows(step, config, metrics))
 
     def log_returns(self, step: int, config: RunConfig, returns: NDArray[Any], lengths: NDArray[Any]) -> None:
         """Append the raw returns and lengths ``[K, E]`` of one evaluation to ``returns.csv``."""
@@ -203,7 +202,7 @@ class RunFolder:
     ) -> None:
         """Append measures, ``[K]`` per column, to ``measures.csv``, and what they leave, ``[K, n]``, to ``samples.csv``."""
         if values:
-            self._append("measures.csv", ("step", "member", "seed", *values), _member_rows(step, config, values))
+            self._append("measures.csv", (*IDENTITY, *values), _member_rows(step, config, values))
         if samples:
             count = len(next(iter(samples.values()))[0])
             rows = [
@@ -211,7 +210,7 @@ class RunFolder:
                 for n in range(count)
                 for row in _member_rows(step, config, {name: value[:, n] for name, value in samples.items()})
             ]
-            self._append("samples.csv", ("step", "member", "seed", *samples), rows)
+            self._append("samples.csv", (*IDENTITY, *samples), rows)
 
     def record_afterwards(self, rows: str) -> None:
         """Replace ``afterwards.csv``: what was measured of a trial that has ended, in the form of ``measures.csv``."""
@@ -293,7 +292,7 @@ class RunFolder:
         """Whether a checkpoint was asked for; the next one answers it."""
         return (self.path / _ASKED).exists()
 
-    def load_checkpoint(self, device: "torch.device | str" = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
+    def load_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest undamaged checkpoint, or ``None``, and a sentence for each damaged one."""
         import torch
 
@@ -304,7 +303,7 @@ class RunFolder:
             if not expected.exists() or hashlib.sha256(content).hexdigest().encode() != expected.read_bytes():
                 complaints.append(f"checkpoint {file} does not match its checksum: it is ignored.")
                 continue
-            return torch.load(io.BytesIO(content), map_location=device, weights_only=True), complaints
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), complaints
         return None, complaints
 
 

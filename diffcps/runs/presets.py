@@ -179,9 +179,9 @@ def changed(trial: RunConfig) -> dict[str, list[Any]]:
     Seeds and steps are left out: a table has columns for them.
     """
     usual = official(task_of(trial), trial.algorithm, seeds=1).changed(_flat(algorithms.profile(trial)))
-    names = [*trial.settings, *(f"evaluation.{name}" for name in vars(trial.evaluation)), "data.hold_out"]
     found = {
-        name: [value for value in dict.fromkeys(trial.values(name)) if value != usual.value(name)] for name in names
+        name: [value for value in dict.fromkeys(trial.values(name)) if value != usual.value(name)]
+        for name in trial.compared
     }
     return {name: values for name, values in found.items() if values}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcps.runs.folder import IDENTITY
 from diffcps.text import worded
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from diffcps.runs.trials import Trial
 
 FloatArray = NDArray[np.float64]
-IDENTITY = "step", "member", "seed"
-"""The first columns of every CSV in a run folder."""
 
 
 class Evaluations(NamedTuple):

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.runs.folder import RunFolder, State
+from diffcps.runs.folder import IDENTITY, RunFolder, State
 from diffcps.runs.presets import changed_settings
-from diffcps.runs.rows import IDENTITY, Evaluations, FloatArray, by_member, evaluations, read_rows
+from diffcps.runs.rows import Evaluations, FloatArray, by_member, evaluations, read_rows
 from diffcps.tasks.registry import Task, task_of
 from diffcps.text import duration, first_line
 
@@ -78,12 +78,7 @@ class Trial:
     @cached_property
     def settings(self) -> Mapping[str, tuple[Any, ...]]:
         """The algorithm, each of its settings and those of evaluation -> the values of the members, each once, ascending."""
-        names = [
-            *self.config.settings,
-            *(f"evaluation.{name}" for name in vars(self.config.evaluation)),
-            "data.hold_out",
-        ]
-        found = {name: set(self.config.values(name)) for name in names}
+        found = {name: set(self.config.values(name)) for name in self.config.compared}
         return {"algorithm": (self.config.algorithm,)} | {
             name: tuple(sorted(values, key=ascending)) for name, values in found.items()
         }

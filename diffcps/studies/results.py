@@ -12,6 +12,7 @@ import pandas as pd
 
 from diffcps import algorithms, stats
 from diffcps.config import Member, RunConfig, Values
+from diffcps.runs.folder import IDENTITY
 from diffcps.runs.presets import made
 from diffcps.runs.read import collect
 from diffcps.runs.trials import Trial
@@ -93,10 +94,10 @@ def _rows(trial: Trial) -> list[dict[str, Any]]:
         row = _settings(trial, k) | {"seed": member.seed, "member": k}
         if len(trial.scores):
             row |= {"last": trial.scores[-1][k], "best": float(np.fmax.reduce(trial.scores[:, k]))}
-        own = late[late["member"] == k].drop(columns=["step", "member", "seed"]) if not late.empty else late
+        own = late[late["member"] == k].drop(columns=[*IDENTITY]) if not late.empty else late
         row |= {f"mean_{name}": value for name, value in own.mean().items()} if not own.empty else {}
         if not measures.empty:
-            row |= measures[measures["member"] == k].iloc[-1].drop(["step", "member", "seed"]).to_dict()
+            row |= measures[measures["member"] == k].iloc[-1].drop([*IDENTITY]).to_dict()
         found.append(row)
     return found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from diffcps.errors import UserError
 from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user_error, write_json
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.lock import HEARTBEAT_SECONDS, locked
+from diffcps.runs.lock import HEARTBEAT_SECONDS, LOCK, locked
 from diffcps.runs.plan import Plan, load
 from diffcps.storage.location import Location
 from diffcps.storage.remote import leased
@@ -46,7 +46,7 @@ def claimed(
     try:
         with unwritable_as_user_error(folder, "Choose another folder with --results."):
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / ".lock").open("a+", encoding="utf-8")
+            file = (folder / LOCK).open("a+", encoding="utf-8")
         lost = threading.Event()
         with file, locked(file, folder), _leased(location, heartbeat, lost, stop):
             location.refresh()
@@ -175,5 +175,5 @@ def _refuse_another(location: Location, plan: Plan) -> None:
     if (folder / "sweep.json").exists():
         if not plan.contains(load(folder)):
             raise UserError(another(folder))
-    elif any(path.name != ".lock" for path in folder.iterdir()):
+    elif any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder} exists and is not a sweep's folder. Choose another --name or --results.")

@@ -190,9 +190,7 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, group in alike.items():
         settings = [
-            {"algorithm": one.algorithm, "profile": one.profile, **one.settings}
-            | {"steps": one.steps, "rows": one.data.rows, "physics": one.physics}
-            | {f"evaluation.{name}": value for name, value in vars(one.evaluation).items()}
+            {name: one.value(name) for name in ("algorithm", "profile", "steps", "data.rows", "physics", *one.compared)}
             for one in group
         ]
         told: list[list[str]] = [[] for _ in group]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import RunConfig
+from diffcps.runs.folder import IDENTITY
 from diffcps.runs.plan import Plan
 from diffcps.tasks.registry import task_of
 from diffcps.text import redacted, worded
@@ -196,7 +197,7 @@ def rows_of(trial: "Trial") -> list[Row]:
     if trial.metrics.empty:
         return []
     table: dict[int, dict[str, ArrayLike]] = {}
-    for name in trial.metrics.columns.drop(["step", "member", "seed"]):
+    for name in trial.metrics.columns.drop([*IDENTITY]):
         for step, values in zip(*trial.metric(name), strict=True):
             table.setdefault(int(step), {})[f"training/{name}"] = values
     steps, returns, lengths = trial.evaluations
@@ -208,7 +209,7 @@ def rows_of(trial: "Trial") -> list[Row]:
             "evaluation/return": returns[index].mean(axis=1),
             "evaluation/length": lengths[index].mean(axis=1),
         })  # fmt: skip
-    for name in trial.measures.columns.drop(["step", "member", "seed"], errors="ignore"):
+    for name in trial.measured:
         for step, values in zip(*trial.measure(name), strict=True):
             table.setdefault(int(step), {})[f"measures/{name}"] = values
     timestamp = int((trial.folder / "metrics.csv").stat().st_mtime * 1000)
