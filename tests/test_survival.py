@@ -46,7 +46,7 @@ from diffcps.sweep.ray_train import (
     INTERRUPTIONS,
     Reserve,
     RetryPolicy,
-    Workers,
+    TrialWorkers,
     cause_of,
     left_behind,
     someone_waits,
@@ -256,7 +256,7 @@ class Kept:
         self.ended.set()
 
 
-class BrokenStart(Workers):
+class BrokenStart(TrialWorkers):
     """Its worker dies after Ray Train believes that the group has started."""
 
     def __init__(self, reserved: Any) -> None:

@@ -17,6 +17,8 @@ from diffcps.errors import UserError
 
 BATCH = 256
 """States, and noise, of a step."""
+_SEED = 0
+"""Of the student's initial weights, and of all that is drawn."""
 _SHOWN = 100
 """Steps between two calls of ``progress``, and over which the distance is averaged at the end."""
 
@@ -34,7 +36,6 @@ def distil(
     data: Transitions,
     steps: int = 20_000,
     *,
-    seed: int = 0,
     progress: Callable[[int, float], None] = lambda step, distance: None,
 ) -> Distilled:
     """Train a student of the policy's chain, of its average where it has one (``algorithms.student``), on states of a data set.
@@ -45,13 +46,12 @@ def distil(
         policy: of an algorithm that can have a student; one that it has already is replaced.
         data: whose states are learned on; those that the policy was trained on, as a rule.
         steps: gradient steps, each on ``BATCH`` states with fresh noise.
-        seed: of the student's initial weights and of all that is drawn.
         progress: called every hundred steps with the step and the distance.
 
     Raises:
         UserError: the algorithm has no chain that a student could follow, or the data's states have another size.
     """
-    pack, algorithm = _with_fresh_student(policy, seed)
+    pack, algorithm = _with_fresh_student(policy)
     student, device = algorithm.student, algorithm.device
     assert isinstance(student, Student)
     if data.observations.shape[1] != policy.card.observation_size:
@@ -60,7 +60,7 @@ def distil(
             f"{policy.card.observation_size}."
         )
     states = torch.as_tensor(data.observations, dtype=torch.float32, device=device)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(_SEED)
     distances = torch.zeros(steps, device=device)
     for step in range(steps):
         chosen = torch.randint(len(states), (BATCH,), generator=generator, device=device)
@@ -77,7 +77,7 @@ def distil(
     return Distilled(SavedPolicy(card, networks, device), float(distances[-_SHOWN:].mean()))
 
 
-def _with_fresh_student(policy: SavedPolicy, seed: int) -> tuple[Pack, Teacher[Any]]:
+def _with_fresh_student(policy: SavedPolicy) -> tuple[Pack, Teacher[Any]]:
     """A pack of one with the policy's networks and a fresh student. Raises ``UserError`` where it can have none."""
     card = policy.card
     if "student" not in card.run.settings:
@@ -89,7 +89,7 @@ def _with_fresh_student(policy: SavedPolicy, seed: int) -> tuple[Pack, Teacher[A
     sizes = card.observation_size, card.action_size, card.max_action
     algorithm = algorithms.build(trial, sizes, policy.policy.algorithm.device)
     assert isinstance(algorithm, Teacher)
-    pack = Pack.create(algorithm, [torch.Generator().manual_seed(seed)])
+    pack = Pack.create(algorithm, [torch.Generator().manual_seed(_SEED)])
     for name, value in policy.networks.items():
         if name != "student":
             pack[name].copy_(value)

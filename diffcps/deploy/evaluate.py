@@ -21,7 +21,7 @@ PARALLEL_EPISODES = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class RecordedEpisodes:
     """Positions in the first ``PARALLEL_EPISODES`` episodes, to film any of them."""
 
     rules: Simulated
@@ -42,7 +42,7 @@ class EpisodeResults:
     """Environment steps, ``[E]``."""
     scores: NDArray[np.float64]
     """Normalised scores, ``[E]``."""
-    recording: Recording | None = None
+    recording: RecordedEpisodes | None = None
 
     @property
     def typical(self) -> int:
@@ -125,7 +125,7 @@ def evaluate(
     simulations: Any = evaluator.environments
     try:
         rollouts = evaluator(policy.policy, seed, episodes)
-        recording = Recording(simulations.rules, tuple(positions), goals[0]) if record else None
+        recording = RecordedEpisodes(simulations.rules, tuple(positions), goals[0]) if record else None
     finally:
         evaluator.close()
     returns = rollouts.returns[0]

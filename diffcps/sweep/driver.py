@@ -36,11 +36,11 @@ class Job:
     """Which start of the sweep this is; in each of them a trial's retries count from zero."""
 
 
-def work(loop: dict[str, Any]) -> bool:
+def work(arguments: dict[str, Any]) -> bool:
     """What each Ray Train worker runs: ``train_worker`` with these arguments."""
     from diffcps.sweep.worker import train_worker
 
-    return train_worker(**loop)
+    return train_worker(**arguments)
 
 
 def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], bool] = work) -> None:
@@ -53,22 +53,24 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
     location = job.location.on_this_machine()
     location.refresh(f"runs/{trial.key}")
     folder = location.run_folder(trial.key)
-    policy = RetryPolicy(location, trial.key, job.launch)
+    retries = RetryPolicy(location, trial.key, job.launch)
     try:
-        begins = not folder.ended and policy.begin()
+        begins = not folder.ended and retries.begin()
     except DiskFullError as error:
         # Tune would retry a failed trial at once, a thousand times; the end of the sweep reports the full disk
         logger.error("%s: %s", trial.key, error)
         return
     if begins:
-        loop = {"config": trial.to_dict(), "location": job.location, "resources": job.resources}
-        loop |= {
+        arguments = {
+            "config": trial.to_dict(),
+            "location": job.location,
+            "resources": job.resources,
             "requested_at": config["requested_at"],
             "prune": job.plan.prune,
             "objective": job.plan.objective,
             "also": job.also,
         }
-        gave_up = _train(job, policy, loop=loop, work=work)
+        gave_up = _train(job, retries, arguments=arguments, work=work)
         location.refresh(f"runs/{trial.key}")
         if gave_up is not None and not folder.ended and folder.status["state"] != "failed":
             raise gave_up
@@ -97,23 +99,23 @@ def _reached(folder: RunFolder, objective: str) -> float:
 
 
 def _train(
-    job: Job, policy: "RetryPolicy", *, loop: dict[str, Any], work: Callable[[dict[str, Any]], bool]
+    job: Job, retries: "RetryPolicy", *, arguments: dict[str, Any], work: Callable[[dict[str, Any]], bool]
 ) -> Exception | None:
-    """Run ``work(loop)`` in Ray Train workers and wait; returns the error with which Ray Train gave up, if it did."""
+    """Run ``work(arguments)`` in Ray Train workers and wait; returns the error with which Ray Train gave up, if it did."""
     import ray.train
 
     from diffcps.sweep.ray_train import PlacementGroups, trainer
 
-    resources, location = job.resources, policy.location
+    resources, location = job.resources, retries.location
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-    groups = PlacementGroups(f"{job.launch}:{policy.key}")
-    training = trainer(policy, groups, another=lambda: more_trials(job))(
+    groups = PlacementGroups(f"{job.launch}:{retries.key}")
+    training = trainer(retries, groups, another=lambda: more_trials(job))(
         work,
-        train_loop_config=loop,
+        train_loop_config=arguments,
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=ray.train.RunConfig(name=policy.key, **location.ray_storage("train")),
+        run_config=ray.train.RunConfig(name=retries.key, **location.ray_storage("train")),
     )
     try:
         training.fit()

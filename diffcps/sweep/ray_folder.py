@@ -30,7 +30,7 @@ class Running(NamedTuple):
     """Whether the same user started it."""
 
 
-def default(environment: Mapping[str, str] = os.environ) -> Path:
+def default(environment: Mapping[str, str]) -> Path:
     """The folder above Ray's own when nobody says otherwise, by Ray's rule."""
     if given := environment.get("RAY_TMPDIR"):
         return Path(given)
@@ -62,7 +62,7 @@ def _token(environment: Mapping[str, str]) -> dict[str, str]:
     return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
-def own(environment: Mapping[str, str] = os.environ) -> Path:
+def own(environment: Mapping[str, str]) -> Path:
     """The folder for a cluster that is started here, to be given to Ray as RAY_TMPDIR; it is made if it is missing.
 
     It is RAY_TMPDIR if that is set, else ``ray-UID`` in TMPDIR or, where that does not suit, in ``/tmp``. Ray's default is

@@ -71,7 +71,7 @@ _JOB_DIGITS = 8
 """The last hexadecimal digits of a placement group's id are those of its job, the process of a sweep."""
 
 
-class Workers(WorkerGroup):
+class TrialWorkers(WorkerGroup):
     """The workers of a trial; ``trainer`` says which."""
 
     groups: "PlacementGroups"
@@ -126,7 +126,7 @@ def trainer(
     true is kept for the driver's next trial where ``another`` says that there will be one.
     """
 
-    class Own(Workers):
+    class Own(TrialWorkers):
         pass
 
     Own.groups, Own.another = groups, staticmethod(another)

@@ -15,7 +15,6 @@ from diffcps import data
 from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
-from diffcps.runs.criteria import SCORE
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.runs.plan import PruningRule
 from diffcps.runs.pruning import behind, curve, evaluated_alike
@@ -48,9 +47,9 @@ def train_worker(
     location: Location,
     resources: Resources,
     requested_at: float,
-    prune: PruningRule | None = None,
-    objective: str = SCORE,
-    also: Sequence[str] = (),
+    prune: PruningRule | None,
+    objective: str,
+    also: Sequence[str],
 ) -> bool:
     """The Ray Train worker's function. Returns whether its process may train another trial.
 

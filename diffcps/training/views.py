@@ -26,7 +26,7 @@ FINISH_SECONDS = 60.0
 """How long the end of a trial waits for Weights & Biases to send what is left."""
 
 
-class View:
+class MetricsView:
     """A ``training.Sink`` for a place that shows one run of a single seed at a time: each member has its own.
 
     Args:
@@ -79,7 +79,7 @@ class View:
         raise NotImplementedError
 
 
-class TensorBoard(View):
+class TensorBoard(MetricsView):
     """Event files in the run folder, one subfolder a member: ``tensorboard/seed_0``, ``seed_1``, …
 
     After a resume TensorBoard drops what came after the step at which it goes on.
@@ -88,7 +88,7 @@ class TensorBoard(View):
     place = "TensorBoard"
 
     def opened(self, step: int) -> list[Any]:
-        """See ``View``."""
+        """See ``MetricsView``."""
         from tensorboardX import SummaryWriter  # half a second, which trials without TensorBoard need not pay
 
         folders = [self.folder / "tensorboard" / f"seed_{member.seed}" for member in self.trial.members]
@@ -99,17 +99,17 @@ class TensorBoard(View):
         ]
 
     def write(self, run: Any, values: Mapping[str, float], step: int) -> None:
-        """See ``View``."""
+        """See ``MetricsView``."""
         for name, value in values.items():
             run.add_scalar(name, value, step)
         run.flush()
 
     def end(self, run: Any) -> None:
-        """See ``View``."""
+        """See ``MetricsView``."""
         run.close()
 
 
-class Wandb(View):
+class Wandb(MetricsView):
     """Runs of Weights & Biases, one a member, grouped by trial, in the project ``diffcps`` or ``WANDB_PROJECT``.
 
     A resumed trial goes on in its own runs, which keep the values of steps that come again. What tells them from those of
@@ -119,7 +119,7 @@ class Wandb(View):
     place = "Weights & Biases"
 
     def opened(self, step: int) -> list[Any]:
-        """See ``View``."""
+        """See ``MetricsView``."""
         import wandb  # only here: it takes a second, and need not be installed
 
         quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, finish_timeout=FINISH_SECONDS)
@@ -140,11 +140,11 @@ class Wandb(View):
         return found
 
     def write(self, run: Any, values: Mapping[str, float], step: int) -> None:
-        """See ``View``."""
+        """See ``MetricsView``."""
         run.log(dict(values), step=step)
 
     def end(self, run: Any) -> None:
-        """See ``View``."""
+        """See ``MetricsView``."""
         run.finish()
 
 
@@ -155,11 +155,11 @@ def _settings(trial: RunConfig, member: Member) -> dict[str, Any]:
     return known | {**trial.settings, **member.settings, "seed": member.seed}
 
 
-VIEWS: Mapping[str, type[View]] = {"tensorboard": TensorBoard, "wandb": Wandb}
+VIEWS: Mapping[str, type[MetricsView]] = {"tensorboard": TensorBoard, "wandb": Wandb}
 """By the words of ``--also``."""
 
 
-def views(names: Sequence[str], trial: RunConfig, folder: Path) -> list[View]:
+def views(names: Sequence[str], trial: RunConfig, folder: Path) -> list[MetricsView]:
     """The views of these names, of a trial whose run folder is ``folder``."""
     return [VIEWS[name](folder, trial) for name in names]
 
