@@ -85,9 +85,9 @@ def _with_fresh_student(policy: SavedPolicy) -> tuple[Pack, Teacher[Any]]:
             f"{card.run.algorithm} cannot have a student. Those that can: "
             f"{', '.join(name for name in algorithms.names() if 'student' in algorithms.get(name).settings.names())}."
         )
-    trial = algorithms.complete(card.run.changed({"student": "one-step"}))
+    config = algorithms.complete(card.run.changed({"student": "one-step"}))
     sizes = card.observation_size, card.action_size, card.max_action
-    algorithm = algorithms.build(trial, sizes, policy.policy.algorithm.device)
+    algorithm = algorithms.build(config, sizes, policy.policy.algorithm.device)
     assert isinstance(algorithm, Teacher)
     pack = Pack.create(algorithm, [torch.Generator().manual_seed(_SEED)])
     for name, value in policy.networks.items():

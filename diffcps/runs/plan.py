@@ -123,41 +123,41 @@ class Plan:
             return replace(self, trials=self.trials + fresh, search=max(self.search, more.search or 0))
         return replace(self, trials=self.trials + fresh, axes=_joined(self.axes, more.axes))
 
-    def _further(self, trial: RunConfig) -> RunConfig | None:
+    def _further(self, config: RunConfig) -> RunConfig | None:
         """A trial with the seeds alone that this plan does not have of it; ``None`` if it has them all.
 
         They train as a pack of their own: a member's numbers do not depend on its company.
         """
-        alike = self._alike(trial)
+        alike = self._alike(config)
         if self.search is not None or not alike:
-            return trial
+            return config
         had = {member.seed for own in alike for member in own.members}
-        left = tuple(member for member in trial.members if member.seed not in had)
-        return trial.replaced(members=left) if left else None
+        left = tuple(member for member in config.members if member.seed not in had)
+        return config.replaced(members=left) if left else None
 
-    def _alike(self, trial: RunConfig) -> list[RunConfig]:
+    def _alike(self, config: RunConfig) -> list[RunConfig]:
         """The trials of this plan that differ from this one in their seeds alone."""
-        one = unseeded(trial)
+        one = unseeded(config)
         return [] if one is None else [own for own in self.trials if (known := unseeded(own)) and known.key == one.key]
 
-    def _check_addition(self, trial: RunConfig) -> None:
+    def _check_addition(self, config: RunConfig) -> None:
         """Raise ``UserError`` where a new trial is judged otherwise than those of its task, or is another base of its search."""
-        if self.search is None and self._alike(trial):
+        if self.search is None and self._alike(config):
             return
         for own in self.trials:
-            if own.task != trial.task:
+            if own.task != config.task:
                 continue
             if self.search is not None:
                 raise UserError(
-                    f"{self.name} searches {trial.task} with other settings: give this search another --name."
+                    f"{self.name} searches {config.task} with other settings: give this search another --name."
                 )
             how = {name: getattr(own, name) for name in ("evaluation", "acting", "measures", "log_every")}
-            otherwise = any(getattr(trial, name) != value for name, value in how.items())
-            alike = otherwise and trial.replaced(members=own.members, **how).key == own.key
-            if alike or (own.algorithm != trial.algorithm and _protocol(own) != _protocol(trial)):
+            otherwise = any(getattr(config, name) != value for name, value in how.items())
+            alike = otherwise and config.replaced(members=own.members, **how).key == own.key
+            if alike or (own.algorithm != config.algorithm and _protocol(own) != _protocol(config)):
                 raise UserError(
-                    f"{self.name} evaluates {own.algorithm} on {trial.task} {_protocol(own)}, and this {trial.algorithm} "
-                    f"{_protocol(trial)}: what is compared has one protocol. Give --evaluate-every, --episodes, --acting and "
+                    f"{self.name} evaluates {own.algorithm} on {config.task} {_protocol(own)}, and this {config.algorithm} "
+                    f"{_protocol(config)}: what is compared has one protocol. Give --evaluate-every, --episodes, --acting and "
                     "--measures as there, or another --name."
                 )
 
@@ -182,18 +182,18 @@ class Plan:
         return cls(values["name"], values["preset"], trials=trials, axes=axes, **rules)
 
 
-def unseeded(trial: RunConfig) -> RunConfig | None:
+def unseeded(config: RunConfig) -> RunConfig | None:
     """The trial with seed 0 alone: the same for trials that differ in their seeds; ``None`` if its members differ in more."""
-    first, *others = (member.settings for member in trial.members)
-    return None if any(other != first for other in others) else trial.replaced(members=(Member(0, first),))
+    first, *others = (member.settings for member in config.members)
+    return None if any(other != first for other in others) else config.replaced(members=(Member(0, first),))
 
 
-def _protocol(trial: RunConfig) -> str:
+def _protocol(config: RunConfig) -> str:
     """How policies of a trial are judged."""
-    own = trial.evaluation
+    own = config.evaluation
     last = "" if own.final_episodes is None else f", {own.final_episodes} at the end"
-    acting = f", also by {', '.join(trial.acting)}" if trial.acting else ""
-    measures = f", measuring {', '.join(trial.measures)}" if trial.measures else ""
+    acting = f", also by {', '.join(config.acting)}" if config.acting else ""
+    measures = f", measuring {', '.join(config.measures)}" if config.measures else ""
     return f"every {own.every} steps, {own.episodes} episodes{last}{acting}{measures}"
 
 

@@ -167,21 +167,21 @@ def named(changes: Mapping[str, Any], algorithm: str) -> dict[str, tuple[Any, ..
     return found
 
 
-def changed_settings(trial: RunConfig) -> list[str]:
+def changed_settings(config: RunConfig) -> list[str]:
     """The settings that ``changed`` finds, e.g. ``hidden_size 128``."""
-    return [f"{name} {worded(value)}" for name, values in changed(trial).items() for value in values]
+    return [f"{name} {worded(value)}" for name, values in changed(config).items() for value in values]
 
 
-def changed(trial: RunConfig) -> dict[str, list[Any]]:
+def changed(config: RunConfig) -> dict[str, list[Any]]:
     """Settings of a trial that differ from what its profile gives its task (for the tasks of the paper and the official
     profile: from the paper's), with those values of its members that differ.
 
     Seeds and steps are left out: a table has columns for them.
     """
-    usual = official(task_of(trial), trial.algorithm, seeds=1).changed(_flat(algorithms.profile(trial)))
+    usual = official(task_of(config), config.algorithm, seeds=1).changed(_flat(algorithms.profile(config)))
     found = {
-        name: [value for value in dict.fromkeys(trial.values(name)) if value != usual.value(name)]
-        for name in trial.compared
+        name: [value for value in dict.fromkeys(config.values(name)) if value != usual.value(name)]
+        for name in config.compared
     }
     return {name: values for name, values in found.items() if values}
 

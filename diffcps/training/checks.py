@@ -5,7 +5,7 @@ from diffcps.config import RunConfig
 from diffcps.training import measures
 
 
-def check(trial: RunConfig) -> None:
+def check(config: RunConfig) -> None:
     """Raise ``UserError`` when a trial cannot be trained, or one of its measures does not fit it."""
-    algorithms.check_training(trial)
-    measures.check(trial)
+    algorithms.check_training(config)
+    measures.check(config)

@@ -41,64 +41,64 @@ class Choice:
         return "compiling" if self.engine == "compiled" else "starting"
 
 
-def choose(trial: RunConfig, device: torch.device) -> Choice:
+def choose(config: RunConfig, device: torch.device) -> Choice:
     """The engine for a trial: a function of its settings and the kind of device alone, so a resumed trial's is the same."""
     if device.type == "cuda":
-        if trial.steps >= COMPILE_FROM_STEPS:
+        if config.steps >= COMPILE_FROM_STEPS:
             return Choice("compiled", "compiled and captured as a CUDA graph")
         return Choice("graph", "captured as a CUDA graph, for the trial is too short to repay compiling")
-    operations = sum(kind.operations for kind in counted(trial).kinds.values())
-    if eager_seconds(trial) >= COMPILE_FROM_SECONDS * operations:
+    operations = sum(kind.operations for kind in counted(config).kinds.values())
+    if eager_seconds(config) >= COMPILE_FROM_SECONDS * operations:
         return Choice("compiled", "compiled")
     return Choice("eager", "one operation after the other, for the trial is too short to repay compiling")
 
 
-def eager_seconds(trial: RunConfig, step: int | None = None) -> float:
+def eager_seconds(config: RunConfig, step: int | None = None) -> float:
     """Seconds that the first ``step`` steps of a trial, or all, take eagerly on one core; on other machines in proportion.
 
     Matrix products at 119 GFLOP/s; elementwise work, which grows with a network's width where products grow with its square;
     and 9 µs for each operation, however small. Within a third of what was measured for T = 5 and 40, widths 64 to 256, one to
     eight members (2-core AMD EPYC).
     """
-    costs, work = counted(trial).kinds, (1.0 + 160.0 / trial.value("hidden_size")) * len(trial.members) / 119e9
+    costs, work = counted(config).kinds, (1.0 + 160.0 / config.value("hidden_size")) * len(config.members) / 119e9
 
     def seconds(cycle: Sequence[str]) -> float:
         return statistics.fmean(9e-6 * costs[kind].operations + work * costs[kind].flops for kind in cycle)
 
-    return over_stages(trial, [seconds(stage.cycle) for stage in counted(trial).stages], step)
+    return over_stages(config, [seconds(stage.cycle) for stage in counted(config).stages], step)
 
 
-def over_stages(trial: RunConfig, each: Sequence[float], step: int | None = None) -> float:
+def over_stages(config: RunConfig, each: Sequence[float], step: int | None = None) -> float:
     """The sum over the first ``step`` steps of a trial, or all, of what a step of its stage is worth; ``each`` for each stage."""
-    begin, end, total = 0, trial.steps if step is None else step, 0.0
-    for stage, value in zip(counted(trial).stages, each, strict=True):
+    begin, end, total = 0, config.steps if step is None else step, 0.0
+    for stage, value in zip(counted(config).stages, each, strict=True):
         until = end if stage.until is None else min(stage.until, end)
         total += max(0, until - begin) * value
         begin = max(begin, until)
     return total
 
 
-def counted(trial: RunConfig) -> "Counted":
+def counted(config: RunConfig) -> "Counted":
     """What a trial takes, whatever its members."""
-    return _counted(_one(trial))
+    return _counted(_one(config))
 
 
-def acting_cost(trial: RunConfig, observations: int, candidates: int) -> "Cost":
+def acting_cost(config: RunConfig, observations: int, candidates: int) -> "Cost":
     """What acting takes: so many observations of one member, with so many candidates each."""
-    algorithm, pack = _fresh(_one(trial))
+    algorithm, pack = _fresh(_one(config))
     states = torch.zeros(1, observations, algorithm.problem.observation_size)
     parameters = pack.some(algorithm.acting)
-    parameters["actor"] = parameters[algorithm.actors(algorithm.config)[trial.evaluation.actor]]
-    acting = algorithm.acting_as(trial.evaluation.actor)
+    parameters["actor"] = parameters[algorithm.actors(algorithm.config)[config.evaluation.actor]]
+    acting = algorithm.acting_as(config.evaluation.actor)
     noise = torch.zeros(acting.draws, 1, observations * candidates, algorithm.problem.action_size)
     with torch.no_grad(), _Counter() as counter:
         acting.act(parameters, states, noise, torch.zeros(1, observations, candidates))
     return counter.cost
 
 
-def filling_flops(trial: RunConfig) -> list[float]:
+def filling_flops(config: RunConfig) -> list[float]:
     """Floating-point operations for a row of the data and a member, before the first step of each stage: see ``fill``."""
-    algorithm, pack = _fresh(_one(trial))
+    algorithm, pack = _fresh(_one(config))
     rows = 10
     data, found = _rows(algorithm, rows), []
     for stage in range(len(algorithm.stages)):
@@ -108,9 +108,9 @@ def filling_flops(trial: RunConfig) -> list[float]:
     return found
 
 
-def prepared_bytes(trial: RunConfig, rows: int) -> int:
+def prepared_bytes(config: RunConfig, rows: int) -> int:
     """What every pack keeps of a data set beside the recorded one: columns that ``prepare`` changes or adds."""
-    algorithm, pack = _fresh(_one(trial))
+    algorithm, pack = _fresh(_one(config))
     recorded = _rows(algorithm, 10)
     kept = {value.untyped_storage().data_ptr() for value in vars(recorded).values() if isinstance(value, torch.Tensor)}
     prepared = algorithm.prepare(pack, recorded)
@@ -120,9 +120,9 @@ def prepared_bytes(trial: RunConfig, rows: int) -> int:
     return sum(value.numel() * value.element_size() for value in own) // 10 * rows
 
 
-def member_column_bytes(trial: RunConfig, rows: int) -> int:
+def member_column_bytes(config: RunConfig, rows: int) -> int:
     """What every member adds to a data set."""
-    algorithm, _ = _fresh(_one(trial))
+    algorithm, _ = _fresh(_one(config))
     return 4 * rows * sum(math.prod(size) for size in algorithm.member_columns.values())
 
 
@@ -194,19 +194,19 @@ class _Counter(TorchDispatchMode):
 
 
 @functools.lru_cache(maxsize=64)
-def _one(trial: RunConfig) -> RunConfig:
+def _one(config: RunConfig) -> RunConfig:
     """A trial of its first member, with all that its computation depends on.
 
     It is kept, because every status that a trial writes asks for it six times, and checking all settings takes a millisecond.
     """
-    return trial.replaced(members=(Member(0),), checkpoint_minutes=1.0, measures=())
+    return config.replaced(members=(Member(0),), checkpoint_minutes=1.0, measures=())
 
 
-def _fresh(trial: RunConfig) -> tuple[Algorithm[Any], Pack]:
+def _fresh(config: RunConfig) -> tuple[Algorithm[Any], Pack]:
     """The algorithm and a pack of a trial, on the CPU."""
-    task = task_of(trial)
+    task = task_of(config)
     sizes = task.observation_size, task.action_size, task.max_action
-    algorithm = algorithms.build(trial, sizes, torch.device("cpu"))
+    algorithm = algorithms.build(config, sizes, torch.device("cpu"))
     return algorithm, Pack.create(algorithm, [torch.Generator()])
 
 
@@ -228,8 +228,8 @@ def _rows(algorithm: Algorithm[Any], rows: int) -> Batch:
 
 
 @functools.lru_cache(maxsize=64)
-def _counted(trial: RunConfig) -> Counted:
-    algorithm, pack = _fresh(trial)
+def _counted(config: RunConfig) -> Counted:
+    algorithm, pack = _fresh(config)
     work = Work(
         pack=pack,
         data=_rows(algorithm, 1000),

@@ -20,21 +20,21 @@ _MOSTLY = 0.5
 """A bound counts as violated that is violated in this share of the steps of a row."""
 
 
-def divergence_rule(trial: RunConfig, data: Transitions) -> Callable[[Mapping[str, NDArray[Any]]], str]:
+def divergence_rule(config: RunConfig, data: Transitions) -> Callable[[Mapping[str, NDArray[Any]]], str]:
     """A function that says of the metrics ``[K]`` of a row why the trial has diverged; an empty text if it has not.
 
     * A metric of any member is not finite: its score, and so the mean over members, will be none either.
     * Q of every member is above ``MARGIN`` max |r| / (1 − γ), more than any return of these data.
     * λ of every member is at its upper clip, and what it bounds is above κ all the same.
     """
-    members = range(len(trial.members))
-    limits = _limits(trial, data)
-    caps = np.array([np.inf if (cap := trial.value("lambda_max", k)) is None else float(str(cap)) for k in members])
+    members = range(len(config.members))
+    limits = _limits(config, data)
+    caps = np.array([np.inf if (cap := config.value("lambda_max", k)) is None else float(str(cap)) for k in members])
 
     def reason(metrics: Mapping[str, NDArray[Any]]) -> str:
         for name, values in metrics.items():
             if name.startswith("training/") and (broken := [k for k in members if not np.isfinite(values[k])]):
-                seeds = ", ".join(str(trial.members[k].seed) for k in broken)
+                seeds = ", ".join(str(config.members[k].seed) for k in broken)
                 return f"{name.removeprefix('training/')} of seed {seeds} is not finite"
         for name in VALUES:
             if name in metrics and (np.abs(metrics[name]) > MARGIN * limits).all():
@@ -48,13 +48,13 @@ def divergence_rule(trial: RunConfig, data: Transitions) -> Callable[[Mapping[st
     return reason
 
 
-def _limits(trial: RunConfig, data: Transitions) -> NDArray[np.float64]:
+def _limits(config: RunConfig, data: Transitions) -> NDArray[np.float64]:
     """Largest discounted return in the unit that each member's critic learns, ``[K]``; infinity where it has none."""
-    transform = trial.value("reward_transform")
+    transform = config.value("reward_transform")
     if transform is None:
-        return np.full(len(trial.members), np.inf)
+        return np.full(len(config.members), np.inf)
     scale, shift = rewards.scale_and_shift(transform, on_device(data, torch.device("cpu")))
     largest = float(np.abs(scale * data.rewards.astype(np.float64) + shift).max())
-    discounts = [float(str(trial.value("discount", k) or 0.0)) for k in range(len(trial.members))]
+    discounts = [float(str(config.value("discount", k) or 0.0)) for k in range(len(config.members))]
     # rewards that are all zero say nothing of how large a return can be
     return np.array([largest / (1.0 - discount) if discount < 1.0 and largest else np.inf for discount in discounts])

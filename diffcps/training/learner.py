@@ -42,7 +42,7 @@ class Learner:
     other members, nor on the device.
 
     Args:
-        trial: the algorithm, its settings and the members.
+        config: the algorithm, its settings and the members.
         dataset: transitions as they were recorded.
         max_action: actions lie in ±max_action.
         device: where everything lives.
@@ -54,7 +54,7 @@ class Learner:
 
     def __init__(
         self,
-        trial: RunConfig,
+        config: RunConfig,
         dataset: Batch | Transitions,
         max_action: float,
         device: torch.device | str = "cpu",
@@ -71,8 +71,8 @@ class Learner:
         """Whether it fills the columns of a stage, which can take longer than the stage's gradient steps."""
         recorded = on_device(dataset, device)
         rows, observation_size = recorded.observations.shape
-        self.algorithm = algorithms.build(trial, (observation_size, recorded.actions.shape[1], max_action), device, own)
-        seeds = [member.seed for member in trial.members[own]]
+        self.algorithm = algorithms.build(config, (observation_size, recorded.actions.shape[1], max_action), device, own)
+        seeds = [member.seed for member in config.members[own]]
         more = {name: torch.zeros(rows, *size, device=device) for name, size in self.algorithm.columns.items()}
         of_member = {
             name: torch.zeros(len(seeds), rows, *size, device=device)

@@ -31,14 +31,14 @@ class MetricsView:
 
     Args:
         folder: the trial's run folder.
-        trial: whose metrics come.
+        config: of the trial that is shown.
     """
 
     place = ""
     """What people call it."""
 
-    def __init__(self, folder: Path, trial: RunConfig) -> None:
-        self.folder, self.trial = folder, trial
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
         self._runs: list[Any] = []
         self._broken = False
 
@@ -91,7 +91,7 @@ class TensorBoard(MetricsView):
         """See ``MetricsView``."""
         from tensorboardX import SummaryWriter  # half a second, which trials without TensorBoard need not pay
 
-        folders = [self.folder / "tensorboard" / f"seed_{member.seed}" for member in self.trial.members]
+        folders = [self.folder / "tensorboard" / f"seed_{member.seed}" for member in self.config.members]
         again = [step if any(folder.glob("events.*")) else None for folder in folders]
         return [
             SummaryWriter(str(own), purge_step=at, filename_suffix=f".{step}")
@@ -129,12 +129,12 @@ class Wandb(MetricsView):
             write_atomically(drawn, secrets.token_hex(4).encode())
         own = drawn.read_text()
         found = []
-        for member in self.trial.members:
-            name = f"{self.trial.key}_seed_{member.seed}"
+        for member in self.config.members:
+            name = f"{self.config.key}_seed_{member.seed}"
             found.append(
                 wandb.init(
-                    project=os.environ.get("WANDB_PROJECT", PROJECT), group=self.trial.key, name=name, id=f"{name}_{own}",
-                    resume="allow", reinit="create_new", dir=self.folder, config=_settings(self.trial, member), settings=quiet,
+                    project=os.environ.get("WANDB_PROJECT", PROJECT), group=self.config.key, name=name, id=f"{name}_{own}",
+                    resume="allow", reinit="create_new", dir=self.folder, config=_settings(self.config, member), settings=quiet,
                 )
             )  # fmt: skip
         return found
@@ -148,20 +148,20 @@ class Wandb(MetricsView):
         run.finish()
 
 
-def _settings(trial: RunConfig, member: Member) -> dict[str, Any]:
+def _settings(config: RunConfig, member: Member) -> dict[str, Any]:
     """Settings of a member, and what identifies its trial."""
-    whole = trial.to_dict()
+    whole = config.to_dict()
     known = {name: whole[name] for name in ("task", "algorithm", "profile", "steps", "physics", "data", "evaluation")}
-    return known | {**trial.settings, **member.settings, "seed": member.seed}
+    return known | {**config.settings, **member.settings, "seed": member.seed}
 
 
 VIEWS: Mapping[str, type[MetricsView]] = {"tensorboard": TensorBoard, "wandb": Wandb}
 """By the words of ``--also``."""
 
 
-def views(names: Sequence[str], trial: RunConfig, folder: Path) -> list[MetricsView]:
+def views(names: Sequence[str], config: RunConfig, folder: Path) -> list[MetricsView]:
     """The views of these names, of a trial whose run folder is ``folder``."""
-    return [VIEWS[name](folder, trial) for name in names]
+    return [VIEWS[name](folder, config) for name in names]
 
 
 def check(names: Sequence[str], stored: bool = False) -> None:
