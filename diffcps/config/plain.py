@@ -80,7 +80,7 @@ def require_number(owner: object, rule: str, *names: str) -> None:
 def setting(
     default: Any, rule: str = "", *, symbol: str = "", search: str = "", pack: bool = False, acting: bool = False
 ) -> Any:
-    """A field of which more is known than its type and default.
+    """A field with more facts than its type and default.
 
     Args:
         default: its default.

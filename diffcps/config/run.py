@@ -23,14 +23,14 @@ ALGORITHM = "diffcps"
 
 @dataclass(frozen=True)
 class EvaluationConfig(Plain):
-    """How policies are judged."""
+    """How policies are evaluated."""
 
     every: int = setting(50_000, "a positive whole number")
     """Gradient steps between evaluations."""
     episodes: int = setting(10, "a whole number, zero or more")
     """Episodes per member and evaluation; 0: policies are not evaluated, and the environment is not made."""
     candidates: int = setting(50, "a positive whole number")
-    """Actions drawn per state, of which the algorithm makes one by its own rule; 1 takes the policy's own."""
+    """Actions sampled per state at evaluation; the algorithm picks or combines them. 1: the policy's own action."""
     final_episodes: int | None = setting(None, "a positive whole number")
     """Episodes per member at the last evaluation; ``None``: as many as at the others."""
     actor: Actor = "online"
@@ -51,9 +51,9 @@ class DataConfig(Plain):
     rows: int = setting(50_000, "a positive whole number")
     """Transitions to collect, for a source that makes its data; else those of the published data set."""
     seed: int = setting(0, "a whole number, zero or more")
-    """Seed of the collection, for a source that makes its data, and of the choice of what is held out."""
+    """Seed of the collection, for a source that makes its data, and of the choice of trajectories to hold out."""
     hold_out: float = setting(0.0, "between 0 and 1")
-    """Share of the rows that is not learned from, in whole trajectories: what the measures `fqe` and `critic` judge on."""
+    """Share of the data (whole trajectories) held out from training, for the measures `fqe` and `critic`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TaskDefinition(Plain):
     minari_id: str
     """Minari's id of the data set."""
     environment_spec: str
-    """Gymnasium's specification (JSON) of the environment that policies are judged in."""
+    """Gymnasium's specification (JSON) of the environment in which policies are evaluated."""
     observation_size: int
     """Numbers in a flattened observation."""
     action_size: int
@@ -153,9 +153,9 @@ class RunConfig(Plain):
     checkpoint_minutes: float = setting(5.0, "a positive number")
     """Minutes between checkpoints: each is written with the first row after them, and there is always one at the end."""
     keep_best: bool = False
-    """Whether each member's networks at its best evaluation are kept too, beside the newest."""
+    """Whether the networks of each member's best evaluation are kept, too, beside the newest."""
     keep_checkpoints: int = setting(0, "a whole number, zero or more")
-    """Newest evaluations whose networks are kept, to choose from."""
+    """How many evaluations, the newest, keep their networks, to choose among later."""
     definition: TaskDefinition | None = None
     """The task itself where it is not built in, so that a worker or a report needs nothing else to know it."""
     measures: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ class RunConfig(Plain):
     def _order_settings(self) -> None:
         """Make the first member's settings those of the pack, and keep what differs from them in the other members.
 
-        A setting that some members do not have, which stands for a default, stays with those that have it.
+        A setting that some members do not have (they take a default) stays with those that have it.
         """
         found = [{**self.settings, **member.settings} for member in self.members]
         pack = Values({name: value for name, value in found[0].items() if all(name in own for own in found)})
@@ -261,7 +261,7 @@ class RunConfig(Plain):
 
     @property
     def kept_steps(self) -> tuple[int, ...]:
-        """Steps of the evaluations whose policies a complete trial has, ascending; the last is its end."""
+        """Steps of the evaluations of which a complete trial keeps the policies, ascending; the last is its end."""
         every = self.evaluation.every
         steps = [*range(every, self.steps, every), self.steps]
         return tuple(steps[-max(1, self.keep_checkpoints) :])

@@ -1,4 +1,4 @@
-"""Trained policies: load, save, export, evaluate, film, and serve through MLflow. See the README in this folder."""
+"""Trained policies: load, save, export, evaluate, film, and serve through MLflow. See docs/policies.md."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

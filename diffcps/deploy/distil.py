@@ -44,7 +44,7 @@ def distil(
 
     Args:
         policy: of an algorithm that can have a student; one that it has already is replaced.
-        data: whose states are learned on; those that the policy was trained on, as a rule.
+        data: with the states to learn on; as a rule those on which the policy was trained.
         steps: gradient steps, each on ``BATCH`` states with fresh noise.
         progress: called every hundred steps with the step and the distance.
 

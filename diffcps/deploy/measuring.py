@@ -1,4 +1,4 @@
-"""Measures of policies whose training has ended."""
+"""Measures of policies after their training."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ FILES = "measures.csv", "afterwards.csv"
 
 
 def missing(trial: Trial, names: Sequence[str]) -> dict[str, list[int]]:
-    """Measure -> the steps whose kept policies lack it. A policy that was measured and has diverged lacks nothing.
+    """Measure -> the steps at which kept policies lack it. A policy that was measured and has diverged lacks nothing.
 
     Measures that do not fit the trial are left out. Raises ``UserError`` for one that is none, and where none fits.
     """
@@ -65,7 +65,7 @@ def measure(
         progress: called while a policy is measured.
 
     Returns:
-        The steps whose policies were measured.
+        The steps of the policies that were measured.
 
     Raises:
         UserError: the data are others, or a checkpoint is damaged.
@@ -104,7 +104,7 @@ def measure(
 def _groups(
     trial: Trial, lacking: Mapping[str, list[int]], steps: Sequence[int]
 ) -> Iterator[tuple[RunConfig, list[int]]]:
-    """Steps whose policies lack the same measures, at most ``TOGETHER`` policies, with the trial as if it had these alone."""
+    """The trial as if it had these measures alone, and the steps that lack them: at most ``TOGETHER`` policies at a time."""
     by_names: dict[tuple[str, ...], list[int]] = {}
     for step in steps:
         by_names.setdefault(tuple(name for name, own in lacking.items() if step in own), []).append(step)

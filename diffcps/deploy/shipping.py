@@ -1,6 +1,6 @@
 """A copy of the code that a policy needs to act, for machines without this project.
 
-The copy is a package whose name ends in a digest of its content. So it does not conflict with an installed ``diffcps``, and
+The name of the copy's package ends in a digest of its content. So it does not conflict with an installed ``diffcps``, and
 models of different versions can be used in one process, each with its own code.
 """
 

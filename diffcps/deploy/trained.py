@@ -31,7 +31,7 @@ def members(
         which: number of a member in the pack; ``None``: all.
         device: the device that computes actions.
         best: for trials that keep them. They are chosen by their score, so a score of theirs is one of an oracle.
-        step: of an evaluation whose policies are kept.
+        step: of an evaluation that keeps its policies.
 
     Raises:
         UserError: there is no checkpoint, the newest one is damaged, there is no such member, or the best are not kept.
@@ -76,7 +76,7 @@ def members(
 
 
 def steps_of(folder: RunFolder) -> set[int]:
-    """The steps whose policies a run folder has. Raises ``UserError`` as ``members`` does."""
+    """The steps of which a run folder has policies. Raises ``UserError`` as ``members`` does."""
     state = _newest(folder)
     return {*state.get("policies", {}), int(state["learner"]["step"])}
 

@@ -32,8 +32,8 @@ class RunFlags:
     algorithm: Annotated[Maybe[str], tyro.conf.arg(metavar="|".join(algorithms.names()))] = None
     """The learning algorithm, by default `diffcps`."""
     profile: Annotated[Maybe[str], tyro.conf.arg(metavar="PROFILE")] = None
-    """`official`: published settings. Of DiffCPS also `principled`: what its equations ask for, for studies with a known optimum;
-    and `robust`: what holds the policy to narrow data. Of several algorithms it changes those that have it. Default: official."""
+    """`official`: published settings. DiffCPS also has `principled` (follows the equations; for studies with a known optimum) and
+    `robust` (for narrow data). With several algorithms, only those that have the profile use it. Default: official."""
     seeds: Maybe[int] = None
     """Number of seeds of a trial; 0, 1, … train together, as one pack. Default: 5; demo: 3."""
     steps: Maybe[int] = None
@@ -75,7 +75,7 @@ class RunFlags:
     episodes: Maybe[int] = None
     """Episodes for each seed and evaluation. 0: train without evaluations and without scores."""
     candidates: Maybe[int] = None
-    """Actions drawn for each state at evaluation, of which the algorithm makes one; 1: the action of the policy."""
+    """Actions sampled per state at evaluation; the algorithm picks or combines them. 1: the policy's own action."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
     """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting, latency,
     and without an environment fqe and critic."""
@@ -87,16 +87,16 @@ class RunFlags:
     rows: Maybe[int] = None
     """Transitions to collect (collected data only). Default: those of the task; D4RL's tasks have the size of D4RL's file."""
     hold_out: Maybe[float] = None
-    """Share of the data, in whole trajectories, that is not learned from but judged on (--measures fqe critic). Default: 0."""
+    """Share of the data (whole trajectories) held out from training, for the measures fqe and critic. Default: 0."""
     physics: Maybe[Physics] = None
     """Body masses at evaluation: of the MuJoCo that recorded D4RL (`d4rl`), or of today's (`modern`)."""
     checkpoint_minutes: Maybe[float] = None
     """Minutes between checkpoints. A kill costs at most about that much work. Default: 5; demo: 0.5."""
     keep_best: bool = False
-    """Also keep each policy of its best evaluation; `evaluate`, `export` and `load_policy` read it when asked for the best."""
+    """Also keep the policy of each seed's best evaluation (`evaluate --best`, `export --best`, `load_policy(best=True)`)."""
     keep_checkpoints: Maybe[int] = None
-    """Newest evaluations whose policies are kept, for `select`, `evaluate` and `export` to choose among. Default: 0, none
-    besides the newest checkpoint."""
+    """How many evaluations, the newest, keep their policies, for `select`, `evaluate` and `export`. Default: 0, none besides the
+    newest checkpoint."""
 
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""

@@ -39,9 +39,9 @@ class Joined(Trial):
 
 
 def joined(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials whose configuration is known, where complete ones that differ in their seeds alone are one trial.
+    """The trials of known configuration; complete trials that differ in their seeds alone are joined into one.
 
-    One that is not complete is left out beside such a one: it is of the same row, and will be in it.
+    A trial that is not complete is left out where it will join complete ones.
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:

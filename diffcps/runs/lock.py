@@ -98,7 +98,7 @@ def holder(folder: Path) -> Holder | None:
 
 
 def was_held(folder: Path) -> bool:
-    """Whether a process has ever claimed the sweep: whether there is a lock or a lease, held or not."""
+    """Whether a process has ever claimed the sweep: whether there is a lock or a lease, of a living process or not."""
     return (folder / LOCK).exists() or (folder / LEASE).exists()
 
 

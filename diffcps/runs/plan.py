@@ -126,7 +126,7 @@ class Plan:
     def _further(self, config: RunConfig) -> RunConfig | None:
         """A trial with the seeds alone that this plan does not have of it; ``None`` if it has them all.
 
-        They train as a pack of their own: a member's numbers do not depend on its company.
+        They train as a pack of their own: a member's numbers do not depend on the other members.
         """
         alike = self._alike(config)
         if self.search is not None or not alike:
@@ -141,7 +141,7 @@ class Plan:
         return [] if one is None else [own for own in self.trials if (known := unseeded(own)) and known.key == one.key]
 
     def _check_addition(self, config: RunConfig) -> None:
-        """Raise ``UserError`` where a new trial is judged otherwise than those of its task, or is another base of its search."""
+        """Raise ``UserError`` where a new trial is evaluated unlike those of its task, or is another base of its search."""
         if self.search is None and self._alike(config):
             return
         for own in self.trials:
@@ -189,7 +189,7 @@ def unseeded(config: RunConfig) -> RunConfig | None:
 
 
 def _protocol(config: RunConfig) -> str:
-    """How policies of a trial are judged."""
+    """How policies of a trial are evaluated."""
     own = config.evaluation
     last = "" if own.final_episodes is None else f", {own.final_episodes} at the end"
     acting = f", also by {', '.join(config.acting)}" if config.acting else ""

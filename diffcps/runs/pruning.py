@@ -12,18 +12,18 @@ from diffcps.runs.plan import PruningRule
 from diffcps.runs.trials import Trial
 
 FEWEST = 4
-"""Trials that must have come as far before one is compared with them."""
+"""Trials that must have reached the same evaluation before one is compared with them."""
 ETA = 3
-"""Of the trials that have come to a rung, one in so many goes on (``asha``)."""
+"""ASHA continues one in ``ETA`` of the trials that reach a rung."""
 
 
 def behind(rule: PruningRule, own: Sequence[float], others: Iterable[Sequence[float]], planned: int) -> str:
-    """Why a trial is ended after its newest evaluation; an empty text if it goes on.
+    """Why a trial is ended after its newest evaluation; an empty text if it continues.
 
     ``median`` (Golovin et al., 2017): in the second half of its evaluations, its best value so far is below the median over
     other trials of their means so far. Before, it would end those that learn slowly and well.
-    ``asha`` (Li et al., 2020): it has come to a rung, which are its evaluations 1, 3, 9, …, and is not in the best third of
-    the trials that have come there.
+    ``asha`` (Li et al., 2020): at a rung, one of its evaluations 1, 3, 9, …, it is not in the best third of the trials that
+    have reached that rung.
 
     Args:
         rule: which.

@@ -70,7 +70,7 @@ class Sweep:
 
     @property
     def known(self) -> tuple[Trial, ...]:
-        """The trials whose configuration is known."""
+        """The trials of known configuration."""
         return tuple(trial for trial in self.trials if trial.stored)
 
     @property
@@ -116,9 +116,8 @@ class Sweep:
     def mean(self, name: Literal["last", "best"]) -> float | None:
         """Mean score over the trials that have one and were not ended early.
 
-        ``None`` without one, or if tasks are of several domains or kinds of score.
-
-        A task without a domain is alike to itself alone.
+        ``None`` without one, or if tasks are of several domains or kinds of score. A task without a domain is averaged with
+        itself only.
         """
         scored = [trial for trial in self.known if trial.number(name) is not None and trial.state != "pruned"]
         kinds = {(trial.task.score, trial.task.domain or trial.task.name) for trial in scored}
@@ -224,13 +223,13 @@ def read(folder: Path, results: str = "", unplanned: bool = False) -> Sweep | No
     results = results or str(folder.parent)
     file = folder / "sweep.json"
     try:
-        held = lock.holder(folder)
+        holder = lock.holder(folder)
         if not file.exists():
-            return Sweep(folder, results, holder=held) if held else None
+            return Sweep(folder, results, holder=holder) if holder else None
         description = read_json(file)
         plan = parsed(description, file)
         found = trials(folder, plan, unplanned=unplanned)
-        return Sweep(folder, results, tuple(found), plan=plan, description=description, holder=held)
+        return Sweep(folder, results, tuple(found), plan=plan, description=description, holder=holder)
     except UserError as error:
         return Sweep(folder, results, trouble=first_line(error))
     except OSError as error:
@@ -269,9 +268,8 @@ def _others(root: Path, names: Iterable[str], known: dict[str, RunConfig], alive
 
 def _alive_since(folder: Path) -> float:
     """``time.time()`` before which a status 'running' is of an earlier launch; 0 for a folder that is never locked."""
-    held = lock.holder(folder)
-    if held is not None:
-        return held.since
+    if (holder := lock.holder(folder)) is not None:
+        return holder.since
     return math.inf if lock.was_held(folder) else 0.0
 
 

@@ -79,7 +79,7 @@ def over_stages(config: RunConfig, each: Sequence[float], step: int | None = Non
 
 
 def counted(config: RunConfig) -> "Counted":
-    """What a trial takes, whatever its members."""
+    """What a trial takes; independent of its members."""
     return _counted(_one(config))
 
 
@@ -138,7 +138,7 @@ class Cost:
     operations: int
     """Calls of torch's operations."""
     peak_bytes: int
-    """The largest size of what it holds at a time, beside what was there before."""
+    """The most memory that it takes at a time, beside what was there before."""
 
 
 class Counted(NamedTuple):

@@ -92,7 +92,7 @@ def build(algorithm: Algorithm[Any], work: Work, kind: EngineKind, pool: Any = N
             compiled = {name: _compile(algorithm, work, name) for name in every}
             _compare(algorithm, work, eager, compiled)
             return _placed(algorithm, work, kind="compiled", steps=compiled, notes=notes, pool=pool)
-        except Exception as error:  # whatever a compiler may throw: training goes on without it
+        except Exception as error:  # whatever a compiler may throw: training continues without it
             notes.append(_complaint("compiled", error))
     if kind != "eager" and algorithm.device.type == "cuda":
         return _placed(algorithm, work, kind="graph", steps=eager, notes=notes, pool=pool)
@@ -141,7 +141,7 @@ def _eager_step(algorithm: Algorithm[Any], kind: str, work: Work) -> None:
 def _compile(algorithm: Algorithm[Any], work: Work, kind: str) -> Step:
     """Trace a step down to tensor operations, gradients included, and compile them.
 
-    Drawing and learning are two pieces: in one, the compiler would hash the random numbers anew wherever they are read.
+    Drawing and learning are two pieces: in one, the compiler would hash the random numbers again wherever they are read.
     """
     scratch = _copy(work)  # tracing runs what it sees
     noise = draw(algorithm, scratch, kind)

@@ -18,7 +18,7 @@ class Kept:
 
     Args:
         config: the trial.
-        state: the content of the checkpoint that it goes on from, empty without one.
+        state: the content of the checkpoint from which it resumes, empty without one.
     """
 
     def __init__(self, config: RunConfig, state: Mapping[str, Any]) -> None:

@@ -71,7 +71,9 @@ class Learner:
         """Whether it fills the columns of a stage, which can take longer than the stage's gradient steps."""
         recorded = on_device(dataset, device)
         rows, observation_size = recorded.observations.shape
-        self.algorithm = algorithms.build(config, (observation_size, recorded.actions.shape[1], max_action), device, own)
+        self.algorithm = algorithms.build(
+            config, (observation_size, recorded.actions.shape[1], max_action), device, own
+        )
         seeds = [member.seed for member in config.members[own]]
         more = {name: torch.zeros(rows, *size, device=device) for name, size in self.algorithm.columns.items()}
         of_member = {
@@ -96,10 +98,10 @@ class Learner:
         return len(self.work.key)
 
     def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, Tensor]:
-        """Take the ``steps`` gradient steps that a row lacks; returns the mean of each metric over it, ``[K]``, on the device.
+        """Take ``steps`` gradient steps, up to the end of the row; returns each metric's mean over the row, ``[K]``.
 
-        ``heartbeat`` is called after each step, so that a caller can show progress while many are under way, or keep the state: a
-        learner that goes on from there ends the row with the same means.
+        ``heartbeat`` is called after each step, so that a caller can show progress or keep the state: a learner that resumes from
+        that state ends the row with the same means.
         """
         algorithm = self.algorithm
         ends = {stage.until: number for number, stage in enumerate(algorithm.stages[:-1])}
@@ -136,10 +138,10 @@ class Learner:
         return Policy(self.algorithm, {name: value.clone() for name, value in needed.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on as if nothing had happened: ``step``, ``pack``, tensors by name, and ``taken``, the steps of
-        each kind in the row that is under way.
+        """Everything needed to resume: step, pack tensors by name, and the steps of each kind taken in the unfinished row.
 
-        The tensors have the members first, those without dimensions are the same for all, so packs can be cut and joined.
+        The first axis of a tensor is the members; tensors without dimensions are the same for all. So packs can be cut and
+        joined.
         """
         pack = {name: value.clone() for name, value in self._state().items()}
         return {"step": self.step, "taken": dict(self._taken), "pack": pack}
@@ -167,7 +169,7 @@ class Learner:
         self.filling = False
 
     def _state(self) -> dict[str, Tensor]:
-        # the sums of a row that is under way, members first
+        # the sums of the unfinished row, members first
         return {**self.pack.state(), "key": self.work.key, "sums": self.work.sums.T}
 
 

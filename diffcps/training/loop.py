@@ -2,8 +2,8 @@
 
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
-``checkpoint_minutes`` and one row with its evaluation. Who is about to end the trial can also ask for a checkpoint, which comes
-within seconds, in the middle of a row; where several workers or packs share the members, with the next row.
+``checkpoint_minutes`` and one row with its evaluation. Whoever is about to end the trial can ask for a checkpoint. It comes
+within seconds, in the middle of a row; where several workers or packs share the members, it comes with the next row.
 Workers that share the members meet at rows only; how many there are changes nothing but the rounding of arithmetic.
 """
 

@@ -24,7 +24,7 @@ def actions_at_once(device: torch.device) -> int:
 
 
 class Policy:
-    """A frozen copy of a pack's policies for acting; learning goes on without touching it."""
+    """A frozen copy of a pack's policies for acting, which learning does not change."""
 
     def __init__(self, algorithm: Algorithm[Any], parameters: dict[str, Tensor]) -> None:
         self.algorithm = algorithm
@@ -97,8 +97,8 @@ class Policy:
 def _pieces(device: str, counts: Sequence[int], candidates: int) -> Iterator[tuple[slice, int, int]]:
     """What is computed together: members, and rows from the first to before the last.
 
-    A CPU takes one member after the other: nothing is computed for padding, and what a member does cannot depend on
-    its company, not even in the last bit. A GPU takes all members at once: it waits for launches, not for sums.
+    A CPU takes one member after the other: nothing is computed for padding, and a member's actions do not depend on the
+    other members, not even in the last bit. A GPU takes all members at once: it waits for launches, not for sums.
     """
     if device == "cpu":
         limit, groups = CANDIDATES_AT_ONCE_CPU, [(slice(k, k + 1), count) for k, count in enumerate(counts)]

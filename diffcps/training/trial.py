@@ -160,7 +160,7 @@ def _recorded(folder: RunFolder, workers: Workers) -> Iterator[None]:
 def _read(
     config: RunConfig, load: Callable[[], Transitions], workers: Workers, *, folder: RunFolder, device: torch.device
 ) -> tuple[Transitions, Transitions | None]:
-    """What is learned from, and what is held out, the same for all workers; the status says when it is read, and what follows."""
+    """The data to learn from and those to hold out, the same for all workers; the status says what is done meanwhile."""
     check(config)
     if workers.first:
         folder.begin("reading data")

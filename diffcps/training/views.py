@@ -67,7 +67,7 @@ class MetricsView:
                 logger.warning("%s: not all is shown in %s: %s", self.folder, self.place, error)
 
     def opened(self, step: int) -> list[Any]:
-        """A run of each member, which begins or goes on at this step."""
+        """A run of each member, which begins or continues at this step."""
         raise NotImplementedError
 
     def write(self, run: Any, values: Mapping[str, float], step: int) -> None:
@@ -82,7 +82,7 @@ class MetricsView:
 class TensorBoard(MetricsView):
     """Event files in the run folder, one subfolder a member: ``tensorboard/seed_0``, ``seed_1``, …
 
-    After a resume TensorBoard drops what came after the step at which it goes on.
+    After a resume TensorBoard drops what came after the step at which it continues.
     """
 
     place = "TensorBoard"
@@ -112,8 +112,8 @@ class TensorBoard(MetricsView):
 class Wandb(MetricsView):
     """Runs of Weights & Biases, one a member, grouped by trial, in the project ``diffcps`` or ``WANDB_PROJECT``.
 
-    A resumed trial goes on in its own runs, which keep the values of steps that come again. What tells them from those of
-    another training of the same trial is drawn once, and kept in the run folder.
+    A resumed trial continues in its own runs, which keep the values of steps that come again. A word that is drawn once, and kept
+    in the run folder, tells them from the runs of another training of the same trial.
     """
 
     place = "Weights & Biases"
@@ -160,7 +160,7 @@ VIEWS: Mapping[str, type[MetricsView]] = {"tensorboard": TensorBoard, "wandb": W
 
 
 def views(names: Sequence[str], config: RunConfig, folder: Path) -> list[MetricsView]:
-    """The views of these names, of a trial whose run folder is ``folder``."""
+    """The views of these names, of the trial in the run folder ``folder``."""
     return [VIEWS[name](folder, config) for name in names]
 
 

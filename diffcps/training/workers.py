@@ -24,7 +24,7 @@ _PATIENCE = timedelta(hours=24)
 
 
 def shares(members: int, parts: int) -> list[slice]:
-    """``members`` in ``parts`` contiguous shares whose sizes differ by at most one."""
+    """``members`` in ``parts`` contiguous shares, of sizes that differ by at most one."""
     bounds = [members * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
