@@ -27,7 +27,7 @@ from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config.plain import setting
 
 METRICS = (*critics.METRICS, "actor_loss", "actor_grad_norm", "advantage", "mean_weight")
@@ -144,13 +144,7 @@ class Weighted(Normalised[S]):
 def of_task(task: TaskFacts, maze: dict[str, Any]) -> Changes:
     """A million steps on the tasks of D4RL; r − 1 and further settings where rewards are 1 at a goal."""
     settings = {"reward_transform": "minus_one"} | maze if task.goal_rewards else {}
-    if task.episode_limit == 1:
-        settings = {"discount": 0.0}
-    antmaze = task.domain.startswith("antmaze")
-    if not antmaze and task.domain != "locomotion":
-        return {"settings": settings}
-    evaluation = {"every": 50_000, "episodes": 100} if antmaze else {"every": 5_000, "episodes": 10}
-    return {"steps": STEPS, "settings": settings, "evaluation": evaluation}
+    return d4rl(task, settings, STEPS)
 
 
 class AWAC(Weighted[Settings]):

@@ -30,7 +30,7 @@ from diffcps.algorithms.base import (
 )
 from diffcps.algorithms.nn import Constant, Critic, Layers, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config import RunConfig
 from diffcps.config.plain import setting
 
@@ -126,13 +126,7 @@ class CQL(Algorithm[Settings]):
         settings: dict[str, Any] = {}
         if task.goal_rewards:
             settings = {"reward_transform": "antmaze", "threshold": 5.0, "max_q_backup": True}
-        if task.episode_limit == 1:
-            settings = {"discount": 0.0}
-        antmaze = task.domain.startswith("antmaze")
-        if not antmaze and task.domain != "locomotion":
-            return {"settings": settings}
-        evaluation = {"every": 50_000, "episodes": 100} if antmaze else {"every": 5_000, "episodes": 10}
-        return {"steps": STEPS, "settings": settings, "evaluation": evaluation}
+        return d4rl(task, settings, STEPS)
 
     def prepare(self, pack: Pack, data: Batch) -> Batch:
         """Actions in units of their bound; rewards transformed."""

@@ -28,7 +28,7 @@ from diffcps.algorithms.base import (
 )
 from diffcps.algorithms.nn import Critic, Layers, Mlp, gelu, gelu_norm
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config.plain import setting
 
 METRICS = (
@@ -96,19 +96,10 @@ class FQL(Algorithm[Settings]):
         There are no published settings for locomotion, which its authors did not run. There the value is normalised here, and
         α = 1 is this project's guess, not tuned.
         """
-        if task.episode_limit == 1:
-            return {"settings": {"discount": 0.0}}
         settings: dict[str, Any] = {"normalise_value": True, "alpha": 1.0}
         if task.goal_rewards:
             settings = {"reward_transform": "minus_one", "alpha": 3.0 if "large" in task.name else 10.0}
-        antmaze = task.domain.startswith("antmaze")
-        if not antmaze and task.domain != "locomotion":
-            return {"settings": settings}
-        return {
-            "steps": STEPS,
-            "settings": settings,
-            "evaluation": {"every": 100_000, "episodes": 50 if antmaze else 10},
-        }
+        return d4rl(task, settings, STEPS, {"locomotion": (100_000, 10), "antmaze": (100_000, 50)})
 
     def prepare(self, pack: Pack, data: Batch) -> Batch:
         """Actions in units of their bound, away from it; rewards transformed."""

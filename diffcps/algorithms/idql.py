@@ -30,7 +30,7 @@ from diffcps.algorithms.diffusion import add_noise, carry, variance_preserving
 from diffcps.algorithms.nn import AdamW, NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
-from diffcps.algorithms.settings import Chain, Changes, TaskFacts, WithRaisedStudent
+from diffcps.algorithms.settings import EVALUATIONS, Chain, Changes, TaskFacts, WithRaisedStudent, d4rl
 from diffcps.algorithms.student import Teacher
 from diffcps.config.plain import require, setting
 
@@ -105,12 +105,9 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         settings: dict[str, object] = {"reward_transform": "return_range"}
         if task.goal_rewards:
             settings = {"reward_transform": "minus_one", "expectile": 0.9}
-        if task.episode_limit == 1:
-            settings = {"discount": 0.0}
-        evaluation: dict[str, object] = {"candidates": CANDIDATES[task.goal_rewards], "actor": "average"}
-        if task.domain != "locomotion" and not task.domain.startswith("antmaze"):
-            return {"settings": settings, "evaluation": evaluation}
-        return {"steps": STEPS, "settings": settings, "evaluation": evaluation | {"every": 250_000, "episodes": 50}}
+        changes = d4rl(task, settings, STEPS, dict.fromkeys(EVALUATIONS, (250_000, 50)))
+        acting = {"candidates": CANDIDATES[task.goal_rewards], "actor": "average"}
+        return changes | {"evaluation": acting | changes.get("evaluation", {})}
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: policy, value, critic by the new value, then the copies."""

@@ -17,7 +17,7 @@ from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Pr
 from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic, Init, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config.plain import setting
 
 VALUE_METRICS = (*critics.METRICS, "value_loss", "value")
@@ -131,11 +131,7 @@ class IQL(Implicit[Settings]):
             settings = {"reward_transform": "minus_one", "expectile": 0.9, "inverse_temperature": 10.0}
         else:
             settings = {"reward_transform": "return_range"}
-        if task.domain == "locomotion":
-            return {"steps": STEPS, "settings": settings, "evaluation": {"every": 5_000, "episodes": 10}}
-        if task.domain.startswith("antmaze"):
-            return {"steps": STEPS, "settings": settings, "evaluation": {"every": 100_000, "episodes": 100}}
-        return {"settings": {"discount": 0.0} if task.episode_limit == 1 else settings}
+        return d4rl(task, settings, STEPS, {"locomotion": (5_000, 10), "antmaze": (100_000, 100)})
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: value, then policy and critic by the new value, then target."""

@@ -28,7 +28,7 @@ from diffcps.algorithms.base import (
 from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, TimedMlp, soft_value, waves
-from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, published
+from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, d4rl, published
 from diffcps.config.plain import require, setting
 
 EARLIEST = 1e-3
@@ -115,25 +115,15 @@ class QGPO(Scored[Settings]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """Appendix H of the paper. The scale on mazes is not published with it: 2 is within the authors' range, 1 to 4.
 
-        Other tasks get what mazes have in common where rewards are 1 at a goal, and else what locomotion has. A bandit's
-        values are its rewards.
+        Other tasks get what mazes have in common where rewards are 1 at a goal, and else what locomotion has.
         """
-        if task.episode_limit == 1:
-            return {"settings": {"discount": 0.0}}
         settings: dict[str, Any] = {"reward_transform": "return_range"}
         if task.goal_rewards:
             settings = {
                 "reward_transform": "minus_one", "backup_beta": 20.0, "support": 32, "guidance_scale": MAZE_SCALE,
             }  # fmt: skip
         settings |= published("qgpo", task)
-        antmaze = task.domain.startswith("antmaze")
-        if not antmaze and task.domain != "locomotion":
-            return {"settings": settings}
-        return {
-            "steps": STEPS,
-            "settings": settings,
-            "evaluation": {"every": 40_000, "episodes": 100 if antmaze else 10},
-        }
+        return d4rl(task, settings, STEPS, {"locomotion": (40_000, 10), "antmaze": (40_000, 100)})
 
     def prepare(self, pack: Pack, data: Batch) -> Batch:
         """Actions in units of their bound; rewards transformed."""

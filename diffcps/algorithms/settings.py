@@ -38,8 +38,8 @@ class TaskFacts(Protocol):
         """E.g. ``hopper-medium-v2``."""
 
     @property
-    def domain(self) -> str:
-        """E.g. ``locomotion`` or ``antmaze v0``."""
+    def benchmark(self) -> str:
+        """E.g. ``locomotion`` or ``antmaze``."""
 
     @property
     def episode_limit(self) -> int:
@@ -68,6 +68,29 @@ def published(table: str, task: TaskFacts) -> dict[str, Any]:
     stem = re.sub(r"(?<!medium)-expert$", "-medium-expert", task.name.rpartition("-v")[0])
     rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("task") == stem]
     return {name: ast.literal_eval(value) for row in rows for name, value in row.items()}
+
+
+EVALUATIONS = {"locomotion": (5_000, 10), "antmaze": (50_000, 100)}
+"""Benchmark of D4RL -> gradient steps from one evaluation to the next, and its episodes, where an algorithm has no other."""
+
+
+def d4rl(
+    task: TaskFacts,
+    settings: Mapping[str, Any],
+    steps: int,
+    evaluations: Mapping[str, tuple[int, int]] = EVALUATIONS,
+) -> dict[str, Any]:
+    """These settings (see ``unless_bandit``), and on the benchmarks of ``evaluations`` so many steps and these evaluations."""
+    changes: dict[str, Any] = {"settings": unless_bandit(task, settings)}
+    if task.benchmark in evaluations:
+        every, episodes = evaluations[task.benchmark]
+        changes |= {"steps": steps, "evaluation": {"every": every, "episodes": episodes}}
+    return changes
+
+
+def unless_bandit(task: TaskFacts, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """These settings; on a bandit, where values are rewards, a discount of 0 alone."""
+    return {"discount": 0.0} if task.episode_limit == 1 else dict(settings)
 
 
 OFFICIAL: dict[str, Callable[[RunConfig], Changes]] = {"official": lambda trial: {}}

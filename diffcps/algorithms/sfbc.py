@@ -9,7 +9,6 @@ candidates with weights exp(α Q).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.rewards import continues
 from diffcps.algorithms.score import ROWS_AT_ONCE, Scored, ScoreSettings, soft_value
-from diffcps.algorithms.settings import Changes, TaskFacts, WithRaisedStudent, published
+from diffcps.algorithms.settings import Changes, TaskFacts, WithRaisedStudent, published, unless_bandit
 from diffcps.config.plain import setting
 
 EARLIEST = 1e-5
@@ -127,9 +126,7 @@ class SfBC(Scored[Settings]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """The authors' program for D4RL; other goal tasks get what mazes have in common, others what locomotion has."""
         own = published("sfbc", task)
-        settings: dict[str, Any] = {"drawn": 1 if task.goal_rewards else 4}
-        if task.episode_limit == 1:
-            settings = {"discount": 0.0}
+        settings = unless_bandit(task, {"drawn": 1 if task.goal_rewards else 4})
         evaluation: dict[str, object] = {"candidates": 32}
         if not own:
             return {"settings": settings, "evaluation": evaluation}
