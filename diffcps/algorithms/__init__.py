@@ -85,7 +85,7 @@ def complete(trial: RunConfig) -> RunConfig:
 
 def teaches(name: str) -> bool:
     """Whether a student can learn along with the policies of this algorithm; for others ``deploy.distil`` may make one."""
-    return getattr(get(name), "averages", False)
+    return get(name).averages
 
 
 def check_training(trial: RunConfig) -> None:

@@ -5,7 +5,7 @@ Settings and order of a step are those of CORL's program, whose scores are the p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -58,6 +58,7 @@ class Weighted(Normalised[S]):
     """Critic and weighted Gaussian policy: what AWAC and CRR share. A subclass gives ``weights``."""
 
     chooses = False
+    unit_actions = True
     acting: ClassVar[tuple[str, ...]] = ("actor", *FACTS)
     samples = 1
     """Actions of the policy, of which the mean value is that of the state."""
@@ -83,11 +84,6 @@ class Weighted(Normalised[S]):
     def copies_of(self, name: str) -> dict[str, Copy]:
         """The copy of that name; the policy has none."""
         return {} if name == "target_actor" else {name: Copy([member.target_rate for member in self.members])}
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, normalised observations, transformed rewards."""
-        data = super().prepare(pack, data)
-        return replace(data, actions=data.actions / self.problem.max_action)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: critic, then policy by the new critic, then target."""

@@ -44,6 +44,7 @@ class Cloner(Normalised[S], Teacher[S]):
     """A policy of any class that can be fitted to the data; what learns further is a subclass."""
 
     acting: ClassVar[tuple[str, ...]] = ("actor", "average", "student", "step_losses", *FACTS)
+    has_density = True
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -139,7 +140,7 @@ class BC(Cloner[Settings]):
         batch = self.config.batch_size
         metrics = (*METRICS, *self.student_metrics)
         self.kinds = {"behaviour": StepKind(batch, metrics, self.fit_noise), "idle": StepKind(batch, ())}
-        self.add_student(self.product, problem.max_action)
+        self.add_student(self.product)
         self.stages = (Stage(self.every("behaviour", "idle")),)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:

@@ -7,7 +7,7 @@ networks and the first steps, in which the policy clones the data, are those of 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -92,6 +92,7 @@ class CQL(Algorithm[Settings]):
     settings = Settings
     profiles: ClassVar[Mapping[str, Callable[[RunConfig], Changes]]] = {"official": official}
     chooses = False
+    unit_actions = True
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -127,11 +128,6 @@ class CQL(Algorithm[Settings]):
         if task.goal_rewards:
             settings = {"reward_transform": "antmaze", "threshold": 5.0, "max_q_backup": True}
         return d4rl(task, settings, STEPS)
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound; rewards transformed."""
-        data = super().prepare(pack, data)
-        return replace(data, actions=data.actions / self.problem.max_action)
 
     def parts(self, layers: Layers, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the deviation before the tanh, ``[K, B, a]``."""

@@ -6,7 +6,7 @@ behaviour loss at a bound, or is fixed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,8 +24,6 @@ METRICS = "behaviour_loss", "actor_loss", "q_loss", "q_scale", "eta", "actor_gra
 ETA = 0.001, 100.0
 """η stays between these."""
 STEPS = 2_000_000
-EDGE = 1e-5
-"""The data's actions are kept this far from their bounds, in units of them."""
 CANDIDATES = 10
 """Actions among which the policy chooses."""
 
@@ -70,6 +68,7 @@ class DAC(Improver[Settings]):
     """Critic of many heads, policy and η."""
 
     settings = Settings
+    edge = 1e-5
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -94,11 +93,6 @@ class DAC(Improver[Settings]):
             return {"settings": common, "evaluation": evaluation}
         settings = common | own | {"reward_transform": "return_range"}
         return {"settings": settings, "steps": STEPS, "evaluation": evaluation | {"every": 10_000, "episodes": 10}}
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions a little away from their bound; rewards transformed."""
-        data, limit = super().prepare(pack, data), (1.0 - EDGE) * self.problem.max_action
-        return replace(data, actions=data.actions.clamp(-limit, limit))
 
     def next_values(self, target: Layers, pack: Pack, batch: Batch, noise: StepNoise) -> Tensor:
         """Mean over next actions (their maximum in a max-Q backup) within each head, then the heads' lower bound."""

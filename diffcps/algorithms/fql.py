@@ -6,7 +6,7 @@ updated critic; in the authors' program it lags one step behind.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,8 +34,6 @@ from diffcps.config.plain import setting
 METRICS = (
     *critics.METRICS, "behaviour_loss", "distillation_loss", "policy_q", "actor_loss", "actor_grad_norm", "flow_grad_norm",
 )  # fmt: skip
-EDGE = 1e-5
-"""The data's actions are kept this far from their bounds, in units of them."""
 STEPS = 500_000
 
 
@@ -69,6 +67,8 @@ class FQL(Algorithm[Settings]):
 
     settings = Settings
     chooses = False
+    unit_actions = True
+    edge = 1e-5
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -100,12 +100,6 @@ class FQL(Algorithm[Settings]):
         if task.goal_rewards:
             settings = {"reward_transform": "minus_one", "alpha": 3.0 if "large" in task.name else 10.0}
         return d4rl(task, settings, STEPS, {"locomotion": (100_000, 10), "antmaze": (100_000, 50)})
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, away from it; rewards transformed."""
-        data = super().prepare(pack, data)
-        limit = 1.0 - EDGE
-        return replace(data, actions=(data.actions / self.problem.max_action).clamp(-limit, limit))
 
     def velocity(self, layers: Layers, observations: Tensor, x: Tensor, time: Tensor) -> Tensor:
         """v(s, x, t) ``[K, B, a]``, with x ``[K, B, a]`` and t ``[K, B, 1]``."""

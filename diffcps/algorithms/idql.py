@@ -95,7 +95,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         if config.residual and config.dropout > 0.0:
             noise["kept"] = Kept((depth, config.batch_size, config.hidden_size), config.dropout)
         self.kinds = {"step": StepKind(config.batch_size, (*METRICS, *self.student_metrics), noise)}
-        self.add_student(product, 1.0)
+        self.add_student(product)
         self.stages = (Stage(("step",)),)
         self.draws = config.diffusion_steps
 

@@ -72,7 +72,7 @@ class Improver(bc.Cloner[S]):
             "critic": StepKind(batch, critics.METRICS, critic),
             "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS, *self.student_metrics), fitting),
         }
-        self.add_student(self.product, self.problem.max_action)
+        self.add_student(self.product)
         cloning, improving_stage = Stage(self.every("behaviour", "critic")), Stage(self.every("policy", "critic"))
         until = self.config.behaviour_steps
         self.stages = (Stage(cloning.cycle, until), improving_stage) if until else (improving_stage,)

@@ -6,7 +6,7 @@ weighted by the exponential of its advantage. It acts by its mean. The order of 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -26,8 +26,6 @@ LARGEST_WEIGHT = 100.0
 """A regression weight is cut off here."""
 LOG_STD = -5.0, 2.0
 """Between these the logarithm of the policy's standard deviation stays, in units of the action bound."""
-EDGE = 1e-5
-"""The data's actions are kept this far from their bounds, in units of them."""
 STEPS = 1_000_000
 INIT: Init = "orthogonal"
 
@@ -67,6 +65,9 @@ def advantage_weights(advantages: Tensor, inverse_temperature: Tensor) -> Tensor
 class Implicit(Algorithm[S]):
     """Value network and critic, what IQL and IDQL share; a subclass adds a policy."""
 
+    unit_actions = True
+    edge = 1e-5
+
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states = self.config, problem.observation_size
@@ -78,12 +79,6 @@ class Implicit(Algorithm[S]):
             "value": Network(self.value.layout, "critic_learning_rate"),
             "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
         }
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, away from it; rewards transformed."""
-        data = super().prepare(pack, data)
-        limit = 1.0 - EDGE
-        return replace(data, actions=(data.actions / self.problem.max_action).clamp(-limit, limit))
 
     def learn_value(self, pack: Pack, batch: Batch) -> tuple[Metrics, Tensor]:
         """Equation 5; also returns min(Q1', Q2')(s, a) − V(s) ``[K, B]`` with the new V."""

@@ -6,7 +6,7 @@ critic looks ahead by the softmax of its values over these actions. An energy ne
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -104,7 +104,7 @@ class QGPO(Scored[Settings]):
         }
         first, last = config.behaviour_share, config.energy_share
         self.stages = self.staged(("behaviour", "critic", "energy"), (first, 1.0 - first - last, last))
-        self.add_student(self.product, 1.0)
+        self.add_student(self.product)
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:
@@ -124,10 +124,6 @@ class QGPO(Scored[Settings]):
             }  # fmt: skip
         settings |= published("qgpo", task)
         return d4rl(task, settings, STEPS, {"locomotion": (40_000, 10), "antmaze": (40_000, 100)})
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound; rewards transformed."""
-        return replace(super().prepare(pack, data), actions=self.scaled(data))
 
     def fill(self, stage: int, pack: Pack, data: Batch, key: Tensor, heartbeat: Callable[[], None]) -> None:
         """After cloning, draw the actions over which values are taken."""

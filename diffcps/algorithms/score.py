@@ -202,6 +202,7 @@ class Scored(Teacher[S]):
     """A behaviour model that learns first; a subclass adds what learns from its samples."""
 
     averages = False
+    unit_actions = True
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -236,10 +237,6 @@ class Scored(Teacher[S]):
         """See ``Algorithm.check``."""
         if trial.steps < (least := cls.stages_of(settings)):
             raise UserError(f"steps = {trial.steps}: {trial.algorithm} has {least} stages here, and each needs a step.")
-
-    def scaled(self, data: Batch) -> Tensor:
-        """The actions of a data set in units of their bound."""
-        return data.actions / self.problem.max_action
 
     def clone(self, pack: Pack, batch: Batch, noise: StepNoise, *, earliest: float) -> Metrics:
         """One step of the behaviour model down mean_b Σ (ε − ε_θ)², at times uniform between ``earliest`` and 1."""

@@ -101,7 +101,8 @@ OFFICIAL: dict[str, Callable[[RunConfig], Changes]] = {"official": lambda trial:
 class Settings(Plain):
     """The settings of one member of a pack.
 
-    Real numbers may differ between the members, except those marked ``pack``; all else is the same in a pack.
+    Real numbers may differ between the members, except those marked ``pack``; all else is the same in a pack. The groups below
+    extend this class alone: of two bases with the same setting a dataclass takes the first one's default, even an inherited one.
     """
 
     @classmethod
@@ -142,7 +143,7 @@ class Settings(Plain):
 
 @dataclass(frozen=True)
 class Learning(Settings):
-    """What every learner of networks has."""
+    """What the settings of every algorithm extend: the platform reads ``hidden_size`` and ``precision``."""
 
     batch_size: int = setting(256, "a positive whole number")
     """Transitions in one gradient step of one member."""

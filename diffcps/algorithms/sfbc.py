@@ -8,7 +8,7 @@ candidates with weights exp(α Q).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -115,7 +115,7 @@ class SfBC(Scored[Settings]):
         kinds = ["behaviour", *["critic"] * config.rounds]
         share = config.behaviour_share
         self.stages = self.staged(kinds, [share, *[(1.0 - share) / config.rounds] * config.rounds])
-        self.add_student(self.product, 1.0)
+        self.add_student(self.product)
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:
@@ -139,10 +139,6 @@ class SfBC(Scored[Settings]):
         """Mean and deviation of the returns that the critic learns, and of those of the round before."""
         unit = torch.tensor([0.0, 1.0], device=self.device).repeat(len(self.members), 1)
         return {"scale": unit, "scale_before": unit.clone()}
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound; rewards as they are."""
-        return replace(data, actions=self.scaled(data))
 
     def finish(self, stage: int, pack: Pack) -> None:
         """After a round: keep its critic to plan with, and begin another from the start."""

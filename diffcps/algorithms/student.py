@@ -80,9 +80,9 @@ S = TypeVar("S", bound=WithStudent)
 class Teacher(Algorithm[S]):
     """An algorithm whose policy is a chain that may have a student."""
 
-    averages: ClassVar[bool] = True
-    """Whether there is an averaged policy, which also acts. Without one the chain moves too much for a student that learns
-    along with it, so that one is made after training; see ``deploy.distil``."""
+    averages = True
+    """See ``Algorithm.averages``. Without an averaged policy the chain moves too much for a student that learns along with it, so
+    one is made after training; see ``deploy.distil``."""
     student_critic: ClassVar[str] = "target"
     """Where there is a critic, the parameters that a finished policy keeps of it; they raise a student made after training."""
     student: Student | None = None
@@ -90,10 +90,8 @@ class Teacher(Algorithm[S]):
     @classmethod
     def actors(cls, settings: S) -> Mapping[Actor, str]:
         """See ``Algorithm.actors``."""
-        found: dict[Actor, str] = {"online": "actor"}
-        if cls.averages:
-            found["average"] = "average"
-        return found if settings.student == "none" else found | {"student": "student"}
+        found = super().actors(settings)
+        return found if settings.student == "none" else {**found, "student": "student"}
 
     @classmethod
     def check_training(cls, trial: RunConfig, settings: S) -> None:
@@ -113,13 +111,13 @@ class Teacher(Algorithm[S]):
         """What ``teach`` gives."""
         return () if self.config.student == "none" else METRICS
 
-    def add_student(self, product: torch.dtype | None, unit: float) -> None:
+    def add_student(self, product: torch.dtype | None) -> None:
         """Add the student's network, after all others: their initial weights do not depend on it.
 
-        ``product`` as in ``nn.linear``; ``unit`` is the bound of actions in a batch.
+        ``product`` as in ``nn.linear``.
         """
         if self.config.student != "none":
-            self.student = Student(self.config, self.problem, product, unit)
+            self.student = Student(self.config, self.problem, product, self.batch_bound)
             self.networks["student"] = self.student.network
 
     def teach(

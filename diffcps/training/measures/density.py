@@ -120,7 +120,6 @@ def policy_masses(subject: Subject, edges: tuple[Tensor, ...], actor: Actor, res
     policy, device, algorithm = subject.cloner.policy, subject.cloner.device, subject.cloner
     observation = subject.observed(torch.zeros(1, subject.task.observation_size, device=device))[None]
     if actor == "student":
-        assert isinstance(algorithm, Teacher)
         return map_masses(
             _student(algorithm, subject.policy.parameters, observation), algorithm.problem.max_action, edges, resolution
         )

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcps.algorithms import rewards
-from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Adam, Critic, gradient
 from diffcps.data.holding import beginnings
 from diffcps.data.transitions import Transitions
@@ -141,7 +140,7 @@ def critic(subject: Subject) -> dict[str, float]:
     else on those that were learned from; root mean square, over the spread of Q.
     """
     algorithm, rng = subject.policy.algorithm, subject.numpy_generator("critic")
-    assert isinstance(algorithm, Improver)
+    assert algorithm.judge is not None
     layers = algorithm.critic.layers(subject.policy.parameters[algorithm.judge])
     actor, generator = subject.config.evaluation.actor, subject.generator("critic")
 

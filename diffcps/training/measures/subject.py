@@ -55,7 +55,7 @@ class Subject:
 
     @property
     def cloner(self) -> Cloner[Any]:
-        """The algorithm, with a policy of one of the classes that a density is known of."""
+        """The algorithm, one that ``has_density``."""
         assert isinstance(self.policy.algorithm, Cloner)
         return self.policy.algorithm
 
