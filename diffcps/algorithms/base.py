@@ -417,6 +417,11 @@ class Algorithm(Generic[S]):
                 pack.move(name)
 
 
+def detached(metrics: Mapping[str, Tensor]) -> Metrics:
+    """The same numbers without their gradients."""
+    return {name: value.detach() for name, value in metrics.items()}
+
+
 def values_of(members: Sequence[Any], name: str) -> list[float]:
     """A setting of each member; NaN for ``None``."""
     return [math.nan if getattr(member, name) is None else getattr(member, name) for member in members]

@@ -19,6 +19,7 @@ from diffcps.algorithms.base import (
     StepKind,
     StepNoise,
     Words,
+    detached,
 )
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.observations import FACTS, Normalised
@@ -101,9 +102,9 @@ class Cloner(Normalised[S], Teacher[S]):
         """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""
         fit = self.fit(weights, batch, noise)
         constraint = fit.rows.mean(dim=1)
-        loss = constraint if fit.variance_loss is None else constraint + fit.variance_loss
+        loss = fit.with_variance(constraint)
         metrics = {"actor_loss": loss, "behaviour_loss": fit.behaviour_loss, "constraint": constraint}
-        return loss, {name: value.detach() for name, value in metrics.items()}, fit
+        return loss, detached(metrics), fit
 
     def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """One step of the policy towards the data, in place."""

@@ -27,6 +27,7 @@ from diffcps.algorithms.base import (
     StepKind,
     StepNoise,
     Uniform,
+    detached,
 )
 from diffcps.algorithms.nn import Constant, Critic, Layers, Mlp
 from diffcps.algorithms.pack import Pack
@@ -181,7 +182,7 @@ class CQL(Algorithm[Settings]):
             "entropy": -density.mean(dim=1),
             "temperature": temperature[:, 0],
         }
-        return {name: value.detach() for name, value in metrics.items()} | norms
+        return detached(metrics) | norms
 
     def data_density(self, layers: Layers, batch: Batch) -> Tensor:
         """log π of the data's actions, ``[K, B]``."""

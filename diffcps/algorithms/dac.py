@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepNoise, detached
 from diffcps.algorithms.choosing import by_value
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Constant, Layers
@@ -69,6 +69,7 @@ class DAC(Improver[Settings]):
 
     settings = Settings
     edge = 1e-5
+    average_heads = True
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -102,13 +103,6 @@ class DAC(Improver[Settings]):
         each = values.amax(dim=-1) if self.config.max_q_backup else values.mean(dim=-1)
         return lower_bound(each, pack.values["pessimism"])
 
-    def critic_loss(
-        self, critic: Layers, target: Layers, pack: Pack, batch: Batch, noise: StepNoise
-    ) -> tuple[Tensor, Metrics]:
-        """The mean over heads of their mean squared errors."""
-        loss, metrics = super().critic_loss(critic, target, pack, batch, noise)
-        return loss / self.heads, metrics | {"critic_loss": loss.detach() / self.heads}
-
     def slope(self, pack: Pack, batch: Batch, noisy: Tensor) -> tuple[Tensor, Tensor]:
         """∇_a Q'(s, a) at noisy actions ``[K, B, a]``, Q' the mean of the target's heads, in units of mean |Q'| on the data."""
         layers = self.critic.layers(pack["target"])
@@ -137,10 +131,8 @@ class DAC(Improver[Settings]):
             "eta": eta,
             "constraint": constraint,
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        found = {name: value.detach() for name, value in metrics.items()}
-        found["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
+        found = detached(metrics)
+        found["actor_grad_norm"] = self.improve(pack, weights, fit.with_variance(loss), fit)
         with torch.no_grad():
             left = self.fit(self.weights(pack.tensors), batch, noise).rows.mean(dim=1)
             excess = (left - pack.values["bound"]).clamp(-1.0, 1.0).nan_to_num(0.0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import duals
-from diffcps.algorithms.base import Batch, Copy, Inert, Metrics, Network, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Copy, Inert, Metrics, Network, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Adam, Constant, Layers
 from diffcps.algorithms.pack import Pack
@@ -266,9 +266,7 @@ class DiffCPS(Improver[Settings]):
             "violation": (violation > 0).to(constraint.dtype),
             "lambda": weight,
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        return loss, {name: value.detach() for name, value in metrics.items()}, fit
+        return fit.with_variance(loss), detached(metrics), fit
 
     def dual_loss(self, multiplier: Tensor, constraint: Tensor, bound: Tensor) -> tuple[Tensor, Metrics]:
         """(κ − C)·λ with C a constant: λ grows while the constraint is violated. All ``[K]``."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
@@ -74,7 +74,5 @@ class DQL(Improver[Settings]):
             "q_scale": scale,
             "constraint": constraint,
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        found = {name: value.detach() for name, value in metrics.items()}
-        return found | {"actor_grad_norm": self.improve(pack, weights, loss, fit)}
+        found = detached(metrics)
+        return found | {"actor_grad_norm": self.improve(pack, weights, fit.with_variance(loss), fit)}

@@ -25,6 +25,7 @@ from diffcps.algorithms.base import (
     StepKind,
     StepNoise,
     Uniform,
+    detached,
 )
 from diffcps.algorithms.nn import Critic, Layers, Mlp, gelu, gelu_norm
 from diffcps.algorithms.pack import Pack
@@ -130,9 +131,8 @@ class FQL(Algorithm[Settings]):
             actions = self.one_step(layers, batch.next_observations, noise["next_noise"]).clamp(-1.0, 1.0)
             values = self.critic(self.critic.layers(pack["target"]), batch.next_observations, actions).mean(dim=1)
             goal = critics.one_step_ahead(pack, batch, values)
-        each, estimates = critics.errors(self.critic, leaves, batch, goal)
-        loss = each.mean(dim=-1)
-        return loss, leaves, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
+        loss, metrics = critics.loss(self.critic, leaves, batch, goal, average=True)
+        return loss, leaves, metrics
 
     def flow_loss(self, pack: Pack, batch: Batch, noise: StepNoise) -> tuple[Tensor, Layers, Metrics]:
         """Mean (v(s, x_t, t) − (a − z))² with x_t = (1 − t) z + t a."""
@@ -161,7 +161,7 @@ class FQL(Algorithm[Settings]):
         scale = values.detach().abs().mean(dim=1) if self.config.normalise_value else torch.ones_like(q)
         loss = pack.values["alpha"] * distance - q / scale
         metrics = {"distillation_loss": distance, "policy_q": q, "actor_loss": loss}
-        return loss, leaves, {name: value.detach() for name, value in metrics.items()}
+        return loss, leaves, detached(metrics)
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """One step from noise, kept within the bound."""

@@ -46,6 +46,10 @@ class Fit(NamedTuple):
     noised: "Noised | None" = None
     """Of a chain: what its error is measured on."""
 
+    def with_variance(self, loss: Tensor) -> Tensor:
+        """A policy's loss ``[K]`` with that of its own covariance, where it has one that learns apart."""
+        return loss if self.variance_loss is None else loss + self.variance_loss
+
 
 class Policy(Protocol):
     """A class of policies of K members; it holds no parameters."""

@@ -146,12 +146,9 @@ class QGPO(Scored[Settings]):
         """The mean over heads of the squared error to r + γ (1 − terminal) Σ softmax(β_Q Q') Q' over the next actions."""
         values = self.values_of(pack, batch.next_observations, batch.more["next_support"])
         goal = critics.one_step_ahead(pack, batch, soft_value(values, pack.values["backup_beta"]))
-        leaves = self.critic.leaves(pack["critic"])
-        each, estimates = critics.errors(self.critic, leaves, batch, goal)
-        loss = each.mean(dim=-1)
-        norm = pack.descend("critic", loss, leaves)
+        metrics = critics.learn(pack, self.critic, batch, goal, average=True)
         pack.move("target")
-        return {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2)), "critic_grad_norm": norm}
+        return metrics
 
     @torch.no_grad()
     def values_of(self, pack: Pack, observations: Tensor, actions: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
@@ -67,9 +67,7 @@ class WeightedCloning(Improver[Settings]):
             "q_scale": scale,
             "constraint": fit.rows.mean(dim=1),
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        return loss, {name: value.detach() for name, value in metrics.items()}, fit
+        return fit.with_variance(loss), detached(metrics), fit
 
     def improve_policy(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """One step of the policy, in place."""
