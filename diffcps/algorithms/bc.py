@@ -22,9 +22,10 @@ from diffcps.algorithms.base import (
     detached,
 )
 from diffcps.algorithms.chain import ChainPolicy
+from diffcps.algorithms.gaussian import GaussianPolicy
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.policies import Fit, GaussianPolicy, Policy, Weights
+from diffcps.algorithms.policies import Fit, Policy, Weights
 from diffcps.algorithms.settings import Cloning
 from diffcps.algorithms.student import Teacher
 

@@ -10,6 +10,7 @@ from diffcps.algorithms.diffusion import (
     Schedule,
     add_noise,
     carry,
+    one_hot,
     path_log_weights,
     prior_divergence,
     renyi_bound,
@@ -91,8 +92,7 @@ class ChainPolicy:
         """See ``policies.Policy``: by the error of the predicted noise at one step, or by paths through all of them."""
         own_noise = noise[..., : self.action_size]
         noisy = add_noise(self.schedule, actions, step, own_noise)
-        # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
-        which = (step[..., None] == torch.arange(self.schedule.steps, device=noisy.device)).to(noisy.dtype)
+        which = one_hot(step, self.schedule.steps, noisy.dtype)
         layers = weights.layers
         observed = self.noise_net.observe(layers, observations) + which @ self.noise_net.time(layers)
         output = self.noise_net(layers, noisy, observed)

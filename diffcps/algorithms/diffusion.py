@@ -65,6 +65,15 @@ def add_noise(schedule: Schedule, actions: Tensor, step: Tensor, noise: Tensor) 
     return signal.sqrt() * actions + (1.0 - signal).sqrt() * noise
 
 
+def one_hot(step: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """``[..., T]`` of integer steps ``[...]``: 1 at the step and 0 elsewhere.
+
+    A product with it picks what belongs to each step, as a gather would. But on a GPU the gradient of a gather adds up in no
+    fixed order.
+    """
+    return (step[..., None] == torch.arange(steps, device=step.device)).to(dtype)
+
+
 def implied_start(signal: Tensor, current: Tensor, noise: Tensor, max_action: float) -> Tensor:
     """The a_0 that predicted noise ``[..., a]`` implies at a_t, clamped: (a_t − √(1 − ᾱ_t) ε)/√ᾱ_t with ``signal`` ᾱ_t."""
     return ((current - (1.0 - signal).sqrt() * noise) / signal.sqrt()).clamp(-max_action, max_action)

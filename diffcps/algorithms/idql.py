@@ -26,7 +26,7 @@ from diffcps.algorithms.base import (
     Words,
 )
 from diffcps.algorithms.choosing import by_value
-from diffcps.algorithms.diffusion import add_noise, carry, variance_preserving
+from diffcps.algorithms.diffusion import add_noise, carry, one_hot, variance_preserving
 from diffcps.algorithms.nn import AdamW, NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
@@ -124,8 +124,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         """Mean over the batch of Σ (ε − ε_θ)²."""
         leaves = self.noise_net.layout.leaves(pack["actor"])
         noisy = add_noise(self.schedule, batch.actions, noise["step"], noise["noise"])
-        # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
-        which = (noise["step"][..., None] == torch.arange(self.schedule.steps, device=noisy.device)).to(noisy.dtype)
+        which = one_hot(noise["step"], self.schedule.steps, noisy.dtype)
         observed = self.noise_net.observe(leaves, batch.observations) + which @ self.noise_net.time(leaves)
         dropout = (noise["kept"], self.config.dropout) if "kept" in noise else ()
         errors = (noise["noise"] - self.noise_net(leaves, noisy, observed, *dropout)).square()

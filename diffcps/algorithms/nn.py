@@ -31,11 +31,6 @@ class Layout:
     last: float | None = None
     """Weights and biases of the last layer start on ± this, and the other biases at 0.1; ``None``: by ``init``."""
 
-    @property
-    def parameters(self) -> int:
-        """P, the number of parameters of one member."""
-        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.sizes)
-
     def layers(self, flat: Tensor) -> Layers:
         """Weights and biases out of ``flat`` ``[K, P]``; for reading, since a pack's weights may be copies.
 
@@ -394,8 +389,7 @@ class Adam:
         # lr (m / scale_first) / (√v / scale_second + ε), with the scalars gathered: two passes over the parameters less
         rate = self.learning_rate * (scale_second / scale_first).to(self.learning_rate)
         if self.decay_steps is not None:
-            done = ((self.count - 1) / self.decay_steps).clamp(max=1.0)
-            rate = rate * (0.5 + 0.5 * (math.pi * done).cos()).to(rate)
+            rate = rate * self._decayed(self.count - 1, self.decay_steps)
         denominator = self.second.sqrt().add_(epsilon * scale_second)
         parameters.addcdiv_(self.first * rate, denominator, value=-1.0)
 
@@ -403,8 +397,12 @@ class Adam:
         """The learning rate ``[K, 1]`` of the next update."""
         if self.decay_steps is None:
             return self.learning_rate
-        done = (self.count / self.decay_steps).clamp(max=1.0)
-        return self.learning_rate * (0.5 + 0.5 * (math.pi * done).cos()).to(self.learning_rate)
+        return self.learning_rate * self._decayed(self.count, self.decay_steps)
+
+    def _decayed(self, updates: Tensor, decay_steps: int) -> Tensor:
+        """What is left of the learning rate after so many updates: from 1 to 0 along a cosine."""
+        done = (updates / decay_steps).clamp(max=1.0)
+        return (0.5 + 0.5 * (math.pi * done).cos()).to(self.learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint must hold."""

@@ -254,7 +254,7 @@ class Scored(Teacher[S]):
         frequencies: Tensor,
         observations: Tensor,
         guide: Callable[[Tensor, float], Tensor] | None = None,
-    ) -> sde.Denoiser:
+    ) -> sde.Predictor:
         """The noise net for a solver, less σ_t times what ``guide(a_t, t)`` adds to the score."""
 
         def predict(x: Tensor, time: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import Denoiser
-from diffcps.algorithms.policies import GaussianPolicy
+from diffcps.algorithms.gaussian import GaussianPolicy
 from diffcps.algorithms.student import Teacher
 from diffcps.config import Actor
 from diffcps.tasks.bandits import Bandit, bandit
