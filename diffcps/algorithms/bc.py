@@ -97,7 +97,7 @@ class Cloner(Normalised[S], Teacher[S]):
 
     def fit(self, weights: Weights, batch: Batch, noise: StepNoise) -> Fit:
         """How well a policy fits the actions of a batch."""
-        return self.policy.fit(weights, batch.observations, batch.actions, noise["step"], noise["noise"])
+        return self.policy.fit(weights, batch.observations, batch.actions, step=noise["step"], noise=noise["noise"])
 
     def cloning_loss(self, weights: Weights, batch: Batch, noise: StepNoise) -> tuple[Tensor, Metrics, Fit]:
         """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""

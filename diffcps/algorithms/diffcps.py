@@ -2,6 +2,7 @@
 
 With the settings of the ``official`` profile it computes what the paper's released program does. Losses are pure functions
 of parameters, a batch and random numbers; they return ``(loss [K], metrics)`` and never step an optimiser.
+A gradient step begins in ``improving.Improver.update``: the critic there, then ``DiffCPS.improve_policy`` here.
 Shapes: K members, B transitions, T diffusion steps.
 """
 
@@ -253,7 +254,9 @@ class DiffCPS(Improver[Settings]):
         limited, bound = self.constraint_and_bound(pack, batch, noise, constraint)
         violation = limited - bound
         smoothed = pack.tensors.get("smoothed")
-        weight = duals.weight(self.config.dual, pack.values, pack["multiplier"][:, 0], violation, smoothed)
+        weight = duals.weight(
+            self.config.dual, pack.values, pack["multiplier"][:, 0], violation=violation, smoothed=smoothed
+        )
         loss = weight * constraint + improvement
         metrics = {
             "actor_loss": loss,
@@ -278,12 +281,13 @@ class DiffCPS(Improver[Settings]):
         ``multiplier`` what the dual has moved to, which is not clipped in the released dual.
         """
         weights = self.learning_weights(pack)
-        loss, metrics, fit = self.actor_loss(weights, self.critic.layers(pack["critic"]), pack, batch, noise)
+        critic = self.critic.layers(pack["critic"])
+        loss, metrics, fit = self.actor_loss(weights, critic, pack, batch=batch, noise=noise)
         multiplier = pack["multiplier"].detach().clone().requires_grad_()
         dual, dual_metrics = self.dual_loss(multiplier[:, 0], metrics["constraint"], metrics["target_kl"])
         (slope,) = torch.autograd.grad(dual.sum(), multiplier)
         metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
         adam, smoothed = pack.adams["multiplier"], pack.tensors.get("smoothed")
-        duals.step(self.config.dual, pack.values, pack["multiplier"], adam, slope, smoothed)
+        duals.step(self.config.dual, pack.values, pack["multiplier"], adam=adam, slope=slope, smoothed=smoothed)
         metrics["multiplier"] = duals.value(self.config.dual, pack["multiplier"][:, 0]).clone()
         return metrics | dual_metrics

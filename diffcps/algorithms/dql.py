@@ -63,7 +63,7 @@ class DQL(Improver[Settings]):
         """One step of the policy down L + η q, in place."""
         weights = self.learning_weights(pack)
         fit = self.fit(weights, batch, noise)
-        q, means, scale = self.value_term(fit, weights, self.critic.layers(pack["critic"]), batch, noise)
+        q, means, scale = self.value_term(fit, weights, self.critic.layers(pack["critic"]), batch=batch, noise=noise)
         constraint = fit.rows.mean(dim=1)
         loss = constraint + pack.values["eta"] * q
         metrics = {

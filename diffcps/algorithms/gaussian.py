@@ -26,7 +26,8 @@ class GaussianPolicy:
         self.deterministic = config.policy == "deterministic"
         self.components = config.mixture_components if config.policy == "mixture" else 1
         outputs = action_size if self.deterministic else self.components * (1 + 2 * action_size)
-        self.network = Mlp(problem.observation_size, config.hidden_size, outputs, config.hidden_layers, product)
+        sizes = problem.observation_size, config.hidden_size, outputs
+        self.network = Mlp(*sizes, layers=config.hidden_layers, product=product)
         self.layout = self.network.layout
         self.draws = 1 + (self.components > 1)
         self.noise_width = 0

@@ -47,7 +47,7 @@ class Improver(bc.Cloner[S]):
         config = self.config
         sizes = problem.observation_size, problem.action_size, config.hidden_size
         activation = mish_norm if config.critic_norm else mish
-        self.critic = Critic(*sizes, self.product, config.hidden_layers, self.heads, activation)
+        self.critic = Critic(*sizes, **critics.shape(config), heads=self.heads, activation=activation)
         target = Copy([member.target_rate for member in members])
         decay = problem.steps if config.cosine_decay else None
         self.networks["critic"] = Network(

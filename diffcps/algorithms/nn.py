@@ -302,7 +302,7 @@ class Critic:
         self.product = product
         self.heads = heads
         self.activation = activation
-        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers, first), init, last)
+        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers=layers, first=first), init, last)
 
     def layers(self, flat: Tensor) -> Layers:
         """Views of ``flat`` ``[K, heads·P]`` as ``[K·heads, in, out]`` weights."""
@@ -361,7 +361,8 @@ class Adam:
         """A fresh optimiser for ``parameters`` ``[K, P]`` with learning rates ``[K]``."""
         count = torch.zeros((), dtype=torch.float64, device=parameters.device)
         zeros = torch.zeros_like(parameters)
-        return cls(zeros, zeros.clone(), count, learning_rate[:, None].to(parameters), decay_steps)
+        rate = learning_rate[:, None].to(parameters)
+        return cls(zeros, zeros.clone(), count, rate, decay_steps=decay_steps)
 
     @staticmethod
     def farthest(updates: int) -> float:

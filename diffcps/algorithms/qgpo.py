@@ -133,7 +133,7 @@ class QGPO(Scored[Settings]):
             (("support", data.observations), ("next_support", data.next_observations))
         ):
             into = data.of_member[name]
-            self.draw_support(pack, key, states, self.sample, into, stream=stream, heartbeat=heartbeat)
+            self.draw_support(pack, key, states, self.sample, into=into, stream=stream, heartbeat=heartbeat)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place."""
@@ -201,4 +201,4 @@ class QGPO(Scored[Settings]):
             observed = self.energy.observe(energy, observations, waves(parameters["energy_frequencies"], at))
             return scale * self.energy.slope(energy, x, observed)
 
-        return self.sample(layers, parameters["frequencies"], observations, noise, guide).clamp(-1.0, 1.0)
+        return self.sample(layers, parameters["frequencies"], observations, noise, guide=guide).clamp(-1.0, 1.0)

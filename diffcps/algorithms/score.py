@@ -208,9 +208,8 @@ class Scored(Teacher[S]):
         super().__init__(members, problem, device)
         config, size = self.config, problem.action_size
         self.product = torch.bfloat16 if config.precision == "bf16" else None
-        self.noise_net = ScoreNet(
-            problem.observation_size, size, config.hidden_size, config.time_embedding, self.product
-        )
+        sizes = problem.observation_size, size, config.hidden_size, config.time_embedding
+        self.noise_net = ScoreNet(*sizes, product=self.product)
         self.networks = {
             "actor": Network(self.noise_net.layout),
             "frequencies": Network(Frequencies(config.time_embedding // 2), learning_rate=None),

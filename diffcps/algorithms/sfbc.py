@@ -153,9 +153,8 @@ class SfBC(Scored[Settings]):
             return
         floor = None
         if stage == 1:
-            self.draw_support(
-                pack, key, data.observations, self.sample, data.of_member["support"], stream=0, heartbeat=heartbeat
-            )
+            into = data.of_member["support"]
+            self.draw_support(pack, key, data.observations, self.sample, into=into, stream=0, heartbeat=heartbeat)
         else:
             floor = self.values_of_states(pack, data, heartbeat)
         returns = planned(data.rewards, continues(data), floor, pack.values["discount"])

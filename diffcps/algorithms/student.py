@@ -34,8 +34,8 @@ class Student:
 
     def __init__(self, config: Any, problem: Problem, product: torch.dtype | None, unit: float) -> None:
         self.limit, self.unit = problem.max_action, unit
-        inputs = problem.observation_size + problem.action_size
-        self.mlp = Mlp(inputs, config.hidden_size, problem.action_size, config.hidden_layers, product)
+        sizes = problem.observation_size + problem.action_size, config.hidden_size, problem.action_size
+        self.mlp = Mlp(*sizes, layers=config.hidden_layers, product=product)
         self.network = Network(self.mlp.layout)
 
     def reach(self, layers: Layers, observations: Tensor, noise: Tensor) -> Tensor:

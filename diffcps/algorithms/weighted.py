@@ -72,6 +72,7 @@ class WeightedCloning(Improver[Settings]):
     def improve_policy(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """One step of the policy, in place."""
         weights = self.learning_weights(pack)
-        loss, metrics, fit = self.actor_loss(weights, self.critic.layers(pack["critic"]), pack, batch, noise)
+        critic = self.critic.layers(pack["critic"])
+        loss, metrics, fit = self.actor_loss(weights, critic, pack, batch=batch, noise=noise)
         metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
         return metrics

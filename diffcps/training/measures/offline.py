@@ -219,7 +219,14 @@ def _problem(
         torch.from_numpy(np.ascontiguousarray(getattr(data, name), dtype=np.float32)).to(device)[None]
         for name in ("observations", "actions", "rewards", "next_observations", "terminals")
     )
-    return Judged(states, actions, rewards / unit, 1.0 - terminals, following, acts(data.next_observations))
+    return Judged(
+        states=states,
+        actions=actions,
+        rewards=rewards / unit,
+        continues=1.0 - terminals,
+        next_states=following,
+        next_actions=acts(data.next_observations),
+    )
 
 
 def _chosen(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
