@@ -1,7 +1,7 @@
 """AWAC (Nair et al., 2020, arXiv 2006.09359): the data's actions, weighted by the exponential of their advantage.
 
 The policy is a Gaussian whose deviation does not depend on the state. The critic learns from the policy's own next actions.
-Settings and order of a step are those of CORL's program, whose scores are the published ones on D4RL.
+Settings and order of a step are those of CORL's program, which gave the published scores on D4RL.
 """
 
 from collections.abc import Mapping, Sequence

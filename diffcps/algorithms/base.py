@@ -73,7 +73,7 @@ class Normal:
 
     shape: tuple[int, ...]
     member_axis: int = 0
-    """Where the members' axis stands in the result."""
+    """Position of the members' axis in the result."""
 
 
 class Words(Protocol):
@@ -211,7 +211,7 @@ class Problem:
     observation_size: int
     action_size: int
     max_action: float
-    """Actions lie in ±max_action."""
+    """Actions are in ±max_action."""
     steps: int
     """Gradient steps of the trial."""
 
@@ -310,11 +310,11 @@ class Algorithm(Generic[S]):
 
     @classmethod
     def check_training(cls, trial: RunConfig, settings: S) -> None:
-        """Raise ``UserError`` where they are those of a finished policy, to which no training leads."""
+        """Raise ``UserError`` where only a finished policy can have a member's settings."""
 
     @classmethod
     def inert(cls, trial: RunConfig, settings: S) -> Mapping[str, Inert]:
-        """Settings of a member whose values make no difference, or hardly any, in this trial."""
+        """Settings of a member that make no difference, or hardly any, in this trial."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -337,7 +337,7 @@ class Algorithm(Generic[S]):
     def observed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         """What the networks see of the environment's observations ``[K, B, o]``; by default the same.
 
-        Whoever hands observations to ``act``, or to a network, calls it first; those of a batch are so already.
+        Call it before you give observations to ``act`` or to a network. Those of a batch are already as networks see them.
         """
         return observations
 

@@ -1,4 +1,4 @@
-"""Conservative Q-learning (Kumar et al., 2020, arXiv 2006.04779): soft actor-critic whose critic is kept low off the data.
+"""Conservative Q-learning (Kumar et al., 2020, arXiv 2006.04779): soft actor-critic with a critic that is kept low off the data.
 
 Each head of the critic pays for the soft maximum of its values over random and own actions, less its values of the data's
 actions. The policy is a Gaussian squashed by a tanh. Where a threshold is set, a multiplier weighs the penalty by it. Losses,
@@ -58,7 +58,7 @@ class Settings(Learning, WithCritic):
     penalty: float = setting(5.0, "zero or more", search="0.5:20:log")
     """w, weight of the penalty for values off the data (the authors: 5 or 10, by task)."""
     threshold: float | None = setting(None, "zero or more")
-    """τ, what the weighted penalty is held at by a multiplier; none: there is no multiplier. The authors' program has 5 on
+    """τ, where a multiplier keeps the weighted penalty; none: there is no multiplier. The authors' program has 5 on
     mazes and none on locomotion, where the paper has 10."""
     samples: int = setting(10, "a positive whole number")
     """Random actions, own actions and own actions of the next state that the penalty looks at, each so many."""
@@ -161,15 +161,17 @@ class CQL(Algorithm[Settings]):
 
         td, gaps, estimates = self.critic_losses(critic, pack, batch, noise)
         threshold = pack.values["threshold"]
-        held = ~threshold.isnan()
-        multiplier = torch.where(held, pack["log_multiplier"][:, 0].exp().clamp(max=LARGEST_PENALTY), 1.0)
+        bounded = ~threshold.isnan()
+        multiplier = torch.where(bounded, pack["log_multiplier"][:, 0].exp().clamp(max=LARGEST_PENALTY), 1.0)
         over = (pack.values["penalty"][:, None] * gaps - threshold.nan_to_num(0.0)[:, None]).sum(dim=1)
         norms = {
             "actor_grad_norm": pack.descend("actor", loss, policy),
             "critic_grad_norm": pack.descend("critic", td + multiplier * over, critic),
         }
         # of −α' (w gap − τ), the mean over heads, with α' an exponential
-        slope = torch.where(held & (multiplier < LARGEST_PENALTY), multiplier * over.detach() / self.critic.heads, 0.0)
+        slope = torch.where(
+            bounded & (multiplier < LARGEST_PENALTY), multiplier * over.detach() / self.critic.heads, 0.0
+        )
         pack.adams["log_multiplier"].step(pack["log_multiplier"], -slope[:, None])
         pack.move("target")
         metrics = {

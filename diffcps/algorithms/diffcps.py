@@ -75,8 +75,8 @@ class Settings(Improving):
 def principled(trial: RunConfig) -> Changes:
     """What the paper's equations ask for.
 
-    * The covariance of a chain is calibrated and its last step noisy, so the policy that acts is the one whose
-      likelihood is bounded.
+    * The covariance of a chain is calibrated and its last step noisy, so κ bounds the likelihood of the
+      policy that acts.
     * Behaviour cloning for max(steps/10, min(``CLONING``, steps/2)) steps, then κ = (1 + ``SLACK``)·L_BC.
     * λ starts at 1, has learning rate 3e-3 and is projected on [0, λ_max].
     * The last checkpoint is evaluated by at least ``FINAL_EPISODES`` episodes.

@@ -136,8 +136,8 @@ def carry(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_action: floa
 # How likely a diffusion policy makes an action: bounds on −log μ(a|s) of the discrete chain itself, in nats. The chain draws
 # a_T ~ N(0, 1) and a_{t−1} ~ N(mean, variance) for t = T..1. Its density needs an integral over the path a_{1:T}, which is
 # bounded by weighing paths drawn from the forward process q(a_{1:T} | a_0): with log w = log p(a_{0:T}) −
-# log q(a_{1:T} | a_0), the ELBO is E log w, the IWAE log mean w, and Rényi's bounds lie between. The final clamp to the
-# action bounds is left out: the actions of a data set lie within them.
+# log q(a_{1:T} | a_0), the ELBO is E log w, the IWAE log mean w, and Rényi's bounds are between them. The final clamp to the
+# action bounds is left out: the actions of a data set are within them.
 
 
 LOG_TAU = math.log(2.0 * math.pi)
@@ -162,7 +162,7 @@ def path_log_weights(
 
     Returns:
         ``[...]``. q is walked backwards, a_T ~ q(a_T | a_0) and a_{t−1} ~ q(a_{t−1} | a_t, a_0): the same paths as forwards,
-        and the two densities of a step, which nearly cancel, stand side by side.
+        and the two densities of a step, which nearly cancel, are side by side.
     """
     last = schedule.alpha_bar[-1]
     current = last.sqrt() * actions + (1.0 - last).sqrt() * noise[0]

@@ -1,4 +1,4 @@
-"""A policy of any class, cloned first if wanted, then improved by a critic: what DiffCPS, Diffusion-QL and their kin share."""
+"""A policy of any class, cloned first if wanted, then improved by a critic: the base of DiffCPS and similar algorithms."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar

@@ -1,7 +1,7 @@
 """Implicit Q-learning (Kostrikov, Nair and Levine, 2021, arXiv 2110.06169).
 
 A value network learns an upper expectile of the target critic's values of the data's actions, so no other action is ever
-asked about. The policy, a Gaussian whose deviation does not depend on the state, is fitted to the data's actions, each
+valued. The policy is a Gaussian with a deviation that does not depend on the state. It is fitted to the data's actions, each
 weighted by the exponential of its advantage. It acts by its mean. The order of a step is that of the authors' program.
 """
 

@@ -23,7 +23,7 @@ Init = Literal["uniform", "orthogonal"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the layers of a network lie in a flat ``[K, P]`` tensor."""
+    """Where the layers of a network are in a flat ``[K, P]`` tensor."""
 
     sizes: tuple[tuple[int, int], ...]
     """(inputs, outputs) of each linear layer. One without inputs is a bias alone, free numbers that start at 0."""
@@ -156,7 +156,7 @@ def gelu_norm(x: Tensor) -> Tensor:
 
 
 def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None, activation: Activation = mish) -> Tensor:
-    """What follows the first linear layer, whose output is ``x``: linear layers, each after an activation.
+    """What follows the first linear layer, which gives ``x``: linear layers, each after an activation.
 
     The hidden layers, nearly all of the arithmetic, multiply in the type ``product``; the last one does not, for a
     noise or a value rounded to the 8 bits of bfloat16 would be visibly coarse.

@@ -61,7 +61,7 @@ class Policy(Protocol):
         """Actions ``[K, B·n, a]`` within the bounds, from noise ``[D, K, B·n, a]``; differentiable where the class allows."""
 
     def proposals(self, weights: Weights, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Actions whose weighted mean of any function is the policy's expectation of it, with gradients.
+        """Actions and weights: the weighted mean of any function over them is the policy's expectation of it, with gradients.
 
         Returns:
             Actions ``[K, B·m, a]`` from noise ``[D, K, B, a]``, and their weights ``[K, B·m]``, which sum to 1 for each

@@ -278,7 +278,7 @@ class Scored(Teacher[S]):
         """Fill ``into`` ``[K, N, M, a]`` with actions of the behaviour model for observations ``[N, o]``.
 
         ``sample`` gives actions from (layers, frequencies, observations, noise). Two streams have different noise. Members take
-        turns, so that no digit depends on their company.
+        turns, so that no digit depends on the other members.
         """
         count, size = into.shape[2:]
         chunks = -(-len(observations) // ROWS_AT_ONCE)

@@ -174,7 +174,7 @@ class WithCritic(Settings):
 
     @classmethod
     def check_pack(cls, members: Sequence[Settings]) -> None:
-        """See ``Settings.check_pack``. A discount of zero changes what a step draws, so it is of all members or of none."""
+        """See ``Settings.check_pack``. Discount 0 changes what a step draws, so all members of a pack have it, or none."""
         super().check_pack(members)
         discounts = [member.discount for member in members if isinstance(member, WithCritic)]
         if 0.0 in discounts and any(discounts):

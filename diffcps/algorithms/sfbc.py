@@ -2,7 +2,7 @@
 
 A continuous-time diffusion model clones the data. Then a value network is fitted, K times from the start, to returns of the
 data's own trajectories. Between two fits the returns are planned again: from the end of each trajectory backwards they follow
-the data, unless the behaviour model's actions are worth more where it stands. As in the authors' program the comparison is with
+the data, unless the behaviour model's actions are worth more in that state. As in the authors' program the comparison is with
 the value of the same state, and a return ends where a trajectory ends, by a terminal or not. It acts by drawing among
 candidates with weights exp(α Q).
 """

@@ -3,7 +3,7 @@
 The averaged chain maps noise z to an action without drawing anything on the way, along its flow (``diffusion.carry``).
 The student μ(s, z) learns that map by its squared distance, and where there is a critic it raises its value a little too: the
 policy's loss of FQL (Park, Li and Levine, 2025, arXiv 2502.02538) with this map in the place of a flow. The chain learns
-nothing from the student: with and without one it is the same to the bit, and what holds it to the data goes on doing so.
+nothing from the student: with and without one it is the same to the bit, and what holds it to the data still does.
 
 Tried on the four corners and left: the chain's mean without its noise, which ends in a single action; the map of all T draws of
 the chain, which a network of this size learns ten times worse; and the online chain in the place of its average, which moves too
@@ -78,7 +78,7 @@ S = TypeVar("S", bound=WithStudent)
 
 
 class Teacher(Algorithm[S]):
-    """An algorithm whose policy is a chain that may have a student."""
+    """An algorithm with a chain as its policy, which may have a student."""
 
     averages = True
     """See ``Algorithm.averages``. Without an averaged policy the chain moves too much for a student that learns along with it, so

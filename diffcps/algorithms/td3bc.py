@@ -1,4 +1,4 @@
-"""TD3+BC (Fujimoto and Gu, 2021, arXiv 2106.06860): TD3 whose deterministic policy also stays near the data's actions.
+"""TD3+BC (Fujimoto and Gu, 2021, arXiv 2106.06860): TD3 with a deterministic policy that also stays near the data's actions.
 
 Observations are normalised by the mean and deviation of the data set. The targets of critic and policy follow on the steps
 in which the policy learns, as in the authors' program.

@@ -98,7 +98,7 @@ def _pieces(device: str, counts: Sequence[int], candidates: int) -> Iterator[tup
     """What is computed together: members, and rows from the first to before the last.
 
     A CPU takes one member after the other: nothing is computed for padding, and what a member does cannot depend on
-    its company, not even in the last bit. A GPU takes all members at once: it waits for launches, not for sums.
+    the other members, not even in the last bit. A GPU takes all members at once: it waits for launches, not for sums.
     """
     if device == "cpu":
         limit, groups = CANDIDATES_AT_ONCE_CPU, [(slice(k, k + 1), count) for k, count in enumerate(counts)]

@@ -1,4 +1,4 @@
-"""Measures of policies beside their scores: where actions lie, how likely they make the data, how they act, what they are worth.
+"""Measures of policies beside their scores: where actions are, how likely they make the data, how they act, what they are worth.
 
 ``RunConfig.measures`` names them, and ``subject.Measurer`` takes them at each evaluation. An entry in ``MEASURES`` is all that
 a new measure needs: the flag ``--measures``, ``measures.csv``, MLflow and the report follow from it. Looking one up does not

@@ -74,9 +74,9 @@ def behaviour(name: str) -> OnGrid:
 def take(subject: Subject) -> dict[str, float]:
     """See ``MEASURES``; every column follows from the masses of the cells.
 
-    ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density, and no less than what stands there where cells that
-    the behaviour takes hold less than ``FLOOR``. ``std_j`` is the standard deviation of the actions' dimension j. Beside a
-    student, ``average_kl`` and ``student_kl`` are the divergences of the averaged chain and of the student.
+    ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density. Where the policy has less than ``FLOOR`` in a cell that the
+    behaviour takes, the true value is larger than this one. ``std_j`` is the standard deviation of the actions' dimension j.
+    Beside a student, ``average_kl`` and ``student_kl`` are the divergences of the averaged chain and of the student.
     """
     assert subject.task.bandit is not None
     own = behaviour(subject.task.bandit)

@@ -52,7 +52,7 @@ def chain_masses(
         schedule: T steps.
         max_action: the chain clamps its predicted a_0, and the action, to ±max_action.
         last_step_noise: whether the last step is noisy.
-        edges: of the cells along each of the d = 1 or 2 axes, equally spaced; the outermost cells take what lies beyond
+        edges: of the cells along each of the d = 1 or 2 axes, equally spaced; the outermost cells take what is beyond
             them.
         resolution: 2 doubles the number of nodes along each axis of every grid.
         heartbeat: called at each step of the chain.
@@ -100,7 +100,7 @@ def map_masses(reach: Callable[[Tensor], Tensor], max_action: float, edges: Sequ
 
 @dataclass(frozen=True)
 class _Grid:
-    """How far a grid reaches and how close its nodes lie."""
+    """How far a grid reaches and how close its nodes are."""
 
     schedule: Schedule
     max_action: float
@@ -197,7 +197,7 @@ class _Step:
         return Nodes(mean, width, density.squeeze(-1).exp() * area, boxes=self.silent)
 
     def _wanted(self, cells: Sequence[float]) -> int:
-        """How many times closer the nodes must lie."""
+        """How many times closer the nodes must be."""
         shape = self.fields.shape[:-1]
         mass, mean = self.coarse.mass.view(shape), self.coarse.mean.view(*shape, -1)
         core = mass > _CORE * mass.max()
@@ -213,7 +213,7 @@ class _Step:
 
 
 def _steps(mean: Tensor) -> Tensor:
-    """``[N, d]``: how far the means ``[N_1, …, d]`` of neighbouring nodes lie apart."""
+    """``[N, d]``: how far the means ``[N_1, …, d]`` of neighbouring nodes are apart."""
     squares = torch.zeros_like(mean)
     for axis in range(mean.ndim - 1):
         (slope,) = torch.gradient(mean, dim=axis)

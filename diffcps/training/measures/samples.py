@@ -78,7 +78,7 @@ def directions(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
 def sliced_wasserstein(first: NDArray[np.float64], second: NDArray[np.float64], along: NDArray[np.float64]) -> float:
     """Mean over directions ``[L, d]`` of the 1-Wasserstein distance between projections of two sets ``[n, d]`` of one size.
 
-    In one dimension the distance is the mean difference of what stands at the same rank.
+    In one dimension the distance is the mean difference of values of the same rank.
     """
     left, right = (np.sort(points @ along.T, axis=0) for points in (first, second))
     return float(np.abs(left - right).mean())
