@@ -17,8 +17,9 @@ from diffcps.algorithms import diffcps, duals
 from diffcps.algorithms.base import Problem
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import prior_divergence, step_divergence
+from diffcps.algorithms.gaussian import GaussianPolicy
 from diffcps.algorithms.observations import SMALLEST_STD
-from diffcps.algorithms.policies import GaussianPolicy, Weights
+from diffcps.algorithms.policies import Weights
 from diffcps.config import EvaluationConfig, Member, RunConfig, Values
 from diffcps.training import engine
 from diffcps.training.learner import Learner

@@ -165,17 +165,6 @@ def test_corners_are_those_of_diffusion_ql() -> None:
     assert float(corners.value([0.0, 0.0])) == 0.0
 
 
-@pytest.mark.parametrize("name", ["swissroll", "8gaussians", "moons", "rings", "checkerboard", "2spirals"])
-def test_target_of_an_energy_set_prefers_what_is_worth_more(name: str) -> None:
-    """E_target[E] = E_b[E exp(βE)]/E_b[exp(βE)]."""
-    known, beta = bandit(name), 3.0
-    values = known.value(known.sample(100_000, np.random.default_rng(0)))
-    expected = (values * np.exp(beta * values)).mean() / np.exp(beta * values).mean()
-    drawn = known.value(known.target_sample(5000, beta, np.random.default_rng(1)))
-    assert drawn.mean() == pytest.approx(expected, abs=0.02)
-    assert drawn.mean() > values.mean() + 0.1
-
-
 @given(st.integers(1, 12), st.integers(1, 6))
 def test_mixtures_stand_apart(components: int, dimensions: int) -> None:
     known = bandit(f"mixture-{components}x{dimensions}")

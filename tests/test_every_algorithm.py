@@ -22,6 +22,7 @@ from trials import member
 
 import diffcps
 from diffcps import algorithms
+from diffcps.algorithms.settings import Learning
 from diffcps.config import Member, RunConfig
 from diffcps.deploy import onnx
 from diffcps.runs.presets import official
@@ -92,6 +93,11 @@ def assert_same(one: Learner, other: Learner) -> None:
 
 def assert_exact(one: Tensor, other: Tensor, name: str) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@ALL
+def test_the_settings_have_what_the_platform_reads(name: str) -> None:
+    assert issubclass(algorithms.get(name).settings, Learning)
 
 
 @ALL

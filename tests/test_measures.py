@@ -82,14 +82,14 @@ def gaussians(config: RunConfig, weights: list[float], means: Any, stds: Any) ->
     task = get_task(config.task)
     sizes = task.observation_size, task.action_size, task.max_action
     model: Any = algorithms.build(config, sizes, torch.device("cpu"))
-    flat = torch.zeros(1, model.policy.layout.parameters)
+    flat = torch.zeros_like(model.policy.layout.initial([torch.Generator()]))
     bias = model.policy.layout.layers(flat)[-1][1]
     mean = np.arctanh(np.array(means) / task.max_action)
     raw = (np.log(np.array(stds) / task.max_action) + 6.0) / 7.0
     values = np.concatenate([mean, np.log(raw / (1.0 - raw))], axis=1).ravel()
     values = np.concatenate([np.log(weights) if len(weights) > 1 else [0.0], values])
     bias[0, 0] = torch.tensor(values)
-    critic = torch.zeros(1, 2 * model.critic.layout.parameters)
+    critic = torch.zeros_like(model.critic.initial([torch.Generator()]))
     return Policy(model, {"actor": flat, "average": flat.clone(), "target": critic})
 
 

@@ -88,7 +88,7 @@ def test_initial_parameters_are_uniform_on_the_bound() -> None:
     """±1/√inputs for weights and biases alike, torch.nn.Linear's default."""
     layout = Layout(((16, 64), (64, 64)))
     flat = layout.initial(generators(0, 1))
-    assert flat.shape == (2, layout.parameters) == (2, 17 * 64 + 65 * 64)
+    assert flat.shape == (2, 17 * 64 + 65 * 64)
     for (weight, bias), (inputs, _) in zip(layout.layers(flat), layout.sizes, strict=True):
         bound = 1.0 / math.sqrt(inputs)
         for part in (weight, bias):

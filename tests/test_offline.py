@@ -25,7 +25,7 @@ from diffcps.files import read_json
 from diffcps.tasks.registry import get_task
 from diffcps.training import measures
 from diffcps.training.measures import offline
-from diffcps.training.measures.offline import Judged, fit
+from diffcps.training.measures.offline import Experience, fit
 from diffcps.training.measures.subject import Subject, taken
 
 
@@ -64,13 +64,13 @@ def test_too_few_trajectories_to_hold_any_out() -> None:
         parted(made([5, 5]), 0.6, 0)
 
 
-def cycle(discount_actions: torch.Tensor) -> Judged:
+def cycle(discount_actions: torch.Tensor) -> Experience:
     """States 0 → 1 → 0 …, reward 1 in state 1, plus the action; the policies' actions are given, ``[K, 2, 1]``."""
     states = torch.tensor([[[0.0], [1.0]]]).repeat(1, 50, 1)
     actions = torch.linspace(-1, 1, 100)[None, :, None]
     rewards = states[..., 0] + actions[..., 0]
     following = discount_actions.repeat(1, 50, 1)
-    return Judged(states, actions, rewards, torch.ones(1, 100), 1.0 - states, following)
+    return Experience(states, actions, rewards, torch.ones(1, 100), 1.0 - states, following)
 
 
 def seeded(*seeds: int) -> list[torch.Generator]:
@@ -81,7 +81,7 @@ def test_fitted_q_evaluation_finds_the_value_of_a_known_policy() -> None:
     """Policies that add a to every reward: V(0) = (γ + a (1 + γ))/(1 − γ²) and V(1) = (1 + a (1 + γ))/(1 − γ²), γ = ½."""
     added = torch.tensor([0.5, -0.25])
     problem = cycle(added[:, None, None].expand(2, 2, 1))
-    problem = Judged(*(part.expand(2, *part.shape[1:]) for part in problem))
+    problem = Experience(*(part.expand(2, *part.shape[1:]) for part in problem))
     found = fit(problem, 0.5, seeded(0, 1), steps=800)
     states = torch.tensor([[0.0], [1.0]]).expand(2, 2, 1)
     values = found(states, added[:, None, None].expand(2, 2, 1))

@@ -58,7 +58,7 @@ def carried(mean: float, variance: float, x: Tensor, times: tuple[float, float])
     return end_alpha * mean + end * (x - alpha * mean) / whole
 
 
-def gaussian_noise(mean: float, variance: float) -> sde.Denoiser:
+def gaussian_noise(mean: float, variance: float) -> sde.Predictor:
     """ε(x, t) of Gaussian data: minus σ_t times the score."""
 
     def predict(x: Tensor, time: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Learning algorithms: one file and one line here for each. ``base`` says what such a file holds.
 
-An algorithm is imported, and torch with it, only when it is asked for: reading a trial needs neither.
+An algorithm, and torch with it, is imported only when it is asked for. Reading a trial does not import them.
 """
 
 import importlib
@@ -64,7 +64,7 @@ def settings(trial: RunConfig) -> tuple[Any, ...]:
 
 
 def complete(trial: RunConfig) -> RunConfig:
-    """The trial with every setting of its algorithm, those that it does not have from the defaults.
+    """The trial with every setting of its algorithm; missing ones get defaults.
 
     Raises ``UserError`` as ``settings`` does, and when settings, length and evaluation do not fit together.
     """
@@ -85,17 +85,17 @@ def complete(trial: RunConfig) -> RunConfig:
 
 def teaches(name: str) -> bool:
     """Whether a student can learn along with the policies of this algorithm; for others ``deploy.distil`` may make one."""
-    return getattr(get(name), "averages", False)
+    return get(name).averages
 
 
 def check_training(trial: RunConfig) -> None:
-    """Raise ``UserError`` for the settings of a finished policy, to which no training leads; see ``Algorithm.check_training``."""
+    """Raise ``UserError`` for settings that only a finished policy can have; see ``Algorithm.check_training``."""
     for own in settings(trial):
         get(trial.algorithm).check_training(trial, own)
 
 
 def inert(trial: RunConfig) -> "dict[str, Inert]":
-    """Settings whose values make no difference, or hardly any, to all members in this trial."""
+    """Settings that make no difference, or hardly any, to all members in this trial."""
     found = [get(trial.algorithm).inert(trial, own) for own in settings(trial)]
     shared = [name for name in found[0] if all(name in own for own in found)]
     # the member for which a setting is nearest to having an effect speaks for all

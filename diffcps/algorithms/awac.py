@@ -1,11 +1,11 @@
 """AWAC (Nair et al., 2020, arXiv 2006.09359): the data's actions, weighted by the exponential of their advantage.
 
 The policy is a Gaussian whose deviation does not depend on the state. The critic learns from the policy's own next actions.
-Settings and order of a step are those of CORL's program, whose scores are the published ones on D4RL.
+Settings and order of a step are those of CORL's program, which gave the published scores on D4RL.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -27,7 +27,7 @@ from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config.plain import setting
 
 METRICS = (*critics.METRICS, "actor_loss", "actor_grad_norm", "advantage", "mean_weight")
@@ -58,6 +58,7 @@ class Weighted(Normalised[S]):
     """Critic and weighted Gaussian policy: what AWAC and CRR share. A subclass gives ``weights``."""
 
     chooses = False
+    unit_actions = True
     acting: ClassVar[tuple[str, ...]] = ("actor", *FACTS)
     samples = 1
     """Actions of the policy, of which the mean value is that of the state."""
@@ -83,11 +84,6 @@ class Weighted(Normalised[S]):
     def copies_of(self, name: str) -> dict[str, Copy]:
         """The copy of that name; the policy has none."""
         return {} if name == "target_actor" else {name: Copy([member.target_rate for member in self.members])}
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, normalised observations, transformed rewards."""
-        data = super().prepare(pack, data)
-        return replace(data, actions=data.actions / self.problem.max_action)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: critic, then policy by the new critic, then target."""
@@ -144,13 +140,7 @@ class Weighted(Normalised[S]):
 def of_task(task: TaskFacts, maze: dict[str, Any]) -> Changes:
     """A million steps on the tasks of D4RL; r − 1 and further settings where rewards are 1 at a goal."""
     settings = {"reward_transform": "minus_one"} | maze if task.goal_rewards else {}
-    if task.episode_limit == 1:
-        settings = {"discount": 0.0}
-    antmaze = task.domain.startswith("antmaze")
-    if not antmaze and task.domain != "locomotion":
-        return {"settings": settings}
-    evaluation = {"every": 50_000, "episodes": 100} if antmaze else {"every": 5_000, "episodes": 10}
-    return {"steps": STEPS, "settings": settings, "evaluation": evaluation}
+    return d4rl(task, settings, STEPS)
 
 
 class AWAC(Weighted[Settings]):

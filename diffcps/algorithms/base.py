@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import rewards, streams
-from diffcps.algorithms.nn import Adam
+from diffcps.algorithms.nn import Adam, Critic
 from diffcps.algorithms.settings import OFFICIAL, Changes, Settings, TaskFacts
 from diffcps.config import Actor, RunConfig
 
@@ -73,7 +73,7 @@ class Normal:
 
     shape: tuple[int, ...]
     member_axis: int = 0
-    """Where the members' axis stands in the result."""
+    """Position of the members' axis in the result."""
 
 
 class Words(Protocol):
@@ -211,7 +211,7 @@ class Problem:
     observation_size: int
     action_size: int
     max_action: float
-    """Actions lie in ±max_action."""
+    """Actions are in ±max_action."""
     steps: int
     """Gradient steps of the trial."""
 
@@ -247,13 +247,26 @@ class Algorithm(Generic[S]):
     """
 
     settings: ClassVar[type[Settings]]
-    """The dataclass of its settings."""
+    """The dataclass of its settings, which extends ``Learning``."""
     profiles: ClassVar[Mapping[str, Callable[[RunConfig], Changes]]] = OFFICIAL
     """Name -> what a profile changes of a trial that has the settings of its task."""
     chooses: ClassVar[bool] = True
     """Whether ``act`` can choose among several candidates."""
+    unit_actions: ClassVar[bool] = False
+    """Whether the actions of a batch are in units of their bound."""
+    edge: ClassVar[float] = 0.0
+    """The data's actions are kept this far from their bound, in units of it."""
     acting: ClassVar[tuple[str, ...]] = ("actor",)
     """Tensors and settings of a pack that acting and measuring need, where the pack has them."""
+    averages: ClassVar[bool] = False
+    """Whether there is an averaged policy, which can act too. Then a student can learn along with the policies."""
+    has_density: ClassVar[bool] = False
+    """Whether measures can compute its policy's distribution. It is then a ``bc.Cloner``."""
+    judge: ClassVar[str | None] = None
+    """The parameters of ``critic`` that a finished policy keeps, among ``acting``, and the measure ``critic`` reads; ``None``: no
+    such critic is measured."""
+    critic: Critic
+    """Its critic, if it has one."""
     rounded: ClassVar[tuple[str, ...]] = ()
     """Metrics that rounding may decide, e.g. whether a bound is violated: compiled steps may give others than eager ones."""
 
@@ -284,7 +297,8 @@ class Algorithm(Generic[S]):
     @classmethod
     def actors(cls, settings: S) -> Mapping[Actor, str]:
         """Policies that can act -> the tensor of the pack that holds their parameters."""
-        return {"online": "actor"}
+        online: dict[Actor, str] = {"online": "actor"}
+        return online | {"average": "average"} if cls.averages else online
 
     def acting_as(self, actor: Actor) -> Acting:
         """What acts when this policy does, with its parameters as ``actor``."""
@@ -296,11 +310,11 @@ class Algorithm(Generic[S]):
 
     @classmethod
     def check_training(cls, trial: RunConfig, settings: S) -> None:
-        """Raise ``UserError`` where they are those of a finished policy, to which no training leads."""
+        """Raise ``UserError`` where only a finished policy can have a member's settings."""
 
     @classmethod
     def inert(cls, trial: RunConfig, settings: S) -> Mapping[str, Inert]:
-        """Settings of a member whose values make no difference, or hardly any, in this trial."""
+        """Settings of a member that make no difference, or hardly any, in this trial."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -311,14 +325,19 @@ class Algorithm(Generic[S]):
         """The data set as steps read it, from the data set as it was recorded; may set constants of the pack.
 
         Called once, before the first step or before a checkpoint is loaded. By default rewards get the transform that the
-        settings name.
+        settings name, and actions what ``unit_actions`` and ``edge`` say.
         """
-        return replace(data, rewards=rewards.transformed(getattr(self.config, "reward_transform", "none"), data))
+        actions = data.actions / self.problem.max_action if self.unit_actions else data.actions
+        if self.edge:
+            limit = (1.0 - self.edge) * self.batch_bound
+            actions = actions.clamp(-limit, limit)
+        transform = getattr(self.config, "reward_transform", "none")
+        return replace(data, actions=actions, rewards=rewards.transformed(transform, data))
 
     def observed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         """What the networks see of the environment's observations ``[K, B, o]``; by default the same.
 
-        Whoever hands observations to ``act``, or to a network, calls it first; those of a batch are so already.
+        Call it before you give observations to ``act`` or to a network. Those of a batch are already as networks see them.
         """
         return observations
 
@@ -359,6 +378,11 @@ class Algorithm(Generic[S]):
 
     # What follows from the above
 
+    @property
+    def batch_bound(self) -> float:
+        """The bound of actions in a batch."""
+        return 1.0 if self.unit_actions else self.problem.max_action
+
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Names of all metrics, in the order of the kinds."""
@@ -391,6 +415,11 @@ class Algorithm(Generic[S]):
         for name, copy in self.periodic.items():
             if copy.every and step >= copy.start and step % copy.every == 0:
                 pack.move(name)
+
+
+def detached(metrics: Mapping[str, Tensor]) -> Metrics:
+    """The same numbers without their gradients."""
+    return {name: value.detach() for name, value in metrics.items()}
 
 
 def values_of(members: Sequence[Any], name: str) -> list[float]:

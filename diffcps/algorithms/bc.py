@@ -19,11 +19,13 @@ from diffcps.algorithms.base import (
     StepKind,
     StepNoise,
     Words,
+    detached,
 )
 from diffcps.algorithms.chain import ChainPolicy
+from diffcps.algorithms.gaussian import GaussianPolicy
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.policies import Fit, GaussianPolicy, Policy, Weights
+from diffcps.algorithms.policies import Fit, Policy, Weights
 from diffcps.algorithms.settings import Cloning
 from diffcps.algorithms.student import Teacher
 
@@ -44,6 +46,7 @@ class Cloner(Normalised[S], Teacher[S]):
     """A policy of any class that can be fitted to the data; what learns further is a subclass."""
 
     acting: ClassVar[tuple[str, ...]] = ("actor", "average", "student", "step_losses", *FACTS)
+    has_density = True
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -94,15 +97,15 @@ class Cloner(Normalised[S], Teacher[S]):
 
     def fit(self, weights: Weights, batch: Batch, noise: StepNoise) -> Fit:
         """How well a policy fits the actions of a batch."""
-        return self.policy.fit(weights, batch.observations, batch.actions, noise["step"], noise["noise"])
+        return self.policy.fit(weights, batch.observations, batch.actions, step=noise["step"], noise=noise["noise"])
 
     def cloning_loss(self, weights: Weights, batch: Batch, noise: StepNoise) -> tuple[Tensor, Metrics, Fit]:
         """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""
         fit = self.fit(weights, batch, noise)
         constraint = fit.rows.mean(dim=1)
-        loss = constraint if fit.variance_loss is None else constraint + fit.variance_loss
+        loss = fit.with_variance(constraint)
         metrics = {"actor_loss": loss, "behaviour_loss": fit.behaviour_loss, "constraint": constraint}
-        return loss, {name: value.detach() for name, value in metrics.items()}, fit
+        return loss, detached(metrics), fit
 
     def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """One step of the policy towards the data, in place."""
@@ -139,7 +142,7 @@ class BC(Cloner[Settings]):
         batch = self.config.batch_size
         metrics = (*METRICS, *self.student_metrics)
         self.kinds = {"behaviour": StepKind(batch, metrics, self.fit_noise), "idle": StepKind(batch, ())}
-        self.add_student(self.product, problem.max_action)
+        self.add_student(self.product)
         self.stages = (Stage(self.every("behaviour", "idle")),)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:

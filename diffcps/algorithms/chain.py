@@ -10,6 +10,7 @@ from diffcps.algorithms.diffusion import (
     Schedule,
     add_noise,
     carry,
+    one_hot,
     path_log_weights,
     prior_divergence,
     renyi_bound,
@@ -91,8 +92,7 @@ class ChainPolicy:
         """See ``policies.Policy``: by the error of the predicted noise at one step, or by paths through all of them."""
         own_noise = noise[..., : self.action_size]
         noisy = add_noise(self.schedule, actions, step, own_noise)
-        # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
-        which = (step[..., None] == torch.arange(self.schedule.steps, device=noisy.device)).to(noisy.dtype)
+        which = one_hot(step, self.schedule.steps, noisy.dtype)
         layers = weights.layers
         observed = self.noise_net.observe(layers, observations) + which @ self.noise_net.time(layers)
         output = self.noise_net(layers, noisy, observed)
@@ -117,7 +117,7 @@ class ChainPolicy:
                 return fit._replace(rows=start + self.schedule.steps * terms)
             case "iwae" | "renyi":
                 order = self.config.renyi_order if self.config.constraint == "renyi" else 0.0
-                return fit._replace(rows=self._path_bound(weights, observations, actions, noise, order))
+                return fit._replace(rows=self._path_bound(weights, observations, actions, noise, order=order))
 
     def _path_bound(
         self, weights: Weights, observations: Tensor, actions: Tensor, noise: Tensor, order: float
@@ -127,7 +127,7 @@ class ChainPolicy:
         draws = noise.view(members, batch * self.paths, self.schedule.steps, size).movedim(2, 0)
         repeated = actions.repeat_interleave(self.paths, dim=1)
         denoise = self.denoiser(weights, observations)
-        log_weights = path_log_weights(denoise, self.schedule, repeated, draws, self.max_action)
+        log_weights = path_log_weights(denoise, self.schedule, repeated, draws, max_action=self.max_action)
         return -renyi_bound(log_weights.view(members, batch, self.paths), order)
 
     def _fixed_variance(self, step_losses: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""How an action is chosen among N candidates of each observation, which lie side by side."""
+"""How an action is chosen among N candidates of each observation, which are side by side."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Conservative Q-learning (Kumar et al., 2020, arXiv 2006.04779): soft actor-critic whose critic is kept low off the data.
+"""Conservative Q-learning (Kumar et al., 2020, arXiv 2006.04779): soft actor-critic with a critic that is kept low off the data.
 
 Each head of the critic pays for the soft maximum of its values over random and own actions, less its values of the data's
 actions. The policy is a Gaussian squashed by a tanh. Where a threshold is set, a multiplier weighs the penalty by it. Losses,
@@ -7,7 +7,7 @@ networks and the first steps, in which the policy clones the data, are those of 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -27,10 +27,11 @@ from diffcps.algorithms.base import (
     StepKind,
     StepNoise,
     Uniform,
+    detached,
 )
 from diffcps.algorithms.nn import Constant, Critic, Layers, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config import RunConfig
 from diffcps.config.plain import setting
 
@@ -57,7 +58,7 @@ class Settings(Learning, WithCritic):
     penalty: float = setting(5.0, "zero or more", search="0.5:20:log")
     """w, weight of the penalty for values off the data (the authors: 5 or 10, by task)."""
     threshold: float | None = setting(None, "zero or more")
-    """τ, what the weighted penalty is held at by a multiplier; none: there is no multiplier. The authors' program has 5 on
+    """τ, where a multiplier keeps the weighted penalty; none: there is no multiplier. The authors' program has 5 on
     mazes and none on locomotion, where the paper has 10."""
     samples: int = setting(10, "a positive whole number")
     """Random actions, own actions and own actions of the next state that the penalty looks at, each so many."""
@@ -92,6 +93,7 @@ class CQL(Algorithm[Settings]):
     settings = Settings
     profiles: ClassVar[Mapping[str, Callable[[RunConfig], Changes]]] = {"official": official}
     chooses = False
+    unit_actions = True
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -126,18 +128,7 @@ class CQL(Algorithm[Settings]):
         settings: dict[str, Any] = {}
         if task.goal_rewards:
             settings = {"reward_transform": "antmaze", "threshold": 5.0, "max_q_backup": True}
-        if task.episode_limit == 1:
-            settings = {"discount": 0.0}
-        antmaze = task.domain.startswith("antmaze")
-        if not antmaze and task.domain != "locomotion":
-            return {"settings": settings}
-        evaluation = {"every": 50_000, "episodes": 100} if antmaze else {"every": 5_000, "episodes": 10}
-        return {"steps": STEPS, "settings": settings, "evaluation": evaluation}
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound; rewards transformed."""
-        data = super().prepare(pack, data)
-        return replace(data, actions=data.actions / self.problem.max_action)
+        return d4rl(task, settings, STEPS)
 
     def parts(self, layers: Layers, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the deviation before the tanh, ``[K, B, a]``."""
@@ -170,15 +161,17 @@ class CQL(Algorithm[Settings]):
 
         td, gaps, estimates = self.critic_losses(critic, pack, batch, noise)
         threshold = pack.values["threshold"]
-        held = ~threshold.isnan()
-        multiplier = torch.where(held, pack["log_multiplier"][:, 0].exp().clamp(max=LARGEST_PENALTY), 1.0)
+        bounded = ~threshold.isnan()
+        multiplier = torch.where(bounded, pack["log_multiplier"][:, 0].exp().clamp(max=LARGEST_PENALTY), 1.0)
         over = (pack.values["penalty"][:, None] * gaps - threshold.nan_to_num(0.0)[:, None]).sum(dim=1)
         norms = {
             "actor_grad_norm": pack.descend("actor", loss, policy),
             "critic_grad_norm": pack.descend("critic", td + multiplier * over, critic),
         }
         # of −α' (w gap − τ), the mean over heads, with α' an exponential
-        slope = torch.where(held & (multiplier < LARGEST_PENALTY), multiplier * over.detach() / self.critic.heads, 0.0)
+        slope = torch.where(
+            bounded & (multiplier < LARGEST_PENALTY), multiplier * over.detach() / self.critic.heads, 0.0
+        )
         pack.adams["log_multiplier"].step(pack["log_multiplier"], -slope[:, None])
         pack.move("target")
         metrics = {
@@ -191,7 +184,7 @@ class CQL(Algorithm[Settings]):
             "entropy": -density.mean(dim=1),
             "temperature": temperature[:, 0],
         }
-        return {name: value.detach() for name, value in metrics.items()} | norms
+        return detached(metrics) | norms
 
     def data_density(self, layers: Layers, batch: Batch) -> Tensor:
         """log π of the data's actions, ``[K, B]``."""

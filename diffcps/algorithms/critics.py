@@ -31,6 +31,15 @@ def errors(critic: Critic, leaves: Layers, batch: Batch, goal: Tensor) -> tuple[
     return (values - goal[:, None]).square().mean(dim=-1), values
 
 
+def loss(
+    critic: Critic, leaves: Layers, batch: Batch, goal: Tensor, *, average: bool = False
+) -> tuple[Tensor, Metrics]:
+    """The sum of the heads' errors, or with ``average`` their mean, ``[K]``; and the metrics ``METRICS`` but for the last."""
+    each, values = errors(critic, leaves, batch, goal)
+    found = each.sum(dim=-1) / critic.heads if average else each.sum(dim=-1)
+    return found, {"critic_loss": found.detach(), "q_value": values.detach().mean(dim=(1, 2))}
+
+
 def value_loss(critic: Critic, layers: Layers, observations: Tensor) -> Callable[[Tensor], Tensor]:
     """q(a) = −mean Q / mean |Q| ``[K]`` of actions ``[K, B, a]``, over batch and heads, the divisor a constant."""
 
@@ -41,10 +50,10 @@ def value_loss(critic: Critic, layers: Layers, observations: Tensor) -> Callable
     return value
 
 
-def learn(pack: Pack, critic: Critic, batch: Batch, goal: Tensor, *, clip: bool = False) -> Metrics:
-    """One step of the critic down the sum of its heads' errors, in place; ``clip``: see ``Pack.descend``."""
+def learn(
+    pack: Pack, critic: Critic, batch: Batch, goal: Tensor, *, average: bool = False, clip: bool = False
+) -> Metrics:
+    """One step of the critic down ``loss``, in place; ``clip``: see ``Pack.descend``."""
     leaves = critic.leaves(pack["critic"])
-    each, values = errors(critic, leaves, batch, goal)
-    loss = each.sum(dim=-1)
-    norm = pack.descend("critic", loss, leaves, clip=clip)
-    return {"critic_loss": loss.detach(), "q_value": values.detach().mean(dim=(1, 2)), "critic_grad_norm": norm}
+    found, metrics = loss(critic, leaves, batch, goal, average=average)
+    return metrics | {"critic_grad_norm": pack.descend("critic", found, leaves, clip=clip)}

@@ -60,8 +60,8 @@ class CRR(awac.Weighted[Settings]):
     @classmethod
     def of_task(cls, task: TaskFacts) -> Changes:
         """The same settings for all tasks; r − 1 where rewards are 1 at a goal."""
-        found = awac.of_task(task, {})
-        return {**found, "evaluation": {**found.get("evaluation", {}), "candidates": CANDIDATES}}
+        changes = awac.of_task(task, {})
+        return {**changes, "evaluation": {**changes.get("evaluation", {}), "candidates": CANDIDATES}}
 
     def copies_of(self, name: str) -> dict[str, Copy]:
         """Both networks have a target."""

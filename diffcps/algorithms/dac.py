@@ -6,12 +6,12 @@ behaviour loss at a bound, or is fixed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepNoise, detached
 from diffcps.algorithms.choosing import by_value
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Constant, Layers
@@ -24,8 +24,6 @@ METRICS = "behaviour_loss", "actor_loss", "q_loss", "q_scale", "eta", "actor_gra
 ETA = 0.001, 100.0
 """η stays between these."""
 STEPS = 2_000_000
-EDGE = 1e-5
-"""The data's actions are kept this far from their bounds, in units of them."""
 CANDIDATES = 10
 """Actions among which the policy chooses."""
 
@@ -70,6 +68,8 @@ class DAC(Improver[Settings]):
     """Critic of many heads, policy and η."""
 
     settings = Settings
+    edge = 1e-5
+    average_heads = True
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -95,11 +95,6 @@ class DAC(Improver[Settings]):
         settings = common | own | {"reward_transform": "return_range"}
         return {"settings": settings, "steps": STEPS, "evaluation": evaluation | {"every": 10_000, "episodes": 10}}
 
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions a little away from their bound; rewards transformed."""
-        data, limit = super().prepare(pack, data), (1.0 - EDGE) * self.problem.max_action
-        return replace(data, actions=data.actions.clamp(-limit, limit))
-
     def next_values(self, target: Layers, pack: Pack, batch: Batch, noise: StepNoise) -> Tensor:
         """Mean over next actions (their maximum in a max-Q backup) within each head, then the heads' lower bound."""
         average = self.weights(pack.tensors, "average")
@@ -107,13 +102,6 @@ class DAC(Improver[Settings]):
         values = self.critic(target, batch.next_observations, actions).unflatten(-1, (-1, self.next_candidates))
         each = values.amax(dim=-1) if self.config.max_q_backup else values.mean(dim=-1)
         return lower_bound(each, pack.values["pessimism"])
-
-    def critic_loss(
-        self, critic: Layers, target: Layers, pack: Pack, batch: Batch, noise: StepNoise
-    ) -> tuple[Tensor, Metrics]:
-        """The mean over heads of their mean squared errors."""
-        loss, metrics = super().critic_loss(critic, target, pack, batch, noise)
-        return loss / self.heads, metrics | {"critic_loss": loss.detach() / self.heads}
 
     def slope(self, pack: Pack, batch: Batch, noisy: Tensor) -> tuple[Tensor, Tensor]:
         """∇_a Q'(s, a) at noisy actions ``[K, B, a]``, Q' the mean of the target's heads, in units of mean |Q'| on the data."""
@@ -143,10 +131,8 @@ class DAC(Improver[Settings]):
             "eta": eta,
             "constraint": constraint,
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        found = {name: value.detach() for name, value in metrics.items()}
-        found["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
+        found = detached(metrics)
+        found["actor_grad_norm"] = self.improve(pack, weights, fit.with_variance(loss), fit)
         with torch.no_grad():
             left = self.fit(self.weights(pack.tensors), batch, noise).rows.mean(dim=1)
             excess = (left - pack.values["bound"]).clamp(-1.0, 1.0).nan_to_num(0.0)

@@ -2,6 +2,7 @@
 
 With the settings of the ``official`` profile it computes what the paper's released program does. Losses are pure functions
 of parameters, a batch and random numbers; they return ``(loss [K], metrics)`` and never step an optimiser.
+A gradient step begins in ``improving.Improver.update``: the critic there, then ``DiffCPS.improve_policy`` here.
 Shapes: K members, B transitions, T diffusion steps.
 """
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import duals
-from diffcps.algorithms.base import Batch, Copy, Inert, Metrics, Network, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Copy, Inert, Metrics, Network, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Adam, Constant, Layers
 from diffcps.algorithms.pack import Pack
@@ -74,8 +75,8 @@ class Settings(Improving):
 def principled(trial: RunConfig) -> Changes:
     """What the paper's equations ask for.
 
-    * The covariance of a chain is calibrated and its last step noisy, so the policy that acts is the one whose
-      likelihood is bounded.
+    * The covariance of a chain is calibrated and its last step noisy, so κ bounds the likelihood of the
+      policy that acts.
     * Behaviour cloning for max(steps/10, min(``CLONING``, steps/2)) steps, then κ = (1 + ``SLACK``)·L_BC.
     * λ starts at 1, has learning rate 3e-3 and is projected on [0, λ_max].
     * The last checkpoint is evaluated by at least ``FINAL_EPISODES`` episodes.
@@ -253,7 +254,9 @@ class DiffCPS(Improver[Settings]):
         limited, bound = self.constraint_and_bound(pack, batch, noise, constraint)
         violation = limited - bound
         smoothed = pack.tensors.get("smoothed")
-        weight = duals.weight(self.config.dual, pack.values, pack["multiplier"][:, 0], violation, smoothed)
+        weight = duals.weight(
+            self.config.dual, pack.values, pack["multiplier"][:, 0], violation=violation, smoothed=smoothed
+        )
         loss = weight * constraint + improvement
         metrics = {
             "actor_loss": loss,
@@ -266,9 +269,7 @@ class DiffCPS(Improver[Settings]):
             "violation": (violation > 0).to(constraint.dtype),
             "lambda": weight,
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        return loss, {name: value.detach() for name, value in metrics.items()}, fit
+        return fit.with_variance(loss), detached(metrics), fit
 
     def dual_loss(self, multiplier: Tensor, constraint: Tensor, bound: Tensor) -> tuple[Tensor, Metrics]:
         """(κ − C)·λ with C a constant: λ grows while the constraint is violated. All ``[K]``."""
@@ -280,12 +281,13 @@ class DiffCPS(Improver[Settings]):
         ``multiplier`` what the dual has moved to, which is not clipped in the released dual.
         """
         weights = self.learning_weights(pack)
-        loss, metrics, fit = self.actor_loss(weights, self.critic.layers(pack["critic"]), pack, batch, noise)
+        critic = self.critic.layers(pack["critic"])
+        loss, metrics, fit = self.actor_loss(weights, critic, pack, batch=batch, noise=noise)
         multiplier = pack["multiplier"].detach().clone().requires_grad_()
         dual, dual_metrics = self.dual_loss(multiplier[:, 0], metrics["constraint"], metrics["target_kl"])
         (slope,) = torch.autograd.grad(dual.sum(), multiplier)
         metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
         adam, smoothed = pack.adams["multiplier"], pack.tensors.get("smoothed")
-        duals.step(self.config.dual, pack.values, pack["multiplier"], adam, slope, smoothed)
+        duals.step(self.config.dual, pack.values, pack["multiplier"], adam=adam, slope=slope, smoothed=smoothed)
         metrics["multiplier"] = duals.value(self.config.dual, pack["multiplier"][:, 0]).clone()
         return metrics | dual_metrics

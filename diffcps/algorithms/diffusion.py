@@ -65,6 +65,15 @@ def add_noise(schedule: Schedule, actions: Tensor, step: Tensor, noise: Tensor) 
     return signal.sqrt() * actions + (1.0 - signal).sqrt() * noise
 
 
+def one_hot(step: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """``[..., T]`` of integer steps ``[...]``: 1 at the step and 0 elsewhere.
+
+    A product with it picks what belongs to each step, as a gather would. But on a GPU the gradient of a gather adds up in no
+    fixed order.
+    """
+    return (step[..., None] == torch.arange(steps, device=step.device)).to(dtype)
+
+
 def implied_start(signal: Tensor, current: Tensor, noise: Tensor, max_action: float) -> Tensor:
     """The a_0 that predicted noise ``[..., a]`` implies at a_t, clamped: (a_t − √(1 − ᾱ_t) ε)/√ᾱ_t with ``signal`` ᾱ_t."""
     return ((current - (1.0 - signal).sqrt() * noise) / signal.sqrt()).clamp(-max_action, max_action)
@@ -127,8 +136,8 @@ def carry(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_action: floa
 # How likely a diffusion policy makes an action: bounds on −log μ(a|s) of the discrete chain itself, in nats. The chain draws
 # a_T ~ N(0, 1) and a_{t−1} ~ N(mean, variance) for t = T..1. Its density needs an integral over the path a_{1:T}, which is
 # bounded by weighing paths drawn from the forward process q(a_{1:T} | a_0): with log w = log p(a_{0:T}) −
-# log q(a_{1:T} | a_0), the ELBO is E log w, the IWAE log mean w, and Rényi's bounds lie between. The final clamp to the
-# action bounds is left out: the actions of a data set lie within them.
+# log q(a_{1:T} | a_0), the ELBO is E log w, the IWAE log mean w, and Rényi's bounds are between them. The final clamp to the
+# action bounds is left out: the actions of a data set are within them.
 
 
 LOG_TAU = math.log(2.0 * math.pi)
@@ -153,7 +162,7 @@ def path_log_weights(
 
     Returns:
         ``[...]``. q is walked backwards, a_T ~ q(a_T | a_0) and a_{t−1} ~ q(a_{t−1} | a_t, a_0): the same paths as forwards,
-        and the two densities of a step, which nearly cancel, stand side by side.
+        and the two densities of a step, which nearly cancel, are side by side.
     """
     last = schedule.alpha_bar[-1]
     current = last.sqrt() * actions + (1.0 - last).sqrt() * noise[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
@@ -63,7 +63,7 @@ class DQL(Improver[Settings]):
         """One step of the policy down L + η q, in place."""
         weights = self.learning_weights(pack)
         fit = self.fit(weights, batch, noise)
-        q, means, scale = self.value_term(fit, weights, self.critic.layers(pack["critic"]), batch, noise)
+        q, means, scale = self.value_term(fit, weights, self.critic.layers(pack["critic"]), batch=batch, noise=noise)
         constraint = fit.rows.mean(dim=1)
         loss = constraint + pack.values["eta"] * q
         metrics = {
@@ -74,7 +74,5 @@ class DQL(Improver[Settings]):
             "q_scale": scale,
             "constraint": constraint,
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        found = {name: value.detach() for name, value in metrics.items()}
-        return found | {"actor_grad_norm": self.improve(pack, weights, loss, fit)}
+        found = detached(metrics)
+        return found | {"actor_grad_norm": self.improve(pack, weights, fit.with_variance(loss), fit)}

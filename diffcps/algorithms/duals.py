@@ -1,4 +1,4 @@
-"""The multiplier λ: how it moves, and what of it the policy's loss uses. Everything is ``[K]`` or ``[K, 1]``."""
+"""The multiplier λ: how it moves, and the value that the policy's loss uses. Everything is ``[K]`` or ``[K, 1]``."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SMOOTHING = 0.01
 
 
 def initial(dual: Dual, value: Tensor) -> Tensor:
-    """The number that stands for λ = ``value``."""
+    """The number that represents λ = ``value``."""
     if dual != "softplus":
         return value.clone()
     value = value.clamp(min=1e-6)
@@ -24,7 +24,7 @@ def initial(dual: Dual, value: Tensor) -> Tensor:
 
 
 def value(dual: Dual, multiplier: Tensor) -> Tensor:
-    """λ that a number stands for."""
+    """The λ that a number represents."""
     return softplus(multiplier) if dual == "softplus" else multiplier
 
 
@@ -80,7 +80,7 @@ class Reach:
 
     @classmethod
     def of(cls, dual: Dual, start: float, distance: float) -> "Reach":
-        """λ when the number that stands for it has moved by at most ``distance``."""
+        """λ when the number that represents it has moved by at most ``distance``."""
         number = initial(dual, torch.tensor(start, dtype=torch.float64))
         return cls(float(value(dual, number - distance)), float(value(dual, number + distance)))
 

@@ -7,7 +7,7 @@ policy sees the critic after its step, and the critic's heads share one limit on
 before its step, and cuts each head's gradient by itself.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,15 +17,12 @@ from diffcps.algorithms.base import Batch, StepNoise
 from diffcps.algorithms.diffusion import implied_start
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.observations import FACTS
-from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import Changes, TaskFacts, published
 from diffcps.config.plain import require, setting
 
 CANDIDATES = 10
 """Actions among which the policy chooses: those of the paper (the authors' program: 50)."""
-LIMIT = 0.999
-"""The data's actions are kept within this, in units of their bound."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class EDP(dql.DQL):
     """Critic and policy."""
 
     settings = Settings
+    edge = 0.001
     acting = "actor", "average", "student", "critic", "step_losses", *FACTS
     judge = student_critic = "critic"
     chains = 0
@@ -65,11 +63,6 @@ class EDP(dql.DQL):
         steps = 1_000_000 if task.goal_rewards else 2_000_000
         evaluation = {"candidates": CANDIDATES, "every": 10_000, "episodes": 10}
         return {"settings": common | {"grad_norm": own["grad_norm"]}, "steps": steps, "evaluation": evaluation}
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions a little away from their bound; rewards transformed."""
-        data, limit = super().prepare(pack, data), LIMIT * self.problem.max_action
-        return replace(data, actions=data.actions.clamp(-limit, limit))
 
     def value_term(
         self, fit: Fit, weights: Weights, critic: Layers, batch: Batch, noise: StepNoise

@@ -6,7 +6,7 @@ updated critic; in the authors' program it lags one step behind.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,17 +25,16 @@ from diffcps.algorithms.base import (
     StepKind,
     StepNoise,
     Uniform,
+    detached,
 )
 from diffcps.algorithms.nn import Critic, Layers, Mlp, gelu, gelu_norm
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config.plain import setting
 
 METRICS = (
     *critics.METRICS, "behaviour_loss", "distillation_loss", "policy_q", "actor_loss", "actor_grad_norm", "flow_grad_norm",
 )  # fmt: skip
-EDGE = 1e-5
-"""The data's actions are kept this far from their bounds, in units of them."""
 STEPS = 500_000
 
 
@@ -69,6 +68,8 @@ class FQL(Algorithm[Settings]):
 
     settings = Settings
     chooses = False
+    unit_actions = True
+    edge = 1e-5
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
@@ -96,25 +97,10 @@ class FQL(Algorithm[Settings]):
         There are no published settings for locomotion, which its authors did not run. There the value is normalised here, and
         α = 1 is this project's guess, not tuned.
         """
-        if task.episode_limit == 1:
-            return {"settings": {"discount": 0.0}}
         settings: dict[str, Any] = {"normalise_value": True, "alpha": 1.0}
         if task.goal_rewards:
             settings = {"reward_transform": "minus_one", "alpha": 3.0 if "large" in task.name else 10.0}
-        antmaze = task.domain.startswith("antmaze")
-        if not antmaze and task.domain != "locomotion":
-            return {"settings": settings}
-        return {
-            "steps": STEPS,
-            "settings": settings,
-            "evaluation": {"every": 100_000, "episodes": 50 if antmaze else 10},
-        }
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, away from it; rewards transformed."""
-        data = super().prepare(pack, data)
-        limit = 1.0 - EDGE
-        return replace(data, actions=(data.actions / self.problem.max_action).clamp(-limit, limit))
+        return d4rl(task, settings, STEPS, {"locomotion": (100_000, 10), "antmaze": (100_000, 50)})
 
     def velocity(self, layers: Layers, observations: Tensor, x: Tensor, time: Tensor) -> Tensor:
         """v(s, x, t) ``[K, B, a]``, with x ``[K, B, a]`` and t ``[K, B, 1]``."""
@@ -145,9 +131,8 @@ class FQL(Algorithm[Settings]):
             actions = self.one_step(layers, batch.next_observations, noise["next_noise"]).clamp(-1.0, 1.0)
             values = self.critic(self.critic.layers(pack["target"]), batch.next_observations, actions).mean(dim=1)
             goal = critics.one_step_ahead(pack, batch, values)
-        each, estimates = critics.errors(self.critic, leaves, batch, goal)
-        loss = each.mean(dim=-1)
-        return loss, leaves, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
+        loss, metrics = critics.loss(self.critic, leaves, batch, goal, average=True)
+        return loss, leaves, metrics
 
     def flow_loss(self, pack: Pack, batch: Batch, noise: StepNoise) -> tuple[Tensor, Layers, Metrics]:
         """Mean (v(s, x_t, t) − (a − z))² with x_t = (1 − t) z + t a."""
@@ -176,7 +161,7 @@ class FQL(Algorithm[Settings]):
         scale = values.detach().abs().mean(dim=1) if self.config.normalise_value else torch.ones_like(q)
         loss = pack.values["alpha"] * distance - q / scale
         metrics = {"distillation_loss": distance, "policy_q": q, "actor_loss": loss}
-        return loss, leaves, {name: value.detach() for name, value in metrics.items()}
+        return loss, leaves, detached(metrics)
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """One step from noise, kept within the bound."""

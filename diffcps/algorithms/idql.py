@@ -26,11 +26,11 @@ from diffcps.algorithms.base import (
     Words,
 )
 from diffcps.algorithms.choosing import by_value
-from diffcps.algorithms.diffusion import add_noise, carry, variance_preserving
+from diffcps.algorithms.diffusion import add_noise, carry, one_hot, variance_preserving
 from diffcps.algorithms.nn import AdamW, NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
-from diffcps.algorithms.settings import Chain, Changes, TaskFacts, WithRaisedStudent
+from diffcps.algorithms.settings import EVALUATIONS, Chain, Changes, TaskFacts, WithRaisedStudent, d4rl
 from diffcps.algorithms.student import Teacher
 from diffcps.config.plain import require, setting
 
@@ -95,7 +95,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         if config.residual and config.dropout > 0.0:
             noise["kept"] = Kept((depth, config.batch_size, config.hidden_size), config.dropout)
         self.kinds = {"step": StepKind(config.batch_size, (*METRICS, *self.student_metrics), noise)}
-        self.add_student(product, 1.0)
+        self.add_student(product)
         self.stages = (Stage(("step",)),)
         self.draws = config.diffusion_steps
 
@@ -105,12 +105,9 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         settings: dict[str, object] = {"reward_transform": "return_range"}
         if task.goal_rewards:
             settings = {"reward_transform": "minus_one", "expectile": 0.9}
-        if task.episode_limit == 1:
-            settings = {"discount": 0.0}
-        evaluation: dict[str, object] = {"candidates": CANDIDATES[task.goal_rewards], "actor": "average"}
-        if task.domain != "locomotion" and not task.domain.startswith("antmaze"):
-            return {"settings": settings, "evaluation": evaluation}
-        return {"steps": STEPS, "settings": settings, "evaluation": evaluation | {"every": 250_000, "episodes": 50}}
+        changes = d4rl(task, settings, STEPS, dict.fromkeys(EVALUATIONS, (250_000, 50)))
+        acting = {"candidates": CANDIDATES[task.goal_rewards], "actor": "average"}
+        return changes | {"evaluation": acting | changes.get("evaluation", {})}
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: policy, value, critic by the new value, then the copies."""
@@ -127,8 +124,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         """Mean over the batch of Σ (ε − ε_θ)²."""
         leaves = self.noise_net.layout.leaves(pack["actor"])
         noisy = add_noise(self.schedule, batch.actions, noise["step"], noise["noise"])
-        # a product with one-hot rows where a gather would do: a gather's gradient adds up in no fixed order on a GPU
-        which = (noise["step"][..., None] == torch.arange(self.schedule.steps, device=noisy.device)).to(noisy.dtype)
+        which = one_hot(noise["step"], self.schedule.steps, noisy.dtype)
         observed = self.noise_net.observe(leaves, batch.observations) + which @ self.noise_net.time(leaves)
         dropout = (noise["kept"], self.config.dropout) if "kept" in noise else ()
         errors = (noise["noise"] - self.noise_net(leaves, noisy, observed, *dropout)).square()

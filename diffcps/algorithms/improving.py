@@ -1,4 +1,4 @@
-"""A policy of any class, cloned first if wanted, then improved by a critic: what DiffCPS, Diffusion-QL and their kin share."""
+"""A policy of any class, cloned first if wanted, then improved by a critic: the base of DiffCPS and similar algorithms."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -39,13 +39,15 @@ class Improver(bc.Cloner[S]):
     acting = "actor", "average", "student", "target", "step_losses", *FACTS
     judge = "target"
     """The critic by whose values an action is chosen."""
+    average_heads = False
+    """Whether the critic's loss is the mean of its heads' errors, not their sum."""
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config = self.config
         sizes = problem.observation_size, problem.action_size, config.hidden_size
         activation = mish_norm if config.critic_norm else mish
-        self.critic = Critic(*sizes, self.product, config.hidden_layers, self.heads, activation)
+        self.critic = Critic(*sizes, **critics.shape(config), heads=self.heads, activation=activation)
         target = Copy([member.target_rate for member in members])
         decay = problem.steps if config.cosine_decay else None
         self.networks["critic"] = Network(
@@ -72,7 +74,7 @@ class Improver(bc.Cloner[S]):
             "critic": StepKind(batch, critics.METRICS, critic),
             "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS, *self.student_metrics), fitting),
         }
-        self.add_student(self.product, self.problem.max_action)
+        self.add_student(self.product)
         cloning, improving_stage = Stage(self.every("behaviour", "critic")), Stage(self.every("policy", "critic"))
         until = self.config.behaviour_steps
         self.stages = (Stage(cloning.cycle, until), improving_stage) if until else (improving_stage,)
@@ -98,17 +100,13 @@ class Improver(bc.Cloner[S]):
         values = values.unflatten(-1, (-1, self.next_candidates)).amax(dim=-1)
         return values.amin(dim=1)
 
-    def critic_loss(
-        self, critic: Layers, target: Layers, pack: Pack, batch: Batch, noise: StepNoise
-    ) -> tuple[Tensor, Metrics]:
-        """The sum of the heads' mean squared errors to y = r + γ (1 − terminal) ``next_values``."""
-        goal = batch.rewards
-        if self.next_candidates:
-            with torch.no_grad():
-                goal = critics.one_step_ahead(pack, batch, self.next_values(target, pack, batch, noise))
-        each, estimates = critics.errors(self.critic, critic, batch, goal)
-        loss = each.sum(dim=-1)
-        return loss, {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2))}
+    @torch.no_grad()
+    def goal(self, pack: Pack, batch: Batch, noise: StepNoise) -> Tensor:
+        """Of the critic: r + γ (1 − terminal) ``next_values``, ``[K, B]``."""
+        if not self.next_candidates:
+            return batch.rewards
+        target = self.critic.layers(pack["target"])
+        return critics.one_step_ahead(pack, batch, self.next_values(target, pack, batch, noise))
 
     def value_loss(
         self, weights: Weights, critic: Layers, batch: Batch, noise: StepNoise
@@ -132,9 +130,8 @@ class Improver(bc.Cloner[S]):
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: critic, in a policy step also the policy, then target critic."""
-        critic = self.critic.leaves(pack["critic"])
-        loss, metrics = self.critic_loss(critic, self.critic.layers(pack["target"]), pack, batch, noise)
-        metrics["critic_grad_norm"] = pack.descend("critic", loss, critic, clip=True)
+        goal = self.goal(pack, batch, noise)
+        metrics = critics.learn(pack, self.critic, batch, goal, average=self.average_heads, clip=True)
         if kind == "policy":
             metrics |= self.improve_policy(pack, batch, noise)
             value = critics.value_loss(self.critic, self.critic.layers(pack["critic"]), batch.observations)

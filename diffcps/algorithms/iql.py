@@ -1,12 +1,12 @@
 """Implicit Q-learning (Kostrikov, Nair and Levine, 2021, arXiv 2110.06169).
 
 A value network learns an upper expectile of the target critic's values of the data's actions, so no other action is ever
-asked about. The policy, a Gaussian whose deviation does not depend on the state, is fitted to the data's actions, each
+valued. The policy is a Gaussian with a deviation that does not depend on the state. It is fitted to the data's actions, each
 weighted by the exponential of its advantage. It acts by its mean. The order of a step is that of the authors' program.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Pr
 from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic, Init, Mlp
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic
+from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config.plain import setting
 
 VALUE_METRICS = (*critics.METRICS, "value_loss", "value")
@@ -26,8 +26,6 @@ LARGEST_WEIGHT = 100.0
 """A regression weight is cut off here."""
 LOG_STD = -5.0, 2.0
 """Between these the logarithm of the policy's standard deviation stays, in units of the action bound."""
-EDGE = 1e-5
-"""The data's actions are kept this far from their bounds, in units of them."""
 STEPS = 1_000_000
 INIT: Init = "orthogonal"
 
@@ -67,6 +65,9 @@ def advantage_weights(advantages: Tensor, inverse_temperature: Tensor) -> Tensor
 class Implicit(Algorithm[S]):
     """Value network and critic, what IQL and IDQL share; a subclass adds a policy."""
 
+    unit_actions = True
+    edge = 1e-5
+
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states = self.config, problem.observation_size
@@ -78,12 +79,6 @@ class Implicit(Algorithm[S]):
             "value": Network(self.value.layout, "critic_learning_rate"),
             "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
         }
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, away from it; rewards transformed."""
-        data = super().prepare(pack, data)
-        limit = 1.0 - EDGE
-        return replace(data, actions=(data.actions / self.problem.max_action).clamp(-limit, limit))
 
     def learn_value(self, pack: Pack, batch: Batch) -> tuple[Metrics, Tensor]:
         """Equation 5; also returns min(Q1', Q2')(s, a) − V(s) ``[K, B]`` with the new V."""
@@ -131,11 +126,7 @@ class IQL(Implicit[Settings]):
             settings = {"reward_transform": "minus_one", "expectile": 0.9, "inverse_temperature": 10.0}
         else:
             settings = {"reward_transform": "return_range"}
-        if task.domain == "locomotion":
-            return {"steps": STEPS, "settings": settings, "evaluation": {"every": 5_000, "episodes": 10}}
-        if task.domain.startswith("antmaze"):
-            return {"steps": STEPS, "settings": settings, "evaluation": {"every": 100_000, "episodes": 100}}
-        return {"settings": {"discount": 0.0} if task.episode_limit == 1 else settings}
+        return d4rl(task, settings, STEPS, {"locomotion": (5_000, 10), "antmaze": (100_000, 100)})
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: value, then policy and critic by the new value, then target."""

@@ -23,18 +23,13 @@ Init = Literal["uniform", "orthogonal"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the layers of a network lie in a flat ``[K, P]`` tensor."""
+    """Where the layers of a network are in a flat ``[K, P]`` tensor."""
 
     sizes: tuple[tuple[int, int], ...]
     """(inputs, outputs) of each linear layer. One without inputs is a bias alone, free numbers that start at 0."""
     init: Init = "uniform"
     last: float | None = None
     """Weights and biases of the last layer start on ± this, and the other biases at 0.1; ``None``: by ``init``."""
-
-    @property
-    def parameters(self) -> int:
-        """P, the number of parameters of one member."""
-        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.sizes)
 
     def layers(self, flat: Tensor) -> Layers:
         """Weights and biases out of ``flat`` ``[K, P]``; for reading, since a pack's weights may be copies.
@@ -161,7 +156,7 @@ def gelu_norm(x: Tensor) -> Tensor:
 
 
 def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None, activation: Activation = mish) -> Tensor:
-    """What follows the first linear layer, whose output is ``x``: linear layers, each after an activation.
+    """What follows the first linear layer, which gives ``x``: linear layers, each after an activation.
 
     The hidden layers, nearly all of the arithmetic, multiply in the type ``product``; the last one does not, for a
     noise or a value rounded to the 8 bits of bfloat16 would be visibly coarse.
@@ -307,7 +302,7 @@ class Critic:
         self.product = product
         self.heads = heads
         self.activation = activation
-        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers, first), init, last)
+        self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers=layers, first=first), init, last)
 
     def layers(self, flat: Tensor) -> Layers:
         """Views of ``flat`` ``[K, heads·P]`` as ``[K·heads, in, out]`` weights."""
@@ -366,7 +361,8 @@ class Adam:
         """A fresh optimiser for ``parameters`` ``[K, P]`` with learning rates ``[K]``."""
         count = torch.zeros((), dtype=torch.float64, device=parameters.device)
         zeros = torch.zeros_like(parameters)
-        return cls(zeros, zeros.clone(), count, learning_rate[:, None].to(parameters), decay_steps)
+        rate = learning_rate[:, None].to(parameters)
+        return cls(zeros, zeros.clone(), count, rate, decay_steps=decay_steps)
 
     @staticmethod
     def farthest(updates: int) -> float:
@@ -394,8 +390,7 @@ class Adam:
         # lr (m / scale_first) / (√v / scale_second + ε), with the scalars gathered: two passes over the parameters less
         rate = self.learning_rate * (scale_second / scale_first).to(self.learning_rate)
         if self.decay_steps is not None:
-            done = ((self.count - 1) / self.decay_steps).clamp(max=1.0)
-            rate = rate * (0.5 + 0.5 * (math.pi * done).cos()).to(rate)
+            rate = rate * self._decayed(self.count - 1, self.decay_steps)
         denominator = self.second.sqrt().add_(epsilon * scale_second)
         parameters.addcdiv_(self.first * rate, denominator, value=-1.0)
 
@@ -403,8 +398,12 @@ class Adam:
         """The learning rate ``[K, 1]`` of the next update."""
         if self.decay_steps is None:
             return self.learning_rate
-        done = (self.count / self.decay_steps).clamp(max=1.0)
-        return self.learning_rate * (0.5 + 0.5 * (math.pi * done).cos()).to(self.learning_rate)
+        return self.learning_rate * self._decayed(self.count, self.decay_steps)
+
+    def _decayed(self, updates: Tensor, decay_steps: int) -> Tensor:
+        """What is left of the learning rate after so many updates: from 1 to 0 along a cosine."""
+        done = (updates / decay_steps).clamp(max=1.0)
+        return (0.5 + 0.5 * (math.pi * done).cos()).to(self.learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint must hold."""

@@ -6,7 +6,7 @@ critic looks ahead by the softmax of its values over these actions. An energy ne
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +28,7 @@ from diffcps.algorithms.base import (
 from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, TimedMlp, soft_value, waves
-from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, published
+from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, d4rl, published
 from diffcps.config.plain import require, setting
 
 EARLIEST = 1e-3
@@ -104,7 +104,7 @@ class QGPO(Scored[Settings]):
         }
         first, last = config.behaviour_share, config.energy_share
         self.stages = self.staged(("behaviour", "critic", "energy"), (first, 1.0 - first - last, last))
-        self.add_student(self.product, 1.0)
+        self.add_student(self.product)
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:
@@ -115,29 +115,15 @@ class QGPO(Scored[Settings]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """Appendix H of the paper. The scale on mazes is not published with it: 2 is within the authors' range, 1 to 4.
 
-        Other tasks get what mazes have in common where rewards are 1 at a goal, and else what locomotion has. A bandit's
-        values are its rewards.
+        Other tasks get what mazes have in common where rewards are 1 at a goal, and else what locomotion has.
         """
-        if task.episode_limit == 1:
-            return {"settings": {"discount": 0.0}}
         settings: dict[str, Any] = {"reward_transform": "return_range"}
         if task.goal_rewards:
             settings = {
                 "reward_transform": "minus_one", "backup_beta": 20.0, "support": 32, "guidance_scale": MAZE_SCALE,
             }  # fmt: skip
         settings |= published("qgpo", task)
-        antmaze = task.domain.startswith("antmaze")
-        if not antmaze and task.domain != "locomotion":
-            return {"settings": settings}
-        return {
-            "steps": STEPS,
-            "settings": settings,
-            "evaluation": {"every": 40_000, "episodes": 100 if antmaze else 10},
-        }
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound; rewards transformed."""
-        return replace(super().prepare(pack, data), actions=self.scaled(data))
+        return d4rl(task, settings, STEPS, {"locomotion": (40_000, 10), "antmaze": (40_000, 100)})
 
     def fill(self, stage: int, pack: Pack, data: Batch, key: Tensor, heartbeat: Callable[[], None]) -> None:
         """After cloning, draw the actions over which values are taken."""
@@ -147,7 +133,7 @@ class QGPO(Scored[Settings]):
             (("support", data.observations), ("next_support", data.next_observations))
         ):
             into = data.of_member[name]
-            self.draw_support(pack, key, states, self.sample, into, stream=stream, heartbeat=heartbeat)
+            self.draw_support(pack, key, states, self.sample, into=into, stream=stream, heartbeat=heartbeat)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place."""
@@ -160,12 +146,9 @@ class QGPO(Scored[Settings]):
         """The mean over heads of the squared error to r + γ (1 − terminal) Σ softmax(β_Q Q') Q' over the next actions."""
         values = self.values_of(pack, batch.next_observations, batch.more["next_support"])
         goal = critics.one_step_ahead(pack, batch, soft_value(values, pack.values["backup_beta"]))
-        leaves = self.critic.leaves(pack["critic"])
-        each, estimates = critics.errors(self.critic, leaves, batch, goal)
-        loss = each.mean(dim=-1)
-        norm = pack.descend("critic", loss, leaves)
+        metrics = critics.learn(pack, self.critic, batch, goal, average=True)
         pack.move("target")
-        return {"critic_loss": loss.detach(), "q_value": estimates.detach().mean(dim=(1, 2)), "critic_grad_norm": norm}
+        return metrics
 
     @torch.no_grad()
     def values_of(self, pack: Pack, observations: Tensor, actions: Tensor) -> Tensor:
@@ -218,4 +201,4 @@ class QGPO(Scored[Settings]):
             observed = self.energy.observe(energy, observations, waves(parameters["energy_frequencies"], at))
             return scale * self.energy.slope(energy, x, observed)
 
-        return self.sample(layers, parameters["frequencies"], observations, noise, guide).clamp(-1.0, 1.0)
+        return self.sample(layers, parameters["frequencies"], observations, noise, guide=guide).clamp(-1.0, 1.0)

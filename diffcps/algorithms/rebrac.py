@@ -18,7 +18,7 @@ from diffcps.algorithms.base import Batch, Problem, Stage
 from diffcps.algorithms.nn import relu_norm
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.rewards import continues
-from diffcps.algorithms.settings import Changes, TaskFacts, published
+from diffcps.algorithms.settings import Changes, TaskFacts, d4rl, published
 from diffcps.config.plain import setting
 
 STEPS = 1_000_000
@@ -66,19 +66,11 @@ class ReBRAC(td3.TD3[Settings]):
     @classmethod
     def of_task(cls, task: TaskFacts) -> Changes:
         """The authors' program; their mazes are v2. Other goal tasks get what the mazes have in common."""
-        own = published("rebrac", task)
         goal: dict[str, Any] = {
             "reward_transform": "times_100", "batch_size": 256, "learning_rate": 3e-4, "critic_learning_rate": 5e-5,
             "discount": 0.999,
         }  # fmt: skip
-        if task.episode_limit == 1:
-            return {"settings": {"discount": 0.0}}
-        settings = goal | own if task.goal_rewards else own
-        if not own:
-            return {"settings": settings}
-        antmaze = task.domain.startswith("antmaze")
-        evaluation = {"every": 50_000, "episodes": 100} if antmaze else {"every": 5_000, "episodes": 10}
-        return {"steps": STEPS, "settings": settings, "evaluation": evaluation}
+        return d4rl(task, (goal if task.goal_rewards else {}) | published("rebrac", task), STEPS)
 
     def prepare(self, pack: Pack, data: Batch) -> Batch:
         """Besides TD3's: the data's next actions, and where they are known."""

@@ -30,7 +30,7 @@ def scale_and_shift(transform: RewardTransform, data: "Batch") -> tuple[float, f
 
 
 def continues(data: "Batch") -> Tensor:
-    """``[N]``: whether the next row of a whole data set goes on in the same trajectory.
+    """``[N]``: whether the next row of a whole data set is of the same trajectory.
 
     A trajectory ends at a terminal, and where the next row begins in another state: IQL's rule, which needs no time-outs.
     """

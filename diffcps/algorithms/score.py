@@ -202,14 +202,14 @@ class Scored(Teacher[S]):
     """A behaviour model that learns first; a subclass adds what learns from its samples."""
 
     averages = False
+    unit_actions = True
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, size = self.config, problem.action_size
         self.product = torch.bfloat16 if config.precision == "bf16" else None
-        self.noise_net = ScoreNet(
-            problem.observation_size, size, config.hidden_size, config.time_embedding, self.product
-        )
+        sizes = problem.observation_size, size, config.hidden_size, config.time_embedding
+        self.noise_net = ScoreNet(*sizes, product=self.product)
         self.networks = {
             "actor": Network(self.noise_net.layout),
             "frequencies": Network(Frequencies(config.time_embedding // 2), learning_rate=None),
@@ -237,10 +237,6 @@ class Scored(Teacher[S]):
         if trial.steps < (least := cls.stages_of(settings)):
             raise UserError(f"steps = {trial.steps}: {trial.algorithm} has {least} stages here, and each needs a step.")
 
-    def scaled(self, data: Batch) -> Tensor:
-        """The actions of a data set in units of their bound."""
-        return data.actions / self.problem.max_action
-
     def clone(self, pack: Pack, batch: Batch, noise: StepNoise, *, earliest: float) -> Metrics:
         """One step of the behaviour model down mean_b Σ (ε − ε_θ)², at times uniform between ``earliest`` and 1."""
         leaves = self.noise_net.layout.leaves(pack["actor"])
@@ -257,7 +253,7 @@ class Scored(Teacher[S]):
         frequencies: Tensor,
         observations: Tensor,
         guide: Callable[[Tensor, float], Tensor] | None = None,
-    ) -> sde.Denoiser:
+    ) -> sde.Predictor:
         """The noise net for a solver, less σ_t times what ``guide(a_t, t)`` adds to the score."""
 
         def predict(x: Tensor, time: float) -> Tensor:
@@ -282,7 +278,7 @@ class Scored(Teacher[S]):
         """Fill ``into`` ``[K, N, M, a]`` with actions of the behaviour model for observations ``[N, o]``.
 
         ``sample`` gives actions from (layers, frequencies, observations, noise). Two streams have different noise. Members take
-        turns, so that no digit depends on their company.
+        turns, so that no digit depends on the other members.
         """
         count, size = into.shape[2:]
         chunks = -(-len(observations) // ROWS_AT_ONCE)

@@ -17,7 +17,7 @@ END = 1e-3
 """The time at which a solution ends; at 0 there is no noise left to predict."""
 Prediction = Literal["noise", "start"]
 """What a solver takes as smooth in time: the noise (DPM-Solver) or the action that it implies (DPM-Solver++)."""
-Denoiser = Callable[[Tensor, float], Tensor]
+Predictor = Callable[[Tensor, float], Tensor]
 """``(a_t [..., a], t) -> predicted noise [..., a]``."""
 
 
@@ -50,7 +50,7 @@ def orders(calls: int, order: int) -> list[int]:
     return [order] * whole + [rest] * (rest > 0)
 
 
-def solve(predict: Denoiser, noise: Tensor, calls: int, order: int, prediction: Prediction = "noise") -> Tensor:
+def solve(predict: Predictor, noise: Tensor, calls: int, order: int, prediction: Prediction = "noise") -> Tensor:
     """Carry ``noise`` ``[..., a]`` from t = 1 to ``END``, at times of equal distance.
 
     Args:
@@ -71,7 +71,7 @@ def solve(predict: Denoiser, noise: Tensor, calls: int, order: int, prediction: 
     return x
 
 
-def _step(predict: Denoiser, x: Tensor, times: list[float], prediction: Prediction) -> Tensor:
+def _step(predict: Predictor, x: Tensor, times: list[float], prediction: Prediction) -> Tensor:
     """From the first to the last of two to four times, by a step of order one to three.
 
     With x / p as the unknown and η as time, d(x / p) / dη = −(q / p) m for the prediction m: p = α and q = σ for noise, the

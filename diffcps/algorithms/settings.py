@@ -38,8 +38,8 @@ class TaskFacts(Protocol):
         """E.g. ``hopper-medium-v2``."""
 
     @property
-    def domain(self) -> str:
-        """E.g. ``locomotion`` or ``antmaze v0``."""
+    def benchmark(self) -> str:
+        """E.g. ``locomotion`` or ``antmaze``."""
 
     @property
     def episode_limit(self) -> int:
@@ -70,6 +70,29 @@ def published(table: str, task: TaskFacts) -> dict[str, Any]:
     return {name: ast.literal_eval(value) for row in rows for name, value in row.items()}
 
 
+EVALUATIONS = {"locomotion": (5_000, 10), "antmaze": (50_000, 100)}
+"""Benchmark of D4RL -> gradient steps from one evaluation to the next, and its episodes, where an algorithm has no other."""
+
+
+def d4rl(
+    task: TaskFacts,
+    settings: Mapping[str, Any],
+    steps: int,
+    evaluations: Mapping[str, tuple[int, int]] = EVALUATIONS,
+) -> dict[str, Any]:
+    """These settings (see ``unless_bandit``), and on the benchmarks of ``evaluations`` so many steps and these evaluations."""
+    changes: dict[str, Any] = {"settings": unless_bandit(task, settings)}
+    if task.benchmark in evaluations:
+        every, episodes = evaluations[task.benchmark]
+        changes |= {"steps": steps, "evaluation": {"every": every, "episodes": episodes}}
+    return changes
+
+
+def unless_bandit(task: TaskFacts, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """These settings; on a bandit, where values are rewards, a discount of 0 alone."""
+    return {"discount": 0.0} if task.episode_limit == 1 else dict(settings)
+
+
 OFFICIAL: dict[str, Callable[[RunConfig], Changes]] = {"official": lambda trial: {}}
 """The profile that every algorithm has: its published settings."""
 
@@ -78,7 +101,8 @@ OFFICIAL: dict[str, Callable[[RunConfig], Changes]] = {"official": lambda trial:
 class Settings(Plain):
     """The settings of one member of a pack.
 
-    Real numbers may differ between the members, except those marked ``pack``; all else is the same in a pack.
+    Real numbers may differ between the members, except those marked ``pack``; all else is the same in a pack. The groups below
+    extend this class alone: of two bases with the same setting a dataclass takes the first one's default, even an inherited one.
     """
 
     @classmethod
@@ -119,7 +143,7 @@ class Settings(Plain):
 
 @dataclass(frozen=True)
 class Learning(Settings):
-    """What every learner of networks has."""
+    """What the settings of every algorithm extend: the platform reads ``hidden_size`` and ``precision``."""
 
     batch_size: int = setting(256, "a positive whole number")
     """Transitions in one gradient step of one member."""
@@ -150,7 +174,7 @@ class WithCritic(Settings):
 
     @classmethod
     def check_pack(cls, members: Sequence[Settings]) -> None:
-        """See ``Settings.check_pack``. A discount of zero changes what a step draws, so it is of all members or of none."""
+        """See ``Settings.check_pack``. Discount 0 changes what a step draws, so all members of a pack have it, or none."""
         super().check_pack(members)
         discounts = [member.discount for member in members if isinstance(member, WithCritic)]
         if 0.0 in discounts and any(discounts):

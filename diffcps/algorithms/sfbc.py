@@ -2,14 +2,13 @@
 
 A continuous-time diffusion model clones the data. Then a value network is fitted, K times from the start, to returns of the
 data's own trajectories. Between two fits the returns are planned again: from the end of each trajectory backwards they follow
-the data, unless the behaviour model's actions are worth more where it stands. As in the authors' program the comparison is with
+the data, unless the behaviour model's actions are worth more in that state. As in the authors' program the comparison is with
 the value of the same state, and a return ends where a trajectory ends, by a terminal or not. It acts by drawing among
 candidates with weights exp(α Q).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.rewards import continues
 from diffcps.algorithms.score import ROWS_AT_ONCE, Scored, ScoreSettings, soft_value
-from diffcps.algorithms.settings import Changes, TaskFacts, WithRaisedStudent, published
+from diffcps.algorithms.settings import Changes, TaskFacts, WithRaisedStudent, published, unless_bandit
 from diffcps.config.plain import setting
 
 EARLIEST = 1e-5
@@ -116,7 +115,7 @@ class SfBC(Scored[Settings]):
         kinds = ["behaviour", *["critic"] * config.rounds]
         share = config.behaviour_share
         self.stages = self.staged(kinds, [share, *[(1.0 - share) / config.rounds] * config.rounds])
-        self.add_student(self.product, 1.0)
+        self.add_student(self.product)
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:
@@ -127,9 +126,7 @@ class SfBC(Scored[Settings]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """The authors' program for D4RL; other goal tasks get what mazes have in common, others what locomotion has."""
         own = published("sfbc", task)
-        settings: dict[str, Any] = {"drawn": 1 if task.goal_rewards else 4}
-        if task.episode_limit == 1:
-            settings = {"discount": 0.0}
+        settings = unless_bandit(task, {"drawn": 1 if task.goal_rewards else 4})
         evaluation: dict[str, object] = {"candidates": 32}
         if not own:
             return {"settings": settings, "evaluation": evaluation}
@@ -142,10 +139,6 @@ class SfBC(Scored[Settings]):
         """Mean and deviation of the returns that the critic learns, and of those of the round before."""
         unit = torch.tensor([0.0, 1.0], device=self.device).repeat(len(self.members), 1)
         return {"scale": unit, "scale_before": unit.clone()}
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound; rewards as they are."""
-        return replace(data, actions=self.scaled(data))
 
     def finish(self, stage: int, pack: Pack) -> None:
         """After a round: keep its critic to plan with, and begin another from the start."""
@@ -160,9 +153,8 @@ class SfBC(Scored[Settings]):
             return
         floor = None
         if stage == 1:
-            self.draw_support(
-                pack, key, data.observations, self.sample, data.of_member["support"], stream=0, heartbeat=heartbeat
-            )
+            into = data.of_member["support"]
+            self.draw_support(pack, key, data.observations, self.sample, into=into, stream=0, heartbeat=heartbeat)
         else:
             floor = self.values_of_states(pack, data, heartbeat)
         returns = planned(data.rewards, continues(data), floor, pack.values["discount"])

@@ -3,7 +3,7 @@
 The averaged chain maps noise z to an action without drawing anything on the way, along its flow (``diffusion.carry``).
 The student μ(s, z) learns that map by its squared distance, and where there is a critic it raises its value a little too: the
 policy's loss of FQL (Park, Li and Levine, 2025, arXiv 2502.02538) with this map in the place of a flow. The chain learns
-nothing from the student: with and without one it is the same to the bit, and what holds it to the data goes on doing so.
+nothing from the student: with and without one it is the same to the bit, and what holds it to the data still does.
 
 Tried on the four corners and left: the chain's mean without its noise, which ends in a single action; the map of all T draws of
 the chain, which a network of this size learns ten times worse; and the online chain in the place of its average, which moves too
@@ -34,8 +34,8 @@ class Student:
 
     def __init__(self, config: Any, problem: Problem, product: torch.dtype | None, unit: float) -> None:
         self.limit, self.unit = problem.max_action, unit
-        inputs = problem.observation_size + problem.action_size
-        self.mlp = Mlp(inputs, config.hidden_size, problem.action_size, config.hidden_layers, product)
+        sizes = problem.observation_size + problem.action_size, config.hidden_size, problem.action_size
+        self.mlp = Mlp(*sizes, layers=config.hidden_layers, product=product)
         self.network = Network(self.mlp.layout)
 
     def reach(self, layers: Layers, observations: Tensor, noise: Tensor) -> Tensor:
@@ -78,11 +78,11 @@ S = TypeVar("S", bound=WithStudent)
 
 
 class Teacher(Algorithm[S]):
-    """An algorithm whose policy is a chain that may have a student."""
+    """An algorithm with a chain as its policy, which may have a student."""
 
-    averages: ClassVar[bool] = True
-    """Whether there is an averaged policy, which also acts. Without one the chain moves too much for a student that learns
-    along with it, so that one is made after training; see ``deploy.distil``."""
+    averages = True
+    """See ``Algorithm.averages``. Without an averaged policy the chain moves too much for a student that learns along with it, so
+    one is made after training; see ``deploy.distil``."""
     student_critic: ClassVar[str] = "target"
     """Where there is a critic, the parameters that a finished policy keeps of it; they raise a student made after training."""
     student: Student | None = None
@@ -90,10 +90,8 @@ class Teacher(Algorithm[S]):
     @classmethod
     def actors(cls, settings: S) -> Mapping[Actor, str]:
         """See ``Algorithm.actors``."""
-        found: dict[Actor, str] = {"online": "actor"}
-        if cls.averages:
-            found["average"] = "average"
-        return found if settings.student == "none" else found | {"student": "student"}
+        found = super().actors(settings)
+        return found if settings.student == "none" else {**found, "student": "student"}
 
     @classmethod
     def check_training(cls, trial: RunConfig, settings: S) -> None:
@@ -113,13 +111,13 @@ class Teacher(Algorithm[S]):
         """What ``teach`` gives."""
         return () if self.config.student == "none" else METRICS
 
-    def add_student(self, product: torch.dtype | None, unit: float) -> None:
+    def add_student(self, product: torch.dtype | None) -> None:
         """Add the student's network, after all others: their initial weights do not depend on it.
 
-        ``product`` as in ``nn.linear``; ``unit`` is the bound of actions in a batch.
+        ``product`` as in ``nn.linear``.
         """
         if self.config.student != "none":
-            self.student = Student(self.config, self.problem, product, unit)
+            self.student = Student(self.config, self.problem, product, self.batch_bound)
             self.networks["student"] = self.student.network
 
     def teach(

@@ -4,7 +4,7 @@ A twin critic learns from noisy actions of a target policy. The deterministic po
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -50,6 +50,7 @@ class TD3(Algorithm[S]):
     """Critic and deterministic policy. A subclass gives ``policy_loss``."""
 
     chooses = False
+    unit_actions = True
     policy_shape: ClassVar[Mapping[str, Any]] = {"activation": torch.relu}
     critic_shape: ClassVar[Mapping[str, Any]] = {"activation": torch.relu}
     reads: tuple[str, ...] = ()
@@ -72,11 +73,6 @@ class TD3(Algorithm[S]):
             "critic": StepKind(config.batch_size, critics.METRICS, noise, self.reads),
         }
         self.stages = (Stage((*["critic"] * (config.policy_freq - 1), "policy")),)
-
-    def prepare(self, pack: Pack, data: Batch) -> Batch:
-        """Actions in units of their bound, transformed rewards."""
-        data = super().prepare(pack, data)
-        return replace(data, actions=data.actions / self.problem.max_action)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: critic, in a policy step also the policy, then both targets."""

@@ -1,4 +1,4 @@
-"""TD3+BC (Fujimoto and Gu, 2021, arXiv 2106.06860): TD3 whose deterministic policy also stays near the data's actions.
+"""TD3+BC (Fujimoto and Gu, 2021, arXiv 2106.06860): TD3 with a deterministic policy that also stays near the data's actions.
 
 Observations are normalised by the mean and deviation of the data set. The targets of critic and policy follow on the steps
 in which the policy learns, as in the authors' program.
@@ -12,7 +12,7 @@ from diffcps.algorithms import td3
 from diffcps.algorithms.base import Batch
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Changes, TaskFacts
+from diffcps.algorithms.settings import Changes, TaskFacts, d4rl
 from diffcps.config.plain import setting
 
 STEPS = 1_000_000
@@ -47,14 +47,7 @@ class TD3BC(Normalised[Settings], td3.TD3[Settings]):
     def of_task(cls, task: TaskFacts) -> Changes:
         """Table 3 of the paper; where rewards are 1 at a goal, which it does not have, r − 1 as in CORL's runs of AntMaze."""
         settings = {"reward_transform": "minus_one"} if task.goal_rewards else {}
-        antmaze = task.domain.startswith("antmaze")
-        if antmaze or task.domain == "locomotion":
-            return {
-                "steps": STEPS,
-                "settings": settings,
-                "evaluation": {"every": 5_000, "episodes": 100 if antmaze else 10},
-            }
-        return {"settings": {"discount": 0.0} if task.episode_limit == 1 else settings}
+        return d4rl(task, settings, STEPS, {"locomotion": (5_000, 10), "antmaze": (5_000, 100)})
 
     def policy_loss(self, values: Tensor, actions: Tensor, pack: Pack, batch: Batch) -> Tensor:
         """Equation 5 with the first head of the critic."""

@@ -48,7 +48,7 @@ class Way:
 
     @property
     def always(self) -> bool:
-        """Whether the policies act in it at every evaluation, not at the last alone: a student, whose curve is wanted."""
+        """Whether the policies act in it at every evaluation, not at the last alone: a student, so that it has a curve."""
         return self == STUDENT
 
     def rule(self, own: EvaluationConfig) -> EvaluationConfig:

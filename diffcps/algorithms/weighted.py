@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
@@ -67,13 +67,12 @@ class WeightedCloning(Improver[Settings]):
             "q_scale": scale,
             "constraint": fit.rows.mean(dim=1),
         }
-        if fit.variance_loss is not None:
-            loss = loss + fit.variance_loss
-        return loss, {name: value.detach() for name, value in metrics.items()}, fit
+        return fit.with_variance(loss), detached(metrics), fit
 
     def improve_policy(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """One step of the policy, in place."""
         weights = self.learning_weights(pack)
-        loss, metrics, fit = self.actor_loss(weights, self.critic.layers(pack["critic"]), pack, batch, noise)
+        critic = self.critic.layers(pack["critic"])
+        loss, metrics, fit = self.actor_loss(weights, critic, pack, batch=batch, noise=noise)
         metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
         return metrics

@@ -102,6 +102,5 @@ def _value(
     """The loss that falls as the critic's value of an action rises; ``None`` without a critic of this policy."""
     if "student_value" not in algorithm.settings.names():
         return None
-    critic: Any = algorithm.critic  # type: ignore[attr-defined]
-    layers = critic.layers(parameters[algorithm.student_critic])
-    return critics.value_loss(critic, layers, observations)
+    layers = algorithm.critic.layers(parameters[algorithm.student_critic])
+    return critics.value_loss(algorithm.critic, layers, observations)

@@ -124,7 +124,7 @@ def legend(table: Sequence[Row], readings: Mapping[str, str]) -> list[str]:
 
 def _warnings(shown: Sequence[Row]) -> list[str]:
     """Where columns of the literature do not say what they seem to, of these algorithms on these domains."""
-    pairs = {(row.trial.config.algorithm, row.trial.task.domain.partition(" ")[0]) for row in shown}
+    pairs = {(row.trial.config.algorithm, row.trial.task.benchmark) for row in shown}
     return [
         line["warning"]
         for line in paper.rows("published_warnings")

@@ -92,6 +92,11 @@ class Task:
     definition: TaskDefinition | None = None
     """The definition of a task that is not built in."""
 
+    @property
+    def benchmark(self) -> str:
+        """Its domain without a version: ``locomotion``, ``antmaze``, …; empty where there is no domain."""
+        return self.domain.partition(" ")[0]
+
     def normalised_score(self, returns: ArrayLike) -> NDArray[np.float64]:
         """100·(R − random)/(expert − random), elementwise; never apply it to a standard deviation."""
         span = self.expert_return - self.random_return

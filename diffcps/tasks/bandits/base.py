@@ -83,12 +83,6 @@ class Bandit(ABC):
         """Rewards ``[n]`` in the data set for actions ``[n, d]``: the true mean, with noise if the bandit has noise."""
         return self.value(actions)
 
-    def target_sample(self, n: int, beta: float, rng: np.random.Generator) -> FloatArray:
-        """``n`` actions from π_b·exp(β value), resampled from 50 n actions of the behaviour, ``[n, d]``."""
-        actions = self.sample(50 * n, rng)
-        weights = np.exp(beta * (self.value(actions) - self.highest_value))
-        return actions[rng.choice(len(actions), n, p=weights / weights.sum())]
-
 
 # The forward-KL problem in closed form: the highest value within ε nats of the behaviour ------------------------------
 

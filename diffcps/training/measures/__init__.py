@@ -1,4 +1,4 @@
-"""Measures of policies beside their scores: where actions lie, how likely they make the data, how they act, what they are worth.
+"""Measures of policies beside their scores: where actions are, how likely they make the data, how they act, what they are worth.
 
 ``RunConfig.measures`` names them, and ``subject.Measurer`` takes them at each evaluation. An entry in ``MEASURES`` is all that
 a new measure needs: the flag ``--measures``, ``measures.csv``, MLflow and the report follow from it. Looking one up does not
@@ -96,7 +96,7 @@ def _no_bandit(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_maze(config: RunConfig, task: Task) -> str | None:
-    maze = task.domain.startswith(("antmaze", "pointmaze")) and task.environment.physics
+    maze = task.benchmark in ("antmaze", "pointmaze") and task.environment.physics
     return None if maze else "it is no maze that this project simulates (pointmaze-umaze, antmaze-…)."
 
 
@@ -107,7 +107,7 @@ def _no_plane(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_class(config: RunConfig, task: Task) -> str | None:
-    known = config.value("policy") is not None
+    known = algorithms.get(config.algorithm).has_density
     return None if known else f"{config.algorithm} has no policy of a class that its distribution is computed for."
 
 
@@ -196,10 +196,9 @@ def _fqe(config: RunConfig, task: Task) -> tuple[str, ...]:
 
 
 def _no_critic(config: RunConfig, task: Task) -> str | None:
-    kept = hasattr(algorithms.get(config.algorithm), "judge")
-    return (
-        None if kept else f"policies of {config.algorithm} are kept without a critic that chooses among their actions."
-    )
+    if algorithms.get(config.algorithm).judge is not None:
+        return None
+    return f"policies of {config.algorithm} are kept without a critic that chooses among their actions."
 
 
 def _late(module: str, function: str = "take") -> Callable[..., Any]:

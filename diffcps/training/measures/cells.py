@@ -20,7 +20,7 @@ NARROWEST = 1e-9
 TAIL = {1: 600.0, 2: 50.0}
 """By the number of dimensions: a density is followed down to e^−TAIL of its largest value. What is below is zero."""
 _TILE = 4.0
-"""Kernels whose means lie within so many of their standard deviations are summed together."""
+"""Kernels with means within so many of their standard deviations are summed together."""
 _AT_ONCE = 2**20
 """Numbers of a kernel that are worked on at a time: 8 MB."""
 
@@ -32,7 +32,7 @@ class Nodes:
     mean: Tensor
     """``[N, d]``, d = 1 or 2."""
     width: Tensor
-    """``[N, d]``: standard deviations, or the sides of boxes, which stand for the step from one node's mean to the next."""
+    """``[N, d]``: standard deviations, or the sides of boxes, which are the step from one node's mean to the next."""
     mass: Tensor
     """``[N]``."""
     boxes: bool = False
@@ -93,7 +93,7 @@ def _tiles(nodes: Nodes) -> Iterator[Nodes]:
 
 
 def cell_masses(nodes: Nodes, edges: Sequence[Tensor]) -> Tensor:
-    """The mass ``[C_1, …, C_d]`` of each cell. The outermost cells take what lies beyond them."""
+    """The mass ``[C_1, …, C_d]`` of each cell. The outermost cells take what is beyond them."""
     counts = [len(edge) - 1 for edge in edges]
     if nodes.boxes:
         return _deposited(nodes, edges).view(counts)
@@ -113,7 +113,7 @@ def cell_masses(nodes: Nodes, edges: Sequence[Tensor]) -> Tensor:
 def mixture_masses(log_weights: Tensor, means: Tensor, stds: Tensor, edges: Sequence[Tensor]) -> Tensor:
     """The mass of each cell under Gaussians of log weights ``[M]``, means and standard deviations ``[M, d]``.
 
-    The outermost cells take what lies beyond them. Where all standard deviations are zero, each lies in one cell.
+    The outermost cells take what is beyond them. Where all standard deviations are zero, each is in one cell.
     """
     return cell_masses(Nodes(means, stds, log_weights.exp(), boxes=not bool(stds.any())), edges)
 
@@ -132,7 +132,7 @@ def _summed(nodes: Nodes, kernel: Callable[[slice, int], Tensor], counts: Sequen
 
 
 def _deposited(nodes: Nodes, edges: Sequence[Tensor]) -> Tensor:
-    """The mass of each cell, flat, from boxes cut to a cell's size: each lies in two cells along an axis at most."""
+    """The mass of each cell, flat, from boxes cut to a cell's size: each is in two cells along an axis at most."""
     shares = [(torch.zeros(len(nodes.mass), dtype=torch.int64), nodes.mass)]
     for j, edge in enumerate(edges):
         inner, last = edge[1:-1].contiguous(), len(edge) - 2

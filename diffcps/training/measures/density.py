@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.diffusion import Denoiser
-from diffcps.algorithms.policies import GaussianPolicy
+from diffcps.algorithms.gaussian import GaussianPolicy
 from diffcps.algorithms.student import Teacher
 from diffcps.config import Actor
 from diffcps.tasks.bandits import Bandit, bandit
@@ -32,7 +32,7 @@ _CELLS = {1: (200, 4000), 2: (4, 320)}
 
 
 @dataclass(frozen=True, eq=False)
-class Behaviour:
+class OnGrid:
     """A bandit on a grid of cells."""
 
     edges: tuple[Tensor, ...]
@@ -48,7 +48,7 @@ class Behaviour:
 
 
 @functools.lru_cache(maxsize=8)
-def behaviour(name: str) -> Behaviour:
+def behaviour(name: str) -> OnGrid:
     """The bandit of that name on its grid.
 
     In two dimensions a cell is a quarter as wide as the length over which the behaviour's density changes, in one a two
@@ -62,17 +62,21 @@ def behaviour(name: str) -> Behaviour:
     masses = found.cell_masses([edge] * found.action_size)
     edges = (torch.from_numpy(edge),) * found.action_size
     centres = middles(edges)
-    return Behaviour(
-        edges, masses / masses.sum(), centres, found.value(centres), np.asarray(found.off_support(centres))
+    return OnGrid(
+        edges=edges,
+        masses=masses / masses.sum(),
+        middles=centres,
+        values=found.value(centres),
+        off_support=np.asarray(found.off_support(centres)),
     )
 
 
 def take(subject: Subject) -> dict[str, float]:
     """See ``MEASURES``; every column follows from the masses of the cells.
 
-    ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density, and no less than what stands there where cells that
-    the behaviour takes hold less than ``FLOOR``. ``std_j`` is the standard deviation of the actions' dimension j. Beside a
-    student, ``average_kl`` and ``student_kl`` are the divergences of the averaged chain and of the student.
+    ``kl`` is KL(π_b ‖ μ), infinite for a policy without a density. Where the policy has less than ``FLOOR`` in a cell that the
+    behaviour takes, the true value is larger than this one. ``std_j`` is the standard deviation of the actions' dimension j.
+    Beside a student, ``average_kl`` and ``student_kl`` are the divergences of the averaged chain and of the student.
     """
     assert subject.task.bandit is not None
     own = behaviour(subject.task.bandit)
@@ -84,7 +88,7 @@ def take(subject: Subject) -> dict[str, float]:
     return row
 
 
-def columns(found: Bandit, own: Behaviour, masses: NDArray[np.float64], singular: bool = False) -> dict[str, float]:
+def columns(found: Bandit, own: OnGrid, masses: NDArray[np.float64], singular: bool = False) -> dict[str, float]:
     """The columns for cell masses ``[C_1, …]`` of a policy; ``singular``: it has no density."""
     mean = np.tensordot(masses, own.middles, masses.ndim)
     variance = np.tensordot(masses, np.square(own.middles - mean), masses.ndim)
@@ -111,19 +115,17 @@ def divergence(p: NDArray[np.float64], q: NDArray[np.float64], floor: float) -> 
     return float((p[taken] * (np.log(p[taken]) - np.log(np.maximum(q[taken], floor)))).sum())
 
 
-def policy_masses(subject: Subject, edges: tuple[Tensor, ...], actor: Actor, resolution: float = 1.0) -> Tensor:
+def policy_masses(subject: Subject, edges: tuple[Tensor, ...], actor: Actor) -> Tensor:
     """The probability ``[C_1, …]`` that the policy acts in each cell; beyond the bounds it is moved onto them.
 
-    In closed form for Gaussians, by quadrature for a chain or a student (``resolution`` as in ``quadrature.chain_masses``).
-    Raises ``NotFiniteError`` when the policy gives no numbers.
+    In closed form for Gaussians, by quadrature for a chain or a student. Raises ``NotFiniteError`` when the policy gives no
+    numbers.
     """
     policy, device, algorithm = subject.cloner.policy, subject.cloner.device, subject.cloner
     observation = subject.observed(torch.zeros(1, subject.task.observation_size, device=device))[None]
     if actor == "student":
-        assert isinstance(algorithm, Teacher)
-        return map_masses(
-            _student(algorithm, subject.policy.parameters, observation), algorithm.problem.max_action, edges, resolution
-        )
+        reach = _student(algorithm, subject.policy.parameters, observation)
+        return map_masses(reach, algorithm.problem.max_action, edges)
     weights = subject.weights_of(actor)
     if isinstance(policy, GaussianPolicy):
         parts = policy.parts(weights.layers, observation)
@@ -132,8 +134,14 @@ def policy_masses(subject: Subject, edges: tuple[Tensor, ...], actor: Actor, res
     assert isinstance(policy, ChainPolicy)
     denoise = _in_float64(policy.denoiser(weights, observation), device)
     noisy = subject.config.value("last_step_noise") and subject.config.value("covariance") != "posterior"
-    schedule = policy.schedule.to(torch.device("cpu"))
-    return chain_masses(denoise, schedule, policy.max_action, noisy, edges, resolution, subject.heartbeat)
+    return chain_masses(
+        denoise,
+        policy.schedule.to(torch.device("cpu")),
+        max_action=policy.max_action,
+        last_step_noise=noisy,
+        edges=edges,
+        heartbeat=subject.heartbeat,
+    )
 
 
 def _student(

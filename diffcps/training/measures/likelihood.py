@@ -38,7 +38,9 @@ def take(subject: Subject) -> dict[str, float]:
     policy = subject.cloner.policy
     if not isinstance(policy, ChainPolicy):
         nothing = torch.empty(0, device=actions.device)
-        surprise = policy.fit(subject.weights, states[None], actions[None], nothing, nothing).rows[0].double()
+        surprise = (
+            policy.fit(subject.weights, states[None], actions[None], step=nothing, noise=nothing).rows[0].double()
+        )
         return _summary(subject, actions, surprise)
     if has_paths(subject.config):
         weights = log_weights(subject, policy, states, actions)
@@ -70,7 +72,7 @@ def log_weights(subject: Subject, policy: ChainPolicy, states: Tensor, actions: 
         shape = policy.schedule.steps, *repeated.shape
         noise = torch.randn(shape, generator=generator, device=repeated.device)
         denoise = policy.denoiser(subject.weights, state[None])
-        weights = path_log_weights(denoise, policy.schedule, repeated, noise, policy.max_action)
+        weights = path_log_weights(denoise, policy.schedule, repeated, noise, max_action=policy.max_action)
         found.append(weights.view(-1, paths).double())
     weights = torch.cat(found)
     if not weights.isfinite().all():

@@ -1,7 +1,7 @@
 """The measures ``fqe`` and ``critic``: what a policy is worth by its data alone, without an environment.
 
-``fqe`` is fitted Q evaluation (Le, Voloshin and Yue, 2019, arXiv 1903.08738): a Q of its own is fitted to the frozen policy, so
-policies of every algorithm are judged by the same yardstick. ``critic`` asks the critic that the policy has learned with.
+``fqe`` is fitted Q evaluation (Le, Voloshin and Yue, 2019, arXiv 1903.08738): a new Q is fitted to the frozen policy, so policies
+of every algorithm are measured in the same way. ``critic`` asks the critic that the policy has learned with.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcps.algorithms import rewards
-from diffcps.algorithms.improving import Improver
 from diffcps.algorithms.nn import Adam, Critic, gradient
 from diffcps.data.holding import beginnings
 from diffcps.data.transitions import Transitions
@@ -39,7 +38,7 @@ _PATIENCE = 100
 """Steps between two signs of life."""
 
 
-class Judged(NamedTuple):
+class Experience(NamedTuple):
     """Transitions on which K frozen policies have acted; see ``fit``."""
 
     states: Tensor
@@ -59,10 +58,10 @@ class Judged(NamedTuple):
         """r + γ (1 − terminal) Q(s', a') ``[K, N]``."""
         return self.rewards + discount * self.continues * values(self.next_states, self.next_actions)
 
-    def rows(self, chosen: Tensor) -> "Judged":
+    def rows(self, chosen: Tensor) -> "Experience":
         """Each member's own ``[K, n]`` of the transitions; all parts must have K members."""
         members = torch.arange(len(chosen), device=chosen.device)[:, None]
-        return Judged(*(part[members, chosen] for part in self))
+        return Experience(*(part[members, chosen] for part in self))
 
 
 def fqe(subjects: Sequence[Subject]) -> list[dict[str, float]]:
@@ -83,14 +82,14 @@ def _of_pack(subjects: Sequence[Subject]) -> list[dict[str, float]]:
     units = [one.unit for one in alone]
     states, actions = (torch.cat(parts) for parts in zip(*(one.starts for one in alone), strict=True))
     problem = _stacked([one.problem for one in alone])
-    held = [one.held for one in alone if one.held is not None]
+    held_out = [one.held_out for one in alone if one.held_out is not None]
     del alone  # its transitions would be in memory twice
     generators = [subject.generator("fit") for subject in subjects]
     fitted = fit(problem, DISCOUNT, generators, heartbeat=subjects[0].heartbeat, steps=STEPS)
     values = fitted(states, actions).mean(dim=1)
     found = [{"fqe_value": unit * float(value)} for unit, value in zip(units, values, strict=True)]
-    if held:
-        problem = _stacked(held)
+    if held_out:
+        problem = _stacked(held_out)
         values_of = partial(_in_parts, fitted)
         errors = _error(values_of(problem.states, problem.actions), problem.td_target(values_of, DISCOUNT))
         found = [one | {"fqe_error": float(error)} for one, error in zip(found, errors, strict=True)]
@@ -103,9 +102,9 @@ def _in_parts(values: Callable[[Tensor, Tensor], Tensor], states: Tensor, action
     return torch.cat([values(*part) for part in parts], dim=1)
 
 
-def _stacked(problems: Sequence[Judged]) -> Judged:
+def _stacked(problems: Sequence[Experience]) -> Experience:
     """Those of single policies as one of all."""
-    return Judged(*(torch.cat(parts) for parts in zip(*problems, strict=True)))
+    return Experience(*(torch.cat(parts) for parts in zip(*problems, strict=True)))
 
 
 class _Alone:
@@ -120,9 +119,9 @@ class _Alone:
         acts = partial(self._act, subject)
         self.problem = _problem(chosen, acts, device, self.unit)
         self.starts = torch.from_numpy(starts).to(device)[None], acts(starts)
-        self.held: Judged | None = None
+        self.held_out: Experience | None = None
         if subject.held_out is not None:
-            self.held = _problem(_some(subject.held_out, ROWS, rng), acts, device, self.unit)
+            self.held_out = _problem(_some(subject.held_out, ROWS, rng), acts, device, self.unit)
 
     @staticmethod
     def _act(subject: Subject, observations: NDArray[np.float32]) -> Tensor:
@@ -141,7 +140,7 @@ def critic(subject: Subject) -> dict[str, float]:
     else on those that were learned from; root mean square, over the spread of Q.
     """
     algorithm, rng = subject.policy.algorithm, subject.numpy_generator("critic")
-    assert isinstance(algorithm, Improver)
+    assert algorithm.judge is not None
     layers = algorithm.critic.layers(subject.policy.parameters[algorithm.judge])
     actor, generator = subject.config.evaluation.actor, subject.generator("critic")
 
@@ -153,13 +152,13 @@ def critic(subject: Subject) -> dict[str, float]:
 
     starts = subject.dataset.observations[_chosen(beginnings(subject.dataset, subject.task.terminals_end), STARTS, rng)]
     found = values(torch.from_numpy(starts).to(algorithm.device)[None], acts(starts)).mean()
-    judged = subject.dataset if subject.held_out is None else subject.held_out
+    data = subject.dataset if subject.held_out is None else subject.held_out
     scale, shift = rewards.scale_and_shift(
         algorithm.config.reward_transform, on_device(subject.dataset, torch.device("cpu"))
     )
-    held = _problem(_some(judged, ROWS, rng), acts, algorithm.device, 1.0)
-    held = held._replace(rewards=scale * held.rewards + shift)
-    error = _error(values(held.states, held.actions), held.td_target(values, _discount(subject)))
+    problem = _problem(_some(data, ROWS, rng), acts, algorithm.device, 1.0)
+    problem = problem._replace(rewards=scale * problem.rewards + shift)
+    error = _error(values(problem.states, problem.actions), problem.td_target(values, _discount(subject)))
     return {"critic_value": float(found), "critic_error": float(error)}
 
 
@@ -170,7 +169,7 @@ def _error(values: Tensor, goals: Tensor) -> Tensor:
 
 @torch.enable_grad()
 def fit(
-    problem: Judged,
+    problem: Experience,
     discount: float,
     generators: Sequence[torch.Generator],
     heartbeat: Callable[[], None] = lambda: None,
@@ -214,13 +213,20 @@ def _discount(subject: Subject) -> float:
 
 def _problem(
     data: Transitions, acts: Callable[[NDArray[np.float32]], Tensor], device: torch.device, unit: float
-) -> Judged:
+) -> Experience:
     """Rewards in units of ``unit``."""
     states, actions, rewards, following, terminals = (
         torch.from_numpy(np.ascontiguousarray(getattr(data, name), dtype=np.float32)).to(device)[None]
         for name in ("observations", "actions", "rewards", "next_observations", "terminals")
     )
-    return Judged(states, actions, rewards / unit, 1.0 - terminals, following, acts(data.next_observations))
+    return Experience(
+        states=states,
+        actions=actions,
+        rewards=rewards / unit,
+        continues=1.0 - terminals,
+        next_states=following,
+        next_actions=acts(data.next_observations),
+    )
 
 
 def _chosen(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -52,7 +52,7 @@ def chain_masses(
         schedule: T steps.
         max_action: the chain clamps its predicted a_0, and the action, to ±max_action.
         last_step_noise: whether the last step is noisy.
-        edges: of the cells along each of the d = 1 or 2 axes, equally spaced; the outermost cells take what lies beyond
+        edges: of the cells along each of the d = 1 or 2 axes, equally spaced; the outermost cells take what is beyond
             them.
         resolution: 2 doubles the number of nodes along each axis of every grid.
         heartbeat: called at each step of the chain.
@@ -71,17 +71,15 @@ def chain_masses(
     for number in reversed(range(1, schedule.steps)):
         if heartbeat is not None:
             heartbeat()
-        step = _Step(denoise, grid, number, axes, density, [0.0] * size, silent=False)
+        step = _Step(denoise, grid, number, axes=axes, density=density, cells=[0.0] * size, silent=False)
         axes = grid.after(step.coarse, number)
         density = step.summed(partial(density_at, axes=axes)).flatten()
     cells = [float(edge[1] - edge[0]) for edge in edges]
-    step = _Step(denoise, grid, 0, axes, density, cells, silent=not last_step_noise)
+    step = _Step(denoise, grid, 0, axes=axes, density=density, cells=cells, silent=not last_step_noise)
     return step.summed(partial(cell_masses, edges=edges), _LAST if last_step_noise else 0.0)
 
 
-def map_masses(
-    reach: Callable[[Tensor], Tensor], max_action: float, edges: Sequence[Tensor], resolution: float = 1.0
-) -> Tensor:
+def map_masses(reach: Callable[[Tensor], Tensor], max_action: float, edges: Sequence[Tensor]) -> Tensor:
     """The probability that a map carries standard normal noise into each cell.
 
     It is a chain of one silent step. Its noise net says what makes the map the a_0 that it implies.
@@ -89,7 +87,7 @@ def map_masses(
     Args:
         reach: actions ``[N, d]`` of noise ``[N, d]``, in float64; clamped to ±max_action here.
         max_action: the bound of an action.
-        edges: see ``chain_masses``, as for ``resolution`` and what is returned and raised.
+        edges: see ``chain_masses``, also for what is returned and raised.
     """
     schedule = variance_preserving(1, math.log(2.0), math.log(2.0), torch.float64)
     signal = float(schedule.alpha_bar[0])  # one half
@@ -97,12 +95,12 @@ def map_masses(
     def denoise(noise: Tensor, step: int) -> tuple[Tensor, Tensor]:
         return (noise - math.sqrt(signal) * reach(noise)) / math.sqrt(1.0 - signal), torch.ones(())
 
-    return chain_masses(denoise, schedule, max_action, False, edges, resolution)
+    return chain_masses(denoise, schedule, max_action, last_step_noise=False, edges=edges)
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How far a grid reaches and how close its nodes lie."""
+    """How far a grid reaches and how close its nodes are."""
 
     schedule: Schedule
     max_action: float
@@ -199,7 +197,7 @@ class _Step:
         return Nodes(mean, width, density.squeeze(-1).exp() * area, boxes=self.silent)
 
     def _wanted(self, cells: Sequence[float]) -> int:
-        """How many times closer the nodes must lie."""
+        """How many times closer the nodes must be."""
         shape = self.fields.shape[:-1]
         mass, mean = self.coarse.mass.view(shape), self.coarse.mean.view(*shape, -1)
         core = mass > _CORE * mass.max()
@@ -215,7 +213,7 @@ class _Step:
 
 
 def _steps(mean: Tensor) -> Tensor:
-    """``[N, d]``: how far the means ``[N_1, …, d]`` of neighbouring nodes lie apart."""
+    """``[N, d]``: how far the means ``[N_1, …, d]`` of neighbouring nodes are apart."""
     squares = torch.zeros_like(mean)
     for axis in range(mean.ndim - 1):
         (slope,) = torch.gradient(mean, dim=axis)

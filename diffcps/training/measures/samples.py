@@ -24,7 +24,7 @@ def take(subject: Subject) -> dict[str, float]:
     at zero either, but at some .01 of the spread.
     """
     found = subject.bandit
-    own = actions(subject, "samples", COUNT, 1)
+    own = actions(subject, "samples", COUNT, candidates=1)
     rng = subject.numpy_generator("behaviour")
     row = {
         "sliced_wasserstein": sliced_wasserstein(own, found.sample(COUNT, rng), directions(own.shape[1], rng)),
@@ -34,12 +34,12 @@ def take(subject: Subject) -> dict[str, float]:
     if found.modes is not None:
         row["sample_recall"] = sample_recall(found, own)
     if chooses(subject.config):
-        best = actions(subject, "best", BEST_COUNT, CANDIDATES)
+        best = actions(subject, "best", BEST_COUNT, candidates=CANDIDATES)
         row |= {"bestof_value": float(found.value(best).mean())}
         row |= {"bestof_off_support": float(found.off_support(best).mean())}
     if beside_student(subject.config):
         for actor in TAUGHT:
-            own = actions(subject, "samples", COUNT, 1, actor)
+            own = actions(subject, "samples", COUNT, candidates=1, actor=actor)
             row |= {f"{actor}_off_support": float(found.off_support(own).mean())}
             row |= {f"{actor}_value": float(found.value(own).mean())}
             if found.modes is not None:
@@ -50,7 +50,7 @@ def take(subject: Subject) -> dict[str, float]:
 def to_look_at(subject: Subject) -> dict[str, NDArray[np.float64]]:
     """Columns ``a_0`` …, ``[n]``: actions for a picture; the first of those that are measured."""
     size = subject.task.action_size
-    drawn = actions(subject, "samples", COUNT, 1) if subject.finite else np.full((LOOKED_AT, size), np.nan)
+    drawn = actions(subject, "samples", COUNT, candidates=1) if subject.finite else np.full((LOOKED_AT, size), np.nan)
     return {f"a_{j}": drawn[:LOOKED_AT, j] for j in range(size)}
 
 
@@ -78,7 +78,7 @@ def directions(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
 def sliced_wasserstein(first: NDArray[np.float64], second: NDArray[np.float64], along: NDArray[np.float64]) -> float:
     """Mean over directions ``[L, d]`` of the 1-Wasserstein distance between projections of two sets ``[n, d]`` of one size.
 
-    In one dimension the distance is the mean difference of what stands at the same rank.
+    In one dimension the distance is the mean difference of values of the same rank.
     """
     left, right = (np.sort(points @ along.T, axis=0) for points in (first, second))
     return float(np.abs(left - right).mean())

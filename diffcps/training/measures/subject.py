@@ -55,7 +55,7 @@ class Subject:
 
     @property
     def cloner(self) -> Cloner[Any]:
-        """The algorithm, with a policy of one of the classes that a density is known of."""
+        """The algorithm, one that ``has_density``."""
         assert isinstance(self.policy.algorithm, Cloner)
         return self.policy.algorithm
 
@@ -194,7 +194,7 @@ def taken(subjects: Sequence[Subject]) -> list[dict[str, float]]:
 
 
 def _each(measure: Callable[[Subject], Mapping[str, float]], subjects: Sequence[Subject]) -> list[Mapping[str, float]]:
-    """Measure one policy after the other; nothing of one whose parameters are finite and give numbers that are not."""
+    """Measure one policy after the other. One with finite parameters can still give numbers that are not: it gets no values."""
     found: list[Mapping[str, float]] = []
     for subject in subjects:
         subject.heartbeat()
