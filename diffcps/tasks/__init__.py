@@ -96,3 +96,8 @@ class Task:
         """100·(R − random)/(expert − random), elementwise; never apply it to a standard deviation."""
         span = self.expert_return - self.random_return
         return 100.0 * (np.asarray(returns, dtype=np.float64) - self.random_return) / span
+
+    def behaviour_score(self, dataset: Mapping[str, Any]) -> float:
+        """Normalised score of the data's own trajectories by ``environment.json``'s facts on them; nan if it is not known."""
+        value = dataset.get("behaviour_return")
+        return float("nan") if value is None else float(self.normalised_score(value))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
+from diffcps.tasks.registry import task_of
 from diffcps.text import first_line, redacted
 from diffcps.tracking import labels
 from diffcps.tracking.labels import Row, rows_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial
+    from diffcps.runs.trials import Trial
 
 _BATCH = 900
 """Metrics in one request; MLflow takes 1000."""
@@ -73,12 +74,10 @@ class Tracker:
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def sweep_run(self, description: Mapping[str, Any] | None = None) -> str:
-        """Id of the sweep's own run, found or made; ``description`` is the content of ``sweep.json``."""
+    def sweep_run(self) -> str:
+        """Id of the sweep's own run, found or made; ``reconcile`` says later what the sweep runs."""
         known = self._find("tags.level = 'sweep'").get(labels.SWEEP)
-        description = description or {}
-        tags, params = labels.sweep_tags(self.sweep, description), labels.sweep_parameters(description)
-        return self._renewed(known, tags, params)
+        return self._renewed(known, labels.sweep_tags(self.sweep, {}), {})
 
     def trial_runs(self, config: RunConfig, environment: Mapping[str, Any]) -> list[str]:
         """Ids of a trial's run and of the run of each of its members, found or made; ``[1 + K]``.
@@ -235,7 +234,7 @@ class Tracker:
                 "mlflow.runName": f"seed {config.members[members[0]].seed} · {title}" if index else title,
                 "mlflow.parentRunId": runs[0] if index else parent,
             }
-            shown = {"behaviour": labels.behaviour(config, environment)}
+            shown = {"behaviour": task_of(config).behaviour_score(environment.get("dataset") or {})}
             runs.append(self._renewed(found.get(key), tags, labels.parameters(config, members), shown))
         known = found.get(labels.keys(config)[0])
         if environment and not (known and known.inputs and known.inputs.dataset_inputs):
