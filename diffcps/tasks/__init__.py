@@ -17,6 +17,10 @@ ROW_TOLERANCE = 0.01
 
 Robot = Literal["hopper", "halfcheetah", "walker2d", "ant"]
 """Robots that have shipped behaviour policies."""
+Level = Literal["medium", "medium-replay", "medium-expert", "expert"]
+"""D4RL's words for the policies that recorded a data set: in ``medium-replay`` all of a training up to the medium one."""
+Goals = Literal["own", "play", "diverse"]
+"""D4RL's protocols of AntMaze: the task's own start and goal, goals chosen by hand (``play``), any free cell (``diverse``)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,12 @@ class Task:
     """The simulator its own data were recorded under."""
     robot: Robot | None = None
     """Robot whose shipped policies make its collected data."""
+    level: Level = "medium"
+    """Which of the robot's policies make them."""
+    maze: str = ""
+    """Name of the maze that this project simulates for it; empty outside mazes."""
+    goals: Goals | None = None
+    """Where the robot is sent in the maze while its data are collected; ``None`` where it is not sent anywhere."""
     bandit: str | None = None
     """Name of the bandit that it is (``diffcps.tasks.bandits``); behaviour and optimum of bandits are known exactly."""
     max_action: float = 1.0

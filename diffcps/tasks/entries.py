@@ -73,12 +73,13 @@ def _locomotion(name: str, family: str) -> dict[str, Any]:
         "d4rl_file": f"{family}_{level.replace('-', '_')}-v2.hdf5",
         "d4rl_folder": "gym_mujoco_v2",
         "robot": family,
+        "level": level,
     }
 
 
 def _antmaze(name: str) -> dict[str, Any]:
     """The facts of ``antmaze-umaze-v0`` and the like."""
-    maze = name.split("-")[1]
+    _, maze, *goals, _ = name.split("-")
     return {
         "domain": "antmaze v0",
         # two names, because Gymnasium calls version 0 of a name out of date whenever it makes one
@@ -95,6 +96,9 @@ def _antmaze(name: str) -> dict[str, Any]:
         "goal_rewards": True,
         "terminals_end": False,
         "robot": "ant",
+        "level": "expert",
+        "maze": maze,
+        "goals": goals[0] if goals else "own",
         "ablation": (0.1, 0.2, 0.3, 0.4, 0.5),
         "paper_note": "AntMaze on v0",
     }
@@ -104,7 +108,7 @@ def _expert_task(task: Task) -> Task:
     """D4RL's expert data alone, which the paper does not use, with the settings of medium-expert."""
     file = str(task.d4rl_file).replace("medium_expert", "expert")
     name = task.name.replace("medium-expert", "expert")
-    return replace(task, name=name, d4rl_file=file, rows=1_000_000, in_paper=False)
+    return replace(task, name=name, level="expert", d4rl_file=file, rows=1_000_000, in_paper=False)
 
 
 def _second_version(task: Task) -> Task:
@@ -117,7 +121,7 @@ def _second_version(task: Task) -> Task:
         environment=replace(
             environment,
             id=environment.id.replace("FixedGoal", "").replace("-v0", "-v2"),
-            arguments={"maze": environment.arguments["maze"]},
+            arguments={"maze": task.maze},
         ),
         d4rl_file=str(task.d4rl_file).replace("_sparse.hdf5", "_sparse_fixed.hdf5"),
         d4rl_folder="ant_maze_v2",
@@ -170,8 +174,8 @@ def tasks() -> list[Task]:
         for row in paper.rows("reference_scores")
     }
     found = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
-    found += [_expert_task(task) for task in found if "medium-expert" in task.name]
-    found += [_second_version(task) for task in found if task.robot == "ant"]
+    found += [_expert_task(task) for task in found if task.level == "medium-expert"]
+    found += [_second_version(task) for task in found if task.maze]
     found.append(
         Task(
             name="pointmaze-umaze",
@@ -187,6 +191,7 @@ def tasks() -> list[Task]:
             sources=("collected",),
             steps=200_000,
             goal_rewards=True,
+            maze="umaze",
             settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
             evaluation=EvaluationConfig(every=10_000, episodes=20),
             demo={"learning_rate": 1e-3, "episodes": 20},

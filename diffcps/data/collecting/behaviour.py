@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.errors import UserError
+from diffcps.tasks import Level
 from diffcps.tasks.registry import Robot
 
 POLICIES = Path(__file__).parent / "policies"
-"""Where the shipped policies lie: one ``.npz`` of weights and one ``.json`` of facts per robot."""
+"""The shipped policies: one ``.npz`` of weights and one ``.json`` of facts per robot."""
 
 Array = NDArray[np.float32]
 
@@ -126,6 +127,18 @@ class Lineage:
     def expert(self) -> BehaviourPolicy:
         """The best policy."""
         return self.policies[self.facts.expert]
+
+    def of(self, level: Level) -> tuple[BehaviourPolicy, ...]:
+        """The policies that record a data set of this level, in order."""
+        match level:
+            case "medium":
+                return (self.medium,)
+            case "expert":
+                return (self.expert,)
+            case "medium-expert":
+                return self.medium, self.expert
+            case "medium-replay":
+                return self.until_medium
 
     @property
     def until_medium(self) -> tuple[BehaviourPolicy, ...]:

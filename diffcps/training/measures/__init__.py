@@ -96,8 +96,7 @@ def _no_bandit(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_maze(config: RunConfig, task: Task) -> str | None:
-    maze = task.domain.startswith(("antmaze", "pointmaze")) and task.environment.physics
-    return None if maze else "it is no maze that this project simulates (pointmaze-umaze, antmaze-…)."
+    return None if task.maze else "it is no maze that this project simulates (pointmaze-umaze, antmaze-…)."
 
 
 def _no_plane(config: RunConfig, task: Task) -> str | None:
