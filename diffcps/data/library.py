@@ -113,6 +113,14 @@ class Source:
                 )
         return found[0] if found else None
 
+    def files(self, path: Path) -> list[Path]:
+        """The files of the data set at ``path``: what other machines get through an object store."""
+        return [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+
+    def place(self, task: Task, path: Path) -> Path:
+        """The folder of ``places`` in which the task's data set at ``path`` is."""
+        return path.parents[len(Path(self.wanted(task)).parts) - 1]
+
     def missing(self, tasks: Sequence[Task], directories: Sequence[Path]) -> str:
         """What a person needs to know about missing data: which, where they were looked for, how to get them."""
         names = "\n".join(f"    {task.name}: {self.wanted(task)}" for task in tasks)
