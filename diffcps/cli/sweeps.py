@@ -219,8 +219,8 @@ def _data(sweep: Sweep) -> str:
     for trial in sweep.trials:
         if trial.stored:
             source, known = trial.config.data.source, trial.dataset.get("provenance")
-            # collected data are never D4RL's, so there is nothing to verify
-            kind = f"{source} ({known})" if known and source != "collected" else source
+            # data made here are never D4RL's, so there is nothing to verify
+            kind = f"{source} ({known})" if known and not trial.dataset.get("made_here") else source
             groups[kind][trial.config.task] = None
     return "; ".join(kind if len(groups) == 1 else f"{kind}: {', '.join(tasks)}" for kind, tasks in groups.items())
 

@@ -241,8 +241,7 @@ def _view(uri: str, page: str) -> str:
 def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]:
     """What to run and where its results go."""
     results, remote = results_folder(options.results)
-    directories = tuple(path.expanduser().resolve() for path in options.data_dir)
-    uri = options.tracking_uri
+    directories, uri = options.directories, options.tracking_uri
     if options.resume is not None:
         if remote is not None:
             Location(results / options.resume, remote=remote.below(options.resume)).refresh()

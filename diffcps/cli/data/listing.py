@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from diffcps.errors import UserError
-from diffcps.runs.flags import Maybe, Several
+from diffcps.runs.flags import DataFlags, Maybe
 from diffcps.text import say
 
 if TYPE_CHECKING:
@@ -26,11 +26,9 @@ _MEANING = {
 
 
 @dataclass(frozen=True)
-class ListData:
+class ListData(DataFlags):
     """List the tasks, the sources of their data, the data on this machine, and the folders that were searched."""
 
-    data_dir: Several[Path] = ()
-    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     verify: bool = False
     """Show the sha256 of every D4RL file. It is computed once and remembered until the file changes."""
 
