@@ -23,7 +23,7 @@ from diffcps.runs.criteria import CRITERIA, SCORE
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
-from diffcps.sweep.cluster import threads_of
+from diffcps.sweep.resources import threads_of
 from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, say, worded
 from diffcps.training import cost

@@ -27,9 +27,9 @@ from diffcps.runs.presets import build
 from diffcps.storage.location import Location, results_folder
 from diffcps.sweep import claim
 from diffcps.sweep import cluster as clusters
-from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job
+from diffcps.sweep.resources import Resources
 from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
 from diffcps.text import Column, counted, redacted, say, terminal_table

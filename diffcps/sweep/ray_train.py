@@ -1,4 +1,4 @@
-"""Everything of Ray Train that is not its public interface, and so the reason why pyproject.toml pins Ray to a minor release.
+"""Everything of Ray that is not its public interface, and so the reason why pyproject.toml pins Ray to a minor release.
 
 What is private, and why it is needed:
 
@@ -14,6 +14,7 @@ What is private, and why it is needed:
   time when the worker starts.
 * ``ray._private.state.actors`` and ``jobs``: which drivers, and which sweeps' processes, are dead. The public way asks the
   dashboard, which does not answer where several clusters run on one machine.
+* ``_memory`` of ``ray.init``: Ray looks at the memory of the machine, not at what a control group leaves this process.
 """
 
 import asyncio
@@ -50,6 +51,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Traini
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from diffcps.storage.location import Location
+from diffcps.sweep import limits
 from diffcps.training import watchdog
 
 CRASHES = 5
@@ -69,8 +71,24 @@ RESERVED_SECONDS = 30.0
 """How long a worker waits at most for its driver's next trial. Meanwhile it holds its CPUs, which another driver may want."""
 _ACTOR_DIGITS = 32
 """Hexadecimal digits of a driver's id; the names of older versions end in something else."""
+_LEAST_STORE = 80 * 2**20
+"""Bytes; Ray takes no less than 75 MB."""
+_MOST_STORE = 10**10
+"""Bytes; Ray refuses more where ``/dev/shm`` is smaller."""
 _JOB_DIGITS = 8
 """The last hexadecimal digits of a placement group's id are those of its job, the process of a sweep."""
+
+
+def local_size() -> dict[str, Any]:
+    """Arguments of ``ray.init`` for a cluster within the limits of this process."""
+    size: dict[str, Any] = {"num_cpus": limits.cores()}
+    if (memory := limits.memory()) is not None:
+        # the shares that Ray gives its store and its workers of a machine's memory, with less for the store, which is hardly used
+        size |= {
+            "object_store_memory": min(max(_LEAST_STORE, int(0.1 * memory)), _MOST_STORE),
+            "_memory": int(0.6 * memory),
+        }
+    return size
 
 
 class Workers(WorkerGroup):

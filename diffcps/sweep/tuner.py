@@ -16,9 +16,9 @@ from diffcps.runs.criteria import newest
 from diffcps.runs.trials import read_trial
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.claim import run_folders
-from diffcps.sweep.cluster import DRIVER_CPUS
 from diffcps.sweep.dashboard import Mirror
 from diffcps.sweep.driver import Job, drive
+from diffcps.sweep.resources import DRIVER_CPUS
 from diffcps.sweep.search import AsManyAsFit, StudyPerTask, grid_searcher
 
 if TYPE_CHECKING:

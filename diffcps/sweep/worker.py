@@ -22,7 +22,7 @@ from diffcps.runs.pruning import behind, curve, evaluated_alike
 from diffcps.runs.trials import read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep.claim import run_folders
-from diffcps.sweep.cluster import Resources
+from diffcps.sweep.resources import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
 from diffcps.tracking.sink import THREAD
