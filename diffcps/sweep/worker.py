@@ -123,10 +123,10 @@ def _bytes() -> int:
 
 
 def _fresh(folder: RunFolder, device: torch.device) -> bool:
-    """Whether this process is as good as a new one for another trial.
+    """Whether this process can train another trial.
 
-    Not if its trial has not ended well, if a GPU or compiled code may hold on to memory, if it has grown, or if MLflow's thread
-    still sends what a slow server has not taken.
+    No after a failed trial, on a GPU or with compiled code (both keep memory), after memory growth, or while MLflow's thread
+    still sends rows.
     """
     if folder.status["state"] not in ("complete", "pruned") or device.type != "cpu":
         return False
