@@ -628,7 +628,7 @@ def test_the_command(tmp_path, content, capsys, monkeypatch):
         assert DownloadData(tasks=(HOPPER.name, HOPPER.name), mirror=(server.url,))() == 0
         assert len(server.asked) == 1
         output = capsys.readouterr().out
-        assert "no sha256 published" in output
+        assert "no sha256 is published" in output
         assert str(d4rl.datasets_root() / HOPPER.d4rl_file) in output
         assert DownloadData(tasks=(WALKER.name, HOPPER.name), mirror=(server.url,), jobs=2)() == 1
     output = capsys.readouterr().out

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from diffcps.config import RunConfig, home
 from diffcps.errors import UserError, nearest
-from diffcps.files import is_url, local_path
+from diffcps.files import is_url, local_path, unwritable_as_user_error
 from diffcps.runs import lock
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.read import Sweep, read
@@ -175,7 +175,7 @@ def upload(results: Remote, task: Task, info: "DatasetInfo") -> str:
 
 def _fetch(results: Remote, folder: str, target: Path) -> None:
     """Fetch a data set to ``target``, which appears whole; one process does it, others wait."""
-    try:
+    with unwritable_as_user_error(target, "Free some space on this node."):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if target.is_dir():
@@ -188,10 +188,6 @@ def _fetch(results: Remote, folder: str, target: Path) -> None:
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as partial:
                 results.get(names, Path(partial))
                 os.rename(Path(partial) / folder / "files", target)
-    except OSError as error:
-        raise UserError(
-            f"the data set cannot be stored in {target} ({error}). Free some space on this node."
-        ) from error
 
 
 def _label(config: RunConfig) -> str:

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from diffcps.data.library import Holding
     from diffcps.tasks.registry import Task
 
-_MEANING = {
-    "verified": "D4RL's own file: its sha256 is the published one",
-    "differs": "not D4RL's file: its sha256 is not the published one",
-    "none published": "no sha256 is published for this file",
-    "not computed": "not compared yet; use --verify",
-}
-
 
 @dataclass(frozen=True)
 class ListData(DataFlags):
@@ -58,7 +51,7 @@ class ListData(DataFlags):
             say(console, f"and {pattern}")
         say(console, "    K, D, S and N stand for numbers")
         say(console, "")
-        for state, meaning in _MEANING.items():
+        for state, meaning in provenance.MEANINGS.items():
             if state in seen:
                 say(console, f"{state}: {meaning}")
         for text in self._places():

@@ -15,6 +15,7 @@ from diffcps.data.collecting import behaviour
 from diffcps.data.collecting.behaviour import BehaviourPolicy, PolicyFacts, Snapshot
 from diffcps.data.collecting.practice import Practice, Runs, Walks
 from diffcps.errors import UserError
+from diffcps.files import unwritable_as_user_error
 from diffcps.tasks.registry import Robot, get_task
 
 TARGET_SCORES: dict[str, float] = {"hopper": 44.0, "halfcheetah": 42.0, "walker2d": 62.0}
@@ -67,7 +68,8 @@ def train(
     """
     _check_robot(robot)
     ppo, normalise, as_vector = _stable_baselines()
-    _make_folder(output)
+    with unwritable_as_user_error(output, "Name another folder."):
+        output.mkdir(parents=True, exist_ok=True)
     steps = STEPS[robot] if steps is None else steps
     target = TARGET_SCORES.get(robot, 0.0) if target_score is None else target_score
     settings = _PPO | _PPO_CHANGES.get(robot, {})
@@ -117,14 +119,6 @@ def _score_again(
     return tuple(
         score(one.policy, judge, episodes=_FINAL_EPISODES, seed=seed + 3, steps=one.snapshot.steps) for one in chosen
     )
-
-
-def _make_folder(output: Path) -> None:
-    """Make the folder for the policies. Raises ``UserError`` when it cannot be written."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the policies cannot be stored in {output} ({error}). Name another folder.") from error
 
 
 def _check_robot(robot: str) -> None:
