@@ -37,7 +37,7 @@ class MeasureCommand(DataFlags):
     `load_sweep` show them. The trials' data must be on this machine. Run the same command again to continue.
     """
 
-    sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")] = tyro.MISSING
+    sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of a sweep in the results folder, the path of its folder, or a run folder."""
     measures: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
@@ -45,7 +45,7 @@ class MeasureCommand(DataFlags):
             metavar="NAME ...",
             help=f"One or more of {_of(False)}; see docs/studies.md. Pictures ({_of(True)}) are made in training only.",
         ),
-    ] = tyro.MISSING
+    ]
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder of the sweeps."""
 

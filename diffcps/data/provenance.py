@@ -98,7 +98,7 @@ MEANINGS: Mapping[ChecksumState, str] = {
     "verified": "its sha256 is the published one, so it is D4RL's own file",
     "differs": "its sha256 is not the published one, so it is not D4RL's file",
     "none published": "no sha256 is published for it",
-    "not computed": "its sha256 is not computed yet; `diffcps data list --verify` computes it",
+    "not computed": "its sha256 is not computed yet; use diffcps data list --verify",
 }
 """State of a checksum -> what is said of the file."""
 

@@ -107,7 +107,7 @@ class RunFlags:
         return {name: value for name, value in given.items() if value not in (None, ())} | pairs("set", self.settings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataFlags:
     """Where the data are."""
 

@@ -167,6 +167,58 @@ def _bandit_task(name: str) -> Task:
     )
 
 
+def _point_maze() -> Task:
+    """A point in D4RL's small maze, for minutes on a CPU."""
+    return Task(
+        name="pointmaze-umaze",
+        domain="pointmaze",
+        environment=Environment("diffcps/PointMaze_UMaze-v0", "diffcps.envs.pointmaze:PointMaze", physics=("modern",)),
+        observation_size=4,
+        action_size=2,
+        random_return=0.0,
+        expert_return=1.0,
+        episode_limit=300,
+        sources=("collected",),
+        steps=200_000,
+        goal_rewards=True,
+        maze="umaze",
+        settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
+        evaluation=EvaluationConfig(every=10_000, episodes=20),
+        demo={"learning_rate": 1e-3, "episodes": 20},
+    )
+
+
+def _pendulum() -> Task:
+    """Gymnasium's pendulum."""
+    return Task(
+        name="pendulum-swingup",
+        domain="pendulum",
+        environment=Environment("Pendulum-v1", "gymnasium.envs.classic_control.pendulum:PendulumEnv"),
+        observation_size=3,
+        action_size=1,
+        max_action=2.0,
+        # of random actions, over 500 episodes; about the cost of a good swing-up
+        random_return=-1213.0,
+        expert_return=-150.0,
+        episode_limit=200,
+        sources=("collected",),
+        rows=12_000,
+        steps=50_000,
+        settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "discount": 0.95}),
+        evaluation=EvaluationConfig(every=2500, episodes=20),
+        # with λ's published rate it would not move in so few steps
+        demo={
+            "steps": 3000,
+            "hidden_size": 64,
+            "episodes": 20,
+            "evaluate_every": 600,
+            "target_kl": 0.3,
+            "lambda_clip": 0.0,
+            "lambda_learning_rate": 3e-3,
+        },
+    )
+
+
 def tasks() -> list[Task]:
     """Every built-in task that has an entry of its own, in the order in which tasks are listed."""
     references = {
@@ -176,56 +228,7 @@ def tasks() -> list[Task]:
     found = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
     found += [_expert_task(task) for task in found if task.level == "medium-expert"]
     found += [_second_version(task) for task in found if task.maze]
-    found.append(
-        Task(
-            name="pointmaze-umaze",
-            domain="pointmaze",
-            environment=Environment(
-                "diffcps/PointMaze_UMaze-v0", "diffcps.envs.pointmaze:PointMaze", physics=("modern",)
-            ),
-            observation_size=4,
-            action_size=2,
-            random_return=0.0,
-            expert_return=1.0,
-            episode_limit=300,
-            sources=("collected",),
-            steps=200_000,
-            goal_rewards=True,
-            maze="umaze",
-            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
-            evaluation=EvaluationConfig(every=10_000, episodes=20),
-            demo={"learning_rate": 1e-3, "episodes": 20},
-        )
-    )
-    found.append(
-        Task(
-            name="pendulum-swingup",
-            domain="pendulum",
-            environment=Environment("Pendulum-v1", "gymnasium.envs.classic_control.pendulum:PendulumEnv"),
-            observation_size=3,
-            action_size=1,
-            max_action=2.0,
-            # of random actions, over 500 episodes; about the cost of a good swing-up
-            random_return=-1213.0,
-            expert_return=-150.0,
-            episode_limit=200,
-            sources=("collected",),
-            rows=12_000,
-            steps=50_000,
-            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "discount": 0.95}),
-            evaluation=EvaluationConfig(every=2500, episodes=20),
-            # with λ's published rate it would not move in so few steps
-            demo={
-                "steps": 3000,
-                "hidden_size": 64,
-                "episodes": 20,
-                "evaluate_every": 600,
-                "target_kl": 0.3,
-                "lambda_clip": 0.0,
-                "lambda_learning_rate": 3e-3,
-            },
-        )
-    )
+    found += [_point_maze(), _pendulum()]
     found += [_bandit_task(name) for name in bandits.NAMED]
     return found
 

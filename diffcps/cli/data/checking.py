@@ -34,7 +34,7 @@ class CheckData(DataFlags):
     Exit status: 1 when no policy can be trained on the data, 2 when there is no such data set.
     """
 
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = tyro.MISSING
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A D4RL HDF5 file, an OGBench NPZ file, the folder of a Minari data set, or the name of a task."""
     task: Annotated[Maybe[str], tyro.conf.arg(metavar="TASK")] = None
     """The task of a file. Default: found by the name of the file."""

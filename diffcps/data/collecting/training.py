@@ -94,7 +94,6 @@ def train(
         kept, medium = [expert], expert
     chosen = [checkpoints[i] for i in kept]
     scored = _score_again(robot, chosen, physics=physics, seed=seed, threads=threads)
-    own = start | {"environments": _ENVIRONMENTS, "annealed_over": steps, "normalised": True}
     facts = PolicyFacts(
         robot=robot,
         physics=physics,
@@ -104,7 +103,7 @@ def train(
         episodes=_FINAL_EPISODES,
         seed=seed,
         target_score=target,
-        settings=settings | own,
+        settings=settings | start | {"environments": _ENVIRONMENTS, "annealed_over": steps, "normalised": True},
         versions={name: metadata.version(name) for name in _PACKAGES},
     )
     behaviour.save(output, [one.policy for one in chosen], facts)
