@@ -1,4 +1,4 @@
-"""`diffcps measure`: measures of policies whose training has ended."""
+"""`diffcps measure`: measures of trained policies."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial

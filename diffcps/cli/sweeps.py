@@ -302,7 +302,7 @@ def _notes(sweep: Sweep) -> list[str]:
     if fresh and sweep.holder is None:
         notes.append(
             f"No process holds the sweep, but {text.counted(len(fresh), 'trial')} reported seconds ago: either the main job "
-            "was just killed, or it runs on a machine whose file locks are not visible here."
+            "was just killed, or it runs on a machine with file locks that are not visible here."
         )
     if sweep.counts["interrupted"]:
         notes.append("interrupted: its worker or the main job was killed; it continues from its last checkpoint.")

@@ -147,7 +147,7 @@ class Source:
                 continue
             first = next((other for other in found if other.fault is None and other.path.name == path.name), None)
             if first is not None and not path.samefile(first.path):
-                known = None not in (holding.sha256, first.sha256)
+                known = holding.sha256 is not None and first.sha256 is not None
                 if holding.size != first.size or (known and holding.sha256 != first.sha256):
                     fault = f"it differs from {first.path}. Rename or remove the wrong one."
                     holding = Holding(**{**vars(holding), "fault": fault})

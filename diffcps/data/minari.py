@@ -144,9 +144,9 @@ def noted_task(path: Path, noted: object, name: str | None) -> Task:
     """
     if noted is None and name is None:
         raise UserError(
-            f"{path} does not say whose data it holds: --task NAME (`diffcps data minari ID` makes a task)."
+            f"{path} does not say which task its data belong to: --task NAME (`diffcps data minari ID` makes a task)."
         )
-    if None not in (noted, name) and noted != name:
+    if noted is not None and name is not None and noted != name:
         raise UserError(f"{path} holds the data of {noted}: leave out --task {name}.")
     return get_task(str(noted if noted is not None else name))
 

@@ -115,7 +115,7 @@ SAVING = 10.0
 def save_running(location: Location, since: float, seconds: float | None = None) -> None:
     """Have every running trial write a checkpoint, and wait for them.
 
-    Not for results in an object store, whose run folders are on the workers' machines.
+    Not for results in an object store: those run folders are on the workers' machines.
 
     Args:
         location: of the sweep.

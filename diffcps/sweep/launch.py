@@ -38,7 +38,7 @@ from diffcps.training import checks, views
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 _HURRY = 1.0
-"""Seconds that trials have to write a checkpoint after SIGTERM, whose sender may soon kill everything."""
+"""Seconds that trials have to write a checkpoint after SIGTERM: its sender may soon kill everything."""
 _SERVED = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` serves a store by default."""
 

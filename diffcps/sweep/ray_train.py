@@ -55,7 +55,7 @@ from diffcps.sweep import limits
 from diffcps.training import watchdog
 
 CRASHES = 5
-"""Crashes in a row after which a trial fails; its machine lived on, so the cause is the trial."""
+"""Crashes in a row after which a trial fails; its machine still runs, so the cause is the trial."""
 INTERRUPTIONS = 20
 """External interruptions in a row, its machine or its driver gone, after which a trial fails. Pre-emption may strike several
 times before a checkpoint, but a trial that takes its machine down, perhaps by its memory, must end too."""
@@ -142,8 +142,8 @@ def trainer(
 ) -> type[DataParallelTrainer]:
     """Ray Train's plainest trainer, which tries again as ``retry_policy`` says and names its groups by ``groups``.
 
-    ``TorchTrainer`` would import torch here; the workers connect to each other by themselves. A worker whose function returns
-    true is kept for the driver's next trial where ``another`` says that there will be one.
+    ``TorchTrainer`` would import torch here; the workers connect to each other by themselves. A worker is
+    kept for the driver's next trial if its function returns true and ``another`` says that there will be one.
     """
 
     class Own(Workers):
@@ -391,7 +391,7 @@ class PlacementGroups:
 
     A driver may use the group of its last trial, so the groups of all dead drivers are removed, whatever their trial.
 
-    A sweep whose own process dies loses all its groups, except one that a driver makes at the very moment when Ray
+    When a sweep's own process dies, it loses all its groups, except one that a driver makes at the very moment when Ray
     cleans up: that group stays as long as the cluster. Every driver removes such groups too.
 
     Args:
@@ -430,7 +430,7 @@ def _is_dead(driver: str) -> bool:
 def left_behind(
     table: Mapping[str, Mapping[str, Any]], name: str, dead_jobs: Collection[str], is_dead: Callable[[str], bool]
 ) -> list[str]:
-    """Ids of the placement groups of the trial ``name``, and of those of dead drivers and of sweeps whose process is dead.
+    """Ids of the placement groups of the trial ``name``, and of those of dead drivers and of sweeps with a dead process.
 
     Args:
         table: id -> ``name`` and ``state`` of every placement group of the cluster.

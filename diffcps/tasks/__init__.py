@@ -73,7 +73,7 @@ class Task:
     physics: Physics = "modern"
     """The simulator its own data were recorded under."""
     robot: Robot | None = None
-    """Robot whose shipped policies make its collected data."""
+    """Robot with shipped policies, which make its collected data."""
     level: Level = "medium"
     """Which of the robot's policies make them."""
     maze: str = ""

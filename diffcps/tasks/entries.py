@@ -143,7 +143,7 @@ _CORNERS_DEMO = _BANDIT_DEMO | {
 
 
 def _bandit_task(name: str) -> Task:
-    """A bandit of ``diffcps.tasks.bandits`` as a task. The discount is 0, except for the ring, whose trials came first."""
+    """A bandit of ``diffcps.tasks.bandits`` as a task. The discount is 0, except for the ring: its trials came first."""
     known = bandits.bandit(name)
     return Task(
         name=f"bandit-{name}",

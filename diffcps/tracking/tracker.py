@@ -136,7 +136,7 @@ class Tracker:
         """Make the store agree with a sweep's folder: every run once, every row once, each run with its status.
 
         Reads run folders only. With ``running`` the sweep is in progress: running trials send their own rows and are
-        skipped. Without it no trial is in progress, and one whose status is 'running' was killed.
+        skipped. Without it no trial is in progress, and one with the status 'running' was killed.
 
         Raises ``UserError`` if the store fails; call it again to continue. Errors of models are raised last.
         """
@@ -158,7 +158,7 @@ class Tracker:
             )
 
     def _reconcile(self, sweep: "Sweep", running: bool) -> list[Finished]:
-        """Everything but the models; returns the complete trials, whose models may be missing."""
+        """Everything but the models; returns the complete trials; their models may be missing."""
         found = self._find("", tidy=True)
         tags, params = labels.sweep_tags(self.sweep, sweep.description), labels.sweep_parameters(sweep.description)
         parent = self._renewed(found.get(labels.SWEEP), tags, params, labels.sweep_scores(sweep))
@@ -278,7 +278,7 @@ class Tracker:
         self.client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
     def _steps(self, run: str) -> set[int]:
-        """The steps whose rows a run has."""
+        """The steps of the rows that a run has."""
         return {int(metric.step) for metric in self.client.get_metric_history(run, labels.IN_EVERY_ROW)}
 
     def _log(self, metrics: Sequence["Metric"], run: str) -> None:

@@ -135,7 +135,7 @@ class MinariData:
     id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
     """Minari's id of the data set."""
     no_evaluation: bool = False
-    """Make a task without evaluations and scores, of data whose environment cannot be made here."""
+    """Make a task without evaluations and scores, for data recorded in an environment that cannot be made here."""
 
     def __call__(self) -> None:
         """Run it."""

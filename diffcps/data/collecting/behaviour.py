@@ -1,7 +1,7 @@
 """The shipped behaviour policies: small networks, the snapshots of one training per robot, in NumPy.
 
-A policy is a Gaussian whose mean is a two-layer tanh network of the normalised input and whose standard deviation does
-not depend on the state. Its input is the observation, or for the ant what ``practice.features`` makes of it. Collecting
+A policy is a Gaussian. Its mean is a two-layer tanh network of the normalised input; its standard deviation does not depend
+on the state. Its input is the observation, or for the ant what ``practice.features`` makes of it. Collecting
 needs neither torch nor the library that trained them (stable-baselines3, the optional extra ``behaviour``).
 """
 
@@ -142,7 +142,7 @@ class Lineage:
 
     @property
     def until_medium(self) -> tuple[BehaviourPolicy, ...]:
-        """The policies from the untrained one to the medium one: those whose data a replay buffer would hold."""
+        """The policies from the untrained one to the medium one: a replay buffer would hold their data."""
         return self.policies[: self.facts.medium + 1]
 
     @property

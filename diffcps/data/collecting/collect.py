@@ -236,7 +236,7 @@ def _shortened(episode: Episode, steps: int) -> Episode:
 
 
 def _bandit(name: str, rows: int, generator: np.random.Generator, progress: Progress | None) -> Episode:
-    """One-step episodes, packed into one ``Episode`` whose every step terminates."""
+    """One-step episodes, packed into one ``Episode`` in which every step terminates."""
     known = bandit(name)
     if progress is not None:
         progress(rows, rows)
