@@ -13,7 +13,9 @@ from urllib.parse import unquote
 
 from diffcps.errors import UserError
 
-_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+"""Errors of a disk without space."""
+_LASTING = *DISK_FULL, errno.EROFS
 """Errors of a disk that the next attempt would meet again."""
 
 
@@ -27,7 +29,7 @@ def disk_full_as_user_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno not in _LASTING:
             raise
         raise DiskFullError(
             f"{path} cannot be written: {error.strerror}. What was saved before is intact: "
@@ -41,7 +43,7 @@ def unwritable_as_user_error(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = DiskFullError if error.errno in _DISK_FULL else UserError
+        kind = DiskFullError if error.errno in _LASTING else UserError
         raise kind(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
 
 

@@ -44,9 +44,3 @@ def test_it_holds_a_study_for_each_task_with_the_trials_that_have_ended(tmp_path
     assert study.best_trial.params == {"learning_rate": 1e-3}
     assert not optuna.load_study(study_name="bandit-corners", storage=storage).trials
     assert [path.name for path in here.folder.glob(".optuna*")] == []
-
-
-def test_a_grid_has_none(tmp_path: Path) -> None:
-    plan = build(SweepOptions(**FLAGS))
-    assert dashboard.write(Location(tmp_path), plan) is None
-    assert not list(tmp_path.iterdir())

@@ -628,7 +628,7 @@ def test_the_command(tmp_path, content, capsys, monkeypatch):
         assert DownloadData(tasks=(HOPPER.name, HOPPER.name), mirror=(server.url,))() == 0
         assert len(server.asked) == 1
         output = capsys.readouterr().out
-        assert "no sha256 published" in output
+        assert "no sha256 is published" in output
         assert str(d4rl.datasets_root() / HOPPER.d4rl_file) in output
         assert DownloadData(tasks=(WALKER.name, HOPPER.name), mirror=(server.url,), jobs=2)() == 1
     output = capsys.readouterr().out
@@ -731,7 +731,7 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
     assert re.fullmatch(rf"{HOPPER.name} +d4rl +614 kB +10 000  not computed", lines[row])
     assert lines[row + 1] == f"    {tmp_path / HOPPER.d4rl_file}"
     text = "\n".join(lines)
-    for words in ("web page", "no 'rewards'", f"    {tmp_path}", "datasets (no such folder)", "use --verify"):
+    for words in ("web page", "no 'rewards'", f"    {tmp_path}", "datasets (no such folder)", "list --verify"):
         assert words in text
     assert re.search(r"bandit-ring +collected +21 bytes +5 000\n", text)
     assert all(name in text for name in TASKS)

@@ -23,7 +23,8 @@ from diffcps.errors import UserError
 from diffcps.runs import lock
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, cluster, limits, ray_folder
-from diffcps.sweep.cluster import Cluster, Node, Resources, patiently, without_unused_gpus
+from diffcps.sweep.cluster import patiently, without_unused_gpus
+from diffcps.sweep.resources import Cluster, Node, Resources
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
 from diffcps.training import engine

@@ -143,7 +143,7 @@ def test_registered_once_and_left_as_a_person_changes_it(own_sets: Path) -> None
 
 def test_a_folder_that_cannot_be_written(home: Path) -> None:
     home.write_text("a file")
-    with pytest.raises(UserError, match=r"cannot be written .*DIFFCPS_HOME"):
+    with pytest.raises(UserError, match=r"cannot be written: .*DIFFCPS_HOME"):
         minari.register(minari.describe(HOPPER).definition)
 
 

@@ -10,8 +10,8 @@ from waits import GUARD
 from diffcps.config import RunConfig
 from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
-from diffcps.sweep.cluster import Resources
 from diffcps.sweep.driver import Job
+from diffcps.sweep.resources import Resources
 
 TRIAL = RunConfig("bandit-ring")
 

@@ -17,7 +17,7 @@ from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.planning import build
 from diffcps.runs.read import IMPORTANCES
 from diffcps.runs.trials import Trial
-from diffcps.sweep import importance
+from diffcps.sweep.dashboard import importances
 from diffcps.tasks.registry import get_task
 
 CLIP = Axis("lambda_clip", low=0.0, high=1.0)
@@ -67,12 +67,12 @@ def scored(clip: float, bound: float, score: float, path: Path) -> Trial:
 def test_importance_of_what_alone_matters(tmp_path: Path) -> None:
     plan = Plan("", "search", (trial("bandit-ring"),), (CLIP, BOUND), 30)
     trials = [scored(i / 30, 0.01 + 0.29 * ((7 * i) % 30) / 30, -abs(i / 30 - 0.7), tmp_path) for i in range(30)]
-    found = importance.of(trials, plan)
+    found = importances(trials, plan)
     assert sum(found.values()) == pytest.approx(1)
     assert found["lambda_clip"] > 0.8
-    assert importance.of(trials[:3], plan) == {}, "too few"
+    assert importances(trials[:3], plan) == {}, "too few"
     same = [scored(i / 9, 0.1, 5.0, tmp_path) for i in range(9)]
-    assert importance.of(same, plan) == {}, "nothing matters"
+    assert importances(same, plan) == {}, "nothing matters"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.presets import official
-from diffcps.sweep.cluster import Cluster, Node, Resources
+from diffcps.sweep.resources import Cluster, Node, Resources
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost
 from diffcps.training.learner import Learner

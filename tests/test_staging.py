@@ -1,9 +1,11 @@
 """Data sets in an object store: every node learns from the data that were checked, and from no others."""
 
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import stores
@@ -13,10 +15,11 @@ from diffcps import data
 from diffcps.config import DataConfig, RunConfig
 from diffcps.data import collected, imports
 from diffcps.data.collecting.collect import collect
+from diffcps.data.library import SOURCES, Source
 from diffcps.errors import UserError
 from diffcps.storage.location import Location
 from diffcps.storage.remote import Remote
-from diffcps.tasks.registry import get_task
+from diffcps.tasks.registry import Task, get_task
 
 HOPPER = get_task("hopper-medium-v2")
 RING = RunConfig("bandit-ring", data=DataConfig("collected", 200))
@@ -106,6 +109,39 @@ def test_the_same_data_as_a_file_and_as_a_minari_set(
     _node(monkeypatch, tmp_path)
     assert _load(location, plain).source == "d4rl"
     assert _load(location, imported).source == "minari"
+
+
+class Parts(Source):
+    """Data sets in folders of several files, two levels below the places."""
+
+    name = "parts"
+
+    def wanted(self, task: Task) -> str:
+        """Where they are."""
+        return f"logs/{task.name}"
+
+    def places(self, directories: Sequence[Path]) -> list[Path]:
+        """No standard ones."""
+        return list(directories)
+
+
+def test_a_folder_of_any_kind_reaches_another_node(
+    location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SOURCES, "parts", "parts")
+    monkeypatch.setitem(sys.modules, "parts", SimpleNamespace(SOURCE=Parts()))
+    folder, names = tmp_path / "here" / "logs" / "bandit-ring", {"first.txt", "more/second.txt"}
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    info = replace(data.load(get_task("bandit-ring"), RING.data, ()).info, source="parts", path=folder)
+    config = RING.replaced(data=DataConfig("parts"))
+    location = location.with_data(config, info)
+    _node(monkeypatch, tmp_path)
+    found = Parts().find(get_task("bandit-ring"), config.data, location.data_folders(config))
+    assert found is not None
+    assert found.is_relative_to(tmp_path / "node")
+    assert {name: (found / name).read_text() for name in names} == {name: name for name in names}
 
 
 def test_it_is_put_there_once(location: Location, server: stores.Store) -> None:

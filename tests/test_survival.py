@@ -39,7 +39,6 @@ from diffcps.storage.location import Location
 from diffcps.storage.mirror import MirroredFolder
 from diffcps.storage.remote import Remote
 from diffcps.sweep import claim
-from diffcps.sweep.cluster import Resources
 from diffcps.sweep.driver import Job, more_trials
 from diffcps.sweep.ray_train import (
     CRASHES,
@@ -51,6 +50,7 @@ from diffcps.sweep.ray_train import (
     left_behind,
     someone_waits,
 )
+from diffcps.sweep.resources import Resources
 from diffcps.training.watchdog import Watchdog
 
 CONFIG = trials.CONFIG.replaced(checkpoint_minutes=1e-9)  # a checkpoint a row

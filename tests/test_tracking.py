@@ -27,6 +27,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.plan import Axis
 from diffcps.storage.location import Location, results_folder
+from diffcps.tasks.registry import task_of
 from diffcps.text import first_line
 from diffcps.tracking import MlflowSink, Tracker, labels, store
 from diffcps.tracking.labels import Row
@@ -130,9 +131,8 @@ def test_the_sweeps_own_run_says_what_it_runs_and_what_came_of_it(tracker: Track
     assert expected.items() <= data.params.items()
     assert data.metrics["last/hopper-medium-v2"] == 40.0, "the best trial's"
     assert data.metrics["trials_complete"] == 2.0
-    assert data.metrics["behaviour/hopper-medium-v2"] == pytest.approx(
-        labels.behaviour(trials[0], synthetic.environment(trials[0]))
-    )
+    facts = synthetic.environment(trials[0])["dataset"]
+    assert data.metrics["behaviour/hopper-medium-v2"] == pytest.approx(task_of(trials[0]).behaviour_score(facts))
     assert data.tags["mlflow.source.name"] == "tune/sweep_d4rl.py"
     described = tracker.client.get_experiment(tracker.experiment).tags
     assert described["mlflow.experimentKind"] == "custom_model_development"

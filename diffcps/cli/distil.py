@@ -10,18 +10,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffcps.cli.policies import PolicyFlags
 from diffcps.errors import UserError
-from diffcps.runs.flags import Maybe, Several
+from diffcps.runs.flags import DataFlags, Maybe
 from diffcps.text import say
 
 
 @dataclass(frozen=True)
-class Distil(PolicyFlags):
-    """Train a network that acts in one step as a trained diffusion policy does in T, and write both into a folder.
+class Distil(DataFlags, PolicyFlags):
+    """Train a one-step network to imitate a trained diffusion policy, and save both in a folder.
 
     It learns from the policy, on the states of its data set, which must be on this machine. If the algorithm has the setting
     `student_value`, the student also raises the critic's value. `evaluate`, `export` and `latency` read the folder; `--actor
-    student` lets the student act. SfBC and QGPO have their students this way only; for the others there is also `--student
-    one-step` in training.
+    student` lets the student act. An algorithm with the setting `student` can also train one together with its policy
+    (`--student one-step`); `diffcps settings ALGORITHM` shows its settings.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
@@ -30,8 +30,6 @@ class Distil(PolicyFlags):
     """Gradient steps of the student."""
     member: Maybe[int] = None
     """Number of the policy in its pack, from 0. Default: the first."""
-    data_dir: Several[Path] = ()
-    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
 
     def __call__(self) -> None:
         """Run it."""
@@ -44,10 +42,9 @@ class Distil(PolicyFlags):
         from diffcps.tasks.registry import task_of
 
         run = policy.card.run
-        directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
-        if reason := data.missing([(task_of(run), run.data)], directories):
+        if reason := data.missing([(task_of(run), run.data)], self.directories):
             raise UserError(reason)
-        dataset = data.load(task_of(run), run.data, directories)
+        dataset = data.load(task_of(run), run.data, self.directories)
         _check_data(policy.card.dataset.get("checksum"), dataset.info.checksum, dataset.info.path)
         columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console, transient=True) as bar:

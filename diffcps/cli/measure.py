@@ -1,4 +1,4 @@
-"""`diffcps measure`: measures of policies whose training has ended."""
+"""`diffcps measure`: measures of trained policies."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,8 +10,9 @@ from rich.console import Console
 
 from diffcps.cli.report import located
 from diffcps.errors import UserError
-from diffcps.runs.flags import Several
+from diffcps.runs.flags import DataFlags
 from diffcps.text import counted, listed, say
+from diffcps.training.measures import MEASURES
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -22,22 +23,29 @@ if TYPE_CHECKING:
 SOME_FAILED = 1
 
 
+def _of(pictures: bool) -> str:
+    """The measures that are pictures alone, or the others, in a list."""
+    return ", ".join(name for name, measure in MEASURES.items() if measure.only_picture == pictures)
+
+
 @dataclass(frozen=True)
-class MeasureCommand:
+class MeasureCommand(DataFlags):
     """Measure the trained policies of a sweep or of one run folder, as --measures does in training.
 
-    The final policies of complete trials, and those that --keep-checkpoints has kept, get what they lack of the measures that fit
-    them. The numbers are written into the run folders, beside those of training: `diffcps select`, `diffcps report` and
+    Measures the final policies of complete trials, and those kept by --keep-checkpoints, where the measure fits and is missing.
+    The numbers are written into the run folders, beside those of training: `diffcps select`, `diffcps report` and
     `load_sweep` show them. The trials' data must be on this machine. Run the same command again to continue.
     """
 
     sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of a sweep in the results folder, the path of its folder, or a run folder."""
-    measures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME ...")]
-    """One or more of fqe, critic, likelihood, acting, samples, density, latency; see docs/studies.md. Pictures (actions, paths)
-    are made in training only."""
-    data_dir: Several[Path] = ()
-    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
+    measures: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(
+            metavar="NAME ...",
+            help=f"One or more of {_of(False)}; see docs/studies.md. Pictures ({_of(True)}) are made in training only.",
+        ),
+    ]
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder of the sweeps."""
 
@@ -48,12 +56,11 @@ class MeasureCommand:
         from diffcps.training.process import prepare_process
 
         console, trials = Console(), self._lacking()  # each with what it lacks
-        directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
-        if reason := data.missing([(trial.task, trial.config.data) for trial, _ in trials], directories):
+        if reason := data.missing([(trial.task, trial.config.data) for trial, _ in trials], self.directories):
             raise UserError(reason)
         prepare_process(1)  # the arithmetic of training
         trials.sort(key=lambda one: (one[0].task.name, str(one[0].config.data)))  # a data set is loaded once
-        load = lru_cache(maxsize=1)(lambda task, config: data.load(task, config, directories))
+        load = lru_cache(maxsize=1)(lambda task, config: data.load(task, config, self.directories))
         failed = 0
         for number, (trial, lacking) in enumerate(trials, start=1):
             title = f"{number} of {len(trials)}: {trial.key}"

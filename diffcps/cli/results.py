@@ -18,8 +18,8 @@ POLICIES = "policies"
 class Results:
     """Make a page of results from several sweeps: scores, averages over data sets, curves, lengths, checksums, commands.
 
-    Only complete trials count. The page has its numbers beside it and keeps them: made again from other sweeps it shows those as
-    well, and a trial that is given again replaces what the page had of it. Without sweeps it is made again from these numbers.
+    Only complete trials count. The page keeps its numbers in CSV files beside it. Running the command with other sweeps adds
+    them; a trial given again replaces its old numbers. Without sweeps the page is rebuilt.
     """
 
     sweeps: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[SWEEP ...]")] = ()

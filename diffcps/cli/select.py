@@ -9,6 +9,7 @@ from rich.console import Console
 
 from diffcps.cli.report import located
 from diffcps.errors import UserError
+from diffcps.runs.criteria import CRITERIA
 from diffcps.runs.flags import Maybe
 from diffcps.text import say, terminal_table
 
@@ -16,21 +17,22 @@ if TYPE_CHECKING:
     from diffcps.report.selection import Candidate
     from diffcps.runs.read import Sweep
 
+_KNOWN = [f"{name} ({'measure ' + c.needs if c.needs else 'no measure'})" for name, c in CRITERIA.items()]
+_HELP = f"What to choose by, and the measure that it needs: {', '.join(_KNOWN)}. Default: compare all of them."
+
 
 @dataclass(frozen=True)
 class Select:
     """Choose a policy of a sweep without an environment.
 
     With --by: for each task the policies in the order of that criterion, the one to deploy, and how well the criterion
-    ranks policies whose scores are known. Without: how well every criterion ranks them. The criteria fqe and fqe-error need the
-    measure fqe, critic and td the measure critic: take them in training (--measures) or afterwards (diffcps measure). fqe-error
-    also needs --hold-out in training. behaviour and lambda need nothing.
+    ranks policies whose scores are known. Without: how well every criterion ranks them. Measures are taken in training
+    (--measures) or afterwards (diffcps measure). Errors on held-out data need --hold-out in training.
     """
 
     sweep: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """Name of a sweep in the results folder, or the path of its folder."""
-    by: Annotated[Maybe[str], tyro.conf.arg(metavar="CRITERION")] = None
-    """What to choose by. Default: compare all of them."""
+    by: Annotated[Maybe[str], tyro.conf.arg(metavar="CRITERION", help=_HELP)] = None
     register: bool = False
     """Let the alias @best-offline of MLflow's registry point to the choice of each task (needs --by)."""
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"

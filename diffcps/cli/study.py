@@ -29,12 +29,13 @@ class _Flags(LaunchFlags, Scale):
 class StudyCommand(_Flags):
     """Run a study of an open question, and write its figures, tables and findings.
 
-    Studies: claims, covariance, entropy, constraint, optimum, capacity, elbo-gap, multimodality, selection,
-    offline-selection, robustness, steps, toy. Run the same command again to resume a study.
+    Run the same command again to resume a study.
     """
 
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = tyro.MISSING
-    """Name of the study; see docs/studies.md."""
+    name: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(metavar="NAME", help=f"Name of the study: {', '.join(studies.NAMES)}; see docs/studies.md."),
+    ] = tyro.MISSING
 
     def __call__(self) -> int:
         """Run it."""

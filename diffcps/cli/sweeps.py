@@ -219,8 +219,8 @@ def _data(sweep: Sweep) -> str:
     for trial in sweep.trials:
         if trial.stored:
             source, known = trial.config.data.source, trial.dataset.get("provenance")
-            # collected data are never D4RL's, so there is nothing to verify
-            kind = f"{source} ({known})" if known and source != "collected" else source
+            # data made here are never D4RL's, so there is nothing to verify
+            kind = f"{source} ({known})" if known and not trial.dataset.get("made_here") else source
             groups[kind][trial.config.task] = None
     return "; ".join(kind if len(groups) == 1 else f"{kind}: {', '.join(tasks)}" for kind, tasks in groups.items())
 
@@ -302,7 +302,7 @@ def _notes(sweep: Sweep) -> list[str]:
     if fresh and sweep.holder is None:
         notes.append(
             f"No process holds the sweep, but {text.counted(len(fresh), 'trial')} reported seconds ago: either the main job "
-            "was just killed, or it runs on a machine whose file locks are not visible here."
+            "was just killed, or it runs on a machine with file locks that are not visible here."
         )
     if sweep.counts["interrupted"]:
         notes.append("interrupted: its worker or the main job was killed; it continues from its last checkpoint.")

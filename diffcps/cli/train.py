@@ -59,11 +59,10 @@ class Train(PlaceFlags, RunFlags):
         config = made(task, self.changes(), PRESETS[self.preset])
         check(config)
         check_views(self.also)
-        directories = tuple(folder.expanduser().resolve() for folder in self.data_dir)
-        if reason := data.missing([(task, config.data)], directories):
+        if reason := data.missing([(task, config.data)], self.directories):
             raise UserError(reason)
         folder = RunFolder(local_path(self.results) / "single" / "runs" / config.key)
-        folder.check_data(_read(config, directories, console))
+        folder.check_data(_read(config, self.directories, console))
         if folder.ended:
             say(console, "this trial is complete already")
         elif reason := unused_gpu():
@@ -72,7 +71,7 @@ class Train(PlaceFlags, RunFlags):
             trials.run(
                 config,
                 folder,
-                functools.partial(data.load, task, config.data, directories),
+                functools.partial(data.load, task, config.data, self.directories),
                 trials.Machine.prepared(),
                 sinks=lambda _: views(self.also, config, folder.path),
                 report=functools.partial(_report, console),

@@ -115,7 +115,7 @@ def public_path(task: Task) -> str:
 
 
 def recognise(path: Path, name: str | None = None) -> Task:
-    """The task whose data a file holds: the one called ``name``, else the one whose D4RL file has the file's name.
+    """The task of a file's data: the one called ``name``, else the one that has a D4RL file of this name.
 
     Raises ``UserError`` when there is none.
     """
@@ -262,7 +262,7 @@ def _datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
             raise UserError(f"{path}: '{key}' is a single value, where a D4RL file has one entry a row.")
         if 0 in item.shape:
             raise UserError(f"{path}: '{key}' is empty (shape {item.shape}). Use a file that holds data.")
-        # HDF5 reads zeros where a part was never written, or lies in another file that is gone
+        # HDF5 reads zeros where a part was never written, or is in another file that is gone
         if item.is_virtual or item.external:
             raise UserError(f"{path}: '{key}' only points to other files. Use a file that holds its data itself.")
         if item.id.get_storage_size() == 0:

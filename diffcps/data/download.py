@@ -6,7 +6,6 @@ what another has given. ``NAME.KEY.partial.json`` records the URL, the file's le
 process at a time downloads a file; others wait for it.
 """
 
-import errno
 import glob
 import hashlib
 import itertools
@@ -40,11 +39,10 @@ from diffcps.data.mirrors import (
     urls,
 )
 from diffcps.errors import UserError
-from diffcps.files import patiently, sha256
+from diffcps.files import DISK_FULL, patiently, sha256, unwritable_as_user_error
 from diffcps.tasks.registry import Task
 
 _POLL = 0.2
-_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 @dataclass(frozen=True)
@@ -363,7 +361,7 @@ class Partial:
             with self.path.open("ab") as file:
                 file.write(block)
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if error.errno not in DISK_FULL:
                 raise DiskError(f"{self.path} cannot be written ({error.strerror}).") from error
             have, total = _size(self.path), _record(self.path).get("total") or "unknown"
             raise DiskError(
@@ -456,11 +454,7 @@ def _sync(path: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with unwritable_as_user_error(folder, "Name another folder with --to."):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the folder cannot be created ({error.strerror}). Name another with --to."
-        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: the folder is not writable. Name another with --to.")

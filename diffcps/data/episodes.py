@@ -58,7 +58,7 @@ def write(
     target = root / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Minari ignores folders whose name starts with a dot.
+        # Minari ignores folders with names that start with a dot.
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as folder:
             whole = Path(folder) / "whole"
             _claim(Path(folder), episodes, sum(map(len, beside.values())))

@@ -1,4 +1,4 @@
-"""A part of a data set that is held out of learning, by trajectories, to judge on what was not learned from."""
+"""Holds out whole trajectories from training, for evaluation on unseen data."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from diffcps.errors import UserError
 def beginnings(data: Transitions, terminals_end: bool) -> NDArray[np.int64]:
     """Rows with which a trajectory begins: the first, those in another state than was reached, and those after a terminal.
 
-    ``terminals_end=False``: not after a terminal, as in mazes where an episode goes on at the goal.
+    ``terminals_end=False``: not after a terminal, as in mazes where an episode continues after the goal.
     """
     ends = np.linalg.norm(data.next_observations[:-1] - data.observations[1:], axis=1) > SAME_STATE
     if terminals_end:

@@ -113,6 +113,14 @@ class Source:
                 )
         return found[0] if found else None
 
+    def files(self, path: Path) -> list[Path]:
+        """The files of the data set at ``path``: what other machines get through an object store."""
+        return [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+
+    def place(self, task: Task, path: Path) -> Path:
+        """The folder of ``places`` in which the task's data set at ``path`` is."""
+        return path.parents[len(Path(self.wanted(task)).parts) - 1]
+
     def missing(self, tasks: Sequence[Task], directories: Sequence[Path]) -> str:
         """What a person needs to know about missing data: which, where they were looked for, how to get them."""
         names = "\n".join(f"    {task.name}: {self.wanted(task)}" for task in tasks)
@@ -139,7 +147,7 @@ class Source:
                 continue
             first = next((other for other in found if other.fault is None and other.path.name == path.name), None)
             if first is not None and not path.samefile(first.path):
-                known = None not in (holding.sha256, first.sha256)
+                known = holding.sha256 is not None and first.sha256 is not None
                 if holding.size != first.size or (known and holding.sha256 != first.sha256):
                     fault = f"it differs from {first.path}. Rename or remove the wrong one."
                     holding = Holding(**{**vars(holding), "fault": fault})

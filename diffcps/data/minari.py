@@ -29,7 +29,7 @@ from diffcps.data import episodes as storage
 from diffcps.data.library import Checksum, Holding, Source, distinct
 from diffcps.data.transitions import DatasetInfo, Episode, Origin, Transitions, check_actions, checksum, from_episodes
 from diffcps.errors import UserError
-from diffcps.files import write_json
+from diffcps.files import unwritable_as_user_error, write_json
 from diffcps.tasks.registry import TASKS, Task, from_definition, get_task, read_definition, task_folder
 
 if TYPE_CHECKING:
@@ -144,9 +144,9 @@ def noted_task(path: Path, noted: object, name: str | None) -> Task:
     """
     if noted is None and name is None:
         raise UserError(
-            f"{path} does not say whose data it holds: --task NAME (`diffcps data minari ID` makes a task)."
+            f"{path} does not say which task its data belong to: --task NAME (`diffcps data minari ID` makes a task)."
         )
-    if None not in (noted, name) and noted != name:
+    if noted is not None and name is not None and noted != name:
         raise UserError(f"{path} holds the data of {noted}: leave out --task {name}.")
     return get_task(str(noted if noted is not None else name))
 
@@ -275,13 +275,9 @@ def register(definition: TaskDefinition) -> tuple[Path, bool]:
                 f"{definition.minari_id}."
             )
         return file, False
-    try:
+    with unwritable_as_user_error(file, "Choose another folder by DIFFCPS_HOME."):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, definition.to_dict())
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror}). Choose another folder by DIFFCPS_HOME."
-        ) from error
     return file, True
 
 

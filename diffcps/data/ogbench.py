@@ -207,7 +207,7 @@ def _label(task: Task, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 class SingleTask(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A single-task environment of OGBench whose reward is success: an episode's return is 1 or 0.
+    """A single-task environment of OGBench with success as its reward: an episode's return is 1 or 0.
 
     Its random numbers depend only on the seed of ``reset``, although the package's mazes draw from NumPy's global stream.
     """

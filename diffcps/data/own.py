@@ -50,7 +50,7 @@ def _make(environment: str) -> "gymnasium.Env[Any, Any]":
     """The environment of an id. Raises ``UserError`` when it cannot be made here, with the reason."""
     try:
         return gymnasium.make(environment)
-    # an id may stand for a class of any package: what making it raises is for that class to say
+    # an id may name a class of any package, and that class may raise anything
     except Exception as error:
         raise UserError(
             f"the environment {environment!r} cannot be made here ({type(error).__name__}: {error}). Give an id that "

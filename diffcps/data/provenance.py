@@ -93,7 +93,14 @@ def _moments(observations: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.
 # The sha256 of D4RL files, remembered by path, size and time of change, so that gigabytes are read once.
 
 ChecksumState = Literal["verified", "differs", "none published", "not computed"]
-"""A file's sha256 against the published one: the same, another, nothing to compare with, not compared yet."""
+"""A file's sha256 against the published one."""
+MEANINGS: Mapping[ChecksumState, str] = {
+    "verified": "its sha256 is the published one, so it is D4RL's own file",
+    "differs": "its sha256 is not the published one, so it is not D4RL's file",
+    "none published": "no sha256 is published for it",
+    "not computed": "its sha256 is not computed yet; use diffcps data list --verify",
+}
+"""State of a checksum -> what is said of the file."""
 
 _LOCK = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Bandits as environments of one step, whose reward is the action's true mean reward."""
+"""Bandits as environments of one step; the reward is the action's true mean reward."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -84,7 +84,7 @@ def require_seeds(seeds: Sequence[int], n: int) -> None:
 
 
 def require_finite(actions: NDArray[np.floating[Any]], active: NDArray[np.bool_]) -> None:
-    """Raise ``ValueError`` naming the active environments whose actions are no finite numbers."""
+    """Raise ``ValueError`` naming the active environments with actions that are no finite numbers."""
     broken = active & ~np.isfinite(actions).all(axis=-1)
     if broken.any():
         raise ValueError(f"the actions of environments {np.flatnonzero(broken).tolist()} are not finite")
@@ -142,7 +142,7 @@ class Layout:
         return np.array([self.centre(cell) for cell in self.cells(symbols)])
 
     def at(self, position: Floats) -> Cell:
-        """The cell in which (x, y) ``[2]``, in metres, lies; it may be a wall or outside the maze."""
+        """The cell of (x, y) ``[2]``, in metres; it may be a wall or outside the maze."""
         column, row = np.round(np.asarray(position) / self.cell).astype(int)
         return self.origin[0] + int(-row if self.y_up else row), self.origin[1] + int(column)
 

@@ -107,12 +107,23 @@ class RunFlags:
         return {name: value for name, value in given.items() if value not in (None, ())} | pairs("set", self.settings)
 
 
-@dataclass(frozen=True)
-class PlaceFlags:
-    """Where the files are."""
+@dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """Where the data are."""
 
     data_dir: Several[Path] = ()
     """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """These folders as absolute paths."""
+        return tuple(folder.expanduser().resolve() for folder in self.data_dir)
+
+
+@dataclass(frozen=True)
+class PlaceFlags(DataFlags):
+    """Where the files are."""
+
     results: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "results"
     """Folder for results. For sweeps also the URL of an object store (`s3://bucket/folder`)."""
     also: Annotated[Several[Literal["tensorboard", "wandb"]], tyro.conf.arg(metavar="tensorboard|wandb ...")] = ()

@@ -174,8 +174,7 @@ class Trial:
     @property
     def behaviour_score(self) -> float:
         """Normalised score of the data set's own trajectories; nan if none is complete."""
-        value = self.dataset.get("behaviour_return")
-        return float("nan") if value is None else float(self.task.normalised_score(value))
+        return self.task.behaviour_score(self.dataset)
 
     # What it recorded
 

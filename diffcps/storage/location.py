@@ -18,13 +18,14 @@ from filelock import FileLock
 
 from diffcps.config import RunConfig, home
 from diffcps.errors import UserError
-from diffcps.files import is_url, local_path, read_json
+from diffcps.files import is_url, local_path, unwritable_as_user_error
 from diffcps.runs import lock
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import no_sweep
 from diffcps.runs.read import Sweep, read
 from diffcps.storage.mirror import MirroredFolder, View
 from diffcps.storage.remote import Remote
+from diffcps.tasks.registry import Task, task_of
 
 if TYPE_CHECKING:
     from diffcps.data.transitions import DatasetInfo
@@ -116,7 +117,7 @@ class Location:
 
         A worker on another machine fetches an uploaded data set and checks what it reads against the checksum.
         """
-        folder = None if self.remote is None else upload(self.results, info)
+        folder = None if self.remote is None else upload(self.results, task_of(config), info)
         return replace(self, staged={**self.staged, _label(config): Staged(info.checksum, folder)})
 
     def data_folders(self, config: RunConfig) -> tuple[Path, ...]:
@@ -155,30 +156,27 @@ def view_folder(url: str) -> Path:
     return home() / "views" / _digest(parent) / name
 
 
-def upload(results: Remote, info: "DatasetInfo") -> str:
-    """Upload a data set unless the store has it already; returns its folder, relative to the results."""
-    path = info.path
+def upload(results: Remote, task: Task, info: "DatasetInfo") -> str:
+    """Upload a task's data set unless the store has it already; returns its folder, relative to the results."""
+    from diffcps.data import library
+
+    source, path = library.source(info.source), info.path
     assert path is not None, "a data set that was loaded has a path"
-    if path.is_file():
-        files, root = [path], path.parent
-    else:
-        # the last parts of the path of a collected or Minari data set are its id
-        parts = str(read_json(path / "data" / "metadata.json")["dataset_id"]).count("/") + 1
-        files, root = [file for file in sorted(path.rglob("*")) if file.is_file()], path.parents[parts - 1]
+    place = source.place(task, path)
     # another kind of file may hold the same transitions, with the same checksum
-    name = hashlib.sha256(f"{info.source} {path.relative_to(root)} {info.checksum}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{info.source} {path.relative_to(place)} {info.checksum}".encode()).hexdigest()[:16]
     folder = f"data/{name}"
     if f"{folder}/complete" in results.names(folder):
         return folder
-    for file in files:
-        results.put(file, f"{folder}/files/{file.relative_to(root).as_posix()}")
+    for file in source.files(path):
+        results.put(file, f"{folder}/files/{file.relative_to(place).as_posix()}")
     results.write(f"{folder}/complete", b"")
     return folder
 
 
 def _fetch(results: Remote, folder: str, target: Path) -> None:
     """Fetch a data set to ``target``, which appears whole; one process does it, others wait."""
-    try:
+    with unwritable_as_user_error(target, "Free some space on this node."):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if target.is_dir():
@@ -191,10 +189,6 @@ def _fetch(results: Remote, folder: str, target: Path) -> None:
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as partial:
                 results.get(names, Path(partial))
                 os.rename(Path(partial) / folder / "files", target)
-    except OSError as error:
-        raise UserError(
-            f"the data set cannot be stored in {target} ({error}). Free some space on this node."
-        ) from error
 
 
 def _label(config: RunConfig) -> str:

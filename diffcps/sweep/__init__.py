@@ -13,7 +13,7 @@ RAY_SETTINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     # two processes per trial, for machines whose pre-emption Ray cannot see
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # a driver lives on, and would keep a gauge of each of its trials
+    # a driver runs several trials, and would keep a gauge of each
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # a failed trial reports no score

@@ -82,7 +82,7 @@ def begin(location: Location, plan: Plan) -> None:
     file = folder / "sweep.json"
     if file.exists() and load(folder) != plan:
         with disk_full_as_user_error(file):
-            # what continues it is the newest command, whose flags fit what was added
+            # record the newest command: its flags match the added trials
             write_json(file, read_json(file) | plan.to_dict() | {"command": sys.argv})
     elif not file.exists():
         details = {
@@ -115,7 +115,7 @@ SAVING = 10.0
 def save_running(location: Location, since: float, seconds: float | None = None) -> None:
     """Have every running trial write a checkpoint, and wait for them.
 
-    Not for results in an object store, whose run folders are on the workers' machines.
+    Not for results in an object store: those run folders are on the workers' machines.
 
     Args:
         location: of the sweep.

@@ -26,7 +26,7 @@ SHARE = 20
 """Seconds between two looks for each second that a look takes: looking must not take a core from training."""
 MOST_ROWS = 20
 BARE = "algorithm", "profile", "policy"
-"""Settings whose values are understood without their name."""
+"""Settings with values that are understood without their name."""
 ORDER = "running", "failed", "damaged", "interrupted", "stopped", "complete", "pruned", "pending"
 """States in the order in which trials are listed."""
 

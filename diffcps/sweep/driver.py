@@ -15,7 +15,7 @@ from diffcps.runs.criteria import SCORE
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location
-from diffcps.sweep.cluster import Resources
+from diffcps.sweep.resources import Resources
 
 if TYPE_CHECKING:
     from diffcps.sweep.ray_train import RetryPolicy

@@ -23,11 +23,12 @@ from diffcps.runs.criteria import CRITERIA, SCORE
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
-from diffcps.sweep.cluster import threads_of
+from diffcps.sweep.resources import threads_of
 from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, say, worded
-from diffcps.training import cost, measures
+from diffcps.training import cost
 from diffcps.training.learner import Learner
+from diffcps.training.measures import MEASURES
 from diffcps.training.process import prepare_process
 
 _WIDTH = 132
@@ -61,8 +62,8 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
         say(console, f"Optuna goes by {what} (final checkpoint, mean over seeds) in {plan.search} trials a task")
     if plan.prune:
         say(console, f"trials are ended early by --prune {plan.prune}; the time below is that of whole trials")
-    if any("fqe" in trial.measures for trial in plan.trials):
-        say(console, "the measure fqe is not part of the time below")
+    for name in dict.fromkeys(name for trial in plan.trials for name in trial.measures if not MEASURES[name].timed):
+        say(console, f"the measure {name} is not part of the time below")
     total = sum(map(sum, seconds)) * (plan.search or 1)
     console.print(
         f"at most {duration(total)} of work for one trial at a time, just timed on the {device.type} of this machine "
@@ -196,8 +197,8 @@ def _filling(trial: RunConfig, task: Task, each: Sequence[float]) -> float:
 def evaluations(trial: RunConfig) -> dict[Rule, int]:
     """Who acts, among how many candidates -> how often all of a trial's episodes are rolled out so.
 
-    The last evaluation takes a round for each ``episodes`` of its ``final_episodes``, and so does each other way to act; the
-    measure ``acting`` comes with every evaluation.
+    The last evaluation takes a round for each ``episodes`` of its ``final_episodes``, and so does each other way to act;
+    measures come with every evaluation.
     """
     config = trial.evaluation
     own: Rule = config.actor, config.candidates
@@ -207,8 +208,8 @@ def evaluations(trial: RunConfig) -> dict[Rule, int]:
     for way in algorithms.other_ways(trial):
         rule = way.rule(config) if way.name in OF_EVALUATION else config
         found[rule.actor, rule.candidates] += count - 1 + last if way.always else last
-    if "acting" in trial.measures:
-        for acting in measures.ways_of_acting(trial):
+    for name in trial.measures:
+        for acting in MEASURES[name].rollouts(trial):
             found[acting] += count
     return dict(found)
 

@@ -1,12 +1,12 @@
-"""The main job, from its flags to its table and its exit status, in four steps: prepare, run, finish, say."""
+"""The main job, from its flags to its table and its exit status: prepare, check, run, finish, say."""
 
 import os
 import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,9 @@ from diffcps.runs.planning import build
 from diffcps.storage.location import Location, results_folder
 from diffcps.sweep import claim
 from diffcps.sweep import cluster as clusters
-from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job
+from diffcps.sweep.resources import Cluster, Resources
 from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
 from diffcps.text import Column, counted, redacted, say, terminal_table
@@ -39,14 +39,14 @@ from diffcps.training import checks, views
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 _HURRY = 1.0
-"""Seconds that trials have to write a checkpoint after SIGTERM, whose sender may soon kill everything."""
+"""Seconds that trials have to write a checkpoint after SIGTERM: its sender may soon kill everything."""
 _SERVED = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` serves a store by default."""
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What the four steps work on."""
+    """What the steps work on."""
 
     options: SweepOptions
     console: Console
@@ -54,10 +54,6 @@ class _Sweep:
     location: Location
     plan_given: bool
     """Whether the caller gave the plan; else it follows from the flags."""
-
-    def at(self, location: Location) -> "_Sweep":
-        """The same sweep, with more known about its location."""
-        return replace(self, location=location)
 
 
 def launch(
@@ -83,15 +79,17 @@ def launch(
     """
     sweep = _prepare(options, console or Console(), plan)
     if options.dry_run:
-        return COMPLETE
+        return _dry_run(sweep)
+    sweep = _ready(sweep)
     with claim.claimed(sweep.location, sweep.plan) as lost, Interrupts() as interrupts:
-        sweep, interrupted = _run(sweep, interrupts, lost)
+        sweep = _with_data(sweep)
+        interrupted = _run(sweep, interrupts, lost)
         page = _finish(sweep, finish)
     return _say(sweep, page, interrupted)
 
 
 def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Sweep:
-    """Decide what to run and where, and refuse what cannot work; prints the trials of a dry run."""
+    """Decide what to run and where; refuse trials that cannot work, and warn of what has no effect."""
     plan_given = plan is not None
     plan, location = _plan(options, plan)
     views.check(options.also, stored=location.remote is not None)
@@ -107,17 +105,6 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
             f"--prune {plan.prune} compares the scores of every evaluation, which come from the environment. The report counts "
             "these episodes. --objective td and --objective fqe need none.",
         )
-    if options.dry_run:
-        from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
-
-        dry_run.show(plan, options, console)
-    if reason := data.missing([(task_of(trial), trial.data) for trial in plan.trials], location.data_directories):
-        raise UserError(reason)
-    if not options.dry_run:
-        clusters.check_address(options.address)
-        location = replace(location, tracking_uri=location.tracking_uri or default_uri(location.folder.parent))
-        if not store.is_new(str(location.tracking_uri)):
-            check(str(location.tracking_uri))
     return _Sweep(options, console, plan, location=location, plan_given=plan_given)
 
 
@@ -125,46 +112,91 @@ def _warn(console: Console, text: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
-def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> tuple[_Sweep, bool]:
-    """Check the data, connect to Ray, run what is not complete, disconnect; also returns whether it was interrupted.
+def _dry_run(sweep: _Sweep) -> int:
+    """Print the trials and what they take; returns the exit status. Raises ``UserError`` when data are missing."""
+    from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
+
+    dry_run.show(sweep.plan, sweep.options, sweep.console)
+    _require_data(sweep)
+    return COMPLETE
+
+
+def _require_data(sweep: _Sweep) -> None:
+    """Raise ``UserError`` when a data set is missing that cannot be made here."""
+    wanted = [(task_of(trial), trial.data) for trial in sweep.plan.trials]
+    if reason := data.missing(wanted, sweep.location.data_directories):
+        raise UserError(reason)
+
+
+def _ready(sweep: _Sweep) -> _Sweep:
+    """Refuse what cannot start: without its data, its cluster or its MLflow store. The sweep then knows its store."""
+    _require_data(sweep)
+    clusters.check_address(sweep.options.address)
+    uri = store.absolute(sweep.location.tracking_uri or default_uri(sweep.location.folder.parent))
+    if not store.is_new(uri):
+        check(uri)
+    return replace(sweep, location=replace(sweep.location, tracking_uri=uri))
+
+
+def _run(sweep: _Sweep, interrupts: Interrupts, lost: threading.Event) -> bool:
+    """Run what is not complete, and give every trial its final state; returns whether it was interrupted.
 
     Raises ``UserError`` when another process has claimed the sweep.
     """
-    plan, options, console = sweep.plan, sweep.options, sweep.console
-    console.print(f"[bold]{plan.name}[/]: {counted(plan.count, 'trial')} → {escape(str(sweep.location))}")
-    sweep = sweep.at(_check_data(sweep))
-    interrupted = True
     try:
-        with ExitStack() as stack:
-            store.import_ahead(str(sweep.location.tracking_uri))  # while Ray's processes start
-            with interrupts.deferred():
-                cluster = stack.enter_context(clusters.connected(options.address))
-            resources = Resources.fitting(
-                cluster,
-                cpus=options.cpus_per_trial,
-                gpus=options.gpus_per_trial,
-                concurrent=options.concurrent,
-                workers=options.workers_per_trial,
-            )
-            sweep = sweep.at(replace(sweep.location, tracking_uri=check(str(sweep.location.tracking_uri))))
-            claim.begin(sweep.location, plan)
-            at_once = counted(min(resources.concurrent, plan.count), "trial")
-            say(console, f"on {cluster.description}; {at_once} at once")
-            Tracker(str(sweep.location.tracking_uri), plan.name).reconcile(sweep.location.folder, running=True)
-            with Board(plan, sweep.location, console, options.quiet):
-                job = Job(plan, _for_workers(sweep.location), resources, options.also)
-                stopping = partial(_stopping, sweep, time.time(), interrupts)
-                execute(job, interrupts, stopping=stopping)
+        with _settling(sweep, lost):
+            _train(sweep, interrupts)
         interrupted = False
     except KeyboardInterrupt:
         if not (sweep.location.folder / "sweep.json").exists():
             raise
-    finally:
-        if not lost.is_set():
-            claim.settle(sweep.location, plan, interrupted)
+        interrupted = True
     if lost.is_set():
         raise UserError(f"{sweep.location} was claimed by another process, which continues the sweep.")
-    return sweep, interrupted
+    return interrupted
+
+
+@contextmanager
+def _settling(sweep: _Sweep, lost: threading.Event) -> Iterator[None]:
+    """Settles the trials at the end, after an error as after an interrupt, unless the sweep is ``lost`` to another process."""
+    interrupted = True
+    try:
+        yield
+        interrupted = False
+    finally:
+        if not lost.is_set():
+            claim.settle(sweep.location, sweep.plan, interrupted)
+
+
+def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
+    """Connect to Ray, run what is not complete, disconnect."""
+    plan, location, options, uri = sweep.plan, sweep.location, sweep.options, str(sweep.location.tracking_uri)
+    store.import_ahead(uri)  # while Ray's processes start
+    with _connected(options.address, interrupts) as cluster:
+        resources = Resources.fitting(
+            cluster,
+            cpus=options.cpus_per_trial,
+            gpus=options.gpus_per_trial,
+            concurrent=options.concurrent,
+            workers=options.workers_per_trial,
+        )
+        check(uri)
+        claim.begin(location, plan)
+        at_once = counted(min(resources.concurrent, plan.count), "trial")
+        say(sweep.console, f"on {cluster.description}; {at_once} at once")
+        Tracker(uri, plan.name).reconcile(location.folder, running=True)
+        with Board(plan, location, sweep.console, options.quiet):
+            job = Job(plan, _for_workers(location), resources, options.also)
+            execute(job, interrupts, stopping=partial(_stopping, sweep, time.time(), interrupts))
+
+
+@contextmanager
+def _connected(address: str | None, interrupts: Interrupts) -> Iterator[Cluster]:
+    """The Ray cluster; a signal that comes while it starts waits until it has."""
+    with ExitStack() as stack:
+        with interrupts.deferred():
+            cluster = stack.enter_context(clusters.connected(address))
+        yield cluster
 
 
 def _stopping(sweep: _Sweep, since: float, interrupts: Interrupts) -> None:
@@ -185,9 +217,9 @@ def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> s
 
     location, plan = sweep.location, sweep.plan
     if plan.search is not None:
-        from diffcps.sweep import dashboard, importance  # Optuna is there, and its importances take a second to import
+        from diffcps.sweep import dashboard
 
-        importance.write(location, plan)
+        dashboard.write_importances(location, plan)
         dashboard.write(location, plan, curves=True)
     built = report.build(location.folder)
     built.write()
@@ -218,7 +250,7 @@ def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
     command = escape(_resume_command(location, sweep.options, own=sweep.plan_given))
     if interrupted:
         console.print(
-            "[yellow]interrupted[/]. Complete trials stay as they are. The others go on from their newest checkpoints. To "
+            "[yellow]interrupted[/]. Complete trials stay as they are. The others continue from their newest checkpoints. To "
             f"continue:\n  {command}",
             soft_wrap=True,
         )
@@ -242,8 +274,7 @@ def _view(uri: str, page: str) -> str:
 def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]:
     """What to run and where its results go."""
     results, remote = results_folder(options.results)
-    directories = tuple(path.expanduser().resolve() for path in options.data_dir)
-    uri = options.tracking_uri
+    directories, uri = options.directories, options.tracking_uri
     if options.resume is not None:
         if remote is not None:
             Location(results / options.resume, remote=remote.below(options.resume)).refresh()
@@ -314,12 +345,13 @@ def _check_workers(plan: Plan, workers: int) -> None:
         )
 
 
-def _check_data(sweep: _Sweep) -> Location:
+def _with_data(sweep: _Sweep) -> _Sweep:
     """Read, or collect, every data set once, so that a broken one is refused before a trial starts.
 
-    If the results are in an object store, the data are uploaded too; the location returned says where.
+    If the results are in an object store, the data are uploaded too. The sweep returned knows checksums and where they are.
     """
     plan, location, console = sweep.plan, sweep.location, sweep.console
+    console.print(f"[bold]{plan.name}[/]: {counted(plan.count, 'trial')} → {escape(str(location))}")
     found: dict[str, DatasetInfo] = {}
     for trial in {(trial.task, trial.data): trial for trial in plan.trials}.values():
         with console.status(f"reading data for {trial.task} ({trial.data.source})") as status:
@@ -336,7 +368,7 @@ def _check_data(sweep: _Sweep) -> Location:
             location = location.with_data(trial, info)
         found[trial.task] = info
     _show_data(found, console)
-    return location
+    return replace(sweep, location=location)
 
 
 def _show_data(found: Mapping[str, DatasetInfo], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Everything of Ray Train that is not its public interface, and so the reason why pyproject.toml pins Ray to a minor release.
+"""Everything of Ray that is not its public interface, and so the reason why pyproject.toml pins Ray to a minor release.
 
 What is private, and why it is needed:
 
@@ -14,6 +14,7 @@ What is private, and why it is needed:
   time when the worker starts.
 * ``ray._private.state.actors`` and ``jobs``: which drivers, and which sweeps' processes, are dead. The public way asks the
   dashboard, which does not answer where several clusters run on one machine.
+* ``_memory`` of ``ray.init``: Ray looks at the memory of the machine, not at what a control group leaves this process.
 """
 
 import asyncio
@@ -50,10 +51,11 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Traini
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from diffcps.storage.location import Location
+from diffcps.sweep import limits
 from diffcps.training import watchdog
 
 CRASHES = 5
-"""Crashes in a row after which a trial fails; its machine lived on, so the cause is the trial."""
+"""Crashes in a row after which a trial fails; its machine still runs, so the cause is the trial."""
 INTERRUPTIONS = 20
 """External interruptions in a row, its machine or its driver gone, after which a trial fails. Pre-emption may strike several
 times before a checkpoint, but a trial that takes its machine down, perhaps by its memory, must end too."""
@@ -67,8 +69,24 @@ _OURS = "diffcps"
 """First part of the name of every placement group made here."""
 RESERVED_SECONDS = 30.0
 """How long a worker waits at most for its driver's next trial. Meanwhile it holds its CPUs, which another driver may want."""
+_LEAST_STORE = 80 * 2**20
+"""Bytes; Ray takes no less than 75 MB."""
+_MOST_STORE = 10**10
+"""Bytes; Ray refuses more where ``/dev/shm`` is smaller."""
 _JOB_DIGITS = 8
 """The last hexadecimal digits of a placement group's id are those of its job, the process of a sweep."""
+
+
+def local_size() -> dict[str, Any]:
+    """Arguments of ``ray.init`` for a cluster within the limits of this process."""
+    size: dict[str, Any] = {"num_cpus": limits.cores()}
+    if (memory := limits.memory()) is not None:
+        # the shares that Ray gives its store and its workers of a machine's memory, with less for the store, which is hardly used
+        size |= {
+            "object_store_memory": min(max(_LEAST_STORE, int(0.1 * memory)), _MOST_STORE),
+            "_memory": int(0.6 * memory),
+        }
+    return size
 
 
 class TrialWorkers(WorkerGroup):
@@ -122,8 +140,8 @@ def trainer(
 ) -> type[DataParallelTrainer]:
     """Ray Train's plainest trainer, which tries again as ``retry_policy`` says and names its groups by ``groups``.
 
-    ``TorchTrainer`` would import torch here; the workers connect to each other by themselves. A worker whose function returns
-    true is kept for the driver's next trial where ``another`` says that there will be one.
+    ``TorchTrainer`` would import torch here; the workers connect to each other by themselves. A worker is
+    kept for the driver's next trial if its function returns true and ``another`` says that there will be one.
     """
 
     class Own(TrialWorkers):
@@ -371,7 +389,7 @@ class PlacementGroups:
 
     A driver may use the group of its last trial, so the groups of all dead drivers are removed, whatever their trial.
 
-    A sweep whose own process dies loses all its groups, except one that a driver makes at the very moment when Ray
+    When a sweep's own process dies, it loses all its groups, except one that a driver makes at the very moment when Ray
     cleans up: that group stays as long as the cluster. Every driver removes such groups too.
 
     Args:
@@ -411,7 +429,7 @@ def _is_dead(driver: str) -> bool:
 def left_behind(
     table: Mapping[str, Mapping[str, Any]], name: str, dead_jobs: Collection[str], is_dead: Callable[[str], bool]
 ) -> list[str]:
-    """Ids of the placement groups of the trial ``name``, and of those of dead drivers and of sweeps whose process is dead.
+    """Ids of the placement groups of the trial ``name``, and of those of dead drivers and of sweeps with a dead process.
 
     Args:
         table: id -> ``name`` and ``state`` of every placement group of the cluster.

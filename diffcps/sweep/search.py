@@ -136,7 +136,9 @@ class StudyPerTask(Searcher):
 
 
 class AsManyAsFit(ConcurrencyLimiter):
-    """Hands out points while there is room for them, which is asked anew: a cluster grows and shrinks under a sweep.
+    """Hands out points while the cluster has free slots.
+
+    The number is checked every ten seconds, because a cluster can grow or shrink.
 
     Args:
         searcher: where the points come from.

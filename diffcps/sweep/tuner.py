@@ -16,9 +16,9 @@ from diffcps.runs.criteria import newest
 from diffcps.runs.trials import read_trial
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.claim import run_folders
-from diffcps.sweep.cluster import DRIVER_CPUS
 from diffcps.sweep.dashboard import Mirror
 from diffcps.sweep.driver import Job, drive
+from diffcps.sweep.resources import DRIVER_CPUS
 from diffcps.sweep.search import AsManyAsFit, StudyPerTask, grid_searcher
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SIGNALS = signal.SIGINT, signal.SIGTERM
 MOST_DRIVERS = 1000
-"""Deaths of a trial's driver that one launch survives: enough for weeks on machines that come and go."""
+"""Driver deaths per trial that one launch tolerates: enough for weeks on unreliable machines."""
 
 
 class Interrupts:
@@ -104,7 +104,7 @@ class StopBetweenSteps(tune.Callback):
 def execute(
     job: Job,
     interrupts: Interrupts,
-    trial: Callable[..., None] = drive,
+    driver: Callable[..., None] = drive,
     stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Run what is not complete. Needs a connected cluster.
@@ -112,7 +112,7 @@ def execute(
     Args:
         job: the sweep.
         interrupts: receives signals.
-        trial: what a trial's driver runs, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
+        driver: what runs a trial, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
         stopping: called when a signal has come, before the trials are ended.
 
     Raises:
@@ -123,13 +123,16 @@ def execute(
         return
     # the folder of a launch is Tune's scratch: nothing is read back from it
     job = replace(job, launch=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    driver = {clusters.DRIVERS: 0.001} if clusters.present().for_drivers else {"CPU": DRIVER_CPUS}
+    needs = {clusters.DRIVERS: 0.001} if clusters.present().for_drivers else {"CPU": DRIVER_CPUS}
+    callbacks: list[tune.Callback] = [StopBetweenSteps(interrupts, stopping)]
+    if job.plan.search is not None:
+        callbacks.append(Mirror(job.location, job.plan))
 
     def slots() -> int:
         return job.resources.slots(clusters.present())
 
     tuner = tune.Tuner(
-        tune.with_resources(functools.partial(trial, job=job), driver),
+        tune.with_resources(functools.partial(driver, job=job), needs),
         # a driver's process takes seconds to start, so it is used again for the next trial
         tune_config=tune.TuneConfig(search_alg=AsManyAsFit(searcher, slots), num_samples=count, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -137,7 +140,7 @@ def execute(
             storage_path=str(job.location.folder / "ray"),
             # ``RetryPolicy`` decides how often a trial is retried, because it knows the progress
             failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
-            callbacks=[StopBetweenSteps(interrupts, stopping), Mirror(job.location, job.plan)],
+            callbacks=callbacks,
             verbose=0,
         ),
     )

@@ -21,7 +21,7 @@ from diffcps.runs.pruning import behind, curve, evaluated_alike
 from diffcps.runs.trials import read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep.claim import run_folders
-from diffcps.sweep.cluster import Resources
+from diffcps.sweep.resources import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
 from diffcps.tracking.sink import THREAD
@@ -122,10 +122,10 @@ def _bytes() -> int:
 
 
 def _fresh(folder: RunFolder, device: torch.device) -> bool:
-    """Whether this process is as good as a new one for another trial.
+    """Whether this process can train another trial.
 
-    Not if its trial has not ended well, if a GPU or compiled code may hold on to memory, if it has grown, or if MLflow's thread
-    still sends what a slow server has not taken.
+    No after a failed trial, on a GPU or with compiled code (both keep memory), after memory growth, or while MLflow's thread
+    still sends rows.
     """
     if folder.status["state"] not in ("complete", "pruned") or device.type != "cpu":
         return False

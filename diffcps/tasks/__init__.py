@@ -17,6 +17,10 @@ ROW_TOLERANCE = 0.01
 
 Robot = Literal["hopper", "halfcheetah", "walker2d", "ant"]
 """Robots that have shipped behaviour policies."""
+Level = Literal["medium", "medium-replay", "medium-expert", "expert"]
+"""D4RL's words for the policies that recorded a data set: in ``medium-replay`` all of a training up to the medium one."""
+Goals = Literal["own", "play", "diverse"]
+"""D4RL's protocols of AntMaze: the task's own start and goal, goals chosen by hand (``play``), any free cell (``diverse``)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,13 @@ class Task:
     physics: Physics = "modern"
     """The simulator its own data were recorded under."""
     robot: Robot | None = None
-    """Robot whose shipped policies make its collected data."""
+    """Robot with shipped policies, which make its collected data."""
+    level: Level = "medium"
+    """Which of the robot's policies make them."""
+    maze: str = ""
+    """Name of the maze that this project simulates for it; empty outside mazes."""
+    goals: Goals | None = None
+    """Where the robot is sent in the maze while its data are collected; ``None`` where it is not sent anywhere."""
     bandit: str | None = None
     """Name of the bandit that it is (``diffcps.tasks.bandits``); behaviour and optimum of bandits are known exactly."""
     max_action: float = 1.0
@@ -101,3 +111,8 @@ class Task:
         """100·(R − random)/(expert − random), elementwise; never apply it to a standard deviation."""
         span = self.expert_return - self.random_return
         return 100.0 * (np.asarray(returns, dtype=np.float64) - self.random_return) / span
+
+    def behaviour_score(self, dataset: Mapping[str, Any]) -> float:
+        """Normalised score of the data's own trajectories by ``environment.json``'s facts on them; nan if it is not known."""
+        value = dataset.get("behaviour_return")
+        return float("nan") if value is None else float(self.normalised_score(value))

@@ -73,12 +73,13 @@ def _locomotion(name: str, family: str) -> dict[str, Any]:
         "d4rl_file": f"{family}_{level.replace('-', '_')}-v2.hdf5",
         "d4rl_folder": "gym_mujoco_v2",
         "robot": family,
+        "level": level,
     }
 
 
 def _antmaze(name: str) -> dict[str, Any]:
     """The facts of ``antmaze-umaze-v0`` and the like."""
-    maze = name.split("-")[1]
+    _, maze, *goals, _ = name.split("-")
     return {
         "domain": "antmaze v0",
         # two names, because Gymnasium calls version 0 of a name out of date whenever it makes one
@@ -95,6 +96,9 @@ def _antmaze(name: str) -> dict[str, Any]:
         "goal_rewards": True,
         "terminals_end": False,
         "robot": "ant",
+        "level": "expert",
+        "maze": maze,
+        "goals": goals[0] if goals else "own",
         "ablation": (0.1, 0.2, 0.3, 0.4, 0.5),
         "paper_note": "AntMaze on v0",
     }
@@ -104,7 +108,7 @@ def _expert_task(task: Task) -> Task:
     """D4RL's expert data alone, which the paper does not use, with the settings of medium-expert."""
     file = str(task.d4rl_file).replace("medium_expert", "expert")
     name = task.name.replace("medium-expert", "expert")
-    return replace(task, name=name, d4rl_file=file, rows=1_000_000, in_paper=False)
+    return replace(task, name=name, level="expert", d4rl_file=file, rows=1_000_000, in_paper=False)
 
 
 def _second_version(task: Task) -> Task:
@@ -117,7 +121,7 @@ def _second_version(task: Task) -> Task:
         environment=replace(
             environment,
             id=environment.id.replace("FixedGoal", "").replace("-v0", "-v2"),
-            arguments={"maze": environment.arguments["maze"]},
+            arguments={"maze": task.maze},
         ),
         d4rl_file=str(task.d4rl_file).replace("_sparse.hdf5", "_sparse_fixed.hdf5"),
         d4rl_folder="ant_maze_v2",
@@ -139,7 +143,7 @@ _CORNERS_DEMO = _BANDIT_DEMO | {
 
 
 def _bandit_task(name: str) -> Task:
-    """A bandit of ``diffcps.tasks.bandits`` as a task. The discount is 0, except for the ring, whose trials came first."""
+    """A bandit of ``diffcps.tasks.bandits`` as a task. The discount is 0, except for the ring: its trials came first."""
     known = bandits.bandit(name)
     return Task(
         name=f"bandit-{name}",
@@ -163,6 +167,58 @@ def _bandit_task(name: str) -> Task:
     )
 
 
+def _point_maze() -> Task:
+    """A point in D4RL's small maze, for minutes on a CPU."""
+    return Task(
+        name="pointmaze-umaze",
+        domain="pointmaze",
+        environment=Environment("diffcps/PointMaze_UMaze-v0", "diffcps.envs.pointmaze:PointMaze", physics=("modern",)),
+        observation_size=4,
+        action_size=2,
+        random_return=0.0,
+        expert_return=1.0,
+        episode_limit=300,
+        sources=("collected",),
+        steps=200_000,
+        goal_rewards=True,
+        maze="umaze",
+        settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
+        evaluation=EvaluationConfig(every=10_000, episodes=20),
+        demo={"learning_rate": 1e-3, "episodes": 20},
+    )
+
+
+def _pendulum() -> Task:
+    """Gymnasium's pendulum."""
+    return Task(
+        name="pendulum-swingup",
+        domain="pendulum",
+        environment=Environment("Pendulum-v1", "gymnasium.envs.classic_control.pendulum:PendulumEnv"),
+        observation_size=3,
+        action_size=1,
+        max_action=2.0,
+        # of random actions, over 500 episodes; about the cost of a good swing-up
+        random_return=-1213.0,
+        expert_return=-150.0,
+        episode_limit=200,
+        sources=("collected",),
+        rows=12_000,
+        steps=50_000,
+        settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "discount": 0.95}),
+        evaluation=EvaluationConfig(every=2500, episodes=20),
+        # with λ's published rate it would not move in so few steps
+        demo={
+            "steps": 3000,
+            "hidden_size": 64,
+            "episodes": 20,
+            "evaluate_every": 600,
+            "target_kl": 0.3,
+            "lambda_clip": 0.0,
+            "lambda_learning_rate": 3e-3,
+        },
+    )
+
+
 def tasks() -> list[Task]:
     """Every built-in task that has an entry of its own, in the order in which tasks are listed."""
     references = {
@@ -170,57 +226,9 @@ def tasks() -> list[Task]:
         for row in paper.rows("reference_scores")
     }
     found = [_paper_task(row, references) for row in paper.rows("hyperparameters")]
-    found += [_expert_task(task) for task in found if "medium-expert" in task.name]
-    found += [_second_version(task) for task in found if task.robot == "ant"]
-    found.append(
-        Task(
-            name="pointmaze-umaze",
-            domain="pointmaze",
-            environment=Environment(
-                "diffcps/PointMaze_UMaze-v0", "diffcps.envs.pointmaze:PointMaze", physics=("modern",)
-            ),
-            observation_size=4,
-            action_size=2,
-            random_return=0.0,
-            expert_return=1.0,
-            episode_limit=300,
-            sources=("collected",),
-            steps=200_000,
-            goal_rewards=True,
-            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "grad_norm": 2.0, "reward_transform": "antmaze"}),
-            evaluation=EvaluationConfig(every=10_000, episodes=20),
-            demo={"learning_rate": 1e-3, "episodes": 20},
-        )
-    )
-    found.append(
-        Task(
-            name="pendulum-swingup",
-            domain="pendulum",
-            environment=Environment("Pendulum-v1", "gymnasium.envs.classic_control.pendulum:PendulumEnv"),
-            observation_size=3,
-            action_size=1,
-            max_action=2.0,
-            # of random actions, over 500 episodes; about the cost of a good swing-up
-            random_return=-1213.0,
-            expert_return=-150.0,
-            episode_limit=200,
-            sources=("collected",),
-            rows=12_000,
-            steps=50_000,
-            settings=Values({"lambda_clip": 0.3, "target_kl": 0.2, "discount": 0.95}),
-            evaluation=EvaluationConfig(every=2500, episodes=20),
-            # with λ's published rate it would not move in so few steps
-            demo={
-                "steps": 3000,
-                "hidden_size": 64,
-                "episodes": 20,
-                "evaluate_every": 600,
-                "target_kl": 0.3,
-                "lambda_clip": 0.0,
-                "lambda_learning_rate": 3e-3,
-            },
-        )
-    )
+    found += [_expert_task(task) for task in found if task.level == "medium-expert"]
+    found += [_second_version(task) for task in found if task.maze]
+    found += [_point_maze(), _pendulum()]
     found += [_bandit_task(name) for name in bandits.NAMED]
     return found
 

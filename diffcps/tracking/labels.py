@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from diffcps.config import RunConfig
 from diffcps.runs.folder import IDENTITY
 from diffcps.runs.plan import Plan
-from diffcps.tasks.registry import task_of
 from diffcps.text import redacted, worded
 
 if TYPE_CHECKING:
@@ -77,9 +76,9 @@ def sweep_tags(sweep: str, description: Mapping[str, Any]) -> dict[str, str]:
     known = {"mlflow.runName": sweep, "sweep": sweep, "level": "sweep"}
     known |= {key: str(description[key]) for key in ("preset", "created") if key in description}
     if command := description.get("command"):
-        words = [command] if isinstance(command, str) else [redacted(word) for word in command]
-        known |= {"command": shlex.join(words) if len(words) > 1 else words[0]}
-        known["mlflow.source.name"] = "/".join(Path(words[0]).parts[-2:]) if len(words) > 1 else words[0].split(" ")[0]
+        words = [redacted(word) for word in command]
+        known["command"] = shlex.join(words)
+        known["mlflow.source.name"] = "/".join(Path(words[0]).parts[-2:])
         known["mlflow.source.type"] = "LOCAL"
     return known
 
@@ -131,12 +130,6 @@ def sweep_scores(sweep: "Sweep") -> dict[str, float]:
         if np.isfinite(trial.behaviour_score):
             found[f"behaviour/{task}"] = trial.behaviour_score
     return found
-
-
-def behaviour(config: RunConfig, environment: Mapping[str, Any]) -> float:
-    """Normalised score of the data set's own trajectories; nan if it is not known."""
-    value = (environment.get("dataset") or {}).get("behaviour_return")
-    return float("nan") if value is None else float(task_of(config).normalised_score(value))
 
 
 def parameters(config: RunConfig, members: Sequence[int]) -> dict[str, str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 THREAD = "mlflow"
-"""Name of the thread that sends rows, which may outlive a trial whose server is slow."""
+"""Name of the thread that sends rows, which may outlive the trial when the server is slow."""
 
 
 class Pace(NamedTuple):

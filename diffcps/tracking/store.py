@@ -39,6 +39,11 @@ def default_uri(results: Path) -> str:
     return _uri(results.resolve() / "mlflow.db")
 
 
+def absolute(uri: str) -> str:
+    """The URI by which processes with another current folder find the same store."""
+    return _uri(_database(uri)) if uri.startswith("sqlite://") and "?" not in uri else uri
+
+
 def is_new(uri: str) -> bool:
     """Whether the store is a database that does not exist yet; ``check`` would create it."""
     return uri.startswith("sqlite://") and "?" not in uri and not _database(uri).exists()
@@ -64,9 +69,8 @@ def check(uri: str, patience: float = CHECK_SECONDS) -> str:
                 f"tracking URI {redacted(uri)}: an SQLite store takes no options after ?. If ? belongs to the name of the file, "
                 "write %3F."
             )
-        path = _database(uri)
-        uri = _uri(path)
-        _check_database(path, patience)
+        uri = absolute(uri)
+        _check_database(_database(uri), patience)
     elif scheme in ("http", "https"):
         if redacted(uri) != uri:
             raise UserError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder
+from diffcps.tasks.registry import task_of
 from diffcps.text import first_line, redacted
 from diffcps.tracking import labels
 from diffcps.tracking.labels import Row, rows_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial
+    from diffcps.runs.trials import Trial
 
 _BATCH = 900
 """Metrics in one request; MLflow takes 1000."""
@@ -73,12 +74,10 @@ class Tracker:
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def sweep_run(self, description: Mapping[str, Any] | None = None) -> str:
-        """Id of the sweep's own run, found or made; ``description`` is the content of ``sweep.json``."""
+    def sweep_run(self) -> str:
+        """Id of the sweep's own run, found or made; ``reconcile`` says later what the sweep runs."""
         known = self._find("tags.level = 'sweep'").get(labels.SWEEP)
-        description = description or {}
-        tags, params = labels.sweep_tags(self.sweep, description), labels.sweep_parameters(description)
-        return self._renewed(known, tags, params)
+        return self._renewed(known, labels.sweep_tags(self.sweep, {}), {})
 
     def trial_runs(self, config: RunConfig, environment: Mapping[str, Any]) -> list[str]:
         """Ids of a trial's run and of the run of each of its members, found or made; ``[1 + K]``.
@@ -137,7 +136,7 @@ class Tracker:
         """Make the store agree with a sweep's folder: every run once, every row once, each run with its status.
 
         Reads run folders only. With ``running`` the sweep is in progress: running trials send their own rows and are
-        skipped. Without it no trial is in progress, and one whose status is 'running' was killed.
+        skipped. Without it no trial is in progress, and one with the status 'running' was killed.
 
         Raises ``UserError`` if the store fails; call it again to continue. Errors of models are raised last.
         """
@@ -159,7 +158,7 @@ class Tracker:
             )
 
     def _reconcile(self, sweep: "Sweep", running: bool) -> list[Finished]:
-        """Everything but the models; returns the complete trials, whose models may be missing."""
+        """Everything but the models; returns the complete trials; their models may be missing."""
         found = self._find("", tidy=True)
         tags, params = labels.sweep_tags(self.sweep, sweep.description), labels.sweep_parameters(sweep.description)
         parent = self._renewed(found.get(labels.SWEEP), tags, params, labels.sweep_scores(sweep))
@@ -235,7 +234,7 @@ class Tracker:
                 "mlflow.runName": f"seed {config.members[members[0]].seed} · {title}" if index else title,
                 "mlflow.parentRunId": runs[0] if index else parent,
             }
-            shown = {"behaviour": labels.behaviour(config, environment)}
+            shown = {"behaviour": task_of(config).behaviour_score(environment.get("dataset") or {})}
             runs.append(self._renewed(found.get(key), tags, labels.parameters(config, members), shown))
         known = found.get(labels.keys(config)[0])
         if environment and not (known and known.inputs and known.inputs.dataset_inputs):
@@ -279,7 +278,7 @@ class Tracker:
         self.client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
     def _steps(self, run: str) -> set[int]:
-        """The steps whose rows a run has."""
+        """The steps of the rows that a run has."""
         return {int(metric.step) for metric in self.client.get_metric_history(run, labels.IN_EVERY_ROW)}
 
     def _log(self, metrics: Sequence["Metric"], run: str) -> None:

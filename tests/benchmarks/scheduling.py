@@ -31,9 +31,9 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location, opened
 from diffcps.sweep import cluster as clusters
-from diffcps.sweep.cluster import Resources
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job, drive
+from diffcps.sweep.resources import Resources
 from diffcps.sweep.tuner import Interrupts, execute
 
 SCORE = 42.0

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from diffcps.config import Physics
 from diffcps.errors import UserError
-from diffcps.runs.flags import Maybe, Several
+from diffcps.runs.flags import DataFlags, Maybe
 from diffcps.text import Column, say, terminal_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _WORST = 5
 
 
 @dataclass(frozen=True)
-class CheckData:
+class CheckData(DataFlags):
     """Check a data set: is it complete, is it D4RL's, and does this simulator reproduce its steps?
 
     Exit status: 1 when no policy can be trained on the data, 2 when there is no such data set.
@@ -42,8 +42,6 @@ class CheckData:
     """Body masses for the replay of recorded steps: those of D4RL's recordings, those of today's models, or both in turn."""
     rows: int = 60_000
     """Maximum number of rows to replay, spread evenly over the data. 0: no replay."""
-    data_dir: Several[Path] = ()
-    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     out: Path = Path("checks")
     """Folder for the figure and for a JSON file with all results."""
 

@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 
 _SOME_FAILED = 1
-_CHECKS = {
-    "verified": "sha256 as published",
-    "differs": "sha256 is NOT the published one",
-    "none published": "no sha256 published",
-    "not computed": "sha256 not computed",
-}
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
             yield from (f"    {outcome.reason}",) if outcome.reason else ()
             yield from (f"    {url}: {reason}" for url, reason in outcome.tried)
         else:
-            check = _CHECKS[provenance.checksum_state(outcome.path)]
+            check = provenance.MEANINGS[provenance.checksum_state(outcome.path)]
             yield f"{name}  {outcome.state:12}  {size(outcome.path.stat().st_size):>8}  {check}"
             yield f"    {outcome.path}"
     failed = sum(outcome.state == "failed" for outcome in outcomes)

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from diffcps.errors import UserError
-from diffcps.runs.flags import Maybe, Several
+from diffcps.runs.flags import DataFlags, Maybe
 from diffcps.text import say
 
 if TYPE_CHECKING:
@@ -17,20 +17,11 @@ if TYPE_CHECKING:
     from diffcps.data.library import Holding
     from diffcps.tasks.registry import Task
 
-_MEANING = {
-    "verified": "D4RL's own file: its sha256 is the published one",
-    "differs": "not D4RL's file: its sha256 is not the published one",
-    "none published": "no sha256 is published for this file",
-    "not computed": "not compared yet; use --verify",
-}
-
 
 @dataclass(frozen=True)
-class ListData:
+class ListData(DataFlags):
     """List the tasks, the sources of their data, the data on this machine, and the folders that were searched."""
 
-    data_dir: Several[Path] = ()
-    """Folders with data sets, searched before $DIFFCPS_DATA and the standard folders."""
     verify: bool = False
     """Show the sha256 of every D4RL file. It is computed once and remembered until the file changes."""
 
@@ -60,7 +51,7 @@ class ListData:
             say(console, f"and {pattern}")
         say(console, "    K, D, S and N stand for numbers")
         say(console, "")
-        for state, meaning in _MEANING.items():
+        for state, meaning in provenance.MEANINGS.items():
             if state in seen:
                 say(console, f"{state}: {meaning}")
         for text in self._places():
@@ -144,7 +135,7 @@ class MinariData:
     id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
     """Minari's id of the data set."""
     no_evaluation: bool = False
-    """Make a task without evaluations and scores, of data whose environment cannot be made here."""
+    """Make a task without evaluations and scores, for data recorded in an environment that cannot be made here."""
 
     def __call__(self) -> None:
         """Run it."""

@@ -217,7 +217,7 @@ def _about_ends(ends: Ends) -> list[str]:
             )
     if ends.stored_next_wrong:
         said.append(
-            f"Rows whose 'next_observations' is not the next row: {ends.stored_next_wrong:,}. A learner gets the next row, "
+            f"Rows with a 'next_observations' that is not the next row: {ends.stored_next_wrong:,}. A learner gets the next row, "
             f"as D4RL does."
         )
     if not ends.timeouts_flagged:

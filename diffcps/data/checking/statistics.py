@@ -86,7 +86,7 @@ class Ends:
     ends_without_jump: int | None
     """Rows flagged as an end although the motion continues."""
     stored_next_wrong: int | None
-    """Rows whose own ``next_observations`` differ from the next row, ends left out; ``None`` without such an array."""
+    """Rows with ``next_observations`` that differ from the next row, ends left out; ``None`` without such an array."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The shipped behaviour policies: small networks, the snapshots of one training per robot, in NumPy.
 
-A policy is a Gaussian whose mean is a two-layer tanh network of the normalised input and whose standard deviation does
-not depend on the state. Its input is the observation, or for the ant what ``practice.features`` makes of it. Collecting
+A policy is a Gaussian. Its mean is a two-layer tanh network of the normalised input; its standard deviation does not depend
+on the state. Its input is the observation, or for the ant what ``practice.features`` makes of it. Collecting
 needs neither torch nor the library that trained them (stable-baselines3, the optional extra ``behaviour``).
 """
 
@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.errors import UserError
+from diffcps.tasks import Level
 from diffcps.tasks.registry import Robot
 
 POLICIES = Path(__file__).parent / "policies"
-"""Where the shipped policies lie: one ``.npz`` of weights and one ``.json`` of facts per robot."""
+"""The shipped policies: one ``.npz`` of weights and one ``.json`` of facts per robot."""
 
 Array = NDArray[np.float32]
 
@@ -127,9 +128,21 @@ class Lineage:
         """The best policy."""
         return self.policies[self.facts.expert]
 
+    def of(self, level: Level) -> tuple[BehaviourPolicy, ...]:
+        """The policies that record a data set of this level, in order."""
+        match level:
+            case "medium":
+                return (self.medium,)
+            case "expert":
+                return (self.expert,)
+            case "medium-expert":
+                return self.medium, self.expert
+            case "medium-replay":
+                return self.until_medium
+
     @property
     def until_medium(self) -> tuple[BehaviourPolicy, ...]:
-        """The policies from the untrained one to the medium one: those whose data a replay buffer would hold."""
+        """The policies from the untrained one to the medium one: a replay buffer would hold their data."""
         return self.policies[: self.facts.medium + 1]
 
     @property

@@ -78,16 +78,7 @@ def _parts(task: Task, rows: int) -> list[tuple[int, BehaviourPolicy | None]]:
     """The rows that each policy makes: replay data come from all on the way to the medium one, in equal shares."""
     if task.robot is None:
         return [(rows, None)]
-    lineage = behaviour.load(task.robot)
-    policies: tuple[BehaviourPolicy, ...]
-    if "medium-replay" in task.name:
-        policies = lineage.until_medium
-    elif "medium-expert" in task.name:
-        policies = lineage.medium, lineage.expert
-    elif "expert" in task.name or task.robot == "ant":
-        policies = (lineage.expert,)
-    else:
-        policies = (lineage.medium,)
+    policies = behaviour.load(task.robot).of(task.level)
     edges = [rows * i // len(policies) for i in range(len(policies) + 1)]
     parts = zip(policies, edges, edges[1:], strict=False)
     return [(end - start, policy) for policy, start, end in parts if end > start]
@@ -117,7 +108,7 @@ class _Policy:
 def _behaviour(task: Task, policy: BehaviourPolicy | None, n: int) -> Behaviour:
     if policy is None:
         return PointWanders(n)
-    return AntErrands(task, policy, n) if task.robot == "ant" else _Policy(policy, n, task.max_action)
+    return AntErrands(task, policy, n) if task.goals is not None else _Policy(policy, n, task.max_action)
 
 
 def _record(
@@ -130,7 +121,7 @@ def _record(
     """
     n = min(_SIMULATIONS, -(-rows // task.episode_limit))
     world = task
-    if task.robot == "ant":  # one goal for the whole data set, as in D4RL
+    if task.goals is not None:  # the rewards are those of one goal for the whole data set, as in D4RL
         arguments = {**task.environment.arguments, "goal_seed": 0}
         world = replace(task, environment=replace(task.environment, arguments=arguments))
     simulations = envs.simulations(world, task.physics, n=n, threads=processors(), goal_seeds=[seed[0]] * n)
@@ -146,7 +137,7 @@ class _Recorder:
     def __init__(self, task: Task, simulations: Simulations, choose: Behaviour, seed: tuple[int, int]) -> None:
         n, limit = simulations.n, task.episode_limit
         self._simulations, self._behaviour, self._seed = simulations, choose, seed
-        self._goes_on = not task.terminals_end
+        self._continues = not task.terminals_end
         self._number = np.full(n, -1)
         self._age = np.zeros(n, np.int64)
         self._observations = np.zeros((n, limit + 1, task.observation_size), np.float32)
@@ -163,7 +154,7 @@ class _Recorder:
         said = 0
         while not self._enough(rows):
             for i in np.flatnonzero(self._number < 0):
-                if self._rows + int(self._age.sum()) < rows:  # else what runs already will do
+                if self._rows + int(self._age.sum()) < rows:  # else the running episodes suffice
                     self._begin(int(i))
             self._step(self._number >= 0)
             recorded = self._rows + int(self._age.sum())
@@ -191,9 +182,9 @@ class _Recorder:
         self._rewards[now, ages] = rewards[now]
         self._age[now] += 1
         cut = self._age >= self._actions.shape[1]
-        if self._goes_on:
+        if self._continues:
             over = cut
-        self._flags[now, ages] = np.stack([terminated, cut & (self._goes_on | ~terminated)], axis=1)[now]
+        self._flags[now, ages] = np.stack([terminated, cut & (self._continues | ~terminated)], axis=1)[now]
         for i in now[over[now]]:
             self._whole[int(self._number[i])] = self._episode(int(i), int(self._age[i]))
             self._rows += int(self._age[i])
@@ -245,7 +236,7 @@ def _shortened(episode: Episode, steps: int) -> Episode:
 
 
 def _bandit(name: str, rows: int, generator: np.random.Generator, progress: Progress | None) -> Episode:
-    """One-step episodes, packed into one ``Episode`` whose every step terminates."""
+    """One-step episodes, packed into one ``Episode`` in which every step terminates."""
     known = bandit(name)
     if progress is not None:
         progress(rows, rows)

@@ -14,7 +14,7 @@ from diffcps.tasks.registry import Task
 Array = NDArray[np.floating[Any]]
 
 SWING_NOISE = 1.2
-"""Standard deviation of the noise on the pendulum's torque, whose bound is 2."""
+"""Standard deviation of the noise on the pendulum's torque, which is at most 2."""
 
 
 def swing_up(observation: Array, generator: np.random.Generator) -> Array:

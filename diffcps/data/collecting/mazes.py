@@ -64,13 +64,12 @@ class Errands:
     @classmethod
     def of(cls, task: Task) -> "Errands":
         """Those of an AntMaze task."""
-        name = task.environment.arguments["maze"]
-        maze = antmaze.MAZES[name]
+        maze = antmaze.MAZES[task.maze]
         free = maze.cells()
-        if "diverse" in task.name:
+        if task.goals == "diverse":
             return cls(maze, free, free)
-        if "play" in task.name:
-            goals = PLAY_GOALS[name]
+        if task.goals == "play":
+            goals = PLAY_GOALS[task.maze]
             return cls(maze, tuple(cell for cell in free if cell not in goals), goals)
         return cls(maze, maze.cells("S"), maze.cells("G"))
 

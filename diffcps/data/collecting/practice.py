@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.envs.simulations import Simulations
+from diffcps.tasks.registry import Task
 
 Floats = NDArray[np.float64]
 
@@ -76,11 +77,16 @@ class Practice(ABC):
     def step(self, actions: NDArray[np.float32]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
         """One control step: rewards ``[n]``, ended for good ``[n]``, and cut off by the limit ``[n]``."""
 
+    @abstractmethod
+    def scores(self, returns: Floats, lengths: NDArray[np.int64]) -> Floats:
+        """Scores of episodes with these returns and lengths, all ``[n]``."""
+
 
 class Runs(Practice):
     """``n`` simulations of a locomotion task, as they are."""
 
-    def __init__(self, simulations: Simulations, seed: int) -> None:
+    def __init__(self, task: Task, simulations: Simulations, seed: int) -> None:
+        self._task = task
         super().__init__(simulations, seed, features=simulations.observations.shape[1])
 
     def observe(self) -> NDArray[np.float32]:
@@ -92,6 +98,10 @@ class Runs(Practice):
         _, rewards, over = self._simulations.step(actions, np.ones(self.n, bool))
         ended = self._simulations.terminated
         return rewards, ended, over & ~ended
+
+    def scores(self, returns: Floats, lengths: NDArray[np.int64]) -> Floats:
+        """The task's normalised scores."""
+        return self._task.normalised_score(returns)
 
 
 class Walks(Practice):
@@ -130,3 +140,7 @@ class Walks(Practice):
         for i in np.flatnonzero(self._generator.random(self.n) < _TURN_PROBABILITY):
             self._turn(int(i))
         return rewards, fallen, (self._age >= _EPISODE) & ~fallen
+
+    def scores(self, returns: Floats, lengths: NDArray[np.int64]) -> Floats:
+        """Mean rewards of a step, which are nearly speeds."""
+        return returns / lengths

@@ -15,10 +15,11 @@ from diffcps.data.collecting import behaviour
 from diffcps.data.collecting.behaviour import BehaviourPolicy, PolicyFacts, Snapshot
 from diffcps.data.collecting.practice import Practice, Runs, Walks
 from diffcps.errors import UserError
+from diffcps.files import unwritable_as_user_error
 from diffcps.tasks.registry import Robot, get_task
 
 TARGET_SCORES: dict[str, float] = {"hopper": 44.0, "halfcheetah": 42.0, "walker2d": 62.0}
-"""Level of the medium policy: D4RL's own medium data have these mean scores."""
+"""Level of the medium policy: D4RL's own medium data have these mean scores. The ant has no medium policy."""
 
 STEPS: dict[str, int] = {"hopper": 3_000_000, "halfcheetah": 10_000_000, "walker2d": 6_000_000, "ant": 6_000_000}
 """Environment steps of the shipped trainings."""
@@ -67,7 +68,8 @@ def train(
     """
     _check_robot(robot)
     ppo, normalise, as_vector = _stable_baselines()
-    _make_folder(output)
+    with unwritable_as_user_error(output, "Name another folder."):
+        output.mkdir(parents=True, exist_ok=True)
     steps = STEPS[robot] if steps is None else steps
     target = TARGET_SCORES.get(robot, 0.0) if target_score is None else target_score
     settings = _PPO | _PPO_CHANGES.get(robot, {})
@@ -80,7 +82,7 @@ def train(
 
     def checkpoint(done: int) -> _Checkpoint:
         policy = _folded(model, vector)
-        snapshot = score(robot, policy, judge=judge, episodes=_CHECKPOINT_EPISODES, seed=seed, steps=done)
+        snapshot = score(policy, judge, episodes=_CHECKPOINT_EPISODES, seed=seed, steps=done)
         progress(f"{robot}: {words(snapshot)}")
         return _Checkpoint(policy, snapshot)
 
@@ -88,11 +90,10 @@ def train(
     checkpoints = _learn(model, steps, max(steps / _CHECKPOINTS, settings["n_steps"] * _ENVIRONMENTS), checkpoint)
     vector.close()
     kept, medium, expert = _worth_keeping(checkpoints, target)
-    if robot == "ant":  # it only ever walks as well as it can
+    if robot not in TARGET_SCORES:  # the ant only ever walks as well as it can
         kept, medium = [expert], expert
     chosen = [checkpoints[i] for i in kept]
     scored = _score_again(robot, chosen, physics=physics, seed=seed, threads=threads)
-    own = start | {"environments": _ENVIRONMENTS, "annealed_over": steps, "normalised": True}
     facts = PolicyFacts(
         robot=robot,
         physics=physics,
@@ -102,7 +103,7 @@ def train(
         episodes=_FINAL_EPISODES,
         seed=seed,
         target_score=target,
-        settings=settings | own,
+        settings=settings | start | {"environments": _ENVIRONMENTS, "annealed_over": steps, "normalised": True},
         versions={name: metadata.version(name) for name in _PACKAGES},
     )
     behaviour.save(output, [one.policy for one in chosen], facts)
@@ -115,17 +116,8 @@ def _score_again(
     """Scores on fresh episodes: the checkpoints were chosen on few."""
     judge = practice(robot, physics, n=_FINAL_EPISODES, seed=seed + 2, threads=threads)
     return tuple(
-        score(robot, one.policy, judge=judge, episodes=_FINAL_EPISODES, seed=seed + 3, steps=one.snapshot.steps)
-        for one in chosen
+        score(one.policy, judge, episodes=_FINAL_EPISODES, seed=seed + 3, steps=one.snapshot.steps) for one in chosen
     )
-
-
-def _make_folder(output: Path) -> None:
-    """Make the folder for the policies. Raises ``UserError`` when it cannot be written."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the policies cannot be stored in {output} ({error}). Name another folder.") from error
 
 
 def _check_robot(robot: str) -> None:
@@ -173,15 +165,15 @@ def practice(robot: Robot, physics: Physics, n: int, seed: int, threads: int = 1
     """``n`` simulations in which the robot learns or is scored."""
     if robot == "ant":
         return Walks(envs.plane(physics, n, threads), seed)
-    return Runs(envs.simulations(get_task(f"{robot}-medium-v2"), physics, n, threads), seed)
+    task = get_task(f"{robot}-medium-v2")
+    return Runs(task, envs.simulations(task, physics, n, threads), seed)
 
 
-def score(robot: Robot, policy: BehaviourPolicy, judge: Practice, episodes: int, seed: int, steps: int = 0) -> Snapshot:
+def score(policy: BehaviourPolicy, judge: Practice, episodes: int, seed: int, steps: int = 0) -> Snapshot:
     """The score of the stochastic policy over ``episodes`` episodes, as many at once as ``judge`` has simulations."""
     generator = np.random.default_rng(seed)
     returns, lengths = rollouts(policy, judge, episodes, generator)
-    # the reward of an ant's step is a speed
-    scores = returns / lengths if robot == "ant" else get_task(f"{robot}-medium-v2").normalised_score(returns)
+    scores = judge.scores(returns, lengths)
     return Snapshot(
         steps=steps,
         score=round(float(scores.mean()), 2),

@@ -51,6 +51,10 @@ class Measure:
     """Why it does not fit a trial; ``None`` where it does."""
     details: str = ""
     """Pattern of the columns that a report leaves to ``measures.csv``."""
+    rollouts: Callable[[RunConfig], Sequence[tuple[Actor, int]]] = lambda config: ()
+    """Who acts, among how many candidates, in the episodes that it rolls out at every evaluation."""
+    timed: bool = True
+    """Whether a dry run counts its time; else it only says that the time is not counted."""
     along: bool = True
     """Whether it changes as the policy learns, so that a report draws it along training."""
     leaves: Callable[["Subject"], Mapping[str, NDArray[np.float64]]] | None = None
@@ -96,8 +100,7 @@ def _no_bandit(config: RunConfig, task: Task) -> str | None:
 
 
 def _no_maze(config: RunConfig, task: Task) -> str | None:
-    maze = task.benchmark in ("antmaze", "pointmaze") and task.environment.physics
-    return None if maze else "it is no maze that this project simulates (pointmaze-umaze, antmaze-…)."
+    return None if task.maze else "it is no maze that this project simulates (pointmaze-umaze, antmaze-…)."
 
 
 def _no_plane(config: RunConfig, task: Task) -> str | None:
@@ -246,12 +249,14 @@ MEASURES = {
         says="The score of the online policy and of its average, by single actions and by the best of 50.",
         columns=_acting,
         take=_late("acting"),
+        rollouts=ways_of_acting,
         misfit=_no_episodes,
     ),
     "fqe": Measure(
         says="What the policy is worth by its data alone: fitted Q evaluation at first states, and its error on held-out data.",
         columns=_fqe,
         together=_late("offline", "fqe"),
+        timed=False,
     ),
     "critic": Measure(
         says="What the policy's own critic says of it at first states, and the critic's error on held-out data.",
