@@ -159,10 +159,10 @@ def test_antmaze_is_marked_and_needs_the_row_count(tmp_path: Path) -> None:
     whole = one(tmp_path / "a", "antmaze-umaze-v0", **UNVERIFIED, behaviour_return=0.5)
     assert "97.4 ± 3.7†" in whole.markdown()
     assert "AntMaze on v0" in whole.markdown()
-    other = {"provenance": "other", "provenance_note": "Not D4RL's data: 60 000 rows, not 1 000 000."}
+    other = {"provenance": "other", "provenance_note": "Not D4RL's data: 60,000 rows, not 1,000,000."}
     part = one(tmp_path / "b", "antmaze-umaze-v0", **other, rows=60_000, behaviour_return=0.5)
     assert "97.4" not in part.markdown()
-    assert "Not D4RL's data: 60 000 rows" in part.markdown()
+    assert "Not D4RL's data: 60,000 rows" in part.markdown()
     assert "unverified" not in part.markdown()
 
 

@@ -217,7 +217,7 @@ def test_departures_from_the_paper_are_told(tmp_path: Path) -> None:
     folder.record_environment(environment | {"versions": {"mujoco": "4.0.0"}})
     text = table(tmp_path, trial).markdown().replace("\\", "")
     lines = text[text.index("## Departures from the paper") : text.index("## Made with")].splitlines()
-    facts = "diffusion_steps 15", "2 000 000 gradient", "seeds", "Data that are not D4RL's", "MuJoCo 4.0.0"
+    facts = "diffusion_steps 15", "2,000,000 gradient", "seeds", "Data that are not D4RL's", "MuJoCo 4.0.0"
     assert all(any(fact in line for line in lines) for fact in facts)
     assert environment["dataset"]["checksum"] in text
 

@@ -22,7 +22,7 @@ from diffcps.runs import trials
 from diffcps.runs.joined import joined
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
-from diffcps.text import worded
+from diffcps.text import is_number, worded
 from diffcps.training.measures import MEASURES
 
 NEWEST = 10
@@ -295,8 +295,7 @@ def _single(group: Sequence[Row], names: Sequence[str]) -> bool:
 
 
 def _numbers(group: Sequence[Row], name: str) -> bool:
-    values = [value for row in group for value in row.trial.values(name)]
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return all(is_number(value) for row in group for value in row.trial.values(name))
 
 
 def _one_frame(group: Sequence[Row]) -> bool:

@@ -186,7 +186,7 @@ def deviations(sweep: Sweep) -> list[str]:
             who = f"{trial.config.algorithm} on {task.name}" if several else task.name
             by_kind[f"Settings that differ from the {whose}'s, {', '.join(changes)}"][who] = None
         if trial.config.steps < task.steps:
-            by_kind[f"Shorter than the task's {task.steps:_} gradient steps".replace("_", " ")][task.name] = None
+            by_kind[f"Shorter than the task's {task.steps:,} gradient steps"][task.name] = None
         if task.in_paper and trial.seeds != PAPER_SEEDS:
             by_kind[f"Number of seeds other than the paper's {PAPER_SEEDS}"][f"{task.name} {trial.seeds}"] = None
         if task.d4rl_file and trial.dataset and data_provenance(trial) == "other":

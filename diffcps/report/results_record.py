@@ -36,7 +36,6 @@ _NUMBERS = (
 )  # fmt: skip
 _COLUMNS = *_WORDS, *_NUMBERS
 _EVALUATED = "key", "seed", "step", "score"
-_STUDENT = "actor=student"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +90,7 @@ def _policies(trial: Trial) -> list[dict[str, Any]]:
     row, config = Row(trial), trial.config
     scores = {kind: seed_scores(trial, kind) for kind in ("last", "newest", "best")}
     alone = trial.values("evaluation.candidates") == (1,)
-    scores |= {"one": scores["last"] if alone else _by(row, ways.ONE), "student": _by(row, _STUDENT)}
+    scores |= {"one": scores["last"] if alone else _by(row, ways.ONE), "student": _by(row, str(ways.STUDENT))}
     scores |= {"moved": _moved(trial)}
     common = {
         "key": trial.key,

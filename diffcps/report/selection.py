@@ -18,8 +18,8 @@ from diffcps.text import Column, number, short
 
 FIRST = 1, 5
 """Numbers of policies that are tried in the environment, for the regret."""
-
-
+_MOST = 10
+"""Policies of a task in a table."""
 _WIDEST = 44
 """Characters of a policy's settings in a table, so that a terminal has room for its numbers."""
 
@@ -64,8 +64,8 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
     found = {task: policies for task, policies in found.items() if policies}
     if not found:
         how = " It is no number of these algorithms"
-        if criterion.needs and name == "fqe-error":
-            how = " It needs data that were held out in training: --hold-out 0.1 --measures fqe"
+        if criterion.held_out:
+            how = f" It needs data that were held out in training: --hold-out 0.1 --measures {criterion.needs}"
         elif criterion.needs:
             how = f" Measure them: diffcps measure {sweep.folder} {criterion.needs}"
         raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
@@ -76,9 +76,10 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
             if len({candidate.trial.values(setting) for candidate in policies}) > 1
         ]
         if apart:
+            *others, last = (other for other in CRITERIA if other not in UNITS)
             raise UserError(
                 f"{name} of {task} cannot order these trials: they differ in {', '.join(apart)}, and its unit "
-                "differs with that. td, fqe and fqe-error can order them."
+                f"differs with that. {', '.join(others)} and {last} can order them."
             )
     return {task: sorted(policies, key=lambda candidate: -candidate.value) for task, policies in found.items()}
 
@@ -134,9 +135,9 @@ def verdict(found: Agreement | None) -> str:
     return f"Over {found.policies} policies it ranks better than chance ({evidence}); {below}."
 
 
-def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]:
+def ranking(own: Sequence[Candidate], name: str) -> list[Column]:
     """The first policies of one task by a criterion as a table."""
-    criterion, shown = CRITERIA[name], own[:most]
+    criterion, shown = CRITERIA[name], own[:_MOST]
     by_method: dict[str, list[Trial]] = defaultdict(list)
     for candidate in own:
         by_method[candidate.trial.config.method].append(candidate.trial)

@@ -25,9 +25,9 @@ def score_interval(value: Score | None) -> str:
     return "" if value is None else interval(value.low, value.high)
 
 
-def estimate(value: Estimate, digits: int = 1) -> str:
+def estimate(value: Estimate) -> str:
     """``92.0 [90.8, 93.1]``."""
-    return f"{number(value.value, digits)} {interval(value.low, value.high, digits)}".rstrip()
+    return f"{number(value.value)} {interval(value.low, value.high)}".rstrip()
 
 
 def measured(value: Score | None) -> str:
@@ -311,7 +311,7 @@ def _published(row: Row, name: str) -> str:
 
 def _steps(trial: Trial, narrow: bool) -> str:
     def said(count: int) -> str:
-        return short(count) if narrow else f"{count:_}".replace("_", " ")
+        return short(count) if narrow else f"{count:,}"
 
     step, steps = trial.step, trial.config.steps
     return said(steps) if step >= steps else f"{said(step)}{'/' if narrow else ' of '}{said(steps)}"

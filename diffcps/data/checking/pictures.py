@@ -88,9 +88,7 @@ def ways(data: Recording) -> list[Way]:
     return [Way(positions[part], bool((data.rewards[part] > 0).any())) for part in data.segments()]
 
 
-def top_view(
-    axes: Axes, maze: Layout, trajectories: Sequence[Way], goal: tuple[float, float] | None = None
-) -> None:
+def top_view(axes: Axes, maze: Layout, trajectories: Sequence[Way], goal: tuple[float, float] | None = None) -> None:
     """Draw a maze from above, walls, start and goal, and the trajectories through it, coloured by the time in the episode.
 
     Of many trajectories some are drawn, spread evenly over all. Without ``goal``, (x, y) in metres, the cell that has the
