@@ -291,6 +291,7 @@ def test_a_damaged_folder_is_named_and_the_rest_reported(tmp_path: Path) -> None
     built = report.build(synthetic.describe(tmp_path, good, bad))
     assert [record["state"] for record in records(built)] == ["complete", "damaged"]
     assert f"Unreadable: {folder.path / 'status.json'}" in text(built).replace("\n", "")
+    assert "## Cost of each trial" in built.markdown()
 
 
 def test_any_folder_of_run_folders_can_be_reported_on(tmp_path: Path) -> None:
