@@ -152,7 +152,7 @@ _ASCII = {
 
 
 def ascii_only(text: str) -> str:
-    """The text with ASCII alone, as readable as that allows: ``λ ± 1…`` is ``lambda +- 1...``, and what has no likeness ``?``."""
+    """The text in ASCII: ``λ ± 1…`` becomes ``lambda +- 1...``, and a character without an equivalent ``?``."""
     return "".join(character if character.isascii() else _ascii(character) for character in text)
 
 

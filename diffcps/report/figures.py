@@ -112,7 +112,7 @@ def over_time(table: Sequence[Row]) -> list[Figure]:
             title="Constraint",
             caption="The quantity that κ bounds, where it is not the online policy's behaviour loss; dashed: κ.",
             y_label="constraint",
-            read=_held,
+            read=_constraint,
             references=_limits,
         ),
         _Curves(
@@ -261,7 +261,7 @@ def _behaviour_loss(trial: Trial) -> Series:
     return Series(*trial.metric("behaviour_loss"))
 
 
-def _held(trial: Trial) -> Series:
+def _constraint(trial: Trial) -> Series:
     return Series(*bounded(trial)[:2])
 
 

@@ -98,7 +98,7 @@ def record(row: Row) -> dict[str, str]:
 
 
 def legend(table: Sequence[Row], readings: Mapping[str, str]) -> list[str]:
-    """What the scores in parentheses are, a line for each reading, then where the literature's columns mislead.
+    """What the scores in parentheses are, a line for each reading, then warnings on misleading columns.
 
     ``readings`` are those shown -> their titles.
     """
@@ -115,7 +115,7 @@ def legend(table: Sequence[Row], readings: Mapping[str, str]) -> list[str]:
 
 
 def _warnings(shown: Sequence[Row]) -> list[str]:
-    """Where columns of the literature do not say what they seem to, of these algorithms on these domains."""
+    """Warnings on misleading columns of these algorithms on these domains."""
     pairs = {(row.trial.config.algorithm, row.trial.task.domain.partition(" ")[0]) for row in shown}
     return [
         line["warning"]
@@ -125,7 +125,7 @@ def _warnings(shown: Sequence[Row]) -> list[str]:
 
 
 def _left_out(table: Sequence[Row]) -> Iterator[str]:
-    """Tasks outside the paper whose published scores are left out; the table's notes have those of the paper."""
+    """Why published scores of tasks outside the paper are left out; the notes of the table say it for the paper's tasks."""
     reasons: dict[str, dict[str, None]] = {}
     for row in table:
         trial = row.trial

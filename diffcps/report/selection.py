@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
     trial: Trial
     member: int
     step: int
-    """Of the evaluation that it is of: the last, or an earlier one whose policies are kept."""
+    """Gradient step of its evaluation: the last one, or an earlier one that the trial keeps the policies of."""
     value: float
     """Of the criterion, higher is better."""
     score: float
@@ -47,7 +47,7 @@ class Agreement(NamedTuple):
     high: float
     """95 % interval of it, over policies."""
     regrets: tuple[float, ...]
-    """For each of ``FIRST``: the best score less the best of so many that the criterion puts first."""
+    """For each number in ``FIRST``: the best score minus the best among so many policies that the criterion puts first."""
 
 
 def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
@@ -141,7 +141,7 @@ def ranking(own: Sequence[Candidate], name: str) -> list[Column]:
     by_method: dict[str, list[Trial]] = defaultdict(list)
     for candidate in own:
         by_method[candidate.trial.config.method].append(candidate.trial)
-    # a method stands for all settings that its trials have in common
+    # the name of a method implies the settings that all its trials share
     names = {method: varying(trials) for method, trials in by_method.items()}
     settings = [said(c.trial, names[c.trial.config.method]) for c in shown]
     if len(by_method) > 1:
@@ -158,11 +158,11 @@ def ranking(own: Sequence[Candidate], name: str) -> list[Column]:
 
 
 def left_out(sweep: Sweep) -> list[str]:
-    """Why criteria that the sweep has cannot order its trials, a sentence each."""
+    """A sentence for each criterion of the sweep that cannot order its trials."""
     return _orders(sweep)[1]
 
 
-def judged(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
+def agreements(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
     """Task, criterion and how well it ranks, for every criterion that can order the sweep's trials, task by task."""
     by_criterion, _ = _orders(sweep)
     rows = [
@@ -180,14 +180,14 @@ def _orders(sweep: Sweep) -> tuple[dict[str, dict[str, list[Candidate]]], list[s
     for name in available(sweep):
         try:
             orders[name] = candidates(sweep, name)
-        except UserError as error:  # it cannot order trials of unlike units
+        except UserError as error:  # it cannot order trials with different units
             reasons.append(str(error))
     return orders, reasons
 
 
 def comparison(sweep: Sweep) -> list[Column]:
-    """What ``judged`` gives, as a table."""
-    rows = judged(sweep)
+    """``agreements`` as a table."""
+    rows = agreements(sweep)
     return [
         Column("task", [task for task, _, _ in rows], right=False),
         Column("criterion", [name for _, name, _ in rows], right=False),

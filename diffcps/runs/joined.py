@@ -41,7 +41,7 @@ class Joined(Trial):
 def joined(trials: Iterable[Trial]) -> list[Trial]:
     """The trials whose configuration is known, where complete ones that differ in their seeds alone are one trial.
 
-    One that is not complete is left out beside such a one: it is of the same row, and will be in it.
+    An incomplete trial is left out beside a complete one of the same row; it will be added when complete.
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
