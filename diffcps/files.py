@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,6 +64,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any, write: Callable[[Path, bytes], None] = write_atomically) -> None:
     """Write ``value`` as readable JSON, atomically."""
     write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON, which has no NaN and no infinity: ``None`` in their place."""
+    return float(value) if math.isfinite(value) else None
 
 
 def read_json(path: Path) -> Any:

@@ -10,10 +10,14 @@ FloatArray = NDArray[np.float64]
 Strata = Sequence[FloatArray]
 """For each task the scores of its seeds, ``[..., n_i]``. Leading axes are the same for all tasks, n_i is not."""
 
+_CONFIDENCE = 0.95
+"""Share of the resampled values inside every interval."""
 RESAMPLES = 10_000
 """Bootstrap resamples: the ends of a 95 % interval vary by about a hundredth of its width."""
 STRATIFIED_RESAMPLES = 2_000
 """Resamples over several tasks, as in Agarwal et al. (2021)."""
+_UNKNOWN = float("nan"), float("nan")
+"""Ends of an interval that too few scores do not give."""
 
 
 # One list of scores ----------------------------------------------------------------------------------------------------
@@ -29,11 +33,17 @@ def mean_std(values: ArrayLike) -> tuple[float, float]:
 # Percentile bootstrap --------------------------------------------------------------------------------------------------
 
 
-def percentile_ends(values: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Ends of the central interval that holds the share ``confidence`` of the resampled values ``[resamples, ...]``."""
-    tail = 100.0 * (1.0 - confidence) / 2.0
+def _ends(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Ends ``[...]`` of the central interval of 95 % of the resampled values ``[resamples, ...]``."""
+    tail = 100.0 * (1.0 - _CONFIDENCE) / 2.0
     low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
     return low, high
+
+
+def _two_ends(values: FloatArray) -> tuple[float, float]:
+    """``_ends`` of one value for each resample, ``[resamples]``."""
+    low, high = _ends(values)
+    return float(low), float(high)
 
 
 def draw_weights(count: int, generator: np.random.Generator, resamples: int) -> FloatArray:
@@ -45,14 +55,13 @@ def draw_weights(count: int, generator: np.random.Generator, resamples: int) -> 
 
 
 def bootstrap_interval(
-    values: ArrayLike, generator: np.random.Generator, confidence: float = 0.95, resamples: int = RESAMPLES
+    values: ArrayLike, generator: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[FloatArray, FloatArray]:
-    """Percentile-bootstrap interval of the mean over the first axis.
+    """95 % percentile-bootstrap interval of the mean over the first axis.
 
     Args:
         values: ``[n, ...]``, n independent runs (seeds).
         generator: draws the resamples.
-        confidence: share of the resampled means inside the interval.
         resamples: number of resamples.
 
     Returns:
@@ -62,25 +71,19 @@ def bootstrap_interval(
     count, shape = len(array), array.shape[1:]
     if count < 2:
         return np.full(shape, np.nan), np.full(shape, np.nan)
-    return weighted_interval(array, draw_weights(count, generator, resamples), confidence)
+    return weighted_interval(array, draw_weights(count, generator, resamples))
 
 
-def weighted_interval(
-    values: FloatArray, weights: FloatArray, confidence: float = 0.95
-) -> tuple[FloatArray, FloatArray]:
+def weighted_interval(values: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """``bootstrap_interval`` of values ``[n, ...]`` with given resamples ``[resamples, n]``."""
     means = (weights @ values.reshape(len(values), -1)).reshape(len(weights), *values.shape[1:])
-    return percentile_ends(means, confidence)
+    return _ends(means)
 
 
 def stratified_interval(
-    scores: Sequence[ArrayLike],
-    statistic: Callable[[Strata], FloatArray],
-    generator: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = STRATIFIED_RESAMPLES,
+    scores: Sequence[ArrayLike], statistic: Callable[[Strata], FloatArray], generator: np.random.Generator
 ) -> tuple[float, float]:
-    """Stratified-bootstrap interval of a statistic over several tasks (Agarwal et al., 2021).
+    """95 % stratified-bootstrap interval of a statistic over several tasks (Agarwal et al., 2021).
 
     Seeds are redrawn within each task and never across tasks.
 
@@ -88,18 +91,13 @@ def stratified_interval(
         scores: for each task the scores ``[n_i]`` of its seeds.
         statistic: maps strata ``[resamples, n_i]`` to one value for each resample, as those in ``AGGREGATES`` do.
         generator: draws the resamples.
-        confidence: share of the resampled values inside the interval.
-        resamples: number of resamples.
 
     Returns:
         Lower and upper end; nan if a task has fewer than two seeds.
     """
-    strata = [np.asarray(task, dtype=np.float64) for task in scores]
-    if not strata or min(len(task) for task in strata) < 2:
-        return float("nan"), float("nan")
-    draws = [task[generator.integers(len(task), size=(resamples, len(task)))] for task in strata]
-    low, high = percentile_ends(statistic(draws), confidence)
-    return float(low), float(high)
+    if (draws := _redrawn(scores, generator)) is None:
+        return _UNKNOWN
+    return _two_ends(statistic(draws))
 
 
 def difference_interval(
@@ -107,22 +105,21 @@ def difference_interval(
     y: Sequence[ArrayLike],
     statistic: Callable[[Strata], FloatArray],
     generator: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = STRATIFIED_RESAMPLES,
 ) -> tuple[float, float]:
-    """Stratified-bootstrap interval of statistic(X) − statistic(Y); nan if a task has fewer than two seeds in X or Y.
+    """95 % stratified-bootstrap interval of statistic(X) − statistic(Y); nan if a task has fewer than two seeds in X or Y.
 
     The seeds of X and of Y are redrawn independently, each within their task; otherwise as ``stratified_interval``.
     """
-    strata = [[np.asarray(task, dtype=np.float64) for task in scores] for scores in (x, y)]
-    if not all(strata) or min(len(task) for scores in strata for task in scores) < 2:
-        return float("nan"), float("nan")
-    first, second = (
-        statistic([task[generator.integers(len(task), size=(resamples, len(task)))] for task in scores])
-        for scores in strata
-    )
-    low, high = percentile_ends(first - second, confidence)
-    return float(low), float(high)
+    first, second = (_redrawn(scores, generator) for scores in (x, y))
+    return _UNKNOWN if first is None or second is None else _two_ends(statistic(first) - statistic(second))
+
+
+def _redrawn(scores: Sequence[ArrayLike], generator: np.random.Generator) -> list[FloatArray] | None:
+    """For each task ``[resamples, n_i]``: its scores redrawn with replacement; ``None`` if a task has fewer than two."""
+    strata = [np.asarray(task, dtype=np.float64) for task in scores]
+    if not strata or min(map(len, strata)) < 2:
+        return None
+    return [task[generator.integers(len(task), size=(STRATIFIED_RESAMPLES, len(task)))] for task in strata]
 
 
 # Aggregates over tasks (Agarwal et al., 2021, "Deep RL at the Edge of the Statistical Precipice") ----------------------
@@ -213,19 +210,16 @@ def improvement_interval(
     x: Sequence[ArrayLike],
     y: Sequence[ArrayLike],
     generator: np.random.Generator,
-    confidence: float = 0.95,
     resamples: int = STRATIFIED_RESAMPLES,
 ) -> tuple[float, float]:
-    """Stratified-bootstrap interval of ``probability_of_improvement``; nan if a task has fewer than two seeds in X or Y.
+    """95 % stratified-bootstrap interval of ``probability_of_improvement``; nan if a task has fewer than two seeds in X or Y.
 
     The seeds of X and of Y are redrawn independently, each within their task.
     """
     wins = _wins(x, y)
     if not wins or min(min(pairs.shape) for pairs in wins) < 2:
-        return float("nan"), float("nan")
-    values = np.mean([_resampled(pairs, generator, resamples) for pairs in wins], axis=0)
-    low, high = percentile_ends(values, confidence)
-    return float(low), float(high)
+        return _UNKNOWN
+    return _two_ends(np.mean([_resampled(pairs, generator, resamples) for pairs in wins], axis=0))
 
 
 def _resampled(pairs: FloatArray, generator: np.random.Generator, resamples: int) -> FloatArray:
@@ -249,20 +243,19 @@ def performance_profile(
     scores: Sequence[ArrayLike],
     thresholds: ArrayLike,
     generator: np.random.Generator,
-    confidence: float = 0.95,
     resamples: int = STRATIFIED_RESAMPLES,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Share of runs with a score above each threshold, every task with the same weight, and its interval.
+    """Share of runs with a score above each threshold, every task with the same weight, and its 95 % interval.
 
     Args:
         scores: for each task the scores ``[n_i]`` of its seeds.
         thresholds: ``[m]`` values of τ.
         generator: draws the resamples, within each task.
-        confidence: share of the resampled profiles inside the interval, at each τ separately.
         resamples: number of resamples.
 
     Returns:
-        The profile, its lower and its upper ends, each ``[m]``; the ends are nan if a task has fewer than two seeds.
+        The profile, its lower and its upper ends at each τ separately, each ``[m]``; the ends are nan
+        if a task has fewer than two seeds.
     """
     limits = np.asarray(thresholds, dtype=np.float64)
     above = [(np.asarray(task, dtype=np.float64)[:, None] > limits).astype(np.float64) for task in scores]
@@ -270,7 +263,7 @@ def performance_profile(
     if min(len(task) for task in above) < 2:
         return profile, np.full(limits.shape, np.nan), np.full(limits.shape, np.nan)
     draws = np.mean([draw_weights(len(task), generator, resamples) @ task for task in above], axis=0)
-    return profile, *percentile_ends(draws, confidence)
+    return profile, *_ends(draws)
 
 
 # How well one number ranks another -------------------------------------------------------------------------------------
@@ -294,20 +287,15 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> FloatArray:
     return found
 
 
-def rank_interval(
-    first: ArrayLike, second: ArrayLike, generator: np.random.Generator, resamples: int = STRATIFIED_RESAMPLES
-) -> tuple[float, float]:
+def rank_interval(first: ArrayLike, second: ArrayLike, generator: np.random.Generator) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of Spearman's correlation over n pairs; nan for fewer than four."""
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if len(x) < 4:
-        return float("nan"), float("nan")
-    chosen = generator.integers(len(x), size=(resamples, len(x)))
+        return _UNKNOWN
+    chosen = generator.integers(len(x), size=(STRATIFIED_RESAMPLES, len(x)))
     found = rank_correlation(x[chosen], y[chosen])
     found = found[~np.isnan(found)]
-    if not len(found):
-        return float("nan"), float("nan")
-    low, high = percentile_ends(found, 0.95)
-    return float(low), float(high)
+    return _two_ends(found) if len(found) else _UNKNOWN
 
 
 def regret(criterion: ArrayLike, scores: ArrayLike, count: int) -> float:

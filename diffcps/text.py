@@ -7,7 +7,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 def number(value: float, digits: int = 1) -> str:
     """``12.3``; a dash if it is not finite."""
     return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number. ``True`` and ``False`` are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def if_known(value: float | None, form: Callable[[float], str] = number) -> str:
@@ -33,9 +38,9 @@ def significant(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
-def signed(value: float, digits: int = 1) -> str:
+def signed(value: float) -> str:
     """A difference, ``+1.2`` or ``−0.3``; a dash if it is not finite."""
-    return "–" if not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return "–" if not math.isfinite(value) else f"{value:+.1f}".replace("-", "−")
 
 
 def percent(share: float) -> str:
@@ -128,11 +133,15 @@ def redacted(text: str) -> str:
     return re.sub(r"://[^/\s]+@", "://", text)
 
 
-def first_line(error: object, most: int = 300) -> str:
-    """The first line of an error, at most ``most`` characters, without passwords."""
+_LONGEST = 300
+"""Characters of an error's line."""
+
+
+def first_line(error: object) -> str:
+    """The first line of an error, cut to 300 characters, without passwords."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = redacted(line)
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 _ASCII = {
@@ -143,7 +152,7 @@ _ASCII = {
 
 
 def ascii_only(text: str) -> str:
-    """The text with ASCII alone, as readable as that allows: ``λ ± 1…`` is ``lambda +- 1...``, and what has no likeness ``?``."""
+    """The text in ASCII: ``λ ± 1…`` becomes ``lambda +- 1...``, and a character without an equivalent ``?``."""
     return "".join(character if character.isascii() else _ascii(character) for character in text)
 
 

@@ -274,14 +274,13 @@ def test_layouts_of_all_mazes(name):
     assert all(maze.at(maze.centre(cell)) == cell for cell in maze.cells("#.SG"))
 
 
-@pytest.mark.parametrize("colour", ["time", "success"])
 @pytest.mark.parametrize("goal", [None, (0.7, 8.6)])
-def test_a_top_view_of_plain_arrays(colour, goal):
+def test_a_top_view_of_plain_arrays(goal):
     figure = Figure()
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     ways = [pictures.Way(np.array([[0.0, 0.0], [i / 100, 1.0], [2.0, 2.0]]), i % 2 == 0) for i in range(500)]
-    pictures.top_view(axes, maze_of(ANT), ways, goal, colour)
+    pictures.top_view(axes, maze_of(ANT), ways, goal)
     out = io.BytesIO()
     figure.savefig(out)
     assert out.getvalue().startswith(PNG)

@@ -150,7 +150,7 @@ def test_antmaze(tmp_path):
     assert built.terminals.sum() == 10
     assert built.info.returns.tolist() == [1, 0, 1, 0]
     assert built.info.provenance == "other"
-    assert "1 000 000" in built.info.provenance_note
+    assert "1,000,000" in built.info.provenance_note
 
 
 def test_antmaze_of_the_right_size_is_unverified():
@@ -395,7 +395,7 @@ def test_provenance_by_statistics():
     verdict, note = provenance.judge(task, "0" * 64, published_like(HOPPER, 60_000))
     assert verdict == "other"
     assert "Not the whole" in note
-    assert "60 000 rows" in note
+    assert "60,000 rows" in note
 
 
 def test_the_tolerance_covers_how_the_published_statistics_were_rounded():

@@ -728,21 +728,21 @@ def test_the_list_shows_what_is_here_and_where_it_was_looked_for(tmp_path, conte
     (made / "metadata.json").write_text('{"total_steps": 5000}')
     lines = listed(capsys, data_dir=(tmp_path,))
     row = next(number for number, line in enumerate(lines) if line.startswith(HOPPER.name))
-    assert re.fullmatch(rf"{HOPPER.name} +d4rl +614 kB +10 000  not computed", lines[row])
+    assert re.fullmatch(rf"{HOPPER.name} +d4rl +614 kB +10,000  not computed", lines[row])
     assert lines[row + 1] == f"    {tmp_path / HOPPER.d4rl_file}"
     text = "\n".join(lines)
     for words in ("web page", "no 'rewards'", f"    {tmp_path}", "datasets (no such folder)", "list --verify"):
         assert words in text
-    assert re.search(r"bandit-ring +collected +21 bytes +5 000\n", text)
+    assert re.search(r"bandit-ring +collected +21 bytes +5,000\n", text)
     assert all(name in text for name in TASKS)
     here = [line for line in lines if str(tmp_path) not in line and str(home()) not in line]
     assert max(len(line) for line in here if not line.startswith("    ")) <= 80
     (made / "metadata.json").write_text("{")
     text = "\n".join(listed(capsys, data_dir=(tmp_path,), verify=True))
-    assert "10 000  verified" in text
+    assert "10,000  verified" in text
     assert hashlib.sha256(content).hexdigest() in text
     assert "metadata.json cannot be read" in text
-    assert "10 000  verified" in "\n".join(listed(capsys, data_dir=(tmp_path,)))
+    assert "10,000  verified" in "\n".join(listed(capsys, data_dir=(tmp_path,)))
 
 
 def test_the_list_shows_files_of_one_name_that_differ(tmp_path, content, capsys):

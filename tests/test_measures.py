@@ -507,17 +507,17 @@ def test_a_new_measure_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(rows_of(found)[-1].values["measures/weight"], written["weight"][-3:])
 
     built = report.build(tmp_path)
-    (record,) = csv.DictReader(io.StringIO(built.table.csv()))
+    (record,) = csv.DictReader(io.StringIO(built.csv()))
     mean = written["weight"][-3:].mean()
     assert float(record["measure_weight"]) == pytest.approx(mean)
     assert float(record["measure_weight_low"]) < mean < float(record["measure_weight_high"])
-    text = built.table.markdown()
+    text = built.markdown()
     assert entry.says in text
     section = text[text.index("## Measures") :]
     assert f"{significant(mean)} [" in section
     assert "weight_0" not in section.replace("\\", "")
-    assert "measure_weight" in {figure.name for figure in built.table.figures}
-    assert "first_weight" in built.table.html()
+    assert "measure_weight" in {figure.name for figure in built.document.figures}
+    assert "first_weight" in built.html()
 
 
 def test_paths_in_a_maze(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from diffcps.config import DataConfig, EvaluationConfig
 from diffcps.data import minari
 from diffcps.deploy import load_policy
 from diffcps.errors import UserError
-from diffcps.report.contents import Table
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.planning import build
 from diffcps.tasks.registry import from_definition, get_task, task_folder
@@ -418,7 +417,7 @@ def test_what_a_report_and_a_tracker_say_of_it(tmp_path: Path) -> None:
         names.append(definition.name)
         known = tags(trial, range(len(trial.members)), run_folders.environment(trial, provenance="other"))
         assert (known["minari_id"], known["data_source"], known["provenance"]) == (dataset_id, "minari", "other")
-    table = Table.of(report.build(tmp_path).sweep)
+    table = report.build(tmp_path)
     text = table.markdown()
     first, rest = text.split("\n## ", 1)
     assert first.count("| Minari, not D4RL's data |") == 3, "in the table of results"

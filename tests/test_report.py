@@ -13,7 +13,7 @@ from rich.console import Console
 import diffcps
 from diffcps import report
 from diffcps.errors import UserError
-from diffcps.report import Report
+from diffcps.report.contents import Report
 from diffcps.report.diagnostics import diagnose
 from diffcps.runs.read import collect
 from diffcps.runs.rows import read_rows
@@ -24,7 +24,7 @@ UNVERIFIED = {"provenance": "unverified", "provenance_note": "Unverified: nothin
 
 
 def records(built: Report) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(built.table.csv())))
+    return list(csv.DictReader(io.StringIO(built.csv())))
 
 
 def text(built: Report, width: int = 120) -> str:
@@ -117,7 +117,7 @@ def test_how_gradient_steps_were_run_is_told(tmp_path: Path, facts: dict[str, ob
 
 
 def test_best_is_called_an_oracle_and_has_a_column_of_its_own(tmp_path: Path) -> None:
-    markdown = one(tmp_path).table.markdown()
+    markdown = one(tmp_path).markdown()
     header = next(line for line in markdown.splitlines() if line.startswith("| task"))
     titles = [title.strip() for title in header.strip("|").split("|")]
     assert "best (oracle over 4 evaluations)" in titles
@@ -128,13 +128,13 @@ def test_best_is_called_an_oracle_and_has_a_column_of_its_own(tmp_path: Path) ->
 def test_published_numbers_stand_beside_verified_data_only(tmp_path: Path) -> None:
     verified = one(tmp_path / "a")
     assert records(verified)[0]["published_DiffCPS"] == "100.1"
-    assert "100.1 ± 3.5" in verified.table.markdown()
+    assert "100.1 ± 3.5" in verified.markdown()
 
     other = one(tmp_path / "b", **OTHER)
     assert records(other)[0]["published_DiffCPS"] == ""
-    assert "100.1" not in other.table.markdown()
-    assert "left out for hopper-medium-v2: Not D4RL's data" in other.table.markdown()
-    assert "published DiffCPS" not in other.table.markdown()
+    assert "100.1" not in other.markdown()
+    assert "left out for hopper-medium-v2: Not D4RL's data" in other.markdown()
+    assert "published DiffCPS" not in other.markdown()
 
 
 def test_collected_data_are_called_so_and_get_no_published_numbers(tmp_path: Path) -> None:
@@ -144,26 +144,26 @@ def test_collected_data_are_called_so_and_get_no_published_numbers(tmp_path: Pat
     built = report.build(synthetic.describe(tmp_path, trial))
     assert records(built)[0]["data"] == "collected, not D4RL's"
     assert records(built)[0]["published_DiffCPS"] == ""
-    assert f"left out for hopper-medium-v2: {note}" in built.table.markdown()
+    assert f"left out for hopper-medium-v2: {note}" in built.markdown()
 
 
 def test_other_physics_lose_the_published_numbers_and_are_named(tmp_path: Path) -> None:
     trial = synthetic.config(physics="modern")
     synthetic.write(tmp_path, trial)
-    markdown = report.build(synthetic.describe(tmp_path, trial)).table.markdown()
+    markdown = report.build(synthetic.describe(tmp_path, trial)).markdown()
     assert "left out for hopper-medium-v2: evaluated under modern physics" in markdown
     assert "| physics |" in markdown
 
 
 def test_antmaze_is_marked_and_needs_the_row_count(tmp_path: Path) -> None:
     whole = one(tmp_path / "a", "antmaze-umaze-v0", **UNVERIFIED, behaviour_return=0.5)
-    assert "97.4 ± 3.7†" in whole.table.markdown()
-    assert "AntMaze on v0" in whole.table.markdown()
-    other = {"provenance": "other", "provenance_note": "Not D4RL's data: 60 000 rows, not 1 000 000."}
+    assert "97.4 ± 3.7†" in whole.markdown()
+    assert "AntMaze on v0" in whole.markdown()
+    other = {"provenance": "other", "provenance_note": "Not D4RL's data: 60,000 rows, not 1,000,000."}
     part = one(tmp_path / "b", "antmaze-umaze-v0", **other, rows=60_000, behaviour_return=0.5)
-    assert "97.4" not in part.table.markdown()
-    assert "Not D4RL's data: 60 000 rows" in part.table.markdown()
-    assert "unverified" not in part.table.markdown()
+    assert "97.4" not in part.markdown()
+    assert "Not D4RL's data: 60,000 rows" in part.markdown()
+    assert "unverified" not in part.markdown()
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_every_state_is_shown_in_the_order_of_the_sweep(mixed: Path) -> None:
     assert (running["step"], running["evaluations"]) == ("200", "2")
     assert failed["error"] == "RuntimeError: the | disk [is] full"
     assert pending["last"] == pending["first"] == pending["best_oracle"] == ""
-    markdown = built.table.markdown()
+    markdown = built.markdown()
     assert "7 trials: 4 complete, 1 running, 1 failed, 1 not started." in markdown
     assert r"RuntimeError: the \| disk [is] full" in markdown
     assert "and more" not in markdown
@@ -220,7 +220,7 @@ def test_a_narrow_terminal_names_what_it_leaves_out(mixed: Path) -> None:
 
 def test_averages_are_over_complete_tasks_of_one_domain_and_one_kind_of_data(mixed: Path) -> None:
     built = report.build(mixed)
-    (average,) = built.table.averages
+    (average,) = built.averages
     assert (average.domain, len(average.rows)) == ("locomotion", 3)
     last = [float(record["last"]) for record in records(built)[:3]]
     mean = average.mean()
@@ -236,10 +236,10 @@ def test_an_ablation_gets_its_settings_as_columns_and_a_grid(tmp_path: Path) -> 
     for trial in trials[:3]:
         synthetic.write(tmp_path, trial)
     built = report.build(synthetic.describe(tmp_path, *trials))
-    markdown = built.table.markdown()
+    markdown = built.markdown()
     assert "| T | λ-clip | data |" in markdown
     assert "κ |" not in markdown[: markdown.index("## Constraint and critic")]
-    assert not built.table.averages
+    assert not built.averages
     grid = markdown[markdown.index("## hopper-medium-v2: last score") :]
     assert "| T \\\\ λ-clip | 0 | 0.1 |" in grid
     assert "| 15 | 46.9 ± 0.2 | pending |" in grid
@@ -254,8 +254,8 @@ def test_a_search_lists_what_was_tried_best_last_score_first(tmp_path: Path) -> 
     built = report.build(synthetic.describe(tmp_path, base, search=4))
     found = records(built)
     assert [record["lambda_clip"] for record in found] == ["0.25", "0.5"]
-    assert "4 trials: 1 complete, 1 stopped, 2 not started." in built.table.markdown()
-    assert not built.table.grids
+    assert "4 trials: 1 complete, 1 stopped, 2 not started." in built.markdown()
+    assert not built.grids
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     record = records(built)[0]
     assert record["last"]
     assert record["last_std"] == record["last_low"] == ""
-    assert "nan" not in built.table.markdown()
+    assert "nan" not in built.markdown()
 
 
 def test_rows_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_rows_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
     steps, values = found.metric("behaviour_loss")
     assert steps.tolist() == [50, 100, 150, 200]
     assert np.isnan(values[-1, 2])
-    assert report.build(tmp_path).table.rows[0].final_lambda == pytest.approx(200 / 150)
+    assert report.build(tmp_path).rows[0].final_lambda == pytest.approx(200 / 150)
 
 
 def test_a_damaged_folder_is_named_and_the_rest_reported(tmp_path: Path) -> None:
@@ -291,6 +291,7 @@ def test_a_damaged_folder_is_named_and_the_rest_reported(tmp_path: Path) -> None
     built = report.build(synthetic.describe(tmp_path, good, bad))
     assert [record["state"] for record in records(built)] == ["complete", "damaged"]
     assert f"Unreadable: {folder.path / 'status.json'}" in text(built).replace("\n", "")
+    assert "## Cost of each trial" in built.markdown()
 
 
 def test_any_folder_of_run_folders_can_be_reported_on(tmp_path: Path) -> None:
@@ -355,8 +356,8 @@ def test_more_episodes_at_the_last_evaluation_count_all(tmp_path: Path) -> None:
     returns = 1500.0 + np.arange(10.0).reshape(2, 5)
     folder.log_returns(400, trial, returns, np.full((2, 5), 9))
     built = report.build(synthetic.describe(tmp_path, trial))
-    (row,) = built.table.rows
+    (row,) = built.rows
     assert [found.shape for found in row.trial.evaluations.returns] == [(2, 3)] * 3 + [(2, 5)]
     expected = get_task("hopper-medium-v2").normalised_score([1502.0, 1507.0])
     assert row.trial.scores[-1].tolist() == pytest.approx(expected.tolist())
-    assert "4 × 3 (last: 5)" in built.table.markdown()
+    assert "4 × 3 (last: 5)" in built.markdown()

@@ -12,7 +12,7 @@ from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.report import algorithms
 from diffcps.report.across import Group, comparable, improvement, improvements
 from diffcps.report.analysis import along, beside_paper, lines
-from diffcps.report.contents import Table
+from diffcps.report.contents import Report
 from diffcps.report.diagnostics import diagnose, discounted
 from diffcps.report.document import Bullets
 from diffcps.runs.trials import Trial, read_trial
@@ -21,8 +21,8 @@ from diffcps.tasks.registry import get_task
 LOCOMOTION = "halfcheetah-medium-v2", "hopper-medium-v2", "walker2d-medium-v2"
 
 
-def table(root: Path, *trials: RunConfig) -> Table:
-    return report.build(synthetic.describe(root, *trials)).table
+def table(root: Path, *trials: RunConfig) -> Report:
+    return report.build(synthetic.describe(root, *trials))
 
 
 def trial_of(root: Path, trial: RunConfig, **changes: float) -> Trial:
@@ -30,7 +30,7 @@ def trial_of(root: Path, trial: RunConfig, **changes: float) -> Trial:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Table:
+def two(tmp_path: Path) -> Report:
     """Two configurations on three tasks; that with T = 15 returns 200 more."""
     trials = [synthetic.config(task, diffusion_steps=steps) for task in LOCOMOTION for steps in (5, 15)]
     for trial in trials:
@@ -38,7 +38,7 @@ def two(tmp_path: Path) -> Table:
     return table(tmp_path, *trials)
 
 
-def test_groups_are_configurations_over_the_tasks_of_a_domain(two: Table) -> None:
+def test_groups_are_configurations_over_the_tasks_of_a_domain(two: Report) -> None:
     assert [(group.domain, group.configuration, group.tasks) for group in two.groups] == [
         ("locomotion", "T=5", LOCOMOTION),
         ("locomotion", "T=15", LOCOMOTION),
@@ -56,7 +56,7 @@ def test_groups_are_configurations_over_the_tasks_of_a_domain(two: Table) -> Non
     assert all(estimate.low < estimate.value < estimate.high for estimate in low.aggregates.values())
 
 
-def test_probability_of_improvement_between_any_two_groups(two: Table) -> None:
+def test_probability_of_improvement_between_any_two_groups(two: Report) -> None:
     low, high = two.groups
     found = improvement(high, low)
     assert found is not None
@@ -67,18 +67,18 @@ def test_probability_of_improvement_between_any_two_groups(two: Table) -> None:
     assert "| T=5 | T=15 | 3 | 0.00 | [0.00, 0.00] |" in text
 
 
-def test_groups_without_a_common_task_are_not_compared(two: Table) -> None:
+def test_groups_without_a_common_task_are_not_compared(two: Report) -> None:
     low, high = two.groups
     other = Group(high.domain, high.data, high.physics, high.profile, "T=15", high.rows[:1])
     assert improvement(Group(low.domain, low.data, low.physics, low.profile, "", low.rows[1:]), other) is None
 
 
-def test_performance_profiles_are_shares_of_runs(two: Table) -> None:
+def test_performance_profiles_are_shares_of_runs(two: Report) -> None:
     low = two.groups[0]
     share, _, _ = low.profile_curve(np.array([-1000.0, 40.0, 1000.0]))
     above = np.mean([(task > 40.0).mean() for task in low.scores()])
     assert share.tolist() == [1.0, pytest.approx(above), 0.0]
-    assert {figure.name for figure in two.figures} >= {"profiles", "sensitivity_diffusion_steps", "budget"}
+    assert {figure.name for figure in two.document.figures} >= {"profiles", "sensitivity_diffusion_steps", "budget"}
 
 
 def test_antmaze_v0_and_v2_share_neither_table_nor_average(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_any_setting_that_is_a_number_has_lines_and_any_two_have_a_grid(tmp_path
     assert {name: [line.label for line in found] for name, found in along(built.rows).items()} == {
         "hidden_size": ["covariance=posterior", "covariance=forward"]
     }
-    assert "sensitivity_hidden_size" in {figure.name for figure in built.figures}
+    assert "sensitivity_hidden_size" in {figure.name for figure in built.document.figures}
     assert [(grid.names, grid.values) for grid in built.grids] == [
         (("hidden_size", "covariance"), ((64, 256), ("forward", "posterior")))
     ]
@@ -217,7 +217,7 @@ def test_departures_from_the_paper_are_told(tmp_path: Path) -> None:
     folder.record_environment(environment | {"versions": {"mujoco": "4.0.0"}})
     text = table(tmp_path, trial).markdown().replace("\\", "")
     lines = text[text.index("## Departures from the paper") : text.index("## Made with")].splitlines()
-    facts = "diffusion_steps 15", "2 000 000 gradient", "seeds", "Data that are not D4RL's", "MuJoCo 4.0.0"
+    facts = "diffusion_steps 15", "2,000,000 gradient", "seeds", "Data that are not D4RL's", "MuJoCo 4.0.0"
     assert all(any(fact in line for line in lines) for fact in facts)
     assert environment["dataset"]["checksum"] in text
 

@@ -20,7 +20,7 @@ def test_actions_that_were_left_are_drawn_over_the_datas(tmp_path: Path) -> None
     actions = np.stack([good, np.full_like(good, np.nan)])
     folder.log_measures(synthetic.STEPS, corners, {}, {"a_0": actions[:, :, 0], "a_1": actions[:, :, 1]})
     found = report.build(synthetic.describe(tmp_path, corners, silent, robot))
-    (figure,) = (figure for figure in found.table.figures if figure.name == "actions")
+    (figure,) = (figure for figure in found.document.figures if figure.name == "actions")
     (panel,) = figure.panels
     assert "bandit-corners" in panel.title
     axes = Canvas().add_subplot()
@@ -35,4 +35,4 @@ def test_no_actions_no_picture(tmp_path: Path) -> None:
     trial = synthetic.config("bandit-corners", seeds=2)
     synthetic.write(tmp_path, trial)
     found = report.build(synthetic.describe(tmp_path, trial))
-    assert "actions" not in {figure.name for figure in found.table.figures}
+    assert "actions" not in {figure.name for figure in found.document.figures}

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from diffcps import algorithms, report
 from diffcps.config import EvaluationConfig, RunConfig
-from diffcps.report import Report, acting, literature
+from diffcps.report import acting, literature
 from diffcps.report.algorithms import readings, sections
 from diffcps.report.analysis import Row
+from diffcps.report.contents import Report
 from diffcps.report.document import Bullets, Prose, Sheet
 from diffcps.report.tables import score
 from diffcps.tasks import paper
@@ -71,7 +72,7 @@ def printed(found: Report, width: int = 120) -> str:
 
 def sheets(found: Report, narrow: bool = False) -> dict[str, dict[str, list[str]]]:
     """Title of a table -> its columns of cells by their titles."""
-    blocks = sections(found.table.rows, found.table.groups, narrow)[0].blocks
+    blocks = sections(found.rows, found.groups, narrow)[0].blocks
     return {b.title: {c.title: c.cells for c in b.columns} for b in blocks if isinstance(b, Sheet)}
 
 
@@ -82,8 +83,8 @@ def test_every_reading_has_a_table_with_a_column_an_algorithm(tmp_path: Path) ->
         "Last checkpoint", "Last checkpoint, one candidate (N = 1)", "Mean of the last 4 evaluations",
         "Best (oracle over 4 evaluations)",
     ]  # fmt: skip
-    rows = {row.trial.config.algorithm: row for row in found.table.rows}
-    for reading, (title, read) in readings(found.table.rows).items():
+    rows = {row.trial.config.algorithm: row for row in found.rows}
+    for reading, (title, read) in readings(found.rows).items():
         for name, row in rows.items():
             (cell,) = tables[title][name]
             assert cell.startswith(score(read(row))), (reading, name)
@@ -110,7 +111,7 @@ def test_published_scores_stand_under_the_same_reading_with_protocol_and_version
         assert part in plain, part
     assert "100.7 to 63.1" in plain, "what the literature's column hides"
     assert all(len(line) <= 120 for line in text.splitlines())
-    (row,) = [row for row in csv.DictReader(io.StringIO(found.table.csv())) if row["algorithm"] == "dql"]
+    (row,) = [row for row in csv.DictReader(io.StringIO(found.csv())) if row["algorithm"] == "dql"]
     assert (row["published_best"], row["published_best_std"]) == ("96.6", "3.4")
     assert (row["published_one"], row["published_one_version"]) == ("64.1", "v2")
     assert "2208.06193" in row["published_best_source"]
@@ -121,9 +122,9 @@ def test_published_scores_stand_under_the_same_reading_with_protocol_and_version
 def test_nothing_published_stands_beside_other_data(tmp_path: Path) -> None:
     found = three(tmp_path, provenance="other", provenance_note="Made up.")
     assert all("(" not in cell for columns in sheets(found).values() for cells in columns.values() for cell in cells)
-    assert literature.section(found.table.rows) == []
-    assert "Published numbers left out for hopper-medium-v2: Made up." in found.table.markdown()
-    assert "published_last" not in found.table.csv().splitlines()[0]
+    assert literature.section(found.rows) == []
+    assert "Published numbers left out for hopper-medium-v2: Made up." in found.markdown()
+    assert "published_last" not in found.csv().splitlines()[0]
 
 
 @pytest.mark.parametrize(("version", "cell"), [("v0", ""), ("v2", "(90.0†)")])
@@ -134,9 +135,9 @@ def test_only_the_same_version_of_the_data_counts_as_the_same(tmp_path: Path, ve
     found = built(tmp_path, *trials, provenance="unverified", rows=task.rows, behaviour_return=0.4)
     known = paper.rows("published_scores")
     (theirs,) = [row["score"] for row in known if (row["column"], row["task"]) == ("rebrac", "antmaze-umaze-v2")]
-    rebrac = next(row for row in found.table.rows if row.trial.config.algorithm == "rebrac")
+    rebrac = next(row for row in found.rows if row.trial.config.algorithm == "rebrac")
     assert literature.cell(rebrac, "last") == (f"({float(theirs):.1f}†)" if cell else "")
-    (section,) = literature.section(found.table.rows)
+    (section,) = literature.section(found.rows)
     (sheet,) = [block for block in section.blocks if isinstance(block, Sheet)]
     lines = list(zip(*(column.cells for column in sheet.columns), strict=True))
     (line,) = [line for line in lines if line[1].startswith("ReBRAC: ")]
@@ -147,11 +148,11 @@ def test_only_the_same_version_of_the_data_counts_as_the_same(tmp_path: Path, ve
 def test_second_versions_on_other_data_say_why_their_published_scores_are_left_out(tmp_path: Path) -> None:
     trials = [config(name, "antmaze-umaze-v2") for name in ("rebrac", "iql")]
     found = built(tmp_path, *trials, provenance="other", provenance_note="Made up.", behaviour_return=0.4)
-    assert "Published numbers left out for antmaze-umaze-v2: Made up." in found.table.markdown()
+    assert "Published numbers left out for antmaze-umaze-v2: Made up." in found.markdown()
 
 
 def test_planners_have_published_columns_only(tmp_path: Path) -> None:
-    text = three(tmp_path).table.markdown()
+    text = three(tmp_path).markdown()
     part = text[text.index("## Published scores with their protocols") :]
     assert "| – | Decision Diffuser: " in part
     assert "published columns only" in part
@@ -160,7 +161,9 @@ def test_planners_have_published_columns_only(tmp_path: Path) -> None:
 def test_published_tables_are_whole() -> None:
     columns = {row["column"]: row for row in paper.rows("published_columns")}
     scores = paper.rows("published_scores")
-    assert {row["column"] for row in scores} == columns.keys()
+    quoted = {name.partition(":")[2] for name in columns if name.startswith("table1:")}
+    assert {row["column"] for row in scores} == columns.keys() - {f"table1:{name}" for name in quoted}
+    assert quoted == paper.rows("table1")[0].keys() - {"task", "DiffCPS", "DiffCPS_std"}
     assert len({(row["column"], row["task"]) for row in scores}) == len(scores)
     assert {row["reading"] for row in columns.values()} <= {*literature.READINGS, "other"}
     assert all(row[name] for row in columns.values() for name in ("name", "protocol", "version", "source"))
@@ -173,14 +176,14 @@ def test_published_tables_are_whole() -> None:
     }
     assert sums == pytest.approx({"cql-iql": 698.5, "td3bc": 677.4, "iql": 692.6}, abs=0.06), "the printed totals"
     warned = {name for row in paper.rows("published_warnings") for name in row["algorithms"].split("|")}
-    assert {*warned, *(row["algorithm"] for row in columns.values())} <= {*algorithms.names(), "sfbc", "qgpo"}
+    assert {*warned, *(row["algorithm"] for row in columns.values())} <= {*algorithms.names(), ""}
     quoted = {row["task"]: row["DiffCPS"] for row in paper.rows("table1") if row["task"] in TASKS}
     assert {row["task"]: row["score"] for row in scores if row["column"] == "diffcps"} == quoted
 
 
 def test_profiles_of_one_algorithm_stand_beside_the_others(tmp_path: Path) -> None:
     trials = config("diffcps"), config("diffcps").replaced(profile="robust"), config("iql")
-    text = built(tmp_path, *trials).table.markdown()
+    text = built(tmp_path, *trials).markdown()
     assert "## Algorithms side by side" in text
     assert "| diffcps | diffcps robust | iql |" in text
 
@@ -200,7 +203,7 @@ def test_who_is_ahead_is_said_for_all_tasks_each_domain_and_each_task(tmp_path: 
     trials = [config(name, task) for task in tasks for name in ("td3bc", "iql")]
     for trial in trials:
         write(tmp_path, trial, 200.0 if trial.algorithm == "iql" and trial.task == tasks[0] else 0.0)
-    table = report.build(synthetic.describe(tmp_path, *trials)).table
+    table = report.build(synthetic.describe(tmp_path, *trials))
     section = next(s for s in sections(table.rows, table.groups, True) if s.title.startswith("Who is ahead"))
     prose, bullets = section.blocks
     assert isinstance(prose, Prose)
@@ -217,7 +220,7 @@ def test_who_is_ahead_is_said_for_all_tasks_each_domain_and_each_task(tmp_path: 
 def test_algorithms_are_no_configurations_to_be_tuned(tmp_path: Path) -> None:
     trials = [config("td3bc"), config("iql"), config("iql").with_settings(expectile=0.9)]
     found = built(tmp_path, *trials)
-    assert [item.task for item in found.table.budgets] == ["hopper-medium-v2, iql"]
+    assert [item.task for item in found.budgets] == ["hopper-medium-v2, iql"]
 
 
 # Other ways to act
@@ -227,11 +230,11 @@ def test_acting_is_on_an_axis_and_training_happened_once(tmp_path: Path) -> None
     trial = config("dql", candidates=4, acting=("candidates=1,16", "actor=average"))
     write(tmp_path, trial, 0.0, {"candidates=1": 20.0, "candidates=16": 40.0, "actor=average": 30.0})
     found = report.build(synthetic.describe(tmp_path, trial))
-    (section,) = acting.sections(found.table.rows)
+    (section,) = acting.sections(found.rows)
     (sheet,) = [block for block in section.blocks if isinstance(block, Sheet)]
     columns = {column.title: column.cells for column in sheet.columns}
     assert columns["own way"] == ["candidates=4, actor=online"]
-    (row,) = found.table.rows
+    (row,) = found.rows
     assert columns["last, own way"][0].startswith(score(row.last))
     assert columns["candidates=16"][0].startswith("42.0 ± 1.6\n[")
     assert columns["actor=average"][0].startswith("32.0")
@@ -239,25 +242,25 @@ def test_acting_is_on_an_axis_and_training_happened_once(tmp_path: Path) -> None
     assert row.last is not None
     assert [(value, at.mean) for value, at in line] == [(1, 22.0), (4, row.last.mean), (16, 42.0)]
     assert acting.line(row, "actor") == []
-    assert {"acting_candidates"} <= {figure.name for figure in found.table.figures}
-    assert "Other ways to act" in found.table.html()
-    assert "score_candidates_16" not in found.table.markdown().replace("\\", ""), "no measure, and no column of its own"
+    assert {"acting_candidates"} <= {figure.name for figure in found.document.figures}
+    assert "Other ways to act" in found.html()
+    assert "score_candidates_16" not in found.markdown().replace("\\", ""), "no measure, and no column of its own"
 
 
 def test_one_candidate_alone_has_its_place_side_by_side(tmp_path: Path) -> None:
-    assert acting.sections(three(tmp_path).table.rows) == []
+    assert acting.sections(three(tmp_path).rows) == []
 
 
 def test_a_trial_that_runs_has_no_other_scores_yet(tmp_path: Path) -> None:
     trial = config("dql", candidates=4, acting=("candidates=1",))
     synthetic.RunFolder(tmp_path / "runs" / trial.key).create(trial)
-    (row,) = report.build(synthetic.describe(tmp_path, trial)).table.rows
+    (row,) = report.build(synthetic.describe(tmp_path, trial)).rows
     assert isinstance(row, Row)
     assert (row.ways, row.one, acting.sections([row])) == ({}, None, [])
 
 
 def test_cells_of_several_lines_are_stacked_in_latex(tmp_path: Path) -> None:
-    text = three(tmp_path).table.latex()
+    text = three(tmp_path).latex()
     line = next(line for line in text.splitlines() if "(60.4)" in line)
     assert r"\shortstack[r]{" in line
     assert r"\\(60.4)}" in line

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from diffcps import report
 from diffcps.report import drawing, writers
-from diffcps.report.contents import Table
+from diffcps.report.contents import Report
 from diffcps.report.document import Figure, Panel
 
 EMPTY = {"meta", "br", "link", "img", "path", "use", "rect", "circle", "line"}
@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
+def table(tmp_path: Path) -> Report:
     """An ablation with a trial in every state; its errors hold what each format has to escape."""
     trials = [synthetic.config(diffusion_steps=t, lambda_clip=c, seeds=2) for t in (5, 15) for c in (0.0, 0.1)]
     for trial in trials[:2]:
@@ -66,10 +66,10 @@ def table(tmp_path: Path) -> Table:
     folder.write_status(
         {**folder.status, "error": "ValueError: 5 % of a_b & {c} <script>alert(1)</script> ~ $x^2$ #\\"}
     )
-    return report.build(synthetic.describe(tmp_path, *trials)).table
+    return report.build(synthetic.describe(tmp_path, *trials))
 
 
-def test_a_page_is_whole_and_needs_nothing_beside_it(table: Table) -> None:
+def test_a_page_is_whole_and_needs_nothing_beside_it(table: Report) -> None:
     text = table.html()
     page = Page(text)
     assert len(set(page.ids)) == len(page.ids)
@@ -79,13 +79,13 @@ def test_a_page_is_whole_and_needs_nothing_beside_it(table: Table) -> None:
     assert "@import" not in text
 
 
-def test_a_page_adapts_to_light_and_dark_to_phones_and_to_print(table: Table) -> None:
+def test_a_page_adapts_to_light_and_dark_to_phones_and_to_print(table: Report) -> None:
     text = table.html()
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert "@media (prefers-color-scheme: dark)" in text
     assert "@media print" in text
     pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(pictures) == sum(len(figure.panels) for figure in table.figures)
+    assert len(pictures) == sum(len(figure.panels) for figure in table.document.figures)
     for picture in pictures:
         assert "currentColor" in picture
         assert drawing.INK not in picture
@@ -93,7 +93,7 @@ def test_a_page_adapts_to_light_and_dark_to_phones_and_to_print(table: Table) ->
         assert not re.search(r'<svg[^>]* (?:width|height)="', picture)
 
 
-def test_a_page_shows_the_numbers_of_the_table_and_escapes_the_rest(table: Table) -> None:
+def test_a_page_shows_the_numbers_of_the_table_and_escapes_the_rest(table: Report) -> None:
     text = table.html()
     page = Page(text)
     assert "<script" not in text
@@ -107,7 +107,7 @@ def test_a_page_shows_the_numbers_of_the_table_and_escapes_the_rest(table: Table
     assert '<tr class="failed">' in text
 
 
-def test_latex_has_tables_of_equal_rows_and_no_bare_marks(table: Table) -> None:
+def test_latex_has_tables_of_equal_rows_and_no_bare_marks(table: Report) -> None:
     text = table.latex()
     assert (
         text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == text.count("{tabular}") // 2
@@ -129,12 +129,12 @@ def test_latex_escapes_what_it_would_read() -> None:
 
 def test_a_long_table_may_break_over_pages(tmp_path: Path) -> None:
     trials = [synthetic.config(lambda_clip=round(0.01 * number, 2), seeds=1) for number in range(50)]
-    text = report.build(synthetic.describe(tmp_path, *trials)).table.latex()
+    text = report.build(synthetic.describe(tmp_path, *trials)).latex()
     assert "\\begin{longtable}" in text
     assert text.count("\nhopper-medium-v2") == 50
 
 
-def test_markdown_tables_have_equal_rows(table: Table) -> None:
+def test_markdown_tables_have_equal_rows(table: Report) -> None:
     blocks = re.findall(r"(?:^\|.*\|\n)+", table.markdown(), flags=re.MULTILINE)
     assert len(blocks) > 4
     for block in blocks:
@@ -142,7 +142,7 @@ def test_markdown_tables_have_equal_rows(table: Table) -> None:
     assert "Figure: figures/budget.png" in table.markdown()
 
 
-def test_csv_says_in_numbers_what_the_table_says(table: Table) -> None:
+def test_csv_says_in_numbers_what_the_table_says(table: Report) -> None:
     records = list(csv.DictReader(io.StringIO(table.csv())))
     assert [record["T"] if "T" in record else record["diffusion_steps"] for record in records] == ["5", "5", "15", "15"]
     row = records[0]
@@ -155,9 +155,9 @@ def test_csv_says_in_numbers_what_the_table_says(table: Table) -> None:
     assert records[3]["last"] == records[3]["violation_rate"] == ""
 
 
-def test_the_terminal_leaves_details_to_the_files(table: Table) -> None:
+def test_the_terminal_leaves_details_to_the_files(table: Report) -> None:
     console = Console(width=100, file=io.StringIO(), force_terminal=False)
-    console.print(table.terminal(100))
+    table.print(console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Probability of improvement" in text
     assert "Expected online performance" in text
@@ -167,17 +167,17 @@ def test_the_terminal_leaves_details_to_the_files(table: Table) -> None:
 
 def test_an_unfinished_sweep_has_every_format(tmp_path: Path) -> None:
     built = report.build(synthetic.describe(tmp_path, synthetic.config(), synthetic.config("walker2d-medium-v2")))
-    Page(built.table.html())
-    assert "2 trials: 2 not started." in built.table.html()
-    assert "\\begin{tabular}" in built.table.latex()
-    assert not built.table.pictures()
+    Page(built.html())
+    assert "2 trials: 2 not started." in built.html()
+    assert "\\begin{tabular}" in built.latex()
+    assert not built.drawn
 
 
 def test_many_lines_are_told_apart_by_the_first_setting_with_few_values(tmp_path: Path) -> None:
     trials = [synthetic.config(diffusion_steps=t, lambda_clip=c / 10, seeds=2) for t in (5, 15) for c in range(5)]
     for trial in trials:
         synthetic.write(tmp_path, trial)
-    figures = report.build(synthetic.describe(tmp_path, *trials)).table.figures
+    figures = report.build(synthetic.describe(tmp_path, *trials)).document.figures
     (picture,) = drawing.draw(next(figure for figure in figures if figure.name == "learning_curves")).svgs
     assert set(re.findall(r">(T=\d+)<", picture)) == {"T=5", "T=15"}
     assert "λ-clip=" not in picture
@@ -228,4 +228,4 @@ def test_a_sweep_of_a_thousand_trials_has_a_report(tmp_path: Path) -> None:
     built = report.build(synthetic.describe(tmp_path, *trials))
     assert len(built.write()) > 8
     assert "1000 trials: 1000 complete." in (tmp_path / "table.html").read_text("utf-8")
-    assert "More than 30 configurations of one domain are not compared across tasks" in built.table.markdown()
+    assert "More than 30 configurations of one domain are not compared across tasks" in built.markdown()

@@ -20,7 +20,7 @@ def test_paths_are_drawn_over_the_datas_between_the_walls(tmp_path: Path) -> Non
     x = np.stack([np.arange(20.0) / 5, np.where(numbers < 0, 1.0, np.nan)])
     folder.log_measures(synthetic.STEPS, umaze, {}, {"path": np.stack([numbers] * 2), "x": x, "y": 0 * x})
     found = report.build(synthetic.describe(tmp_path, umaze, robot))
-    (figure,) = (figure for figure in found.table.figures if figure.name == "paths")
+    (figure,) = (figure for figure in found.document.figures if figure.name == "paths")
     (panel,) = figure.panels
     assert "antmaze-umaze-v0" in panel.title
     axes = Canvas().add_subplot()
@@ -44,4 +44,4 @@ def test_no_paths_no_picture(tmp_path: Path) -> None:
     trial = synthetic.config("antmaze-umaze-v0", seeds=2)
     synthetic.write(tmp_path, trial)
     found = report.build(synthetic.describe(tmp_path, trial))
-    assert "paths" not in {figure.name for figure in found.table.figures}
+    assert "paths" not in {figure.name for figure in found.document.figures}

@@ -11,6 +11,7 @@ from trials import trial
 
 from diffcps import report
 from diffcps.files import write_json
+from diffcps.report.contents import Report
 from diffcps.runs.commands import full_length_command
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Axis, Plan
@@ -76,7 +77,7 @@ def test_importance_of_what_alone_matters(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def searched(tmp_path: Path) -> report.Report:
+def searched(tmp_path: Path) -> Report:
     """Three complete trials and one that is not, which does not count although its score is the highest."""
     points = (0.5, 0.1, 0.0), (0.25, 0.2, 9.0), (0.75, 0.05, 4.0)
     for clip, bound, lift in points:
@@ -87,7 +88,7 @@ def searched(tmp_path: Path) -> report.Report:
     return report.build(folder)
 
 
-def test_a_search_ends_with_its_answer(searched: report.Report) -> None:
+def test_a_search_ends_with_its_answer(searched: Report) -> None:
     said, command = searched.answer
     assert all(fact in said for fact in ("hopper-medium-v2", "λ-clip=0.25", "κ=0.2", "3 complete trials"))
     assert "lambda_clip=0.25" in command
@@ -95,7 +96,7 @@ def test_a_search_ends_with_its_answer(searched: report.Report) -> None:
     assert all(fact in text for fact in ("λ-clip=0.25", "90 %", "10 %", "lambda_clip=0.25", "last score"))
 
 
-def test_the_score_is_drawn_along_each_axis(searched: report.Report) -> None:
+def test_the_score_is_drawn_along_each_axis(searched: Report) -> None:
     for axis in ("lambda_clip", "target_kl"):
         assert len(searched.picture(f"search_{axis}").png) > 1000
 

@@ -138,7 +138,7 @@ def test_a_critics_value_orders_only_what_has_its_unit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="differ in algorithm"):
         selection.candidates(sweep, "critic")
     assert any(text.startswith("critic of bandit-corners") for text in selection.left_out(sweep))
-    assert "critic" not in [name for _, name, _ in selection.judged(sweep)]
+    assert "critic" not in [name for _, name, _ in selection.agreements(sweep)]
 
 
 def test_kept_policies_of_earlier_evaluations_are_candidates(tmp_path: Path) -> None:

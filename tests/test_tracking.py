@@ -302,8 +302,8 @@ def test_reconciling_builds_everything_from_the_folder_and_changes_nothing_the_s
     assert len(members) == 6
     done = trials["hopper-medium-v2"]
     (top,) = by_task(tracker, "sweep").values()
-    assert done.data.metrics["score"] == pytest.approx(report.build(sweep).table.rows[0].last.mean)  # type: ignore[union-attr]
-    assert done.data.metrics["score_best"] == pytest.approx(report.build(sweep).table.rows[0].best.mean)  # type: ignore[union-attr]
+    assert done.data.metrics["score"] == pytest.approx(report.build(sweep).rows[0].last.mean)  # type: ignore[union-attr]
+    assert done.data.metrics["score_best"] == pytest.approx(report.build(sweep).rows[0].best.mean)  # type: ignore[union-attr]
     assert "| hopper-medium-v2 |" in top.data.tags["mlflow.note.content"]
     assert top.info.status == "KILLED"
     assert top.data.tags["command"] == "tune/sweep_d4rl.py --steps 400"

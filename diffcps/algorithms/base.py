@@ -331,7 +331,7 @@ class Algorithm(Generic[S]):
         if self.edge:
             limit = (1.0 - self.edge) * self.batch_bound
             actions = actions.clamp(-limit, limit)
-        transform = getattr(self.config, "reward_transform", "none")
+        transform: Any = getattr(self.config, "reward_transform", "none")
         return replace(data, actions=actions, rewards=rewards.transformed(transform, data))
 
     def observed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:

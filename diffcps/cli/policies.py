@@ -1,7 +1,6 @@
 """`diffcps evaluate` and `diffcps export`, and how they find a policy: a run folder, its key, an export, an MLflow model."""
 
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffcps.config import Actor, Physics
 from diffcps.errors import UserError
+from diffcps.files import finite
 from diffcps.runs.flags import Maybe
 from diffcps.runs.folder import RunFolder
 from diffcps.text import say
@@ -256,10 +256,5 @@ def to_json(policy: "SavedPolicy", results: "EpisodeResults") -> dict[str, objec
     known: dict[str, object] = {"task": card.run.task, "key": card.key, "member": card.member, "step": card.step}
     known |= {"seed": card.seed, "episodes": len(results.returns)}
     for name, values in results.summary().items():
-        known[name] = {statistic: _finite(value) for statistic, value in values.items()}
-    return known | {"returns": [_finite(value) for value in results.returns.tolist()]}
-
-
-def _finite(value: float) -> float | None:
-    """The value, or `None`, because JSON has no NaN."""
-    return value if math.isfinite(value) else None
+        known[name] = {statistic: finite(value) for statistic, value in values.items()}
+    return known | {"returns": [finite(value) for value in results.returns.tolist()]}

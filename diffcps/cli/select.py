@@ -50,7 +50,7 @@ class Select:
         if self.by is None:
             if self.register:
                 raise UserError("--register needs --by CRITERION: without one nothing is chosen.")
-            if not selection.judged(sweep):
+            if not selection.agreements(sweep):
                 known = ", ".join(selection.available(sweep)) or "none"
                 say(console, "No two policies of a task have scores, so criteria cannot be compared.")
                 say(console, f"--by CRITERION orders the policies by one of those that this sweep has: {known}.")

@@ -46,7 +46,7 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
     # a file may be packed again without a change of content, so another sha256 proves nothing; but the text mentions it
     packed = " The published sha256 is another one." if task.d4rl_file in KNOWN_SHA256 else ""
     rows, published_rows = len(observations), task.rows
-    counts = f"{_grouped(rows)} rows, D4RL's file has about {_grouped(published_rows)}"
+    counts = f"{rows:,} rows, D4RL's file has about {published_rows:,}"
     enough = abs(rows - published_rows) <= ROW_TOLERANCE * published_rows
     statistics = paper.observation_statistics().get(task.name)
     if statistics is None:
@@ -75,10 +75,6 @@ def judge(task: Task, sha256: str, observations: FloatArray) -> tuple[Provenance
         f"Agrees with D4RL's data: mean and standard deviation of all {len(mean)} observation dimensions are the "
         f"published ones within {largest:.2%} ({counts}).{packed}"
     )
-
-
-def _grouped(number: int) -> str:
-    return f"{number:_}".replace("_", " ")
 
 
 def _moments(observations: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffcps import algorithms
 from diffcps.config import RunConfig
 from diffcps.deploy.saved import Card, SavedPolicy
 from diffcps.errors import UserError
+from diffcps.files import finite
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
 
@@ -63,7 +63,7 @@ def members(
                 observation_size=task.observation_size,
                 action_size=task.action_size,
                 max_action=task.max_action,
-                score=_score(score),
+                score=finite(score),
                 dataset=_facts(environment),
                 versions=environment.get("versions", {}),
                 git_commit=environment.get("git_commit", "unknown"),
@@ -129,11 +129,6 @@ def _best(folder: RunFolder, state: Mapping[str, Any], number: int) -> tuple[int
     if not kept["step"][number]:
         raise UserError(f"{folder.path}: no evaluation of member {number} has a score; its networks have diverged.")
     return int(kept["step"][number]), float(kept["score"][number])
-
-
-def _score(value: float) -> float | None:
-    """The score, or ``None`` for a diverged policy, because JSON has no NaN."""
-    return float(value) if np.isfinite(value) else None
 
 
 def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Standing(NamedTuple):
 
 
 def verdict(found: Sequence[Standing], seeds: int) -> str:
-    """Who is ahead of at least two; clearly so where its interval lies above another's.
+    """Who is ahead of at least two; clearly so where its interval is above another's.
 
     Of few seeds an interval is too narrow to say so.
     """
@@ -72,7 +72,7 @@ def verdict(found: Sequence[Standing], seeds: int) -> str:
 
 
 def clear(found: Sequence[Standing], seeds: int) -> str | None:
-    """The algorithm whose interval lies above all others; ``None`` if there is none."""
+    """The algorithm with an interval above all others; ``None`` if there is none."""
     top, *others = sorted(found, key=lambda one: -one.mean)
     return top.name if seeds >= ENOUGH_SEEDS and all(top.low > other.high for other in others) else None
 
@@ -109,7 +109,7 @@ class SideBySide:
 
 
 def side_by_side(table: Sequence[Row]) -> list[SideBySide]:
-    """The tasks with several methods and one trial of each. Several trials of one would have to be chosen between."""
+    """The tasks with several methods and one trial of each. With several trials of a method it is not clear which to show."""
     found: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in table:
         key = row.trial.task.name, row.data, row.trial.config.physics
@@ -179,24 +179,24 @@ def _cell(row: Row | None, reading: tuple[str, Reading], narrow: bool) -> str:
 
 def _ahead(found: Sequence[SideBySide], groups: Sequence[Group]) -> tuple[Block, ...]:
     """A paragraph on all tasks and on each domain by its IQM, then a line on each task."""
-    judged = [item for item in found if item.verdict]
-    said = [*([_over_tasks(judged)] if len(judged) > 1 else []), *_by_domain(groups)]
-    return (Prose((" ".join(said),) if said else ()), Bullets(tuple(item.verdict for item in judged)))
+    shown = [item for item in found if item.verdict]
+    said = [*([_over_tasks(shown)] if len(shown) > 1 else []), *_by_domain(groups)]
+    return (Prose((" ".join(said),) if said else ()), Bullets(tuple(item.verdict for item in shown)))
 
 
-def _over_tasks(judged: Sequence[SideBySide]) -> str:
+def _over_tasks(found: Sequence[SideBySide]) -> str:
     """On how many tasks each algorithm is clear of all others."""
     wins: dict[str, list[str]] = {}
-    for item in judged:
+    for item in found:
         if (name := clear(item.standings, item.seeds)) is not None:
             wins.setdefault(name, []).append(item.task)
     if not wins:
-        return f"On none of {len(judged)} tasks is an algorithm clear of all others."
+        return f"On none of {len(found)} tasks is an algorithm clear of all others."
     each = [
         f"{name} on {len(on)} ({listed(on, _NAMED)})" for name, on in sorted(wins.items(), key=lambda won: -len(won[1]))
     ]
-    none = len(judged) - sum(map(len, wins.values()))
-    return f"Of {len(judged)} tasks, clear of all others: {'; '.join(each)}{f'; nobody on {none}' if none else ''}."
+    none = len(found) - sum(map(len, wins.values()))
+    return f"Of {len(found)} tasks, clear of all others: {'; '.join(each)}{f'; nobody on {none}' if none else ''}."
 
 
 def _by_domain(groups: Sequence[Group]) -> list[str]:

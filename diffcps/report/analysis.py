@@ -22,11 +22,11 @@ from diffcps.runs import trials
 from diffcps.runs.joined import joined
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
-from diffcps.text import worded
+from diffcps.text import is_number, worded
 from diffcps.training.measures import MEASURES
 
 NEWEST = 10
-"""Evaluations whose mean stands beside the last score."""
+"""Newest evaluations that are averaged for the column beside the last score."""
 
 
 class Score(NamedTuple):
@@ -120,7 +120,7 @@ class Row:
 
     @property
     def one(self) -> Score | None:
-        """The last score with a single candidate: that of the own rule where it is one, ``None`` where it is not measured."""
+        """The last score with a single candidate, as the trial's own rule has or as measured; ``None`` without either."""
         own = self.trial.values("evaluation.candidates") == (1,)
         return self.last if own else next((s for way, s in self.ways.items() if str(way) == ways.ONE), None)
 
@@ -162,7 +162,7 @@ def varying(table: Sequence[Row]) -> list[str]:
 
 
 def compares(table: Sequence[Row]) -> bool:
-    """Whether rows are of several methods, one trial of each for a task, which have their published scores side by side."""
+    """Whether the table compares several methods with one trial per task, so that published scores can be shown beside them."""
     shared = [(row.trial.task.name, row.data, row.trial.config.physics) for row in table]
     names = [row.trial.config.method for row in table]
     return len(set(names)) > 1 and len(set(zip(shared, names, strict=True))) == len(table)
@@ -255,7 +255,8 @@ def grids(table: Sequence[Row]) -> list[Grid]:
         first, second = names
         cells = {(_value(row, first), _value(row, second)): row for row in group}
         values = [sorted({point[i] for point in cells}, key=trials.ascending) for i in (0, 1)]
-        if len(cells) == len(group) == len(values[0]) * len(values[1]):
+        once = len(cells) == len(group)
+        if once and len(cells) == len(values[0]) * len(values[1]):
             found.append(Grid(task, (first, second), (tuple(values[0]), tuple(values[1])), cells))
     return found
 
@@ -267,7 +268,7 @@ def along(table: Sequence[Row]) -> dict[str, list[Line]]:
 
 
 def lines(table: Sequence[Row], name: str) -> list[Line]:
-    """The lines of each task along one setting; a line's rows agree in all others, or its slope would have two causes."""
+    """The lines of each task along one setting. The rows of a line agree in all other settings."""
     found = []
     for task, group in by_task(table).items():
         names = varying(group)
@@ -295,8 +296,7 @@ def _single(group: Sequence[Row], names: Sequence[str]) -> bool:
 
 
 def _numbers(group: Sequence[Row], name: str) -> bool:
-    values = [value for row in group for value in row.trial.values(name)]
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return all(is_number(value) for row in group for value in row.trial.values(name))
 
 
 def _one_frame(group: Sequence[Row]) -> bool:
@@ -316,6 +316,6 @@ def beside_paper(table: Sequence[Row]) -> list[Beside]:
             if row.trial.values("diffusion_steps") == (5,) and row.best and len(clips) == 1 and clips[0] in theirs:
                 points.append((clips[0], row, theirs[clips[0]]))
         points.sort(key=lambda point: point[0])
-        if len({point[0] for point in points}) == len(points) > 1:
+        if len(points) > 1 and len({clip for clip, *_ in points}) == len(points):
             found.append(Beside(task, tuple(points)))
     return found

@@ -86,9 +86,9 @@ class Comparison:
         return {name: pairs for name, pairs in found.items() if len(pairs) > 1}
 
 
-def difference(pairs: Sequence[Pair], kind: str = "last") -> Estimate:
-    """Mean over pairs of their mean difference, second minus first, with the stratified-bootstrap interval."""
-    found = [pair.differences(kind) for pair in pairs]
+def difference(pairs: Sequence[Pair]) -> Estimate:
+    """Mean over pairs of their mean difference of last scores, second minus first, with the stratified-bootstrap interval."""
+    found = [pair.differences() for pair in pairs]
     interval = stats.stratified_interval(found, stats.mean_of_means, np.random.default_rng(0))
     return Estimate(float(stats.mean_of_means(found)), *interval)
 

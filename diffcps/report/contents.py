@@ -4,24 +4,26 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
-from rich.console import RenderableType
+from rich.console import Console
 
+from diffcps.files import save
 from diffcps.report import acting, actions, algorithms, drawing, figures, notes, paths, search, tables
 from diffcps.report.across import MOST, Budget, Group, budgets, comparable, families, groups
 from diffcps.report.analysis import Grid, Row, along, beside_paper, grids, quantities, rows, symbol
-from diffcps.report.document import Block, Bullets, Document, Figure, Prose, Section, Sheet
+from diffcps.report.document import Block, Bullets, Document, Figure, Picture, Prose, Section, Sheet, Text, part
 from diffcps.report.records import table_csv
 from diffcps.report.tables import main_columns
-from diffcps.report.writers import html, latex, markdown, screen
+from diffcps.report.writers import html, latex, markdown, screen, section
 from diffcps.runs.criteria import SCORE
 from diffcps.runs.read import Sweep
 from diffcps.training.measures import MEASURES
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """Rows, groups, grids and budgets of a sweep, from which every format is made."""
+class Report:
+    """The report on one sweep: rows, groups, grids and budgets, from which every format is made."""
 
     sweep: Sweep
     rows: list[Row]
@@ -31,10 +33,10 @@ class Table:
     budgets: list[Budget]
 
     @classmethod
-    def of(cls, sweep: Sweep) -> "Table":
+    def of(cls, sweep: Sweep) -> "Report":
         """Compute the numbers of a sweep."""
         table = rows(sweep)
-        # of a search that goes by something else, the highest score is not what it would choose
+        # a search by another objective would not choose the highest score
         by_score = sweep.plan is None or sweep.plan.objective == SCORE
         return cls(sweep, table, groups=groups(table), grids=grids(table), budgets=budgets(table) if by_score else [])
 
@@ -43,15 +45,20 @@ class Table:
         """Groups of several tasks. A search has none: its trials share no configuration."""
         return [] if self.sweep.is_search else [group for group in self.groups if len(group.rows) > 1]
 
+    @property
+    def answer(self) -> list[str]:
+        """Of a search: the best configuration of each task, and the command that runs it at full length, a line each."""
+        return search.answer(self.sweep, self.rows) if self.sweep.is_search else []
+
     @cached_property
     def document(self) -> Document:
         """The whole report, for files."""
         return contents(self)
 
-    @property
-    def figures(self) -> Sequence[Figure]:
-        """Every figure of the report."""
-        return self.document.figures
+    @cached_property
+    def drawn(self) -> dict[str, drawing.Drawn]:
+        """Every figure by its name, drawn once for the page and for the folder."""
+        return drawing.drawn(self.document.figures)
 
     def markdown(self) -> str:
         """The whole report as Markdown."""
@@ -69,62 +76,77 @@ class Table:
         """One row a trial, plain numbers."""
         return table_csv(self.rows)
 
-    def terminal(self, width: int = 120) -> RenderableType:
-        """The report for a console ``width`` columns wide."""
-        return screen(contents(self, narrow=True), width)
+    def write(self) -> list[Path]:
+        """Write ``report.FILES`` into the sweep's folder; returns the paths of all files.
 
-    def pictures(self) -> dict[str, bytes]:
-        """File name -> PNG of each figure."""
-        return {f"{name}.png": drawn.png for name, drawn in self.drawn.items()}
+        Files are written atomically. Raises ``UserError`` if the folder cannot be written.
+        """
+        texts = {"md": self.markdown(), "csv": self.csv(), "tex": self.latex(), "html": self.html()}
+        files = {f"table.{ending}": text.encode() for ending, text in texts.items()}
+        return save(self.sweep.folder, files | {f"figures/{name}.png": one.png for name, one in self.drawn.items()})
 
-    @cached_property
-    def drawn(self) -> dict[str, drawing.Drawn]:
-        """Every figure by its name, drawn once for the page and for the folder."""
-        return drawing.drawn(self.figures)
+    def print(self, console: Console) -> None:
+        """Print the report on a console, as wide as it is."""
+        console.print(screen(contents(self, narrow=True), console.width))
+
+    def text(self, title: str = "") -> Text:
+        """One section for a notebook, without its figures; by default the main table.
+
+        Raises ``UserError`` listing the available sections if ``title`` is unknown.
+        """
+        found = part({one.title: one for one in self.document.sections}, title, "the report", "section")
+        return Text("\n\n".join(section(found)))
+
+    def picture(self, name: str) -> Picture:
+        """One figure for a notebook by the name of its file, such as ``learning_curves``.
+
+        Raises ``UserError`` listing the available figures if ``name`` is unknown.
+        """
+        return Picture(name, part(self.drawn, name, "the report", "figure").png)
 
 
-def contents(table: Table, narrow: bool = False) -> Document:
-    """The whole report on a sweep. ``narrow`` is for a terminal: intervals stand under their scores, details are left out."""
-    curves = figures.over_time(table.rows)
+def contents(report: Report, narrow: bool = False) -> Document:
+    """The whole report on a sweep. ``narrow`` is for a terminal: intervals are under their scores, details are left out."""
+    curves = figures.over_time(report.rows)
     sections = [
-        *_summary(table, narrow),
-        *search.sections(table.sweep, table.rows),
-        *([] if table.sweep.is_search else algorithms.sections(table.rows, table.groups, narrow)),
-        *acting.sections(table.rows),
-        *_measures(table.rows),
+        *_summary(report, narrow),
+        *search.sections(report.sweep, report.rows),
+        *([] if report.sweep.is_search else algorithms.sections(report.rows, report.groups, narrow)),
+        *acting.sections(report.rows),
+        *_measures(report.rows),
         *_sections(curves[:1]),
-        *_sections([drawn for drawn in (actions.picture(table.rows), paths.picture(table.rows)) if drawn]),
-        *_configurations(table),
-        *_budget(table.budgets),
+        *_sections([drawn for drawn in (actions.picture(report.rows), paths.picture(report.rows)) if drawn]),
+        *_configurations(report),
+        *_budget(report.budgets),
         *_sections(curves[1:]),
-        *_circumstances(table.sweep),
-        *([] if narrow else _details(table.rows)),
+        *_circumstances(report.sweep),
+        *([] if narrow else _details(report.rows)),
     ]
-    return Document(table.sweep.name, tuple(section for section in sections if _said(section)))
+    return Document(report.sweep.name, tuple(section for section in sections if _said(section)))
 
 
 def _sections(figures: Sequence[Figure]) -> list[Section]:
     return [Section(figure.title, (figure,)) for figure in figures]
 
 
-def _summary(table: Table, narrow: bool) -> Iterator[Section]:
+def _summary(report: Report, narrow: bool) -> Iterator[Section]:
     """The main table, averages, failures and notes."""
-    yield Section("", (Prose((notes.progress(table.sweep),)), *_main(table.rows, narrow)))
-    if table.averages:
-        yield Section("Averages over complete tasks", (tables.averages(table.averages),))
-    yield Section("What went wrong", (Bullets(tuple(notes.troubles(table.sweep)), trouble=True),))
-    yield Section("Notes", (Prose(tuple(notes.footnotes(table.rows))),))
+    yield Section("", (Prose((notes.progress(report.sweep),)), *_main(report.rows, narrow)))
+    if report.averages:
+        yield Section("Averages over complete tasks", (tables.averages(report.averages),))
+    yield Section("What went wrong", (Bullets(tuple(notes.troubles(report.sweep)), trouble=True),))
+    yield Section("Notes", (Prose(tuple(notes.footnotes(report.rows))),))
 
 
-def _configurations(table: Table) -> Iterator[Section]:
+def _configurations(report: Report) -> Iterator[Section]:
     """Comparisons between configurations; the trials of a search have only their grids."""
-    if not table.sweep.is_search:
-        yield from _across(table.groups)
-    for item in table.grids:
-        names = " and ".join(symbol(name, table.rows) for name in item.names)
+    if not report.sweep.is_search:
+        yield from _across(report.groups)
+    for item in report.grids:
+        names = " and ".join(symbol(name, report.rows) for name in item.names)
         yield Section(f"{item.task}: last score over {names}", (tables.grid(item),))
-    if not table.sweep.is_search:
-        yield from _sensitivity(table.rows)
+    if not report.sweep.is_search:
+        yield from _sensitivity(report.rows)
 
 
 def _budget(found: Sequence[Budget]) -> Iterator[Section]:
@@ -152,10 +174,10 @@ def _main(table: Sequence[Row], narrow: bool) -> list[Block]:
     first = [row for row in table if not row.trial.task.second_version]
     other = "AntMaze v2: data and goals differ from v0, scores are not comparable" if first else ""
     found: list[Block] = []
-    for part, title in (first, ""), (second, other):
-        if part:
-            states = tuple(row.trial.state for row in part)
-            found.append(Sheet(tuple(main_columns(part, narrow)), states, title))
+    for own, title in (first, ""), (second, other):
+        if own:
+            states = tuple(row.trial.state for row in own)
+            found.append(Sheet(tuple(main_columns(own, narrow)), states, title))
     return found
 
 

@@ -1,7 +1,6 @@
 """Whether a trial did what its equations say: constraint, multiplier, critic's estimate."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,6 @@ from numpy.typing import NDArray
 
 from diffcps.algorithms.settings import REWARD_SCALES
 from diffcps.runs.trials import Trial
-from diffcps.text import duration
 
 
 class Diagnosis(NamedTuple):
@@ -37,8 +35,8 @@ class Diagnosis(NamedTuple):
 
 def diagnose(trial: Trial) -> Diagnosis:
     """The diagnosis of one trial in any state."""
-    steps, held, bounds = bounded(trial)
-    at, above = trial.metric("violation") if len(held) else (steps, held)
+    steps, values, bounds = bounded(trial)
+    at, above = trial.metric("violation") if len(values) else (steps, values)
     # C of a diverged seed is no number, and its violation a plain 0
     known = np.isin(at, steps)
     at, above = at[known], above[known]
@@ -47,7 +45,7 @@ def diagnose(trial: Trial) -> Diagnosis:
     return Diagnosis(
         behaviour_loss=trial.newest("behaviour_loss"),
         bound=float(bounds[-1].mean()) if len(bounds) else float("nan"),
-        ratio=float((held[-1] / bounds[-1]).mean()) if len(held) and (bounds[-1] > 0).all() else float("nan"),
+        ratio=float((values[-1] / bounds[-1]).mean()) if len(values) and (bounds[-1] > 0).all() else float("nan"),
         violations=float(above.mean()) if above.size else float("nan"),
         late_violations=float(late.mean()) if late.size else float("nan"),
         multiplier=trial.newest("lambda"),
@@ -65,9 +63,9 @@ def bounded(trial: Trial) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArr
     steps, multipliers = trial.metric("lambda")
     if not np.isfinite(multipliers).any():
         return np.zeros(0, dtype=np.int64), np.zeros((0, trial.seeds)), np.zeros((0, trial.seeds))
-    held, bounds = trial.metric("constraint")[1], trial.metric("target_kl")[1]
-    known = np.isfinite(held).all(axis=1) & np.isfinite(bounds).all(axis=1)
-    return steps[known], held[known], bounds[known]
+    values, bounds = trial.metric("constraint")[1], trial.metric("target_kl")[1]
+    known = np.isfinite(values).all(axis=1) & np.isfinite(bounds).all(axis=1)
+    return steps[known], values[known], bounds[known]
 
 
 def bounds_loss(trial: Trial) -> bool:
@@ -92,68 +90,3 @@ def discounted(trial: Trial) -> NDArray[np.float64]:
         rewards = scale * gained / np.maximum(length, 1.0) + shift
         found.append(rewards * (length if discount == 1.0 else (1.0 - discount**length) / (1.0 - discount)))
     return trial.evaluations.mean(found, trial.seeds)
-
-
-# Cost of trials: speed, wall time, device time, and where the time went.
-
-_TRIALS_SHOWN = 3
-"""Up to this many trials are listed one by one; otherwise the worst and the median are."""
-
-
-def rate(trial: Trial) -> float:
-    """``Trial.speed``; nan before the first step."""
-    return float("nan") if trial.speed is None else trial.speed
-
-
-def learner_share(trial: Trial) -> float:
-    """Learner time divided by the trial's wall time."""
-    seconds = trial.status.get("seconds", {})
-    return float(seconds["learning"] / wall(trial)) if wall(trial) > 0 else float("nan")
-
-
-def wall(trial: Trial) -> float:
-    """Seconds from the request for the trial to its end, over all attempts."""
-    return float(sum(trial.status.get("seconds", {}).values()))
-
-
-def device_time(trial: Trial) -> float:
-    """Seconds of gradient steps on the trial's device, without steps that were repeated after an interruption."""
-    return float(trial.status.get("seconds", {}).get("learning", 0.0))
-
-
-def summary(started: Sequence[Trial]) -> list[str]:
-    """Speed and time in a few lines; none before the first gradient step."""
-    rates = [rate(trial) for trial in started if np.isfinite(rate(trial))]
-    if not rates:
-        return []
-    timed = sorted((trial for trial in started if wall(trial) > 0), key=learner_share)
-    total = sum(wall(trial) for trial in timed)
-    lines = [
-        f"Speed: {_range(rates, '{:.3g}')} gradient steps per second, all seeds of a trial at once. All trials took "
-        f"{duration(total)}, of which {duration(sum(map(device_time, timed)))} were gradient steps."
-    ]
-    if len(timed) <= _TRIALS_SHOWN:
-        return lines + [f"Time of {trial.key}: {spent(trial)}." for trial in timed]
-    worst, median = timed[0], timed[(len(timed) - 1) // 2]
-    return [
-        *lines,
-        f"Time of the trial with the smallest share of learning, {worst.key}: {spent(worst)}.",
-        f"Time of the trial with the median share of learning: {spent(median)}.",
-    ]
-
-
-def spent(trial: Trial) -> str:
-    """Where a trial's time went, largest part first: ``learning 93 % of 512 s; evaluation 21 s, start 6 s, …``."""
-    seconds = {name: value for name, value in trial.status["seconds"].items() if name != "learning" and value >= 0.05}
-    others = [f"{name} {_brief(seconds[name])}" for name in sorted(seconds, key=lambda name: -seconds[name])]
-    share = f"learning {100 * learner_share(trial):.0f} % of {duration(wall(trial))}"
-    return share + (f"; {', '.join(others)}" if others else "")
-
-
-def _brief(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"

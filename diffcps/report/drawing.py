@@ -40,7 +40,7 @@ _PALETTE = (
 _EASY = 8
 """Lines with a band and a label of full size each; more are crowded."""
 _ROOM = 5
-"""Entries of a legend that leave a panel's lines in sight."""
+"""Most entries of a legend that does not hide the lines of its panel."""
 _PANEL = 4.2, 3.0
 """Width and height of a panel, inches."""
 
@@ -64,13 +64,13 @@ class Drawn(NamedTuple):
     png: bytes
     """All panels, up to three in a row."""
     svgs: tuple[str, ...]
-    """Each panel as an SVG element for a page, with ids that are unique in it; then the legend, if it has a place of its own."""
+    """Each panel as an SVG element with ids that are unique in a page; then the legend, if it has a place of its own."""
 
 
 def draw(figure: Figure) -> Drawn:
     """Both formats from one drawing of each panel: laying out lines and ticks takes as long as writing them.
 
-    A legend too long to leave a panel's lines in sight stands in a place of its own, once for all panels.
+    A legend that would hide the lines of a panel has a place of its own, once for all panels.
     """
     tiles, found = [], []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": figure.name}):

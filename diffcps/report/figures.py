@@ -22,8 +22,8 @@ _MOST_POINTS = 200
 """Points of a line; a panel cannot show more."""
 _FEWER_POINTS = 50
 """The same in a panel with many lines."""
-_WIDE = 20.0
-"""From this ratio of the largest to the smallest value on, an axis of a setting is logarithmic."""
+WIDE = 20.0
+"""Ratio of the largest to the smallest value of a setting from which on its axis is logarithmic."""
 _LEAST = 0.05
 """Smallest height of the axis of λ, relative to λ."""
 FAINT: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0, "color": INK, "alpha": 0.55}
@@ -112,7 +112,7 @@ def over_time(table: Sequence[Row]) -> list[Figure]:
             title="Constraint",
             caption="The quantity that κ bounds, where it is not the online policy's behaviour loss; dashed: κ.",
             y_label="constraint",
-            read=_held,
+            read=_constraint,
             references=_limits,
         ),
         _Curves(
@@ -261,7 +261,7 @@ def _behaviour_loss(trial: Trial) -> Series:
     return Series(*trial.metric("behaviour_loss"))
 
 
-def _held(trial: Trial) -> Series:
+def _constraint(trial: Trial) -> Series:
     return Series(*bounded(trial)[:2])
 
 
@@ -338,7 +338,7 @@ def _thinned(
 
 def _along(axes: Axes, lines: Sequence[tuple[str, str, Points]]) -> None:
     everywhere = [value for *_, points in lines for value, _ in points]
-    wide = min(everywhere) > 0 and max(everywhere) >= _WIDE * min(everywhere)
+    wide = min(everywhere) > 0 and max(everywhere) >= WIDE * min(everywhere)
     if wide:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")

@@ -18,15 +18,8 @@ from diffcps.text import Column
 
 READINGS = "last", "one", "newest", "best"
 """Ways to read a score off a run that published columns are compared under."""
-_QUOTED = {
-    "cql": "CQL", "idql": "IDQL-A", "qgpo": "QGPO", "sfbc": "SfBC", "dql": "Diffusion-QL", "iql": "IQL",
-}  # fmt: skip
-"""Algorithm -> its column in Table 1 of the DiffCPS paper, which quotes it."""
-_PLANNERS = {"Decision Diffuser": "DD", "Diffuser": "Diffuser"}
-"""Planners of trajectories, which are not trained here -> their columns there."""
-_QUOTE = "as Table 1 of the DiffCPS paper quotes it"
-_SOURCE = "arXiv 2310.05333, Table 1"
-_PRINTED = "printed as v2; AntMaze as v0"
+_NOT_TRAINED = ""
+"""The algorithm of columns of planners of trajectories, which are not trained here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +45,23 @@ class PublishedColumn:
 
 @functools.cache
 def columns(algorithm: str) -> tuple[PublishedColumn, ...]:
-    """Those of an algorithm; of several with one reading the first stands beside its runs."""
-    found = []
-    for line in paper.rows("published_columns"):
-        if line["algorithm"] == algorithm:
-            scores = {
-                row["task"]: (row["score"], row["std"])
-                for row in paper.rows("published_scores")
-                if row["column"] == line["column"]
-            }
-            names = "name", "reading", "protocol", "version", "source"
-            found.append(PublishedColumn(**{name: line[name] for name in names}, scores=scores))
-    return (*found, *([_quoted(_QUOTED[algorithm], _QUOTED[algorithm])] if algorithm in _QUOTED else []))
+    """Published columns of an algorithm; the first with a given reading is shown beside its runs."""
+    names = "name", "reading", "protocol", "version", "source"
+    return tuple(
+        PublishedColumn(**{name: line[name] for name in names}, scores=_scores(line["column"]))
+        for line in paper.rows("published_columns")
+        if line["algorithm"] == algorithm
+    )
 
 
-def _quoted(name: str, title: str) -> PublishedColumn:
-    """A column of Table 1 of the DiffCPS paper."""
-    scores = {row["task"]: (row[title], "") for row in paper.rows("table1") if row[title]}
-    return PublishedColumn(name=name, reading="other", protocol=_QUOTE, version=_PRINTED, source=_SOURCE, scores=scores)
+def _scores(column: str) -> dict[str, tuple[str, str]]:
+    """Task -> score and spread of a column; ``table1:X`` is the column X of the DiffCPS paper's Table 1."""
+    table, _, quoted = column.partition(":")
+    if quoted:
+        return {row["task"]: (row[quoted], "") for row in paper.rows(table) if row[quoted]}
+    return {
+        row["task"]: (row["score"], row["std"]) for row in paper.rows("published_scores") if row["column"] == column
+    }
 
 
 def comparable(trial: Trial) -> bool:
@@ -106,7 +98,7 @@ def record(row: Row) -> dict[str, str]:
 
 
 def legend(table: Sequence[Row], readings: Mapping[str, str]) -> list[str]:
-    """What the scores in parentheses are, a line for each reading, then where the literature's columns mislead.
+    """What the scores in parentheses are, a line for each reading, then warnings on misleading columns.
 
     ``readings`` are those shown -> their titles.
     """
@@ -123,7 +115,7 @@ def legend(table: Sequence[Row], readings: Mapping[str, str]) -> list[str]:
 
 
 def _warnings(shown: Sequence[Row]) -> list[str]:
-    """Where columns of the literature do not say what they seem to, of these algorithms on these domains."""
+    """Warnings on misleading columns of these algorithms on these domains."""
     pairs = {(row.trial.config.algorithm, row.trial.task.benchmark) for row in shown}
     return [
         line["warning"]
@@ -133,7 +125,7 @@ def _warnings(shown: Sequence[Row]) -> list[str]:
 
 
 def _left_out(table: Sequence[Row]) -> Iterator[str]:
-    """Tasks outside the paper whose published scores are left out; the table's notes have those of the paper."""
+    """Why published scores of tasks outside the paper are left out; the notes of the table say it for the paper's tasks."""
     reasons: dict[str, dict[str, None]] = {}
     for row in table:
         trial = row.trial
@@ -169,9 +161,7 @@ def _sheet(domain: str, rows: Sequence[Row]) -> Sheet:
         own = {row.trial.task.name: row for row in rows if row.trial.config.algorithm == algorithm}
         lines.append((algorithm, "this sweep: last", "", [score(own[t].last) if t in own else "–" for t in tasks]))
         lines += [(algorithm, *_line(column, tasks)) for column in columns(algorithm) if _has(column, tasks)]
-    for name, title in _PLANNERS.items():
-        if _has(column := _quoted(name, title), tasks):
-            lines.append(("–", *_line(column, tasks)))
+    lines += [("–", *_line(column, tasks)) for column in columns(_NOT_TRAINED) if _has(column, tasks)]
     parts = [
         Column("algorithm", [line[0] for line in lines], right=False),
         Column("run and protocol", [line[1] for line in lines], right=False),

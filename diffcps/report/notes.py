@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffcps.report import diagnostics
+from diffcps.report import cost
 from diffcps.report.analysis import NEWEST, Row, compares
 from diffcps.report.paper import (
     OTHER_DATA,
@@ -92,7 +92,7 @@ def _foreign(trial: Trial) -> bool:
 
 
 def _recorded(table: Sequence[Row]) -> list[str]:
-    """Tasks that are made from Minari's data sets, and tasks whose scores are not normalised."""
+    """Tasks that are made from Minari's data sets, and tasks with scores that are not normalised."""
     tasks = {row.trial.task.name: row.trial.task for row in table}
     sets = [
         f"{name} ({task.definition.minari_id}, environment {task.environment.id})"
@@ -165,7 +165,7 @@ def provenance(sweep: Sweep) -> list[str]:
     ]
     for trial in started:
         facts += [(f"Earlier attempt of {trial.key}", _attempt(old)) for old in trial.environment.get("earlier", ())]
-    return [*diagnostics.summary(started), *(f"{name}: {value}" for name, value in facts)]
+    return [*cost.summary(started), *(f"{name}: {value}" for name, value in facts)]
 
 
 def _attempt(environment: Mapping[str, Any]) -> str:
@@ -182,11 +182,11 @@ def deviations(sweep: Sweep) -> list[str]:
         if trial.config.profile != "official":
             by_kind[f"Profile {trial.config.profile} instead of the paper's settings"][task.name] = None
         if changes := trial.changes:
-            whose = "task" if trial.config.profile == "official" else "profile"
+            owner = "task" if trial.config.profile == "official" else "profile"
             who = f"{trial.config.algorithm} on {task.name}" if several else task.name
-            by_kind[f"Settings that differ from the {whose}'s, {', '.join(changes)}"][who] = None
+            by_kind[f"Settings that differ from the {owner}'s, {', '.join(changes)}"][who] = None
         if trial.config.steps < task.steps:
-            by_kind[f"Shorter than the task's {task.steps:_} gradient steps".replace("_", " ")][task.name] = None
+            by_kind[f"Shorter than the task's {task.steps:,} gradient steps"][task.name] = None
         if task.in_paper and trial.seeds != PAPER_SEEDS:
             by_kind[f"Number of seeds other than the paper's {PAPER_SEEDS}"][f"{task.name} {trial.seeds}"] = None
         if task.d4rl_file and trial.dataset and data_provenance(trial) == "other":

@@ -8,7 +8,7 @@ from diffcps.tasks import paper
 PUBLISHED = "DiffCPS", "Diffusion-QL", "QGPO", "IQL"
 """Columns of the paper's Table 1 that are shown."""
 UNVERIFIED = "†"
-"""Mark of a published number whose data set cannot be verified as D4RL's."""
+"""Mark of a published number beside a trial on data that cannot be verified as D4RL's."""
 OTHER_DATA, OTHER_ENVIRONMENT = "‡", "§"
 """Marks of a task with other data, or another evaluation environment, than the paper's."""
 PAPER_SEEDS = 5
@@ -21,7 +21,7 @@ class Published(NamedTuple):
     """Column of Table 1 -> the number as printed; empty if the row is not comparable."""
     mark: str = ""
     left_out: str = ""
-    """Why the numbers are left out of a row whose task is in the paper."""
+    """Why the numbers of a task of the paper are left out; empty if they are not."""
 
 
 def published(trial: Trial) -> Published:
@@ -62,7 +62,7 @@ def other_environment(trial: Trial) -> bool:
 
 
 def marks(trial: Trial) -> str:
-    """Marks of a task with D4RL's name whose data or environment are not the paper's; none before the trial has started."""
+    """Marks of a task with D4RL's name but other data or another environment than the paper's; none before the trial starts."""
     if trial.task.d4rl_file is None or not trial.dataset:
         return ""
     second = trial.task.second_version

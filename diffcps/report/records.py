@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffcps.report import diagnostics, literature
+from diffcps.report import cost, literature
 from diffcps.report.analysis import NEWEST, Row, Score, quantities, varying
 from diffcps.report.paper import OTHER_DATA, OTHER_ENVIRONMENT, PUBLISHED, marks
 from diffcps.runs.trials import symbols
@@ -80,10 +80,10 @@ def _record(row: Row) -> dict[str, Any]:
         "return": found.returned,
         **{f"published_{name}": row.published.values.get(name) for name in (*PUBLISHED, "DiffCPS_std")},
         "published_protocol": "DiffCPS: best of its evaluations" if row.published.values else None,
-        "steps_per_second": diagnostics.rate(trial),
-        "learner_share": diagnostics.learner_share(trial),
-        "wall_seconds": diagnostics.wall(trial),
-        "device_seconds": diagnostics.device_time(trial),
+        "steps_per_second": cost.rate(trial),
+        "learner_share": cost.learner_share(trial),
+        "wall_seconds": cost.wall(trial),
+        "device_seconds": cost.device_time(trial),
         "device": trial.environment.get("device"),
         "git_commit": trial.environment.get("git_commit"),
         "error": trial.trouble or None,

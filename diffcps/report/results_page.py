@@ -54,7 +54,7 @@ def told_apart(scores: pd.DataFrame) -> pd.DataFrame:
     """The frame with data sets and methods named so that each pair of them has one trial, methods in a fixed order.
 
     A task with several data sets or physics is named with them, a method with the settings in which its policies on a task
-    differ. Of trials that differ in nothing that changes a policy the one with most seeds stays, or the newest of them.
+    differ. Of trials with the same policies, the one with most seeds (or the newest) is kept.
     """
     scores = scores.assign(settings=scores["settings"].astype(str).map(_of_policy))
     for task, own in scores.groupby("task", sort=False):
@@ -87,7 +87,7 @@ def _of_policy(settings: str) -> str:
 
 
 def _most(keys: "pd.Series[str]") -> str:
-    """The one that is there most often, the last of several."""
+    """The most frequent key; of several, the last."""
     counts = keys.value_counts()
     return str(next(key for key in reversed(keys.tolist()) if counts[key] == counts.max()))
 
@@ -160,7 +160,7 @@ def _averages(scores: pd.DataFrame) -> Iterator[Section]:
     if tables:
         said = (
             "Interquartile mean of the last scores of all seeds and data sets of a domain, with its stratified-bootstrap "
-            "interval, and how far it lies above that of the first method on the data sets that both have."
+            "interval, and how far it is above that of the first method on the data sets that both have."
         )
         yield Section("Over data sets", (Prose((said,)), *tables))
 

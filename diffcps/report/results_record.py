@@ -1,7 +1,7 @@
 """A page of results from several sweeps, and the record that it is made from.
 
-The record is two CSV files beside the page, a line a policy and a line an evaluation of it. It stays when the run folders are
-gone: a page made again from other sweeps keeps what it had, and a trial that is given again replaces what was recorded of it.
+The record is two CSV files beside the page: a line for each policy, and a line for each of its evaluations. It does not need
+the run folders: a page that is made again from other sweeps keeps what it had. A trial that is read again replaces its record.
 """
 
 import io
@@ -36,7 +36,6 @@ _NUMBERS = (
 )  # fmt: skip
 _COLUMNS = *_WORDS, *_NUMBERS
 _EVALUATED = "key", "seed", "step", "score"
-_STUDENT = "actor=student"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ class ResultsRecord:
 
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> "ResultsRecord":
-        """Of trials that are ``whole``. Of a trial that is there twice, the later one counts."""
+        """The record of ``whole`` trials. If a trial occurs twice, the later one counts."""
         once = {trial.key: trial for trial in trials}.values()
         scores = [record for trial in once for record in _policies(trial)]
         curves = [record for trial in once for record in _evaluations(trial)]
@@ -62,7 +61,7 @@ class ResultsRecord:
         return cls(_read(folder / SCORES, _COLUMNS), _read(folder / CURVES, _EVALUATED))
 
     def with_newer(self, other: "ResultsRecord") -> "ResultsRecord":
-        """Both; of a trial in both, what the other says."""
+        """Both records together. For a trial in both, the other one counts."""
         if self.scores.empty or other.scores.empty:
             return self if other.scores.empty else other
         fresh = set(other.scores["key"])
@@ -81,7 +80,7 @@ class ResultsRecord:
 
 
 def whole(sweep: Sweep) -> list[Trial]:
-    """The complete trials of a sweep that were evaluated and whose data are known; see ``joined``."""
+    """The complete trials of a sweep that have evaluations and known data; see ``joined``."""
     known = [trial for trial in joined(sweep.trials) if trial.state == "complete" and len(trial.scores)]
     return [trial for trial in known if trial.dataset.get("rows") and trial.dataset.get("checksum")]
 
@@ -91,7 +90,7 @@ def _policies(trial: Trial) -> list[dict[str, Any]]:
     row, config = Row(trial), trial.config
     scores = {kind: seed_scores(trial, kind) for kind in ("last", "newest", "best")}
     alone = trial.values("evaluation.candidates") == (1,)
-    scores |= {"one": scores["last"] if alone else _by(row, ways.ONE), "student": _by(row, _STUDENT)}
+    scores |= {"one": scores["last"] if alone else _by(row, ways.ONE), "student": _by(row, str(ways.STUDENT))}
     scores |= {"moved": _moved(trial)}
     common = {
         "key": trial.key,
@@ -122,7 +121,7 @@ def _policies(trial: Trial) -> list[dict[str, Any]]:
 
 
 def command(trial: Trial) -> str:
-    """The command that trains a trial again; of a pack whose members differ in settings, its first member."""
+    """The command that trains a trial again; where the members of a pack differ in settings, that of the first member."""
     config = trial.config
     every, episodes = config.evaluation.every, config.evaluation.episodes
     words = [full_length_command(config), f"--steps {config.steps} --seeds {trial.seeds}"]

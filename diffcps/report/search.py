@@ -9,15 +9,13 @@ from matplotlib.axes import Axes
 from diffcps.report.analysis import Row, Score, by_task, said
 from diffcps.report.document import Bullets, Figure, Panel, Prose, Section, Sheet
 from diffcps.report.drawing import colours
+from diffcps.report.figures import WIDE
 from diffcps.report.tables import score, score_interval
 from diffcps.runs.commands import full_length_command
 from diffcps.runs.criteria import CRITERIA, SCORE, newest
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.read import Sweep
-from diffcps.text import Column, counted, percent
-
-_WIDE = 20.0
-"""From this ratio of its ends on, an axis without a scale of its own is logarithmic."""
+from diffcps.text import Column, counted, is_number, percent
 
 
 def best(table: Sequence[Row], objective: str = SCORE) -> list[Row]:
@@ -151,11 +149,11 @@ def _figure(table: Sequence[Row], axis: Axis) -> Figure:
 
 def _points(axes: Axes, axis: Axis, points: Sequence[tuple[object, Score]]) -> None:
     (colour,) = colours(1)
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in points)
+    numbers = all(is_number(value) for value, _ in points)
     values = [value if numbers else str(value) for value, _ in points]
     scores = [score.mean for _, score in points]
     axes.plot(values, scores, color=colour, linestyle="none", marker="o", markersize=4, fillstyle="none")  # type: ignore[arg-type]
     top = max(range(len(scores)), key=lambda index: scores[index])
     axes.plot(values[top], scores[top], color=colour, linestyle="none", marker="o", markersize=6)  # type: ignore[arg-type]
-    if numbers and (axis.log or (axis.low is None and min(values) > 0 and max(values) > _WIDE * min(values))):  # type: ignore
+    if numbers and (axis.log or (axis.low is None and min(values) > 0 and max(values) > WIDE * min(values))):  # type: ignore
         axes.set_xscale("log")

@@ -18,8 +18,8 @@ from diffcps.text import Column, number, short
 
 FIRST = 1, 5
 """Numbers of policies that are tried in the environment, for the regret."""
-
-
+_MOST = 10
+"""Policies of a task in a table."""
 _WIDEST = 44
 """Characters of a policy's settings in a table, so that a terminal has room for its numbers."""
 
@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
     trial: Trial
     member: int
     step: int
-    """Of the evaluation that it is of: the last, or an earlier one whose policies are kept."""
+    """Gradient step of its evaluation: the last one, or an earlier one that the trial keeps the policies of."""
     value: float
     """Of the criterion, higher is better."""
     score: float
@@ -47,7 +47,7 @@ class Agreement(NamedTuple):
     high: float
     """95 % interval of it, over policies."""
     regrets: tuple[float, ...]
-    """For each of ``FIRST``: the best score less the best of so many that the criterion puts first."""
+    """For each number in ``FIRST``: the best score minus the best among so many policies that the criterion puts first."""
 
 
 def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
@@ -64,8 +64,8 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
     found = {task: policies for task, policies in found.items() if policies}
     if not found:
         how = " It is no number of these algorithms"
-        if criterion.needs and name == "fqe-error":
-            how = " It needs data that were held out in training: --hold-out 0.1 --measures fqe"
+        if criterion.held_out:
+            how = f" It needs data that were held out in training: --hold-out 0.1 --measures {criterion.needs}"
         elif criterion.needs:
             how = f" Measure them: diffcps measure {sweep.folder} {criterion.needs}"
         raise UserError(f"no complete trial of {sweep.name} has {criterion.column} ({criterion.says}).{how}.")
@@ -76,9 +76,10 @@ def candidates(sweep: Sweep, name: str) -> dict[str, list[Candidate]]:
             if len({candidate.trial.values(setting) for candidate in policies}) > 1
         ]
         if apart:
+            *others, last = (other for other in CRITERIA if other not in UNITS)
             raise UserError(
                 f"{name} of {task} cannot order these trials: they differ in {', '.join(apart)}, and its unit "
-                "differs with that. td, fqe and fqe-error can order them."
+                f"differs with that. {', '.join(others)} and {last} can order them."
             )
     return {task: sorted(policies, key=lambda candidate: -candidate.value) for task, policies in found.items()}
 
@@ -134,13 +135,13 @@ def verdict(found: Agreement | None) -> str:
     return f"Over {found.policies} policies it ranks better than chance ({evidence}); {below}."
 
 
-def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]:
+def ranking(own: Sequence[Candidate], name: str) -> list[Column]:
     """The first policies of one task by a criterion as a table."""
-    criterion, shown = CRITERIA[name], own[:most]
+    criterion, shown = CRITERIA[name], own[:_MOST]
     by_method: dict[str, list[Trial]] = defaultdict(list)
     for candidate in own:
         by_method[candidate.trial.config.method].append(candidate.trial)
-    # a method stands for all settings that its trials have in common
+    # the name of a method implies the settings that all its trials share
     names = {method: varying(trials) for method, trials in by_method.items()}
     settings = [said(c.trial, names[c.trial.config.method]) for c in shown]
     if len(by_method) > 1:
@@ -157,11 +158,11 @@ def ranking(own: Sequence[Candidate], name: str, most: int = 10) -> list[Column]
 
 
 def left_out(sweep: Sweep) -> list[str]:
-    """Why criteria that the sweep has cannot order its trials, a sentence each."""
+    """A sentence for each criterion of the sweep that cannot order its trials."""
     return _orders(sweep)[1]
 
 
-def judged(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
+def agreements(sweep: Sweep) -> list[tuple[str, str, Agreement]]:
     """Task, criterion and how well it ranks, for every criterion that can order the sweep's trials, task by task."""
     by_criterion, _ = _orders(sweep)
     rows = [
@@ -179,14 +180,14 @@ def _orders(sweep: Sweep) -> tuple[dict[str, dict[str, list[Candidate]]], list[s
     for name in available(sweep):
         try:
             orders[name] = candidates(sweep, name)
-        except UserError as error:  # it cannot order trials of unlike units
+        except UserError as error:  # it cannot order trials with different units
             reasons.append(str(error))
     return orders, reasons
 
 
 def comparison(sweep: Sweep) -> list[Column]:
-    """What ``judged`` gives, as a table."""
-    rows = judged(sweep)
+    """``agreements`` as a table."""
+    rows = agreements(sweep)
     return [
         Column("task", [task for task, _, _ in rows], right=False),
         Column("criterion", [name for _, name, _ in rows], right=False),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from diffcps import stats
-from diffcps.report import diagnostics
+from diffcps.report import cost
 from diffcps.report.across import Budget, Estimate, Group, improvements
 from diffcps.report.analysis import NEWEST, Beside, Grid, Row, Score, compares, said, setting, symbol, varying
 from diffcps.report.document import Sheet
@@ -25,9 +25,9 @@ def score_interval(value: Score | None) -> str:
     return "" if value is None else interval(value.low, value.high)
 
 
-def estimate(value: Estimate, digits: int = 1) -> str:
+def estimate(value: Estimate) -> str:
     """``92.0 [90.8, 93.1]``."""
-    return f"{number(value.value, digits)} {interval(value.low, value.high, digits)}".rstrip()
+    return f"{number(value.value)} {interval(value.low, value.high)}".rstrip()
 
 
 def measured(value: Score | None) -> str:
@@ -178,11 +178,11 @@ def costs(table: Sequence[Row]) -> Sheet:
     trials = [row.trial for row in table]
     columns = [
         Column("trial", [trial.key for trial in trials], right=False),
-        Column("steps per second", [number(diagnostics.rate(trial)) for trial in trials]),
-        Column("learner time / wall time", [number(diagnostics.learner_share(trial), 2) for trial in trials]),
-        Column("wall time", [duration(diagnostics.wall(trial)) for trial in trials]),
-        Column("device time", [duration(diagnostics.device_time(trial)) for trial in trials]),
-        Column("spent on", [diagnostics.spent(trial).partition("; ")[2] or "–" for trial in trials], right=False),
+        Column("steps per second", [number(cost.rate(trial)) for trial in trials]),
+        Column("learner time / wall time", [number(cost.learner_share(trial), 2) for trial in trials]),
+        Column("wall time", [duration(cost.wall(trial)) for trial in trials]),
+        Column("device time", [duration(cost.device_time(trial)) for trial in trials]),
+        Column("spent on", [cost.spent(trial).partition("; ")[2] or "–" for trial in trials], right=False),
         Column("device", [str(trial.environment.get("device", "–")) for trial in trials], right=False, liftable=True),
     ]
     return Sheet(tuple(columns), tuple(trial.state for trial in trials))
@@ -311,7 +311,7 @@ def _published(row: Row, name: str) -> str:
 
 def _steps(trial: Trial, narrow: bool) -> str:
     def said(count: int) -> str:
-        return short(count) if narrow else f"{count:_}".replace("_", " ")
+        return short(count) if narrow else f"{count:,}"
 
     step, steps = trial.step, trial.config.steps
     return said(steps) if step >= steps else f"{said(step)}{'/' if narrow else ' of '}{said(steps)}"

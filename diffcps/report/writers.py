@@ -116,7 +116,7 @@ def _anchor(title: str) -> str:
 
 
 def markdown(document: Document, pictures: bool = False) -> str:
-    """The whole report; ``pictures`` shows the figures, which must lie in ``figures/`` beside it, instead of naming them."""
+    """The whole report; ``pictures`` shows the figures, which must be in ``figures/`` beside it, instead of naming them."""
     parts = [f"# {document.title}"]
     for part in document.sections:
         parts += section(part, pictures)

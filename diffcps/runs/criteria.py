@@ -27,6 +27,8 @@ class Criterion:
     says: str
     needs: str = ""
     """The measure that gives it; empty for a metric of training."""
+    held_out: bool = False
+    """Whether it needs data that are held out of training."""
     less: str = ""
     """Another metric that is taken from it; empty for none."""
     moved_by: tuple[str, ...] = ()
@@ -42,7 +44,7 @@ CRITERIA = {
     "fqe": Criterion("fqe_value", 1, "fitted Q evaluation at first states", needs="fqe"),
     "critic": Criterion("critic_value", 1, "the policy's own critic at first states", needs="critic"),
     "td": Criterion("critic_error", -1, "TD error of its critic, on held-out data if there are any", needs="critic"),
-    "fqe-error": Criterion("fqe_error", -1, "TD error of the fitted Q on held-out data", needs="fqe"),
+    "fqe-error": Criterion("fqe_error", -1, "TD error of the fitted Q on held-out data", needs="fqe", held_out=True),
     "behaviour": Criterion("behaviour_loss", -1, "behaviour loss"),
     "excess": Criterion("constraint", -1, "behaviour loss above κ", less="target_kl", moved_by=("target_kl", "slack")),
     "lambda": Criterion("lambda", -1, "λ: a constraint that is met needs less of it"),

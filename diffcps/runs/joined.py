@@ -41,7 +41,7 @@ class Joined(Trial):
 def joined(trials: Iterable[Trial]) -> list[Trial]:
     """The trials of known configuration; complete trials that differ in their seeds alone are joined into one.
 
-    A trial that is not complete is left out where it will join complete ones.
+    An incomplete trial is left out beside a complete one of the same row; it will be added when complete.
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:

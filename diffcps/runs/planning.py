@@ -132,7 +132,7 @@ def _check_objective(objective: str, bases: Iterable[RunConfig]) -> None:
         return
     criterion = criteria.find(objective)
     for base in bases:
-        if objective == "fqe-error" and not base.data.hold_out:
+        if criterion.held_out and not base.data.hold_out:
             raise UserError(f"--objective {objective} is measured on data that are held out: add --hold-out 0.1.")
         known = algorithms.metrics(base)
         lacking = [name for name in (criterion.column, criterion.less) if name and name not in known]

@@ -22,7 +22,7 @@ from diffcps.runs.folder import IDENTITY, RunFolder, State
 from diffcps.runs.presets import changed_settings
 from diffcps.runs.rows import Evaluations, FloatArray, by_member, evaluations, read_rows
 from diffcps.tasks.registry import Task, task_of
-from diffcps.text import duration, first_line
+from diffcps.text import duration, first_line, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,8 +97,7 @@ class Trial:
     def number(self, name: str) -> float | None:
         """A number of the status (``steps_per_second``, ``last``, ``best``); ``None`` if it has none."""
         value = self.status.get(name)
-        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if plain and math.isfinite(value) else None  # type: ignore[arg-type]
+        return float(value) if is_number(value) and math.isfinite(value) else None
 
     @property
     def step(self) -> int:

@@ -18,9 +18,9 @@ CHAINS = 5, 15, 20
 """T of the paper's ablation."""
 CLIPS, INTERVALS = (0.0, 0.3, 1.0), (2, 4, 6)
 SLACK, BUDGET = 0.1, 0.5
-"""κ so much above what cloning reaches: as a share of the behaviour loss, and in nats."""
+"""How far κ is above what cloning reaches: as a share of the behaviour loss, and in nats."""
 LOOSE = 0.4
-"""A κ at which λ sinks, so that a lower clip comes into play."""
+"""A κ so large that λ falls to its lower clip."""
 
 
 class Arm(NamedTuple):

@@ -53,7 +53,7 @@ def trials(scale: Scale) -> tuple[RunConfig, ...]:
 def page(results: Results) -> Page:
     """Rank correlation and regret of every criterion, by task, and a figure of each against the true scores."""
     sweep = Sweep(results.trials[0].folder.parent.parent, "", results.trials)
-    rows = selection.judged(sweep)
+    rows = selection.agreements(sweep)
     table = pd.DataFrame(
         [
             {"task": task, "criterion": name, "policies": found.policies, "Spearman": found.correlation, "low": found.low,
@@ -68,7 +68,7 @@ def page(results: Results) -> Page:
     sure = [name for name in names if better[name] == tasks]
     first = f"On every task better than chance: {', '.join(sure) or 'no criterion'}."
     if not rows:
-        first = "No task has two policies with scores, so no criterion is judged."
+        first = "No task has two policies with scores, so no criterion can be compared with them."
     return Page(
         (first, *findings, *selection.left_out(sweep)),
         {"How criteria rank policies": table},

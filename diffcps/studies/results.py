@@ -40,12 +40,13 @@ class Results:
         complete = tuple(trial for trial in trials if trial.state == "complete")
         return cls(complete, len(trials) - len(complete))
 
-    def remarks(self) -> list[str]:
+    @property
+    def remark(self) -> str:
         """The number of trials and policies, and a warning when some trials are missing."""
         text = f"{counted(len(self.trials), 'trial')}, {len(self.frame)} policies."
         if self.missing:
             text += f" **{counted(self.missing, 'trial')} not complete, left out.**"
-        return [text, ""]
+        return text
 
     @cached_property
     def frame(self) -> pd.DataFrame:

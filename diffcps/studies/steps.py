@@ -13,7 +13,7 @@ from diffcps.studies.study import Page, Scale, Study
 BANDITS = "ring", "corners", "swissroll", "8gaussians", "moons", "rings", "checkerboard", "2spirals"
 LENGTHS = 1, 2, 5, 15, 50
 SLACK = 0.1
-"""κ is so much above what behaviour cloning reaches: a number that means the same for every T."""
+"""How far κ is above the loss of behaviour cloning, as a share of it: this means the same for every T."""
 NEAR = 0.05
 """A student keeps what its teacher, the averaged chain, has when it loses no more than this of mode recall and adds no more of
 mass off the support."""

@@ -75,11 +75,11 @@ class Page:
         return Text("\n".join(f"* {finding}" for finding in self.findings))
 
     def table(self, caption: str) -> Text:
-        """One table for a notebook. Raises ``UserError`` naming those that there are when it is none of them."""
+        """One table for a notebook. Raises ``UserError`` with the known captions if there is none of that name."""
         return Text(f"**{caption}**\n\n{markdown(part(self.tables, caption, 'the page', 'table'))}")
 
     def picture(self, name: str) -> Picture:
-        """One figure for a notebook. Raises ``UserError`` naming those that there are when it is none of them."""
+        """One figure for a notebook. Raises ``UserError`` with the known names if there is none of that name."""
         from diffcps.studies import drawing  # it takes a second to import
 
         return drawing.picture(name, part(self.figures, name, "the page", "figure"))
@@ -92,26 +92,23 @@ def write(study: Study, results: "Results", folder: Path) -> list[Path]:
     """
     page = study.page(results)
     files = {"study.csv": results.frame.to_csv(index=False).encode()}
-    lines = [f"# {study.title}", "", study.question, "", *results.remarks()]
-    lines += ["## Findings", "", *(f"* {finding}" for finding in page.findings), ""]
-    for name in page.figures:
-        files[f"figures/study-{name}.png"] = page.picture(name).png
-        lines += [f"![{name}](figures/study-{name}.png)", ""]
-    for caption, table in page.tables.items():
-        lines += [f"**{caption}**", "", markdown(table), ""]
-    lines += [
+    files |= {f"figures/study-{name}.png": page.picture(name).png for name in page.figures}
+    parts = [f"# {study.title}", study.question, results.remark, "## Findings", page.text.markdown]
+    parts += [f"![{name}](figures/study-{name}.png)" for name in page.figures]
+    parts += [page.table(caption).markdown for caption in page.tables]
+    parts += [
         "Every number, one row a policy: `study.csv`; along training: `runs/*/metrics.csv` and `runs/*/measures.csv`."
     ]
-    files["study.md"] = ("\n".join(lines) + "\n").encode()
+    files["study.md"] = ("\n\n".join(parts) + "\n").encode()
     return save(folder, files)
 
 
 _WIDEST, _MOST_ACROSS = 10, 5
-"""A table of more columns than the one is laid on its side when it has no more rows than the other."""
+"""A table with more columns than the first number and no more rows than the second has its rows as columns."""
 
 
 def markdown(table: "pd.DataFrame") -> str:
-    """A data frame as a Markdown table, numbers to four digits; a wide one of few rows lies on its side."""
+    """A data frame as a Markdown table, numbers to four digits; a wide one of few rows has its rows as columns."""
     import pandas as pd
 
     head = [*(str(name) for name in table.columns)]

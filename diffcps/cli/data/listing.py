@@ -63,7 +63,7 @@ class ListData(DataFlags):
 
         label = task.name
         for holding in found:
-            rows = f"{holding.rows:_}".replace("_", " ") if holding.rows is not None else "–"
+            rows = f"{holding.rows:,}" if holding.rows is not None else "–"
             check = holding.checksum or ""
             yield f"{label:29} {holding.source:9} {size(holding.size):>8} {rows:>10}  {check}".rstrip(), "bold"
             yield f"    {holding.path}", "default"

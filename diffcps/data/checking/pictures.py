@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -88,17 +88,11 @@ def ways(data: Recording) -> list[Way]:
     return [Way(positions[part], bool((data.rewards[part] > 0).any())) for part in data.segments()]
 
 
-def top_view(
-    axes: Axes,
-    maze: Layout,
-    trajectories: Sequence[Way],
-    goal: tuple[float, float] | None = None,
-    colour: Literal["time", "success"] = "time",
-) -> None:
-    """Draw a maze from above, walls, start and goal, and the trajectories through it, of data or of a policy.
+def top_view(axes: Axes, maze: Layout, trajectories: Sequence[Way], goal: tuple[float, float] | None = None) -> None:
+    """Draw a maze from above, walls, start and goal, and the trajectories through it, coloured by the time in the episode.
 
-    Of many trajectories some are drawn, spread evenly over all. Without ``goal``, (x, y) in metres, the cell in which
-    goals lie is marked. ``colour`` shows the time in the episode, or success.
+    Of many trajectories some are drawn, spread evenly over all. Without ``goal``, (x, y) in metres, the cell that has the
+    goals is marked.
     """
     half = maze.cell / 2
     squares = [Rectangle((x - half, y - half), maze.cell, maze.cell) for x, y in maze.centres("#")]
@@ -112,12 +106,7 @@ def top_view(
         taken = np.unique(np.linspace(0, len(way.positions) - 1, _MOST_POINTS).astype(int))
         points = way.positions[taken].astype(np.float64)
         lines = np.stack([points[:-1], points[1:]], axis=1)
-        if colour == "time":
-            drawing = LineCollection(
-                list(lines), array=taken[:-1], cmap="plasma", norm=mpl.colors.Normalize(0, longest)
-            )
-        else:
-            drawing = LineCollection(list(lines), colors=_GREEN if way.success else _RED)
+        drawing = LineCollection(list(lines), array=taken[:-1], cmap="plasma", norm=mpl.colors.Normalize(0, longest))
         drawing.set(linewidth=0.9, alpha=alpha, zorder=2, capstyle="round")
         axes.add_collection(drawing)
     _marks(axes, maze, goal)
@@ -130,7 +119,7 @@ def top_view(
         xlim=(left, right), ylim=(low, high) if maze.y_up else (high, low), aspect="equal", xlabel="x, m", ylabel="y, m"
     )
     axes.grid(visible=False)
-    if colour == "time" and drawn:
+    if drawn:
         shades = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, longest), "plasma")
         axes.figure.colorbar(shades, ax=axes, label="step of the trajectory", shrink=0.6, pad=0.02)
     reached = sum(way.success for way in trajectories)

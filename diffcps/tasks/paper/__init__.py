@@ -1,8 +1,9 @@
 """Published numbers as CSV beside this file: those of the paper (arXiv 2310.05333), D4RL's reference scores, other algorithms'.
 
 ``published_columns`` has a line for each column of scores in the literature, with the protocol, version of the data and source;
-``published_scores`` has the scores, and ``published_warnings`` says where a column misleads. Scores are as printed, most of
-them from a third party's copy of the tables.
+``published_scores`` has the scores, except that those of ``table1:X`` are the column X of ``table1``; the algorithm of planners
+of trajectories is empty. ``published_warnings`` says where a column misleads. Scores are as printed, most of them from a third
+party's copy of the tables.
 """
 
 import csv
