@@ -165,21 +165,29 @@ def _read(config: RunConfig, directories: tuple[Path, ...], console: Console) ->
 
 @dataclass(frozen=True)
 class Settings:
-    """List the settings of an algorithm: defaults, values and meanings. Tasks and profiles change some of the defaults."""
+    """List the settings of an algorithm with their published values for a task, and what they mean."""
 
     algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="|".join(names()))] = ALGORITHM
     """Name of the algorithm."""
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")] = "hopper-medium-v2"
+    """Name of the task; see `diffcps data list`."""
 
     def __call__(self) -> None:
         """Print them."""
+        from diffcps.runs.presets import official
         from diffcps.runs.settings import settings
+        from diffcps.tasks.registry import get_task
 
-        table = Table("setting", "default", "meaning and values", box=None)
+        config = official(get_task(self.task), self.algorithm)
+        table = Table("setting", "value", "meaning and values", box=None, title=f"{self.algorithm} on {self.task}")
         for setting in settings(self.algorithm).values():
-            default = ", ".join(setting.default) if isinstance(setting.default, tuple) else worded(setting.default)
+            if setting.name == "algorithm":
+                continue
+            value = config.value(setting.name)
+            shown = ", ".join(map(worded, value)) if isinstance(value, tuple) else worded(value)
             search = f"; searched: {setting.search}" if setting.search else ""
             name = setting.name + " *" * setting.of_member + " †" * setting.of_acting
-            table.add_row(name, default, escape(f"{setting.help} ({setting.values}{search})"))
+            table.add_row(name, shown, escape(f"{setting.help} ({setting.values}{search})"))
         console = Console(highlight=False)
         console.print(table)
         marks = "\n* may differ between the seeds of a trial; † read by acting alone: --acting NAME=V1,V2 varies it"

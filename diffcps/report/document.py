@@ -20,10 +20,11 @@ class Prose:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list; ``trouble`` marks a list of failures."""
+    """A list; ``trouble`` marks a list of failures, ``code`` one of commands, which are shown as they are typed."""
 
     lines: tuple[str, ...]
     trouble: bool = False
+    code: bool = False
 
 
 @dataclass(frozen=True)

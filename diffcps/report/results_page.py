@@ -45,7 +45,7 @@ def document(scores: pd.DataFrame, curves: pd.DataFrame) -> Document:
         Section("Learning curves", (Prose((_CURVES,)), _curves(scores, curves))),
         Section("How long, and whether it still moves", (Prose((_LENGTH,)), _length(scores))),
         Section("Data", (_data(scores),)),
-        Section("Commands", (Bullets(tuple(scores.drop_duplicates("key")["command"])),)),
+        Section("Commands", (Bullets(tuple(scores.drop_duplicates("key")["command"]), code=True),)),
     ]
     return Document("Results", tuple(sections))
 

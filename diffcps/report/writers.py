@@ -62,7 +62,8 @@ def _block(block: Block, drawn: Mapping[str, Drawn]) -> str:
         return "\n".join(f"<p>{escape(line)}</p>" for line in block.paragraphs)
     if isinstance(block, Bullets):
         kind = ' class="trouble"' if block.trouble else ""
-        return f"<ul{kind}>" + "".join(f"<li>{escape(line)}</li>" for line in block.lines) + "</ul>"
+        lines = [f"<code>{escape(line)}</code>" if block.code else escape(line) for line in block.lines]
+        return f"<ul{kind}>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
     return _sheet(block) if isinstance(block, Sheet) else _figure(block, drawn[block.name])
 
 
@@ -140,7 +141,7 @@ def _block_markdown(block: Block) -> list[str]:
     if isinstance(block, Prose):
         return list(block.paragraphs)
     if isinstance(block, Bullets):
-        return ["\n".join(f"* {text.markdown(line)}" for line in block.lines)]
+        return ["\n".join(f"* `{line}`" if block.code else f"* {text.markdown(line)}" for line in block.lines)]
     assert isinstance(block, Sheet)
     return [*([f"### {block.title}"] if block.title else []), markdown_table(block.columns)]
 

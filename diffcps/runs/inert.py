@@ -56,12 +56,13 @@ def warnings(plan: Plan) -> list[str]:
 
 
 def _sentence(name: str, values: str, alike: Alike, *, tasks: Sequence[str]) -> str:
-    """``λ-clip 0, 0.1: no effect, because λ starts at 1 and …; 0.1 takes about 60k steps (hopper-medium-v2).``"""
+    """``λ-clip 0, 0.1: no effect, because λ starts at 1 and …; 0.1 has an effect after about 60k steps (…).``"""
     effect = max((reason.effect for reason in alike.values()), key=lambda text: text != "no effect")
     why = next(iter(alike.values())).why
     nearest = min(alike, key=lambda value: alike[value].steps)
     steps = alike[nearest].steps
-    needs = f"; {worded(nearest)} takes about {short(int(float(f'{steps:.2g}')))} steps" if math.isfinite(steps) else ""
+    rounded = int(float(f"{steps:.2g}")) if math.isfinite(steps) else 0
+    needs = f"; {worded(nearest)} has an effect after about {short(rounded)} steps" if rounded else ""
     return f"{name} {values}: {effect}, because {why}{needs} ({listed(tasks, _MOST_TASKS)})."
 
 

@@ -106,8 +106,9 @@ def _different(plan: Plan, shown: Container[str]) -> list[list[str]]:
 
 
 def _value(trial: RunConfig, name: str) -> str:
-    """The value of a setting, those of all members where they differ."""
-    return ", ".join(worded(value) for value in dict.fromkeys(trial.values(name)) if value is not None)
+    """The value of a setting, those of all members where they differ; empty if the trial's algorithm has no such setting."""
+    values = dict.fromkeys(trial.values(name))
+    return ", ".join(worded(value) for value in values if value is not None or name in trial.settings)
 
 
 class Estimator:
