@@ -66,7 +66,7 @@ class Settings(Improving):
     """κ, the bound on the behaviour loss that λ enforces."""
     slack: float | None = setting(None, "zero or more")
     """Sets κ from what behaviour cloning reaches in ``behaviour_steps``: (1 + slack)·L_BC for the behaviour loss, and
-    slack nats above it for the cross-entropies; ``None`` keeps ``target_kl``."""
+    slack nats above it for the cross-entropies; ``none`` keeps ``target_kl``."""
     constraint_policy: Constrained = "online"
     """Which policy the constraint applies to: ``online`` (as released) or its EMA ``average`` (less noisy). With
     ``average``, ``slack`` is relative to the EMA policy at the end of behaviour cloning."""

@@ -32,7 +32,7 @@ class EvaluationConfig(Plain):
     candidates: int = setting(50, "a positive whole number")
     """Actions sampled per state at evaluation; the algorithm picks or combines them. 1: the policy's own action."""
     final_episodes: int | None = setting(None, "a positive whole number")
-    """Episodes per member at the last evaluation; ``None``: as many as at the others."""
+    """Episodes per member at the last evaluation; ``none``: as many as at the others."""
     actor: Actor = "online"
     """Which policy acts: the ``online`` one, its moving ``average``, or its one-step ``student``."""
 
