@@ -105,6 +105,8 @@ def _head(scores: pd.DataFrame) -> tuple[str, ...]:
         "with published tables."
     )
     size = f"{counted(trials, 'trial')}, {len(scores)} policies, {counted(len(sets), 'data set')}."
+    if (scores.groupby("task")["steps"].nunique() > 1).any():
+        size += " Methods were trained for different numbers of steps, and may differ in settings: see *How long* and *Commands*."
     return (
         f"{size} {caution}" if others else size,
         "Mean over seeds ± their standard deviation, and the 95 % bootstrap interval of the mean, which few seeds make too "
