@@ -61,9 +61,8 @@ def connected(address: str | None) -> Iterator[Cluster]:
 
 def _start(running: ray_folder.Running | None) -> str:
     """Start a cluster on this machine; its processes inherit this one's variables. Returns what it is."""
-    from diffcps.sweep.ray_train import (
-        local_size,  # takes half a second to import, and joining a cluster does not need it
-    )
+    # imported here: it takes half a second, and joining a cluster does not need it
+    from diffcps.sweep.ray_train import local_size
 
     folders = ray_folder.variables()
     # inherited, and not given to Ray: it would have to start other processes than those that are already started
