@@ -50,12 +50,13 @@ class Select:
         if self.by is None:
             if self.register:
                 raise UserError("--register needs --by CRITERION: without one nothing is chosen.")
-            if not selection.agreements(sweep):
+            if not (compared := selection.comparison(sweep)):
                 known = ", ".join(selection.available(sweep)) or "none"
                 say(console, "No two policies of a task have scores, so criteria cannot be compared.")
                 say(console, f"--by CRITERION orders the policies by one of those that this sweep has: {known}.")
                 return
-            console.print(terminal_table(selection.comparison(sweep), "how criteria rank policies"))
+            for task, columns in compared.items():
+                console.print(terminal_table(columns, task))
             say(console, "regret@n: the best score less the best of the n policies that the criterion puts first")
             return
         found = selection.candidates(sweep, self.by)

@@ -185,18 +185,22 @@ def _orders(sweep: Sweep) -> tuple[dict[str, dict[str, list[Candidate]]], list[s
     return orders, reasons
 
 
-def comparison(sweep: Sweep) -> list[Column]:
-    """``agreements`` as a table."""
-    rows = agreements(sweep)
+def comparison(sweep: Sweep) -> dict[str, list[Column]]:
+    """``agreements`` as a table for each task."""
+    by_task: dict[str, list[tuple[str, Agreement]]] = defaultdict(list)
+    for task, name, found in agreements(sweep):
+        by_task[task].append((name, found))
+    return {task: _compared(rows) for task, rows in by_task.items()}
+
+
+def _compared(rows: Sequence[tuple[str, Agreement]]) -> list[Column]:
+    """A row for each criterion."""
     return [
-        Column("task", [task for task, _, _ in rows], right=False),
-        Column("criterion", [name for _, name, _ in rows], right=False),
-        Column("policies", [str(found.policies) for _, _, found in rows]),
-        Column(
-            "Spearman, 95 %", [f"{found.correlation:.2f} [{found.low:.2f}, {found.high:.2f}]" for _, _, found in rows]
-        ),
+        Column("criterion", [name for name, _ in rows], right=False),
+        Column("policies", [str(found.policies) for _, found in rows]),
+        Column("Spearman, 95 %", [f"{found.correlation:.2f} [{found.low:.2f}, {found.high:.2f}]" for _, found in rows]),
         *(
-            Column(f"regret@{count}", [number(found.regrets[place]) for _, _, found in rows])
+            Column(f"regret@{count}", [number(found.regrets[place]) for _, found in rows])
             for place, count in enumerate(FIRST)
         ),
     ]
