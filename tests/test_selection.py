@@ -17,6 +17,8 @@ from diffcps.cli.select import Select
 from diffcps.errors import UserError
 from diffcps.report import selection
 from diffcps.runs import criteria
+from diffcps.runs.flags import SweepOptions
+from diffcps.runs.planning import build
 from diffcps.runs.read import collect
 from diffcps.runs.trials import Trial, read_trial
 from diffcps.training.measures import offline
@@ -88,6 +90,17 @@ def test_the_first_by_a_criterion_is_named_with_how_much_to_believe_it(
     assert own[0].trial.key in said
     Select(str(tmp_path / "own"))()
     assert "Spearman" in capsys.readouterr().out
+
+
+def test_an_order_by_td_of_unlike_discounts_has_a_caution() -> None:
+    known = synthetic.config()
+    trials = [Trial("", Path(), "complete", known.with_settings(discount=rate)) for rate in (0.95, 0.99)]
+    own = [selection.Candidate(trial, 0, 1, value=0.0, score=0.0) for trial in trials]
+    assert "discount" in selection.caution(own, "td")
+    assert not selection.caution(own[:1], "td")
+    assert not selection.caution(own, "fqe"), "it has one γ for every policy"
+    with pytest.raises(UserError, match="discount"):
+        build(SweepOptions(tasks=("hopper-medium-v2",), search=("discount=0.9:0.99",), objective="td", hold_out=0.1))
 
 
 def test_a_method_stands_for_its_settings() -> None:

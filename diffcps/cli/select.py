@@ -64,7 +64,7 @@ class Select:
         for task, own in found.items():
             console.print(terminal_table(selection.ranking(own, self.by), task))
             say(console, f"to deploy: {own[0].trial.folder}, member {own[0].member}{_at(own[0])}")
-            say(console, selection.verdict(selection.agreement(own)))
+            say(console, f"{selection.verdict(selection.agreement(own))} {selection.caution(own, self.by)}".rstrip())
             if self.register:
                 say(console, self._registered(sweep, own[0], self.by))
 

@@ -135,6 +135,16 @@ def verdict(found: Agreement | None) -> str:
     return f"Over {found.policies} policies it ranks better than chance ({evidence}); {below}."
 
 
+def caution(own: Sequence[Candidate], name: str) -> str:
+    """What to know before trusting the order of one task's policies by a criterion, in a sentence; empty for nothing."""
+    moving = [
+        setting
+        for setting in CRITERIA[name].moved_by
+        if len({value for one in own for value in one.trial.values(setting)}) > 1
+    ]
+    return f"These policies differ in {', '.join(moving)}, which changes {name} directly." if moving else ""
+
+
 def ranking(own: Sequence[Candidate], name: str) -> list[Column]:
     """The first policies of one task by a criterion as a table."""
     criterion, shown = CRITERIA[name], own[:_MOST]

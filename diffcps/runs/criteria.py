@@ -43,7 +43,13 @@ class Criterion:
 CRITERIA = {
     "fqe": Criterion("fqe_value", 1, "fitted Q evaluation at first states", needs="fqe"),
     "critic": Criterion("critic_value", 1, "the policy's own critic at first states", needs="critic"),
-    "td": Criterion("critic_error", -1, "TD error of its critic, on held-out data if there are any", needs="critic"),
+    "td": Criterion(
+        "critic_error",
+        -1,
+        "TD error of its critic, on held-out data if there are any",
+        needs="critic",
+        moved_by=("discount",),
+    ),
     "fqe-error": Criterion("fqe_error", -1, "TD error of the fitted Q on held-out data", needs="fqe", held_out=True),
     "behaviour": Criterion("behaviour_loss", -1, "behaviour loss"),
     "excess": Criterion("constraint", -1, "behaviour loss above κ", less="target_kl", moved_by=("target_kl", "slack")),

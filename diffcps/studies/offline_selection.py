@@ -69,8 +69,10 @@ def page(results: Results) -> Page:
     first = f"On every task better than chance: {', '.join(sure) or 'no criterion'}."
     if not rows:
         first = "No task has two policies with scores, so no criterion can be compared with them."
+    orders = [(name, own) for name in names for own in selection.candidates(sweep, name).values()]
+    cautions = dict.fromkeys(filter(None, (selection.caution(own, name) for name, own in orders)))
     return Page(
-        (first, *findings, *selection.left_out(sweep)),
+        (first, *findings, *cautions, *selection.left_out(sweep)),
         {"How criteria rank policies": table},
         {"criteria": _figure(sweep, names)},
     )
