@@ -1,11 +1,13 @@
 """Distributions on grids: chains with exact noise nets against closed forms, and convergence."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from gaussian_chains import calibrated_variance, gaussian_noise_net, gaussian_step_losses, with_variance
+from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
@@ -18,9 +20,12 @@ from diffcps.algorithms.diffusion import (
     reverse_chain,
     variance_preserving,
 )
+from diffcps.tasks.bandits import bandit
+from diffcps.training.measures import density
 from diffcps.training.measures.cells import Nodes, cell_masses, density_at, middles, mixture_masses
 from diffcps.training.measures.density import divergence
-from diffcps.training.measures.quadrature import NotFiniteError, chain_masses, map_masses
+from diffcps.training.measures.maps import map_masses
+from diffcps.training.measures.quadrature import NotFiniteError, chain_masses
 
 FREE = 1e9
 STDS = (0.1, 0.2, 0.3, 0.5)
@@ -167,25 +172,36 @@ def test_quadrature_is_where_samples_are() -> None:
         assert (np.abs(counts / count - masses) <= 5.0 * error + 1e-4).all()
 
 
-@pytest.mark.parametrize("curve", [0.0, 0.7])
-def test_noise_through_a_map_is_the_density_it_must_be(curve: float) -> None:
-    """In one and two dimensions, a = .3 (z + c z³): monotone, so the mass of a cell is that between the roots at its edges."""
-    edge = edges(1.0, 100)
-    roots = edge.numpy() / 0.3 if not curve else np.array([_root(curve, a / 0.3) for a in edge.tolist()])
-    below = norm.cdf(roots)
-    below[0], below[-1] = 0.0, 1.0  # what lies beyond is moved onto the bound
-    expected = np.diff(below)
-    masses = map_masses(lambda z: 0.3 * (z + curve * z**3), 1.0, [edge]).numpy()
-    np.testing.assert_allclose(masses, expected, atol=2e-5)
-    both = map_masses(lambda z: 0.3 * (z + curve * z**3), 1.0, [edge, edge]).numpy()
-    np.testing.assert_allclose(both, np.outer(expected, expected), atol=2e-5)
-    np.testing.assert_allclose(both.sum(), 1.0, atol=1e-6)
+@pytest.mark.parametrize("steepness", [1.0, 10.0, 40.0])
+@pytest.mark.parametrize(("name", "tolerance"), [("normal-0.5", 2e-3), ("mixture-2x1", 2e-3), ("corners", 0.02)])
+def test_noise_through_a_map_is_the_density_it_must_be(name: str, steepness: float, tolerance: float) -> None:
+    """a = .4 tanh(k z) + .1 z in each dimension, on a bandit's own cells: it is monotone, so a cell's mass is that between the
+    roots at its edges. It leaps from mode to mode, and between them no cell is empty."""
+
+    def leaps(noise: Tensor) -> Tensor:
+        return 0.4 * torch.tanh(steepness * noise) + 0.1 * noise
+
+    found, own = bandit(name), density.behaviour(name)
+    below = _below(leaps, own.edges[0].numpy())
+    expected = below if found.action_size == 1 else np.outer(below, below)
+    masses = map_masses(leaps, found.bound, own.edges).numpy()
+    np.testing.assert_allclose(masses.sum(), 1.0, atol=1e-9)
+    assert np.abs(masses - expected).max() < (5e-5 if found.action_size == 1 else 5e-4)
+    floor = density.FLOOR[found.action_size]
+    kls = [divergence(own.masses, each, floor) for each in (expected, masses)]
+    np.testing.assert_allclose(kls[1], kls[0], rtol=2e-3, atol=tolerance)
 
 
-def _root(curve: float, value: float) -> float:
-    """The z of z + c z³ = value."""
-    roots = np.roots([curve, 0.0, 1.0, -value])
-    return float(roots[np.abs(roots.imag).argmin()].real)
+def _below(monotone: Callable[[Tensor], Tensor], edge: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mass of each cell of one axis under standard normal noise through a rising map, by bisection."""
+    low, high = np.full(len(edge), -60.0), np.full(len(edge), 60.0)
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        less = monotone(torch.from_numpy(middle)).numpy() < edge
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    low[0], low[-1] = -np.inf, np.inf
+    left, right = low[:-1], low[1:]
+    return np.where(left > 0, norm.sf(left) - norm.sf(right), norm.cdf(right) - norm.cdf(left))
 
 
 def test_what_lies_beyond_the_bounds_is_in_the_outermost_cells() -> None:

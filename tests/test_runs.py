@@ -199,6 +199,16 @@ def test_unknown_metric_is_an_error(tmp_path: Path) -> None:
         make(tmp_path).log(1, CONFIG, {"surprise": np.ones(2)}, COLUMNS)
 
 
+def test_a_file_of_another_version_keeps_its_columns(tmp_path: Path) -> None:
+    """What was written with fewer columns, or more, goes on in these: a row of another width would be dropped as cut short."""
+    folder = make(tmp_path)
+    folder.log_measures(1, CONFIG, {"kl": np.ones(2), "gone": np.ones(2)}, {})
+    folder.log_measures(2, CONFIG, {"kl": 2 * np.ones(2), "new": np.ones(2)}, {})
+    rows = table(folder.path / "measures.csv")
+    assert [(row["step"], row["kl"], row["gone"]) for row in rows[1:3]] == [("1", "1.0", "1.0"), ("2", "2.0", "")]
+    assert "new" not in rows[2]
+
+
 @pytest.mark.parametrize("step", [-1, 0, 9, 10, 15, 20, 30, 99])
 def test_rewind_drops_later_rows(tmp_path: Path, step: int) -> None:
     """What stays is byte for byte what a folder holds that has never been further."""

@@ -20,8 +20,8 @@ class Distil(DataFlags, PolicyFlags):
 
     It learns from the policy, on the states of its data set, which must be on this machine. If the algorithm has the setting
     `student_value`, the student also raises the critic's value. `evaluate`, `export` and `latency` read the folder; `--actor
-    student` lets the student act. An algorithm with the setting `student` can also train one together with its policy
-    (`--student one-step`); `diffcps settings ALGORITHM` shows its settings.
+    student` lets the student act. Algorithms with an averaged policy can also train one together with it
+    (`--student one-step`); see docs/policies.md.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING

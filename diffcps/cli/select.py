@@ -9,6 +9,7 @@ from rich.console import Console
 
 from diffcps.cli.report import located
 from diffcps.errors import UserError
+from diffcps.files import is_url
 from diffcps.runs.criteria import CRITERIA
 from diffcps.runs.flags import Maybe
 from diffcps.text import say, terminal_table
@@ -60,6 +61,12 @@ class Select:
             say(console, "regret@n: the best score less the best of the n policies that the criterion puts first")
             return
         found = selection.candidates(sweep, self.by)
+        if self.register and is_url(self.results) and (earlier := [own[0] for own in found.values() if _at(own[0])]):
+            raise UserError(
+                f"the choice for {earlier[0].trial.task.name} is of step {earlier[0].step:,}, which has no model in MLflow. Its "
+                f"checkpoint is in the object store. Copy the run folder {earlier[0].trial.key} to this machine, and export it: "
+                "diffcps export FOLDER OUT --step N."
+            )
         say(console, f"{self.by}: {selection.CRITERIA[self.by].says}")
         for task, own in found.items():
             console.print(terminal_table(selection.ranking(own, self.by), task))

@@ -46,7 +46,7 @@ class Holding:
     rows: int | None = None
     """``None`` when its head does not say."""
     checksum: str | None = None
-    """Result of comparing its sha256 with a published one (``provenance.State``); ``None`` where nothing is compared."""
+    """Result of comparing its sha256 with a published one (``provenance.ChecksumState``); ``None`` where nothing is compared."""
     sha256: str | None = None
     """Of a file, where it is known."""
     fault: str | None = None

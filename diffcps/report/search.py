@@ -7,7 +7,7 @@ from functools import partial
 from matplotlib.axes import Axes
 
 from diffcps.report.analysis import Row, Score, by_task, said
-from diffcps.report.document import Bullets, Figure, Panel, Prose, Section, Sheet
+from diffcps.report.document import Block, Bullets, Figure, Panel, Prose, Section, Sheet
 from diffcps.report.drawing import colours
 from diffcps.report.figures import WIDE
 from diffcps.report.tables import score, score_interval
@@ -70,9 +70,12 @@ def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
         "without those of students and of other ways to act. Importance: Optuna's share of each axis, by how much the best "
         "trials differ from all along it (PED-ANOVA); a rough estimate for few trials."
     )
-    commands = tuple(line.strip() for line in answer(sweep, table))
+    lines = [line.strip() for line in answer(sweep, table)]
+    told: list[Block] = []
+    for line, command in zip(lines[::2], lines[1::2], strict=True):
+        told += [Prose((line,)), Bullets((command,), code=True)]
     return [
-        Section("The best configuration", (Prose((explained,)), Sheet(tuple(columns)), Bullets(commands))),
+        Section("The best configuration", (Prose((explained,)), Sheet(tuple(columns)), *told)),
         *(Section(figure.title, (figure,)) for figure in map(partial(_figure, table), plan.axes) if figure.panels),
     ]
 

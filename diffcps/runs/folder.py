@@ -226,10 +226,17 @@ class RunFolder:
                 write_json(file, content, self._write)
 
     def _append(self, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        file = self.path / name
-        if not file.exists():
+        """Append rows to a growing file. One that exists keeps its columns, also if another version of the code wrote them."""
+        text, file, names = io.StringIO(), self.path / name, list(columns)
+        if known := file.exists():
+            with open(file, encoding="utf-8") as before:
+                names = before.readline().strip().split(",")
+        # a column that the file lacks is left out; one that the code itself does not know is an error
+        lacking = set(columns) - set(names)
+        writer = csv.DictWriter(
+            text, names, restval="", extrasaction="ignore" if lacking else "raise", lineterminator="\n"
+        )
+        if not known:
             writer.writeheader()
         writer.writerows(rows)
         self.check_owner()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -102,17 +102,7 @@ def _search(options: SweepOptions, tasks: list[Task]) -> Plan:
             "what needs no environment."
         )
     _check_objective(objective, bases)
-    if units := [axis.name for axis in axes if axis.name in criteria.UNITS.get(objective, ())]:
-        raise UserError(
-            f"--objective {objective} cannot order trials that differ in {', '.join(units)}: it has another unit in each. "
-            "--objective td or fqe can."
-        )
-    moving = criteria.find(objective).moved_by if objective != SCORE else ()
-    if moved := [axis.name for axis in axes if axis.name in moving]:
-        raise UserError(
-            f"--objective {objective}: {', '.join(moved)} changes it directly, so the search would only find the end of that "
-            f"range. Give {moved[0]} one value, or choose another objective."
-        )
+    _check_axes(objective, [axis.name for axis in axes])
     plan = Plan("", options.preset, trials=bases, axes=tuple(axes), search=options.trials, objective=objective)
     _check(plan)
     return replace(plan, search=min(options.trials, plan.points or options.trials))
@@ -141,6 +131,27 @@ def _check_objective(objective: str, bases: Iterable[RunConfig]) -> None:
                 f"--objective {objective}: {base.algorithm} has no {lacking[0]} while it learns. --objective fqe goes with every "
                 "algorithm."
             )
+
+
+def _check_axes(objective: str, axes: Sequence[str]) -> None:
+    """Raise ``UserError`` for an objective that cannot order trials which differ in these settings."""
+    can = [
+        name
+        for name, each in criteria.CRITERIA.items()
+        if not {*criteria.UNITS.get(name, ()), *each.moved_by} & {*axes}
+    ]
+    others = f"{', '.join(can)} can order them, as far as these trials have them."
+    if units := [name for name in axes if name in criteria.UNITS.get(objective, ())]:
+        raise UserError(
+            f"--objective {objective} cannot order trials that differ in {', '.join(units)}: it has another unit in each. "
+            f"{others}"
+        )
+    moving = criteria.find(objective).moved_by if objective != SCORE else ()
+    if moved := [name for name in axes if name in moving]:
+        raise UserError(
+            f"--objective {objective}: {', '.join(moved)} changes it directly, so the search would only find the end of that "
+            f"range. Give {moved[0]} one value, or choose another objective: {others}"
+        )
 
 
 def searched(setting: Setting, text: str) -> Axis:

@@ -190,7 +190,10 @@ def names(trials: Sequence[RunConfig]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, group in alike.items():
         settings = [
-            {name: one.value(name) for name in ("algorithm", "profile", "steps", "data.rows", "physics", *one.compared)}
+            {
+                name: one.value(name)
+                for name in ("algorithm", "profile", *one.settings, "steps", "data.rows", "physics", *one.compared)
+            }
             for one in group
         ]
         told: list[list[str]] = [[] for _ in group]

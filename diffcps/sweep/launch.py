@@ -71,7 +71,7 @@ def launch(
         finish: called with the sweep's folder when its report is written, to make more files; returns them.
 
     Returns:
-        0 when every trial is complete, 1 when some failed, 130 when it was interrupted.
+        0 when every trial is complete or pruned, 1 when some failed, 130 when it was interrupted.
 
     Raises:
         UserError: a flag, a data set, the results folder, the MLflow store or the Ray cluster is wrong. Raised before

@@ -119,12 +119,12 @@ def register_choice(
     """
     where = f"tags.config_key = '{folder.config.key}' AND tags.step = '{step}'"
     own = {"earlier": step < folder.config.steps}
-    if not _ready(client, _models(client, experiment, where, **own).get(str(member), [])):
+    if not _whole(_models(client, experiment, where, **own).get(str(member), [])):
         (policy,) = members(folder, member, step=step)
         with tempfile.TemporaryDirectory(prefix="diffcps-model-") as scratch:
             code = shipping.ship(Path(scratch))
             _log_one(client, experiment, runs[1 + member], policy=policy, code=code, folder=Path(scratch) / "model")
-    (model,) = _models(client, experiment, where, **own)[str(member)]
+    model = _whole(_models(client, experiment, where, **own)[str(member)])[0]
     name = model.tags["registered_name"]
     version, _ = _version_of(client, sweep, name, model=model, why=f"Chosen by {by}, without an environment, from")
     client.set_model_version_tag(name, version.version, "chosen_by", by)
@@ -214,6 +214,8 @@ def _log_one(
     params = {name: str(value) for name, value in (settings | {"seed": card.seed}).items()}
     # MLflow's names may not contain a full stop
     name = f"{re.sub('[^A-Za-z0-9_-]', '-', card.run.task)} {card.run.algorithm} seed {card.seed}"
+    if earlier := card.step < card.run.steps:
+        name += f" step {card.step}"
     model = client.create_logged_model(experiment, name, run, tags=tags(policy), params=params, model_type="policy")
     write(policy, folder, code, run=run, model=model.model_id)
     client.log_model_artifacts(model.model_id, str(folder))
@@ -221,7 +223,8 @@ def _log_one(
     if card.score is not None:  # a metric by which MLflow's list of models can be sorted
         now = int(time.time() * 1000)
         data = {"dataset_name": card.run.task, "dataset_digest": tags(policy)["dataset_checksum"][:36]}
-        shown = Metric("last_score", card.score, now, card.step, model_id=model.model_id, run_id=run, **data)
+        kind = "earlier_score" if earlier else "last_score"
+        shown = Metric(kind, card.score, now, card.step, model_id=model.model_id, run_id=run, **data)
         client.log_batch(run, [shown])
     client.finalize_logged_model(model.model_id, "READY")
 
@@ -245,11 +248,16 @@ def _models(
 
 def _ready(client: "MlflowClient", models: Sequence["LoggedModel"]) -> bool:
     """Whether one of them is complete; all others (unfinished or duplicates) are deleted."""
-    whole = [model for model in models if str(model.status) == "READY"]
+    whole = _whole(models)
     for model in models:
         if model not in whole[:1]:
             client.delete_logged_model(model.model_id)
     return bool(whole)
+
+
+def _whole(models: Sequence["LoggedModel"]) -> list["LoggedModel"]:
+    """Those that are complete."""
+    return [model for model in models if str(model.status) == "READY"]
 
 
 def _order(model: "LoggedModel") -> tuple[float, int]:

@@ -340,13 +340,8 @@ def _learn(attempt: _Attempt, status: _Status) -> dict[str, NDArray[Any]]:
 
 def _evaluate(attempt: _Attempt) -> dict[str, NDArray[Any]]:
     """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
-    config, packs, folder, workers, clock = (
-        attempt.config,
-        attempt.packs,
-        attempt.folder,
-        attempt.workers,
-        attempt.clock,
-    )
+    config, packs, folder = attempt.config, attempt.packs, attempt.folder
+    workers, clock = attempt.workers, attempt.clock
     step, policies = packs.step, packs.policy()
     last = step == config.steps
     episodes = config.evaluation.episodes_at(last)

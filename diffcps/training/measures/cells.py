@@ -110,6 +110,24 @@ def cell_masses(nodes: Nodes, edges: Sequence[Tensor]) -> Tensor:
     return _summed(nodes, kernel, counts)
 
 
+def spread_masses(boxes: Nodes, edges: Sequence[Tensor]) -> Tensor:
+    """The mass ``[C_1, …, C_d]`` of each cell, of boxes of any size with their mass spread evenly."""
+    wide = (boxes.width > torch.tensor([float(edge[1] - edge[0]) for edge in edges])).any(dim=1)
+    narrow, rest = (
+        Nodes(boxes.mean[chosen], boxes.width[chosen], boxes.mass[chosen], boxes=True) for chosen in (~wide, wide)
+    )
+    inner = [edge[1:-1] for edge in edges]
+    low = rest.mean - 0.5 * rest.width
+
+    def kernel(part: slice, j: int) -> Tensor:
+        below = (
+            (inner[j] - low[part, j : j + 1]).div_(rest.width[part, j : j + 1].clamp(min=NARROWEST)).clamp_(0.0, 1.0)
+        )
+        return pad(pad(below, (1, 0)), (0, 1), value=1.0).diff(dim=1)
+
+    return cell_masses(narrow, edges) + _summed(rest, kernel, [len(edge) - 1 for edge in edges])
+
+
 def mixture_masses(log_weights: Tensor, means: Tensor, stds: Tensor, edges: Sequence[Tensor]) -> Tensor:
     """The mass of each cell under Gaussians of log weights ``[M]``, means and standard deviations ``[M, d]``.
 

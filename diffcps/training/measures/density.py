@@ -18,7 +18,8 @@ from diffcps.config import Actor
 from diffcps.tasks.bandits import Bandit, bandit
 from diffcps.training.measures import TAUGHT, beside_student
 from diffcps.training.measures.cells import middles, mixture_masses
-from diffcps.training.measures.quadrature import chain_masses, map_masses
+from diffcps.training.measures.maps import map_masses
+from diffcps.training.measures.quadrature import chain_masses
 from diffcps.training.measures.subject import Subject
 from diffcps.training.policy import actions_at_once
 

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.diffusion import Denoiser, Schedule, reverse_mean, variance_preserving
+from diffcps.algorithms.diffusion import Denoiser, Schedule, reverse_mean
 from diffcps.training.measures.cells import NARROWEST, TAIL, Nodes, cell_masses, density_at, points
 
 _CORE = 1e-8
@@ -77,25 +77,6 @@ def chain_masses(
     cells = [float(edge[1] - edge[0]) for edge in edges]
     step = _Step(denoise, grid, 0, axes=axes, density=density, cells=cells, silent=not last_step_noise)
     return step.summed(partial(cell_masses, edges=edges), _LAST if last_step_noise else 0.0)
-
-
-def map_masses(reach: Callable[[Tensor], Tensor], max_action: float, edges: Sequence[Tensor]) -> Tensor:
-    """The probability that a map carries standard normal noise into each cell.
-
-    It is a chain of one silent step. Its noise net says what makes the map the a_0 that it implies.
-
-    Args:
-        reach: actions ``[N, d]`` of noise ``[N, d]``, in float64; clamped to ±max_action here.
-        max_action: the bound of an action.
-        edges: see ``chain_masses``, also for what is returned and raised.
-    """
-    schedule = variance_preserving(1, math.log(2.0), math.log(2.0), torch.float64)
-    signal = float(schedule.alpha_bar[0])  # one half
-
-    def denoise(noise: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return (noise - math.sqrt(signal) * reach(noise)) / math.sqrt(1.0 - signal), torch.ones(())
-
-    return chain_masses(denoise, schedule, max_action, last_step_noise=False, edges=edges)
 
 
 @dataclass(frozen=True)
