@@ -65,7 +65,7 @@ class Select:
             raise UserError(
                 f"the choice for {earlier[0].trial.task.name} is of step {earlier[0].step:,}, which has no model in MLflow. Its "
                 f"checkpoint is in the object store. Copy the run folder {earlier[0].trial.key} to this machine, and export it: "
-                "diffcps export FOLDER OUT --step N."
+                f"diffcps export FOLDER OUT --member {earlier[0].member} --step {earlier[0].step}."
             )
         say(console, f"{self.by}: {selection.CRITERIA[self.by].says}")
         for task, own in found.items():
