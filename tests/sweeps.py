@@ -35,7 +35,7 @@ from diffcps.sweep.launch import launch
 from diffcps.tasks.registry import get_task, task_of
 from diffcps.training import trial as trials
 from diffcps.training.packs import fitting
-from diffcps.training.trial import Machine
+from diffcps.training.process import Machine
 
 SCRIPT = Path(__file__).parents[1] / "tune" / "sweep_d4rl.py"
 
@@ -149,7 +149,7 @@ def train(config: RunConfig, root: Path, packs: int = 1) -> RunFolder:
     """The run folder of a trial, trained in this process on its own data, in so many packs, as one of those in ``root``."""
     folder, dataset = RunFolder(root / "runs" / config.key), data.load(task_of(config), config.data, ())
     memory = memory_for(config, rows=dataset.info.rows, packs=packs) if packs > 1 else None
-    trials.run(config, folder, lambda: dataset, Machine(torch.device("cpu"), memory=memory))
+    trials.run([trials.Assignment(config, folder, lambda: dataset)], Machine(torch.device("cpu"), memory=memory))
     return folder
 
 

@@ -22,7 +22,7 @@ from diffcps.algorithms.observations import SMALLEST_STD
 from diffcps.algorithms.policies import Weights
 from diffcps.config import EvaluationConfig, Member, RunConfig, Values
 from diffcps.training import engine
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from tests.test_learner import MEMBERS, make_learner
 
 CPU = torch.device("cpu")
@@ -116,7 +116,7 @@ def test_normalised_observations_are_those_normalised_by_hand(name: str) -> None
             "none", algorithm=name, settings=Values(known), steps=100, evaluation=EvaluationConfig(candidates=1)
         )
         config = algorithms.complete(config)
-        learners.append(Learner(config, SimpleNamespace(**data, **more), 0.7, "cpu"))
+        learners.append(Learner([Part(config, SimpleNamespace(**data, **more))], 0.7, "cpu"))
         learners[-1].update(12)
     one, other = learners
     assert {"mean", "std"} == set(one.pack.state()) - set(other.pack.state())

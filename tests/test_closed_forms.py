@@ -17,7 +17,7 @@ from trials import member, trial
 from diffcps.algorithms import fql
 from diffcps.config import EvaluationConfig
 from diffcps.tasks.bandits import bandit
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 
 Array = NDArray[np.float64]
 FAST: dict[str, Any] = {
@@ -37,7 +37,7 @@ def learned(
     )  # fmt: skip
     pack = tuple(member(0, **own) for own in members)
     config = trial(algorithm=name, members=pack, steps=steps, evaluation=EvaluationConfig(candidates=1), **FAST | more)
-    learner = Learner(config, data, 1.0)
+    learner = Learner([Part(config, data)], 1.0)
     learner.update(steps)
     return learner
 

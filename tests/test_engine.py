@@ -19,7 +19,7 @@ from diffcps.algorithms.base import Algorithm
 from diffcps.config import RunConfig
 from diffcps.training import engine
 from diffcps.training.engine import EngineKind
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 
 MEMBERS = (
     member(3),
@@ -53,7 +53,7 @@ def make_learner(kind: EngineKind, config: RunConfig = CONFIG, device: str = "cp
         "terminals": rng.random(300) < 0.1,
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    return Learner(config, dataset, 0.7, device, kind)
+    return Learner([Part(config, dataset)], 0.7, device, kind)
 
 
 def curves(learner: Learner, steps: int) -> dict[str, Tensor]:

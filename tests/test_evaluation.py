@@ -16,7 +16,7 @@ from diffcps.config import EvaluationConfig, Member, RunConfig
 from diffcps.tasks.registry import Task, get_task
 from diffcps.training import policy as policies
 from diffcps.training.evaluation import Evaluator, Rollouts
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from diffcps.training.policy import Policy
 
 RING = get_task("bandit-ring")
@@ -36,7 +36,7 @@ def make_learner(task: Task, members: Sequence[Member] = MEMBERS, config: RunCon
         "terminals": np.zeros(50),
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    return Learner(config.replaced(members=tuple(members)), dataset, task.max_action)
+    return Learner([Part(config.replaced(members=tuple(members)), dataset)], task.max_action)
 
 
 def make(task: Task, members: Sequence[Member] = MEMBERS, config: EvaluationConfig = CONFIG) -> Evaluator:

@@ -29,7 +29,7 @@ from diffcps.config import EvaluationConfig, Member, RunConfig, Values
 from diffcps.tasks.registry import get_task
 from diffcps.training import engine
 from diffcps.training.evaluation import Evaluator
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 
 FOLDER = Path(__file__).parent / "golden"
 CASES: dict[str, Any] = json.loads((FOLDER / "cases.json").read_text())
@@ -85,7 +85,7 @@ def make(settings: Mapping[str, Any], members: Sequence[Mapping[str, Any]], data
         assert own.keys() <= {"seed", *diffcps.Settings.names(), *algorithms.get(name).settings.names()}, own
     pack = tuple(Member(own["seed"], Values(known(own))) for own in members)
     trial = RunConfig("none", pack, algorithm=name, settings=Values(known(shared)))
-    return Learner(trial, SimpleNamespace(**data), max_action)
+    return Learner([Part(trial, SimpleNamespace(**data))], max_action)
 
 
 def state(learner: Learner) -> dict[str, Tensor]:

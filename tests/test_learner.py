@@ -15,7 +15,7 @@ from trials import member, trial
 from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.training import engine
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from diffcps.training.policy import Policy
 
 OBSERVATION, ACTION, MAX_ACTION = 4, 2, 0.7
@@ -40,7 +40,7 @@ def make_learner(
         "terminals": rng.random(300) < 0.1,
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    return Learner(config.replaced(members=tuple(members)), dataset, MAX_ACTION)
+    return Learner([Part(config.replaced(members=tuple(members)), dataset)], MAX_ACTION)
 
 
 def copy_of(learner: Learner) -> dict[str, Tensor]:

@@ -34,11 +34,12 @@ from diffcps.text import significant
 from diffcps.tracking.labels import rows_of
 from diffcps.training import measures
 from diffcps.training.evaluation import Evaluator
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from diffcps.training.measures import Measure, acting, density, likelihood, paths, samples
 from diffcps.training.measures.subject import Measurer, Subject
 from diffcps.training.policy import Policy
-from diffcps.training.trial import Machine, run
+from diffcps.training.process import Machine
+from diffcps.training.trial import Assignment, run
 
 CPU = Machine(torch.device("cpu"))
 TINY = {"hidden_size": 8, "time_embedding": 4, "batch_size": 4, "ema_start": 5, "ema_every": 2, "hidden_layers": 1}
@@ -73,7 +74,7 @@ def transitions(task: str, rows: int = 600) -> Transitions:
 
 def subject(config: RunConfig, policy: Policy | None = None, index: int = 0) -> Subject:
     task, data = get_task(config.task), transitions(config.task)
-    policy = policy or Learner(config, data, task.max_action).policy().member(0)
+    policy = policy or Learner([Part(config, data)], task.max_action).policy().member(0)
     return Subject(task, config, config.members[0], policy, data, index)
 
 
@@ -388,7 +389,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(
         measures.check(config)
     assert all(word in str(said.value) for word in words), str(said.value)
     with pytest.raises(UserError):
-        run(config, RunFolder(tmp_path), mock.Mock(side_effect=AssertionError("work has begun")), CPU)
+        run([Assignment(config, RunFolder(tmp_path), mock.Mock(side_effect=AssertionError("work has begun")))], CPU)
     assert RunFolder(tmp_path).status["state"] == "failed"
 
 
@@ -419,7 +420,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(path: Path, config: RunConfig = MEASURED, machine: Machine = CPU) -> RunFolder:
     folder = RunFolder(path)
-    run(config, folder, lambda: transitions(config.task), machine)
+    run([Assignment(config, folder, lambda: transitions(config.task))], machine)
     return folder
 
 
@@ -478,7 +479,7 @@ def test_killed_while_writing_and_resumed(brief: None, tmp_path: Path, name: str
 def test_a_diverged_member_gets_no_numbers_and_harms_no_other(brief: None) -> None:
     config = trial("bandit-normal-0.5", "density", "samples", "likelihood", seeds=2, covariance="calibrated")
     data = transitions(config.task)
-    policy = Learner(config, data, 2.5).policy()
+    policy = Learner([Part(config, data)], 2.5).policy()
     healthy = Measurer(config, config.members, data)(policy, 0, True)
     policy.parameters["actor"][1] = torch.nan
     broken = Measurer(config, config.members, data)(policy, 0, True)
@@ -529,7 +530,7 @@ def test_paths_in_a_maze(tmp_path: Path) -> None:
     )  # fmt: skip
     folder, task = RunFolder(tmp_path / "run"), get_task("pointmaze-umaze")
     dataset = data.load(task, config.data, (tmp_path,))
-    run(config, folder, lambda: dataset, CPU)
+    run([Assignment(config, folder, lambda: dataset)], CPU)
     table = pd.read_csv(folder.path / "samples.csv")
     assert list(table.columns) == ["step", "member", "seed", "path", "x", "y"]
     assert table.groupby("member")["path"].nunique().tolist() == [paths.EPISODES + dataset.info.trajectories] * 2
@@ -547,7 +548,7 @@ def test_paths_in_a_maze(tmp_path: Path) -> None:
 def run_again(config: RunConfig, root: Path, dataset: Transitions) -> RunFolder:
     """The same trial in another folder."""
     folder = RunFolder(root / "again")
-    run(config, folder, lambda: dataset, CPU)
+    run([Assignment(config, folder, lambda: dataset)], CPU)
     return folder
 
 

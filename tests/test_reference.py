@@ -17,7 +17,7 @@ from diffcps.algorithms.diffusion import variance_preserving
 from diffcps.algorithms.pack import Pack
 from diffcps.config import RunConfig
 from diffcps.training import engine
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 
 OBSERVATION, ACTION, BATCH, MAX_ACTION = 4, 2, 8, 0.7
 MEMBERS = (
@@ -247,7 +247,7 @@ def test_learner_in_float32(backup: bool) -> None:
         "terminals": rng.random(50) < 0.2,
     }
     dataset = SimpleNamespace(**{name: value.astype(np.float32) for name, value in rows.items()})
-    learner = Learner(small(max_q_backup=backup, ema_start=4), dataset, MAX_ACTION)
+    learner = Learner([Part(small(max_q_backup=backup, ema_start=4), dataset)], MAX_ACTION)
     for number in range(10):
         noise = engine.draw(learner.algorithm, learner.work, learner.algorithm.kind_at(number))  # of the coming step
         batch = learner.work.data.rows(noise["rows"])

@@ -17,7 +17,7 @@ from diffcps.algorithms import choosing, qgpo, score, sde, sfbc, streams
 from diffcps.config import DataConfig
 from diffcps.errors import UserError
 from diffcps.sweep.dry_run import Estimator
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 
 LR, DISCOUNT = 1e-2, 0.9
 SMALL: dict[str, Any] = {
@@ -414,7 +414,7 @@ def test_guided_samples_move_as_the_optimal_policy_does_on_a_bandit() -> None:
         behaviour_share=0.5, energy_share=0.25, learning_rate=1e-3, critic_learning_rate=3e-3, energy_learning_rate=1e-3,
         hidden_layers=2, energy_layers=2, discount=0.0, beta=beta, target_rate=0.05, diffusion_steps=30,
     )  # fmt: skip
-    learner = Learner(trial, data, 1.0)
+    learner = Learner([Part(trial, data)], 1.0)
     learner.update(3000)
     support = learner.work.data.of_member["support"][0].flatten(0, 1).numpy()
     np.testing.assert_allclose(support.mean(axis=0), actions.mean(axis=0), atol=0.05)

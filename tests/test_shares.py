@@ -26,10 +26,10 @@ from diffcps.runs.presets import official
 from diffcps.sweep.resources import Cluster, Node, Resources
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from diffcps.training.loop import Prune
 from diffcps.training.packs import fitting, resident_bytes, working_bytes
-from diffcps.training.trial import Machine
+from diffcps.training.process import Machine
 from diffcps.training.workers import (
     WorkerLostError,
     Workers,
@@ -55,7 +55,7 @@ def test_shares_are_whole_and_as_equal_as_can_be(members: int, parts: int) -> No
 
 
 def learner_of(config: RunConfig) -> Learner:
-    return Learner(config, DATA, RING.max_action)
+    return Learner([Part(config, DATA)], RING.max_action)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
@@ -145,7 +145,7 @@ def test_estimated_size_of_a_member_is_that_of_its_state(name: str) -> None:
         np.zeros((9, task.action_size), np.float32), np.zeros(9, np.float32),
         rng.normal(size=(9, task.observation_size)).astype(np.float32), np.zeros(9, np.float32), DATA.info,
     )  # fmt: skip
-    learner = Learner(config, data, task.max_action)
+    learner = Learner([Part(config, data)], task.max_action)
     tensors = learner.state_dict()["pack"].values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / len(config.members)
     assert 2 * size == pytest.approx(resident_bytes(config), rel=1e-3)

@@ -3,10 +3,11 @@
 import functools
 import itertools
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,13 +31,16 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.trials import read_trial
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost, loop
+from diffcps.training.attempt import Assignment, Attempt
 from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.facts import PACKAGES, describe, git_commit
 from diffcps.training.keeping import Kept
-from diffcps.training.learner import Learner
-from diffcps.training.packs import Packs
+from diffcps.training.learner import Learner, Part
 from diffcps.training.policy import Policy
-from diffcps.training.trial import Machine, run
+from diffcps.training.process import Machine
+from diffcps.training.together import Together
+from diffcps.training.trial import run
+from diffcps.training.watchdog import Watchdog
 from diffcps.training.workers import Workers
 
 RING = get_task("bandit-ring")
@@ -77,10 +81,11 @@ def transitions() -> Transitions:
 
 
 DATA = transitions()
+CPU = Machine(torch.device("cpu"))
 
 
 def make_learner(config: RunConfig = CONFIG) -> Learner:
-    return Learner(config, DATA, RING.max_action)
+    return Learner([Part(config, DATA)], RING.max_action)
 
 
 def evaluate(policy: Policy, index: int, episodes: int = 3) -> Rollouts:
@@ -133,23 +138,62 @@ def exactly(state: Any) -> str:
     return "\n".join(map(exactly, state)) if isinstance(state, list) else repr(state)
 
 
+@dataclass(frozen=True)
+class Judge:
+    """An evaluator that makes scores up."""
+
+    evaluate: Callable[..., Rollouts]
+
+    def __call__(self, policy: Policy, index: int, episodes: int) -> Rollouts:
+        return self.evaluate(policy, index, episodes)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def looped(
-    config: RunConfig, learner: Learner, evaluate: Callable[..., Rollouts], folder: RunFolder, **more: Any
+    config: RunConfig,
+    evaluate: Callable[..., Rollouts],
+    folder: RunFolder,
+    sinks: Sequence[Any] = (),
+    *,
+    report: Callable[[dict[str, float]], None] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    requested_at: float | None = None,
+    **more: Any,
 ) -> dict[str, float]:
-    """The loop over one pack that ``evaluate`` evaluates."""
-    packs = Packs()
-    packs.add(learner, evaluate, None)  # type: ignore[arg-type]
-    return loop.run(config, packs, folder, **more)
+    """The trial, evaluated by ``evaluate``; returns its last step and scores."""
+    given = Assignment(config, folder, lambda: DATA, lambda _: sinks, report=report, progress=progress)
+    attempt = Attempt(given, Workers())
+    attempt.open()
+    if attempt.error is None and not folder.ended:
+        with attempt.recorded():
+            attempt.read(CPU.device)
+            asked = time.time() if requested_at is None else requested_at
+            watchdog = Watchdog(None, folder.trace)
+            judge: Any = Judge(evaluate)
+            judges = {"judges": lambda attempt, own: (judge, None)}
+            Together([attempt], CPU, watchdog, requested_at=asked, **judges | more).run()
+    if attempt.error is not None:
+        raise attempt.error
+    return {name: folder.status[name] for name in ("step", "last", "best") if name in folder.status}
 
 
-def outcome(folder: RunFolder, learner: Learner, result: dict[str, float], sink: Memory) -> Outcome:
+def learned(folder: RunFolder) -> str:
+    """The learner of the newest checkpoint, every bit of it."""
+    state, _ = folder.load_checkpoint()
+    assert state is not None
+    return exactly(state["learner"])
+
+
+def outcome(folder: RunFolder, result: dict[str, float], sink: Memory) -> Outcome:
     metrics = (folder.path / "metrics.csv").read_text()
     assert metrics.split("\n", 1)[0].endswith(",steps_per_second")
     status = {name: folder.status[name] for name in ("state", "step", "steps", "last", "best")}
     return Outcome(
         "\n".join(line.rsplit(",", 1)[0] for line in metrics.splitlines()),
         (folder.path / "returns.csv").read_text(),
-        exactly(learner.state_dict()),
+        learned(folder),
         status,
         result,
         sink.by_step(),
@@ -158,11 +202,10 @@ def outcome(folder: RunFolder, learner: Learner, result: dict[str, float], sink:
 
 def straight(config: RunConfig, path: Path, **arguments: Any) -> tuple[Outcome, RunFolder]:
     """The trial without any interruption."""
-    folder, learner, sink = RunFolder(path / config.key), make_learner(config), Memory()
-    folder.create(config)
+    folder, sink = RunFolder(path / config.key), Memory()
     arguments = {"evaluate": evaluate, "checkpoint_clock": clock()} | arguments
-    result = looped(config, learner, folder=folder, sinks=[sink], **arguments)
-    return outcome(folder, learner, result, sink), folder
+    result = looped(config, folder=folder, sinks=[sink], **arguments)
+    return outcome(folder, result, sink), folder
 
 
 def table(text: str) -> list[dict[str, str]]:
@@ -226,17 +269,15 @@ class MortalFolder(RunFolder):
 def killed_and_resumed(
     config: RunConfig, path: Path, kills: list[tuple[int, float, bool]], minutes: Sequence[float] = (1,)
 ) -> tuple[Outcome, int]:
-    """The trial with kills at the given moments, each with a fresh learner, and a damaged checkpoint now and then."""
+    """The trial with kills at the given moments, and a damaged checkpoint now and then."""
     sink, happened, checkpoint_clock = Memory(), 0, clock(minutes)
     for moment, fraction, damage in [*kills, (0, 0.0, False)]:
-        reaper, learner = Reaper(moment, fraction), make_learner(config)
+        reaper = Reaper(moment, fraction)
         folder, sink_log = MortalFolder(path / config.key, reaper), mock.Mock(log=reaper.wrap(sink.log))
         try:
             with mock.patch("os.fsync", return_value=None):
-                folder.create(config)
                 result = looped(
                     config,
-                    learner,
                     reaper.wrap(evaluate),
                     folder,
                     sinks=[sink_log],
@@ -252,11 +293,7 @@ def killed_and_resumed(
         saved = sorted(path.glob("*/checkpoint/step_*.pt"))
         if damage and saved and not folder.ended:
             saved[-1].write_bytes(saved[-1].read_bytes()[:-100])
-    if learner.step < config.steps:  # it was complete before this launch, which therefore left it alone
-        state, _ = folder.load_checkpoint()
-        assert state is not None
-        learner.load_state_dict(state["learner"])
-    return outcome(folder, learner, result, sink), happened
+    return outcome(folder, result, sink), happened
 
 
 REFERENCES: dict[tuple[int, int], Outcome] = {}
@@ -385,7 +422,6 @@ def test_checkpoints_come_with_a_row(tmp_path: Path, minutes: float, expected: l
     folder.create(CONFIG)
     looped(
         CONFIG.replaced(checkpoint_minutes=minutes),
-        make_learner(),
         evaluate,
         folder,
         progress=lambda status: told.append(status["saved"]),
@@ -531,12 +567,12 @@ def test_time_spent_survives_a_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        looped(CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, checkpoint_clock=clock())
+        looped(CONFIG, Reaper(5, 0).wrap(evaluate), folder, checkpoint_clock=clock())
     state, _ = folder.load_checkpoint()
     assert state is not None
     state["seconds"]["learning"] = 100_000.0
     folder.save_checkpoint(state, state["learner"]["step"])
-    looped(CONFIG, make_learner(), evaluate, folder)
+    looped(CONFIG, evaluate, folder)
     assert 100_000 < folder.status["seconds"]["learning"] < 200_000
 
 
@@ -546,9 +582,7 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     folder.create(CONFIG)
     asked = time.time() - 100_000
     with pytest.raises(Killed):
-        looped(
-            CONFIG, make_learner(), Reaper(5, 0).wrap(evaluate), folder, requested_at=asked, checkpoint_clock=clock()
-        )
+        looped(CONFIG, Reaper(5, 0).wrap(evaluate), folder, requested_at=asked, checkpoint_clock=clock())
     first = folder.status["seconds"]
     assert 100_000 <= first["start"] < 200_000
     state, _ = folder.load_checkpoint()
@@ -557,7 +591,7 @@ def test_start_counts_from_when_the_trial_was_asked_for(tmp_path: Path) -> None:
     # long after the newest checkpoint, and fifty minutes ago, it was killed
     lost = {**first, "learning": first["learning"] + 5000}
     folder.write_status({**folder.status, "seconds": lost, "updated": time.time() - 3000})
-    looped(CONFIG, make_learner(), evaluate, folder, requested_at=asked)
+    looped(CONFIG, evaluate, folder, requested_at=asked)
     spent = folder.status["seconds"]
     assert 103_000 <= spent["start"] < 200_000
     assert 5000 <= spent["repeated"] < 10_000
@@ -581,13 +615,12 @@ def test_a_checkpoint_that_is_asked_for_comes_at_once(tmp_path: Path, at: int) -
 
     config = CONFIG.replaced(checkpoint_minutes=600)
     with pytest.raises(Killed):
-        looped(config, make_learner(), evaluate, folder, progress=ask, status_seconds=0)
+        looped(config, evaluate, folder, progress=ask, status_seconds=0)
     assert sorted(set(saved)) == [0, at]
     assert not folder.asked_to_save
-    resumed, other = make_learner(), make_learner()
-    looped(config, resumed, evaluate, folder)
-    looped(CONFIG, other, evaluate, whole)
-    assert exactly(resumed.state_dict()) == exactly(other.state_dict())
+    looped(config, evaluate, folder)
+    looped(CONFIG, evaluate, whole)
+    assert learned(folder) == learned(whole)
     for name in ("metrics.csv", "returns.csv"):
         rows, undisturbed = (
             pd.read_csv(each.path / name).drop(columns="steps_per_second", errors="ignore") for each in (folder, whole)
@@ -614,12 +647,11 @@ def keeping(
         span = RING.expert_return - RING.random_return
         return Rollouts(RING.random_return + scores * span / 100, np.ones_like(scores, dtype=int))
 
-    learner = make_learner(config)
     if kill:
         with pytest.raises(Killed):
-            looped(config, learner, Reaper(kill, 0).wrap(known), folder, checkpoint_clock=clock((every,)))
+            looped(config, Reaper(kill, 0).wrap(known), folder, checkpoint_clock=clock((every,)))
     else:
-        looped(config, learner, known, folder, checkpoint_clock=clock((every,)))
+        looped(config, known, folder, checkpoint_clock=clock((every,)))
     return seen
 
 
@@ -694,7 +726,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
     sink, folder = Memory(), RunFolder(tmp_path / "failing")
     folder.create(CONFIG)
     with pytest.raises(ZeroDivisionError):
-        looped(CONFIG, make_learner(), lambda policy, index, episodes: 1 / 0, folder, sinks=[sink])
+        looped(CONFIG, lambda policy, index, episodes: 1 / 0, folder, sinks=[sink])
     assert sink.closed == 1
 
     class Slow(Memory):
@@ -705,7 +737,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
 
     sink, folder = Slow(), RunFolder(tmp_path / "whole")
     folder.create(CONFIG)
-    looped(CONFIG, make_learner(), evaluate, folder, sinks=[sink])
+    looped(CONFIG, evaluate, folder, sinks=[sink])
     assert sink.closed == 1
     assert folder.status["seconds"]["tracking"] >= 0.2
 
@@ -714,10 +746,10 @@ def test_damaged_checkpoint_is_mentioned(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create(CONFIG)
     with pytest.raises(Killed):
-        looped(CONFIG, make_learner(), Reaper(7, 0).wrap(evaluate), folder, checkpoint_clock=clock())
+        looped(CONFIG, Reaper(7, 0).wrap(evaluate), folder, checkpoint_clock=clock())
     newest = max((tmp_path / "checkpoint").glob("*.pt"))
     newest.write_bytes(b"")
-    looped(CONFIG, make_learner(), evaluate, folder)
+    looped(CONFIG, evaluate, folder)
     (note,) = folder.status["notes"]
     assert newest.name in note
 
@@ -729,9 +761,7 @@ def test_complete_trial_is_left_alone(tmp_path: Path) -> None:
         file.unlink()
     before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
     refuse = mock.Mock(side_effect=AssertionError)
-    again = looped(
-        CONFIG, make_learner(), refuse, folder, sinks=[mock.Mock(log=refuse)], report=refuse, progress=refuse
-    )
+    again = looped(CONFIG, refuse, folder, sinks=[mock.Mock(log=refuse)], report=refuse, progress=refuse)
     assert again == done.result
     assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
 
@@ -741,23 +771,22 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     _, folder = straight(CONFIG, tmp_path)
     folder.write_status({"state": "stopped", "step": 20})
     before = (folder.path / "metrics.csv").read_bytes()
-    wider = CONFIG.with_settings(hidden_size=12)
+    _, wider = straight(CONFIG.with_settings(hidden_size=12), tmp_path)
+    shutil.copytree(wider.path / "checkpoint", folder.path / "checkpoint", dirs_exist_ok=True)
     with pytest.raises(UserError, match="another pack, network or version"):
-        looped(CONFIG, make_learner(wider), evaluate, folder)
+        looped(CONFIG, evaluate, folder)
     assert (folder.path / "metrics.csv").read_bytes() == before
 
 
 # A whole trial, in this process ---------------------------------------------------------------------------------------
 
 
-CPU = Machine(torch.device("cpu"))
-
-
 def trained(path: Path, config: RunConfig = CONFIG, **arguments: Any) -> RunFolder:
     """The run folder after training the trial in this process, by default on the data of this file."""
     arguments = {"folder": RunFolder(path), "load": lambda: DATA, "machine": CPU} | arguments
-    run(config, **arguments)
-    return arguments["folder"]
+    given = {field.name: arguments.pop(field.name) for field in fields(Assignment) if field.name in arguments}
+    run([Assignment(config, **given)], **arguments)
+    return given["folder"]
 
 
 def contents(folder: RunFolder) -> dict[Path, bytes]:

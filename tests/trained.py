@@ -13,7 +13,7 @@ from diffcps import algorithms
 from diffcps.config import EvaluationConfig, RunConfig
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 
 
 def config(task: str = "hopper-medium-v2", *, seeds: int = 2, steps: int = 4, **changes: Any) -> RunConfig:
@@ -40,7 +40,7 @@ def learner(trial: RunConfig, device: str = "cpu", bound: float | None = None, *
     # some rows go on in the next one
     data["next_observations"][:9], data["terminals"][:9] = data["observations"][1:10], 0.0
     data["actions"] *= bound or 1.0
-    return Learner(trial, SimpleNamespace(**data), bound or task.max_action, device, **more)
+    return Learner([Part(trial, SimpleNamespace(**data))], bound or task.max_action, device, **more)
 
 
 def write(root: Path, trial: RunConfig, scores: tuple[float, ...] | None = None, until: int | None = None) -> RunFolder:

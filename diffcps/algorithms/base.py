@@ -105,6 +105,25 @@ class Integers:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of a data set, each member's from its own part, ``[K, B]``."""
+
+    batch: int
+    span: Tensor
+    """The first of its rows and how many they are, ``[K, 2]``."""
+
+    @property
+    def count(self) -> int:
+        """Two words for each."""
+        return 2 * self.batch
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        first, rows = self.span.split(1, dim=1)
+        return first + streams.integers(words, rows)
+
+
+@dataclass(frozen=True)
 class Uniform:
     """Numbers uniform on (0, 1), ``[K, *shape]``."""
 
@@ -171,13 +190,18 @@ class StepKind:
     reads: tuple[str, ...] = ()
     """Columns of ``Batch.more`` and ``Batch.of_member`` that it reads."""
 
-    def draw(self, key: Tensor, step: Tensor, rows: int) -> dict[str, Tensor]:
-        """The random numbers of gradient step ``step`` (an integer tensor) on a data set of so many rows.
+    def draw(self, key: Tensor, step: Tensor, span: Tensor) -> dict[str, Tensor]:
+        """The random numbers of a gradient step.
 
-        A pure function of the step and of each member's key ``[K, 2]``.
+        A pure function of the step and, for each member, of its key and the number of its rows.
+
+        Args:
+            key: of each member's stream, ``[K, 2]``.
+            step: an integer tensor.
+            span: each member's rows of the data set, the first and how many: integers ``[K, 2]``.
         """
         normal = {name: kind for name, kind in self.noise.items() if isinstance(kind, Normal)}
-        words: dict[str, Words] = {"rows": Integers((self.batch,), rows)}
+        words: dict[str, Words] = {"rows": Rows(self.batch, span)}
         words |= {name: kind for name, kind in self.noise.items() if not isinstance(kind, Normal)}
         sizes = [math.prod(kind.shape) for kind in normal.values()]
         pairs = sum(sizes) + sum(sizes) % 2
@@ -303,6 +327,11 @@ class Algorithm(Generic[S]):
     def acting_as(self, actor: Actor) -> Acting:
         """What acts when this policy does, with its parameters as ``actor``."""
         return self
+
+    @classmethod
+    def joins(cls) -> bool:
+        """Whether members of several trials can be in one pack: not where stages fill columns, those of one data set."""
+        return cls.fill is Algorithm.fill
 
     @classmethod
     def check(cls, trial: RunConfig, settings: S) -> None:

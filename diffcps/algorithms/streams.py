@@ -83,7 +83,7 @@ def uniforms(words: Tensor) -> Tensor:
     return ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24
 
 
-def integers(words: Tensor, limit: int) -> Tensor:
+def integers(words: Tensor, limit: int | Tensor) -> Tensor:
     """Integers uniform on 0 … limit − 1, one for each pair of words ``[..., 2 n]``; limit < 2³¹."""
     high, low = words.chunk(2, dim=-1)
     return (high * limit + ((low * limit) >> 32)) >> 32

@@ -49,9 +49,10 @@ class Train(PlaceFlags, RunFlags):
         from diffcps.runs.folder import RunFolder
         from diffcps.runs.presets import PRESETS, made
         from diffcps.tasks.registry import get_task
-        from diffcps.training import trial as trials
         from diffcps.training.checks import check
         from diffcps.training.facts import unused_gpu
+        from diffcps.training.process import Machine
+        from diffcps.training.trial import Assignment, run
         from diffcps.training.views import check as check_views
         from diffcps.training.views import views
 
@@ -68,15 +69,15 @@ class Train(PlaceFlags, RunFlags):
         elif reason := unused_gpu():
             say(console, reason, style="yellow")
         with console.status(f"starting {config.key}") as status, _Interrupt(folder, console) as interrupt:
-            trials.run(
+            trial = Assignment(
                 config,
                 folder,
                 functools.partial(data.load, task, config.data, self.directories),
-                trials.Machine.prepared(),
                 sinks=lambda _: views(self.also, config, folder.path),
                 report=functools.partial(_report, console),
                 progress=interrupt.following(functools.partial(_show, status, config.task)),
             )
+            run([trial], Machine.prepared())
         say(console, f"run folder: {folder.path}")
 
 

@@ -27,7 +27,7 @@ from diffcps.sweep.resources import threads_of
 from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, say, worded
 from diffcps.training import cost
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from diffcps.training.measures import MEASURES
 from diffcps.training.process import prepare_process
 
@@ -147,7 +147,7 @@ class Estimator:
             next_observations=torch.randn(rows, task.observation_size),
             terminals=torch.zeros(rows),
         )
-        learner = Learner(trial, data, task.max_action, self.device)
+        learner = Learner([Part(trial, data)], task.max_action, self.device)
 
         def steps(begin: int, count: int) -> None:
             learner.step = begin

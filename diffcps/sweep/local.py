@@ -12,7 +12,8 @@ from diffcps.storage.location import Location
 from diffcps.sweep import claim
 from diffcps.tasks.registry import task_of
 from diffcps.training import checks
-from diffcps.training.trial import Machine, run
+from diffcps.training.process import Machine
+from diffcps.training.trial import Assignment, run
 
 
 def train(
@@ -46,7 +47,7 @@ def train(
         try:
             for trial in trials:
                 load = functools.partial(data.load, task_of(trial), trial.data, directories)
-                run(trial, location.run_folder(trial.key), load, machine, progress=progress)
+                run([Assignment(trial, location.run_folder(trial.key), load, progress=progress)], machine)
             interrupted = False
         finally:
             claim.settle(location, plan, interrupted)

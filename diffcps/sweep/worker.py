@@ -29,8 +29,8 @@ from diffcps.training.divergence import divergence_rule
 from diffcps.training.facts import unused_gpu
 from diffcps.training.loop import Prune, Sink
 from diffcps.training.packs import worker_memory
-from diffcps.training.process import prepare_process
-from diffcps.training.trial import Machine, run
+from diffcps.training.process import Machine, prepare_process
+from diffcps.training.trial import Assignment, run
 from diffcps.training.views import views
 from diffcps.training.watchdog import STUCK_SECONDS
 from diffcps.training.workers import Workers, connect, disconnect, shares
@@ -79,14 +79,11 @@ def train_worker(
         return found
 
     try:
+        ends = _prune(trial, folder, location, rule=prune, objective=objective) if prune else None
         run(
-            trial,
-            folder,
-            load,
+            [Assignment(trial, folder, load, sinks, ends)],
             machine,
             workers=workers,
-            sinks=sinks,
-            prune=_prune(trial, folder, location, rule=prune, objective=objective) if prune else None,
             requested_at=requested_at,
             stuck_after=STUCK_SECONDS,
         )

@@ -233,6 +233,7 @@ def _counted(config: RunConfig) -> Counted:
     work = Work(
         pack=pack,
         data=_rows(algorithm, 1000),
+        span=torch.tensor([[0, 1000]]),
         key=torch.zeros(1, 2, dtype=torch.int64),
         step=torch.zeros((), dtype=torch.int64),
         sums=torch.zeros(len(algorithm.metrics), 1),

@@ -36,6 +36,8 @@ class Work:
     """Changed by every step."""
     data: Batch
     """The whole data set; fields are ``[N, …]`` here."""
+    span: Tensor
+    """Each member's rows of the data set, the first and how many: integers ``[K, 2]``."""
     key: Tensor
     """Keys of the members' random streams, ``[K, 2]``."""
     step: Tensor
@@ -46,7 +48,7 @@ class Work:
 
 def draw(algorithm: Algorithm[Any], work: Work, kind: str) -> StepNoise:
     """The random numbers of the next step."""
-    return algorithm.kinds[kind].draw(work.key, work.step, len(work.data.actions))
+    return algorithm.kinds[kind].draw(work.key, work.step, work.span)
 
 
 def learn(algorithm: Algorithm[Any], work: Work, noise: StepNoise, kind: str) -> None:
@@ -146,20 +148,20 @@ def _compile(algorithm: Algorithm[Any], work: Work, kind: str) -> Step:
     scratch = _copy(work)  # tracing runs what it sees
     noise = draw(algorithm, scratch, kind)
 
-    def draw_flat(key: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(draw(algorithm, replace(scratch, key=key, step=step), kind)))
+    def draw_flat(key: Tensor, step: Tensor, span: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_tensors(draw(algorithm, replace(scratch, key=key, step=step, span=span), kind)))
 
     def learn_flat(*tensors: Tensor) -> tuple[()]:
         stream = iter(tensors)
         learn(algorithm, _filled(scratch, stream), _filled(noise, stream), kind)
         return ()
 
-    drawing = _compiled(algorithm.device, draw_flat, [scratch.key, scratch.step])
+    drawing = _compiled(algorithm.device, draw_flat, [scratch.key, scratch.step, scratch.span])
     learning = _compiled(algorithm.device, learn_flat, [*_tensors(scratch), *_tensors(noise)])
 
     def step(work: Work) -> None:
         with torch.no_grad():
-            learning(*_tensors(work), *drawing(work.key, work.step))
+            learning(*_tensors(work), *drawing(work.key, work.step, work.span))
 
     return step
 

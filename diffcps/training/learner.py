@@ -1,7 +1,8 @@
 """The learner: owns everything that training changes in a pack, and takes gradient steps through an engine."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,33 @@ from torch import Tensor
 
 from diffcps import algorithms
 from diffcps.algorithms import streams
-from diffcps.algorithms.base import Batch
+from diffcps.algorithms.base import Algorithm, Batch
 from diffcps.algorithms.pack import Pack
 from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.training.engine import EngineKind, Work, build
 from diffcps.training.policy import Policy
+from diffcps.training.workers import joined_state, share_of_state
+
+WHOLE = slice(None)
+"""All members."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Members of a pack that are of one trial, and the data that they learn from."""
+
+    config: RunConfig
+    dataset: Batch | Transitions
+    """Transitions as they were recorded."""
+    own: slice = field(default_factory=lambda: WHOLE)  # a slice cannot be hashed before Python 3.12
+    """Which of the trial's members; by default all."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of these members."""
+        return [member.seed for member in self.config.members[self.own]]
 
 
 def on_device(dataset: Batch | Transitions, device: torch.device) -> Batch:
@@ -36,31 +57,27 @@ def on_device(dataset: Batch | Transitions, device: torch.device) -> Batch:
 
 
 class Learner:
-    """Trains a pack of K members on one data set that is kept on the device.
+    """Trains a pack of K members, each on its trial's data, which are kept on the device.
 
     Each member has its own random stream, a function of its seed and the step, so what it learns does not depend on the
     other members, nor on the device.
 
     Args:
-        config: the algorithm, its settings and the members.
-        dataset: transitions as they were recorded.
+        parts: the members and their data. Those of several trials need the same algorithm, sizes and settings of a pack.
         max_action: actions lie in ±max_action.
         device: where everything lives.
         engine: how a gradient step is run; the attribute of this name tells which one is used and why.
         pool: memory pool for CUDA graphs, to share with packs that take turns with this one.
-        own: the members that it trains; by default all.
         heartbeat: called now and then while columns of the data set are filled, which may take hours.
     """
 
     def __init__(
         self,
-        config: RunConfig,
-        dataset: Batch | Transitions,
+        parts: Sequence[Part],
         max_action: float,
         device: torch.device | str = "cpu",
         engine: EngineKind = "eager",
         pool: Any = None,
-        own: slice = slice(None),
         heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         device = torch.device(device)
@@ -69,21 +86,16 @@ class Learner:
         self._taken: dict[str, int] = {}
         self.filling = False
         """Whether it fills the columns of a stage, which can take longer than the stage's gradient steps."""
-        recorded = on_device(dataset, device)
-        rows, observation_size = recorded.observations.shape
-        self.algorithm = algorithms.build(
-            config, (observation_size, recorded.actions.shape[1], max_action), device, own
-        )
-        seeds = [member.seed for member in config.members[own]]
-        more = {name: torch.zeros(rows, *size, device=device) for name, size in self.algorithm.columns.items()}
-        of_member = {
-            name: torch.zeros(len(seeds), rows, *size, device=device)
-            for name, size in self.algorithm.member_columns.items()
-        }
-        self.pack = Pack.create(self.algorithm, [torch.Generator().manual_seed(_seed(seed)) for seed in seeds])
+        begun = [_begun(part, max_action, device) for part in parts]
+        self._of_parts = [algorithm for algorithm, _, _ in begun]
+        self.algorithm = _of_all(self._of_parts)
+        self.pack: Pack = joined_state([pack for _, pack, _ in begun])
+        seeds = [seed for part in parts for seed in part.seeds]
+        span = _spans([(len(algorithm.members), len(data.actions)) for algorithm, _, data in begun])
         self.work = Work(
             pack=self.pack,
-            data=self.algorithm.prepare(self.pack, replace(recorded, more=more, of_member=of_member)),
+            data=joined_state([data for _, _, data in begun]),
+            span=span.to(device),
             key=streams.keys(seeds, purpose=streams.LEARNING).to(device),
             step=torch.zeros((), dtype=torch.int64, device=device),
             sums=torch.zeros(len(self.algorithm.metrics), len(seeds), device=device),
@@ -96,6 +108,11 @@ class Learner:
     def members(self) -> int:
         """K."""
         return len(self.work.key)
+
+    def members_of(self, part: int) -> slice:
+        """The members of a part."""
+        before = sum(len(algorithm.members) for algorithm in self._of_parts[:part])
+        return slice(before, before + len(self._of_parts[part].members))
 
     def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, Tensor]:
         """Take ``steps`` gradient steps, up to the end of the row; returns each metric's mean over the row, ``[K]``.
@@ -132,27 +149,29 @@ class Learner:
         """Names of all metrics that ``update`` can give."""
         return self.algorithm.metrics
 
-    def policy(self) -> Policy:
-        """A snapshot of what acting and measuring need."""
+    def policy(self, part: int = 0) -> Policy:
+        """A snapshot of what acting and measuring need of a part."""
         needed = self.pack.some(self.algorithm.acting)
-        return Policy(self.algorithm, {name: value.clone() for name, value in needed.items()})
+        return Policy(self._of_parts[part], share_of_state(needed, self.members_of(part)))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, own: slice = WHOLE) -> dict[str, Any]:
         """Everything needed to resume: step, pack tensors by name, and the steps of each kind taken in the unfinished row.
 
         The first axis of a tensor is the members; tensors without dimensions are the same for all. So packs can be cut and
-        joined.
+        joined. ``own`` are the members whose state it is.
         """
-        pack = {name: value.clone() for name, value in self._state().items()}
-        return {"step": self.step, "taken": dict(self._taken), "pack": pack}
+        return {"step": self.step, "taken": dict(self._taken), "pack": share_of_state(self._state(), own)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``. Raises ``UserError`` when the state is of another pack, network or version."""
-        own, saved = self._state(), state["pack"]
-        wrong = [name for name, value in own.items() if name not in saved or saved[name].shape != value.shape]
+    def load_state_dict(self, state: dict[str, Any], own: slice = WHOLE) -> None:
+        """The inverse of ``state_dict``, for the members ``own``; those of all members must be of one step.
+
+        Raises ``UserError`` when the state is of another pack, network or version.
+        """
+        mine, saved = _views(self._state(), own), state["pack"]
+        wrong = [name for name, value in mine.items() if name not in saved or saved[name].shape != value.shape]
         if wrong:
             raise UserError(f"this checkpoint is of another pack, network or version: {', '.join(wrong)} differ.")
-        for name, value in own.items():
+        for name, value in mine.items():
             value.copy_(saved[name])
         self.step, self._taken = int(state["step"]), dict(state["taken"])
         self.work.step.fill_(self.step)
@@ -171,6 +190,43 @@ class Learner:
     def _state(self) -> dict[str, Tensor]:
         # the sums of the unfinished row, members first
         return {**self.pack.state(), "key": self.work.key, "sums": self.work.sums.T}
+
+
+def _begun(part: Part, max_action: float, device: torch.device) -> tuple[Algorithm[Any], Pack, Batch]:
+    """The algorithm, fresh members and the prepared data of a part."""
+    recorded = on_device(part.dataset, device)
+    rows, observation_size = recorded.observations.shape
+    sizes = observation_size, recorded.actions.shape[1], max_action
+    algorithm = algorithms.build(part.config, sizes, device, part.own)
+    seeds = part.seeds
+    more = {name: torch.zeros(rows, *size, device=device) for name, size in algorithm.columns.items()}
+    of_member = {
+        name: torch.zeros(len(seeds), rows, *size, device=device) for name, size in algorithm.member_columns.items()
+    }
+    pack = Pack.create(algorithm, [torch.Generator().manual_seed(_seed(seed)) for seed in seeds])
+    return algorithm, pack, algorithm.prepare(pack, replace(recorded, more=more, of_member=of_member))
+
+
+def _of_all(parts: Sequence[Algorithm[Any]]) -> Algorithm[Any]:
+    """The algorithm for the members of all parts. Raises ``UserError`` where they cannot be in one pack."""
+    first, *others = parts
+    if not others:
+        return first
+    members = [member for part in parts for member in part.members]
+    type(members[0]).check_pack(members)
+    return type(first)(members, first.problem, first.device)
+
+
+def _spans(parts: Sequence[tuple[int, int]]) -> Tensor:
+    """The first row of each member and how many it has, ``[K, 2]``, where each part has so many members and rows."""
+    begins = itertools.accumulate((rows for _, rows in parts), initial=0)
+    spans = [[begin, rows] for begin, (members, rows) in zip(begins, parts, strict=False) for _ in range(members)]
+    return torch.tensor(spans, dtype=torch.int64)
+
+
+def _views(state: dict[str, Tensor], own: slice) -> dict[str, Tensor]:
+    """The members ``own`` of tensors, in place; tensors without dimensions as they are."""
+    return {name: value[own] if value.dim() else value for name, value in state.items()}
 
 
 def _seed(seed: int) -> int:

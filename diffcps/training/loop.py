@@ -1,14 +1,17 @@
-"""The loop of one trial: learn, evaluate, record, save. It knows no Ray and no MLflow.
+"""The loop of one trial: learn, evaluate, record, save. It knows no Ray, no MLflow, and not which trials it shares a pack with.
 
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
 ``checkpoint_minutes`` and one row with its evaluation. Whoever is about to end the trial can ask for a checkpoint. It comes
 within seconds, in the middle of a row; where several workers or packs share the members, it comes with the next row.
 Workers that share the members meet at rows only; how many there are changes nothing but the rounding of arithmetic.
+
+The loop asks for its gradient steps (``Row``), and for leave to go on when a row is written: whoever calls it,
+``training.together``, takes the steps, for the trials of one pack at once.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +25,7 @@ from diffcps.training import cost
 from diffcps.training.evaluation import Rollouts
 from diffcps.training.keeping import Kept
 from diffcps.training.measures.subject import Measured
-from diffcps.training.packs import Packs
+from diffcps.training.packs import Share
 from diffcps.training.workers import Workers
 
 STATUS_SECONDS = 2.0
@@ -43,7 +46,7 @@ Prune = Callable[[int, Mapping[str, NDArray[Any]]], str]
 """Given a step and the metrics shown at it (``[K]``): why the trial ends here; empty to continue."""
 PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking", "repeated"
 """How a trial spends its time: until its first step (processes, imports, data), gradient steps, waiting for the trial's
-other workers, evaluation, writing the run folder, sinks, and work repeated after kills."""
+other workers or for those that share its pack, evaluation, writing the run folder, sinks, and work repeated after kills."""
 
 
 FILLING = "drawing actions"
@@ -68,11 +71,12 @@ class _Clock:
         self.spent["start"] += start + max(0.0, time.time() - requested_at)
         self.mark = time.monotonic()
 
-    def charge(self, purpose: str) -> float:
-        """Add the time since the last call to ``purpose`` and return it, in seconds."""
+    def charge(self, purpose: str, portion: float = 1.0) -> float:
+        """Add this portion of the time since the last call to ``purpose``, the rest to waiting; returns that time, in seconds."""
         now = time.monotonic()
         elapsed, self.mark = now - self.mark, now
-        self.spent[purpose] += elapsed
+        self.spent[purpose] += portion * elapsed
+        self.spent["waiting"] += (1.0 - portion) * elapsed
         return elapsed
 
 
@@ -81,15 +85,13 @@ class _Attempt:
     """What every part of the loop works on: one process's attempt to train the trial to its end."""
 
     config: RunConfig
-    packs: Packs
+    share: Share
     folder: RunFolder
     workers: Workers
     clock: _Clock
     scores: list[list[float]]
     """Of every evaluation so far, ``[evaluations, K]``."""
     kept: Kept
-    complaints: Sequence[str] = ()
-    """A sentence for each damaged checkpoint."""
     pruned: str = ""
     """Why an earlier attempt pruned the trial; empty if it did not."""
 
@@ -97,17 +99,12 @@ class _Attempt:
     def next_row(self) -> int:
         """The next step at which a row is written."""
         every = self.config.log_every, self.config.evaluation.every
-        return min(self.config.steps, *(n * (self.packs.step // n + 1) for n in every))
-
-    @property
-    def can_save(self) -> bool:
-        """Whether a checkpoint can be written between two rows: workers talk at rows only, and several packs take turns."""
-        return self.workers.count == len(self.packs.learners) == 1 and not self.packs.filling
+        return min(self.config.steps, *(n * (self.share.step // n + 1) for n in every))
 
     @property
     def evaluation_due(self) -> bool:
         """Whether the row of this step has an evaluation."""
-        step = self.packs.step
+        step = self.share.step
         return step % self.config.evaluation.every == 0 or step == self.config.steps
 
     @property
@@ -140,9 +137,8 @@ class _Status:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.attempt, self.progress, self.seconds, self.now = attempt, progress, seconds, now
-        said = [*notes, *attempt.complaints]
-        self.values: dict[str, Any] = {"state": "running", "steps": attempt.config.steps, "notes": said}
-        self.start_step, self.start_time, self.written_at = attempt.packs.step, now(), -seconds
+        self.values: dict[str, Any] = {"state": "running", "steps": attempt.config.steps, "notes": list(notes)}
+        self.start_step, self.start_time, self.written_at = attempt.share.step, now(), -seconds
         self.rate = self.pace = 0.0
         # of this attempt's first status: what the trial had taken before, without starting and without what is repeated
         self.begun_at = self.start_time
@@ -163,7 +159,7 @@ class _Status:
     def write(self, **changes: Any) -> None:
         """Write the status now."""
         self.written_at = self.now()
-        step, config = self.attempt.packs.step, self.attempt.config
+        step, config = self.attempt.share.step, self.attempt.config
         self._measure(step)
         left = self.pace * (cost.eager_seconds(config) - cost.eager_seconds(config, step)) if self.pace else None
         self.values.update(
@@ -182,7 +178,7 @@ class _Status:
 
     def _tell_filling(self) -> bool:
         """Whether the learner fills the columns of a stage; says so."""
-        filling = self.attempt.packs.filling
+        filling = self.attempt.share.filling
         if not filling:
             self.values.pop("doing", None)
             self.values.pop("doing_since", None)
@@ -207,10 +203,55 @@ class _Status:
             self.start_step, self.start_time = step, self.written_at
 
 
-def run(
+class Row:
+    """What a trial asks for: gradient steps up to its next row, and to be told when they begin, go on and end."""
+
+    def __init__(self, attempt: _Attempt, status: _Status) -> None:
+        self._attempt, self._status = attempt, status
+        self.steps = attempt.next_row - attempt.share.step
+        self.seconds = 0.0
+        """Of these steps, so far."""
+
+    def begin(self) -> None:
+        """The steps begin: what was before was waiting."""
+        self._attempt.clock.charge("waiting")
+
+    @property
+    def due(self) -> bool:
+        """Whether the status is some seconds old."""
+        return self._status.due
+
+    def show(self, portion: float) -> None:
+        """Write the status. ``portion`` is this trial's of the members that learn."""
+        self.seconds += self._attempt.clock.charge("learning", portion)
+        self._status.write()
+
+    @property
+    def asked_to_save(self) -> bool:
+        """Whether a checkpoint is asked for, which can be written in the middle of a row: workers talk at rows only."""
+        return self._attempt.workers.count == 1 and self._attempt.folder.asked_to_save
+
+    def save(self) -> None:
+        """Write a checkpoint in the middle of the row."""
+        _save(self._attempt, self._status)
+        self._attempt.clock.charge("checkpoint")
+        self._status.write()
+
+    def end(self, portion: float) -> None:
+        """All steps are done."""
+        self.seconds += self._attempt.clock.charge("learning", portion)
+
+
+Turns = Generator[Row | None, Any, None]
+"""The loop as its caller sees it. It is sent, after a ``Row``, the mean of each metric over its steps, by name, ``[members]``;
+after ``None``, which says that the row is written, whether a checkpoint is due."""
+
+
+def turns(
     config: RunConfig,
-    packs: Packs,
+    share: Share,
     folder: RunFolder,
+    state: Mapping[str, Any] | None,
     *,
     workers: Workers | None = None,
     sinks: Sequence[Sink] = (),
@@ -219,15 +260,15 @@ def run(
     progress: Callable[[dict[str, Any]], None] | None = None,
     notes: Sequence[str] = (),
     requested_at: float | None = None,
-    checkpoint_clock: Callable[[], float] = time.monotonic,
     status_seconds: float = STATUS_SECONDS,
-) -> dict[str, float]:
-    """Train a trial to its end; one that has ended stays as it is. Returns ``step``; if evaluated also ``last`` and ``best``.
+) -> Turns:
+    """Train a trial to its end.
 
     Args:
         config: the trial.
-        packs: this worker's members, fresh; the newest checkpoint, if any, is loaded into them.
-        folder: the run folder, already created for ``config``.
+        share: this worker's members, fresh.
+        folder: the run folder, already created for ``config``; of a trial that has not ended.
+        state: the newest checkpoint, if there is one; it is loaded into the members.
         workers: the workers that share the members; by default this one trains all.
         sinks: closed at the end; only the first worker may have any.
         prune: asked in the first worker after each evaluation but the last; the trial ends where it gives a reason.
@@ -235,119 +276,94 @@ def run(
         progress: called in the first worker with every status that is written.
         notes: sentences about this attempt, for the status.
         requested_at: ``time.time()`` at which the trial was requested, by default now.
-        checkpoint_clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
         status_seconds: between two statuses while learning.
     """
-    if folder.ended:
-        return {name: folder.status[name] for name in ("step", "last", "best") if name in folder.status}
     pruned = ""
     try:
-        attempt = _begin(config, packs, folder, workers=workers or Workers(), requested_at=requested_at)
+        attempt = _begin(config, share, folder, state, workers=workers or Workers(), requested_at=requested_at)
         status = _Status(attempt, notes=notes, progress=progress, seconds=status_seconds)
-        saved_at = checkpoint_clock()
-        status.write(saved=packs.step, **attempt.summary)
+        status.write(saved=share.step, **attempt.summary)
         pruned = attempt.pruned
-        while packs.step < config.steps and not pruned:
-            shown = _row(attempt, status, sinks)
+        while share.step < config.steps and not pruned:
+            row = Row(attempt, status)
+            shown = _learned(attempt, status, row=row, own=(yield row))
+            if attempt.evaluation_due:
+                shown |= _evaluate(attempt)
+            for sink in sinks:
+                sink.log(shown, share.step)
+            attempt.clock.charge("tracking")
             pruned = _pruned(attempt, prune, shown)
-            late = checkpoint_clock() - saved_at >= 60 * config.checkpoint_minutes or folder.asked_to_save
-            if packs.step == config.steps or pruned or attempt.workers.decide(late):
+            due = yield None
+            attempt.clock.charge("waiting")
+            if share.step == config.steps or pruned or attempt.workers.decide(due):
                 _save(attempt, status, pruned)
-                saved_at = checkpoint_clock()
             attempt.clock.charge("checkpoint")
             status.write(**attempt.summary)
             if attempt.evaluation_due and attempt.summary and report is not None:
-                report({"step": packs.step, "score": attempt.summary["last"], "best": attempt.summary["best"]})
+                report({"step": share.step, "score": attempt.summary["last"], "best": attempt.summary["best"]})
                 attempt.clock.charge("tracking")
     finally:
         for sink in sinks:
             sink.close(pruned)
-    return _end(attempt, status, pruned)
+    _end(attempt, status, pruned)
 
 
 def _begin(
     config: RunConfig,
-    packs: Packs,
+    share: Share,
     folder: RunFolder,
+    state: Mapping[str, Any] | None,
     *,
     workers: Workers,
     requested_at: float | None,
 ) -> _Attempt:
     """Go to the newest whole checkpoint, and drop the rows that came after it."""
-    state, complaints = folder.load_checkpoint()
     before = folder.status
     # after a crash Ray restarts the workers by itself: this attempt begins at the last sign of life of the one before
     begun = max(time.time() if requested_at is None else requested_at, before.get("updated", 0.0))
     clock = _Clock(state["seconds"] if state else {}, before.get("seconds", {}), begun)
     if state:
-        packs.load_state_dict(workers.own_state(state["learner"]))
-    workers.agree("the step of the newest checkpoint", packs.step)
+        share.load_state_dict(workers.own_state(state["learner"]))
+    workers.agree("the step of the newest checkpoint", share.step)
     if workers.first:
-        folder.rewind(packs.step)
+        folder.rewind(share.step)
     return _Attempt(
         config,
-        packs,
+        share,
         folder,
         workers=workers,
         clock=clock,
         scores=state["scores"] if state else [],
         kept=Kept(config, state or {}),
-        complaints=complaints,
         pruned=state.get("pruned", "") if state else "",
     )
 
 
-def _row(attempt: _Attempt, status: _Status, sinks: Sequence[Sink]) -> dict[str, NDArray[Any]]:
-    """Learn until the next row, write it, evaluate if that is due, and show all of it; returns what was shown, ``[K]``."""
-    shown = _learn(attempt, status)
-    if attempt.evaluation_due:
-        shown |= _evaluate(attempt)
-    for sink in sinks:
-        sink.log(shown, attempt.packs.step)
-    attempt.clock.charge("tracking")
-    return shown
-
-
-def _learn(attempt: _Attempt, status: _Status) -> dict[str, NDArray[Any]]:
-    """Take the gradient steps until the next row and write it; returns what sinks show of all members, ``[K]``."""
-    clock, end, seconds = attempt.clock, attempt.next_row, 0.0
-    steps = end - attempt.packs.step
-    clock.charge("checkpoint")
-
-    def heartbeat() -> None:
-        nonlocal seconds
-        if not status.due:
-            return
-        seconds += clock.charge("learning")
-        status.write()
-        # not after the last step of a row: a resume from there would skip writing the row
-        if attempt.can_save and attempt.packs.step < end and attempt.folder.asked_to_save:
-            _save(attempt, status)
-            clock.charge("checkpoint")
-            status.write()
-
-    own = {name: value.cpu().numpy() for name, value in attempt.packs.update(steps, heartbeat).items()}
-    seconds += clock.charge("learning")
-    status.warn_of_long_row(seconds / 60)
+def _learned(
+    attempt: _Attempt, status: _Status, *, row: Row, own: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Write a row, of which this worker's members have the metrics ``own``; returns what sinks show of all members, ``[K]``."""
+    attempt.clock.charge("waiting")  # for the evaluations of trials in the same pack
+    status.warn_of_long_row(row.seconds / 60)
     metrics = attempt.workers.join(own)
-    clock.charge("waiting")
-    metrics["steps_per_second"] = np.full(len(attempt.config.members), steps / max(seconds, 1e-9))
+    attempt.clock.charge("waiting")
+    metrics["steps_per_second"] = np.full(len(attempt.config.members), row.steps / max(row.seconds, 1e-9))
     if attempt.workers.first:
-        attempt.folder.log(attempt.packs.step, attempt.config, metrics, (*attempt.packs.metrics, "steps_per_second"))
-    clock.charge("checkpoint")
+        attempt.folder.log(attempt.share.step, attempt.config, metrics, (*attempt.share.metrics, "steps_per_second"))
+    attempt.clock.charge("checkpoint")
     return {f"training/{name}": value for name, value in metrics.items()}
 
 
 def _evaluate(attempt: _Attempt) -> dict[str, NDArray[Any]]:
     """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
-    config, packs, folder = attempt.config, attempt.packs, attempt.folder
+    config, share, folder = attempt.config, attempt.share, attempt.folder
     workers, clock = attempt.workers, attempt.clock
-    step, policies = packs.step, packs.policy()
+    step, policies = share.step, share.policy()
     last = step == config.steps
     episodes = config.evaluation.episodes_at(last)
     index = len(attempt.scores) if episodes else (step - 1) // config.evaluation.every
-    rollouts = packs.evaluate(policies, index, episodes) if episodes else None
-    measured = packs.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
+    rollouts = share.evaluate(policies, index, episodes) if episodes else None
+    measured = share.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
     clock.charge("evaluation")
     if rollouts is not None:
         rollouts = Rollouts(**workers.join(vars(rollouts)))
@@ -379,33 +395,32 @@ def _scored(attempt: _Attempt, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
 
 def _save(attempt: _Attempt, status: _Status, pruned: str = "") -> None:
     """Write a checkpoint; all workers take part. A trial that is ended early says so there: a kill may come before its status."""
-    whole = attempt.workers.join_state(attempt.packs.state_dict())
+    whole = attempt.workers.join_state(attempt.share.state_dict())
     if attempt.workers.first:
         state = {"learner": whole, "scores": attempt.scores, "seconds": attempt.clock.spent} | attempt.kept.state
         state |= {"pruned": pruned} if pruned else {}
-        attempt.folder.save_checkpoint(state, attempt.packs.step)
-    status.values["saved"] = attempt.packs.step
+        attempt.folder.save_checkpoint(state, attempt.share.step)
+    status.values["saved"] = attempt.share.step
 
 
 def _tensors(attempt: _Attempt) -> Mapping[str, Any]:
     """The tensors of the whole pack in the first worker, none in the others; all workers take part."""
-    whole = attempt.workers.join_state(attempt.packs.state_dict())
+    whole = attempt.workers.join_state(attempt.share.state_dict())
     return dict(whole["pack"]) if attempt.workers.first else {}
 
 
 def _pruned(attempt: _Attempt, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
     """Why the trial ends here, the same in all workers; empty if it continues."""
-    if not attempt.evaluation_due or attempt.packs.step == attempt.config.steps:
+    if not attempt.evaluation_due or attempt.share.step == attempt.config.steps:
         return ""
-    why = prune(attempt.packs.step, shown) if prune is not None else ""
+    why = prune(attempt.share.step, shown) if prune is not None else ""
     ends = attempt.workers.decide(bool(why))
     return (why or "the first worker says why") if ends else ""
 
 
-def _end(attempt: _Attempt, status: _Status, pruned: str) -> dict[str, float]:
+def _end(attempt: _Attempt, status: _Status, pruned: str) -> None:
     """Say in the status that the trial is complete, or why it has been ended early."""
     attempt.clock.charge("tracking")
     status.write(**({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"}))
     # the other workers leave only now: if the status cannot be written, they must learn of it
-    attempt.workers.agree("the last step", attempt.packs.step)
-    return {"step": attempt.packs.step, **attempt.summary}
+    attempt.workers.agree("the last step", attempt.share.step)

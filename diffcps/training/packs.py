@@ -1,10 +1,12 @@
-"""The packs of a worker: as few as fit into its memory, and several of them as one learner.
+"""The packs of a worker: as few as fit into its memory. They take their steps in turn, as one pack of all members would.
 
-Several packs need less memory, for the temporary tensors of a gradient step are then of fewer members at a time.
+Several packs need less memory, for the temporary tensors of a gradient step are then of fewer members at a time. A pack may
+hold members of several trials, and a trial may have members in several packs: ``Share`` is what a trial sees of them.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,22 +44,25 @@ def working_bytes(config: RunConfig) -> int:
     return max(kind.peak_bytes for kind in cost.counted(config).kinds.values()) + acting.peak_bytes
 
 
-def fitting(config: RunConfig, members: int, task: Task, *, rows: int, memory: float | None) -> list[slice]:
+def fitting(
+    config: RunConfig, members: int, task: Task, *, rows: int, memory: float | None, copied: bool = False
+) -> list[slice]:
     """The members of a worker in as few packs as fit, of sizes that differ by at most one.
 
     Args:
-        config: the trial.
-        members: how many of its members this worker trains.
+        config: the trial, or one of those that train together.
+        members: how many members this worker trains.
         task: its task.
-        rows: transitions of its data set.
+        rows: transitions of its data set, or of all.
         memory: bytes that the worker may use on the device where it learns; ``None`` for no limit.
+        copied: whether packs join data sets, and so keep copies of them.
 
     Raises:
         UserError: not even packs of one member fit; says how much is missing and what to change.
     """
     if memory is None:
         return shares(members, 1)
-    data = 4 * rows * (2 * task.observation_size + task.action_size + 2)
+    data = (2 if copied else 1) * 4 * rows * (2 * task.observation_size + task.action_size + 2)
     prepared, working = cost.prepared_bytes(config, rows), working_bytes(config)
     resident, columns = resident_bytes(config), cost.member_column_bytes(config, rows)
 
@@ -85,18 +90,10 @@ def worker_memory(device: torch.device, share: float, ram: float | None) -> floa
 
 
 class Packs:
-    """Several packs of one worker as one learner: each takes its steps in turn, and one state holds them all."""
+    """Several packs of one worker as one learner: each takes its steps in turn."""
 
-    def __init__(self) -> None:
-        self.learners: list[Learner] = []
-        self._evaluators: list[Evaluator] = []
-        self._measurers: list[Measurer] = []
-
-    def add(self, learner: Learner, evaluator: Evaluator, measurer: Measurer) -> None:
-        """Add a pack, with what evaluates and measures its members."""
-        self.learners.append(learner)
-        self._evaluators.append(evaluator)
-        self._measurers.append(measurer)
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        self.learners = list(learners)
 
     @property
     def step(self) -> int:
@@ -104,46 +101,96 @@ class Packs:
         return self.learners[-1].step
 
     @property
-    def filling(self) -> bool:
-        """See ``Learner.filling``."""
-        return any(learner.filling for learner in self.learners)
+    def can_save(self) -> bool:
+        """Whether a checkpoint can be written between two rows: several packs take turns."""
+        return len(self.learners) == 1 and not self.learners[0].filling
 
     def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
         """Every pack takes ``steps`` gradient steps; returns the mean of each metric over them, ``[members]``."""
         parts = [learner.update(steps, heartbeat) for learner in self.learners]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+
+@dataclass(frozen=True)
+class Piece:
+    """Members of a trial that are in one pack, with what evaluates and measures them."""
+
+    learner: Learner
+    part: int
+    """Which part of the learner they are."""
+    evaluator: Evaluator
+    measurer: Measurer
+
+    @property
+    def own(self) -> slice:
+        """Which members of the learner they are."""
+        return self.learner.members_of(self.part)
+
+
+class Share:
+    """What a trial sees of the packs in which its members train."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = list(pieces)
+
+    @property
+    def learners(self) -> list[Learner]:
+        """The packs that it has members in."""
+        return [piece.learner for piece in self.pieces]
+
+    @property
+    def step(self) -> int:
+        """Steps that all its members have taken."""
+        return self.learners[-1].step
+
+    @property
+    def filling(self) -> bool:
+        """See ``Learner.filling``."""
+        return any(learner.filling for learner in self.learners)
+
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of all metrics that ``update`` can give."""
+        """Names of all metrics that gradient steps can give."""
         return self.learners[0].metrics
 
     def policy(self) -> list[Policy]:
-        """A snapshot of each pack for acting."""
-        return [learner.policy() for learner in self.learners]
+        """A snapshot of each piece for acting."""
+        return [piece.learner.policy(piece.part) for piece in self.pieces]
 
     def evaluate(self, policies: Sequence[Policy], index: int, episodes: int) -> Rollouts:
-        """Roll out all members, pack after pack."""
-        pairs = zip(self._evaluators, policies, strict=True)
-        return Rollouts(**joined_arrays([vars(evaluator(policy, index, episodes)) for evaluator, policy in pairs]))
+        """Roll out all members, piece after piece."""
+        pairs = zip(self.pieces, policies, strict=True)
+        return Rollouts(**joined_arrays([vars(piece.evaluator(policy, index, episodes)) for piece, policy in pairs]))
 
     def measure(self, policies: Sequence[Policy], index: int, last: bool) -> Measured:
-        """Measure all members, pack after pack."""
-        pairs = zip(self._measurers, policies, strict=True)
-        values, samples = zip(*(measurer(policy, index, last) for measurer, policy in pairs), strict=True)
+        """Measure all members, piece after piece."""
+        pairs = zip(self.pieces, policies, strict=True)
+        values, samples = zip(*(piece.measurer(policy, index, last) for piece, policy in pairs), strict=True)
         return Measured(joined_arrays(values), joined_arrays(samples))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of all packs, the same as that of one learner of all members."""
-        return dict(joined_state([learner.state_dict() for learner in self.learners]))
+        """The state of its members, the same as that of one learner of all of them."""
+        return dict(joined_state([piece.learner.state_dict(piece.own) for piece in self.pieces]))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``. Raises ``UserError`` when the state is of other members or networks."""
-        bounds = itertools.accumulate((learner.members for learner in self.learners), initial=0)
-        for learner, bound in zip(self.learners, itertools.pairwise(bounds), strict=True):
-            learner.load_state_dict(share_of_state(state, slice(*bound)))
+        sizes = [len(range(piece.learner.members)[piece.own]) for piece in self.pieces]
+        bounds = itertools.accumulate(sizes, initial=0)
+        for piece, bound in zip(self.pieces, itertools.pairwise(bounds), strict=True):
+            piece.learner.load_state_dict(share_of_state(state, slice(*bound)), piece.own)
 
     def close(self) -> None:
         """Close the environments."""
-        for evaluator in self._evaluators:
-            evaluator.close()
+        for piece in self.pieces:
+            piece.evaluator.close()
+
+
+def cut(sizes: Sequence[int], packs: Sequence[slice]) -> Iterator[list[tuple[int, slice]]]:
+    """Which trials, and which of their members, each pack holds, where members of trials of these sizes stand in a row."""
+    bounds = list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
+    for pack in packs:
+        yield [
+            (number, slice(max(pack.start, begin) - begin, min(pack.stop, end) - begin))
+            for number, (begin, end) in enumerate(bounds)
+            if max(pack.start, begin) < min(pack.stop, end)
+        ]

@@ -3,9 +3,29 @@
 import ctypes
 import functools
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this process may use."""
+
+    device: torch.device
+    """Where it learns."""
+    threads: int = 1
+    """For stepping environments."""
+    memory: float | None = None
+    """Bytes on the device; members that need more are trained in several packs. ``None``: no limit."""
+
+    @classmethod
+    def prepared(cls) -> "Machine":
+        """The GPU if there is one, else the CPU with torch's number of threads; set up for learning."""
+        machine = cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads())
+        prepare_process(machine.threads, machine.device)
+        return machine
 
 
 def prepare_process(threads: int, device: torch.device | str = "cpu") -> None:

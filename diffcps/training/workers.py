@@ -7,6 +7,7 @@ has the member axis first in every tensor; what has no axis is the same for all.
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -35,10 +36,18 @@ def joined_arrays(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDAr
 
 
 def joined_state(parts: Sequence[Any]) -> Any:
-    """One learner's state from those of all shares, in order. Raises ``ValueError`` when they do not fit together."""
+    """One learner's state from those of all shares, in order; also one pack from several, and one data set.
+
+    Raises ``ValueError`` when they do not fit together.
+    """
     first = parts[0]
+    if len(parts) == 1:
+        return first
     if isinstance(first, dict):
         return {name: joined_state([part[name] for part in parts]) for name in first}
+    if is_dataclass(first) and not isinstance(first, type):
+        own = {field.name: joined_state([getattr(part, field.name) for part in parts]) for field in fields(first)}
+        return replace(first, **own)
     if isinstance(first, torch.Tensor) and first.dim() > 0:
         return torch.cat(list(parts))
     if any(bool(part != first) for part in parts):
@@ -50,8 +59,8 @@ def share_of_state(state: Any, own: slice) -> Any:
     """The state of the members ``own``, as copies, from the whole pack's: the inverse of ``joined_state``."""
     if isinstance(state, dict):
         return {name: share_of_state(value, own) for name, value in state.items()}
-    if isinstance(state, torch.Tensor) and state.dim() > 0:
-        return state[own].clone()
+    if isinstance(state, torch.Tensor):
+        return (state[own] if state.dim() else state).clone()
     return state
 
 

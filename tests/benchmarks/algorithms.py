@@ -13,7 +13,7 @@ import numpy as np
 from diffcps import algorithms
 from diffcps.runs.presets import official
 from diffcps.tasks.registry import get_task
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from diffcps.training.process import prepare_process
 
 TASK = get_task("hopper-medium-v2")
@@ -31,7 +31,7 @@ def learner(name: str, **settings: object) -> Learner:
         next_observations=states[1],
         terminals=np.zeros(ROWS, np.float32),
     )
-    found = Learner(official(TASK, name, seeds=1).with_settings(**settings), data, TASK.max_action)
+    found = Learner([Part(official(TASK, name, seeds=1).with_settings(**settings), data)], TASK.max_action)
     found.update(4)
     return found
 

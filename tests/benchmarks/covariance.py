@@ -15,8 +15,8 @@ from diffcps.runs.trials import read_trial
 from diffcps.studies.results import Results, bandit_trial
 from diffcps.studies.study import Scale
 from diffcps.tasks.registry import task_of
-from diffcps.training.process import prepare_process
-from diffcps.training.trial import Machine, run
+from diffcps.training.process import Machine, prepare_process
+from diffcps.training.trial import Assignment, run
 
 STDS = 0.1, 0.2, 0.3, 0.5
 
@@ -37,7 +37,7 @@ def main() -> None:
                 )  # fmt: skip
                 run_folder = RunFolder(Path(folder) / trial.key)
                 load = functools.partial(data.load, task_of(trial), trial.data)
-                run(trial, run_folder, load, Machine(torch.device("cpu")))
+                run([Assignment(trial, run_folder, load)], Machine(torch.device("cpu")))
                 frame = Results((read_trial(run_folder.path),), 0).frame
                 columns = frame["std_0"] / std, frame["kl"], frame["mean_behaviour_loss"]
                 table.add_row(f"{std:g}", covariance, *(" ".join(f"{v:.4f}" for v in column) for column in columns))

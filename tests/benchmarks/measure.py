@@ -25,7 +25,7 @@ from diffcps.runs import presets
 from diffcps.tasks.registry import Task, get_task
 from diffcps.training.engine import EngineKind
 from diffcps.training.evaluation import Evaluator
-from diffcps.training.learner import Learner
+from diffcps.training.learner import Learner, Part
 from diffcps.training.process import prepare_process
 
 from . import reference
@@ -175,7 +175,7 @@ def build_agent(task: Task, data: SimpleNamespace, device: torch.device) -> refe
 def build_learner(variant: Variant, data: SimpleNamespace, device: torch.device) -> Learner:
     task = get_task(variant.task)
     trial = settings(task, variant.precision, variant.members)
-    return Learner(trial, data, task.max_action, device, variant.engine)
+    return Learner([Part(trial, data)], task.max_action, device, variant.engine)
 
 
 def agent_steps(agent: reference.Agent, routes: Routes) -> Contender:

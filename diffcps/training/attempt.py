@@ -1,0 +1,173 @@
+"""One attempt at a trial: its run folder, its data and checkpoint, its loop, and what is written of an error."""
+
+import logging
+import socket
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diffcps.config import RunConfig
+from diffcps.data.holding import parted
+from diffcps.data.transitions import Transitions
+from diffcps.errors import UserError
+from diffcps.runs.folder import RunFolder, TakenOverError
+from diffcps.tasks.registry import task_of
+from diffcps.training import cost
+from diffcps.training.checks import check
+from diffcps.training.loop import Prune, Row, Sink, Turns
+from diffcps.training.packs import Piece, Share
+from diffcps.training.watchdog import reason
+from diffcps.training.workers import WorkerLostError, Workers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial that this process is to train, and what it needs for that."""
+
+    config: RunConfig
+    """The trial."""
+    folder: RunFolder
+    """Its run folder; if the trial fails, its status says why."""
+    load: Callable[[], Transitions]
+    """Reads the data set, once the folder is claimed."""
+    sinks: Callable[[Mapping[str, Any]], Sequence[Sink]] | None = None
+    """Makes the sinks from the content of ``environment.json``; called in the first worker only."""
+    prune: Callable[[Transitions], Prune] | None = None
+    """Makes, from what is learned from, the function that may end the trial early; called in the first worker only."""
+    report: Callable[[dict[str, float]], None] | None = None
+    """See ``loop.turns``."""
+    progress: Callable[[dict[str, Any]], None] | None = None
+    """See ``loop.turns``."""
+
+
+class Attempt:
+    """A trial on its way in this process.
+
+    Args:
+        given: the trial.
+        workers: the workers that share its members.
+    """
+
+    def __init__(self, given: Assignment, workers: Workers) -> None:
+        self.given, self.workers = given, workers
+        self.config, self.folder = given.config, given.folder
+        self.notes: list[str] = []
+        """Sentences about this attempt, for the status."""
+        self.error: Exception | None = None
+        """Why it has failed."""
+        self.state: dict[str, Any] | None = None
+        """The newest checkpoint."""
+        self.share: Share | None = None
+        self.turns: Turns | None = None
+        self.row: Row | None = None
+        """The gradient steps that it waits for."""
+        self.ended = False
+        """Whether it has been trained to its end."""
+
+    @property
+    def members(self) -> int:
+        """How many of its members this worker trains."""
+        return len(self.config.members[self.workers.own])
+
+    @property
+    def step(self) -> int:
+        """From which it continues."""
+        return int(self.state["learner"]["step"]) if self.state else 0
+
+    def open(self) -> None:
+        """Make the run folder, or find it, and claim it; workers other than the first only read it.
+
+        A folder that cannot be written, or is another trial's, ends the attempt.
+        """
+        if stacks := self.folder.stuck:
+            logger.warning("%s: the attempt before this one was ended:\n%s", self.folder.path, stacks)
+            self.notes.append(
+                f"an earlier attempt was ended because {reason(stacks)}; the log has the stack of every thread."
+            )
+        try:
+            if not self.workers.first:
+                self.folder.fetch()
+                return
+            self.folder.create(self.config)
+            if not self.folder.ended:
+                self.folder.claim()
+        except UserError as error:  # the folder may be another trial's: nothing is written there
+            self.error = error
+            self.workers.leave(str(error), mistake=True)
+
+    def read(self, device: torch.device) -> None:
+        """Read data and checkpoint; the status says what is done meanwhile."""
+        check(self.config)
+        if self.workers.first:
+            self.folder.begin("reading data")
+        dataset = self.given.load()
+        self.workers.agree("the data set", dataset.info.checksum)
+        if self.workers.first:
+            self.folder.begin(cost.choose(self.config, device).preparing)
+        self.dataset: Transitions = dataset
+        """What is learned from."""
+        self.held_out: Transitions | None = None
+        """What is not, if any."""
+        if (fraction := self.config.data.hold_out) > 0:
+            ends = task_of(self.config).terminals_end
+            self.dataset, self.held_out = parted(dataset, fraction, self.config.data.seed, ends)
+        self.state, complaints = self.folder.load_checkpoint()
+        self.notes += complaints
+
+    def place(self, pieces: Sequence[Piece], state: dict[str, Any] | None) -> None:
+        """Its members are in these pieces of packs from now on, with what they have learned, if anything."""
+        if self.share is None:
+            self.share = Share(pieces)
+            return
+        self.share.close()
+        self.share.pieces = list(pieces)
+        if state is not None:
+            self.share.load_state_dict(state)
+
+    def continue_with(self, value: object) -> None:
+        """Go on with the loop, which waits for ``value``, until it waits again or ends."""
+        assert self.turns is not None
+        try:
+            self.row = self.turns.send(value)
+        except StopIteration:
+            self.ended = True
+            self.close()
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Inside, an error ends this attempt: see ``fail``."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Write into the run folder why the trial failed, tell the other workers, and keep the error."""
+        if self.error is not None:
+            return
+        self.error = error
+        self.close()
+        mistake = isinstance(error, UserError)
+        why = str(error) if mistake or isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+        details = "" if mistake else getattr(error, "details", None) or trace
+        if self.workers.first and not isinstance(error, TakenOverError):
+            try:
+                self.folder.fail(why, details)
+            except (OSError, UserError) as again:
+                logger.error("%s: %s; and its status cannot be written: %s", self.folder.path, why, again)
+        self.workers.leave(f"{why} (on {socket.gethostname()})", details, mistake)
+
+    def close(self) -> None:
+        """End the loop, with its sinks, and close the environments."""
+        if self.turns is not None:
+            self.turns.close()
+        if self.share is not None:
+            self.share.close()
+        self.turns = self.share = self.row = None

@@ -1,0 +1,243 @@
+"""Trials that train as one pack: their loops take turns, and their gradient steps are taken at once.
+
+Members do not depend on each other, so each trial learns what it would learn alone. Evaluations, rows and checkpoints are
+each trial's own and come one after the other, all at the same steps.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from diffcps.tasks.registry import task_of
+from diffcps.training import cost, loop
+from diffcps.training.attempt import Attempt
+from diffcps.training.evaluation import Evaluator
+from diffcps.training.facts import describe
+from diffcps.training.learner import Learner, Part, on_device
+from diffcps.training.measures.subject import Measurer
+from diffcps.training.packs import Packs, Piece, cut, fitting
+from diffcps.training.process import Machine
+from diffcps.training.watchdog import Watchdog
+from diffcps.training.workers import Workers
+
+Judges = Callable[[Attempt, slice], tuple[Evaluator, Measurer]]
+
+
+class Together:
+    """Trains trials to their ends, as one pack where their memory allows, else in several that take turns.
+
+    Args:
+        attempts: what is trained: alike (``runs.alike``), and to be continued from the same step.
+        machine: what this process may use.
+        watchdog: sees every movement.
+        requested_at: ``time.time()`` at which the trials were requested.
+        checkpoint_clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
+        status_seconds: between two statuses while learning.
+        judges: makes what evaluates and measures these members of a trial.
+    """
+
+    def __init__(
+        self,
+        attempts: Sequence[Attempt],
+        machine: Machine,
+        watchdog: Watchdog,
+        *,
+        requested_at: float,
+        checkpoint_clock: Callable[[], float] = time.monotonic,
+        status_seconds: float = loop.STATUS_SECONDS,
+        judges: Judges | None = None,
+    ) -> None:
+        self._attempts, self._machine, self._watchdog = list(attempts), machine, watchdog
+        self._requested_at, self._clock, self._status_seconds = requested_at, checkpoint_clock, status_seconds
+        self._judges = judges or self._own_judges
+        self._workers = attempts[0].workers
+        self._placed: list[Attempt] = []
+        """The trials whose members are in ``_packs``, in that order."""
+
+    def run(self) -> None:
+        """Train them; one that fails has its error, and the others continue."""
+        try:
+            with self._recorded():
+                self._place()
+            for attempt in self._placed:
+                with attempt.recorded():
+                    self._begin(attempt)
+            self._saved_at = self._clock()
+            while self._running:
+                if self._running != self._placed:
+                    with self._recorded():
+                        self._place()
+                self._row()
+        finally:
+            for attempt in self._attempts:
+                attempt.close()
+
+    @property
+    def _running(self) -> list[Attempt]:
+        """The trials that have neither ended nor failed."""
+        return [attempt for attempt in self._attempts if attempt.error is None and not attempt.ended]
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Inside, an error is that of all trials."""
+        try:
+            yield
+        except Exception as error:
+            for attempt in self._running:
+                attempt.fail(error)
+
+    def _place(self) -> None:
+        """Put the members of the running trials into as few packs as fit; what they have learned goes with them."""
+        attempts, machine, own = self._running, self._machine, self._workers.own
+        states = [attempt.share.state_dict() if attempt.share else None for attempt in attempts]
+        configs, task = [attempt.config for attempt in attempts], task_of(attempts[0].config)
+        engine = cost.choose(configs[0], machine.device).engine
+        data = [on_device(attempt.dataset, machine.device) for attempt in attempts]
+        pool = torch.cuda.graph_pool_handle() if machine.device.type == "cuda" else None
+        sizes = [attempt.members for attempt in attempts]
+        packs = fitting(
+            configs[0],
+            sum(sizes),
+            task,
+            rows=sum(attempt.dataset.info.rows for attempt in attempts),
+            memory=machine.memory,
+            copied=len(attempts) > 1,
+        )
+        learners: list[Learner] = []
+        pieces: list[list[Piece]] = [[] for _ in attempts]
+        helped: dict[str, Any] = {"pool": pool, "heartbeat": self._watchdog.heartbeat}
+        for held in cut(sizes, packs):
+            shares = [(number, _within(own, part)) for number, part in held]
+            parts = [Part(configs[number], data[number], share) for number, share in shares]
+            learner = Learner(parts, task.max_action, machine.device, engine=engine, **helped)
+            learners.append(learner)
+            for part, (number, share) in enumerate(shares):
+                pieces[number].append(Piece(learner, part, *self._judges(attempts[number], share)))
+        self._packs, self._placed = Packs(learners), attempts
+        for attempt, found, state in zip(attempts, pieces, states, strict=True):
+            attempt.place(found, state)
+
+    def _own_judges(self, attempt: Attempt, own: slice) -> tuple[Evaluator, Measurer]:
+        """What evaluates and measures these members of a trial."""
+        config, members = attempt.config, attempt.config.members[own]
+        helped: dict[str, Any] = {"threads": self._machine.threads, "heartbeat": self._watchdog.heartbeat}
+        evaluator = Evaluator(task_of(config), config.physics, members, config.evaluation, **helped)
+        measurer = Measurer(config, members, attempt.dataset, evaluator=evaluator, held_out=attempt.held_out, **helped)
+        return evaluator, measurer
+
+    def _begin(self, attempt: Attempt) -> None:
+        """Begin the loop of a trial, up to its first row."""
+        given, workers = attempt.given, self._workers
+        facts = self._facts(attempt)
+        if workers.first:
+            attempt.folder.record_environment(facts)
+        assert attempt.share is not None
+        attempt.turns = loop.turns(
+            attempt.config,
+            attempt.share,
+            attempt.folder,
+            attempt.state,
+            workers=workers,
+            sinks=given.sinks(facts) if given.sinks and workers.first else (),
+            prune=given.prune(attempt.dataset) if given.prune and workers.first else None,
+            report=given.report,
+            progress=self._watchdog.following(given.progress),
+            notes=[*attempt.notes, *_gathered([learner.engine.notes for learner in attempt.share.learners], workers)],
+            requested_at=self._requested_at,
+            status_seconds=self._status_seconds,
+        )
+        attempt.continue_with(None)
+
+    def _facts(self, attempt: Attempt) -> dict[str, Any]:
+        """The content of ``environment.json``."""
+        assert attempt.share is not None
+        learners, choice = attempt.share.learners, cost.choose(attempt.config, self._machine.device)
+        used = _gathered([[learner.engine.kind] for learner in learners], self._workers)
+        facts = describe(task_of(attempt.config), attempt.dataset.info, self._machine.device)
+        if attempt.held_out is not None:
+            facts["dataset"]["held_out"] = len(attempt.held_out)
+        others = [other.config.key for other in self._placed if other is not attempt]
+        return (
+            facts
+            | {
+                "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
+                "workers": self._workers.count,
+                "pack_sizes": [learner.members for learner in learners],
+            }
+            | ({"together_with": others} if others else {})
+        )
+
+    def _row(self) -> None:
+        """Every trial learns up to its next row, writes it, and saves if that is due."""
+        metrics: dict[str, NDArray[Any]] = {}
+        with self._recorded():
+            metrics = self._learn()
+        bounds = itertools.pairwise(itertools.accumulate((attempt.members for attempt in self._placed), initial=0))
+        for attempt, (begin, end) in zip(self._placed, bounds, strict=True):
+            if attempt.row is not None:
+                with attempt.recorded():
+                    attempt.continue_with({name: values[begin:end] for name, values in metrics.items()})
+        running = self._running
+        now, every = self._clock(), 60 * min((attempt.config.checkpoint_minutes for attempt in running), default=0.0)
+        due = now - self._saved_at >= every or any(attempt.folder.asked_to_save for attempt in running)
+        if due:
+            self._saved_at = now
+        for attempt in running:
+            with attempt.recorded():
+                attempt.continue_with(due)
+
+    def _learn(self) -> dict[str, NDArray[Any]]:
+        """The gradient steps up to the next row, of all members; the mean of each metric over them, by name."""
+        rows = self._rows()
+        (steps,) = {row.steps for _, row in rows}
+        end = self._packs.step + steps
+        for _, row in rows:
+            row.begin()
+        found = self._packs.update(steps, lambda: self._look_around(end))
+        for attempt, row in self._rows():
+            row.end(self._portion(attempt))
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    def _rows(self) -> list[tuple[Attempt, loop.Row]]:
+        """The trials that wait for gradient steps."""
+        return [(attempt, attempt.row) for attempt in self._placed if attempt.row is not None]
+
+    def _portion(self, attempt: Attempt) -> float:
+        """A trial's part of all members that learn."""
+        return attempt.members / sum(other.members for other in self._placed)
+
+    def _look_around(self, end: int) -> None:
+        """Between two gradient steps of a row that ends after step ``end``: show the trials, and save them if one is asked to.
+
+        All are saved at the same step, or they could not continue as one pack. Raises the error of the last trial to fail.
+        """
+        if not any(row.due for _, row in self._rows()):
+            return
+        for attempt, row in self._rows():
+            with attempt.recorded():
+                row.show(self._portion(attempt))
+        # not after the last step of a row: a resume from there would skip writing the row
+        if self._packs.can_save and self._packs.step < end and any(row.asked_to_save for _, row in self._rows()):
+            for attempt, row in self._rows():
+                with attempt.recorded():
+                    row.save()
+        failed = [attempt.error for attempt in self._placed if attempt.error is not None]
+        if len(failed) == len(self._placed):
+            raise failed[-1]
+
+
+def _within(outer: slice, inner: slice) -> slice:
+    """The slice of a sequence that is ``inner`` of its part ``outer``."""
+    begin = outer.start or 0
+    return slice(begin + inner.start, begin + inner.stop)
+
+
+def _gathered(lists: Sequence[Sequence[str]], workers: Workers) -> list[str]:
+    """What the packs of all workers say, each text once."""
+    said = workers.collect(list(itertools.chain(*lists)))
+    return list(dict.fromkeys(itertools.chain(*said)))
