@@ -81,7 +81,7 @@ def train_worker(
     try:
         ends = _prune(trial, folder, location, rule=prune, objective=objective) if prune else None
         run(
-            [Assignment(trial, folder, load, sinks, ends)],
+            [Assignment(trial, folder, load, sinks=sinks, prune=ends)],
             machine,
             workers=workers,
             requested_at=requested_at,

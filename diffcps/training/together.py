@@ -161,16 +161,13 @@ class Together:
         facts = describe(task_of(attempt.config), attempt.dataset.info, self._machine.device)
         if attempt.held_out is not None:
             facts["dataset"]["held_out"] = len(attempt.held_out)
-        others = [other.config.key for other in self._placed if other is not attempt]
-        return (
-            facts
-            | {
-                "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
-                "workers": self._workers.count,
-                "pack_sizes": [learner.members for learner in learners],
-            }
-            | ({"together_with": others} if others else {})
-        )
+        if others := [other.config.key for other in self._placed if other is not attempt]:
+            facts["together_with"] = others
+        return facts | {
+            "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
+            "workers": self._workers.count,
+            "pack_sizes": [learner.members for learner in learners],
+        }
 
     def _row(self) -> None:
         """Every trial learns up to its next row, writes it, and saves if that is due."""
@@ -183,7 +180,7 @@ class Together:
                 with attempt.recorded():
                     attempt.continue_with({name: values[begin:end] for name, values in metrics.items()})
         running = self._running
-        now, every = self._clock(), 60 * min((attempt.config.checkpoint_minutes for attempt in running), default=0.0)
+        now, every = self._clock(), 60 * self._attempts[0].config.checkpoint_minutes
         due = now - self._saved_at >= every or any(attempt.folder.asked_to_save for attempt in running)
         if due:
             self._saved_at = now
