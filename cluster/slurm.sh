@@ -45,6 +45,16 @@ export RAY_ADDRESS="${address:-127.0.0.1}:6379"
 # shellcheck disable=SC2016
 srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 \
     bash -c '
+        # MPS: kernels of several trials run on a GPU at once. It ends with the task, as Ray does. It sees all GPUs by their own
+        # numbers, as its clients do; a folder of its own, for another job on the node may belong to somebody else
+        if command -v nvidia-cuda-mps-control >/dev/null && pipes=$(mktemp -d /tmp/mps-XXXXXX); then
+            if env -u CUDA_VISIBLE_DEVICES CUDA_MPS_PIPE_DIRECTORY="$pipes" CUDA_MPS_LOG_DIRECTORY="$pipes" \
+                nvidia-cuda-mps-control -d </dev/null >/dev/null 2>&1; then
+                export CUDA_MPS_PIPE_DIRECTORY="$pipes"
+            else
+                rm -rf "$pipes"
+            fi
+        fi
         has=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
         if [ "$SLURM_NODEID" = 0 ]; then
             exec ray start --block --head --node-ip-address="${RAY_ADDRESS%:*}" --port="${RAY_ADDRESS##*:}" \

@@ -1,17 +1,21 @@
 """The yardstick computes what the pack computes, its work is counted right, and the benchmark runs."""
 
 import importlib
+import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from benchmarks import flops, measure, reference
+from benchmarks import flops, gpu, measure, model, reference
+from benchmarks.bench import Report
 from benchmarks.projection import PAPER, distinct_sizes, hours, operations, project, size
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from trials import member, trial
@@ -258,6 +262,82 @@ def test_operations_of_an_action_are_those_of_a_real_one() -> None:
         action = agent.act(np.zeros(11), candidates=7)
     assert action.shape == (3,)
     assert counter.get_total_flops() == flops.flops_per_action(measure.settings(task), 11, 3, 7)
+
+
+# What it would take on a GPU ------------------------------------------------------------------------------------------
+
+HOPPER, ANTMAZE = "hopper-medium-v2", "antmaze-medium-diverse-v0"
+MEASURED = {
+    (HOPPER, 1): (481, 482), (HOPPER, 5): (1905, 2037), (HOPPER, 75): (6496, 7919),
+    (ANTMAZE, 5): (1214, 1397), (ANTMAZE, 75): (1932, 2290),
+}  # fmt: skip
+"""Rates of RESULTS.md on an H200, of captured steps in fp32 and bf16. Mish was then several operations on a GPU too."""
+
+
+def test_the_model_of_a_gpu_is_near_what_was_measured() -> None:
+    for (task, members), rates in MEASURED.items():
+        for precision, rate in zip(("fp32", "bf16"), rates, strict=True):
+            kinds, (stage,), _ = cost.counted(measure.settings(get_task(task), precision))
+            steps = [kinds[kind] for kind in stage.cycle]
+            work = model.Work(
+                kernels=np.mean([step.kernels for step in steps]),
+                bytes=np.mean([step.moved_bytes for step in steps]),
+                flops=np.mean([step.flops for step in steps]),
+            )
+            assert 0.87 < members / model.seconds(work, members, precision) / rate < 1.09
+
+
+def test_operations_are_those_of_a_gpu_and_those_of_a_cpu_stay() -> None:
+    config = measure.settings(get_task(HOPPER))
+    before = cost.counted(config).kinds["policy"]
+    on_gpu = model.counted(config).kinds["policy"]
+    assert cost.counted(config).kinds["policy"] == before
+    assert on_gpu.flops == before.flops
+    assert on_gpu.kernels < 0.75 * before.kernels, "Mish is one operation, and so is its gradient"
+    assert on_gpu.moved_bytes < 0.6 * before.moved_bytes
+    assert before.kernels < before.operations
+
+
+def test_bytes_of_an_operation_are_those_of_what_it_reads_and_writes() -> None:
+    left, right = torch.ones(3, 5), torch.ones(5, 7)
+    with cost._Counter() as counter:
+        left.mm(right.view(5, 7)).add_(1.0)
+    assert counter.cost.operations == 3
+    assert counter.cost.kernels == 2, "a view computes nothing"
+    assert counter.cost.moved_bytes == 4 * (15 + 35 + 21) + 4 * (21 + 21)
+
+
+def test_a_cell_that_fails_loses_no_other_and_time_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    options = gpu.Options(device="cpu", quick=True, seconds=0.1, json=file)
+    first = gpu.First(options, Report(Console(file=io.StringIO()), file))
+    good = measure.Variant(HOPPER, 1, "fp32", "eager")
+    first.wave([replace(good, task="no-such-task"), good])
+    first.deadline = 0.0
+    first.wave([replace(good, members=2)])
+    found = json.loads(file.read_text())
+    (row,), (failed,), (left_out,) = (found[name] for name in ("steps", "failed", "left_out"))
+    assert (row["members"], row["ran_as"], len(row["turns"])) == (1, "eager", gpu.TURNS)
+    assert row["rate"] > 0
+    assert "no-such-task" in failed["failed"]
+    assert left_out["members"] == 2
+
+
+def test_the_first_thing_to_run_on_a_gpu(tmp_path: Path) -> None:
+    """The whole command, without a GPU and without NVIDIA's program."""
+    file = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "tests.benchmarks.gpu", "--device", "cpu", "--quick", "--json", str(file)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=GUARD, check=False)
+    assert done.returncode == 0, done.stderr
+    for heading in ("One pack alone", "Several processes on the card", "Table 1", "left out"):
+        assert heading in done.stdout
+    found = json.loads(file.read_text())
+    (shared,) = found["sharing"]
+    assert (shared["trials"], shared["how"], len(shared["each"])) == (2, "in turns", 2)
+    np.testing.assert_allclose(shared["rate"], sum(shared["each"]))
+    assert {row["program"] for row in found["projection"]} == {"pack", "2 packs at once, in turns"}
+    assert not found.get("failed")
 
 
 # The whole Table 1 ----------------------------------------------------------------------------------------------------

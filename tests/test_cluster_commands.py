@@ -111,6 +111,36 @@ def test_the_readme_names_every_file():
     assert not [name for name in NAMES if name not in text and name not in ("README.md", "Dockerfile.dockerignore")]
 
 
+# --- MPS ---------------------------------------------------------------------------------------------------------------
+
+
+MPS = "nvidia-cuda-mps-control"
+
+
+def starts_of_mps() -> dict[str, str]:
+    """The command of every file that starts MPS on a node with GPUs."""
+    found = {}
+    for name in ("launcher-aws.yaml", "launcher-onprem.yaml", "raycluster.yaml", "rayjob.yaml"):
+        lines = {part for part in strings(yaml.safe_load((CLUSTER / name).read_text("utf-8"))) if MPS in part}
+        (found[name],) = lines
+    return found
+
+
+@pytest.mark.parametrize("name", starts_of_mps())
+def test_nodes_with_gpus_start_mps_and_others_do_not_fail(tmp_path, name):
+    command = ["sh", "-c", starts_of_mps()[name]]
+    log, program = tmp_path / "log", tmp_path / MPS
+    for text in ("", f"echo $CUDA_MPS_LOG_DIRECTORY $* >> {log}", f"echo failed $* >> {log}; exit 1"):
+        if text:
+            program.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
+            program.chmod(0o755)
+        done = subprocess.run(
+            command, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert log.read_text("utf-8").splitlines() == ["/tmp -d", "failed -d"]
+
+
 # --- SLURM -------------------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +159,11 @@ def slurm(tmp_path, monkeypatch):
     """A stand-in for SLURM, Ray and Python, which write down how they are called."""
     programs = {
         "srun": 'while [ "$1" != bash ]; do shift; done; export SLURM_NODEID=0 SLURM_GPUS_ON_NODE=4; exec "$@"',
-        "ray": 'echo "ray $*" >> log; case $1 in start) exec sleep 60;; esac',
+        MPS: 'echo "mps $* ${CUDA_VISIBLE_DEVICES-all} $CUDA_MPS_PIPE_DIRECTORY" >> log; exit $MPS',
+        "mktemp": "mkdir pipes; echo $PWD/pipes",
+        "ray": 'echo "ray $*" >> log; case $1 in '
+        'start) echo "pipes ${CUDA_MPS_PIPE_DIRECTORY-none}" >> log; exec sleep 60;; '
+        "health-check) until grep -q pipes log; do sleep 0.05; done;; esac",
         "python": 'echo "python $RAY_AUTH_MODE $*" >> log; trap "echo interrupted >> log; exit 130" INT; '
         "for _ in $(seq $WORK); do sleep 0.1; done; exit $STATUS",
         "scontrol": 'echo "scontrol $*" >> log',
@@ -143,11 +177,12 @@ def slurm(tmp_path, monkeypatch):
     variables = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "VENV": str(tmp_path), "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "32", "RESULTS": "/shared/results",
-        "WORK": "1", "STATUS": "0",
+        "WORK": "1", "STATUS": "0", "MPS": "0", "CUDA_VISIBLE_DEVICES": "2,3",
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TRACKING_URI", raising=False)
+    for name in ("TRACKING_URI", "CUDA_MPS_PIPE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path / "log"
 
 
@@ -192,6 +227,20 @@ def test_slurm_ends_in_good_order_and_goes_on(slurm, monkeypatch, number, again)
     lines = slurm.read_text("utf-8").splitlines()
     assert "interrupted" in lines
     assert ("scontrol requeue 17" in lines) == again
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_slurm_starts_mps_in_a_folder_of_its_own(slurm, monkeypatch, works):
+    monkeypatch.setenv("MPS", "0" if works else "1")
+    job = started()
+    _, said = job.communicate(timeout=GUARD)
+    assert job.returncode == 0, said
+    lines = slurm.read_text("utf-8").splitlines()
+    (started_with,) = [line for line in lines if line.startswith("mps")]
+    folder = slurm.parent / "pipes"
+    assert started_with.split() == ["mps", "-d", "all", str(folder)]
+    assert f"pipes {folder if works else 'none'}" in lines
+    assert folder.exists() == works
 
 
 def test_slurm_refuses_one_file_for_many_nodes(slurm, monkeypatch):

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from ray.runtime_env import RuntimeEnv
 
 from diffcps.errors import UserError
 from diffcps.storage import proxies
-from diffcps.sweep import RAY_SETTINGS, ray_folder
+from diffcps.sweep import RAY_SETTINGS, mps, ray_folder
 from diffcps.sweep.resources import Cluster, Node
 from diffcps.text import first_line
 from diffcps.training.facts import git_commit, unused_gpu
@@ -35,10 +35,14 @@ def check_address(address: str | None) -> None:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Cluster]:
+def connected(address: str | None, sharing: bool = False) -> Iterator[Cluster]:
     """Connect to ``address``, else RAY_ADDRESS, else a cluster that this user runs on this machine, else start a local one.
 
     Disconnects at the end, and stops a cluster that was started here.
+
+    Args:
+        address: ``host:port`` of a cluster, or ``local``.
+        sharing: whether workers will share a GPU: a cluster that is started here then gets NVIDIA's MPS.
 
     Raises:
         UserError: nothing answers at the address, or Ray cannot start here.
@@ -47,26 +51,30 @@ def connected(address: str | None) -> Iterator[Cluster]:
     check_address(address)
     running = None if wanted else ray_folder.running()
     before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_TOKEN")}
-    try:
-        local = wanted == "local" or (wanted is None and not (running and running.mine))
-        origin = _start(running) if local else _join(wanted, running)
-        cluster = present(origin)
-        yield without_unused_gpus(cluster) if local and cluster.gpus else cluster
-    finally:
-        ray.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({name: value} if value is not None else {})
+    local = wanted == "local" or (wanted is None and not (running and running.mine))
+    with ExitStack() as until_ray_has_ended:
+        try:
+            of_gpus = mps.Sharing({})
+            if local and sharing:
+                of_gpus = until_ray_has_ended.enter_context(mps.shared(ray_folder.own(os.environ)))
+            origin = _start(running, of_gpus) if local else _join(wanted, running)
+            cluster = replace(present(origin), warning=of_gpus.warning)
+            yield without_unused_gpus(cluster) if local and cluster.gpus else cluster
+        finally:
+            ray.shutdown()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                os.environ.update({name: value} if value is not None else {})
 
 
-def _start(running: ray_folder.Running | None) -> str:
+def _start(running: ray_folder.Running | None, of_gpus: mps.Sharing) -> str:
     """Start a cluster on this machine; its processes inherit this one's variables. Returns what it is."""
     # imported here: it takes half a second, and joining a cluster does not need it
     from diffcps.sweep.ray_train import local_size
 
     folders = ray_folder.variables()
     # inherited, and not given to Ray: it would have to start other processes than those that are already started
-    os.environ.update(_worker_environment() | folders)
+    os.environ.update({**_worker_environment(), **folders, **of_gpus.variables})
     proxies.avoid()
     try:
         patiently(functools.partial(_init, "local", include_dashboard=False, **local_size()))
@@ -75,7 +83,10 @@ def _start(running: ray_folder.Running | None) -> str:
             f"Ray does not start on this machine: {first_line(error)} Its logs are in "
             f"{folders['RAY_TMPDIR']}/ray/session_latest/logs; docs/machines.md lists what it needs."
         ) from error
-    origin = "a local Ray cluster, started for this sweep"
+    finally:
+        for name in of_gpus.variables:  # only for Ray's processes: MPS waits at its end for all that use it
+            del os.environ[name]
+    origin = f"a local Ray cluster, started for this sweep {of_gpus.how}".rstrip()
     if running:
         origin += f" (another user's at {running.address} is not used; --address {running.address} joins it)"
     return origin

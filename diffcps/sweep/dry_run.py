@@ -23,7 +23,8 @@ from diffcps.runs.criteria import CRITERIA, SCORE
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
-from diffcps.sweep.resources import threads_of
+from diffcps.sweep import mps
+from diffcps.sweep.resources import share_gpus, threads_of
 from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, say, worded
 from diffcps.training import cost
@@ -57,6 +58,8 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
         gpus = "1 per worker if the cluster has any, else 0"
     workers = options.workers_per_trial
     say(console, f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}")
+    if share_gpus(options.gpus_per_trial, workers):
+        say(console, mps.assumed(options.address or os.environ.get("RAY_ADDRESS")))
     if plan.search is not None:
         what = "the last score" if plan.objective == SCORE else CRITERIA[plan.objective].goal
         say(console, f"Optuna goes by {what} (final checkpoint, mean over seeds) in {plan.search} trials a task")

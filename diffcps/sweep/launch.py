@@ -30,7 +30,7 @@ from diffcps.sweep import claim
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job
-from diffcps.sweep.resources import Cluster, Resources
+from diffcps.sweep.resources import Cluster, Resources, share_gpus
 from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
 from diffcps.text import Column, counted, redacted, say, terminal_table
@@ -172,7 +172,9 @@ def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
     """Connect to Ray, run what is not complete, disconnect."""
     plan, location, options, uri = sweep.plan, sweep.location, sweep.options, str(sweep.location.tracking_uri)
     store.import_ahead(uri)  # while Ray's processes start
-    with _connected(options.address, interrupts) as cluster:
+    with _connected(options, interrupts) as cluster:
+        if cluster.warning:
+            _warn(sweep.console, cluster.warning)
         resources = Resources.fitting(
             cluster,
             cpus=options.cpus_per_trial,
@@ -191,11 +193,12 @@ def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
 
 
 @contextmanager
-def _connected(address: str | None, interrupts: Interrupts) -> Iterator[Cluster]:
+def _connected(options: SweepOptions, interrupts: Interrupts) -> Iterator[Cluster]:
     """The Ray cluster; a signal that comes while it starts waits until it has."""
     with ExitStack() as stack:
         with interrupts.deferred():
-            cluster = stack.enter_context(clusters.connected(address))
+            sharing = share_gpus(options.gpus_per_trial, options.workers_per_trial)
+            cluster = stack.enter_context(clusters.connected(options.address, sharing))
         yield cluster
 
 

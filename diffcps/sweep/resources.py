@@ -30,6 +30,8 @@ class Cluster:
     nodes: tuple[Node, ...] = ()
     for_drivers: bool = False
     """Whether a node is reserved for trials' drivers (``cluster.DRIVERS``)."""
+    warning: str = ""
+    """What is not as it should be, for a person; the sweep runs all the same."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,11 @@ def _fair_share(cluster: Cluster, gpus: float) -> float:
         return max(0.1, math.floor(10 * min(shares)) / 10)
     # the drivers' CPUs must fit beside the workers'
     return 0.9 if cluster.cpus <= 4 else 1.0
+
+
+def share_gpus(gpus: float | None, workers: int) -> bool:
+    """Whether several workers run on one GPU, where a trial of so many workers has so many GPUs; ``None``: as ``fitting``."""
+    return gpus is not None and 0 < gpus / workers < 1
 
 
 def threads_of(cpus: float) -> int:

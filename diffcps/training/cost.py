@@ -139,6 +139,10 @@ class Cost:
     """Calls of torch's operations."""
     peak_bytes: int
     """The most memory that it takes at a time, beside what was there before."""
+    kernels: int
+    """Those operations that compute; the others are views."""
+    moved_bytes: int
+    """What kernels read and write, if each reads its inputs and writes its outputs once."""
 
 
 class Counted(NamedTuple):
@@ -151,18 +155,22 @@ class Counted(NamedTuple):
     """All that training changes."""
 
 
+_NO_WORK = torch.ops.aten._unsafe_view.default, torch.ops.aten.detach.default
+"""Views that torch does not call so."""
+
+
 class _Counter(TorchDispatchMode):
     """Counts what runs under it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.operations = self.bytes = self.peak = 0
+        self.flops = self.operations = self.bytes = self.peak = self.kernels = self.moved = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     @property
     def cost(self) -> Cost:
         """The counts so far."""
-        return Cost(self.flops, self.operations, self.peak)
+        return Cost(self.flops, self.operations, self.peak, kernels=self.kernels, moved_bytes=self.moved)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -173,6 +181,10 @@ class _Counter(TorchDispatchMode):
         before = {id(value.untyped_storage()) for value in tree_leaves(args) if isinstance(value, torch.Tensor)}
         found = func(*args, **(kwargs or {}))
         self.operations += 1
+        if not (func.is_view or func in _NO_WORK):
+            self.kernels += 1
+            touched = [value for value in tree_leaves((args, kwargs, found)) if isinstance(value, torch.Tensor)]
+            self.moved += sum(value.numel() * value.element_size() for value in touched)
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=found)
         for value in tree_leaves(found):

@@ -44,7 +44,8 @@ def hours(rates: dict[str, float]) -> float:
 
 
 def project(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of gradient steps in; for the yardstick and each precision and pack size, hours with its fastest engine.
+    """Rows of gradient steps in; for the yardstick, if it was measured, and each precision and pack size, hours with its
+    fastest engine.
 
     ``measured`` counts the distinct sizes of Table 1 (of which there are five) that were measured, not scaled.
     """
@@ -54,7 +55,8 @@ def project(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     plain: dict[str, float] = {}
     packs: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
-        plain[row["task"]] = max(plain.get(row["task"], 0.0), row["reference_rate"])
+        if "reference_rate" in row:
+            plain[row["task"]] = max(plain.get(row["task"], 0.0), row["reference_rate"])
         rates = packs.setdefault((row["precision"], row["members"]), {})
         rates[row["task"]] = max(rates.get(row["task"], 0.0), row["rate"])
 
@@ -64,5 +66,5 @@ def project(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "measured": len({size(get_task(name)) for name in rates}),
         }  # fmt: skip
 
-    found = [result("yardstick", "fp32", 1, plain)]
+    found = [result("yardstick", "fp32", 1, plain)] if plain else []
     return found + [result("pack", *key, rates) for key, rates in sorted(packs.items())]
