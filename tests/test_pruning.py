@@ -11,10 +11,10 @@ import pytest
 import run_folders as synthetic
 from hypothesis import given
 from hypothesis import strategies as st
+from looped import CONFIG, DATA, trained
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from test_shares import workers
-from test_training import CONFIG, DATA, trained
 from trials import member
 
 from diffcps import report

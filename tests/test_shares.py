@@ -13,8 +13,8 @@ import sweeps
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from looped import CONFIG, DATA, RING, clock, trained
 from sweeps import assert_equal, assert_same_result
-from test_training import CONFIG, DATA, RING, clock, trained
 from trials import member
 from waits import GUARD
 

@@ -12,8 +12,8 @@ import sweeps
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from looped import CONFIG, CPU, DATA, RING
 from sweeps import assert_same_result
-from test_training import CONFIG, CPU, DATA, RING
 from trials import member, trial
 
 from diffcps.algorithms import names
@@ -36,7 +36,9 @@ from diffcps.training.workers import shares
 SMALL = CONFIG.with_settings(hidden_size=16, batch_size=16)
 CONFIGS = (
     SMALL,
-    SMALL.replaced(task="bandit-corners", members=(member(5, target_kl=0.2), member(6), member(7, discount=0.5), member(9))),
+    SMALL.replaced(
+        task="bandit-corners", members=(member(5, target_kl=0.2), member(6), member(7, discount=0.5), member(9))
+    ),
     SMALL.replaced(physics="modern", members=(member(1), member(2))),
 )
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import wandb
+from looped import CONFIG, trained
 from tensorboardX.proto.event_pb2 import Event
-from test_training import CONFIG, trained
 from wandb.proto.wandb_internal_pb2 import Record
 
 from diffcps.errors import UserError
