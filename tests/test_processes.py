@@ -36,7 +36,7 @@ from diffcps.sweep import driver, ray_train
 job = pickle.loads(Path(sys.argv[1]).read_bytes())
 trial = job.plan.trial({"key": job.plan.trials[0].key})
 location = job.location.on_this_machine()
-policy = ray_train.RetryPolicy(location, trial.key, "launch")
+policy = ray_train.RetryPolicy(location, [trial.key], "launch")
 ray_train.trainer(pickle.loads(pickle.dumps(policy)), ray_train.PlacementGroups(trial.key))
 assert policy.begin() and not location.run_folder(trial.key).ended
 print("heavy:", *{"torch", "mlflow", "h5py", "scipy"} & set(sys.modules), *{"pandas"} & (set(sys.modules) - before))

@@ -78,7 +78,7 @@ def died(text: str = KILLED) -> WorkerGroupError:
 
 
 def begun(location: Location, launch: str = "launch-1") -> RetryPolicy:
-    trial = RetryPolicy(location, CONFIG.key, launch)
+    trial = RetryPolicy(location, [CONFIG.key], launch)
     assert trial.begin()
     return trial
 
@@ -123,11 +123,11 @@ def test_what_comes_from_outside_is_borne_more_often(tmp_path: Path) -> None:
     """Lost machines and dead drivers count together, before the first checkpoint too, and have an end as well."""
     location = Location(tmp_path)
     for count in range(1, INTERRUPTIONS):
-        trial = RetryPolicy(location, CONFIG.key, "launch-1")
+        trial = RetryPolicy(location, [CONFIG.key], "launch-1")
         assert trial.begin(), count
         assert location.run_folder(CONFIG.key).attempts["external"] == count - 1
     assert trial.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
-    assert not RetryPolicy(location, CONFIG.key, "launch-1").begin()
+    assert not RetryPolicy(location, [CONFIG.key], "launch-1").begin()
     status = location.run_folder(CONFIG.key).status
     assert status["state"] == "failed"
     assert (
@@ -157,7 +157,7 @@ def test_what_the_worker_says_itself_is_the_reason(tmp_path: Path) -> None:
 
 def test_waiting_for_machines_costs_nothing(tmp_path: Path) -> None:
     location = Location(tmp_path)
-    trial = RetryPolicy(location, CONFIG.key, "launch-1", pause=0.01)
+    trial = RetryPolicy(location, [CONFIG.key], "launch-1", pause=0.01)
     assert trial.begin()
     start = time.monotonic()
     for _ in range(100):
@@ -170,7 +170,7 @@ def test_waiting_for_machines_costs_nothing(tmp_path: Path) -> None:
 def test_a_complete_trial_and_one_that_another_drives_are_left_alone(tmp_path: Path) -> None:
     location = Location(tmp_path)
     old = begun(location)
-    new = RetryPolicy(location, CONFIG.key, "launch-1")
+    new = RetryPolicy(location, [CONFIG.key], "launch-1")
     new.begin()
     before = location.run_folder(CONFIG.key).attempts
     assert old.make_decision(died()) is FailureDecision.RAISE

@@ -19,6 +19,8 @@ Maybe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
 """The type of a flag that need not be given; its help says what happens then."""
 Several = Annotated[tuple[T, ...], tyro.conf.arg(help_behavior_hint="")]
 """The type of a flag that takes any number of values, also none."""
+PackTrials = Literal["auto"] | int
+"""How many trials train together at most."""
 Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
 
 
@@ -144,7 +146,10 @@ class MachineFlags:
     workers_per_trial: int = 1
     """Ray Train workers of a trial; each trains its share of the seeds."""
     concurrent: Maybe[int] = None
-    """Trials at once, also if the cluster must grow for them; by default as many as fit."""
+    """Trials, or packs of several, at once, also if the cluster must grow for them; by default as many as fit."""
+    pack_trials: Annotated[PackTrials, tyro.conf.arg(metavar="auto|N")] = "auto"
+    """Trials with networks and settings of the same shapes train together, as one pack in one worker, at most N of them.
+    Results stay each trial's own. `auto`: on GPUs as many as leave none of them idle; on CPUs one."""
 
 
 @dataclass(frozen=True)

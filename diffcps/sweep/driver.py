@@ -1,4 +1,6 @@
-"""The driver of one trial, a Tune trial: ask Ray Train for workers, wait for them, and report how it ended.
+"""The driver of a group of trials, a Tune trial: ask Ray Train for workers, wait for them, and report how it ended.
+
+A group trains as one pack in one worker; most groups are of one trial.
 
 Neither torch nor MLflow is imported here. A driver is a process of its own, and would spend seconds and hundreds of
 megabytes on what only workers use.
@@ -6,10 +8,12 @@ megabytes on what only workers use.
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from diffcps.config import RunConfig
 from diffcps.files import DiskFullError
 from diffcps.runs.criteria import SCORE
 from diffcps.runs.folder import RunFolder
@@ -25,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a trial's driver needs, on any machine."""
+    """Everything that a driver needs, on any machine."""
 
     plan: Plan
     location: Location
@@ -34,6 +38,15 @@ class Job:
     """Where metrics are shown besides MLflow."""
     launch: str = ""
     """Which start of the sweep this is; in each of them a trial's retries count from zero."""
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of a grid, the key of the first trial of a group -> the keys of all; a trial that is in none is one by itself."""
+
+    def trials(self, point: Mapping[str, Any]) -> list[RunConfig]:
+        """The trials of the group that a point of the searcher names, or the trial that it describes."""
+        first = self.plan.trial(point)
+        if first.key not in self.groups:
+            return [first]
+        return [self.plan.trial({"key": key}) for key in self.groups[first.key]]
 
 
 def work(arguments: dict[str, Any]) -> bool:
@@ -49,34 +62,44 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
 
     from diffcps.sweep.ray_train import RetryPolicy
 
-    trial = job.plan.trial(config)
+    trials = {trial.key: trial for trial in job.trials(config)}
     location = job.location.on_this_machine()
-    location.refresh(f"runs/{trial.key}")
-    folder = location.run_folder(trial.key)
-    retries = RetryPolicy(location, trial.key, job.launch)
+    for key in trials:
+        location.refresh(f"runs/{key}")
+    retries = RetryPolicy(location, list(trials), job.launch)
     try:
-        begins = not folder.ended and retries.begin()
+        retries.begin()
     except DiskFullError as error:
         # Tune would retry a failed trial at once, a thousand times; the end of the sweep reports the full disk
-        logger.error("%s: %s", trial.key, error)
+        logger.error("%s: %s", retries.name, error)
         return
-    if begins:
-        arguments = {
-            "config": trial.to_dict(),
-            "location": job.location,
-            "resources": job.resources,
-            "requested_at": config["requested_at"],
-            "prune": job.plan.prune,
-            "objective": job.plan.objective,
-            "also": job.also,
-        }
-        gave_up = _train(job, retries, arguments=arguments, work=work)
-        location.refresh(f"runs/{trial.key}")
-        if gave_up is not None and not folder.ended and folder.status["state"] != "failed":
-            raise gave_up
-    if folder.ended:
-        # Tune wants the metric of every trial; nothing is chosen by it where there is none
-        tune.report({"step": folder.status["step"], OBJECTIVE: _reached(folder, job.plan.objective)})
+    gave_up: dict[str, Exception | None] = {}
+    requested_at = config["requested_at"]
+    for keys in retries.packs():
+        arguments = _arguments(job, [trials[key] for key in keys]) | {"requested_at": requested_at}
+        gave_up |= dict.fromkeys(keys, _train(job, retries, arguments=arguments, work=work))
+        requested_at = time.time()
+        for key in keys:
+            location.refresh(f"runs/{key}")
+    folders = {key: location.run_folder(key) for key in trials}
+    for key, failure in gave_up.items():
+        if failure is not None and not folders[key].ended and folders[key].status["state"] != "failed":
+            raise failure
+    if (ended := next((folder for folder in folders.values() if folder.ended), None)) is not None:
+        # Tune wants the metric of every trial of its own; nothing is chosen by it where that is a group
+        tune.report({"step": ended.status["step"], OBJECTIVE: _reached(ended, job.plan.objective)})
+
+
+def _arguments(job: Job, trials: Sequence[RunConfig]) -> dict[str, Any]:
+    """What ``train_worker`` is told, but for when the trials were requested."""
+    return {
+        "configs": [trial.to_dict() for trial in trials],
+        "location": job.location,
+        "resources": job.resources,
+        "prune": job.plan.prune,
+        "objective": job.plan.objective,
+        "also": job.also,
+    }
 
 
 def more_trials(job: Job) -> bool:
@@ -108,14 +131,14 @@ def _train(
 
     resources, location = job.resources, retries.location
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-    groups = PlacementGroups(f"{job.launch}:{retries.key}")
+    groups = PlacementGroups(f"{job.launch}:{retries.name}")
     training = trainer(retries, groups, another=lambda: more_trials(job))(
         work,
         train_loop_config=arguments,
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=ray.train.RunConfig(name=retries.key, **location.ray_storage("train")),
+        run_config=ray.train.RunConfig(name=retries.name, **location.ray_storage("train")),
     )
     try:
         training.fit()

@@ -18,13 +18,14 @@ from diffcps.algorithms.ways import OF_EVALUATION
 from diffcps.config import Actor, RunConfig
 from diffcps.data import library
 from diffcps.envs import make_vector
+from diffcps.errors import UserError
 from diffcps.runs import inert
 from diffcps.runs.criteria import CRITERIA, SCORE
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan
 from diffcps.runs.presets import changed_settings
-from diffcps.sweep import mps
-from diffcps.sweep.resources import share_gpus, threads_of
+from diffcps.sweep import groups, limits, mps
+from diffcps.sweep.resources import Cluster, Node, Resources, share_gpus, threads_of
 from diffcps.tasks.registry import Environment, Task, task_of
 from diffcps.text import counted, duration, say, worded
 from diffcps.training import cost
@@ -60,6 +61,8 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
     say(console, f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}")
     if share_gpus(options.gpus_per_trial, workers):
         say(console, mps.assumed(options.address or os.environ.get("RAY_ADDRESS")))
+    if how := packing(plan, options, _this_machine()):
+        say(console, how)
     if plan.search is not None:
         what = "the last score" if plan.objective == SCORE else CRITERIA[plan.objective].goal
         say(console, f"Optuna goes by {what} (final checkpoint, mean over seeds) in {plan.search} trials a task")
@@ -73,6 +76,36 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
         "(without compiling, which saves long trials a quarter to a half; with every episode as long as its limit)",
         highlight=False,
     )
+
+
+def packing(plan: Plan, options: SweepOptions, cluster: Cluster) -> str:
+    """How trials would train together on a cluster, in a sentence; empty where each trains alone, or not even one fits."""
+    if plan.search is not None:
+        return ""
+    try:
+        resources = Resources.fitting(
+            cluster,
+            cpus=options.cpus_per_trial,
+            gpus=options.gpus_per_trial,
+            concurrent=options.concurrent,
+            workers=options.workers_per_trial,
+        )
+    except UserError:  # what is asked for is a larger cluster's
+        return ""
+    found = groups.grouped(plan.trials, options.pack_trials, resources)
+    if not (how := groups.packed(found)):
+        return ""
+    return (
+        f"on {cluster.description}, trials would train together (--pack-trials {options.pack_trials}): {how}, of at most "
+        f"{counted(max(map(groups.members, found)), 'member')}; the times are those of each trial by itself"
+    )
+
+
+def _this_machine() -> Cluster:
+    """This machine as a cluster."""
+    cpus, gpus = float(limits.cores()), float(torch.cuda.device_count())
+    described = f"this machine with {counted(int(gpus), 'GPU')}"
+    return Cluster(described, cpus, gpus, nodes=(Node(cpus, gpus, 0.0),))
 
 
 def _table(plan: Plan, seconds: Sequence[tuple[float, float]]) -> Table:

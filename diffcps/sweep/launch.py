@@ -26,10 +26,11 @@ from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
 from diffcps.runs.plan import Plan, load
 from diffcps.runs.planning import build
 from diffcps.storage.location import Location, results_folder
-from diffcps.sweep import claim
+from diffcps.sweep import claim, groups
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job
+from diffcps.sweep.groups import Groups
 from diffcps.sweep.resources import Cluster, Resources, share_gpus
 from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.tasks.registry import task_of
@@ -94,6 +95,7 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     plan, location = _plan(options, plan)
     views.check(options.also, stored=location.remote is not None)
     _check_workers(plan, options.workers_per_trial)
+    groups.check(plan, options)
     for trial in plan.trials:
         checks.check(trial)
     for warning in inert.warnings(plan):
@@ -184,12 +186,28 @@ def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
         )
         check(uri)
         claim.begin(location, plan)
-        at_once = counted(min(resources.concurrent, plan.count), "trial")
-        say(sweep.console, f"on {cluster.description}; {at_once} at once")
+        packs = _packs(sweep, resources)
+        say(sweep.console, f"on {cluster.description}; {_at_once(plan, packs, resources.concurrent)}")
         Tracker(uri, plan.name).reconcile(location.folder, running=True)
         with Board(plan, location, sweep.console, options.quiet):
-            job = Job(plan, _for_workers(location), resources, options.also)
+            job = Job(plan, _for_workers(location), resources, also=options.also, groups=groups.keys(packs))
             execute(job, interrupts, stopping=partial(_stopping, sweep, time.time(), interrupts))
+
+
+def _packs(sweep: _Sweep, resources: Resources) -> Groups:
+    """What has not ended, in groups that train together; none for a search, which chooses one trial after the other."""
+    if sweep.plan.search is not None:
+        return []
+    sweep.location.refresh("runs")
+    left = [trial for trial in sweep.plan.trials if not sweep.location.run_folder(trial.key).ended]
+    return groups.grouped(left, sweep.options.pack_trials, resources)
+
+
+def _at_once(plan: Plan, packs: Groups, slots: int) -> str:
+    """What runs at the same time, in words."""
+    if how := groups.packed(packs):
+        return f"{counted(min(slots, len(packs)), 'pack')} at once, {how}"
+    return f"{counted(min(slots, plan.count), 'trial')} at once"
 
 
 @contextmanager

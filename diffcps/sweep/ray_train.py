@@ -21,7 +21,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from diffcps.runs.folder import RunFolder
 from diffcps.storage.location import Location
 from diffcps.sweep import limits
 from diffcps.training import watchdog
@@ -261,60 +262,112 @@ class _Unannounced(FixedScalingPolicy):
 
 
 class Cause(NamedTuple):
-    """What interrupted a trial."""
+    """What interrupted trials that train together."""
 
     external: bool
-    """Whether its machine or its driver was lost, and the worker only with it."""
+    """Whether their machine or their driver was lost, and the worker only with it."""
     text: str
+    details: str = ""
+    """The stacks that a watchdog left; else empty."""
 
 
 class RetryPolicy(FailurePolicy):
     """Retry a trial as long as new checkpoints appear; fail it after too many interruptions in a row without one.
 
     That is ``CRASHES`` of its own or ``INTERRUPTIONS`` from outside. The record is ``attempts.json`` in the run folder. The
-    policy lives in the trial's driver. When a newer driver of the same trial begins, because this one was thought dead, the
-    record is the newer driver's.
+    policy lives in the driver of a group of trials. When a newer driver of the same group begins, because this one was thought
+    dead, the records are the newer driver's.
+
+    The trials of a group train together, and after an interruption from outside they do again. When their worker crashes,
+    nobody knows whose fault it is. Then, and when one of them has failed here, those that are left train one after the other,
+    each alone.
 
     Args:
-        location: where the trial's record is, as this machine sees it.
-        key: the trial's.
+        location: where the trials' records are, as this machine sees them.
+        keys: of the trials of the group.
         launch: which start of the sweep this is; each start counts from zero.
         pause: seconds before Ray Train looks again for machines for its workers.
     """
 
-    def __init__(self, location: Location, key: str, launch: str, pause: float = _PAUSE) -> None:
+    def __init__(self, location: Location, keys: Sequence[str], launch: str, pause: float = _PAUSE) -> None:
         super().__init__(FailureConfig(max_failures=-1))
-        self.location, self.key, self.launch, self.pause = location, key, launch, pause
+        self.location, self.keys, self.launch, self.pause = location, tuple(keys), launch, pause
+        self.name = self.keys[0]
         self.driver = secrets.token_hex(4)
+        self._training: tuple[str, ...] = ()
 
     def begin(self) -> bool:
-        """Whether this driver may run the trial: not when too many of this launch's drivers died in a row before it."""
-        folder = self.location.run_folder(self.key)
+        """Whether this driver has something to train: trials that have not ended.
+
+        Of those it leaves out a trial of which too many drivers died in a row before it, in this launch.
+        """
+        left = [key for key in self.keys if not self._folder(key).ended]
+        self._training = tuple(key for key in left if self._begin(key))
+        return bool(self._training)
+
+    def _begin(self, key: str) -> bool:
+        folder = self._folder(key)
         folder.path.mkdir(parents=True, exist_ok=True)
         record = folder.attempts
         again = record.get("launch") == self.launch
-        fresh = {"launch": self.launch, "step": _saved(folder.status), "crashes": 0, "external": 0}
+        fresh = {"launch": self.launch, "step": _saved(folder.status), "crashes": 0, "external": 0, "alone": False}
         base = {"interruptions": 0, "newest": []} | record | ({} if again else fresh) | {"driver": self.driver}
         folder.record_attempts(base)
-        return not again or self._retry(Cause(True, "its driver died"))
+        return not again or self._retry(key, self._known(Cause(True, "its driver died"), [key]))
+
+    def packs(self) -> Iterator[tuple[str, ...]]:
+        """The keys of those that train together, then of each that has to train alone by then; after ``begin``."""
+        group = self._training
+        if together := tuple(key for key in group if not self._folder(key).attempts["alone"]):
+            self._training = together
+            yield together
+        for key in group:
+            if self._folder(key).attempts["alone"] and self._is_own(key) and not self._folder(key).ended:
+                self._training = (key,)
+                yield (key,)
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Called by Ray Train's controller when workers have died or cannot be started."""
         if _waits_for_machines(training_failed_error):
             time.sleep(self.pause)  # Ray would ask again at once, and keep a core busy
             return FailureDecision.RETRY
-        self.location.refresh(f"runs/{self.key}")
-        retry = self._retry(cause_of(training_failed_error))
-        return FailureDecision.RETRY if retry else FailureDecision.RAISE
+        for key in self._training:
+            self.location.refresh(f"runs/{key}")
+        left = [key for key in self._training if not self._folder(key).ended]
+        if not left or not all(map(self._is_own, left)):
+            return FailureDecision.RAISE
+        cause = self._known(cause_of(training_failed_error), left)
+        again = [key for key in left if self._retry(key, cause)]
+        if again == left and (cause.external or len(left) == 1):
+            return FailureDecision.RETRY
+        for key in again:
+            self._set_apart(key)
+        return FailureDecision.RAISE
 
-    def _retry(self, cause: Cause) -> bool:
+    def _folder(self, key: str) -> RunFolder:
+        return self.location.run_folder(key)
+
+    def _is_own(self, key: str) -> bool:
+        """Whether a trial is still this driver's."""
+        return bool(self._folder(key).attempts["driver"] == self.driver)
+
+    def _set_apart(self, key: str) -> None:
+        """From now on a trial trains alone, and it waits for that."""
+        folder = self._folder(key)
+        folder.record_attempts({**folder.attempts, "alone": True})
+        if folder.status["state"] == "running":
+            folder.claim()  # a worker that only hung must not come back and go on
+            folder.write_status({**folder.status, "state": "pending", "updated": time.time()})
+
+    def _known(self, cause: Cause, keys: Sequence[str]) -> Cause:
+        """The cause, or what a watchdog has left in the folder of one of the trials."""
+        stacks = next((found for key in keys if (found := self._folder(key).stuck)), "")
+        return Cause(False, watchdog.reason(stacks), stacks) if stacks else cause
+
+    def _retry(self, key: str, cause: Cause) -> bool:
         """Count an interruption. Whether to try again; if not, the status says why."""
-        folder = self.location.run_folder(self.key)
+        folder = self._folder(key)
         record, status = folder.attempts, folder.status
-        if record["driver"] != self.driver or folder.ended:
-            return False
-        if stacks := folder.stuck:
-            cause = Cause(False, watchdog.reason(stacks))
         step = _saved(status)
         if step != record["step"]:
             record |= {"step": step, "crashes": 0, "external": 0}
@@ -328,7 +381,7 @@ class RetryPolicy(FailurePolicy):
             return True
         # the worker's own words about its end are closer to the truth than Ray's
         failed = status["state"] == "failed"
-        said, details = (status.get("error", ""), status.get("details", "")) if failed else (cause.text, stacks)
+        said, details = (status.get("error", ""), status.get("details", "")) if failed else (cause.text, cause.details)
         where = f"its next checkpoint (the last is of step {step:,})" if step else "its first checkpoint"
         what = "it was interrupted" if cause.external else "its worker died"
         folder.claim()  # a worker that only hung must not come back and report that it is running

@@ -112,7 +112,7 @@ def execute(
     Args:
         job: the sweep.
         interrupts: receives signals.
-        driver: what runs a trial, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
+        driver: what runs a group of trials, with a suggested point and ``job=``; a benchmark of the scheduling runs less.
         stopping: called when a signal has come, before the trials are ended.
 
     Raises:
@@ -149,11 +149,12 @@ def execute(
 
 
 def _searcher(job: Job) -> tuple[Any, int]:
-    """The searcher over what has not ended, and how many trials that is."""
+    """The searcher over what has not ended, and how many groups of trials that is."""
     job.location.refresh("runs")
     folders = run_folders(job.location)
     if job.plan.search is None:
         ended = {folder.path.name for folder in folders if folder.ended}
+        ended |= {key for keys in job.groups.values() for key in keys[1:]}  # they come with the first of their group
         keys = [trial.key for trial in job.plan.trials if trial.key not in ended]
         return (grid_searcher(keys), len(keys)) if keys else (None, 0)
     configs = [(folder.config, folder) for folder in folders]

@@ -1,4 +1,4 @@
-"""What a Ray Train worker does: bring the data and the run folder to this machine, and run the trial."""
+"""What a Ray Train worker does: bring the data and the run folders to this machine, and run the trials of a group."""
 
 import gc
 import logging
@@ -43,7 +43,7 @@ LARGEST = 2**30
 
 
 def train_worker(
-    config: dict[str, Any],
+    configs: Sequence[dict[str, Any]],
     location: Location,
     resources: Resources,
     requested_at: float,
@@ -51,21 +51,39 @@ def train_worker(
     objective: str,
     also: Sequence[str],
 ) -> bool:
-    """The Ray Train worker's function. Returns whether its process may train another trial.
+    """The Ray Train worker's function. Returns whether its process may train another group of trials.
 
     Args:
-        config: the trial, as plain values.
-        location: where its data and its run folder are.
+        configs: the trials, as plain values; where several workers train, one.
+        location: where their data and their run folders are.
         resources: what this worker may use.
-        requested_at: ``time.time()`` at which the trial was requested.
+        requested_at: ``time.time()`` at which the trials were requested.
         prune: how trials are ended early, if they are.
         objective: by which they are compared.
         also: where metrics are shown besides MLflow.
     """
-    trial, location = RunConfig.from_dict(config), location.on_this_machine()
+    trials, location = [RunConfig.from_dict(config) for config in configs], location.on_this_machine()
     machine = _machine(resources)
-    workers = _workers(trial) if resources.workers > 1 else None
-    folder = location.working_folder(trial.key, workers.rank if workers else 0)
+    workers = _workers(trials[0]) if resources.workers > 1 else None
+    rank = workers.rank if workers else 0
+    assigned = [_assignment(trial, location, rank, prune=prune, objective=objective, also=also) for trial in trials]
+    try:
+        run(assigned, machine, workers=workers, requested_at=requested_at, stuck_after=STUCK_SECONDS)
+    except TakenOverError as error:
+        logger.warning("%s This worker, which was thought dead, stops.", error)
+    except UserError as error:
+        # another attempt would end the same way, so Ray must not retry; the run folder has the reason
+        logger.error("%s: %s", ", ".join(trial.key for trial in trials), error)
+    if workers is not None:
+        disconnect()
+    return workers is None and _fresh([own.folder for own in assigned], machine.device)
+
+
+def _assignment(
+    trial: RunConfig, location: Location, rank: int, *, prune: PruningRule | None, objective: str, also: Sequence[str]
+) -> Assignment:
+    """The trial with its run folder, its data, its views and its rule for an early end; ``rank`` is this worker's."""
+    folder = location.working_folder(trial.key, rank)
 
     def load() -> Transitions:
         dataset = data.load(task_of(trial), trial.data, location.data_folders(trial))
@@ -78,23 +96,8 @@ def train_worker(
             found.append(MlflowSink(Tracker(location.tracking_uri, location.sweep), trial, environment, folder))
         return found
 
-    try:
-        ends = _prune(trial, folder, location, rule=prune, objective=objective) if prune else None
-        run(
-            [Assignment(trial, folder, load, sinks=sinks, prune=ends)],
-            machine,
-            workers=workers,
-            requested_at=requested_at,
-            stuck_after=STUCK_SECONDS,
-        )
-    except TakenOverError as error:
-        logger.warning("%s This worker, which was thought dead, stops.", error)
-    except UserError as error:
-        # another attempt would end the same way, so Ray must not retry; the run folder has the reason
-        logger.error("%s: %s", trial.key, error)
-    if workers is not None:
-        disconnect()
-    return workers is None and _fresh(folder, machine.device)
+    rule = _prune(trial, folder, location, rule=prune, objective=objective) if prune else None
+    return Assignment(trial, folder, load, sinks=sinks, prune=rule)
 
 
 def _machine(resources: Resources) -> Machine:
@@ -118,18 +121,18 @@ def _bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _fresh(folder: RunFolder, device: torch.device) -> bool:
-    """Whether this process can train another trial.
+def _fresh(folders: Sequence[RunFolder], device: torch.device) -> bool:
+    """Whether this process can train another group of trials.
 
     No after a failed trial, on a GPU or with compiled code (both keep memory), after memory growth, or while MLflow's thread
     still sends rows.
     """
-    if folder.status["state"] not in ("complete", "pruned") or device.type != "cpu":
+    if any(folder.status["state"] not in ("complete", "pruned") for folder in folders) or device.type != "cpu":
         return False
     gc.collect()
     if any(thread.name == THREAD for thread in threading.enumerate()):
         return False
-    eager = folder.environment.get("engine", {}).get("used") == "eager"
+    eager = all(folder.environment.get("engine", {}).get("used") == "eager" for folder in folders)
     return eager and _bytes() < min(_first_bytes() + GROWTH, LARGEST)
 
 

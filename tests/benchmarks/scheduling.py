@@ -99,7 +99,7 @@ def sleep_in_worker(loop: dict[str, Any], seconds: float) -> bool:
     entered = time.time()
     from diffcps.sweep import worker  # noqa: F401
 
-    config = RunConfig.from_dict(loop["config"])
+    (config,) = map(RunConfig.from_dict, loop["configs"])
     _sleep(loop["location"].run_folder(config.key), config, seconds, entered)
     return True
 
