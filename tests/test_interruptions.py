@@ -160,6 +160,28 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
     sweeps.assert_tree(sweep)
 
 
+def test_after_the_death_of_a_pack_its_trials_go_on_one_by_one(start, tmp_path):
+    """Each in a process of its own, for nobody knows whose fault it was."""
+    sweep = tmp_path / "ring"
+    session = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2, "--pack-trials", 2)
+    folders = planned(session, sweep)
+    session.wait_until(half_way(folders[0]))
+    (killed,) = session.called("ray::RayTrainWorker")
+    os.kill(killed, signal.SIGKILL)
+    assert session.wait() == 0, session.output
+    assert not session.left_behind()
+    processes = {int((folder.path / "owner").read_text().split()[2]) for folder in folders}
+    assert len(processes) == 2
+    assert killed not in processes
+    prepare_process(1)  # as a worker does
+    for folder in folders:
+        assert folder.ended
+        assert folder.attempts["alone"]
+        assert [event["external"] for event in folder.attempts["newest"]] == [False]
+        sweeps.assert_same_result(folder, sweeps.train(folder.config, tmp_path / "alone"))
+    sweeps.assert_tree(sweep)
+
+
 def test_ctrl_c_ends_a_single_trial_with_a_checkpoint(start, tmp_path):
     """In the middle of its only row."""
     flags = "--rows", 500, "--seeds", 1, "--steps", 3000, "--set", "log_every=3000", "--evaluate-every", 3000

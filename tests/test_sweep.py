@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sweeps
@@ -11,11 +12,13 @@ import test_d4rl as d4rl_files
 from rich.console import Console
 from rich.table import Table
 
-from diffcps import studies
+from diffcps import data, studies
 from diffcps.cli.study import StudyCommand, run_study
+from diffcps.config import DataConfig
 from diffcps.runs import presets
 from diffcps.runs.plan import Plan, load
 from diffcps.tasks.registry import get_task
+from diffcps.training.process import prepare_process
 
 TINY = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 10, "--episodes", 2, "--candidates", 2
 DEMO = "bandit-ring", "hopper-medium-v2"
@@ -74,6 +77,22 @@ def assert_no_published(folder: Path) -> None:
     assert all(not row["published_DiffCPS"] for row in table(folder).values())
 
 
+class BreakingConsole(Console):
+    """Cuts a file when the data are shown: after the check, and before a worker reads it."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.broken, self.whole = file, file.read_bytes()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        if objects and isinstance(objects[0], Table):
+            self.broken.write_bytes(self.whole[:1000])
+
+    def repair(self) -> None:
+        self.broken.write_bytes(self.whole)
+
+
 def test_demo(cluster, tmp_path, capsys):
     """Two of its tasks: ``test_plan`` has the list."""
     arguments = "--preset", "demo", "--tasks", *DEMO, *TINY, "--rows", 2000, "--results", tmp_path
@@ -101,29 +120,22 @@ def test_demo(cluster, tmp_path, capsys):
 
 
 def test_paper_with_a_trial_that_fails_and_is_tried_again(cluster, tmp_path, capsys):
-    """A file is broken after the check, when its table is printed, and before a worker reads it. The other trial is complete."""
+    """A file is broken after the check. The other trial is complete."""
     file = tmp_path / "data" / str(get_task(PAPER[0]).d4rl_file)
     file.parent.mkdir()
     for name in PAPER:
         task = get_task(name)
         d4rl_files.write(file.with_name(str(task.d4rl_file)), d4rl_files.arrays(task, 200))
-    whole = file.read_bytes()
-
-    class BreakingConsole(Console):
-        def print(self, *objects, **options):
-            super().print(*objects, **options)
-            if isinstance(objects[0], Table):
-                file.write_bytes(whole[:1000])
-
+    console = BreakingConsole(file)
     where = "--results", tmp_path / "results", "--address", cluster
     arguments = "--tasks", *PAPER, "--data-dir", file.parent, "--name", "paper"
     short = "--batch-size", 16, "--seeds", 2, "--steps", 20, "--evaluate-every", 20, "--episodes", 1, "--candidates", 2
-    assert sweeps.run_here(*arguments, *short, *where, console=BreakingConsole()) == 1
+    assert sweeps.run_here(*arguments, *short, *where, console=console) == 1
     said = capsys.readouterr().out
     assert "1 trial failed" in said
     assert "--resume paper" in said
     assert_failed(tmp_path / "results" / "paper", failed=PAPER[0], complete=PAPER[1], file=file)
-    file.write_bytes(whole)
+    console.repair()
     assert sweeps.run_here("--resume", "paper", *where) == 0
     plan = assert_complete(tmp_path / "results" / "paper", 2)
     assert_paper(tmp_path / "results" / "paper", plan)
@@ -192,6 +204,39 @@ def test_trials_one_after_the_other_share_a_process_and_nothing_else(cluster: st
     processes = {(folder.path / "owner").read_text().partition(" ")[2] for folder in found.values()}
     assert len(processes) == 1
     for trial in plan.trials:
+        sweeps.assert_same_result(found[trial.key], sweeps.train(trial, tmp_path / "alone"))
+
+
+def test_trials_train_as_one_pack_and_one_that_fails_takes_no_other_with_it(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four trials of two tasks. The data of one task are broken after the check, and then repaired."""
+    tasks = tuple(map(get_task, ("bandit-ring", "bandit-corners")))
+    flags = "--rows", 500, "--diffusion-steps", 3, "--lambda-clip", 0.1, 0.3, "--pack-trials", 4
+    arguments = "--preset", "demo", "--tasks", *(task.name for task in tasks), *TINY, *flags, "--name", "packed"
+    where = "--results", tmp_path, "--address", cluster
+    collected = data.load(tasks[1], DataConfig("collected", rows=500), ()).info.path
+    assert collected is not None
+    console = BreakingConsole(collected / "data" / "main_data.hdf5")
+    assert sweeps.run_here(*arguments, *where, console=console) == 1
+    said = capsys.readouterr().out
+    assert "1 pack at once, 4 trials in 1 pack" in said
+    assert "2 trials failed" in said
+    assert f"--resume packed --results {tmp_path} --address {cluster} --pack-trials 4" in said
+    found = sweeps.folders_of(tmp_path / "packed")
+    states = {key: (folder.config.task, folder.status["state"]) for key, folder in found.items()}
+    assert set(states.values()) == {("bandit-ring", "complete"), ("bandit-corners", "failed")}
+    assert all(str(collected) in folder.status["error"] for folder in found.values() if not folder.ended)
+
+    console.repair()
+    assert sweeps.run_here("--resume", "packed", "--pack-trials", 4, *where) == 0
+    assert "1 pack at once, 2 trials in 1 pack" in capsys.readouterr().out
+    plan = assert_complete(tmp_path / "packed", 4)
+    prepare_process(1)  # as a worker does
+    owners = {key: (folder.path / "owner").read_text().partition(" ")[2] for key, folder in found.items()}
+    for trial in plan.trials:
+        same = {owners[other.key] for other in plan.trials if other.task == trial.task}
+        assert len(same) == 1, "one process has trained them"
         sweeps.assert_same_result(found[trial.key], sweeps.train(trial, tmp_path / "alone"))
 
 
