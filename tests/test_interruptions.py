@@ -163,7 +163,7 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
 def test_after_the_death_of_a_pack_its_trials_go_on_one_by_one(start, tmp_path):
     """Each in a process of its own, for nobody knows whose fault it was."""
     sweep = tmp_path / "ring"
-    session = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 2, "--pack-trials", 2)
+    session = start(*RING, "--lambda-clip", 0.3, 0.5, "--seeds", 3, "--pack-trials", 2)
     folders = planned(session, sweep)
     session.wait_until(half_way(folders[0]))
     (killed,) = session.called("ray::RayTrainWorker")

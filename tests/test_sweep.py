@@ -210,10 +210,14 @@ def test_trials_one_after_the_other_share_a_process_and_nothing_else(cluster: st
 def test_trials_train_as_one_pack_and_one_that_fails_takes_no_other_with_it(
     cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four trials of two tasks. The data of one task are broken after the check, and then repaired."""
+    """Four trials of two tasks. The data of one task are broken after the check, and then repaired.
+
+    For networks this small, matrix products of fewer than three members take another kernel than those of more.
+    """
     tasks = tuple(map(get_task, ("bandit-ring", "bandit-corners")))
-    flags = "--rows", 500, "--diffusion-steps", 3, "--lambda-clip", 0.1, 0.3, "--pack-trials", 4
-    arguments = "--preset", "demo", "--tasks", *(task.name for task in tasks), *TINY, *flags, "--name", "packed"
+    same = "--diffusion-steps", 3, "--set", "discount=0", "--rows", 500
+    flags = *TINY, *same, "--seeds", 3, "--lambda-clip", 0.1, 0.3, "--pack-trials", 4, "--name", "packed"
+    arguments = "--preset", "demo", "--tasks", *(task.name for task in tasks), *flags
     where = "--results", tmp_path, "--address", cluster
     collected = data.load(tasks[1], DataConfig("collected", rows=500), ()).info.path
     assert collected is not None
@@ -235,8 +239,8 @@ def test_trials_train_as_one_pack_and_one_that_fails_takes_no_other_with_it(
     prepare_process(1)  # as a worker does
     owners = {key: (folder.path / "owner").read_text().partition(" ")[2] for key, folder in found.items()}
     for trial in plan.trials:
-        same = {owners[other.key] for other in plan.trials if other.task == trial.task}
-        assert len(same) == 1, "one process has trained them"
+        processes = {owners[other.key] for other in plan.trials if other.task == trial.task}
+        assert len(processes) == 1, "one has trained them"
         sweeps.assert_same_result(found[trial.key], sweeps.train(trial, tmp_path / "alone"))
 
 
