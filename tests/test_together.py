@@ -99,6 +99,18 @@ def test_they_take_turns_where_memory_is_small(tmp_path: Path, alone: list[RunFo
         assert_same_result(one.folder, expected)
 
 
+def test_those_that_memory_cannot_hold_at_a_time_train_one_after_the_other(
+    tmp_path: Path, alone: list[RunFolder]
+) -> None:
+    together = assigned(tmp_path)
+    memory = sweeps.memory_for(CONFIGS[1], rows=data_of(1).info.rows, packs=2)
+    run(together, Machine(torch.device("cpu"), memory=memory))
+    assert [sizes(one.folder) for one in together] == [[2], [2, 2], [2]]
+    for one, expected in zip(together, alone, strict=True):
+        assert_same_result(one.folder, expected)
+        assert "together_with" not in one.folder.environment
+
+
 @pytest.mark.parametrize("when", [6, 12])
 def test_one_that_fails_leaves_the_others_alone(tmp_path: Path, alone: list[RunFolder], when: int) -> None:
     """It says why in its folder, and is tried again from its newest checkpoint."""

@@ -7,12 +7,13 @@ each trial's own and come one after the other, all at the same steps.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from diffcps.errors import UserError
 from diffcps.tasks.registry import task_of
 from diffcps.training import cost, loop
 from diffcps.training.attempt import Attempt
@@ -23,7 +24,7 @@ from diffcps.training.measures.subject import Measurer
 from diffcps.training.packs import Packs, Piece, cut, fitting
 from diffcps.training.process import Machine
 from diffcps.training.watchdog import Watchdog
-from diffcps.training.workers import Workers
+from diffcps.training.workers import Workers, shares
 
 Judges = Callable[[Attempt, slice], tuple[Evaluator, Measurer]]
 
@@ -99,19 +100,11 @@ class Together:
         engine = cost.choose(configs[0], machine.device).engine
         data = [on_device(attempt.dataset, machine.device) for attempt in attempts]
         pool = torch.cuda.graph_pool_handle() if machine.device.type == "cuda" else None
-        sizes = [attempt.members for attempt in attempts]
-        packs = fitting(
-            configs[0],
-            sum(sizes),
-            task,
-            rows=sum(attempt.dataset.info.rows for attempt in attempts),
-            memory=machine.memory,
-            copied=len(attempts) > 1,
-        )
+        packs = _packs(attempts, machine)
         learners: list[Learner] = []
         pieces: list[list[Piece]] = [[] for _ in attempts]
         helped: dict[str, Any] = {"pool": pool, "heartbeat": self._watchdog.heartbeat}
-        for held in cut(sizes, packs):
+        for held in cut([attempt.members for attempt in attempts], packs):
             shares = [(number, _within(own, part)) for number, part in held]
             parts = [Part(configs[number], data[number], share) for number, share in shares]
             learner = Learner(parts, task.max_action, machine.device, engine=engine, **helped)
@@ -226,6 +219,28 @@ class Together:
         failed = [attempt.error for attempt in self._placed if attempt.error is not None]
         if len(failed) == len(self._placed):
             raise failed[-1]
+
+
+def in_memory(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[Attempt]]:
+    """The trials in parts to be trained one after the other: those that make the fewest packs, or, if none fit, one by one."""
+    found: list[tuple[int, list[Sequence[Attempt]]]] = []
+    for count in range(1, len(attempts) + 1):
+        parts = [attempts[share] for share in shares(len(attempts), count)]
+        with suppress(UserError):
+            found.append((sum(len(_packs(part, machine)) for part in parts), parts))
+    return min(found, key=lambda way: way[0])[1] if found else [[attempt] for attempt in attempts]
+
+
+def _packs(attempts: Sequence[Attempt], machine: Machine) -> list[slice]:
+    """The members of these trials in as few packs as fit. Raises ``UserError`` when they cannot be trained at a time."""
+    return fitting(
+        attempts[0].config,
+        sum(attempt.members for attempt in attempts),
+        task_of(attempts[0].config),
+        rows=sum(attempt.dataset.info.rows for attempt in attempts),
+        memory=machine.memory,
+        copied=len(attempts) > 1,
+    )
 
 
 def _within(outer: slice, inner: slice) -> slice:

@@ -4,6 +4,7 @@ This room knows no storage, no MLflow and no Ray. Whoever starts a trial hands i
 data, the sinks, and the other workers.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Hashable, Sequence
 
@@ -12,7 +13,7 @@ from diffcps.runs.alike import alike
 from diffcps.training import cost
 from diffcps.training.attempt import Assignment, Attempt
 from diffcps.training.process import Machine
-from diffcps.training.together import Together
+from diffcps.training.together import Together, in_memory
 from diffcps.training.watchdog import Watchdog
 from diffcps.training.workers import Workers
 
@@ -28,7 +29,8 @@ def run(
 ) -> None:
     """Train trials to their ends, each from its newest checkpoint if it has one. Those that have ended are left as they are.
 
-    Trials that are ``alike`` and continue from the same step train as one pack. One that fails does not end the others.
+    Trials that are ``alike`` and continue from the same step train as one pack, if the memory holds them all. One that fails
+    does not end the others.
 
     Args:
         trials: what to train.
@@ -53,8 +55,8 @@ def run(
     if begun:
         # the others wait for the first worker at every row, and it for them: one watchdog is enough
         with Watchdog(stuck_after if workers.first else None, begun[0].folder.trace) as watchdog:
-            for group in _groups(begun, machine):
-                Together(group, machine, watchdog, requested_at=asked, checkpoint_clock=checkpoint_clock).run()
+            for part in itertools.chain(*(in_memory(group, machine) for group in _groups(begun, machine))):
+                Together(part, machine, watchdog, requested_at=asked, checkpoint_clock=checkpoint_clock).run()
     errors = [attempt.error for attempt in attempts if attempt.error is not None]
     if errors:
         raise next((error for error in errors if not isinstance(error, UserError)), errors[0])
