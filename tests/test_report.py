@@ -67,6 +67,14 @@ def test_what_a_trials_time_went_to_is_told(tmp_path: Path) -> None:
     assert f"Time of {synthetic.config().key}: learning 90 % of 10 s; evaluation 0.5 s, checkpoint 0.5 s." in text(
         one(tmp_path / "one"), 500
     )
+    shared = synthetic.config("walker2d-medium-v2")
+    folder = synthetic.write(tmp_path / "two", shared)
+    folder.record_environment(folder.environment | {"together_with": ["another"]})
+    folder.write_status({**folder.status, "seconds": {"learning": 30.0, "evaluation": 10.0, "waiting": 60.0}})
+    said = text(report.build(synthetic.describe(tmp_path / "two", shared)), 500)
+    assert f"Time of {shared.key}: learning 75 % of 40 s; evaluation 10 s." in said, (
+        "the rest is the other trials' time"
+    )
     trials = [synthetic.config(seeds=seeds) for seeds in range(1, 6)]
     for number, trial in enumerate(trials):
         folder = synthetic.write(tmp_path / "many", trial)
@@ -106,6 +114,10 @@ def test_a_diverged_seed_leaves_the_others_violations(tmp_path: Path) -> None:
         (
             {"engine": {"asked": "eager", "used": "eager", "reason": "eager"}, "pack_sizes": [40, 41]},
             "Gradient steps: eager; packs of at most 41 seeds, the most that fit",
+        ),
+        (
+            {"engine": {"asked": "graph", "used": "graph", "reason": "captured"}, "together_with": ["a", "b"]},
+            "Gradient steps: captured; one pack with 2 other trials",
         ),
     ],
 )

@@ -61,9 +61,14 @@ def spent(trial: Trial) -> str:
 
 
 def _seconds(trial: Trial) -> Mapping[str, float]:
-    """What a trial's time went to -> seconds; empty where its status cannot be read."""
+    """What a trial's time went to -> seconds; empty where its status cannot be read.
+
+    What it waits for is none of its time where it shares a pack with other trials: it is theirs.
+    """
     found: Mapping[str, float] = trial.status.get("seconds", {})
-    return found
+    return {
+        name: value for name, value in found.items() if name != "waiting" or not trial.environment.get("together_with")
+    }
 
 
 def _brief(seconds: float) -> str:
