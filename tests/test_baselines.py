@@ -59,7 +59,7 @@ def test_the_one_step_action_of_edp(step: int, noisy: float, start: float) -> No
     found = diffusion.add_noise(schedule, tensor(0.5), torch.tensor([step]), tensor(1.0))
     assert found.item() == pytest.approx(noisy, abs=1e-6)
     predicted = tensor(0.8).requires_grad_()
-    action = diffusion.implied_start(schedule.alpha_bar[step], found, predicted, 1.0)
+    action = diffusion.implied_start(schedule.roots_at(step), found, predicted, 1.0)
     assert action.item() == pytest.approx(start, abs=1e-6)
     action.sum().backward()
     assert predicted.grad is not None

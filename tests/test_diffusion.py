@@ -8,7 +8,7 @@ import torch
 from gaussian_chains import calibrated_variance, gaussian_noise_net, gaussian_step_losses, with_variance
 from torch import Tensor
 
-from diffcps.algorithms.diffusion import Schedule, add_noise, reverse_chain, variance_preserving
+from diffcps.algorithms.diffusion import Schedule, add_noise, bounded, reverse_chain, variance_preserving
 
 STDS = (0.1, 0.2, 0.3, 0.5)
 FREE = 1e9  # a clamp so wide that it never acts
@@ -59,9 +59,22 @@ def test_posterior_by_bayes_rule(steps: int) -> None:
 
 
 def test_float32_schedule_is_the_rounded_one() -> None:
-    for name, value in vars(variance_preserving(50, 0.1, 10.0)).items():
+    """But for the roots, which are those of the rounded ᾱ."""
+    schedule = variance_preserving(50, 0.1, 10.0)
+    for name, value in vars(schedule).items():
         assert value.dtype == torch.float32
-        assert torch.equal(value, getattr(exact(50), name).float()), name
+        assert name.endswith("root") or torch.equal(value, getattr(exact(50), name).float()), name
+    assert torch.equal(schedule.signal_root, schedule.alpha_bar.sqrt())
+    assert torch.equal(schedule.noise_root, (1.0 - schedule.alpha_bar).sqrt())
+
+
+@pytest.mark.parametrize("value", [-3.0, -0.7, -0.2, 0.7, 5.0, float("nan")])
+def test_bounded_actions_and_their_gradient(value: float) -> None:
+    x = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+    found = bounded(x, 0.7)
+    torch.testing.assert_close(found, x.clamp(-0.7, 0.7), rtol=0, atol=0, equal_nan=True)
+    (slope,) = torch.autograd.grad(found, x)
+    assert math.isnan(value) or slope.item() == (abs(value) < 0.7)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ class Cloner(Normalised[S], Teacher[S]):
 
     def learning_weights(self, pack: Pack) -> Weights:
         """Those of the online policy as leaves that ask for gradients."""
-        return self.weights(pack.tensors)._replace(layers=self.policy.layout.leaves(pack["actor"]))
+        return Weights(self.policy.layout.leaves(pack["actor"]), pack.tensors.get("step_losses"))
 
     def fit(self, weights: Weights, batch: Batch, noise: StepNoise) -> Fit:
         """How well a policy fits the actions of a batch."""

@@ -51,13 +51,13 @@ class ChainPolicy:
 
     def denoiser(self, weights: Weights, observations: Tensor) -> Denoiser:
         """ε_θ and the reverse variance at observations ``[K, B, o]``, for noisy actions ``[K, B·n, a]``."""
-        layers = weights.layers
-        time = self.noise_net.time(layers)
-        observed = self.noise_net.observe(layers, observations)
+        time = self.noise_net.time(weights.layers).split(1, dim=1)
+        observed = self.noise_net.observe(weights.layers, observations)
+        layers = self.noise_net.passed(weights.layers)
         fixed = None if self.own_variance else self._fixed_variance(weights.step_losses)
 
         def denoise(actions: Tensor, step: int) -> tuple[Tensor, Tensor]:
-            output = self.noise_net(layers, actions, observed + time[:, step : step + 1])
+            output = self.noise_net(layers, actions, observed + time[step])
             if fixed is not None:
                 return output, fixed[step] if fixed.ndim == 1 else fixed[:, step, None, None]
             noise, raw = output.chunk(2, dim=-1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardtanh
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Schedule:
     """β_t, the variance added at each step."""
     alpha_bar: Tensor
     """ᾱ_t = Π (1 − β), the signal left after step t."""
+    signal_root: Tensor
+    """√ᾱ_t, of the rounded ᾱ_t."""
+    noise_root: Tensor
+    """√(1 − ᾱ_t), of the rounded ᾱ_t."""
     posterior_variance: Tensor
     """β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), the variance of q(a_{t−1} | a_t, a_0)."""
     mean_of_start: Tensor
@@ -33,6 +38,10 @@ class Schedule:
     def steps(self) -> int:
         """T."""
         return len(self.beta)
+
+    def roots_at(self, step: int) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1 − ᾱ) of a step."""
+        return self.signal_root[step], self.noise_root[step]
 
     def to(self, device: torch.device) -> "Schedule":
         """The same on ``device``."""
@@ -48,9 +57,12 @@ def variance_preserving(steps: int, beta_min: float, beta_max: float, dtype: tor
     previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
     posterior = beta * (1.0 - previous) / (1.0 - alpha_bar)
     rest = (1.0 - previous - posterior).clamp(min=0.0)
+    signal_root, noise_root = roots(alpha_bar.to(dtype))
     fields = {
         "beta": beta,
         "alpha_bar": alpha_bar,
+        "signal_root": signal_root,
+        "noise_root": noise_root,
         "posterior_variance": posterior,
         "mean_of_start": beta * previous.sqrt() / (1.0 - alpha_bar),
         "mean_of_current": (1.0 - previous) * alpha.sqrt() / (1.0 - alpha_bar),
@@ -59,10 +71,14 @@ def variance_preserving(steps: int, beta_min: float, beta_max: float, dtype: tor
     return Schedule(**{name: value.to(dtype) for name, value in fields.items()})
 
 
+def roots(signal: Tensor) -> tuple[Tensor, Tensor]:
+    """√ᾱ and √(1 − ᾱ), the weights of a clean action and of noise in a noisy one."""
+    return signal.sqrt(), (1.0 - signal).sqrt()
+
+
 def add_noise(schedule: Schedule, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
     """a_t = √ᾱ_t a_0 + √(1 − ᾱ_t) ε for actions and noise ``[..., a]`` and integer steps ``[...]``."""
-    signal = schedule.alpha_bar[step].unsqueeze(-1)
-    return signal.sqrt() * actions + (1.0 - signal).sqrt() * noise
+    return schedule.signal_root[step].unsqueeze(-1) * actions + schedule.noise_root[step].unsqueeze(-1) * noise
 
 
 def one_hot(step: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
@@ -74,9 +90,18 @@ def one_hot(step: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     return (step[..., None] == torch.arange(steps, device=step.device)).to(dtype)
 
 
-def implied_start(signal: Tensor, current: Tensor, noise: Tensor, max_action: float) -> Tensor:
-    """The a_0 that predicted noise ``[..., a]`` implies at a_t, clamped: (a_t − √(1 − ᾱ_t) ε)/√ᾱ_t with ``signal`` ᾱ_t."""
-    return ((current - (1.0 - signal).sqrt() * noise) / signal.sqrt()).clamp(-max_action, max_action)
+def bounded(actions: Tensor, max_action: float) -> Tensor:
+    """Actions clamped to ±max_action. Of ``clamp`` the gradient takes five operations, of this one."""
+    return hardtanh(actions, -max_action, max_action)
+
+
+def implied_start(weights: tuple[Tensor, Tensor], current: Tensor, noise: Tensor, max_action: float) -> Tensor:
+    """The a_0 that predicted noise ``[..., a]`` implies at a_t, clamped: (a_t − √(1 − ᾱ_t) ε)/√ᾱ_t.
+
+    ``weights`` are both roots, in the order of ``roots``.
+    """
+    of_start, of_noise = weights
+    return bounded((current - of_noise * noise) / of_start, max_action)
 
 
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -85,7 +110,7 @@ Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 def reverse_mean(schedule: Schedule, current: Tensor, step: int, noise: Tensor, max_action: float) -> Tensor:
     """Mean of p(a_{t−1} | a_t) for predicted noise ``[..., a]``: of q(a_{t−1} | a_t, a_0) at the a_0 that it implies, clamped."""
-    start = implied_start(schedule.alpha_bar[step], current, noise, max_action)
+    start = implied_start(schedule.roots_at(step), current, noise, max_action)
     return schedule.mean_of_start[step] * start + schedule.mean_of_current[step] * current
 
 
@@ -109,7 +134,7 @@ def reverse_chain(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_acti
         draw = schedule.steps - step
         if draw < len(noise):
             current = current + variance.sqrt() * noise[draw]
-    return current.clamp(-max_action, max_action)
+    return bounded(current, max_action)
 
 
 def carry(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_action: float) -> Tensor:
@@ -121,13 +146,13 @@ def carry(denoise: Denoiser, schedule: Schedule, noise: Tensor, max_action: floa
     """
     current = noise
     for step in reversed(range(schedule.steps)):
-        signal = schedule.alpha_bar[step]
-        start = implied_start(signal, current, denoise(current, step)[0], max_action)
+        of_start, of_noise = weights = schedule.roots_at(step)
+        start = implied_start(weights, current, denoise(current, step)[0], max_action)
         if step == 0:
             return start
-        left = (current - signal.sqrt() * start) / (1.0 - signal).sqrt()
-        signal = schedule.alpha_bar[step - 1]
-        current = signal.sqrt() * start + (1.0 - signal).sqrt() * left
+        left = (current - of_start * start) / of_noise
+        of_start, of_noise = schedule.roots_at(step - 1)
+        current = of_start * start + of_noise * left
     return current
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffcps.algorithms import dql
 from diffcps.algorithms.base import Batch, StepNoise
-from diffcps.algorithms.diffusion import implied_start
+from diffcps.algorithms.diffusion import implied_start, roots
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.observations import FACTS
 from diffcps.algorithms.policies import Fit, Weights
@@ -70,7 +70,7 @@ class EDP(dql.DQL):
         """q = −mean Q1(s, â)/mean|Q1(s, â)| or the same of Q2, by a coin; â the implied clean action (equation 9)."""
         assert fit.noised is not None
         noisy, predicted, signal = fit.noised
-        actions = implied_start(signal, noisy, predicted, self.problem.max_action)
+        actions = implied_start(roots(signal), noisy, predicted, self.problem.max_action)
         values = self.critic(critic, batch.observations, actions)
         means, scales = values.mean(dim=-1), values.detach().abs().mean(dim=-1)
         swap = noise["swap"]

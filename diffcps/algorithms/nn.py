@@ -272,10 +272,16 @@ class NoiseNet:
         weight, bias = layers[2]
         return linear(observations, (weight[:, self.action_size + self.embedding.shape[1] :], bias))
 
+    def passed(self, layers: Layers) -> Layers:
+        """The layers with the first one's rows of actions alone: cut out once for all passes of a chain, so is their gradient."""
+        weight, bias = layers[2]
+        return [*layers[:2], (weight[:, : self.action_size], bias), *layers[3:]]
+
     def __call__(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
         """Predicted noise ``[K, B·n, a]`` (or all outputs) for noisy actions ``[K, B·n, a]``, n of them for each observation.
 
-        ``observed`` ``[K, B, H]`` is the sum of ``observe`` and of ``time`` at the actions' diffusion step.
+        ``observed`` ``[K, B, H]`` is the sum of ``observe`` and of ``time`` at the actions' diffusion step. ``layers`` may be
+        those of ``passed``.
         """
         hidden = first_layer(actions, layers[2][0][:, : self.action_size], observed)
         return tail(hidden, layers[3:], self.product)
