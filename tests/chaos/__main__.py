@@ -59,6 +59,8 @@ class Options:
     """T of the trials, crossed with ``lambda_clip``."""
     lambda_clip: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
     """λ-clip of the trials."""
+    pack_trials: int = 1
+    """Trials that train together, as one pack: those of one T."""
     steps: int = 4000
     """Gradient steps of a trial."""
     checkpoint_seconds: float = 3.0
@@ -72,11 +74,16 @@ class Options:
     def sweep(self) -> tuple[object, ...]:
         """The flags of the sweep."""
         return (
-            "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--batch-size", 32, "--seeds", 2,
+            "--preset", "demo", "--tasks", "bandit-ring", "--rows", 500, "--batch-size", 32, "--seeds", 3,
             "--diffusion-steps", *self.diffusion_steps, "--lambda-clip", *self.lambda_clip, "--steps", self.steps,
             "--evaluate-every", max(1, self.steps // 5), "--episodes", 20,
-            "--checkpoint-minutes", self.checkpoint_seconds / 60,
+            "--checkpoint-minutes", self.checkpoint_seconds / 60, *self.machines,
         )  # fmt: skip
+
+    @property
+    def machines(self) -> tuple[object, ...]:
+        """The flags that a resume repeats."""
+        return "--pack-trials", self.pack_trials
 
 
 @dataclass
@@ -282,7 +289,7 @@ def main(options: Options) -> int:
         seconds = [time.monotonic() - start]
         console.print(f"undisturbed: {seconds[0]:.0f} s", highlight=False)
         driver = lab.driver("--name", "disturbed", *options.sweep)
-        victim = Victim(lab, lab.results / "disturbed", driver, random.Random(options.seed))
+        victim = Victim(lab, lab.results / "disturbed", driver, options.machines, rng=random.Random(options.seed))
         work = Disturbed(
             options, victim, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
         )

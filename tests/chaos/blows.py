@@ -23,6 +23,8 @@ class Victim:
     lab: Laboratory
     sweep: Path
     driver: Group
+    machines: tuple[object, ...]
+    """The flags that a resume repeats."""
     rng: random.Random
     faults: list[str] = field(default_factory=list)
     """What should not have happened, in sentences."""
@@ -32,7 +34,7 @@ class Victim:
     def resume(self) -> Group:
         """Start a driver that goes on with the sweep; the MLflow server is there, for without it it would refuse."""
         self.lab.start_mlflow()
-        return self.lab.driver("--resume", self.sweep.name)
+        return self.lab.driver("--resume", self.sweep.name, *self.machines)
 
     def owners(self) -> dict[str, int]:
         """The trials that are being worked on, with the process that does so."""
