@@ -154,11 +154,11 @@ def looped(
     attempt.open()
     if attempt.error is None and not folder.ended:
         with attempt.recorded():
-            attempt.read(CPU.device)
+            attempt.read()
             asked = time.time() if requested_at is None else requested_at
             watchdog = Watchdog(None, folder.trace)
             judge: Any = Judge(evaluate)
-            judges = {"judges": lambda attempt, own: (judge, None)}
+            judges = {"judges": lambda attempt, own, **helped: (judge, None)}
             Together([attempt], CPU, watchdog, requested_at=asked, **judges | more).run()
     if attempt.error is not None:
         raise attempt.error

@@ -69,8 +69,10 @@ def test_what_a_trials_time_went_to_is_told(tmp_path: Path) -> None:
     )
     shared = synthetic.config("walker2d-medium-v2")
     folder = synthetic.write(tmp_path / "two", shared)
-    folder.record_environment(folder.environment | {"together_with": ["another"]})
-    folder.write_status({**folder.status, "seconds": {"learning": 30.0, "evaluation": 10.0, "waiting": 60.0}})
+    folder.record_environment(
+        folder.environment | {"together": {"with": ["another"], "members": 2 * len(shared.members)}}
+    )
+    folder.write_status({**folder.status, "seconds": {"learning": 60.0, "evaluation": 10.0, "waiting": 60.0}})
     said = text(report.build(synthetic.describe(tmp_path / "two", shared)), 500)
     assert f"Time of {shared.key}: learning 75 % of 40 s; evaluation 10 s." in said, (
         "the rest is the other trials' time"
@@ -116,7 +118,10 @@ def test_a_diverged_seed_leaves_the_others_violations(tmp_path: Path) -> None:
             "Gradient steps: eager; packs of at most 41 seeds, the most that fit",
         ),
         (
-            {"engine": {"asked": "graph", "used": "graph", "reason": "captured"}, "together_with": ["a", "b"]},
+            {
+                "engine": {"asked": "graph", "used": "graph", "reason": "captured"},
+                "together": {"with": ["a", "b"], "members": 9},
+            },
             "Gradient steps: captured; one pack with 2 other trials",
         ),
     ],

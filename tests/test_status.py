@@ -23,7 +23,7 @@ def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[
     """The status of a trial by the clock ``now``, and its learner."""
     learner = SimpleNamespace(step=0, filling=False)
     here = {"workers": Workers(), "clock": SimpleNamespace(spent={}), "scores": [], "kept": Kept(config, {})}
-    attempt = loop._Attempt(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
+    attempt = loop._Course(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
     return loop._Status(attempt, now=now), learner
 
 

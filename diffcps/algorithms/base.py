@@ -286,6 +286,9 @@ class Algorithm(Generic[S]):
     """Whether there is an averaged policy, which can act too. Then a student can learn along with the policies."""
     has_density: ClassVar[bool] = False
     """Whether measures can compute its policy's distribution. It is then a ``bc.Cloner``."""
+    joins: ClassVar[bool] = True
+    """Whether members of several trials can be in one pack: not with columns of members or columns that ``fill`` fills, which
+    are those of one data set."""
     judge: ClassVar[str | None] = None
     """The parameters of ``critic`` that a finished policy keeps, among ``acting``, and the measure ``critic`` reads; ``None``: no
     such critic is measured."""
@@ -327,11 +330,6 @@ class Algorithm(Generic[S]):
     def acting_as(self, actor: Actor) -> Acting:
         """What acts when this policy does, with its parameters as ``actor``."""
         return self
-
-    @classmethod
-    def joins(cls) -> bool:
-        """Whether members of several trials can be in one pack: not where stages fill columns, those of one data set."""
-        return cls.fill is Algorithm.fill
 
     @classmethod
     def check(cls, trial: RunConfig, settings: S) -> None:

@@ -63,12 +63,14 @@ def spent(trial: Trial) -> str:
 def _seconds(trial: Trial) -> Mapping[str, float]:
     """What a trial's time went to -> seconds; empty where its status cannot be read.
 
-    What it waits for is none of its time where it shares a pack with other trials: it is theirs.
+    Where it shares a pack with other trials, gradient steps count by its part of the members, and what it waits for is theirs.
     """
     found: Mapping[str, float] = trial.status.get("seconds", {})
-    return {
-        name: value for name, value in found.items() if name != "waiting" or not trial.environment.get("together_with")
-    }
+    shared = trial.environment.get("together")
+    if shared is None or not found:
+        return found
+    own = found["learning"] * trial.seeds / shared["members"]
+    return {name: value for name, value in found.items() if name != "waiting"} | {"learning": own}
 
 
 def _brief(seconds: float) -> str:

@@ -211,8 +211,8 @@ def engine(trial: Trial) -> str:
         said = chosen["reason"] if same else f"{chosen['used']}, because {chosen['asked']} did not work here"
     workers, sizes = trial.environment.get("workers", 1), trial.environment.get("pack_sizes", ())
     said += f"; {workers} workers" if workers > 1 else ""
-    if others := trial.environment.get("together_with"):
-        said += f"; one pack with {counted(len(others), 'other trial')}"
+    if shared := trial.environment.get("together"):
+        said += f"; one pack with {counted(len(shared['with']), 'other trial')}"
     return said + (f"; packs of at most {max(sizes)} seeds, the most that fit" if len(sizes) > 1 else "")
 
 

@@ -14,13 +14,13 @@ def alike(trial: RunConfig) -> Hashable:
     which members of a pack may differ.
     """
     algorithm, task = algorithms.get(trial.algorithm), task_of(trial)
-    if not algorithm.joins():
+    if not algorithm.joins:
         return trial.key
     own = algorithm.settings.of_member()
     return (
         trial.algorithm,
         (task.observation_size, task.action_size, task.max_action),
         (trial.steps, trial.log_every, trial.evaluation.every, trial.checkpoint_minutes),
-        tuple((name, value) for name, value in trial.settings.items() if name not in own),
+        frozenset((name, value) for name, value in trial.settings.items() if name not in own),
         trial.value("discount") == 0.0,  # see ``WithCritic.check_pack``
     )

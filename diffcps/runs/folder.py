@@ -283,6 +283,18 @@ class RunFolder:
             if other.with_suffix(".pt") not in kept:
                 other.unlink()
 
+    @property
+    def checkpoint_steps(self) -> set[int]:
+        """The steps of the checkpoints, whole or damaged."""
+        return {int(file.stem.partition("_")[2]) for file in (self.path / "checkpoint").glob("step_*.pt")}
+
+    def drop_checkpoints(self, after: int) -> None:
+        """Delete the checkpoints of later steps."""
+        self.check_owner()
+        for step in self.checkpoint_steps:
+            if step > after:
+                (self.path / "checkpoint" / f"step_{step:09d}.pt").unlink()
+
     def ask_to_save(self) -> bool:
         """Ask whoever trains the trial, on any machine that sees this folder, for a checkpoint within seconds, if that can be.
 

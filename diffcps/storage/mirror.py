@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 15.0
 """Seconds between two uploads of a running trial's status."""
+_PAUSE = 10.0
+"""Times that an upload takes, until the next one by this process: of whichever trial it trains."""
 _STATUS_PATIENCE = 3.0
 """Seconds for which learning waits for such an upload."""
 
@@ -38,6 +40,9 @@ class MirroredFolder(RunFolder):
         remote: the folder in the store.
         working: whether the trial is trained here; then checkpoints are fetched too.
     """
+
+    _free_at: ClassVar[float] = 0.0
+    """``time.monotonic()`` from which on this process may upload a status again: it may train many trials."""
 
     def __init__(self, path: Path, remote: Remote, working: bool = True) -> None:
         super().__init__(path)
@@ -78,8 +83,8 @@ class MirroredFolder(RunFolder):
         if status["state"] != "running":
             self._check_owner_there()
             self.remote.put(self.path / "status.json", "status.json")
-        elif time.monotonic() - self._uploaded_at > STATUS_SECONDS:
-            self._uploaded_at = time.monotonic()
+        elif time.monotonic() - self._uploaded_at > STATUS_SECONDS and time.monotonic() >= MirroredFolder._free_at:
+            self._uploaded_at = begun = time.monotonic()
             try:
                 self._check_owner_there(_STATUS_PATIENCE)
                 self.remote.put(self.path / "status.json", "status.json", _STATUS_PATIENCE)
@@ -87,6 +92,7 @@ class MirroredFolder(RunFolder):
                 raise
             except UserError as error:
                 logger.warning("%s", error)  # learning continues; the next checkpoint waits for the store
+            MirroredFolder._free_at = time.monotonic() + _PAUSE * (time.monotonic() - begun)
 
     def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
         """Write a checkpoint and upload it; the rows first, so that no checkpoint in the store is ahead of its rows."""

@@ -11,7 +11,7 @@ from diffcps.sweep.resources import Resources
 from diffcps.text import counted
 from diffcps.training.workers import shares
 
-LARGEST = 75
+MOST_MEMBERS = 75
 """Members of the largest pack that was measured. On a GPU the steps per second of all members still grow up to there."""
 
 Groups = list[tuple[RunConfig, ...]]
@@ -44,8 +44,8 @@ def grouped(
     """Every trial in one group. Groups, and the trials in them, are in the order of ``trials``.
 
     With a number, a group has at most so many trials. With ``auto``, trials on GPUs train in as few groups as leave no place
-    for one empty and have at most ``LARGEST`` members; a single trial may have more. On a CPU, and with several workers, each
-    trains alone.
+    for one empty and have at most ``MOST_MEMBERS`` members; a single trial may have more. On a CPU, and with several workers,
+    each trains alone.
 
     Args:
         trials: those to be run.
@@ -69,7 +69,7 @@ def grouped(
 
 
 def _as_few_as_fit(classes: Sequence[Sequence[RunConfig]], least: int) -> Groups:
-    """Each class in groups of at most ``LARGEST`` members, at least so many in all: the largest are divided first."""
+    """Each class in groups of at most ``MOST_MEMBERS`` members, at least so many in all: the largest are divided first."""
     divided = [_divided(each, 1) for each in classes]
     while sum(map(len, divided)) < least:
         several = [number for number, groups in enumerate(divided) if len(groups) < len(classes[number])]
@@ -79,9 +79,9 @@ def _as_few_as_fit(classes: Sequence[Sequence[RunConfig]], least: int) -> Groups
 
 
 def _divided(trials: Sequence[RunConfig], least: int) -> Groups:
-    """The trials in at least so many groups, and in as few as have no more than ``LARGEST`` members."""
+    """The trials in at least so many groups, and in as few as have no more than ``MOST_MEMBERS`` members."""
     ways = (_parts(trials, parts) for parts in range(least, len(trials) + 1))
-    return next(way for way in ways if all(len(group) == 1 or members(group) <= LARGEST for group in way))
+    return next(way for way in ways if all(len(group) == 1 or members(group) <= MOST_MEMBERS for group in way))
 
 
 def _parts(trials: Sequence[RunConfig], parts: int) -> Groups:

@@ -20,6 +20,7 @@ from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import read_json
 from diffcps.runs import inert
+from diffcps.runs.alike import alike
 from diffcps.runs.commands import python, resume_command, typed_command
 from diffcps.runs.criteria import SCORE
 from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
@@ -200,7 +201,11 @@ def _packs(sweep: _Sweep, resources: Resources) -> Groups:
         return []
     sweep.location.refresh("runs")
     left = [trial for trial in sweep.plan.trials if not sweep.location.run_folder(trial.key).ended]
-    return groups.grouped(left, sweep.options.pack_trials, resources)
+    saved = {trial.key: sweep.location.run_folder(trial.key).status.get("saved", 0) for trial in left}
+    # those that are not at the same step would train one after the other
+    return groups.grouped(
+        left, sweep.options.pack_trials, resources, alike=lambda trial: (alike(trial), saved[trial.key])
+    )
 
 
 def _at_once(plan: Plan, packs: Groups, slots: int) -> str:

@@ -279,8 +279,7 @@ class RetryPolicy(FailurePolicy):
     dead, the records are the newer driver's.
 
     The trials of a group train together, and after an interruption from outside they do again. When their worker crashes,
-    nobody knows whose fault it is. Then, and when one of them has failed here, those that are left train one after the other,
-    each alone.
+    nobody knows whose fault it is. Then those that are left train one after the other, each alone.
 
     Args:
         location: where the trials' records are, as this machine sees them.
@@ -295,6 +294,8 @@ class RetryPolicy(FailurePolicy):
         self.name = self.keys[0]
         self.driver = secrets.token_hex(4)
         self._training: tuple[str, ...] = ()
+        self._next: tuple[str, ...] = ()
+        """Those that train together after these."""
 
     def begin(self) -> bool:
         """Whether this driver has something to train: trials that have not ended.
@@ -318,9 +319,10 @@ class RetryPolicy(FailurePolicy):
     def packs(self) -> Iterator[tuple[str, ...]]:
         """The keys of those that train together, then of each that has to train alone by then; after ``begin``."""
         group = self._training
-        if together := tuple(key for key in group if not self._folder(key).attempts["alone"]):
-            self._training = together
-            yield together
+        self._next = tuple(key for key in group if not self._folder(key).attempts["alone"])
+        while self._next:
+            self._training, self._next = self._next, ()
+            yield self._training
         for key in group:
             if self._folder(key).attempts["alone"] and self._is_own(key) and not self._folder(key).ended:
                 self._training = (key,)
@@ -333,19 +335,27 @@ class RetryPolicy(FailurePolicy):
             return FailureDecision.RETRY
         for key in self._training:
             self.location.refresh(f"runs/{key}")
-        left = [key for key in self._training if not self._folder(key).ended]
+        left = [key for key in self._training if not self._folder(key).ended and not self._mistaken(key)]
         if not left or not all(map(self._is_own, left)):
             return FailureDecision.RAISE
-        cause = self._known(cause_of(training_failed_error), left)
+        cause = self._known(cause_of(training_failed_error), self._training)
         again = [key for key in left if self._retry(key, cause)]
         if again == left and (cause.external or len(left) == 1):
             return FailureDecision.RETRY
+        if cause.external:
+            self._next = tuple(again)
+            return FailureDecision.RAISE
         for key in again:
             self._set_apart(key)
         return FailureDecision.RAISE
 
     def _folder(self, key: str) -> RunFolder:
         return self.location.run_folder(key)
+
+    def _mistaken(self, key: str) -> bool:
+        """Whether a trial has failed by a person's mistake: another attempt would end the same way."""
+        status = self._folder(key).status
+        return status["state"] == "failed" and not status.get("details")
 
     def _is_own(self, key: str) -> bool:
         """Whether a trial is still this driver's."""
@@ -360,8 +370,11 @@ class RetryPolicy(FailurePolicy):
             folder.write_status({**folder.status, "state": "pending", "updated": time.time()})
 
     def _known(self, cause: Cause, keys: Sequence[str]) -> Cause:
-        """The cause, or what a watchdog has left in the folder of one of the trials."""
+        """The cause, or what a watchdog has left in the folder of one of the trials, which may have ended before."""
         stacks = next((found for key in keys if (found := self._folder(key).stuck)), "")
+        for folder in map(self._folder, keys):
+            if folder.ended:
+                folder.trace.unlink(missing_ok=True)
         return Cause(False, watchdog.reason(stacks), stacks) if stacks else cause
 
     def _retry(self, key: str, cause: Cause) -> bool:

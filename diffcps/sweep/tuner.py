@@ -154,8 +154,9 @@ def _searcher(job: Job) -> tuple[Any, int]:
     folders = run_folders(job.location)
     if job.plan.search is None:
         ended = {folder.path.name for folder in folders if folder.ended}
-        ended |= {key for keys in job.groups.values() for key in keys[1:]}  # they come with the first of their group
-        keys = [trial.key for trial in job.plan.trials if trial.key not in ended]
+        followers = {key for keys in job.groups.values() for key in keys[1:]}  # they come with the first of their group
+        firsts = [trial.key for trial in job.plan.trials if trial.key not in followers]
+        keys = [key for key in firsts if not ended.issuperset(job.groups.get(key, (key,)))]
         return (grid_searcher(keys), len(keys)) if keys else (None, 0)
     configs = [(folder.config, folder) for folder in folders]
     finished = [

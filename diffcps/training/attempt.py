@@ -8,20 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from diffcps.config import RunConfig
 from diffcps.data.holding import parted
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.tasks.registry import task_of
-from diffcps.training import cost
 from diffcps.training.checks import check
 from diffcps.training.loop import Prune, Row, Sink, Turns
 from diffcps.training.packs import Piece, Share
 from diffcps.training.watchdog import reason
-from diffcps.training.workers import WorkerLostError, Workers
+from diffcps.training.workers import WorkerLostError, Workers, on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +58,11 @@ class Attempt:
         """Sentences about this attempt, for the status."""
         self.error: Exception | None = None
         """Why it has failed."""
+        self._data: Transitions | None = None
+        self.held_out: Transitions | None = None
+        """What is not, if any."""
         self.state: dict[str, Any] | None = None
-        """The newest checkpoint."""
+        """The checkpoint to continue from."""
         self.share: Share | None = None
         self.turns: Turns | None = None
         self.row: Row | None = None
@@ -76,9 +76,20 @@ class Attempt:
         return len(self.config.members[self.workers.own])
 
     @property
+    def dataset(self) -> Transitions:
+        """What is learned from, between ``read`` and ``close``."""
+        assert self._data is not None
+        return self._data
+
+    @property
     def step(self) -> int:
         """From which it continues."""
         return int(self.state["learner"]["step"]) if self.state else 0
+
+    def go_back(self, step: int) -> None:
+        """Continue from an earlier checkpoint, of this step, instead of the newest."""
+        self.folder.drop_checkpoints(after=step)
+        self.state, _ = self.folder.load_checkpoint()
 
     def open(self) -> None:
         """Make the run folder, or find it, and claim it; workers other than the first only read it.
@@ -101,31 +112,33 @@ class Attempt:
             self.error = error
             self.workers.leave(str(error), mistake=True)
 
-    def read(self, device: torch.device) -> None:
-        """Read data and checkpoint; the status says what is done meanwhile."""
+    def read(self) -> None:
+        """Read data and the newest checkpoint; the status says so meanwhile."""
         check(self.config)
         if self.workers.first:
             self.folder.begin("reading data")
         dataset = self.given.load()
         self.workers.agree("the data set", dataset.info.checksum)
-        if self.workers.first:
-            self.folder.begin(cost.choose(self.config, device).preparing)
-        self.dataset: Transitions = dataset
-        """What is learned from."""
-        self.held_out: Transitions | None = None
-        """What is not, if any."""
+        self._data = dataset
         if (fraction := self.config.data.hold_out) > 0:
             ends = task_of(self.config).terminals_end
-            self.dataset, self.held_out = parted(dataset, fraction, self.config.data.seed, ends)
+            self._data, self.held_out = parted(dataset, fraction, self.config.data.seed, ends)
         self.state, complaints = self.folder.load_checkpoint()
         self.notes += complaints
+
+    def take_out(self) -> dict[str, Any] | None:
+        """Take its members out of the packs that they are in; what they have learned, on the CPU, or ``None``."""
+        if self.share is None:
+            return None
+        state = on_cpu(self.share.state_dict())
+        self.share.close()
+        self.share.pieces = []
+        return dict(state)
 
     def place(self, pieces: Sequence[Piece], state: dict[str, Any] | None) -> None:
         """Its members are in these pieces of packs from now on, with what they have learned, if anything."""
         if self.share is None:
             self.share = Share(pieces)
-            return
-        self.share.close()
         self.share.pieces = list(pieces)
         if state is not None:
             self.share.load_state_dict(state)
@@ -152,7 +165,6 @@ class Attempt:
         if self.error is not None:
             return
         self.error = error
-        self.close()
         mistake = isinstance(error, UserError)
         why = str(error) if mistake or isinstance(error, WorkerLostError) else f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
@@ -163,11 +175,15 @@ class Attempt:
             except (OSError, UserError) as again:
                 logger.error("%s: %s; and its status cannot be written: %s", self.folder.path, why, again)
         self.workers.leave(f"{why} (on {socket.gethostname()})", details, mistake)
+        self.close()
 
     def close(self) -> None:
-        """End the loop, with its sinks, and close the environments."""
-        if self.turns is not None:
-            self.turns.close()
-        if self.share is not None:
-            self.share.close()
-        self.turns = self.share = self.row = None
+        """End the loop, with its sinks, and close the environments; what fails in that is logged. Drops data and checkpoint."""
+        closing = self.turns, self.share
+        self.turns = self.share = self.row = self.state = self._data = self.held_out = None
+        for each in closing:
+            try:
+                if each is not None:
+                    each.close()
+            except Exception:
+                logger.exception("%s: it cannot be closed", self.folder.path)

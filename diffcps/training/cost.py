@@ -205,7 +205,7 @@ class _Counter(TorchDispatchMode):
         self.bytes -= size
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _one(config: RunConfig) -> RunConfig:
     """A trial of its first member, with all that its computation depends on.
 
@@ -239,7 +239,7 @@ def _rows(algorithm: Algorithm[Any], rows: int) -> Batch:
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _counted(config: RunConfig) -> Counted:
     algorithm, pack = _fresh(config)
     work = Work(

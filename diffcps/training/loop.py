@@ -2,9 +2,10 @@
 
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints
 together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
-``checkpoint_minutes`` and one row with its evaluation. Whoever is about to end the trial can ask for a checkpoint. It comes
-within seconds, in the middle of a row; where several workers or packs share the members, it comes with the next row.
-Workers that share the members meet at rows only; how many there are changes nothing but the rounding of arithmetic.
+``checkpoint_minutes`` and one row with its evaluation, and those of the trials in the same pack. Whoever is about to end the
+trial can ask for a checkpoint. It comes within seconds, in the middle of a row; where several workers or packs share the
+members, it comes with the next row. Workers that share the members meet at rows only; how many there are changes nothing but
+the rounding of arithmetic.
 
 The loop asks for its gradient steps (``Row``), and for leave to go on when a row is written: whoever calls it,
 ``training.together``, takes the steps, for the trials of one pack at once.
@@ -71,18 +72,17 @@ class _Clock:
         self.spent["start"] += start + max(0.0, time.time() - requested_at)
         self.mark = time.monotonic()
 
-    def charge(self, purpose: str, portion: float = 1.0) -> float:
-        """Add this portion of the time since the last call to ``purpose``, the rest to waiting; returns that time, in seconds."""
+    def charge(self, purpose: str) -> float:
+        """Add the time since the last call to ``purpose`` and return it, in seconds."""
         now = time.monotonic()
         elapsed, self.mark = now - self.mark, now
-        self.spent[purpose] += portion * elapsed
-        self.spent["waiting"] += (1.0 - portion) * elapsed
+        self.spent[purpose] += elapsed
         return elapsed
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """What every part of the loop works on: one process's attempt to train the trial to its end."""
+class _Course:
+    """What every part of the loop works on: the way of a trial to its end, in this process."""
 
     config: RunConfig
     share: Share
@@ -129,7 +129,7 @@ class _Status:
 
     def __init__(
         self,
-        attempt: _Attempt,
+        attempt: _Course,
         *,
         notes: Sequence[str] = (),
         progress: Callable[[dict[str, Any]], None] | None = None,
@@ -206,40 +206,40 @@ class _Status:
 class Row:
     """What a trial asks for: gradient steps up to its next row, and to be told when they begin, go on and end."""
 
-    def __init__(self, attempt: _Attempt, status: _Status) -> None:
-        self._attempt, self._status = attempt, status
+    def __init__(self, attempt: _Course, status: _Status) -> None:
+        self._course, self._status = attempt, status
         self.steps = attempt.next_row - attempt.share.step
         self.seconds = 0.0
         """Of these steps, so far."""
 
     def begin(self) -> None:
         """The steps begin: what was before was waiting."""
-        self._attempt.clock.charge("waiting")
+        self._course.clock.charge("waiting")
 
     @property
     def due(self) -> bool:
         """Whether the status is some seconds old."""
         return self._status.due
 
-    def show(self, portion: float) -> None:
-        """Write the status. ``portion`` is this trial's of the members that learn."""
-        self.seconds += self._attempt.clock.charge("learning", portion)
+    def show(self) -> None:
+        """Write the status."""
+        self.seconds += self._course.clock.charge("learning")
         self._status.write()
 
     @property
     def asked_to_save(self) -> bool:
         """Whether a checkpoint is asked for, which can be written in the middle of a row: workers talk at rows only."""
-        return self._attempt.workers.count == 1 and self._attempt.folder.asked_to_save
+        return self._course.workers.count == 1 and self._course.folder.asked_to_save
 
     def save(self) -> None:
         """Write a checkpoint in the middle of the row."""
-        _save(self._attempt, self._status)
-        self._attempt.clock.charge("checkpoint")
+        _save(self._course, self._status)
+        self._course.clock.charge("checkpoint")
         self._status.write()
 
-    def end(self, portion: float) -> None:
+    def end(self) -> None:
         """All steps are done."""
-        self.seconds += self._attempt.clock.charge("learning", portion)
+        self.seconds += self._course.clock.charge("learning")
 
 
 Turns = Generator[Row | None, Any, None]
@@ -316,7 +316,7 @@ def _begin(
     *,
     workers: Workers,
     requested_at: float | None,
-) -> _Attempt:
+) -> _Course:
     """Go to the newest whole checkpoint, and drop the rows that came after it."""
     before = folder.status
     # after a crash Ray restarts the workers by itself: this attempt begins at the last sign of life of the one before
@@ -327,7 +327,7 @@ def _begin(
     workers.agree("the step of the newest checkpoint", share.step)
     if workers.first:
         folder.rewind(share.step)
-    return _Attempt(
+    return _Course(
         config,
         share,
         folder,
@@ -340,7 +340,7 @@ def _begin(
 
 
 def _learned(
-    attempt: _Attempt, status: _Status, *, row: Row, own: Mapping[str, NDArray[Any]]
+    attempt: _Course, status: _Status, *, row: Row, own: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """Write a row, of which this worker's members have the metrics ``own``; returns what sinks show of all members, ``[K]``."""
     attempt.clock.charge("waiting")  # for the evaluations of trials in the same pack
@@ -354,7 +354,7 @@ def _learned(
     return {f"training/{name}": value for name, value in metrics.items()}
 
 
-def _evaluate(attempt: _Attempt) -> dict[str, NDArray[Any]]:
+def _evaluate(attempt: _Course) -> dict[str, NDArray[Any]]:
     """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
     config, share, folder = attempt.config, attempt.share, attempt.folder
     workers, clock = attempt.workers, attempt.clock
@@ -380,7 +380,7 @@ def _evaluate(attempt: _Attempt) -> dict[str, NDArray[Any]]:
     return shown
 
 
-def _scored(attempt: _Attempt, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
+def _scored(attempt: _Course, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     """Add the scores of an evaluation to the trial's; returns what sinks show of it, ``[K]``."""
     scores = task_of(attempt.config).normalised_score(rollouts.returns).mean(axis=1)
     attempt.scores.append(scores.tolist())
@@ -393,7 +393,7 @@ def _scored(attempt: _Attempt, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     }
 
 
-def _save(attempt: _Attempt, status: _Status, pruned: str = "") -> None:
+def _save(attempt: _Course, status: _Status, pruned: str = "") -> None:
     """Write a checkpoint; all workers take part. A trial that is ended early says so there: a kill may come before its status."""
     whole = attempt.workers.join_state(attempt.share.state_dict())
     if attempt.workers.first:
@@ -403,13 +403,13 @@ def _save(attempt: _Attempt, status: _Status, pruned: str = "") -> None:
     status.values["saved"] = attempt.share.step
 
 
-def _tensors(attempt: _Attempt) -> Mapping[str, Any]:
+def _tensors(attempt: _Course) -> Mapping[str, Any]:
     """The tensors of the whole pack in the first worker, none in the others; all workers take part."""
     whole = attempt.workers.join_state(attempt.share.state_dict())
     return dict(whole["pack"]) if attempt.workers.first else {}
 
 
-def _pruned(attempt: _Attempt, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
+def _pruned(attempt: _Course, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
     """Why the trial ends here, the same in all workers; empty if it continues."""
     if not attempt.evaluation_due or attempt.share.step == attempt.config.steps:
         return ""
@@ -418,7 +418,7 @@ def _pruned(attempt: _Attempt, prune: Prune | None, shown: Mapping[str, NDArray[
     return (why or "the first worker says why") if ends else ""
 
 
-def _end(attempt: _Attempt, status: _Status, pruned: str) -> None:
+def _end(attempt: _Course, status: _Status, pruned: str) -> None:
     """Say in the status that the trial is complete, or why it has been ended early."""
     attempt.clock.charge("tracking")
     status.write(**({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"}))

@@ -4,10 +4,12 @@ Members do not depend on each other, so each trial learns what it would learn al
 each trial's own and come one after the other, all at the same steps.
 """
 
+import gc
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -21,12 +23,29 @@ from diffcps.training.evaluation import Evaluator
 from diffcps.training.facts import describe
 from diffcps.training.learner import Learner, Part, on_device
 from diffcps.training.measures.subject import Measurer
-from diffcps.training.packs import Packs, Piece, cut, fitting
+from diffcps.training.packs import Packs, Piece, cut, fitting, working_bytes
 from diffcps.training.process import Machine
 from diffcps.training.watchdog import Watchdog
 from diffcps.training.workers import Workers, shares
 
-Judges = Callable[[Attempt, slice], tuple[Evaluator, Measurer]]
+_WORTH = 0.75
+"""When no more than this share of a pack's members still learn, it is made anew without the others, which takes time."""
+Judges = Callable[..., tuple[Evaluator, Measurer]]
+"""Makes what evaluates and measures some members of a trial, like ``judges_of``."""
+
+
+def judges_of(
+    attempt: Attempt, own: slice, *, threads: int, heartbeat: Callable[[], None]
+) -> tuple[Evaluator, Measurer]:
+    """What evaluates and measures the members ``own`` of a trial."""
+    config, members = attempt.config, attempt.config.members[own]
+    evaluator = Evaluator(
+        task_of(config), config.physics, members, config.evaluation, threads=threads, heartbeat=heartbeat
+    )
+    helped: dict[str, Any] = {"threads": threads, "heartbeat": heartbeat}
+    return evaluator, Measurer(
+        config, members, attempt.dataset, evaluator=evaluator, held_out=attempt.held_out, **helped
+    )
 
 
 class Together:
@@ -39,7 +58,7 @@ class Together:
         requested_at: ``time.time()`` at which the trials were requested.
         checkpoint_clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
         status_seconds: between two statuses while learning.
-        judges: makes what evaluates and measures these members of a trial.
+        judges: makes what evaluates and measures members of a trial.
     """
 
     def __init__(
@@ -51,14 +70,14 @@ class Together:
         requested_at: float,
         checkpoint_clock: Callable[[], float] = time.monotonic,
         status_seconds: float = loop.STATUS_SECONDS,
-        judges: Judges | None = None,
+        judges: Judges = judges_of,
     ) -> None:
         self._attempts, self._machine, self._watchdog = list(attempts), machine, watchdog
         self._requested_at, self._clock, self._status_seconds = requested_at, checkpoint_clock, status_seconds
-        self._judges = judges or self._own_judges
-        self._workers = attempts[0].workers
+        self._judges, self._workers = judges, attempts[0].workers
+        self._packs = Packs([])
         self._placed: list[Attempt] = []
-        """The trials whose members are in ``_packs``, in that order."""
+        """The trials whose members are in ``_packs``, in that order; some may have ended."""
 
     def run(self) -> None:
         """Train them; one that fails has its error, and the others continue."""
@@ -69,14 +88,16 @@ class Together:
                 with attempt.recorded():
                     self._begin(attempt)
             self._saved_at = self._clock()
-            while self._running:
-                if self._running != self._placed:
+            while running := self._running:
+                if sum(map(_size, running)) <= _WORTH * sum(map(_size, self._placed)):
                     with self._recorded():
                         self._place()
-                self._row()
+                if self._running:
+                    self._row()
         finally:
             for attempt in self._attempts:
                 attempt.close()
+            self._packs, self._placed = Packs([]), []
 
     @property
     def _running(self) -> list[Attempt]:
@@ -94,42 +115,47 @@ class Together:
 
     def _place(self) -> None:
         """Put the members of the running trials into as few packs as fit; what they have learned goes with them."""
-        attempts, machine, own = self._running, self._machine, self._workers.own
-        states = [attempt.share.state_dict() if attempt.share else None for attempt in attempts]
-        configs, task = [attempt.config for attempt in attempts], task_of(attempts[0].config)
-        engine = cost.choose(configs[0], machine.device).engine
-        data = [on_device(attempt.dataset, machine.device) for attempt in attempts]
-        pool = torch.cuda.graph_pool_handle() if machine.device.type == "cuda" else None
-        packs = _packs(attempts, machine)
+        attempts, device = self._running, self._machine.device
+        if self._workers.first:
+            for attempt in attempts if not self._placed else ():
+                attempt.folder.begin(cost.choose(attempt.config, device).preparing)
+        states = [attempt.take_out() for attempt in attempts]
+        self._packs, self._placed = Packs([]), []
+        gc.collect()  # the packs of before make room for the new ones
+        data = [on_device(attempt.dataset, device) for attempt in attempts]
+        pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         learners: list[Learner] = []
         pieces: list[list[Piece]] = [[] for _ in attempts]
-        helped: dict[str, Any] = {"pool": pool, "heartbeat": self._watchdog.heartbeat}
-        for held in cut([attempt.members for attempt in attempts], packs):
-            shares = [(number, _within(own, part)) for number, part in held]
-            parts = [Part(configs[number], data[number], share) for number, share in shares]
-            learner = Learner(parts, task.max_action, machine.device, engine=engine, **helped)
-            learners.append(learner)
-            for part, (number, share) in enumerate(shares):
-                pieces[number].append(Piece(learner, part, *self._judges(attempts[number], share)))
+        with ExitStack() as unless_placed:
+            for held in cut([_size(attempt) for attempt in attempts], _packs(attempts, self._machine)):
+                shares = [(number, _within(self._workers.own, part)) for number, part in held]
+                learner = Learner(
+                    [Part(attempts[number].config, data[number], share) for number, share in shares],
+                    task_of(attempts[0].config).max_action,
+                    device,
+                    engine=cost.choose(attempts[0].config, device).engine,
+                    pool=pool,
+                    heartbeat=self._watchdog.heartbeat,
+                )
+                learners.append(learner)
+                for part, (number, share) in enumerate(shares):
+                    helped: dict[str, Any] = {"threads": self._machine.threads, "heartbeat": self._watchdog.heartbeat}
+                    evaluator, measurer = self._judges(attempts[number], share, **helped)
+                    unless_placed.callback(evaluator.close)
+                    pieces[number].append(Piece(learner, part, evaluator, measurer))
+            unless_placed.pop_all()
         self._packs, self._placed = Packs(learners), attempts
         for attempt, found, state in zip(attempts, pieces, states, strict=True):
             attempt.place(found, state)
 
-    def _own_judges(self, attempt: Attempt, own: slice) -> tuple[Evaluator, Measurer]:
-        """What evaluates and measures these members of a trial."""
-        config, members = attempt.config, attempt.config.members[own]
-        helped: dict[str, Any] = {"threads": self._machine.threads, "heartbeat": self._watchdog.heartbeat}
-        evaluator = Evaluator(task_of(config), config.physics, members, config.evaluation, **helped)
-        measurer = Measurer(config, members, attempt.dataset, evaluator=evaluator, held_out=attempt.held_out, **helped)
-        return evaluator, measurer
-
     def _begin(self, attempt: Attempt) -> None:
         """Begin the loop of a trial, up to its first row."""
         given, workers = attempt.given, self._workers
+        assert attempt.share is not None
         facts = self._facts(attempt)
         if workers.first:
             attempt.folder.record_environment(facts)
-        assert attempt.share is not None
+        prune = given.prune(attempt.dataset) if given.prune and workers.first else None
         attempt.turns = loop.turns(
             attempt.config,
             attempt.share,
@@ -137,13 +163,14 @@ class Together:
             attempt.state,
             workers=workers,
             sinks=given.sinks(facts) if given.sinks and workers.first else (),
-            prune=given.prune(attempt.dataset) if given.prune and workers.first else None,
+            prune=prune,
             report=given.report,
             progress=self._watchdog.following(given.progress),
             notes=[*attempt.notes, *_gathered([learner.engine.notes for learner in attempt.share.learners], workers)],
             requested_at=self._requested_at,
             status_seconds=self._status_seconds,
         )
+        attempt.state = None
         attempt.continue_with(None)
 
     def _facts(self, attempt: Attempt) -> dict[str, Any]:
@@ -155,7 +182,7 @@ class Together:
         if attempt.held_out is not None:
             facts["dataset"]["held_out"] = len(attempt.held_out)
         if others := [other.config.key for other in self._placed if other is not attempt]:
-            facts["together_with"] = others
+            facts["together"] = {"with": others, "members": sum(map(_size, self._placed))}
         return facts | {
             "engine": {"asked": choice.engine, "used": ", ".join(sorted(used)), "reason": choice.reason},
             "workers": self._workers.count,
@@ -167,7 +194,7 @@ class Together:
         metrics: dict[str, NDArray[Any]] = {}
         with self._recorded():
             metrics = self._learn()
-        bounds = itertools.pairwise(itertools.accumulate((attempt.members for attempt in self._placed), initial=0))
+        bounds = itertools.pairwise(itertools.accumulate(map(_size, self._placed), initial=0))
         for attempt, (begin, end) in zip(self._placed, bounds, strict=True):
             if attempt.row is not None:
                 with attempt.recorded():
@@ -189,17 +216,14 @@ class Together:
         for _, row in rows:
             row.begin()
         found = self._packs.update(steps, lambda: self._look_around(end))
-        for attempt, row in self._rows():
-            row.end(self._portion(attempt))
-        return {name: value.cpu().numpy() for name, value in found.items()}
+        metrics = {name: value.cpu().numpy() for name, value in found.items()}  # a GPU has ended its work only now
+        for _, row in self._rows():
+            row.end()
+        return metrics
 
     def _rows(self) -> list[tuple[Attempt, loop.Row]]:
         """The trials that wait for gradient steps."""
         return [(attempt, attempt.row) for attempt in self._placed if attempt.row is not None]
-
-    def _portion(self, attempt: Attempt) -> float:
-        """A trial's part of all members that learn."""
-        return attempt.members / sum(other.members for other in self._placed)
 
     def _look_around(self, end: int) -> None:
         """Between two gradient steps of a row that ends after step ``end``: show the trials, and save them if one is asked to.
@@ -210,7 +234,7 @@ class Together:
             return
         for attempt, row in self._rows():
             with attempt.recorded():
-                row.show(self._portion(attempt))
+                row.show()
         # not after the last step of a row: a resume from there would skip writing the row
         if self._packs.can_save and self._packs.step < end and any(row.asked_to_save for _, row in self._rows()):
             for attempt, row in self._rows():
@@ -223,24 +247,33 @@ class Together:
 
 def in_memory(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[Attempt]]:
     """The trials in parts to be trained one after the other: those that make the fewest packs, or, if none fit, one by one."""
-    found: list[tuple[int, list[Sequence[Attempt]]]] = []
+    best, fewest = [attempts[share] for share in shares(len(attempts), len(attempts))], math.inf
     for count in range(1, len(attempts) + 1):
+        if fewest <= count:  # more parts cannot be fewer packs
+            break
         parts = [attempts[share] for share in shares(len(attempts), count)]
         with suppress(UserError):
-            found.append((sum(len(_packs(part, machine)) for part in parts), parts))
-    return min(found, key=lambda way: way[0])[1] if found else [[attempt] for attempt in attempts]
+            packs = sum(len(_packs(part, machine)) for part in parts)
+            best, fewest = (parts, packs) if packs < fewest else (best, fewest)
+    return best
 
 
 def _packs(attempts: Sequence[Attempt], machine: Machine) -> list[slice]:
     """The members of these trials in as few packs as fit. Raises ``UserError`` when they cannot be trained at a time."""
+    # trials that are alike may act otherwise, which takes more memory or less
+    acting = {(attempt.config.evaluation, attempt.config.acting): attempt.config for attempt in attempts}
     return fitting(
-        attempts[0].config,
-        sum(attempt.members for attempt in attempts),
+        max(acting.values(), key=working_bytes),
+        sum(map(_size, attempts)),
         task_of(attempts[0].config),
         rows=sum(attempt.dataset.info.rows for attempt in attempts),
         memory=machine.memory,
         copied=len(attempts) > 1,
     )
+
+
+def _size(attempt: Attempt) -> int:
+    return attempt.members
 
 
 def _within(outer: slice, inner: slice) -> slice:

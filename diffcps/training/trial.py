@@ -4,7 +4,6 @@ This room knows no storage, no MLflow and no Ray. Whoever starts a trial hands i
 data, the sinks, and the other workers.
 """
 
-import itertools
 import time
 from collections.abc import Callable, Hashable, Sequence
 
@@ -55,19 +54,46 @@ def run(
     if begun:
         # the others wait for the first worker at every row, and it for them: one watchdog is enough
         with Watchdog(stuck_after if workers.first else None, begun[0].folder.trace) as watchdog:
-            for part in itertools.chain(*(in_memory(group, machine) for group in _groups(begun, machine))):
+            for part in _parts(begun, machine):
                 Together(part, machine, watchdog, requested_at=asked, checkpoint_clock=checkpoint_clock).run()
+                asked = time.time()
     errors = [attempt.error for attempt in attempts if attempt.error is not None]
     if errors:
         raise next((error for error in errors if not isinstance(error, UserError)), errors[0])
 
 
-def _groups(attempts: Sequence[Attempt], machine: Machine) -> list[list[Attempt]]:
-    """The trials whose data can be read, those together that train as one pack."""
+def _parts(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[Attempt]]:
+    """The trials whose data can be read, those together that train as one pack; the parts train one after the other."""
     groups: dict[Hashable, list[Attempt]] = {}
     for attempt in attempts:
         with attempt.recorded():
-            attempt.read(machine.device)
+            attempt.read()
             engine = cost.choose(attempt.config, machine.device).engine
-            groups.setdefault((alike(attempt.config), attempt.step, engine), []).append(attempt)
-    return list(groups.values())
+            groups.setdefault((alike(attempt.config), engine), []).append(attempt)
+    parts: list[Sequence[Attempt]] = []
+    for group in groups.values():
+        for same in _from_one_step(group):
+            try:
+                parts += in_memory(same, machine)
+            except Exception as error:
+                for attempt in same:
+                    attempt.fail(error)
+    return parts
+
+
+def _from_one_step(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
+    """The trials that continue from the same step, the most first.
+
+    A kill may have come between the checkpoints of two of them. Then those that are ahead go back to the one before, if the
+    others have that.
+    """
+    steps = {attempt.step for attempt in attempts}
+    if len(steps) > 1:
+        common = set.intersection(*(attempt.folder.checkpoint_steps for attempt in attempts))
+        for attempt in attempts:
+            if common and attempt.step > max(common):
+                attempt.go_back(max(common))
+    found: dict[int, list[Attempt]] = {}
+    for attempt in attempts:
+        found.setdefault(attempt.step, []).append(attempt)
+    return sorted(found.values(), key=len, reverse=True)

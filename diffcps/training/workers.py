@@ -111,7 +111,7 @@ class Workers:
         """The learner's state of the whole pack, from every worker's; only the first worker may use the result."""
         if self.count == 1:
             return state
-        own = _on_cpu(state)
+        own = on_cpu(state)
         self.collect(None)  # a worker that has failed says so here, before any state is sent
         parts: list[Any] | None = [None] * self.count if self.first else None
         self._call(torch.distributed.gather_object, own, parts)
@@ -169,8 +169,8 @@ def disconnect() -> None:
     torch.distributed.destroy_process_group()
 
 
-def _on_cpu(state: Any) -> Any:
+def on_cpu(state: Any) -> Any:
     """The state with its tensors on the CPU, for a message."""
     if isinstance(state, dict):
-        return {name: _on_cpu(value) for name, value in state.items()}
+        return {name: on_cpu(value) for name, value in state.items()}
     return state.cpu() if isinstance(state, torch.Tensor) else state
