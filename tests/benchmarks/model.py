@@ -9,7 +9,7 @@ and bytes, which no count of operations knows: for them the model is a lower bou
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from diffcps import algorithms
 from diffcps.algorithms.settings import Precision
 from diffcps.config import RunConfig
 from diffcps.runs import presets
+from diffcps.runs.alike import alike
+from diffcps.runs.planning import PAPER_TASKS
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost
 from diffcps.training.process import prepare_process
@@ -151,14 +153,39 @@ def predictions(options: Options) -> Table:
     return table
 
 
+def table1(options: Options) -> Table:
+    """Hours of the paper's table on one GPU, each trial alone and in the packs of ``--pack-trials auto``, without evaluation."""
+    table = Table(
+        "precision", "packs: members, hours", title="Predicted on an H200: gradient steps of Table 1, five seeds",
+        title_justify="left",
+    )  # fmt: skip
+    table.add_column("each trial alone, hours", justify="right")
+    table.add_column("in packs, hours", justify="right")
+    groups: dict[Hashable, list[str]] = {}
+    for name in PAPER_TASKS:
+        groups.setdefault(alike(presets.official(get_task(name))), []).append(name)
+    for precision in options.precisions:
+        alone, together = 0.0, []
+        for tasks in groups.values():
+            trial = presets.official(get_task(tasks[0])).with_settings(precision=precision, ema_start=0)
+            work, seeds = works(trial)[-1], len(trial.members)
+            alone += len(tasks) * trial.steps * seconds(work, seeds, precision) / 3600
+            members = seeds * len(tasks)
+            together.append((members, trial.steps * seconds(work, members, precision) / 3600))
+        packs = "; ".join(f"{members}, {hours:.2f}" for members, hours in together)
+        table.add_row(precision, packs, f"{alone:.1f}", f"{sum(hours for _, hours in together):.1f}")
+    return table
+
+
 def main(options: Options) -> None:
-    """Print both tables."""
+    """Print the tables."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
     prepare_process(1)
     console.print(operations(options))
     console.print(predictions(options))
+    console.print(table1(options))
 
 
 if __name__ == "__main__":
