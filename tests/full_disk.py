@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import looped as trials
 import pytest
 import sweeps
-import test_training as trials
 
 from diffcps import report, tracking
 from diffcps.errors import UserError

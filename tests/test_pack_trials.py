@@ -205,6 +205,26 @@ def test_after_a_crash_the_rest_trains_one_after_the_other(tmp_path: Path) -> No
     assert next(later.packs()) == (KEYS[0], KEYS[2])
 
 
+def test_a_trial_that_failed_by_mistake_leaves_the_pack_together(tmp_path: Path) -> None:
+    """However often machines are lost afterwards; but a mistake of before this driver is not held against it."""
+    location = Location(tmp_path)
+    policy = begun(location)
+    packs = policy.packs()
+    assert next(packs) == KEYS
+    location.run_folder(KEYS[0]).fail("no such file here")
+    for count in range(INTERRUPTIONS + 5):
+        for number in (1, 2):
+            tell(location, number, "running", saved=count)
+        assert policy.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
+    assert record(location, 0)["interruptions"] == 0
+    later = RetryPolicy(location, KEYS[:1], "launch-2")
+    assert later.begin()
+    assert next(later.packs()) == KEYS[:1]
+    assert later.make_decision(died(NODE_GONE)) is FailureDecision.RETRY, "it has not even begun again"
+    location.run_folder(KEYS[0]).fail("still no such file")
+    assert later.make_decision(died(NODE_GONE)) is FailureDecision.RAISE
+
+
 def test_the_last_of_a_group_needs_no_other_process(tmp_path: Path) -> None:
     location = Location(tmp_path)
     policy = begun(location)

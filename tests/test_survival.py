@@ -17,9 +17,9 @@ from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
+import looped as trials
 import pytest
 import sweeps
-import test_training as trials
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import (
     InsufficientClusterResourcesError,
@@ -510,7 +510,7 @@ def test_a_worker_that_is_stuck_ends_itself(tmp_path: Path, undisturbed: RunFold
     script = f"""
 import ctypes
 from pathlib import Path
-import test_training as trials
+import looped as trials
 def hang_with_the_gil(scores):
     if scores["step"] == 12:
         ctypes.PyDLL(None).pause()

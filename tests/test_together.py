@@ -2,7 +2,7 @@
 
 import functools
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from diffcps.training.process import Machine
 from diffcps.training.trial import run
 from diffcps.training.workers import shares
 
-# sizes of whole vector registers: of others, rounding depends on how many members there are (``test_learner``)
+# sizes of whole vector registers and even packs: of others, rounding depends on how many members there are
 SMALL = CONFIG.with_settings(hidden_size=16, batch_size=16)
 CONFIGS = (
     SMALL,
@@ -65,6 +65,15 @@ def assigned(path: Path, configs: Sequence[RunConfig] = CONFIGS, **more: Any) ->
         Assignment(config, RunFolder(path / config.key), functools.partial(data_of, number), **more)
         for number, config in enumerate(configs)
     ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def products() -> Iterator[None]:
+    """Products by torch's default: which of oneDNN's kernels multiplies matrices this small depends on how many there are."""
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    yield
+    matmul.fp32_precision = before
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +117,7 @@ def test_those_that_memory_cannot_hold_at_a_time_train_one_after_the_other(
     alive: dict[int, int] = {}
 
     def count(scores: dict[str, float], number: int) -> None:
-        alive[number] = sum(isinstance(each, Learner) for each in gc.get_objects())
+        alive[number] = sum(type(each) is Learner for each in gc.get_objects())
 
     together = [
         replace(one, report=functools.partial(count, number=number)) for number, one in enumerate(assigned(tmp_path))

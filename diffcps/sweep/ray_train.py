@@ -294,6 +294,8 @@ class RetryPolicy(FailurePolicy):
         self.name = self.keys[0]
         self.driver = secrets.token_hex(4)
         self._training: tuple[str, ...] = ()
+        self._before: dict[str, float | None] = {}
+        """When the newest status of each trial was written before this driver began: a failure of then says nothing."""
         self._next: tuple[str, ...] = ()
         """Those that train together after these."""
 
@@ -309,7 +311,7 @@ class RetryPolicy(FailurePolicy):
     def _begin(self, key: str) -> bool:
         folder = self._folder(key)
         folder.path.mkdir(parents=True, exist_ok=True)
-        record = folder.attempts
+        record, self._before[key] = folder.attempts, folder.status.get("updated")
         again = record.get("launch") == self.launch
         fresh = {"launch": self.launch, "step": _saved(folder.status), "crashes": 0, "external": 0, "alone": False}
         base = {"interruptions": 0, "newest": []} | record | ({} if again else fresh) | {"driver": self.driver}
@@ -353,9 +355,9 @@ class RetryPolicy(FailurePolicy):
         return self.location.run_folder(key)
 
     def _mistaken(self, key: str) -> bool:
-        """Whether a trial has failed by a person's mistake: another attempt would end the same way."""
+        """Whether a trial has failed here by a person's mistake: another attempt would end the same way."""
         status = self._folder(key).status
-        return status["state"] == "failed" and not status.get("details")
+        return status["state"] == "failed" and not status.get("details") and status.get("updated") != self._before[key]
 
     def _is_own(self, key: str) -> bool:
         """Whether a trial is still this driver's."""

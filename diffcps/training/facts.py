@@ -41,13 +41,15 @@ def git_commit() -> str:
 
 def versions(more: Sequence[str] = ()) -> dict[str, str]:
     """Version of each package that can change a result; ``more`` names some besides ``PACKAGES``."""
-    found = {"python": platform.python_version()}
-    for package in (*PACKAGES, *more):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {"python": platform.python_version()} | {package: _version(package) for package in (*PACKAGES, *more)}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def unused_gpu() -> str:

@@ -120,8 +120,9 @@ class Together:
             for attempt in attempts if not self._placed else ():
                 attempt.folder.begin(cost.choose(attempt.config, device).preparing)
         states = [attempt.take_out() for attempt in attempts]
-        self._packs, self._placed = Packs([]), []
-        gc.collect()  # the packs of before make room for the new ones
+        if self._placed:
+            self._packs, self._placed = Packs([]), []
+            gc.collect()  # the packs of before make room for the new ones
         data = [on_device(attempt.dataset, device) for attempt in attempts]
         pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         learners: list[Learner] = []
@@ -262,8 +263,9 @@ def _packs(attempts: Sequence[Attempt], machine: Machine) -> list[slice]:
     """The members of these trials in as few packs as fit. Raises ``UserError`` when they cannot be trained at a time."""
     # trials that are alike may act otherwise, which takes more memory or less
     acting = {(attempt.config.evaluation, attempt.config.acting): attempt.config for attempt in attempts}
+    first, *others = acting.values()
     return fitting(
-        max(acting.values(), key=working_bytes),
+        max(first, *others, key=working_bytes) if others else first,
         sum(map(_size, attempts)),
         task_of(attempts[0].config),
         rows=sum(attempt.dataset.info.rows for attempt in attempts),

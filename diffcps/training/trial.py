@@ -4,6 +4,7 @@ This room knows no storage, no MLflow and no Ray. Whoever starts a trial hands i
 data, the sinks, and the other workers.
 """
 
+import gc
 import time
 from collections.abc import Callable, Hashable, Sequence
 
@@ -54,9 +55,11 @@ def run(
     if begun:
         # the others wait for the first worker at every row, and it for them: one watchdog is enough
         with Watchdog(stuck_after if workers.first else None, begun[0].folder.trace) as watchdog:
-            for part in _parts(begun, machine):
+            for number, part in enumerate(_parts(begun, machine)):
+                if number:
+                    asked = time.time()
+                    gc.collect()  # the packs of the part before make room
                 Together(part, machine, watchdog, requested_at=asked, checkpoint_clock=checkpoint_clock).run()
-                asked = time.time()
     errors = [attempt.error for attempt in attempts if attempt.error is not None]
     if errors:
         raise next((error for error in errors if not isinstance(error, UserError)), errors[0])
@@ -72,12 +75,11 @@ def _parts(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[Attem
             groups.setdefault((alike(attempt.config), engine), []).append(attempt)
     parts: list[Sequence[Attempt]] = []
     for group in groups.values():
-        for same in _from_one_step(group):
-            try:
-                parts += in_memory(same, machine)
-            except Exception as error:
-                for attempt in same:
-                    attempt.fail(error)
+        try:
+            parts += [part for same in _from_one_step(group) for part in in_memory(same, machine)]
+        except Exception as error:
+            for attempt in group:
+                attempt.fail(error)
     return parts
 
 
