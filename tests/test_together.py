@@ -100,6 +100,20 @@ def test_each_trial_is_as_if_it_were_alone(tmp_path: Path, alone: list[RunFolder
     assert [sizes(folder) for folder in alone] == [[2], [4], [2]]
 
 
+def test_a_folder_stays_as_it_is_once_its_trial_has_ended(tmp_path: Path) -> None:
+    """While the others of the pack still end."""
+    together = assigned(tmp_path)
+    seen: list[dict[Path, bytes]] = []
+
+    def look(scores: dict[str, float]) -> None:
+        if together[0].folder.ended:
+            seen.append({file: file.read_bytes() for file in together[0].folder.path.rglob("*") if file.is_file()})
+
+    run([*together[:2], replace(together[2], report=look)], CPU, stuck_after=1000.0)
+    assert seen, "the last trial reports its last scores when the first has ended"
+    assert seen[0] == {file: file.read_bytes() for file in together[0].folder.path.rglob("*") if file.is_file()}
+
+
 def test_they_take_turns_where_memory_is_small(tmp_path: Path, alone: list[RunFolder]) -> None:
     """Eight members in two packs, of which the second begins within a trial."""
     joined = CONFIGS[0].replaced(members=tuple(member(seed) for seed in range(8)))

@@ -53,8 +53,9 @@ def run(
         attempt.open()
     begun = [attempt for attempt in attempts if attempt.error is None and not attempt.folder.ended]
     if begun:
-        # the others wait for the first worker at every row, and it for them: one watchdog is enough
-        with Watchdog(stuck_after if workers.first else None, begun[0].folder.trace) as watchdog:
+        # the others wait for the first worker at every row, and it for them: one watchdog is enough. It writes into the folder of
+        # the trial that ends last: those that have ended are left as they are
+        with Watchdog(stuck_after if workers.first else None, begun[-1].folder.trace) as watchdog:
             for number, part in enumerate(_parts(begun, machine)):
                 if number:
                     asked = time.time()
