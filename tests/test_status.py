@@ -23,8 +23,8 @@ def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[
     """The status of a trial by the clock ``now``, and its learner."""
     learner = SimpleNamespace(step=0, filling=False)
     here = {"workers": Workers(), "clock": SimpleNamespace(spent={}), "scores": [], "kept": Kept(config, {})}
-    attempt = loop._Course(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
-    return loop._Status(attempt, now=now), learner
+    course = loop._Course(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
+    return loop._Status(course, now=now), learner
 
 
 def test_rows_further_apart_than_checkpoints_are_mentioned(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_comes_before_the_first_step_is_none_of_its_time(tmp_path: Path) ->
 def test_drawing_actions_in_the_middle_of_a_trial_is_told(tmp_path: Path) -> None:
     now, config = [0.0], CONFIG.replaced(steps=100)
     status, learner = status_of(config, tmp_path, lambda: now[0])
-    status.attempt.folder.create(config)
+    status.course.folder.create(config)
     for learner.step, now[0], learner.filling in ((0, 0.0, False), (50, 10.0, False), (50, 600.0, True)):
         status.write()
     trial = read_trial(tmp_path, config)

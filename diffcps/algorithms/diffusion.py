@@ -91,7 +91,7 @@ def one_hot(step: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
 
 def bounded(actions: Tensor, max_action: float) -> Tensor:
-    """Actions clamped to ±max_action. Of ``clamp`` the gradient takes five operations, of this one."""
+    """Actions clamped to ±max_action. The gradient takes one operation, where that of ``clamp`` takes five."""
     return hardtanh(actions, -max_action, max_action)
 
 

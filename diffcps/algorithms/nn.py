@@ -273,7 +273,7 @@ class NoiseNet:
         return linear(observations, (weight[:, self.action_size + self.embedding.shape[1] :], bias))
 
     def passed(self, layers: Layers) -> Layers:
-        """The layers with the first one's rows of actions alone: cut out once for all passes of a chain, so is their gradient."""
+        """The layers, the first one with its rows of actions alone. A chain cuts them out once for all its passes."""
         weight, bias = layers[2]
         return [*layers[:2], (weight[:, : self.action_size], bias), *layers[3:]]
 

@@ -83,13 +83,7 @@ def packing(plan: Plan, options: SweepOptions, cluster: Cluster) -> str:
     if plan.search is not None:
         return ""
     try:
-        resources = Resources.fitting(
-            cluster,
-            cpus=options.cpus_per_trial,
-            gpus=options.gpus_per_trial,
-            concurrent=options.concurrent,
-            workers=options.workers_per_trial,
-        )
+        resources = Resources.asked(cluster, options)
     except UserError:  # what is asked for is a larger cluster's
         return ""
     found = groups.grouped(plan.trials, options.pack_trials, resources)

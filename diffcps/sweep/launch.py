@@ -178,13 +178,7 @@ def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
     with _connected(options, interrupts) as cluster:
         if cluster.warning:
             _warn(sweep.console, cluster.warning)
-        resources = Resources.fitting(
-            cluster,
-            cpus=options.cpus_per_trial,
-            gpus=options.gpus_per_trial,
-            concurrent=options.concurrent,
-            workers=options.workers_per_trial,
-        )
+        resources = Resources.asked(cluster, options)
         check(uri)
         claim.begin(location, plan)
         packs = _packs(sweep, resources)

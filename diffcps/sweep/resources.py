@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from diffcps.errors import UserError
+
+if TYPE_CHECKING:
+    from diffcps.runs.flags import MachineFlags
 
 DRIVER_CPUS = 0.01
 """CPUs of a trial's driver, which only looks at the workers twice a second."""
@@ -104,6 +107,17 @@ class Resources:
             fixed=concurrent is not None,
         )
         return found if found.fixed else replace(found, concurrent=found.slots(cluster))
+
+    @classmethod
+    def asked(cls, cluster: Cluster, flags: "MachineFlags") -> "Resources":
+        """``fitting``, as the flags say."""
+        return cls.fitting(
+            cluster,
+            cpus=flags.cpus_per_trial,
+            gpus=flags.gpus_per_trial,
+            concurrent=flags.concurrent,
+            workers=flags.workers_per_trial,
+        )
 
     def slots(self, cluster: Cluster) -> int:
         """Trials at once on the cluster as it is now; at least one, which waits for nodes if there are none."""

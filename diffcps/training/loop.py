@@ -120,7 +120,7 @@ class _Status:
     """Keeps ``status.json`` and the caller's progress display up to date; silent in all workers but the first.
 
     Args:
-        attempt: what is reported.
+        course: what is reported.
         notes: sentences about this attempt.
         progress: called with every status that is written.
         seconds: between two updates while learning.
@@ -129,24 +129,24 @@ class _Status:
 
     def __init__(
         self,
-        attempt: _Course,
+        course: _Course,
         *,
         notes: Sequence[str] = (),
         progress: Callable[[dict[str, Any]], None] | None = None,
         seconds: float = STATUS_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.attempt, self.progress, self.seconds, self.now = attempt, progress, seconds, now
-        self.values: dict[str, Any] = {"state": "running", "steps": attempt.config.steps, "notes": list(notes)}
-        self.start_step, self.start_time, self.written_at = attempt.share.step, now(), -seconds
+        self.course, self.progress, self.seconds, self.now = course, progress, seconds, now
+        self.values: dict[str, Any] = {"state": "running", "steps": course.config.steps, "notes": list(notes)}
+        self.start_step, self.start_time, self.written_at = course.share.step, now(), -seconds
         self.rate = self.pace = 0.0
         # of this attempt's first status: what the trial had taken before, without starting and without what is repeated
         self.begun_at = self.start_time
-        self.before = sum(value for name, value in attempt.clock.spent.items() if name not in ("start", "repeated"))
+        self.before = sum(value for name, value in course.clock.spent.items() if name not in ("start", "repeated"))
 
     def warn_of_long_row(self, minutes: float) -> None:
         """Note, once, that a row takes longer than the time asked for between checkpoints."""
-        interval = self.attempt.config.checkpoint_minutes
+        interval = self.course.config.checkpoint_minutes
         beginning = "checkpoints come with rows, and here a row takes longer than"
         if minutes > interval and not any(note.startswith(beginning) for note in self.values["notes"]):
             self.values["notes"].append(f"{beginning} the {interval:g} min between checkpoints: {minutes:.1f} min.")
@@ -159,7 +159,7 @@ class _Status:
     def write(self, **changes: Any) -> None:
         """Write the status now."""
         self.written_at = self.now()
-        step, config = self.attempt.share.step, self.attempt.config
+        step, config = self.course.share.step, self.course.config
         self._measure(step)
         left = self.pace * (cost.eager_seconds(config) - cost.eager_seconds(config, step)) if self.pace else None
         self.values.update(
@@ -167,18 +167,18 @@ class _Status:
             steps_per_second=self.rate,
             seconds_left=None if self._tell_filling() else left,
             seconds_whole=None if left is None else self.before + self.written_at - self.begun_at + left,
-            seconds=self.attempt.clock.spent,
+            seconds=self.course.clock.spent,
             updated=time.time(),
             **changes,
         )
-        if self.attempt.workers.first:
-            self.attempt.folder.write_status(self.values)
+        if self.course.workers.first:
+            self.course.folder.write_status(self.values)
             if self.progress is not None:
                 self.progress(self.values)
 
     def _tell_filling(self) -> bool:
         """Whether the learner fills the columns of a stage; says so."""
-        filling = self.attempt.share.filling
+        filling = self.course.share.filling
         if not filling:
             self.values.pop("doing", None)
             self.values.pop("doing_since", None)
@@ -192,7 +192,7 @@ class _Status:
         A step of cloning costs less than others, which the estimate knows. Both are measured since this attempt began
         or, later, since cloning ended.
         """
-        config = self.attempt.config
+        config = self.course.config
         if step > self.start_step:
             passed = max(self.written_at - self.start_time, 1e-9)
             done = cost.eager_seconds(config, step) - cost.eager_seconds(config, self.start_step)
@@ -206,9 +206,9 @@ class _Status:
 class Row:
     """What a trial asks for: gradient steps up to its next row, and to be told when they begin, go on and end."""
 
-    def __init__(self, attempt: _Course, status: _Status) -> None:
-        self._course, self._status = attempt, status
-        self.steps = attempt.next_row - attempt.share.step
+    def __init__(self, course: _Course, status: _Status) -> None:
+        self._course, self._status = course, status
+        self.steps = course.next_row - course.share.step
         self.seconds = 0.0
         """Of these steps, so far."""
 
@@ -280,32 +280,32 @@ def turns(
     """
     pruned = ""
     try:
-        attempt = _begin(config, share, folder, state, workers=workers or Workers(), requested_at=requested_at)
-        status = _Status(attempt, notes=notes, progress=progress, seconds=status_seconds)
-        status.write(saved=share.step, **attempt.summary)
-        pruned = attempt.pruned
+        course = _begin(config, share, folder, state, workers=workers or Workers(), requested_at=requested_at)
+        status = _Status(course, notes=notes, progress=progress, seconds=status_seconds)
+        status.write(saved=share.step, **course.summary)
+        pruned = course.pruned
         while share.step < config.steps and not pruned:
-            row = Row(attempt, status)
-            shown = _learned(attempt, status, row=row, own=(yield row))
-            if attempt.evaluation_due:
-                shown |= _evaluate(attempt)
+            row = Row(course, status)
+            shown = _learned(course, status, row=row, own=(yield row))
+            if course.evaluation_due:
+                shown |= _evaluate(course)
             for sink in sinks:
                 sink.log(shown, share.step)
-            attempt.clock.charge("tracking")
-            pruned = _pruned(attempt, prune, shown)
+            course.clock.charge("tracking")
+            pruned = _pruned(course, prune, shown)
             due = yield None
-            attempt.clock.charge("waiting")
-            if share.step == config.steps or pruned or attempt.workers.decide(due):
-                _save(attempt, status, pruned)
-            attempt.clock.charge("checkpoint")
-            status.write(**attempt.summary)
-            if attempt.evaluation_due and attempt.summary and report is not None:
-                report({"step": share.step, "score": attempt.summary["last"], "best": attempt.summary["best"]})
-                attempt.clock.charge("tracking")
+            course.clock.charge("waiting")
+            if share.step == config.steps or pruned or course.workers.decide(due):
+                _save(course, status, pruned)
+            course.clock.charge("checkpoint")
+            status.write(**course.summary)
+            if course.evaluation_due and course.summary and report is not None:
+                report({"step": share.step, "score": course.summary["last"], "best": course.summary["best"]})
+                course.clock.charge("tracking")
     finally:
         for sink in sinks:
             sink.close(pruned)
-    _end(attempt, status, pruned)
+    _end(course, status, pruned)
 
 
 def _begin(
@@ -339,29 +339,27 @@ def _begin(
     )
 
 
-def _learned(
-    attempt: _Course, status: _Status, *, row: Row, own: Mapping[str, NDArray[Any]]
-) -> dict[str, NDArray[Any]]:
+def _learned(course: _Course, status: _Status, *, row: Row, own: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Write a row, of which this worker's members have the metrics ``own``; returns what sinks show of all members, ``[K]``."""
-    attempt.clock.charge("waiting")  # for the evaluations of trials in the same pack
+    course.clock.charge("waiting")  # for the evaluations of trials in the same pack
     status.warn_of_long_row(row.seconds / 60)
-    metrics = attempt.workers.join(own)
-    attempt.clock.charge("waiting")
-    metrics["steps_per_second"] = np.full(len(attempt.config.members), row.steps / max(row.seconds, 1e-9))
-    if attempt.workers.first:
-        attempt.folder.log(attempt.share.step, attempt.config, metrics, (*attempt.share.metrics, "steps_per_second"))
-    attempt.clock.charge("checkpoint")
+    metrics = course.workers.join(own)
+    course.clock.charge("waiting")
+    metrics["steps_per_second"] = np.full(len(course.config.members), row.steps / max(row.seconds, 1e-9))
+    if course.workers.first:
+        course.folder.log(course.share.step, course.config, metrics, (*course.share.metrics, "steps_per_second"))
+    course.clock.charge("checkpoint")
     return {f"training/{name}": value for name, value in metrics.items()}
 
 
-def _evaluate(attempt: _Course) -> dict[str, NDArray[Any]]:
+def _evaluate(course: _Course) -> dict[str, NDArray[Any]]:
     """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
-    config, share, folder = attempt.config, attempt.share, attempt.folder
-    workers, clock = attempt.workers, attempt.clock
+    config, share, folder = course.config, course.share, course.folder
+    workers, clock = course.workers, course.clock
     step, policies = share.step, share.policy()
     last = step == config.steps
     episodes = config.evaluation.episodes_at(last)
-    index = len(attempt.scores) if episodes else (step - 1) // config.evaluation.every
+    index = len(course.scores) if episodes else (step - 1) // config.evaluation.every
     rollouts = share.evaluate(policies, index, episodes) if episodes else None
     measured = share.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
     clock.charge("evaluation")
@@ -373,54 +371,54 @@ def _evaluate(attempt: _Course) -> dict[str, NDArray[Any]]:
         if rollouts is not None:
             folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
         folder.log_measures(step, config, measured.values, measured.samples)
-    shown = {} if rollouts is None else _scored(attempt, rollouts)
-    attempt.kept.update(step, attempt.scores[-1] if rollouts is not None else None, lambda: _tensors(attempt))
+    shown = {} if rollouts is None else _scored(course, rollouts)
+    course.kept.update(step, course.scores[-1] if rollouts is not None else None, lambda: _tensors(course))
     shown |= {f"measures/{name}": value for name, value in measured.values.items()}
     clock.charge("checkpoint")
     return shown
 
 
-def _scored(attempt: _Course, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
+def _scored(course: _Course, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     """Add the scores of an evaluation to the trial's; returns what sinks show of it, ``[K]``."""
-    scores = task_of(attempt.config).normalised_score(rollouts.returns).mean(axis=1)
-    attempt.scores.append(scores.tolist())
+    scores = task_of(course.config).normalised_score(rollouts.returns).mean(axis=1)
+    course.scores.append(scores.tolist())
     return {
         "evaluation/score": scores,
         "evaluation/return": rollouts.returns.mean(axis=1),
         "evaluation/length": rollouts.lengths.mean(axis=1),
         # fmax ignores evaluations of a diverged policy, whose score is NaN
-        "evaluation/best": np.fmax.reduce(np.array(attempt.scores)),
+        "evaluation/best": np.fmax.reduce(np.array(course.scores)),
     }
 
 
-def _save(attempt: _Course, status: _Status, pruned: str = "") -> None:
+def _save(course: _Course, status: _Status, pruned: str = "") -> None:
     """Write a checkpoint; all workers take part. A trial that is ended early says so there: a kill may come before its status."""
-    whole = attempt.workers.join_state(attempt.share.state_dict())
-    if attempt.workers.first:
-        state = {"learner": whole, "scores": attempt.scores, "seconds": attempt.clock.spent} | attempt.kept.state
+    whole = course.workers.join_state(course.share.state_dict())
+    if course.workers.first:
+        state = {"learner": whole, "scores": course.scores, "seconds": course.clock.spent} | course.kept.state
         state |= {"pruned": pruned} if pruned else {}
-        attempt.folder.save_checkpoint(state, attempt.share.step)
-    status.values["saved"] = attempt.share.step
+        course.folder.save_checkpoint(state, course.share.step)
+    status.values["saved"] = course.share.step
 
 
-def _tensors(attempt: _Course) -> Mapping[str, Any]:
+def _tensors(course: _Course) -> Mapping[str, Any]:
     """The tensors of the whole pack in the first worker, none in the others; all workers take part."""
-    whole = attempt.workers.join_state(attempt.share.state_dict())
-    return dict(whole["pack"]) if attempt.workers.first else {}
+    whole = course.workers.join_state(course.share.state_dict())
+    return dict(whole["pack"]) if course.workers.first else {}
 
 
-def _pruned(attempt: _Course, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
+def _pruned(course: _Course, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
     """Why the trial ends here, the same in all workers; empty if it continues."""
-    if not attempt.evaluation_due or attempt.share.step == attempt.config.steps:
+    if not course.evaluation_due or course.share.step == course.config.steps:
         return ""
-    why = prune(attempt.share.step, shown) if prune is not None else ""
-    ends = attempt.workers.decide(bool(why))
+    why = prune(course.share.step, shown) if prune is not None else ""
+    ends = course.workers.decide(bool(why))
     return (why or "the first worker says why") if ends else ""
 
 
-def _end(attempt: _Course, status: _Status, pruned: str) -> None:
+def _end(course: _Course, status: _Status, pruned: str) -> None:
     """Say in the status that the trial is complete, or why it has been ended early."""
-    attempt.clock.charge("tracking")
+    course.clock.charge("tracking")
     status.write(**({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"}))
     # the other workers leave only now: if the status cannot be written, they must learn of it
-    attempt.workers.agree("the last step", attempt.share.step)
+    course.workers.agree("the last step", course.share.step)
