@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffcps.config import RunConfig
 from diffcps.files import DiskFullError
@@ -20,9 +20,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location
 from diffcps.sweep.resources import Resources
-
-if TYPE_CHECKING:
-    from diffcps.sweep.ray_train import RetryPolicy
+from diffcps.sweep.retries import Retries
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +58,11 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
     """A Tune trial: start Ray Train workers for the suggested point, which run ``work``, and wait for them."""
     from ray import tune
 
-    from diffcps.sweep.ray_train import RetryPolicy
-
     trials = {trial.key: trial for trial in job.trials(config)}
     location = job.location.on_this_machine()
     for key in trials:
         location.refresh(f"runs/{key}")
-    retries = RetryPolicy(location, list(trials), job.launch)
+    retries = Retries(location, list(trials), job.launch)
     try:
         retries.begin()
     except DiskFullError as error:
@@ -122,7 +118,7 @@ def _reached(folder: RunFolder, objective: str) -> float:
 
 
 def _train(
-    job: Job, retries: "RetryPolicy", *, arguments: dict[str, Any], work: Callable[[dict[str, Any]], bool]
+    job: Job, retries: Retries, *, arguments: dict[str, Any], work: Callable[[dict[str, Any]], bool]
 ) -> Exception | None:
     """Run ``work(arguments)`` in Ray Train workers and wait; returns the error with which Ray Train gave up, if it did."""
     import ray.train
