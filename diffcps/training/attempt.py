@@ -55,7 +55,7 @@ class Attempt:
         self.given, self.workers = given, workers
         self.config, self.folder = given.config, given.folder
         self.notes: list[str] = []
-        """Sentences about this attempt, for the status."""
+        """Sentences about this attempt, for the status; those added while it trains are in the next one."""
         self.error: Exception | None = None
         """Why it has failed."""
         self._data: Transitions | None = None
@@ -69,11 +69,6 @@ class Attempt:
         """The gradient steps that it waits for."""
         self.ended = False
         """Whether it has been trained to its end."""
-
-    @property
-    def members(self) -> int:
-        """How many of its members this worker trains."""
-        return len(self.config.members[self.workers.own])
 
     @property
     def dataset(self) -> Transitions:

@@ -148,6 +148,8 @@ class Together:
         self._packs, self._placed = Packs(learners), attempts
         for attempt, found, state in zip(attempts, pieces, states, strict=True):
             attempt.place(found, state)
+            said = _gathered([piece.learner.engine.notes for piece in found], self._workers)
+            attempt.notes += [note for note in said if note not in attempt.notes]
 
     def _begin(self, attempt: Attempt) -> None:
         """Begin the loop of a trial, up to its first row."""
@@ -167,7 +169,7 @@ class Together:
             prune=prune,
             report=given.report,
             progress=self._watchdog.following(given.progress),
-            notes=[*attempt.notes, *_gathered([learner.engine.notes for learner in attempt.share.learners], workers)],
+            notes=attempt.notes,
             requested_at=self._requested_at,
             status_seconds=self._status_seconds,
         )
@@ -275,7 +277,8 @@ def _packs(attempts: Sequence[Attempt], machine: Machine) -> list[slice]:
 
 
 def _size(attempt: Attempt) -> int:
-    return attempt.members
+    """How many of its members this worker trains."""
+    return len(attempt.config.members[attempt.workers.own])
 
 
 def _within(outer: slice, inner: slice) -> slice:
