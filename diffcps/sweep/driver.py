@@ -2,8 +2,8 @@
 
 A group trains as one pack in one worker; most groups are of one trial.
 
-Neither torch nor MLflow is imported here. A driver is a process of its own, and would spend seconds and hundreds of
-megabytes on what only workers use.
+Neither torch nor, unless a trial fails, MLflow is imported here. A driver is a process of its own, and would spend seconds
+and hundreds of megabytes on what only workers use.
 """
 
 import logging
@@ -21,6 +21,7 @@ from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location
 from diffcps.sweep.resources import Resources
 from diffcps.sweep.retries import Retries
+from diffcps.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
         for key in keys:
             location.refresh(f"runs/{key}")
     folders = {key: location.run_folder(key) for key in trials}
+    show_failed(location, [folder for folder in folders.values() if folder.status["state"] == "failed"])
     for key, failure in gave_up.items():
         if failure is not None and not folders[key].ended and folders[key].status["state"] != "failed":
             raise failure
@@ -98,6 +100,20 @@ def _arguments(job: Job, trials: Sequence[RunConfig]) -> dict[str, Any]:
     }
 
 
+def show_failed(location: Location, folders: Sequence[RunFolder]) -> None:
+    """Show in MLflow that these trials have failed for good. The end of the sweep shows it too, so an error is only logged."""
+    if not folders or location.tracking_uri is None:
+        return
+    from diffcps.tracking import Tracker  # connecting imports MLflow, which other drivers need not pay
+
+    try:
+        tracker = Tracker(location.tracking_uri, location.sweep)
+        for folder in folders:
+            tracker.fail(folder)
+    except Exception as error:  # any error of a store
+        logger.warning("%s: MLflow does not show yet that it has failed: %s", folders[0].path.name, first_line(error))
+
+
 def more_trials(job: Job) -> bool:
     """Whether the sweep has trials that nobody has begun, of which this driver may get the next."""
     runs = job.location.on_this_machine().folder / "runs"
@@ -109,9 +125,8 @@ def _reached(folder: RunFolder, objective: str) -> float:
     """What a search is told of a trial that has ended."""
     if objective == SCORE:
         return float(folder.status.get("last", float("nan")))
-    from diffcps.runs.criteria import (
-        newest,  # reading a trial takes a second of imports, which other drivers need not pay
-    )
+    # reading a trial takes a second of imports, which other drivers need not pay
+    from diffcps.runs.criteria import newest
     from diffcps.runs.trials import read_trial
 
     return newest(read_trial(folder.path), objective)
