@@ -107,7 +107,7 @@ def test_a_dry_run_says_what_trains_together() -> None:
     plan = Plan(
         "own", "paper", tuple(official(get_task(name)) for name in ("halfcheetah-medium-v2", "walker2d-medium-v2"))
     )
-    gpus, cpus = (Cluster("it", 16.0, count, nodes=(Node(16.0, count, 0.0),)) for count in (1.0, 0.0))
+    gpus, cpus = (Cluster("it", (Node(16.0, count, 0.0),)) for count in (1.0, 0.0))
     said = dry_run.packing(plan, SweepOptions(), gpus)
     assert all(
         word in said for word in ("on it", "--pack-trials auto", "2 trials in 1 pack", "10 members", "by itself")

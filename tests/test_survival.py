@@ -298,8 +298,7 @@ def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(
         each.path.mkdir(parents=True)
         (each.path / "config.json").touch()
         each.write_status({"state": state, "step": 7, "saved": 3, "updated": updated})
-    monkeypatch.setattr(claim, "SAVING", 0.1)
-    claim.save_running(location, begun)
+    claim.save_running(location, begun, 0.1)
     assert folder.asked_to_save
     assert not earlier.asked_to_save, "it says that it is running, but an earlier launch said so"
     assert not other.asked_to_save
@@ -310,11 +309,10 @@ def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(
         folder.write_status({"state": "running", "step": 8, "saved": 8})
 
     asking = threading.Event()
-    monkeypatch.setattr(claim, "SAVING", GUARD)
     monkeypatch.setattr(RunFolder, "ask_to_save", lambda self: asking.set() or True)
     thread = threading.Thread(target=answer)
     thread.start()
-    claim.save_running(location, begun)
+    claim.save_running(location, begun, GUARD)
     thread.join()
     assert folder.status["saved"] == 8
 

@@ -76,7 +76,9 @@ class Location:
 
     def on_this_machine(self) -> "Location":
         """The same location with this machine's view."""
-        return self if self.remote is None else replace(self, folder=view_folder(self.remote.url))
+        if self.remote is None:
+            return self
+        return replace(self, folder=results_folder(self.results.url)[0] / self.folder.name)
 
     def run_folder(self, key: str) -> RunFolder:
         """The record of a trial; of one in an object store this machine's view, without checkpoints."""
@@ -148,12 +150,6 @@ def results_folder(results: str) -> tuple[Path, Remote | None]:
         url = results.rstrip("/")
         return home() / "views" / _digest(url), Remote(url)
     return local_path(results), None
-
-
-def view_folder(url: str) -> Path:
-    """This machine's view of a sweep in an object store, below its view of the results."""
-    parent, _, name = url.rpartition("/")
-    return home() / "views" / _digest(parent) / name
 
 
 def upload(results: Remote, task: Task, info: "DatasetInfo") -> str:

@@ -64,13 +64,13 @@ class MlflowSink:
         config: RunConfig,
         environment: Mapping[str, Any],
         folder: RunFolder | None = None,
-        pace: Pace | None = None,
+        pace: Pace = PACE,
     ) -> None:
         self.tracker = tracker
         self.config = config
         self.environment = environment
         self.folder = folder
-        self.pace = pace or PACE
+        self.pace = pace
         self._queue: deque[tuple[int, int, dict[str, NDArray[Any]]]] = deque()
         self._runs: list[str] = []
         self._monitor: SystemMetricsMonitor | None = None
