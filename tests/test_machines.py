@@ -24,7 +24,7 @@ from diffcps.runs import lock
 from diffcps.runs.flags import MachineFlags
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, cluster, limits, ray_folder
-from diffcps.sweep.cluster import patiently, without_unused_gpus
+from diffcps.sweep.cluster import tried_twice, without_unused_gpus
 from diffcps.sweep.resources import Cluster, Node, Resources
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
@@ -57,11 +57,11 @@ def test_workers_run_in_the_environment_of_the_sweep_with_its_priority() -> None
 def test_a_slow_start_of_ray_is_tried_again_and_another_failure_is_not() -> None:
     reasons = ["The current node timed out during startup.", "no room"]
     with pytest.raises(RuntimeError, match=reasons[1]):
-        patiently(lambda: _fails(reasons))
+        tried_twice(lambda: _fails(reasons))
     assert not reasons, "tried twice"
     reasons = ["no room", "never asked"]
     with pytest.raises(RuntimeError, match="no room"):
-        patiently(lambda: _fails(reasons))
+        tried_twice(lambda: _fails(reasons))
     assert reasons == ["never asked"]
 
 

@@ -409,7 +409,7 @@ def test_every_address_that_is_made_of_a_path_leads_back_to_it(name: str) -> Non
     artifacts = str(store.artifact_location(uri, "sweep"))
     assert url2pathname(urlsplit(artifacts).path) == str(results / "mlartifacts" / "sweep")
     assert results_folder(f"file://{quote(str(results))}") == results_folder(str(results)) == (results, None)
-    storage = Location(results).ray_storage("train")["storage_path"]
+    storage = Location(results).ray_storage()["storage_path"]
     assert pyarrow.fs.FileSystem.from_uri(storage)[1] == str(results / "ray" / "train")
 
 

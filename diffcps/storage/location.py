@@ -95,14 +95,14 @@ class Location:
             return RunFolder(path)
         return MirroredFolder(path, self.remote.below(f"runs/{key}"), working)
 
-    def ray_storage(self, name: str) -> dict[str, Any]:
+    def ray_storage(self) -> dict[str, Any]:
         """Where Ray Train keeps its own files, which nothing here reads; all machines must see it."""
         if self.remote is None:
-            return {"storage_path": str(self.folder / "ray" / name)}
+            return {"storage_path": str(self.folder / "ray" / "train")}
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
         system, root = self.remote.system
-        return {"storage_path": f"{root}/ray/{name}", "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
+        return {"storage_path": f"{root}/ray/train", "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
     def refresh(self, below: str = "", patience: float | None = None) -> None:
         """Bring this machine's view up to date."""

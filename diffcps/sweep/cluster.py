@@ -12,6 +12,7 @@ import ray
 from ray.runtime_env import RuntimeEnv
 
 from diffcps.errors import UserError
+from diffcps.files import patiently
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, mps, ray_folder
 from diffcps.sweep.resources import Cluster, Node
@@ -77,7 +78,7 @@ def _start(running: ray_folder.Running | None, of_gpus: mps.Sharing) -> str:
     os.environ.update({**_worker_environment(), **folders, **of_gpus.variables})
     proxies.avoid()
     try:
-        patiently(functools.partial(_init, "local", include_dashboard=False, **local_size()))
+        tried_twice(functools.partial(_init, "local", include_dashboard=False, **local_size()))
     except Exception as error:  # the machine lacks something; Ray raises plain exceptions too
         raise UserError(
             f"Ray does not start on this machine: {first_line(error)} Its logs are in "
@@ -92,15 +93,9 @@ def _start(running: ray_folder.Running | None, of_gpus: mps.Sharing) -> str:
     return origin
 
 
-def patiently(start: Callable[[], None]) -> None:
+def tried_twice(start: Callable[[], None]) -> None:
     """Start Ray, and once more if its processes took longer than the 30 s that it gives them: on a busy machine they may."""
-    try:
-        start()
-    except Exception as error:
-        if "timed out" not in str(error):
-            raise
-        ray.shutdown()
-        start()
+    patiently(start, [0.0], lambda error: "timed out" not in str(error), lambda *_: ray.shutdown())
 
 
 def _join(wanted: str | None, running: ray_folder.Running | None) -> str:

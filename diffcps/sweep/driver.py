@@ -73,7 +73,15 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
     gave_up: dict[str, Exception | None] = {}
     requested_at = config["requested_at"]
     for keys in retries.packs():
-        arguments = _arguments(job, [trials[key] for key in keys]) | {"requested_at": requested_at}
+        arguments = {
+            "configs": [trials[key].to_dict() for key in keys],
+            "location": job.location,
+            "resources": job.resources,
+            "requested_at": requested_at,
+            "prune": job.plan.prune,
+            "objective": job.plan.objective,
+            "also": job.also,
+        }
         gave_up |= dict.fromkeys(keys, _train(job, retries, arguments=arguments, work=work))
         requested_at = time.time()
         for key in keys:
@@ -86,18 +94,6 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
     if (ended := next((folder for folder in folders.values() if folder.ended), None)) is not None:
         # Tune wants the metric of every trial of its own; nothing is chosen by it where that is a group
         tune.report({"step": ended.status["step"], OBJECTIVE: _reached(ended, job.plan.objective)})
-
-
-def _arguments(job: Job, trials: Sequence[RunConfig]) -> dict[str, Any]:
-    """What ``train_worker`` is told, but for when the trials were requested."""
-    return {
-        "configs": [trial.to_dict() for trial in trials],
-        "location": job.location,
-        "resources": job.resources,
-        "prune": job.plan.prune,
-        "objective": job.plan.objective,
-        "also": job.also,
-    }
 
 
 def show_failed(location: Location, folders: Sequence[RunFolder]) -> None:
@@ -149,7 +145,7 @@ def _train(
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=ray.train.RunConfig(name=retries.name, **location.ray_storage("train")),
+        run_config=ray.train.RunConfig(name=retries.name, **location.ray_storage()),
     )
     try:
         training.fit()

@@ -60,7 +60,7 @@ class Attempt:
         """Why it has failed."""
         self._data: Transitions | None = None
         self.held_out: Transitions | None = None
-        """What is not, if any."""
+        """What is not learned from, if any."""
         self.state: dict[str, Any] | None = None
         """The checkpoint to continue from."""
         self.share: Share | None = None
