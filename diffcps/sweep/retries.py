@@ -83,7 +83,7 @@ class Retries:
                 yield (key,)
 
     def again(self, cause: Cause) -> bool:
-        """Whether those that were training when this interrupted them go on together, at once; else see ``packs``."""
+        """Count an interruption. Whether those that were training continue as they are; if not, ``packs`` has who is next."""
         for key in self._training:
             self.location.refresh(f"runs/{key}")
         left = [key for key in self._training if not self._folder(key).ended and not self._mistaken(key)]
@@ -129,7 +129,7 @@ class Retries:
         return Cause(False, watchdog.reason(stacks), stacks) if stacks else cause
 
     def _retry(self, key: str, cause: Cause) -> bool:
-        """Count an interruption. Whether to try again; if not, the status says why."""
+        """Count an interruption of a trial. Whether to try it again; if not, its status says why."""
         folder = self._folder(key)
         record, status = folder.attempts, folder.status
         step = _saved(status)
