@@ -21,9 +21,10 @@ from waits import GUARD
 
 from diffcps.errors import UserError
 from diffcps.runs import lock
+from diffcps.runs.flags import MachineFlags
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, cluster, limits, ray_folder
-from diffcps.sweep.cluster import patiently, without_unused_gpus
+from diffcps.sweep.cluster import tried_twice, without_unused_gpus
 from diffcps.sweep.resources import Cluster, Node, Resources
 from diffcps.text import READABLE, ascii_only
 from diffcps.tracking import store
@@ -56,11 +57,11 @@ def test_workers_run_in_the_environment_of_the_sweep_with_its_priority() -> None
 def test_a_slow_start_of_ray_is_tried_again_and_another_failure_is_not() -> None:
     reasons = ["The current node timed out during startup.", "no room"]
     with pytest.raises(RuntimeError, match=reasons[1]):
-        patiently(lambda: _fails(reasons))
+        tried_twice(lambda: _fails(reasons))
     assert not reasons, "tried twice"
     reasons = ["no room", "never asked"]
     with pytest.raises(RuntimeError, match="no room"):
-        patiently(lambda: _fails(reasons))
+        tried_twice(lambda: _fails(reasons))
     assert reasons == ["never asked"]
 
 
@@ -167,7 +168,7 @@ NVIDIA_SMI = "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-6f1)'\n"
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch uses the GPU here")
 def test_a_gpu_that_torch_cannot_use_is_told_and_not_asked_for(short: Path, monkeypatch) -> None:
-    here = Cluster("here: 1 GPU", 8.0, 1.0, nodes=(Node(8.0, 1.0, 2.0**30),))
+    here = Cluster("here: 1 GPU", (Node(8.0, 1.0, 2.0**30),))
     monkeypatch.setenv("PATH", str(short))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert not unused_gpu()
@@ -178,7 +179,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_and_not_asked_for(short: Path, monk
     assert "is not used" in found.description
     assert torch.__version__ in found.description
     assert found.gpus == sum(node.gpus for node in found.nodes) == 0
-    assert Resources.fitting(found).gpus == 0
+    assert Resources.fitting(found, MachineFlags()).gpus == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not unused_gpu(), "it is hidden on purpose"
 
@@ -312,7 +313,7 @@ def test_a_cluster_on_this_machine_is_joined_only_if_it_is_this_users(proxy: Non
     def present(origin: str) -> Cluster:
         assert "127.0.0.1" in os.environ["no_proxy"]
         assert ("10.1.2.3" in os.environ["no_proxy"]) == (mine is True)
-        return Cluster(origin, 2.0, 0.0)
+        return Cluster(origin, (Node(2.0, 0.0, 0.0),))
 
     with (
         mock.patch.object(ray_folder, "running", return_value=running),

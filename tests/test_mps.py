@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from waits import GUARD
 
+from diffcps.runs.flags import MachineFlags
 from diffcps.sweep import RAY_SETTINGS, mps
 from diffcps.sweep.resources import share_gpus
 
@@ -221,11 +222,11 @@ def test_workers_of_a_sweep_that_shares_gpus_find_it(place: Path) -> None:
 
 
 def test_gpus_are_shared_where_a_worker_has_less_than_one() -> None:
-    assert share_gpus(0.15, 1)
-    assert share_gpus(1.0, 2)
-    assert not share_gpus(None, 1)
-    assert not share_gpus(0.0, 1)
-    assert not share_gpus(1.0, 1)
+    assert share_gpus(MachineFlags(gpus_per_trial=0.15))
+    assert share_gpus(MachineFlags(gpus_per_trial=1.0, workers_per_trial=2))
+    assert not share_gpus(MachineFlags())
+    assert not share_gpus(MachineFlags(gpus_per_trial=0.0))
+    assert not share_gpus(MachineFlags(gpus_per_trial=1.0))
 
 
 def test_what_a_dry_run_supposes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from test_survival import NODE_GONE, died
 
 from diffcps.config import Member, RunConfig
@@ -20,8 +19,9 @@ from diffcps.storage.location import Location
 from diffcps.sweep import dry_run
 from diffcps.sweep.driver import Job
 from diffcps.sweep.groups import MOST_MEMBERS, check, grouped, keys, members, packed
-from diffcps.sweep.ray_train import INTERRUPTIONS, RetryPolicy
+from diffcps.sweep.ray_train import cause_of
 from diffcps.sweep.resources import Cluster, Node, Resources
+from diffcps.sweep.retries import INTERRUPTIONS, Retries
 from diffcps.tasks.registry import get_task
 
 CPUS, GPUS = Resources(1, 0, 1), Resources(1, 1, 1)
@@ -107,7 +107,7 @@ def test_a_dry_run_says_what_trains_together() -> None:
     plan = Plan(
         "own", "paper", tuple(official(get_task(name)) for name in ("halfcheetah-medium-v2", "walker2d-medium-v2"))
     )
-    gpus, cpus = (Cluster("it", 16.0, count, nodes=(Node(16.0, count, 0.0),)) for count in (1.0, 0.0))
+    gpus, cpus = (Cluster("it", (Node(16.0, count, 0.0),)) for count in (1.0, 0.0))
     said = dry_run.packing(plan, SweepOptions(), gpus)
     assert all(
         word in said for word in ("on it", "--pack-trials auto", "2 trials in 1 pack", "10 members", "by itself")
@@ -149,10 +149,10 @@ THREE = trials(3)
 KEYS = tuple(trial.key for trial in THREE)
 
 
-def begun(location: Location, state: str = "running") -> RetryPolicy:
+def begun(location: Location, state: str = "running") -> Retries:
     """The policy of a group that trains."""
-    policy = RetryPolicy(location, KEYS, "launch-1")
-    assert policy.begin()
+    policy = Retries(location, KEYS, "launch-1")
+    policy.begin()
     for number, trial in enumerate(THREE):
         location.run_folder(trial.key).create(trial)
         tell(location, number, state)
@@ -174,12 +174,12 @@ def test_a_group_is_interrupted_from_outside_and_goes_on_as_a_group(tmp_path: Pa
     packs = policy.packs()
     assert next(packs) == KEYS
     tell(location, 0, "complete", saved=100)
-    assert policy.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
+    assert policy.again(cause_of(died(NODE_GONE)))
     assert [record(location, number)["external"] for number in range(3)] == [0, 1, 1]
-    again = RetryPolicy(location, KEYS, "launch-1")
-    assert again.begin()
+    again = Retries(location, KEYS, "launch-1")
+    again.begin()
     assert next(again.packs()) == KEYS[1:], "what has ended is left out"
-    assert policy.make_decision(died(NODE_GONE)) is FailureDecision.RAISE, "a newer driver has them"
+    assert not policy.again(cause_of(died(NODE_GONE))), "a newer driver has them"
     assert not list(packs)
 
 
@@ -190,18 +190,18 @@ def test_after_a_crash_the_rest_trains_one_after_the_other(tmp_path: Path) -> No
     packs = policy.packs()
     assert next(packs) == KEYS
     tell(location, 1, "complete", saved=100)
-    assert policy.make_decision(died()) is FailureDecision.RAISE
+    assert not policy.again(cause_of(died()))
     states = [location.run_folder(key).status["state"] for key in KEYS]
     assert states == ["pending", "complete", "pending"], "they wait"
     assert next(packs) == KEYS[:1]
     tell(location, 0, "running")
-    assert policy.make_decision(died()) is FailureDecision.RETRY, "each has its own attempts"
+    assert policy.again(cause_of(died())), "each has its own attempts"
     assert [record(location, number)["crashes"] for number in range(3)] == [2, 0, 1]
-    again = RetryPolicy(location, KEYS, "launch-1")
-    assert again.begin()
+    again = Retries(location, KEYS, "launch-1")
+    again.begin()
     assert list(again.packs()) == [KEYS[:1], KEYS[2:]]
-    later = RetryPolicy(location, KEYS, "launch-2")
-    assert later.begin()
+    later = Retries(location, KEYS, "launch-2")
+    later.begin()
     assert next(later.packs()) == (KEYS[0], KEYS[2])
 
 
@@ -215,14 +215,14 @@ def test_a_trial_that_failed_by_mistake_leaves_the_pack_together(tmp_path: Path)
     for count in range(INTERRUPTIONS + 5):
         for number in (1, 2):
             tell(location, number, "running", saved=count)
-        assert policy.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
+        assert policy.again(cause_of(died(NODE_GONE)))
     assert record(location, 0)["interruptions"] == 0
-    later = RetryPolicy(location, KEYS[:1], "launch-2")
-    assert later.begin()
+    later = Retries(location, KEYS[:1], "launch-2")
+    later.begin()
     assert next(later.packs()) == KEYS[:1]
-    assert later.make_decision(died(NODE_GONE)) is FailureDecision.RETRY, "it has not even begun again"
+    assert later.again(cause_of(died(NODE_GONE))), "it has not even begun again"
     location.run_folder(KEYS[0]).fail("still no such file")
-    assert later.make_decision(died(NODE_GONE)) is FailureDecision.RAISE
+    assert not later.again(cause_of(died(NODE_GONE)))
 
 
 def test_the_last_of_a_group_needs_no_other_process(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_the_last_of_a_group_needs_no_other_process(tmp_path: Path) -> None:
     assert next(packs) == KEYS
     for number in (0, 2):
         tell(location, number, "complete", saved=100)
-    assert policy.make_decision(died()) is FailureDecision.RETRY
+    assert policy.again(cause_of(died()))
     assert not list(packs)
 
 
@@ -245,7 +245,7 @@ def test_a_trial_with_too_many_interruptions_takes_none_with_it(tmp_path: Path) 
     for count in range(1, INTERRUPTIONS):
         for number in (1, 2):
             tell(location, number, "running", saved=count)
-        assert policy.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
-    assert policy.make_decision(died(NODE_GONE)) is FailureDecision.RAISE
+        assert policy.again(cause_of(died(NODE_GONE)))
+    assert not policy.again(cause_of(died(NODE_GONE)))
     assert f"interrupted {INTERRUPTIONS} times in a row" in location.run_folder(KEYS[0]).status["error"]
     assert list(packs) == [KEYS[1:]], "nothing speaks against them"

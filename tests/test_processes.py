@@ -32,13 +32,14 @@ from pathlib import Path
 import diffcps.sweep
 import ray.train, ray.tune
 before = set(sys.modules)
-from diffcps.sweep import driver, ray_train
+from diffcps.sweep import driver, ray_train, retries
 job = pickle.loads(Path(sys.argv[1]).read_bytes())
 trial = job.plan.trial({"key": job.plan.trials[0].key})
 location = job.location.on_this_machine()
-policy = ray_train.RetryPolicy(location, [trial.key], "launch")
-ray_train.trainer(pickle.loads(pickle.dumps(policy)), ray_train.PlacementGroups(trial.key))
-assert policy.begin() and not location.run_folder(trial.key).ended
+found = retries.Retries(location, [trial.key], "launch")
+ray_train.trainer(found, ray_train.PlacementGroups(trial.key))
+found.begin()
+assert next(found.packs()) and not location.run_folder(trial.key).ended
 print("heavy:", *{"torch", "mlflow", "h5py", "scipy"} & set(sys.modules), *{"pandas"} & (set(sys.modules) - before))
 """
     job = Job(Plan("sweep", "demo", (TRIAL,)), Location(tmp_path), Resources(cpus=1, gpus=0, concurrent=1))

@@ -21,6 +21,7 @@ from waits import GUARD
 from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
+from diffcps.runs.flags import MachineFlags
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.presets import official
 from diffcps.sweep.resources import Cluster, Node, Resources
@@ -248,8 +249,11 @@ def test_what_one_worker_lacks_is_everybodys_mistake(tmp_path: Path) -> None:
 
 
 def cluster(*nodes: tuple[float, float]) -> Cluster:
-    found = tuple(Node(cpus, gpus, cpus * 2 * GIB) for cpus, gpus in nodes)
-    return Cluster("here", sum(node.cpus for node in found), sum(node.gpus for node in found), found)
+    return Cluster("here", tuple(Node(cpus, gpus, cpus * 2 * GIB) for cpus, gpus in nodes))
+
+
+def flags(**asked: Any) -> MachineFlags:
+    return MachineFlags(**{name if name == "concurrent" else f"{name}_per_trial": asked[name] for name in asked})
 
 
 @pytest.mark.parametrize(
@@ -273,9 +277,8 @@ def cluster(*nodes: tuple[float, float]) -> Cluster:
     ],
 )
 def test_resources(nodes: list[tuple[float, float]], asked: dict[str, float], expected: Any, threads: int) -> None:
-    wanted = {name: asked.get(name) for name in ("cpus", "gpus", "concurrent")}
     there = cluster(*nodes)
-    found = Resources.fitting(there, **wanted, workers=int(asked.get("workers", 1)))
+    found = Resources.fitting(there, flags(**asked))
     assert (found.cpus, found.gpus, found.concurrent) == pytest.approx(expected)
     assert found.threads == threads
     # every worker that may run at once has its threads' cores
@@ -292,16 +295,16 @@ def test_resources(nodes: list[tuple[float, float]], asked: dict[str, float], ex
 )
 def test_more_than_there_is(nodes: list[tuple[float, float]], asked: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as said:
-        Resources.fitting(cluster(*nodes), gpus=asked.get("gpus"), workers=asked["workers"])
+        Resources.fitting(cluster(*nodes), flags(**asked))
     assert all(word in str(said.value) for word in words)
 
 
 def test_drivers_on_a_node_of_their_own_cost_no_room() -> None:
     """Sixteen small machines hold sixteen trials; fifteen where drivers take a sliver of one."""
     there = cluster((0, 0), *[(1, 0)] * 16)
-    assert Resources.fitting(there).concurrent == 15
-    assert Resources.fitting(replace(there, for_drivers=True)).concurrent == 16
+    assert Resources.fitting(there, flags()).concurrent == 15
+    assert Resources.fitting(replace(there, for_drivers=True), flags()).concurrent == 16
 
 
 def test_memory_of_a_worker_is_its_share_of_its_machines() -> None:
-    assert Resources.fitting(cluster((16, 0)), cpus=4, workers=2).memory == pytest.approx(16 * 2 * GIB * 2 / 16)
+    assert Resources.fitting(cluster((16, 0)), flags(cpus=4, workers=2)).memory == pytest.approx(16 * 2 * GIB * 2 / 16)

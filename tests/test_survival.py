@@ -40,17 +40,9 @@ from diffcps.storage.mirror import MirroredFolder
 from diffcps.storage.remote import Remote
 from diffcps.sweep import claim
 from diffcps.sweep.driver import Job, more_trials
-from diffcps.sweep.ray_train import (
-    CRASHES,
-    INTERRUPTIONS,
-    Reserve,
-    RetryPolicy,
-    TrialWorkers,
-    cause_of,
-    left_behind,
-    someone_waits,
-)
+from diffcps.sweep.ray_train import Reserve, RetryPolicy, TrialWorkers, cause_of, left_behind, someone_waits
 from diffcps.sweep.resources import Resources
+from diffcps.sweep.retries import CRASHES, INTERRUPTIONS, Retries
 from diffcps.training.watchdog import Watchdog
 
 CONFIG = trials.CONFIG.replaced(checkpoint_minutes=1e-9)  # a checkpoint a row
@@ -77,9 +69,9 @@ def died(text: str = KILLED) -> WorkerGroupError:
 # How many interruptions a trial bears ---------------------------------------------------------------------------------
 
 
-def begun(location: Location, launch: str = "launch-1") -> RetryPolicy:
-    trial = RetryPolicy(location, [CONFIG.key], launch)
-    assert trial.begin()
+def begun(location: Location, launch: str = "launch-1") -> Retries:
+    trial = Retries(location, [CONFIG.key], launch)
+    trial.begin()
     return trial
 
 
@@ -93,7 +85,7 @@ def test_a_trial_that_gets_on_survives_any_number_of_deaths(tmp_path: Path) -> N
     for step in range(30):
         tell(location, 10 * step + 5, 10 * step)
         for _ in range(CRASHES - 1):
-            assert trial.make_decision(died()) is FailureDecision.RETRY
+            assert trial.again(cause_of(died()))
     record = location.run_folder(CONFIG.key).attempts
     assert record["interruptions"] == 30 * (CRASHES - 1)
     assert len(record["newest"]) == 20, "the record does not grow for ever"
@@ -106,8 +98,8 @@ def test_a_trial_that_dies_again_and_again_at_one_place_fails(tmp_path: Path, sa
     location = Location(tmp_path)
     trial = begun(location)
     tell(location, saved + 7, saved)
-    decisions = [trial.make_decision(died()) for _ in range(CRASHES)]
-    assert decisions == [FailureDecision.RETRY] * (CRASHES - 1) + [FailureDecision.RAISE]
+    decisions = [trial.again(cause_of(died())) for _ in range(CRASHES)]
+    assert decisions == [True] * (CRASHES - 1) + [False]
     status = location.run_folder(CONFIG.key).status
     assert status["state"] == "failed"
     assert status["error"].startswith(f"its worker died {CRASHES} times in a row before {where}")
@@ -115,7 +107,7 @@ def test_a_trial_that_dies_again_and_again_at_one_place_fails(tmp_path: Path, sa
 
     again = begun(location, "launch-2")
     tell(location, saved + 7, saved)
-    assert again.make_decision(died()) is FailureDecision.RETRY, "the next launch has fresh attempts"
+    assert again.again(cause_of(died())), "the next launch has fresh attempts"
     assert location.run_folder(CONFIG.key).attempts["interruptions"] == CRASHES + 1
 
 
@@ -123,11 +115,12 @@ def test_what_comes_from_outside_is_borne_more_often(tmp_path: Path) -> None:
     """Lost machines and dead drivers count together, before the first checkpoint too, and have an end as well."""
     location = Location(tmp_path)
     for count in range(1, INTERRUPTIONS):
-        trial = RetryPolicy(location, [CONFIG.key], "launch-1")
-        assert trial.begin(), count
+        trial = begun(location)
+        assert list(trial.packs()) == [(CONFIG.key,)]
         assert location.run_folder(CONFIG.key).attempts["external"] == count - 1
-    assert trial.make_decision(died(NODE_GONE)) is FailureDecision.RETRY
-    assert not RetryPolicy(location, [CONFIG.key], "launch-1").begin()
+    assert trial.again(cause_of(died(NODE_GONE)))
+    last = begun(location)
+    assert not list(last.packs())
     status = location.run_folder(CONFIG.key).status
     assert status["state"] == "failed"
     assert (
@@ -139,7 +132,7 @@ def test_deaths_of_its_own_and_from_outside_are_counted_apart(tmp_path: Path) ->
     location = Location(tmp_path)
     trial = begun(location)
     for error in [died(), died(NODE_GONE)] * (CRASHES - 1):
-        assert trial.make_decision(error) is FailureDecision.RETRY
+        assert trial.again(cause_of(error))
     record = location.run_folder(CONFIG.key).attempts
     assert (record["crashes"], record["external"]) == (CRASHES - 1, CRASHES - 1)
 
@@ -149,7 +142,7 @@ def test_what_the_worker_says_itself_is_the_reason(tmp_path: Path) -> None:
     trial = begun(location)
     for _ in range(CRASHES):
         location.run_folder(CONFIG.key).fail("RuntimeError: the simulator fell over", "its traceback")
-        trial.make_decision(WorkerGroupError("", {0: RuntimeError("the simulator fell over")}))
+        trial.again(cause_of(WorkerGroupError("", {0: RuntimeError("the simulator fell over")})))
     status = location.run_folder(CONFIG.key).status
     assert status["error"].endswith("first checkpoint: RuntimeError: the simulator fell over")
     assert status["details"] == "its traceback"
@@ -157,12 +150,11 @@ def test_what_the_worker_says_itself_is_the_reason(tmp_path: Path) -> None:
 
 def test_waiting_for_machines_costs_nothing(tmp_path: Path) -> None:
     location = Location(tmp_path)
-    trial = RetryPolicy(location, [CONFIG.key], "launch-1", pause=0.01)
-    assert trial.begin()
+    policy = RetryPolicy(begun(location), pause=0.01)
     start = time.monotonic()
     for _ in range(100):
         error = ControllerError(InsufficientClusterResourcesError("no node has a CPU"))
-        assert trial.make_decision(error) is FailureDecision.RETRY
+        assert policy.make_decision(error) is FailureDecision.RETRY
     assert time.monotonic() - start >= 1
     assert location.run_folder(CONFIG.key).attempts["interruptions"] == 0
 
@@ -170,13 +162,12 @@ def test_waiting_for_machines_costs_nothing(tmp_path: Path) -> None:
 def test_a_complete_trial_and_one_that_another_drives_are_left_alone(tmp_path: Path) -> None:
     location = Location(tmp_path)
     old = begun(location)
-    new = RetryPolicy(location, [CONFIG.key], "launch-1")
-    new.begin()
+    new = begun(location)
     before = location.run_folder(CONFIG.key).attempts
-    assert old.make_decision(died()) is FailureDecision.RAISE
+    assert not old.again(cause_of(died()))
     assert location.run_folder(CONFIG.key).attempts == before
     location.run_folder(CONFIG.key).write_status({"state": "complete", "step": 20, "saved": 20})
-    assert new.make_decision(died()) is FailureDecision.RAISE
+    assert not new.again(cause_of(died()))
     assert location.run_folder(CONFIG.key).ended
     assert location.run_folder(CONFIG.key).attempts == before
 
@@ -307,8 +298,7 @@ def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(
         each.path.mkdir(parents=True)
         (each.path / "config.json").touch()
         each.write_status({"state": state, "step": 7, "saved": 3, "updated": updated})
-    monkeypatch.setattr(claim, "SAVING", 0.1)
-    claim.save_running(location, begun)
+    claim.save_running(location, begun, 0.1)
     assert folder.asked_to_save
     assert not earlier.asked_to_save, "it says that it is running, but an earlier launch said so"
     assert not other.asked_to_save
@@ -319,11 +309,10 @@ def test_running_trials_are_asked_for_a_checkpoint_and_waited_for(
         folder.write_status({"state": "running", "step": 8, "saved": 8})
 
     asking = threading.Event()
-    monkeypatch.setattr(claim, "SAVING", GUARD)
     monkeypatch.setattr(RunFolder, "ask_to_save", lambda self: asking.set() or True)
     thread = threading.Thread(target=answer)
     thread.start()
-    claim.save_running(location, begun)
+    claim.save_running(location, begun, GUARD)
     thread.join()
     assert folder.status["saved"] == 8
 
@@ -523,7 +512,7 @@ trials.trained(Path({str(folder.path)!r}), config, report=hang_with_the_gil, stu
     )
     assert done.returncode == 1, done.stderr.decode()
     assert "hang_with_the_gil" in folder.stuck
-    assert begun(location).make_decision(died()) is FailureDecision.RETRY
+    assert begun(location).again(cause_of(died()))
     (event,) = folder.attempts["newest"]
     assert "nothing moved for 0:00:03" in event["cause"]
     trials.trained(folder.path, CONFIG)

@@ -133,6 +133,22 @@ def test_list_tells_every_state_and_leaves_out_what_is_no_sweep(
     assert "single" not in text
 
 
+def test_show_tells_which_trials_train_as_one_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first and the third, and the last with one that is not in the plan any more."""
+    folder = make(tmp_path, "packed", *["complete"] * 4)
+    assert "pack" not in said(capsys, "show", "packed", "--results", tmp_path).split()
+    keys = [trial.key for trial in TRIALS]
+    for number, others in (0, [keys[2]]), (2, [keys[0]]), (3, ["gone"]):
+        run = RunFolder(folder / "runs" / keys[number])
+        run.record_environment(run.environment | {"together": {"with": others, "members": 4}})
+    found = records(capsys, "show", "packed", "--results", tmp_path)["trials"]
+    assert [record["in_one_pack_with"] for record in found] == [[keys[2]], [], [keys[0]], ["gone"]]
+    text = said(capsys, "show", "packed", "--results", tmp_path)
+    assert "pack" in text.split()
+    lines = [line.split() for line in text.splitlines() if line.startswith("bandit-ring ")]
+    assert [line[2] for line in lines] == ["1", "complete", "1", "2"]
+
+
 def test_newest_comes_first_and_its_command_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, age in (("older", 9000), ("newer", 100)):
         folder = make(tmp_path, name, "stopped", updated=time.time() - age)

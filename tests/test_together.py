@@ -28,6 +28,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.planning import PAPER_TASKS
 from diffcps.runs.presets import official
 from diffcps.tasks.registry import get_task
+from diffcps.training import cost, engine
 from diffcps.training.attempt import Assignment
 from diffcps.training.learner import Learner
 from diffcps.training.loop import Prune
@@ -209,6 +210,21 @@ def test_one_that_is_pruned_leaves_the_pack(tmp_path: Path, alone: list[RunFolde
     assert (together[0].folder.status["state"], together[0].folder.status["step"]) == ("pruned", 12)
     for number in (1, 2):
         assert_same_result(together[number].folder, alone[number])
+
+
+def test_what_is_wrong_with_a_pack_made_anew_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the status of those whose pack it is; each text once."""
+    complaints = iter(["no compiler", "no compiler yet"])
+
+    def broken(*_: object) -> None:
+        raise RuntimeError(next(complaints))
+
+    monkeypatch.setattr(cost, "COMPILE_FROM_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "_compiled", broken)
+    together = assigned(tmp_path)
+    run([replace(together[0], prune=lambda data: lambda step, metrics: "behind"), *together[1:]], CPU)
+    notes = [[note.rpartition(": ")[2] for note in one.folder.status["notes"]] for one in together]
+    assert notes == [["no compiler"], *[["no compiler", "no compiler yet"]] * 2]
 
 
 class Killed(BaseException):

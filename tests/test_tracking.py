@@ -27,6 +27,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.plan import Axis
 from diffcps.storage.location import Location, results_folder
+from diffcps.sweep import driver
 from diffcps.tasks.registry import task_of
 from diffcps.text import first_line
 from diffcps.tracking import MlflowSink, Tracker, labels, store
@@ -325,6 +326,25 @@ def test_while_a_sweep_runs_its_running_trials_are_left_alone(tracker: Tracker, 
     assert top.info.status == "RUNNING"
 
 
+def test_a_trial_that_has_failed_for_good_is_shown_so_while_the_sweep_runs(
+    tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One without runs gets none, and the failed one is running again when it is resumed."""
+    trial, other = synthetic.config(seeds=2), synthetic.config("walker2d-medium-v2", seeds=1)
+    train(tracker, trial, 0, 100).close()
+    folders = [synthetic.write(tmp_path, one, "failed", 100) for one in (trial, other)]
+    driver.show_failed(Location(tmp_path, tracking_uri=tracker.uri, sweep=tracker.sweep), folders)
+    runs = runs_of(tracker)
+    states = {name: run.info.status for name, run in runs.items()}
+    assert states == {"sweep": "RUNNING", "trial": "FAILED", "member 0": "FAILED", "member 1": "FAILED"}
+    assert "disk [is] full" in runs["member 1"].data.tags["error"]
+    train(again(tracker), trial, 100, 200).close()
+    assert runs_of(tracker)["trial"].info.status == "RUNNING"
+    with caplog.at_level(logging.WARNING, logger="diffcps"):
+        driver.show_failed(Location(tmp_path, tracking_uri="no://store", sweep=tracker.sweep), folders)
+    assert trial.key in caplog.text
+
+
 def test_a_row_that_one_run_lacks_is_filled_in_there_alone(tracker: Tracker, tmp_path: Path) -> None:
     trial = synthetic.config(seeds=2)
     synthetic.write(tmp_path, trial)
@@ -389,7 +409,7 @@ def test_every_address_that_is_made_of_a_path_leads_back_to_it(name: str) -> Non
     artifacts = str(store.artifact_location(uri, "sweep"))
     assert url2pathname(urlsplit(artifacts).path) == str(results / "mlartifacts" / "sweep")
     assert results_folder(f"file://{quote(str(results))}") == results_folder(str(results)) == (results, None)
-    storage = Location(results).ray_storage("train")["storage_path"]
+    storage = Location(results).ray_storage()["storage_path"]
     assert pyarrow.fs.FileSystem.from_uri(storage)[1] == str(results / "ray" / "train")
 
 

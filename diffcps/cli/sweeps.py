@@ -245,6 +245,7 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
         *_named(trials),
         *settings,
         Column("seeds", [_seeds(trial) for trial in trials], liftable=True, drop=1),
+        Column("pack", _packs(trials), drop=1),
         Column("state", [trial.doing or trial.state for trial in trials], right=False),
         Column("steps", [text.progress(trial.step, trial.steps, number) for trial in trials]),
         Column("steps/s", [f"{speed:.1f}" if speed else "" for speed in speeds], drop=2),
@@ -253,6 +254,21 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
         Column("time left", [if_known(trial.seconds_left, duration) for trial in trials]),
         Column("updated", [_moment(trial.updated) for trial in trials], drop=4),
     ]
+
+
+def _packs(trials: Sequence[Trial]) -> list[str]:
+    """A number for the pack that each trial trains in, the same for those in one; empty for a trial that trains alone."""
+    numbers: dict[frozenset[str], int] = {}
+    found = []
+    for trial in trials:
+        pack = frozenset([trial.key, *_others(trial)])
+        found.append(str(numbers.setdefault(pack, len(numbers) + 1)) if len(pack) > 1 else "")
+    return found
+
+
+def _others(trial: Trial) -> list[str]:
+    """The keys of the trials that train in one pack with it."""
+    return list(trial.environment.get("together", {}).get("with", []))
 
 
 def _named(trials: Sequence[Trial]) -> list[Column]:
@@ -332,6 +348,7 @@ def _trial_record(trial: Trial, folder: str) -> dict[str, Any]:
         "profile": config.profile if config else None,
         "settings": {name: _plain(values) for name, values in trial.settings.items()} if config else None,
         "seeds": [member.seed for member in config.members] if config else None,
+        "in_one_pack_with": _others(trial),
         "state": trial.state,
         "step": trial.step,
         "steps": trial.steps,

@@ -76,7 +76,9 @@ class Location:
 
     def on_this_machine(self) -> "Location":
         """The same location with this machine's view."""
-        return self if self.remote is None else replace(self, folder=view_folder(self.remote.url))
+        if self.remote is None:
+            return self
+        return replace(self, folder=results_folder(self.results.url)[0] / self.folder.name)
 
     def run_folder(self, key: str) -> RunFolder:
         """The record of a trial; of one in an object store this machine's view, without checkpoints."""
@@ -93,14 +95,14 @@ class Location:
             return RunFolder(path)
         return MirroredFolder(path, self.remote.below(f"runs/{key}"), working)
 
-    def ray_storage(self, name: str) -> dict[str, Any]:
+    def ray_storage(self) -> dict[str, Any]:
         """Where Ray Train keeps its own files, which nothing here reads; all machines must see it."""
         if self.remote is None:
-            return {"storage_path": str(self.folder / "ray" / name)}
+            return {"storage_path": str(self.folder / "ray" / "train")}
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
         system, root = self.remote.system
-        return {"storage_path": f"{root}/ray/{name}", "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
+        return {"storage_path": f"{root}/ray/train", "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
     def refresh(self, below: str = "", patience: float | None = None) -> None:
         """Bring this machine's view up to date."""
@@ -148,12 +150,6 @@ def results_folder(results: str) -> tuple[Path, Remote | None]:
         url = results.rstrip("/")
         return home() / "views" / _digest(url), Remote(url)
     return local_path(results), None
-
-
-def view_folder(url: str) -> Path:
-    """This machine's view of a sweep in an object store, below its view of the results."""
-    parent, _, name = url.rpartition("/")
-    return home() / "views" / _digest(parent) / name
 
 
 def upload(results: Remote, task: Task, info: "DatasetInfo") -> str:

@@ -108,11 +108,7 @@ def unfinished(location: Location, plan: Plan) -> int:
     return (len(folders) if plan.search else plan.count) - ended
 
 
-SAVING = 10.0
-"""Seconds that running trials have, before they are ended, to write a checkpoint."""
-
-
-def save_running(location: Location, since: float, seconds: float | None = None) -> None:
+def save_running(location: Location, since: float, seconds: float) -> None:
     """Have every running trial write a checkpoint, and wait for them.
 
     Not for results in an object store: those run folders are on the workers' machines.
@@ -120,14 +116,14 @@ def save_running(location: Location, since: float, seconds: float | None = None)
     Args:
         location: of the sweep.
         since: ``time.time()`` at which this launch began; a status from before is that of an earlier one.
-        seconds: to wait at most; by default ``SAVING``.
+        seconds: to wait at most.
     """
     waiting = {
         folder: folder.status.get("saved", 0)
         for folder in run_folders(location)
         if _running(folder) and folder.status.get("updated", 0.0) >= since and folder.ask_to_save()
     }
-    end = time.monotonic() + (SAVING if seconds is None else seconds)
+    end = time.monotonic() + seconds
     while waiting and time.monotonic() < end:
         time.sleep(0.1)
         waiting = {

@@ -12,10 +12,11 @@ import ray
 from ray.runtime_env import RuntimeEnv
 
 from diffcps.errors import UserError
+from diffcps.files import patiently
 from diffcps.storage import proxies
 from diffcps.sweep import RAY_SETTINGS, mps, ray_folder
 from diffcps.sweep.resources import Cluster, Node
-from diffcps.text import first_line
+from diffcps.text import counted, first_line
 from diffcps.training.facts import git_commit, unused_gpu
 
 DRIVERS = "driver"
@@ -77,7 +78,7 @@ def _start(running: ray_folder.Running | None, of_gpus: mps.Sharing) -> str:
     os.environ.update({**_worker_environment(), **folders, **of_gpus.variables})
     proxies.avoid()
     try:
-        patiently(functools.partial(_init, "local", include_dashboard=False, **local_size()))
+        tried_twice(functools.partial(_init, "local", include_dashboard=False, **local_size()))
     except Exception as error:  # the machine lacks something; Ray raises plain exceptions too
         raise UserError(
             f"Ray does not start on this machine: {first_line(error)} Its logs are in "
@@ -92,15 +93,9 @@ def _start(running: ray_folder.Running | None, of_gpus: mps.Sharing) -> str:
     return origin
 
 
-def patiently(start: Callable[[], None]) -> None:
+def tried_twice(start: Callable[[], None]) -> None:
     """Start Ray, and once more if its processes took longer than the 30 s that it gives them: on a busy machine they may."""
-    try:
-        start()
-    except Exception as error:
-        if "timed out" not in str(error):
-            raise
-        ray.shutdown()
-        start()
+    patiently(start, [0.0], lambda error: "timed out" not in str(error), lambda *_: ray.shutdown())
 
 
 def _join(wanted: str | None, running: ray_folder.Running | None) -> str:
@@ -127,10 +122,9 @@ def present(origin: str = "the Ray cluster") -> Cluster:
     """The connected cluster as it is now; nodes come and go."""
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0)) for node in found)
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    size = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"
-    for_drivers = any(node.get(DRIVERS) for node in found)
-    return Cluster(f"{origin}: {size}", cpus, gpus, nodes=nodes, for_drivers=for_drivers)
+    there = Cluster(origin, nodes, for_drivers=any(node.get(DRIVERS) for node in found))
+    size = f"{counted(len(nodes), 'node')}, {there.cpus:g} CPUs, {there.gpus:g} GPUs"
+    return replace(there, description=f"{origin}: {size}")
 
 
 def without_unused_gpus(cluster: Cluster) -> Cluster:
@@ -138,7 +132,7 @@ def without_unused_gpus(cluster: Cluster) -> Cluster:
     if not (reason := unused_gpu()):
         return cluster
     nodes = tuple(node._replace(gpus=0.0) for node in cluster.nodes)
-    return replace(cluster, description=f"{cluster.description} ({reason.rstrip('.')})", gpus=0.0, nodes=nodes)
+    return replace(cluster, description=f"{cluster.description} ({reason.rstrip('.')})", nodes=nodes)
 
 
 def _worker_environment() -> dict[str, str]:

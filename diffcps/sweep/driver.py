@@ -2,8 +2,8 @@
 
 A group trains as one pack in one worker; most groups are of one trial.
 
-Neither torch nor MLflow is imported here. A driver is a process of its own, and would spend seconds and hundreds of
-megabytes on what only workers use.
+Neither torch nor, unless a trial fails, MLflow is imported here. A driver is a process of its own, and would spend seconds
+and hundreds of megabytes on what only workers use.
 """
 
 import logging
@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffcps.config import RunConfig
 from diffcps.files import DiskFullError
@@ -20,9 +20,8 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location
 from diffcps.sweep.resources import Resources
-
-if TYPE_CHECKING:
-    from diffcps.sweep.ray_train import RetryPolicy
+from diffcps.sweep.retries import Retries
+from diffcps.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +59,11 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
     """A Tune trial: start Ray Train workers for the suggested point, which run ``work``, and wait for them."""
     from ray import tune
 
-    from diffcps.sweep.ray_train import RetryPolicy
-
     trials = {trial.key: trial for trial in job.trials(config)}
     location = job.location.on_this_machine()
     for key in trials:
         location.refresh(f"runs/{key}")
-    retries = RetryPolicy(location, list(trials), job.launch)
+    retries = Retries(location, list(trials), job.launch)
     try:
         retries.begin()
     except DiskFullError as error:
@@ -76,12 +73,21 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
     gave_up: dict[str, Exception | None] = {}
     requested_at = config["requested_at"]
     for keys in retries.packs():
-        arguments = _arguments(job, [trials[key] for key in keys]) | {"requested_at": requested_at}
+        arguments = {
+            "configs": [trials[key].to_dict() for key in keys],
+            "location": job.location,
+            "resources": job.resources,
+            "requested_at": requested_at,
+            "prune": job.plan.prune,
+            "objective": job.plan.objective,
+            "also": job.also,
+        }
         gave_up |= dict.fromkeys(keys, _train(job, retries, arguments=arguments, work=work))
         requested_at = time.time()
         for key in keys:
             location.refresh(f"runs/{key}")
     folders = {key: location.run_folder(key) for key in trials}
+    show_failed(location, [folder for folder in folders.values() if folder.status["state"] == "failed"])
     for key, failure in gave_up.items():
         if failure is not None and not folders[key].ended and folders[key].status["state"] != "failed":
             raise failure
@@ -90,16 +96,18 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
         tune.report({"step": ended.status["step"], OBJECTIVE: _reached(ended, job.plan.objective)})
 
 
-def _arguments(job: Job, trials: Sequence[RunConfig]) -> dict[str, Any]:
-    """What ``train_worker`` is told, but for when the trials were requested."""
-    return {
-        "configs": [trial.to_dict() for trial in trials],
-        "location": job.location,
-        "resources": job.resources,
-        "prune": job.plan.prune,
-        "objective": job.plan.objective,
-        "also": job.also,
-    }
+def show_failed(location: Location, folders: Sequence[RunFolder]) -> None:
+    """Show in MLflow that these trials have failed for good. The end of the sweep shows it too, so an error is only logged."""
+    if not folders or location.tracking_uri is None:
+        return
+    from diffcps.tracking import Tracker  # connecting imports MLflow, which other drivers need not pay
+
+    try:
+        tracker = Tracker(location.tracking_uri, location.sweep)
+        for folder in folders:
+            tracker.fail(folder)
+    except Exception as error:  # any error of a store
+        logger.warning("%s: MLflow does not show yet that it has failed: %s", folders[0].path.name, first_line(error))
 
 
 def more_trials(job: Job) -> bool:
@@ -113,16 +121,15 @@ def _reached(folder: RunFolder, objective: str) -> float:
     """What a search is told of a trial that has ended."""
     if objective == SCORE:
         return float(folder.status.get("last", float("nan")))
-    from diffcps.runs.criteria import (
-        newest,  # reading a trial takes a second of imports, which other drivers need not pay
-    )
+    # reading a trial takes a second of imports, which other drivers need not pay
+    from diffcps.runs.criteria import newest
     from diffcps.runs.trials import read_trial
 
     return newest(read_trial(folder.path), objective)
 
 
 def _train(
-    job: Job, retries: "RetryPolicy", *, arguments: dict[str, Any], work: Callable[[dict[str, Any]], bool]
+    job: Job, retries: Retries, *, arguments: dict[str, Any], work: Callable[[dict[str, Any]], bool]
 ) -> Exception | None:
     """Run ``work(arguments)`` in Ray Train workers and wait; returns the error with which Ray Train gave up, if it did."""
     import ray.train
@@ -138,7 +145,7 @@ def _train(
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=ray.train.RunConfig(name=retries.name, **location.ray_storage("train")),
+        run_config=ray.train.RunConfig(name=retries.name, **location.ray_storage()),
     )
     try:
         training.fit()

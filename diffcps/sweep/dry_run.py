@@ -59,7 +59,7 @@ def show(plan: Plan, options: SweepOptions, console: Console) -> None:
         gpus = "1 per worker if the cluster has any, else 0"
     workers = options.workers_per_trial
     say(console, f"each trial takes: CPUs {cpus}; GPUs {gpus}; workers {workers}")
-    if share_gpus(options.gpus_per_trial, workers):
+    if share_gpus(options):
         say(console, mps.assumed(options.address or os.environ.get("RAY_ADDRESS")))
     if how := packing(plan, options, _this_machine()):
         say(console, how)
@@ -83,7 +83,7 @@ def packing(plan: Plan, options: SweepOptions, cluster: Cluster) -> str:
     if plan.search is not None:
         return ""
     try:
-        resources = Resources.asked(cluster, options)
+        resources = Resources.fitting(cluster, options)
     except UserError:  # what is asked for is a larger cluster's
         return ""
     found = groups.grouped(plan.trials, options.pack_trials, resources)
@@ -97,9 +97,8 @@ def packing(plan: Plan, options: SweepOptions, cluster: Cluster) -> str:
 
 def _this_machine() -> Cluster:
     """This machine as a cluster."""
-    cpus, gpus = float(limits.cores()), float(torch.cuda.device_count())
-    described = f"this machine with {counted(int(gpus), 'GPU')}"
-    return Cluster(described, cpus, gpus, nodes=(Node(cpus, gpus, 0.0),))
+    gpus = torch.cuda.device_count()
+    return Cluster(f"this machine with {counted(gpus, 'GPU')}", (Node(limits.cores(), gpus, 0.0),))
 
 
 def _table(plan: Plan, seconds: Sequence[tuple[float, float]]) -> Table:

@@ -40,8 +40,9 @@ from diffcps.tracking import Tracker, check, default_uri, store
 from diffcps.training import checks, views
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
-_HURRY = 1.0
-"""Seconds that trials have to write a checkpoint after SIGTERM: its sender may soon kill everything."""
+_SAVING, _HURRY = 10.0, 1.0
+"""Seconds that running trials have, before they are ended, to write a checkpoint: after Ctrl-C, and after SIGTERM, of which the
+sender may soon kill everything."""
 _SERVED = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` serves a store by default."""
 
@@ -178,7 +179,7 @@ def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
     with _connected(options, interrupts) as cluster:
         if cluster.warning:
             _warn(sweep.console, cluster.warning)
-        resources = Resources.asked(cluster, options)
+        resources = Resources.fitting(cluster, options)
         check(uri)
         claim.begin(location, plan)
         packs = _packs(sweep, resources)
@@ -214,8 +215,7 @@ def _connected(options: SweepOptions, interrupts: Interrupts) -> Iterator[Cluste
     """The Ray cluster; a signal that comes while it starts waits until it has."""
     with ExitStack() as stack:
         with interrupts.deferred():
-            sharing = share_gpus(options.gpus_per_trial, options.workers_per_trial)
-            cluster = stack.enter_context(clusters.connected(options.address, sharing))
+            cluster = stack.enter_context(clusters.connected(options.address, share_gpus(options)))
         yield cluster
 
 
@@ -226,9 +226,9 @@ def _stopping(sweep: _Sweep, since: float, interrupts: Interrupts) -> None:
     if interrupts.from_terminal:
         say(
             sweep.console,
-            f"interrupted: running trials have {claim.SAVING:g} s to write a checkpoint; Ctrl-C again ends them",
+            f"interrupted: running trials have {_SAVING:g} s to write a checkpoint; Ctrl-C again ends them",
         )
-    claim.save_running(sweep.location, since, None if interrupts.from_terminal else _HURRY)
+    claim.save_running(sweep.location, since, _SAVING if interrupts.from_terminal else _HURRY)
 
 
 def _finish(sweep: _Sweep, finish: Callable[[Path], Sequence[Path]] | None) -> str:

@@ -21,9 +21,9 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray._private.state import actors, jobs
@@ -50,18 +50,9 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from diffcps.runs.folder import RunFolder
-from diffcps.storage.location import Location
 from diffcps.sweep import limits
-from diffcps.training import watchdog
+from diffcps.sweep.retries import Cause, Retries
 
-CRASHES = 5
-"""Crashes in a row after which a trial fails; its machine still runs, so the cause is the trial."""
-INTERRUPTIONS = 20
-"""External interruptions in a row, its machine or its driver gone, after which a trial fails. Pre-emption may strike several
-times before a checkpoint, but a trial that takes its machine down, perhaps by its memory, must end too."""
-_KEPT = 20
-"""Interruptions that ``attempts.json`` describes one by one, the newest."""
 _LONGEST = 400
 """Characters of a cause."""
 _PAUSE = 5.0
@@ -137,9 +128,9 @@ class TrialWorkers(WorkerGroup):
 
 
 def trainer(
-    retry_policy: "RetryPolicy", groups: "PlacementGroups", another: Callable[[], bool] = lambda: False
+    retries: Retries, groups: "PlacementGroups", another: Callable[[], bool] = lambda: False
 ) -> type[DataParallelTrainer]:
-    """Ray Train's plainest trainer, which tries again as ``retry_policy`` says and names its groups by ``groups``.
+    """Ray Train's plainest trainer, which tries again as ``retries`` say and names its groups by ``groups``.
 
     ``TorchTrainer`` would import torch here; the workers connect to each other by themselves. A worker is
     kept for the driver's next trial if its function returns true and ``another`` says that there will be one.
@@ -160,7 +151,7 @@ def trainer(
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
             scaling = _Unannounced(self.scaling_config)  # type: ignore[arg-type]  # the class of version 2, as Ray checks
-            controller = Controller(**arguments | {"scaling_policy": scaling, "failure_policy": retry_policy})
+            controller = Controller(**arguments | {"scaling_policy": scaling, "failure_policy": RetryPolicy(retries)})
             try:
                 asyncio.run(controller.run())
             finally:
@@ -261,147 +252,25 @@ class _Unannounced(FixedScalingPolicy):
         pass
 
 
-class Cause(NamedTuple):
-    """What interrupted trials that train together."""
-
-    external: bool
-    """Whether their machine or their driver was lost, and the worker only with it."""
-    text: str
-    details: str = ""
-    """The stacks that a watchdog left; else empty."""
-
-
 class RetryPolicy(FailurePolicy):
-    """Retry a trial as long as new checkpoints appear; fail it after too many interruptions in a row without one.
-
-    That is ``CRASHES`` of its own or ``INTERRUPTIONS`` from outside. The record is ``attempts.json`` in the run folder. The
-    policy lives in the driver of a group of trials. When a newer driver of the same group begins, because this one was thought
-    dead, the records are the newer driver's.
-
-    The trials of a group train together, and after an interruption from outside they do again. When their worker crashes,
-    nobody knows whose fault it is. Then those that are left train one after the other, each alone.
+    """What Ray Train's controller asks when workers have died or cannot be started: ``Retries`` decide.
 
     Args:
-        location: where the trials' records are, as this machine sees them.
-        keys: of the trials of the group.
-        launch: which start of the sweep this is; each start counts from zero.
+        retries: of the trials.
         pause: seconds before Ray Train looks again for machines for its workers.
     """
 
-    def __init__(self, location: Location, keys: Sequence[str], launch: str, pause: float = _PAUSE) -> None:
+    def __init__(self, retries: Retries, pause: float = _PAUSE) -> None:
         super().__init__(FailureConfig(max_failures=-1))
-        self.location, self.keys, self.launch, self.pause = location, tuple(keys), launch, pause
-        self.name = self.keys[0]
-        self.driver = secrets.token_hex(4)
-        self._training: tuple[str, ...] = ()
-        self._before: dict[str, float | None] = {}
-        """When the newest status of each trial was written before this driver began: a failure of then says nothing."""
-        self._next: tuple[str, ...] = ()
-        """Those that train together after these."""
-
-    def begin(self) -> bool:
-        """Whether this driver has something to train: trials that have not ended.
-
-        Of those it leaves out a trial of which too many drivers died in a row before it, in this launch.
-        """
-        left = [key for key in self.keys if not self._folder(key).ended]
-        self._training = tuple(key for key in left if self._begin(key))
-        return bool(self._training)
-
-    def _begin(self, key: str) -> bool:
-        folder = self._folder(key)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        record, self._before[key] = folder.attempts, folder.status.get("updated")
-        again = record.get("launch") == self.launch
-        fresh = {"launch": self.launch, "step": _saved(folder.status), "crashes": 0, "external": 0, "alone": False}
-        base = {"interruptions": 0, "newest": []} | record | ({} if again else fresh) | {"driver": self.driver}
-        folder.record_attempts(base)
-        return not again or self._retry(key, self._known(Cause(True, "its driver died"), [key]))
-
-    def packs(self) -> Iterator[tuple[str, ...]]:
-        """The keys of those that train together, then of each that has to train alone by then; after ``begin``."""
-        group = self._training
-        self._next = tuple(key for key in group if not self._folder(key).attempts["alone"])
-        while self._next:
-            self._training, self._next = self._next, ()
-            yield self._training
-        for key in group:
-            if self._folder(key).attempts["alone"] and self._is_own(key) and not self._folder(key).ended:
-                self._training = (key,)
-                yield (key,)
+        self.retries, self.pause = retries, pause
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        """Called by Ray Train's controller when workers have died or cannot be started."""
+        """Called by the controller. Waiting for machines is no interruption."""
         if _waits_for_machines(training_failed_error):
             time.sleep(self.pause)  # Ray would ask again at once, and keep a core busy
             return FailureDecision.RETRY
-        for key in self._training:
-            self.location.refresh(f"runs/{key}")
-        left = [key for key in self._training if not self._folder(key).ended and not self._mistaken(key)]
-        if not left or not all(map(self._is_own, left)):
-            return FailureDecision.RAISE
-        cause = self._known(cause_of(training_failed_error), self._training)
-        again = [key for key in left if self._retry(key, cause)]
-        if again == left and (cause.external or len(left) == 1):
-            return FailureDecision.RETRY
-        if cause.external:
-            self._next = tuple(again)
-            return FailureDecision.RAISE
-        for key in again:
-            self._set_apart(key)
-        return FailureDecision.RAISE
-
-    def _folder(self, key: str) -> RunFolder:
-        return self.location.run_folder(key)
-
-    def _mistaken(self, key: str) -> bool:
-        """Whether a trial has failed here by a person's mistake: another attempt would end the same way."""
-        status = self._folder(key).status
-        return status["state"] == "failed" and not status.get("details") and status.get("updated") != self._before[key]
-
-    def _is_own(self, key: str) -> bool:
-        """Whether a trial is still this driver's."""
-        return bool(self._folder(key).attempts["driver"] == self.driver)
-
-    def _set_apart(self, key: str) -> None:
-        """From now on a trial trains alone, and it waits for that."""
-        folder = self._folder(key)
-        folder.record_attempts({**folder.attempts, "alone": True})
-        if folder.status["state"] == "running":
-            folder.claim()  # a worker that only hung must not come back and go on
-            folder.write_status({**folder.status, "state": "pending", "updated": time.time()})
-
-    def _known(self, cause: Cause, keys: Sequence[str]) -> Cause:
-        """The cause, or what a watchdog has left in the folder of one of the trials, which may have ended before."""
-        stacks = next((found for key in keys if (found := self._folder(key).stuck)), "")
-        for folder in map(self._folder, keys):
-            if folder.ended:
-                folder.trace.unlink(missing_ok=True)
-        return Cause(False, watchdog.reason(stacks), stacks) if stacks else cause
-
-    def _retry(self, key: str, cause: Cause) -> bool:
-        """Count an interruption. Whether to try again; if not, the status says why."""
-        folder = self._folder(key)
-        record, status = folder.attempts, folder.status
-        step = _saved(status)
-        if step != record["step"]:
-            record |= {"step": step, "crashes": 0, "external": 0}
-        kind, limit = ("external", INTERRUPTIONS) if cause.external else ("crashes", CRASHES)
-        record[kind] += 1
-        record["interruptions"] += 1
-        event = {"time": time.time(), "step": status["step"], "external": cause.external, "cause": cause.text}
-        record["newest"] = [*record["newest"], event][-_KEPT:]
-        folder.record_attempts(record)
-        if record[kind] < limit:
-            return True
-        # the worker's own words about its end are closer to the truth than Ray's
-        failed = status["state"] == "failed"
-        said, details = (status.get("error", ""), status.get("details", "")) if failed else (cause.text, cause.details)
-        where = f"its next checkpoint (the last is of step {step:,})" if step else "its first checkpoint"
-        what = "it was interrupted" if cause.external else "its worker died"
-        folder.claim()  # a worker that only hung must not come back and report that it is running
-        folder.fail(f"{what} {limit} times in a row before {where}: {said}", str(details))
-        return False
+        again = self.retries.again(cause_of(training_failed_error))
+        return FailureDecision.RETRY if again else FailureDecision.RAISE
 
 
 def cause_of(error: BaseException) -> Cause:
@@ -431,11 +300,6 @@ def cause_of(error: BaseException) -> Cause:
 
 
 _DEAD, _NODE, _SILENT = "The actor is dead because ", "its node has died", "connection error code 2. End of file"
-
-
-def _saved(status: Mapping[str, Any]) -> int:
-    """The step of the newest checkpoint."""
-    return int(status.get("saved", 0))
 
 
 def _waits_for_machines(error: TrainingFailedError) -> bool:
@@ -472,13 +336,11 @@ class PlacementGroups:
         driver = ray.get_runtime_context().get_actor_id() or ""
         return f"{self.name}:{secrets.token_hex(4)}:{driver}"
 
-    def release(self) -> int:
-        """Remove the groups that dead drivers left behind, with the processes in them; returns how many."""
+    def release(self) -> None:
+        """Remove the groups that dead drivers left behind, with the processes in them."""
         dead = {job["JobID"] for job in jobs() if job["IsDead"]}
-        left = left_behind(placement_group_table(), self.name, dead, _is_dead)
-        for identity in left:
+        for identity in left_behind(placement_group_table(), self.name, dead, _is_dead):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
-        return len(left)
 
 
 def someone_waits(table: Mapping[str, Mapping[str, Any]]) -> bool:

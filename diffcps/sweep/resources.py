@@ -28,13 +28,21 @@ class Cluster:
 
     description: str
     """Which cluster this is and its size, in one line."""
-    cpus: float
-    gpus: float
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Node, ...]
     for_drivers: bool = False
     """Whether a node is reserved for trials' drivers (``cluster.DRIVERS``)."""
     warning: str = ""
     """What is not as it should be, for a person; the sweep runs all the same."""
+
+    @property
+    def cpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.gpus for node in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -59,65 +67,42 @@ class Resources:
         return threads_of(self.cpus)
 
     @classmethod
-    def fitting(
-        cls,
-        cluster: Cluster,
-        *,
-        cpus: float | None = None,
-        gpus: float | None = None,
-        concurrent: int | None = None,
-        workers: int = 1,
-    ) -> "Resources":
-        """What the user set, and for the rest what suits the cluster.
+    def fitting(cls, cluster: Cluster, flags: "MachineFlags") -> "Resources":
+        """What the flags say, and for the rest what suits the cluster as it is now.
 
-        Args:
-            cluster: the cluster as it is now.
-            cpus: CPUs of a trial, shared by its workers; ``None``: a worker with a GPU gets its share of the CPUs
-                beside that GPU, any other worker one CPU.
-            gpus: GPUs of a trial, shared by its workers; ``None``: one per worker if the cluster has any.
-            concurrent: trials at once, even if the cluster must grow for them; ``None``: as many as fit.
-            workers: workers of a trial.
+        A trial's CPUs and GPUs are shared by its workers. By default a worker gets a GPU if the cluster has any. With a GPU
+        it gets its share of the CPUs beside that GPU, without one a CPU.
 
         Raises:
             UserError: not even one trial fits, or a number makes no sense.
         """
+        cpus, gpus, workers = flags.cpus_per_trial, flags.gpus_per_trial, flags.workers_per_trial
         part = gpus / workers if gpus is not None else (1.0 if cluster.gpus >= 1 else 0.0)
         share = cpus / workers if cpus is not None else _fair_share(cluster, part)
         if not (share > 0 and part >= 0):
             raise UserError("--cpus-per-trial must be positive and --gpus-per-trial at least zero.")
         if part > 1 and part != int(part):
             raise UserError(f"--gpus-per-trial {gpus:g}: Ray gives a worker a fraction of one GPU, or whole GPUs.")
-        if concurrent is not None and concurrent < 1:
-            raise UserError(f"--concurrent {concurrent}: at least one trial must be allowed to run.")
+        if flags.concurrent is not None and flags.concurrent < 1:
+            raise UserError(f"--concurrent {flags.concurrent}: at least one trial must be allowed to run.")
         # a trial's driver needs a sliver of CPU beside its workers'
         whole = workers * share + _driver_cpus(cluster)
         for name, wanted, there in (("GPUs", workers * part, cluster.gpus), ("CPUs", whole, cluster.cpus)):
             if wanted > there + 1e-9:
-                flags = f"--{name.lower()}-per-trial" + (" or --workers-per-trial" if workers > 1 else "")
-                raise UserError(f"a trial needs {wanted:g} {name}, and the cluster has {there:g}. Lower {flags}.")
+                lower = f"--{name.lower()}-per-trial" + (" or --workers-per-trial" if workers > 1 else "")
+                raise UserError(f"a trial needs {wanted:g} {name}, and the cluster has {there:g}. Lower {lower}.")
         ram = [
             node.memory * min(1.0, share / node.cpus) for node in cluster.nodes if node.cpus >= share and node.memory
         ]
         found = cls(
             cpus=share,
             gpus=part,
-            concurrent=concurrent or 1,
+            concurrent=flags.concurrent or 1,
             workers=workers,
             memory=min(ram, default=None),
-            fixed=concurrent is not None,
+            fixed=flags.concurrent is not None,
         )
         return found if found.fixed else replace(found, concurrent=found.slots(cluster))
-
-    @classmethod
-    def asked(cls, cluster: Cluster, flags: "MachineFlags") -> "Resources":
-        """``fitting``, as the flags say."""
-        return cls.fitting(
-            cluster,
-            cpus=flags.cpus_per_trial,
-            gpus=flags.gpus_per_trial,
-            concurrent=flags.concurrent,
-            workers=flags.workers_per_trial,
-        )
 
     def slots(self, cluster: Cluster) -> int:
         """Trials at once on the cluster as it is now; at least one, which waits for nodes if there are none."""
@@ -146,9 +131,9 @@ def _fair_share(cluster: Cluster, gpus: float) -> float:
     return 0.9 if cluster.cpus <= 4 else 1.0
 
 
-def share_gpus(gpus: float | None, workers: int) -> bool:
-    """Whether several workers run on one GPU, where a trial of so many workers has so many GPUs; ``None``: as ``fitting``."""
-    return gpus is not None and 0 < gpus / workers < 1
+def share_gpus(flags: "MachineFlags") -> bool:
+    """Whether several workers run on one GPU."""
+    return flags.gpus_per_trial is not None and 0 < flags.gpus_per_trial / flags.workers_per_trial < 1
 
 
 def threads_of(cpus: float) -> int:

@@ -64,8 +64,8 @@ def train_worker(
     """
     trials, location = [RunConfig.from_dict(config) for config in configs], location.on_this_machine()
     machine = _machine(resources)
-    workers = _workers(trials[0]) if resources.workers > 1 else None
-    rank = workers.rank if workers else 0
+    workers = _workers(trials[0]) if resources.workers > 1 else Workers()
+    rank = workers.rank
     assigned = [_assignment(trial, location, rank, prune=prune, objective=objective, also=also) for trial in trials]
     try:
         run(assigned, machine, workers=workers, requested_at=requested_at, stuck_after=STUCK_SECONDS)
@@ -74,9 +74,9 @@ def train_worker(
     except UserError as error:
         # another attempt would end the same way, so Ray must not retry; the run folder has the reason
         logger.error("%s: %s", ", ".join(trial.key for trial in trials), error)
-    if workers is not None:
+    if workers.count > 1:
         disconnect()
-    return workers is None and _fresh([own.folder for own in assigned], machine.device)
+    return workers.count == 1 and _fresh([own.folder for own in assigned], machine.device)
 
 
 def _assignment(

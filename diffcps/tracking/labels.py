@@ -96,11 +96,10 @@ def experiment_note(sweep: str) -> str:
     )
 
 
-def sweep_parameters(description: Mapping[str, Any]) -> dict[str, str]:
-    """What a sweep runs as it begins, as parameters of its own run; ``description`` is the content of ``sweep.json``."""
-    if "trials" not in description:
+def sweep_parameters(plan: Plan | None) -> dict[str, str]:
+    """What a sweep runs as it begins, as parameters of its own run."""
+    if plan is None:
         return {}
-    plan = Plan.from_dict(dict(description))
 
     def listed(values: Iterable[object]) -> str:
         return ", ".join(dict.fromkeys(map(str, values)))[:6000]

@@ -282,7 +282,7 @@ def _version_of(
     for version in versions:
         if version.tags.get("model_id") == model.model_id:
             return version, False
-    if not versions and not _exists(client, name):
+    if not versions and not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(
             name,
             {"task": model.tags["task"]},
@@ -312,7 +312,3 @@ def _version(client: "MlflowClient", sweep: str, name: str, *, model: "LoggedMod
     registered = json.dumps([{"name": name, "version": int(version.version)}])
     client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
     return version
-
-
-def _exists(client: "MlflowClient", name: str) -> bool:
-    return bool(client.search_registered_models(f"name = '{name}'"))

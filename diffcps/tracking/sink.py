@@ -64,19 +64,19 @@ class MlflowSink:
         config: RunConfig,
         environment: Mapping[str, Any],
         folder: RunFolder | None = None,
-        pace: Pace | None = None,
+        pace: Pace = PACE,
     ) -> None:
         self.tracker = tracker
         self.config = config
         self.environment = environment
         self.folder = folder
-        self.pace = pace or PACE
+        self.pace = pace
         self._queue: deque[tuple[int, int, dict[str, NDArray[Any]]]] = deque()
         self._runs: list[str] = []
         self._monitor: SystemMetricsMonitor | None = None
         self._last = -1
         self._pruned = ""
-        self._warned = self._finished = self._watched = False
+        self._warned = self._finished = False
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         self._thread.start()
@@ -128,7 +128,6 @@ class MlflowSink:
         """Send the rows in the queue. A row leaves it only when all runs of the trial have it."""
         if not self._runs:
             self._runs = self._open()
-        if not self._watched:
             self._watch()
         count, last = len(self._queue), self._last
         rows = []
@@ -167,7 +166,6 @@ class MlflowSink:
 
     def _watch(self) -> None:
         """Start MLflow's monitor of the machine, if it works here."""
-        self._watched = True
         try:
             self._monitor = self.tracker.monitor(self._runs[0], self.pace.system)
         except Exception as error:  # whatever psutil or the store raises

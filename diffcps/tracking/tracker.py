@@ -105,6 +105,12 @@ class Tracker:
         else:
             self.client.set_terminated(run, status)
 
+    def fail(self, folder: RunFolder) -> None:
+        """Say of the runs that a trial has that it has failed, and why; ``reconcile`` sends the rows that they lack."""
+        for run in self._find(f"tags.config_key = '{folder.path.name}'").values():
+            self._set_error(run.info.run_id, folder.status)
+            self.set_status(run.info.run_id, "FAILED")
+
     def monitor(self, run: str, seconds: float) -> "SystemMetricsMonitor":
         """Start MLflow's monitor of this machine, which logs ``system/…`` metrics to a run and continues them after a resume."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -160,7 +166,7 @@ class Tracker:
     def _reconcile(self, sweep: "Sweep", running: bool) -> list[Finished]:
         """Everything but the models; returns the complete trials; their models may be missing."""
         found = self._find("", tidy=True)
-        tags, params = labels.sweep_tags(self.sweep, sweep.description), labels.sweep_parameters(sweep.description)
+        tags, params = labels.sweep_tags(self.sweep, sweep.description), labels.sweep_parameters(sweep.plan)
         parent = self._renewed(found.get(labels.SWEEP), tags, params, labels.sweep_scores(sweep))
         complete: list[Finished] = []
         for trial in sweep.trials:
@@ -192,7 +198,7 @@ class Tracker:
             self._log([metric for row in rows if row.step not in present for metric in row.metrics(index)], run)
             self.client.set_tag(run, "rows", str(len(rows)))
             if trial.state == "failed":
-                self.client.set_tag(run, "error", str(trial.status.get("error", ""))[:5000])
+                self._set_error(run, trial.status)
             if trial.state == "pruned":
                 self.client.set_tag(run, "pruned", trial.trouble[:5000])
             if trial.state != "failed" and known and "error" in known.data.tags:
@@ -276,6 +282,9 @@ class Tracker:
         source = CodeDatasetSource({"source": str(dataset["source"]), "path": str(dataset["path"])})
         entity = Dataset(config.task, str(dataset["checksum"])[:36], "code", source.to_json())
         self.client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+    def _set_error(self, run: str, status: Mapping[str, Any]) -> None:
+        self.client.set_tag(run, "error", str(status.get("error", ""))[:5000])
 
     def _steps(self, run: str) -> set[int]:
         """The steps of the rows that a run has."""

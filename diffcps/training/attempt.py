@@ -55,12 +55,12 @@ class Attempt:
         self.given, self.workers = given, workers
         self.config, self.folder = given.config, given.folder
         self.notes: list[str] = []
-        """Sentences about this attempt, for the status."""
+        """Sentences about this attempt, for the status; those added while it trains are in the next one."""
         self.error: Exception | None = None
         """Why it has failed."""
         self._data: Transitions | None = None
         self.held_out: Transitions | None = None
-        """What is not, if any."""
+        """What is not learned from, if any."""
         self.state: dict[str, Any] | None = None
         """The checkpoint to continue from."""
         self.share: Share | None = None
@@ -69,11 +69,6 @@ class Attempt:
         """The gradient steps that it waits for."""
         self.ended = False
         """Whether it has been trained to its end."""
-
-    @property
-    def members(self) -> int:
-        """How many of its members this worker trains."""
-        return len(self.config.members[self.workers.own])
 
     @property
     def dataset(self) -> Transitions:

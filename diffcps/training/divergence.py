@@ -29,7 +29,7 @@ def divergence_rule(config: RunConfig, data: Transitions) -> Callable[[Mapping[s
     """
     members = range(len(config.members))
     limits = _limits(config, data)
-    caps = np.array([np.inf if (cap := config.value("lambda_max", k)) is None else float(str(cap)) for k in members])
+    caps = np.array([np.inf if cap is None else float(cap) for cap in config.values("lambda_max")])
 
     def reason(metrics: Mapping[str, NDArray[Any]]) -> str:
         for name, values in metrics.items():
@@ -55,6 +55,6 @@ def _limits(config: RunConfig, data: Transitions) -> NDArray[np.float64]:
         return np.full(len(config.members), np.inf)
     scale, shift = rewards.scale_and_shift(transform, on_device(data, torch.device("cpu")))
     largest = float(np.abs(scale * data.rewards.astype(np.float64) + shift).max())
-    discounts = [float(str(config.value("discount", k) or 0.0)) for k in range(len(config.members))]
+    discounts = [float(discount or 0.0) for discount in config.values("discount")]
     # rewards that are all zero say nothing of how large a return can be
     return np.array([largest / (1.0 - discount) if discount < 1.0 and largest else np.inf for discount in discounts])

@@ -121,7 +121,7 @@ class _Status:
 
     Args:
         course: what is reported.
-        notes: sentences about this attempt.
+        notes: sentences about this attempt; more may come.
         progress: called with every status that is written.
         seconds: between two updates while learning.
         now: a clock, in seconds.
@@ -131,13 +131,17 @@ class _Status:
         self,
         course: _Course,
         *,
-        notes: Sequence[str] = (),
+        notes: list[str] | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
         seconds: float = STATUS_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.course, self.progress, self.seconds, self.now = course, progress, seconds, now
-        self.values: dict[str, Any] = {"state": "running", "steps": course.config.steps, "notes": list(notes)}
+        self.values: dict[str, Any] = {
+            "state": "running",
+            "steps": course.config.steps,
+            "notes": [] if notes is None else notes,
+        }
         self.start_step, self.start_time, self.written_at = course.share.step, now(), -seconds
         self.rate = self.pace = 0.0
         # of this attempt's first status: what the trial had taken before, without starting and without what is repeated
@@ -258,7 +262,7 @@ def turns(
     prune: Prune | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
-    notes: Sequence[str] = (),
+    notes: list[str] | None = None,
     requested_at: float | None = None,
     status_seconds: float = STATUS_SECONDS,
 ) -> Turns:
@@ -274,7 +278,7 @@ def turns(
         prune: asked in the first worker after each evaluation but the last; the trial ends where it gives a reason.
         report: called in every worker after each evaluation with ``step``, ``score`` (the last) and ``best``.
         progress: called in the first worker with every status that is written.
-        notes: sentences about this attempt, for the status.
+        notes: sentences about this attempt, for the status; more may come.
         requested_at: ``time.time()`` at which the trial was requested, by default now.
         status_seconds: between two statuses while learning.
     """

@@ -39,13 +39,10 @@ def judges_of(
 ) -> tuple[Evaluator, Measurer]:
     """What evaluates and measures the members ``own`` of a trial."""
     config, members = attempt.config, attempt.config.members[own]
-    evaluator = Evaluator(
-        task_of(config), config.physics, members, config.evaluation, threads=threads, heartbeat=heartbeat
-    )
     helped: dict[str, Any] = {"threads": threads, "heartbeat": heartbeat}
-    return evaluator, Measurer(
-        config, members, attempt.dataset, evaluator=evaluator, held_out=attempt.held_out, **helped
-    )
+    evaluator = Evaluator(task_of(config), config.physics, members, config.evaluation, **helped)
+    held_out = attempt.held_out
+    return evaluator, Measurer(config, members, attempt.dataset, evaluator=evaluator, held_out=held_out, **helped)
 
 
 class Together:
@@ -128,7 +125,7 @@ class Together:
         learners: list[Learner] = []
         pieces: list[list[Piece]] = [[] for _ in attempts]
         with ExitStack() as unless_placed:
-            for held in cut([_size(attempt) for attempt in attempts], _packs(attempts, self._machine)):
+            for held in cut([_size(attempt) for attempt in attempts], _fitting(attempts, self._machine)):
                 shares = [(number, _within(self._workers.own, part)) for number, part in held]
                 learner = Learner(
                     [Part(attempts[number].config, data[number], share) for number, share in shares],
@@ -148,6 +145,8 @@ class Together:
         self._packs, self._placed = Packs(learners), attempts
         for attempt, found, state in zip(attempts, pieces, states, strict=True):
             attempt.place(found, state)
+            said = _gathered([piece.learner.engine.notes for piece in found], self._workers)
+            attempt.notes += [note for note in said if note not in attempt.notes]
 
     def _begin(self, attempt: Attempt) -> None:
         """Begin the loop of a trial, up to its first row."""
@@ -167,7 +166,7 @@ class Together:
             prune=prune,
             report=given.report,
             progress=self._watchdog.following(given.progress),
-            notes=[*attempt.notes, *_gathered([learner.engine.notes for learner in attempt.share.learners], workers)],
+            notes=attempt.notes,
             requested_at=self._requested_at,
             status_seconds=self._status_seconds,
         )
@@ -254,12 +253,12 @@ def in_memory(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[At
             break
         parts = [attempts[share] for share in shares(len(attempts), count)]
         with suppress(UserError):
-            packs = sum(len(_packs(part, machine)) for part in parts)
+            packs = sum(len(_fitting(part, machine)) for part in parts)
             best, fewest = (parts, packs) if packs < fewest else (best, fewest)
     return best
 
 
-def _packs(attempts: Sequence[Attempt], machine: Machine) -> list[slice]:
+def _fitting(attempts: Sequence[Attempt], machine: Machine) -> list[slice]:
     """The members of these trials in as few packs as fit. Raises ``UserError`` when they cannot be trained at a time."""
     # trials that are alike may act otherwise, which takes more memory or less
     acting = {(attempt.config.evaluation, attempt.config.acting): attempt.config for attempt in attempts}
@@ -275,7 +274,8 @@ def _packs(attempts: Sequence[Attempt], machine: Machine) -> list[slice]:
 
 
 def _size(attempt: Attempt) -> int:
-    return attempt.members
+    """How many of its members this worker trains."""
+    return len(attempt.config.members[attempt.workers.own])
 
 
 def _within(outer: slice, inner: slice) -> slice:

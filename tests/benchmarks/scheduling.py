@@ -27,6 +27,7 @@ from rich.console import Console
 
 from diffcps.config import RunConfig
 from diffcps.files import read_json, write_json
+from diffcps.runs.flags import MachineFlags
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Plan
 from diffcps.storage.location import Location, opened
@@ -144,7 +145,7 @@ def measure(options: Options, root: Path) -> tuple[Figures, Plan]:
             machines.add_node(num_cpus=options.cpus, object_store_memory=memory)
         machines.wait_for_nodes()
         with clusters.connected(machines.address) as cluster, Interrupts() as interrupts:
-            resources = Resources.fitting(cluster)
+            resources = Resources.fitting(cluster, MachineFlags())
             slots = options.nodes * options.cpus
             before, cpu, everything = _memory(), time.process_time(), _machine_cpu()
             begun = time.time()

@@ -66,8 +66,8 @@ class Measure:
         return self.take is _no_numbers and self.together is None
 
 
-def check(config: RunConfig) -> Task:
-    """The task of a trial. Raises ``UserError`` when a measure of it does not exist, is named twice, or does not fit."""
+def check(config: RunConfig) -> None:
+    """Raise ``UserError`` when a measure of a trial does not exist, is named twice, or does not fit."""
     task = task_of(config)
     for name in config.measures:
         if name not in MEASURES:
@@ -80,7 +80,6 @@ def check(config: RunConfig) -> Task:
             )
     if len(set(config.measures)) != len(config.measures):
         raise UserError(f"measures {', '.join(config.measures)}: name each once.")
-    return task
 
 
 def columns(config: RunConfig) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """The measure ``acting``: what the policy scores as the online one or as its average, by single actions or the best of 50."""
 
+from contextlib import closing
+
 from diffcps.algorithms import streams
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.measures import ways_of_acting
@@ -18,11 +20,9 @@ def take(subject: Subject) -> dict[str, float]:
         heartbeat=subject.heartbeat,
         purpose=streams.OTHER_WAYS,
     )
-    try:
-        found = {}
+    found = {}
+    with closing(evaluator):
         for actor, count in ways_of_acting(config):
             rollouts = evaluator(subject.policy, subject.index, candidates=count, actor=actor)
             found[f"score_{actor}_{count}"] = float(task.normalised_score(rollouts.returns).mean())
-        return found
-    finally:
-        evaluator.close()
+    return found

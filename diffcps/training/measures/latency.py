@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from diffcps.config import Actor
 from diffcps.training.measures import ways_of_timing
 from diffcps.training.measures.subject import Subject
 
@@ -20,8 +21,8 @@ def take(subject: Subject) -> dict[str, float]:
     generator = subject.generator("latency")
     policy = subject.policy
 
-    def acting(actor: str, count: int) -> Callable[[], object]:
-        return lambda: policy.act([state], [generator], count, actor)  # type: ignore[arg-type]
+    def acting(actor: Actor, count: int) -> Callable[[], object]:
+        return lambda: policy.act([state], [generator], count, actor)
 
     ways = ways_of_timing(subject.config)
     found = medians({f"us_{actor}_{count}": acting(actor, count) for actor, count in ways})

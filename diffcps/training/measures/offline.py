@@ -112,7 +112,7 @@ class _Alone:
 
     def __init__(self, subject: Subject) -> None:
         rng, data = subject.numpy_generator("fqe"), subject.dataset
-        chosen = _some(data, ROWS, rng)
+        chosen = _some(data, rng)
         starts = data.observations[_chosen(beginnings(data, subject.task.terminals_end), STARTS, rng)]
         self.unit = float(np.abs(chosen.rewards).mean()) or 1.0
         device = subject.policy.algorithm.device
@@ -121,7 +121,7 @@ class _Alone:
         self.starts = torch.from_numpy(starts).to(device)[None], acts(starts)
         self.held_out: Experience | None = None
         if subject.held_out is not None:
-            self.held_out = _problem(_some(subject.held_out, ROWS, rng), acts, device, self.unit)
+            self.held_out = _problem(_some(subject.held_out, rng), acts, device, self.unit)
 
     @staticmethod
     def _act(subject: Subject, observations: NDArray[np.float32]) -> Tensor:
@@ -156,7 +156,7 @@ def critic(subject: Subject) -> dict[str, float]:
     scale, shift = rewards.scale_and_shift(
         algorithm.config.reward_transform, on_device(subject.dataset, torch.device("cpu"))
     )
-    problem = _problem(_some(data, ROWS, rng), acts, algorithm.device, 1.0)
+    problem = _problem(_some(data, rng), acts, algorithm.device, 1.0)
     problem = problem._replace(rewards=scale * problem.rewards + shift)
     error = _error(values(problem.states, problem.actions), problem.td_target(values, _discount(subject)))
     return {"critic_value": float(found), "critic_error": float(error)}
@@ -233,5 +233,5 @@ def _chosen(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDA
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
 
 
-def _some(data: Transitions, most: int, rng: np.random.Generator) -> Transitions:
-    return data.rows(_chosen(np.arange(len(data)), most, rng))
+def _some(data: Transitions, rng: np.random.Generator) -> Transitions:
+    return data.rows(_chosen(np.arange(len(data)), ROWS, rng))

@@ -121,12 +121,11 @@ class Measurer:
         dataset: Transitions,
         evaluator: Evaluator | None = None,
         threads: int = 1,
-        heartbeat: Callable[[], None] | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
         held_out: Transitions | None = None,
     ) -> None:
         self.config, self.members, self.dataset, self.evaluator = config, members, dataset, evaluator
-        self.held_out = held_out
-        self.threads, self.heartbeat = threads, heartbeat or (lambda: None)
+        self.threads, self.heartbeat, self.held_out = threads, heartbeat, held_out
 
     @torch.no_grad()
     def __call__(self, policy: Policy, index: int, last: bool) -> Measured:
