@@ -68,6 +68,7 @@ def transitions() -> Transitions:
 
 DATA = transitions()
 CPU = Machine(torch.device("cpu"))
+BESIDE = Machine(torch.device("cpu"), beside=True)
 
 
 def make_learner(config: RunConfig = CONFIG) -> Learner:
@@ -79,6 +80,12 @@ def evaluate(policy: Policy, index: int, episodes: int = 3) -> Rollouts:
     weights = policy.parameters["actor"].double().sum(dim=1).numpy()
     shape = policy.members, episodes
     return Rollouts(weights[:, None] + index + 0.01 * np.arange(episodes), np.full(shape, 1 + index))
+
+
+def late(policy: Policy, index: int, episodes: int = 3) -> Rollouts:
+    """The same, after a while in which gradient steps can be taken."""
+    time.sleep(0.02)
+    return evaluate(policy, index, episodes)
 
 
 @dataclass
@@ -143,6 +150,7 @@ def looped(
     folder: RunFolder,
     sinks: Sequence[Any] = (),
     *,
+    machine: Machine = CPU,
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     requested_at: float | None = None,
@@ -159,7 +167,7 @@ def looped(
             watchdog = Watchdog(None, folder.trace)
             judge: Any = Judge(evaluate)
             judges = {"judges": lambda attempt, own, **helped: (judge, None)}
-            Together([attempt], CPU, watchdog, requested_at=asked, **judges | more).run()
+            Together([attempt], machine, watchdog, requested_at=asked, **judges | more).run()
     if attempt.error is not None:
         raise attempt.error
     return {name: folder.status[name] for name in ("step", "last", "best") if name in folder.status}
@@ -250,7 +258,11 @@ class MortalFolder(RunFolder):
 
 
 def killed_and_resumed(
-    config: RunConfig, path: Path, kills: list[tuple[int, float, bool]], minutes: Sequence[float] = (1,)
+    config: RunConfig,
+    path: Path,
+    kills: list[tuple[int, float, bool]],
+    minutes: Sequence[float] = (1,),
+    machine: Machine = CPU,
 ) -> tuple[Outcome, int]:
     """The trial with kills at the given moments, and a damaged checkpoint now and then."""
     sink, happened, checkpoint_clock = Memory(), 0, clock(minutes)
@@ -261,8 +273,9 @@ def killed_and_resumed(
             with mock.patch("os.fsync", return_value=None):
                 result = looped(
                     config,
-                    reaper.wrap(evaluate),
+                    reaper.wrap(late if machine.beside else evaluate),
                     folder,
+                    machine=machine,
                     sinks=[sink_log],
                     report=reaper.wrap(lambda summary: None),
                     progress=reaper.wrap(lambda status: None),

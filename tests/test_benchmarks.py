@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import flops, gpu, measure, model, reference
+from benchmarks import beside, flops, gpu, measure, model, reference
 from benchmarks.bench import Report
 from benchmarks.projection import PAPER, distinct_sizes, hours, operations, project, size
 from rich.console import Console
@@ -338,6 +338,13 @@ def test_the_first_thing_to_run_on_a_gpu(tmp_path: Path) -> None:
     np.testing.assert_allclose(shared["rate"], sum(shared["each"]))
     assert {row["program"] for row in found["projection"]} == {"pack", "2 packs at once, in turns"}
     assert not found.get("failed")
+
+
+def test_evaluations_beside_learning_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    beside.main(beside.Options(device="cpu", task=HOPPER, seeds=1, steps=4, every=2, episodes=2, candidates=2))
+    shown = capsys.readouterr().out
+    assert "in turn" in shown
+    assert "are the same" in shown
 
 
 # The whole Table 1 ----------------------------------------------------------------------------------------------------

@@ -14,17 +14,27 @@ from looped import CONFIG, Killed, Reaper, clock, evaluate, learned, looped, str
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.trials import read_trial
-from diffcps.training import cost, loop
+from diffcps.training import cost
+from diffcps.training.beside import at_once
+from diffcps.training.course import PURPOSES, Course
 from diffcps.training.keeping import Kept
+from diffcps.training.status import FILLING, Status
 from diffcps.training.workers import Workers
 
 
-def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[loop._Status, SimpleNamespace]:
+def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[Status, SimpleNamespace]:
     """The status of a trial by the clock ``now``, and its learner."""
     learner = SimpleNamespace(step=0, filling=False)
-    here = {"workers": Workers(), "clock": SimpleNamespace(spent={}), "scores": [], "kept": Kept(config, {})}
-    course = loop._Course(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
-    return loop._Status(course, now=now), learner
+    here = {
+        "workers": Workers(),
+        "start": at_once,
+        "sinks": (),
+        "clock": SimpleNamespace(spent={}),
+        "scores": [],
+        "kept": Kept(config, {}),
+    }
+    course = Course(config, learner, RunFolder(path), **here)  # type: ignore[arg-type]
+    return Status(course, now=now), learner
 
 
 def test_rows_further_apart_than_checkpoints_are_mentioned(tmp_path: Path) -> None:
@@ -74,7 +84,7 @@ def test_drawing_actions_in_the_middle_of_a_trial_is_told(tmp_path: Path) -> Non
     for learner.step, now[0], learner.filling in ((0, 0.0, False), (50, 10.0, False), (50, 600.0, True)):
         status.write()
     trial = read_trial(tmp_path, config)
-    assert trial.doing.startswith(f"{loop.FILLING}, ")
+    assert trial.doing.startswith(f"{FILLING}, ")
     assert trial.seconds_left is None, "it may take longer than all steps that are left"
     learner.step, now[0], learner.filling = 60, 602.0, False
     status.write()
@@ -99,7 +109,7 @@ def test_progress_tells_the_truth(tmp_path: Path) -> None:
     assert folder.status == json.loads(json.dumps(seen[-1]))
     assert folder.ended
     assert folder.status["notes"] == []
-    assert set(folder.status["seconds"]) == set(loop.PURPOSES)
+    assert set(folder.status["seconds"]) == set(PURPOSES)
     assert all(spent >= 0 for spent in folder.status["seconds"].values())
 
 

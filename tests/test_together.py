@@ -13,7 +13,7 @@ import sweeps
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from looped import CONFIG, CPU, DATA, RING
+from looped import BESIDE, CONFIG, CPU, DATA, RING
 from sweeps import assert_same_result
 from trials import member, trial
 
@@ -90,9 +90,10 @@ def sizes(folder: RunFolder) -> list[int]:
     return list(folder.environment["pack_sizes"])
 
 
-def test_each_trial_is_as_if_it_were_alone(tmp_path: Path, alone: list[RunFolder]) -> None:
+@pytest.mark.parametrize("machine", [CPU, BESIDE], ids=["in turn", "beside"])
+def test_each_trial_is_as_if_it_were_alone(tmp_path: Path, alone: list[RunFolder], machine: Machine) -> None:
     together = assigned(tmp_path)
-    run(together, CPU)
+    run(together, machine)
     for one, expected in zip(together, alone, strict=True):
         assert_same_result(one.folder, expected)
         assert sizes(one.folder) == [8]
@@ -147,8 +148,11 @@ def test_those_that_memory_cannot_hold_at_a_time_train_one_after_the_other(
         assert "together" not in one.folder.environment
 
 
+@pytest.mark.parametrize("machine", [CPU, BESIDE], ids=["in turn", "beside"])
 @pytest.mark.parametrize("when", [6, 12])
-def test_one_that_fails_leaves_the_others_alone(tmp_path: Path, alone: list[RunFolder], when: int) -> None:
+def test_one_that_fails_leaves_the_others_alone(
+    tmp_path: Path, alone: list[RunFolder], machine: Machine, when: int
+) -> None:
     """It says why in its folder, and is tried again from its newest checkpoint."""
     together = assigned(tmp_path)
 
@@ -157,12 +161,12 @@ def test_one_that_fails_leaves_the_others_alone(tmp_path: Path, alone: list[RunF
             raise RuntimeError("the simulator fell over")
 
     with pytest.raises(RuntimeError):
-        run([together[0], replace(together[1], report=report), together[2]], CPU)
+        run([together[0], replace(together[1], report=report), together[2]], machine)
     assert together[1].folder.status["state"] == "failed"
     assert "the simulator fell over" in together[1].folder.status["error"]
     for number in (0, 2):
         assert_same_result(together[number].folder, alone[number])
-    run(together, CPU)
+    run(together, machine)
     assert_same_result(together[1].folder, alone[1])
     assert sizes(together[1].folder) == [4]
 
@@ -200,13 +204,14 @@ def test_data_that_cannot_be_read_are_one_trials_failure(tmp_path: Path, alone: 
         assert_same_result(together[number].folder, alone[number])
 
 
-def test_one_that_is_pruned_leaves_the_pack(tmp_path: Path, alone: list[RunFolder]) -> None:
+@pytest.mark.parametrize("machine", [CPU, BESIDE], ids=["in turn", "beside"])
+def test_one_that_is_pruned_leaves_the_pack(tmp_path: Path, alone: list[RunFolder], machine: Machine) -> None:
     together = assigned(tmp_path)
 
     def prune(data: Transitions) -> Prune:
         return lambda step, metrics: "it is far behind" if step == 12 else ""
 
-    run([replace(together[0], prune=prune), *together[1:]], CPU)
+    run([replace(together[0], prune=prune), *together[1:]], machine)
     assert (together[0].folder.status["state"], together[0].folder.status["step"]) == ("pruned", 12)
     for number in (1, 2):
         assert_same_result(together[number].folder, alone[number])
@@ -241,16 +246,17 @@ def killing(at: int) -> Callable[[dict[str, Any]], None]:
     return progress
 
 
+@pytest.mark.parametrize("machine", [CPU, BESIDE], ids=["in turn", "beside"])
 @pytest.mark.parametrize("at", [4, 8, 16])
 @pytest.mark.parametrize("who", [0, 2])
-def test_killed_and_resumed(tmp_path: Path, alone: list[RunFolder], at: int, who: int) -> None:
+def test_killed_and_resumed(tmp_path: Path, alone: list[RunFolder], machine: Machine, at: int, who: int) -> None:
     """Whichever trial writes its status when the kill comes; some may be a checkpoint ahead of the others then."""
     together = assigned(tmp_path, [config.replaced(checkpoint_minutes=1e-9) for config in CONFIGS])
     doomed = [replace(one, progress=killing(at)) if number == who else one for number, one in enumerate(together)]
     with pytest.raises(Killed):
-        run(doomed, CPU)
+        run(doomed, machine)
     saved = [one.folder.status.get("saved", 0) for one in together]
-    run(together, CPU)
+    run(together, machine)
     for one, expected in zip(together, alone, strict=True):
         assert_same_result(one.folder, expected)
     if who == 0:
@@ -259,7 +265,10 @@ def test_killed_and_resumed(tmp_path: Path, alone: list[RunFolder], at: int, who
     assert sizes(together[0].folder) == ([2] if who == 0 and at == 4 else [8])
 
 
-def test_a_checkpoint_that_is_asked_of_one_is_written_by_all(tmp_path: Path, alone: list[RunFolder]) -> None:
+@pytest.mark.parametrize("machine", [CPU, BESIDE], ids=["in turn", "beside"])
+def test_a_checkpoint_that_is_asked_of_one_is_written_by_all(
+    tmp_path: Path, alone: list[RunFolder], machine: Machine
+) -> None:
     """In the middle of a row and at the same step, so that they continue as one pack."""
     together = assigned(tmp_path)
 
@@ -270,10 +279,10 @@ def test_a_checkpoint_that_is_asked_of_one_is_written_by_all(tmp_path: Path, alo
             raise Killed
 
     with pytest.raises(Killed):
-        run([*together[:2], replace(together[2], progress=progress)], CPU)
+        run([*together[:2], replace(together[2], progress=progress)], machine)
     steps = {state["learner"]["step"] for one in together if (state := one.folder.load_checkpoint()[0])}
     assert len(steps) == 1
-    run(together, CPU)
+    run(together, machine)
     for one, expected in zip(together, alone, strict=True):
         assert_same_result(one.folder, expected)
         assert sizes(one.folder) == [8]

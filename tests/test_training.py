@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from looped import CONFIG, RING, exactly, killed_and_resumed, make_learner, reference, straight, table
+from looped import BESIDE, CONFIG, CPU, RING, exactly, killed_and_resumed, make_learner, reference, straight, table
 
 from diffcps.config import EvaluationConfig
 from diffcps.training.evaluation import Evaluator
+from diffcps.training.process import Machine
 
 kill = st.tuples(st.integers(1, 150), st.floats(0, 1), st.booleans())
 
@@ -18,15 +19,16 @@ kill = st.tuples(st.integers(1, 150), st.floats(0, 1), st.booleans())
     kills=st.lists(kill, min_size=1, max_size=4),
     every=st.sampled_from([(4, 6), (1, 7), (7, 2), (100, 9)]),
     minutes=st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=5),
+    machine=st.sampled_from([CPU, BESIDE]),
 )
-@example(kills=[(1, 0.0, False)], every=(4, 6), minutes=[1.0])
+@example(kills=[(1, 0.0, False)], every=(4, 6), minutes=[1.0], machine=CPU)
 @settings(max_examples=25)
 def test_killed_anywhere_and_resumed(
-    kills: list[tuple[int, float, bool]], every: tuple[int, int], minutes: list[float]
+    kills: list[tuple[int, float, bool]], every: tuple[int, int], minutes: list[float], machine: Machine
 ) -> None:
     """Rows byte for byte, learner bit for bit, scores, and what the sinks show last: as if nothing had happened.
 
-    And that whenever the clock has the checkpoints written.
+    And that whenever the clock has the checkpoints written, and whether policies are evaluated beside learning.
     """
     log_every, evaluate_every = every
     config = CONFIG.replaced(
@@ -34,7 +36,7 @@ def test_killed_anywhere_and_resumed(
         evaluation=CONFIG.evaluation.replaced(every=evaluate_every),
     )
     with tempfile.TemporaryDirectory() as path:
-        resumed, _ = killed_and_resumed(config, Path(path), kills, minutes)
+        resumed, _ = killed_and_resumed(config, Path(path), kills, minutes, machine)
         resumed.assert_equal(reference(config))
 
 

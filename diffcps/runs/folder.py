@@ -245,8 +245,11 @@ class RunFolder:
             out.flush()
             os.fsync(out.fileno())
 
-    def rewind(self, step: int) -> None:
-        """Drop rows after ``step`` from the growing files, and any row that a kill cut short."""
+    def rewind(self, step: int, evaluated: int | None = None) -> None:
+        """Drop rows after ``step`` from the growing files, and any row that a kill cut short.
+
+        If ``evaluated`` is given, what evaluations have found is dropped after that step.
+        """
         self.check_owner()
         for name in GROWING:
             file = self.path / name
@@ -255,7 +258,8 @@ class RunFolder:
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             width = lines[0].count(",") if lines else 0
             whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == width]
-            kept = [line for line in whole if int(line.split(",", 1)[0]) <= step]
+            last = step if name == "metrics.csv" or evaluated is None else evaluated
+            kept = [line for line in whole if int(line.split(",", 1)[0]) <= last]
             if lines and lines[0].endswith("\n") and kept:
                 self._replace(name, "".join([lines[0], *kept]).encode())
             else:

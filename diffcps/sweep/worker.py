@@ -25,9 +25,10 @@ from diffcps.sweep.resources import Resources
 from diffcps.tasks.registry import task_of
 from diffcps.tracking import MlflowSink, Tracker
 from diffcps.tracking.sink import THREAD
+from diffcps.training.course import Sink
 from diffcps.training.divergence import divergence_rule
 from diffcps.training.facts import unused_gpu
-from diffcps.training.loop import Prune, Sink
+from diffcps.training.loop import Prune
 from diffcps.training.packs import worker_memory
 from diffcps.training.process import Machine, prepare_process
 from diffcps.training.trial import Assignment, run
@@ -108,7 +109,8 @@ def _machine(resources: Resources) -> Machine:
     if resources.gpus and (reason := unused_gpu()):
         raise UserError(f"{socket.gethostname()}: {reason}")
     prepare_process(resources.threads, device)
-    return Machine(device, resources.threads, worker_memory(device, resources.gpus, resources.memory))
+    memory = worker_memory(device, resources.gpus, resources.memory)
+    return Machine(device, resources.threads, memory, beside=device.type == "cuda")
 
 
 @cache

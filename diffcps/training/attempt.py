@@ -4,6 +4,7 @@ import logging
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.tasks.registry import task_of
+from diffcps.training.beside import StoppedError
 from diffcps.training.checks import check
-from diffcps.training.loop import Prune, Row, Sink, Turns
+from diffcps.training.course import Results, Sink, Start
+from diffcps.training.loop import Prune, Row, Turns
 from diffcps.training.packs import Piece, Share
 from diffcps.training.watchdog import reason
 from diffcps.training.workers import WorkerLostError, Workers, on_cpu
@@ -69,6 +72,8 @@ class Attempt:
         """The gradient steps that it waits for."""
         self.ended = False
         """Whether it has been trained to its end."""
+        self._evaluation: Future[Results] | None = None
+        self._stopped = False
 
     @property
     def dataset(self) -> Transitions:
@@ -147,6 +152,25 @@ class Attempt:
             self.ended = True
             self.close()
 
+    def evaluate(self, start: Start, work: Callable[[], Results]) -> "Future[Results]":
+        """Begin an evaluation of its policies."""
+        self._evaluation = start(work)
+        return self._evaluation
+
+    def beating(self, heartbeat: Callable[[], None]) -> Callable[[], None]:
+        """The heartbeat for what evaluates its policies; it raises ``StoppedError`` once the attempt is stopped."""
+
+        def beat() -> None:
+            if self._stopped:
+                raise StoppedError
+            heartbeat()
+
+        return beat
+
+    def stop(self) -> None:
+        """End the evaluation under way at its next heartbeat."""
+        self._stopped = True
+
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Inside, an error ends this attempt: see ``fail``."""
@@ -174,6 +198,10 @@ class Attempt:
 
     def close(self) -> None:
         """End the loop, with its sinks, and close the environments; what fails in that is logged. Drops data and checkpoint."""
+        self.stop()
+        if self._evaluation is not None and not self._evaluation.cancel():
+            wait([self._evaluation])  # only then its environments may be closed
+        self._evaluation = None
         closing = self.turns, self.share
         self.turns = self.share = self.row = self.state = self._data = self.held_out = None
         for each in closing:

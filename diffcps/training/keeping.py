@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diffcps import algorithms
 from diffcps.config import RunConfig
 
 
@@ -34,20 +33,19 @@ class Kept:
         """What a checkpoint holds of it; empty where nothing is kept."""
         return {name: value for name, value in (("best", self.best), ("policies", self.policies)) if value}
 
-    def update(self, step: int, scores: Sequence[float] | None, pack: Callable[[], Mapping[str, Tensor]]) -> None:
+    def update(self, step: int, scores: Sequence[float] | None, acting: Callable[[], Mapping[str, Tensor]]) -> None:
         """Called in all workers after each evaluation.
 
         Args:
             step: of the evaluation.
             scores: ``[K]``; ``None`` where policies are not evaluated.
-            pack: gives the tensors of the whole pack, an empty mapping in other workers than the first; all must call it.
+            acting: gives the networks by which all members act, an empty mapping in other workers than the first; all must call
+                it.
         """
         better = self._better(scores) if scores is not None and self.config.keep_best else []
         if not any(better) and not self.config.keep_checkpoints:
             return
-        found = pack()
-        acting = algorithms.get(self.config.algorithm).acting
-        networks = {name: found[name].cpu().clone() for name in acting if name in found}
+        networks = {name: value.cpu().clone() for name, value in acting().items()}
         if any(better):
             assert scores is not None
             self._keep_best(step, scores, better, networks=networks)

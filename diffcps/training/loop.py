@@ -13,204 +13,33 @@ The loop asks for its gradient steps (``Row``), and for leave to go on when a ro
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from diffcps.config import RunConfig
-from diffcps.runs.folder import RunFolder, scores_by_evaluation
+from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
-from diffcps.training import cost
+from diffcps.training.beside import at_once
+from diffcps.training.course import Clock, Course, Evaluation, Shown, Sink, Start
 from diffcps.training.evaluation import Rollouts
 from diffcps.training.keeping import Kept
 from diffcps.training.measures.subject import Measured
 from diffcps.training.packs import Share
-from diffcps.training.workers import Workers
+from diffcps.training.policy import Policy
+from diffcps.training.status import STATUS_SECONDS, Status
+from diffcps.training.workers import Workers, joined_state
 
-STATUS_SECONDS = 2.0
-"""Seconds between two updates of ``status.json`` while learning."""
-
-
-class Sink(Protocol):
-    """Shows metrics somewhere else. The run folder is the record and is always written; a sink is a view."""
-
-    def log(self, metrics: Mapping[str, NDArray[Any]], step: int) -> None:
-        """Show values ``[K]`` of one step; after a resume a step may come again, with the same values."""
-
-    def close(self, pruned: str = "") -> object:
-        """Show what is still waiting, and why the trial was ended early; called once, also when the trial has failed."""
-
-
-Prune = Callable[[int, Mapping[str, NDArray[Any]]], str]
+Prune = Callable[[int, Shown], str]
 """Given a step and the metrics shown at it (``[K]``): why the trial ends here; empty to continue."""
-PURPOSES = "start", "learning", "waiting", "evaluation", "checkpoint", "tracking", "repeated"
-"""How a trial spends its time: until its first step (processes, imports, data), gradient steps, waiting for the trial's
-other workers or for those that share its pack, evaluation, writing the run folder, sinks, and work repeated after kills."""
-
-
-FILLING = "drawing actions"
-"""What a trial does while its learner fills the columns of a stage."""
-
-
-class _Clock:
-    """Seconds that a trial has spent, by purpose; survives a resume inside the checkpoint.
-
-    Args:
-        spent: what the checkpoint says, empty without one.
-        seen: what the newest status says; a kill may have come long after the checkpoint.
-        requested_at: ``time.time()`` at which this attempt was requested.
-    """
-
-    def __init__(self, spent: Mapping[str, float], seen: Mapping[str, float], requested_at: float) -> None:
-        self.spent = dict.fromkeys(PURPOSES, 0.0) | dict(spent)
-        lost = {name: max(0.0, seen.get(name, 0.0) - self.spent[name]) for name in PURPOSES}
-        # the start is not repeated work: every attempt has one
-        start = lost.pop("start")
-        self.spent["repeated"] += sum(lost.values())
-        self.spent["start"] += start + max(0.0, time.time() - requested_at)
-        self.mark = time.monotonic()
-
-    def charge(self, purpose: str) -> float:
-        """Add the time since the last call to ``purpose`` and return it, in seconds."""
-        now = time.monotonic()
-        elapsed, self.mark = now - self.mark, now
-        self.spent[purpose] += elapsed
-        return elapsed
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What every part of the loop works on: the way of a trial to its end, in this process."""
-
-    config: RunConfig
-    share: Share
-    folder: RunFolder
-    workers: Workers
-    clock: _Clock
-    scores: list[list[float]]
-    """Of every evaluation so far, ``[evaluations, K]``."""
-    kept: Kept
-    pruned: str = ""
-    """Why an earlier attempt pruned the trial; empty if it did not."""
-
-    @property
-    def next_row(self) -> int:
-        """The next step at which a row is written."""
-        every = self.config.log_every, self.config.evaluation.every
-        return min(self.config.steps, *(n * (self.share.step // n + 1) for n in every))
-
-    @property
-    def evaluation_due(self) -> bool:
-        """Whether the row of this step has an evaluation."""
-        step = self.share.step
-        return step % self.config.evaluation.every == 0 or step == self.config.steps
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """``last`` and ``best`` score so far, mean over members; empty before the first evaluation."""
-        if not self.scores:
-            return {}
-        last, best = scores_by_evaluation(np.array(self.scores))
-        return {"last": last, "best": best}
-
-
-class _Status:
-    """Keeps ``status.json`` and the caller's progress display up to date; silent in all workers but the first.
-
-    Args:
-        course: what is reported.
-        notes: sentences about this attempt; more may come.
-        progress: called with every status that is written.
-        seconds: between two updates while learning.
-        now: a clock, in seconds.
-    """
-
-    def __init__(
-        self,
-        course: _Course,
-        *,
-        notes: list[str] | None = None,
-        progress: Callable[[dict[str, Any]], None] | None = None,
-        seconds: float = STATUS_SECONDS,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.course, self.progress, self.seconds, self.now = course, progress, seconds, now
-        self.values: dict[str, Any] = {
-            "state": "running",
-            "steps": course.config.steps,
-            "notes": [] if notes is None else notes,
-        }
-        self.start_step, self.start_time, self.written_at = course.share.step, now(), -seconds
-        self.rate = self.pace = 0.0
-        # of this attempt's first status: what the trial had taken before, without starting and without what is repeated
-        self.begun_at = self.start_time
-        self.before = sum(value for name, value in course.clock.spent.items() if name not in ("start", "repeated"))
-
-    def warn_of_long_row(self, minutes: float) -> None:
-        """Note, once, that a row takes longer than the time asked for between checkpoints."""
-        interval = self.course.config.checkpoint_minutes
-        beginning = "checkpoints come with rows, and here a row takes longer than"
-        if minutes > interval and not any(note.startswith(beginning) for note in self.values["notes"]):
-            self.values["notes"].append(f"{beginning} the {interval:g} min between checkpoints: {minutes:.1f} min.")
-
-    @property
-    def due(self) -> bool:
-        """Whether the newest status is some seconds old."""
-        return self.now() - self.written_at >= self.seconds
-
-    def write(self, **changes: Any) -> None:
-        """Write the status now."""
-        self.written_at = self.now()
-        step, config = self.course.share.step, self.course.config
-        self._measure(step)
-        left = self.pace * (cost.eager_seconds(config) - cost.eager_seconds(config, step)) if self.pace else None
-        self.values.update(
-            step=step,
-            steps_per_second=self.rate,
-            seconds_left=None if self._tell_filling() else left,
-            seconds_whole=None if left is None else self.before + self.written_at - self.begun_at + left,
-            seconds=self.course.clock.spent,
-            updated=time.time(),
-            **changes,
-        )
-        if self.course.workers.first:
-            self.course.folder.write_status(self.values)
-            if self.progress is not None:
-                self.progress(self.values)
-
-    def _tell_filling(self) -> bool:
-        """Whether the learner fills the columns of a stage; says so."""
-        filling = self.course.share.filling
-        if not filling:
-            self.values.pop("doing", None)
-            self.values.pop("doing_since", None)
-        elif "doing" not in self.values:
-            self.values |= {"doing": FILLING, "doing_since": time.time()}
-        return filling
-
-    def _measure(self, step: int) -> None:
-        """Update ``rate``, steps per second, and ``pace``, seconds per second of the estimate.
-
-        A step of cloning costs less than others, which the estimate knows. Both are measured since this attempt began
-        or, later, since cloning ended.
-        """
-        config = self.course.config
-        if step > self.start_step:
-            passed = max(self.written_at - self.start_time, 1e-9)
-            done = cost.eager_seconds(config, step) - cost.eager_seconds(config, self.start_step)
-            self.rate, self.pace = (step - self.start_step) / passed, passed / done
-        else:  # what comes before the first of these steps is none of their time: compiling, or drawing actions for a stage
-            self.start_time = self.written_at
-        if any(stage.until and self.start_step < stage.until <= step for stage in cost.counted(config).stages):
-            self.start_step, self.start_time = step, self.written_at
 
 
 class Row:
     """What a trial asks for: gradient steps up to its next row, and to be told when they begin, go on and end."""
 
-    def __init__(self, course: _Course, status: _Status) -> None:
+    def __init__(self, course: Course, status: Status) -> None:
         self._course, self._status = course, status
         self.steps = course.next_row - course.share.step
         self.seconds = 0.0
@@ -237,6 +66,7 @@ class Row:
 
     def save(self) -> None:
         """Write a checkpoint in the middle of the row."""
+        self._course.clock.charge("waiting")  # for the checkpoints of other trials in the same pack
         _save(self._course, self._status)
         self._course.clock.charge("checkpoint")
         self._status.write()
@@ -258,6 +88,7 @@ def turns(
     state: Mapping[str, Any] | None,
     *,
     workers: Workers | None = None,
+    start: Start = at_once,
     sinks: Sequence[Sink] = (),
     prune: Prune | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
@@ -274,6 +105,7 @@ def turns(
         folder: the run folder, already created for ``config``; of a trial that has not ended.
         state: the newest checkpoint, if there is one; it is loaded into the members.
         workers: the workers that share the members; by default this one trains all.
+        start: begins an evaluation, which has ended when this returns or, if a single worker trains all members, later.
         sinks: closed at the end; only the first worker may have any.
         prune: asked in the first worker after each evaluation but the last; the trial ends where it gives a reason.
         report: called in every worker after each evaluation with ``step``, ``score`` (the last) and ``best``.
@@ -284,18 +116,16 @@ def turns(
     """
     pruned = ""
     try:
-        course = _begin(config, share, folder, state, workers=workers or Workers(), requested_at=requested_at)
-        status = _Status(course, notes=notes, progress=progress, seconds=status_seconds)
+        helped: dict[str, Any] = {"workers": workers or Workers(), "start": start, "sinks": sinks}
+        course = _begin(config, share, folder, state, **helped, requested_at=requested_at)
+        status = Status(course, notes=notes, progress=progress, seconds=status_seconds)
         status.write(saved=share.step, **course.summary)
+        _evaluate_again(course, state)
         pruned = course.pruned
         while share.step < config.steps and not pruned:
             row = Row(course, status)
             shown = _learned(course, status, row=row, own=(yield row))
-            if course.evaluation_due:
-                shown |= _evaluate(course)
-            for sink in sinks:
-                sink.log(shown, share.step)
-            course.clock.charge("tracking")
+            _evaluate(course, shown, waits=prune is not None or share.step == config.steps)
             pruned = _pruned(course, prune, shown)
             due = yield None
             course.clock.charge("waiting")
@@ -303,9 +133,8 @@ def turns(
                 _save(course, status, pruned)
             course.clock.charge("checkpoint")
             status.write(**course.summary)
-            if course.evaluation_due and course.summary and report is not None:
-                report({"step": share.step, "score": course.summary["last"], "best": course.summary["best"]})
-                course.clock.charge("tracking")
+            if report is not None:
+                _report(course, report)
     finally:
         for sink in sinks:
             sink.close(pruned)
@@ -319,23 +148,28 @@ def _begin(
     state: Mapping[str, Any] | None,
     *,
     workers: Workers,
+    start: Start,
+    sinks: Sequence[Sink],
     requested_at: float | None,
-) -> _Course:
+) -> Course:
     """Go to the newest whole checkpoint, and drop the rows that came after it."""
     before = folder.status
     # after a crash Ray restarts the workers by itself: this attempt begins at the last sign of life of the one before
     begun = max(time.time() if requested_at is None else requested_at, before.get("updated", 0.0))
-    clock = _Clock(state["seconds"] if state else {}, before.get("seconds", {}), begun)
+    clock = Clock(state["seconds"] if state else {}, before.get("seconds", {}), begun)
     if state:
         share.load_state_dict(workers.own_state(state["learner"]))
     workers.agree("the step of the newest checkpoint", share.step)
     if workers.first:
-        folder.rewind(share.step)
-    return _Course(
+        begun = state.get("evaluation") if state else None
+        folder.rewind(share.step, begun["step"] - 1 if begun else None)
+    return Course(
         config,
         share,
         folder,
         workers=workers,
+        start=start,
+        sinks=sinks,
         clock=clock,
         scores=state["scores"] if state else [],
         kept=Kept(config, state or {}),
@@ -343,7 +177,7 @@ def _begin(
     )
 
 
-def _learned(course: _Course, status: _Status, *, row: Row, own: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _learned(course: Course, status: Status, *, row: Row, own: Mapping[str, NDArray[Any]]) -> Shown:
     """Write a row, of which this worker's members have the metrics ``own``; returns what sinks show of all members, ``[K]``."""
     course.clock.charge("waiting")  # for the evaluations of trials in the same pack
     status.warn_of_long_row(row.seconds / 60)
@@ -356,16 +190,72 @@ def _learned(course: _Course, status: _Status, *, row: Row, own: Mapping[str, ND
     return {f"training/{name}": value for name, value in metrics.items()}
 
 
-def _evaluate(course: _Course) -> dict[str, NDArray[Any]]:
-    """Evaluate and measure this worker's policies, and write the results; returns what sinks show of all members, ``[K]``."""
-    config, share, folder = course.config, course.share, course.folder
-    workers, clock = course.workers, course.clock
-    step, policies = share.step, share.policy()
+def _evaluate(course: Course, shown: Shown, *, waits: bool) -> None:
+    """Begin the evaluation of this row if one is due, and settle the one under way if it has ended or the caller ``waits``."""
+    if course.evaluation_due:
+        _settle(course)
+        course.evaluation = _evaluation(course, course.share.step, course.share.policy())
+    course.unshown.append((course.share.step, shown))
+    if course.evaluation is None or course.evaluation.results.done() or waits:
+        _settle(course)
+
+
+def _evaluate_again(course: Course, state: Mapping[str, Any] | None) -> None:
+    """Begin the evaluation that was under way when the checkpoint was written, if any."""
+    if state is None or "evaluation" not in state:
+        return
+    begun = state["evaluation"]
+    course.unshown = [
+        (step, {name: np.array(values) for name, values in shown.items()}) for step, shown in begun["rows"]
+    ]
+    policies = course.share.policy(course.workers.own_state(begun["networks"]))
+    course.evaluation = _evaluation(course, begun["step"], policies)
+
+
+def _evaluation(course: Course, step: int, policies: Sequence[Policy]) -> Evaluation:
+    """Begin to evaluate and measure this worker's policies of a step."""
+    config, share = course.config, course.share
     last = step == config.steps
     episodes = config.evaluation.episodes_at(last)
     index = len(course.scores) if episodes else (step - 1) // config.evaluation.every
-    rollouts = share.evaluate(policies, index, episodes) if episodes else None
-    measured = share.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
+
+    def work() -> tuple[Rollouts | None, Measured]:
+        rollouts = share.evaluate(policies, index, episodes) if episodes else None
+        return rollouts, share.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
+
+    begun = Evaluation(step, policies, course.start(work))
+    course.clock.charge("evaluation")
+    return begun
+
+
+def _settle(course: Course) -> None:
+    """Wait for the evaluation that has begun, write its results, and show sinks the rows since then."""
+    if course.evaluation is not None:
+        found = _evaluated(course, course.evaluation)
+        course.unshown[0][1].update(found)
+        if summary := course.summary:
+            course.news.append({"step": course.evaluation.step, "score": summary["last"], "best": summary["best"]})
+        course.evaluation = None
+    for step, shown in course.unshown:
+        for sink in course.sinks:
+            sink.log(shown, step)
+    course.unshown.clear()
+    course.clock.charge("tracking")
+
+
+def _report(course: Course, report: Callable[[dict[str, float]], None]) -> None:
+    """Report the evaluations that have been settled since the last call."""
+    for news in course.news:
+        report(news)
+    course.news.clear()
+    course.clock.charge("tracking")
+
+
+def _evaluated(course: Course, evaluation: Evaluation) -> Shown:
+    """Write the results of an evaluation; returns what sinks show of all members, ``[K]``."""
+    config, folder, workers, clock = course.config, course.folder, course.workers, course.clock
+    step = evaluation.step
+    rollouts, measured = evaluation.results.result()
     clock.charge("evaluation")
     if rollouts is not None:
         rollouts = Rollouts(**workers.join(vars(rollouts)))
@@ -376,13 +266,14 @@ def _evaluate(course: _Course) -> dict[str, NDArray[Any]]:
             folder.log_returns(step, config, rollouts.returns, rollouts.lengths)
         folder.log_measures(step, config, measured.values, measured.samples)
     shown = {} if rollouts is None else _scored(course, rollouts)
-    course.kept.update(step, course.scores[-1] if rollouts is not None else None, lambda: _tensors(course))
+    scores = course.scores[-1] if rollouts is not None else None
+    course.kept.update(step, scores, lambda: _networks(course, evaluation.policies))
     shown |= {f"measures/{name}": value for name, value in measured.values.items()}
     clock.charge("checkpoint")
     return shown
 
 
-def _scored(course: _Course, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
+def _scored(course: Course, rollouts: Rollouts) -> Shown:
     """Add the scores of an evaluation to the trial's; returns what sinks show of it, ``[K]``."""
     scores = task_of(course.config).normalised_score(rollouts.returns).mean(axis=1)
     course.scores.append(scores.tolist())
@@ -395,23 +286,31 @@ def _scored(course: _Course, rollouts: Rollouts) -> dict[str, NDArray[Any]]:
     }
 
 
-def _save(course: _Course, status: _Status, pruned: str = "") -> None:
-    """Write a checkpoint; all workers take part. A trial that is ended early says so there: a kill may come before its status."""
+def _save(course: Course, status: Status, pruned: str = "") -> None:
+    """Write a checkpoint; all workers take part. A trial that is ended early says so there: a kill may come before its status.
+
+    An evaluation under way is written as what it evaluates, to be done again.
+    """
     whole = course.workers.join_state(course.share.state_dict())
+    begun = course.evaluation
+    networks = _networks(course, begun.policies) if begun is not None else {}
     if course.workers.first:
         state = {"learner": whole, "scores": course.scores, "seconds": course.clock.spent} | course.kept.state
         state |= {"pruned": pruned} if pruned else {}
+        if begun is not None:
+            rows = [(step, {name: values.tolist() for name, values in shown.items()}) for step, shown in course.unshown]
+            state["evaluation"] = {"step": begun.step, "networks": networks, "rows": rows}
         course.folder.save_checkpoint(state, course.share.step)
     status.values["saved"] = course.share.step
 
 
-def _tensors(course: _Course) -> Mapping[str, Any]:
-    """The tensors of the whole pack in the first worker, none in the others; all workers take part."""
-    whole = course.workers.join_state(course.share.state_dict())
-    return dict(whole["pack"]) if course.workers.first else {}
+def _networks(course: Course, policies: Sequence[Policy]) -> Mapping[str, Tensor]:
+    """The networks by which all members act, in the first worker, none in the others; all workers take part."""
+    whole = course.workers.join_state(joined_state([policy.networks for policy in policies]))
+    return whole if course.workers.first else {}
 
 
-def _pruned(course: _Course, prune: Prune | None, shown: Mapping[str, NDArray[Any]]) -> str:
+def _pruned(course: Course, prune: Prune | None, shown: Shown) -> str:
     """Why the trial ends here, the same in all workers; empty if it continues."""
     if not course.evaluation_due or course.share.step == course.config.steps:
         return ""
@@ -420,7 +319,7 @@ def _pruned(course: _Course, prune: Prune | None, shown: Mapping[str, NDArray[An
     return (why or "the first worker says why") if ends else ""
 
 
-def _end(course: _Course, status: _Status, pruned: str) -> None:
+def _end(course: Course, status: Status, pruned: str) -> None:
     """Say in the status that the trial is complete, or why it has been ended early."""
     course.clock.charge("tracking")
     status.write(**({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"}))

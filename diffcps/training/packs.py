@@ -153,9 +153,12 @@ class Share:
         """Names of all metrics that gradient steps can give."""
         return self.learners[0].metrics
 
-    def policy(self) -> list[Policy]:
-        """A snapshot of each piece for acting."""
-        return [piece.learner.policy(piece.part) for piece in self.pieces]
+    def policy(self, networks: dict[str, Any] | None = None) -> list[Policy]:
+        """A snapshot of each piece for acting, by other ``networks`` of all members if they are given."""
+        newest = [piece.learner.policy(piece.part) for piece in self.pieces]
+        if networks is None:
+            return newest
+        return [policy.with_networks(own) for policy, own in zip(newest, self._cut(networks), strict=True)]
 
     def evaluate(self, policies: Sequence[Policy], index: int, episodes: int) -> Rollouts:
         """Roll out all members, piece after piece."""
@@ -174,10 +177,14 @@ class Share:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``. Raises ``UserError`` when the state is of other members or networks."""
+        for piece, own in zip(self.pieces, self._cut(state), strict=True):
+            piece.learner.load_state_dict(own, piece.own)
+
+    def _cut(self, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The state of each piece from that of all members."""
         sizes = [len(range(piece.learner.members)[piece.own]) for piece in self.pieces]
-        bounds = itertools.accumulate(sizes, initial=0)
-        for piece, bound in zip(self.pieces, itertools.pairwise(bounds), strict=True):
-            piece.learner.load_state_dict(share_of_state(state, slice(*bound)), piece.own)
+        for begin, end in itertools.pairwise(itertools.accumulate(sizes, initial=0)):
+            yield share_of_state(state, slice(begin, end))
 
     def close(self) -> None:
         """Close the environments."""

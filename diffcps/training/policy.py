@@ -35,6 +35,17 @@ class Policy:
         """K."""
         return self.parameters["actor"].shape[0]
 
+    @property
+    def networks(self) -> dict[str, Tensor]:
+        """The parameters that learning changes: all but settings."""
+        settings = self.algorithm.settings.of_member()
+        return {name: value for name, value in self.parameters.items() if name not in settings}
+
+    def with_networks(self, networks: dict[str, Tensor]) -> "Policy":
+        """The same settings with other networks, from any device."""
+        device = self.algorithm.device
+        return Policy(self.algorithm, self.parameters | {name: value.to(device) for name, value in networks.items()})
+
     def member(self, number: int) -> "Policy":
         """One of them, as a pack of one."""
         return Policy(self.algorithm, {name: value[number : number + 1] for name, value in self.parameters.items()})

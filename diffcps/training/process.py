@@ -19,11 +19,14 @@ class Machine:
     """For stepping environments."""
     memory: float | None = None
     """Bytes on the device; members that need more are trained in several packs. ``None``: no limit."""
+    beside: bool = False
+    """Whether policies are evaluated while learning goes on, in a thread of its own."""
 
     @classmethod
     def prepared(cls) -> "Machine":
         """The GPU if there is one, else the CPU with torch's number of threads; set up for learning."""
-        machine = cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        machine = cls(device, torch.get_num_threads(), beside=device.type == "cuda")
         prepare_process(machine.threads, machine.device)
         return machine
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ from diffcps.errors import UserError
 from diffcps.tasks.registry import task_of
 from diffcps.training import cost, loop
 from diffcps.training.attempt import Attempt
+from diffcps.training.beside import Beside
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.facts import describe
 from diffcps.training.learner import Learner, Part, on_device
 from diffcps.training.measures.subject import Measurer
 from diffcps.training.packs import Packs, Piece, cut, fitting, working_bytes
 from diffcps.training.process import Machine
+from diffcps.training.status import STATUS_SECONDS
 from diffcps.training.watchdog import Watchdog
 from diffcps.training.workers import Workers, shares
 
@@ -66,12 +69,13 @@ class Together:
         *,
         requested_at: float,
         checkpoint_clock: Callable[[], float] = time.monotonic,
-        status_seconds: float = loop.STATUS_SECONDS,
+        status_seconds: float = STATUS_SECONDS,
         judges: Judges = judges_of,
     ) -> None:
         self._attempts, self._machine, self._watchdog = list(attempts), machine, watchdog
         self._requested_at, self._clock, self._status_seconds = requested_at, checkpoint_clock, status_seconds
         self._judges, self._workers = judges, attempts[0].workers
+        self._beside = Beside(machine.device, machine.beside and self._workers.count == 1)
         self._packs = Packs([])
         self._placed: list[Attempt] = []
         """The trials whose members are in ``_packs``, in that order; some may have ended."""
@@ -92,8 +96,12 @@ class Together:
                 if self._running:
                     self._row()
         finally:
-            for attempt in self._attempts:
-                attempt.close()
+            try:
+                self._stop(self._attempts)
+                for attempt in self._attempts:
+                    attempt.close()
+            finally:
+                self._beside.close()
             self._packs, self._placed = Packs([]), []
 
     @property
@@ -107,8 +115,15 @@ class Together:
         try:
             yield
         except Exception as error:
-            for attempt in self._running:
+            running = self._running
+            self._stop(running)
+            for attempt in running:
                 attempt.fail(error)
+
+    def _stop(self, attempts: Sequence[Attempt]) -> None:
+        """Let none of them wait for the evaluations of the others, which nobody needs any more."""
+        for attempt in attempts:
+            attempt.stop()
 
     def _place(self) -> None:
         """Put the members of the running trials into as few packs as fit; what they have learned goes with them."""
@@ -116,6 +131,7 @@ class Together:
         if self._workers.first:
             for attempt in attempts if not self._placed else ():
                 attempt.folder.begin(cost.choose(attempt.config, device).preparing)
+        self._beside.rest()  # whoever evaluates uses the pieces of packs
         states = [attempt.take_out() for attempt in attempts]
         if self._placed:
             self._packs, self._placed = Packs([]), []
@@ -137,8 +153,10 @@ class Together:
                 )
                 learners.append(learner)
                 for part, (number, share) in enumerate(shares):
-                    helped: dict[str, Any] = {"threads": self._machine.threads, "heartbeat": self._watchdog.heartbeat}
-                    evaluator, measurer = self._judges(attempts[number], share, **helped)
+                    heartbeat = attempts[number].beating(self._watchdog.heartbeat)
+                    evaluator, measurer = self._judges(
+                        attempts[number], share, threads=self._machine.threads, heartbeat=heartbeat
+                    )
                     unless_placed.callback(evaluator.close)
                     pieces[number].append(Piece(learner, part, evaluator, measurer))
             unless_placed.pop_all()
@@ -162,6 +180,7 @@ class Together:
             attempt.folder,
             attempt.state,
             workers=workers,
+            start=partial(attempt.evaluate, self._beside.start),
             sinks=given.sinks(facts) if given.sinks and workers.first else (),
             prune=prune,
             report=given.report,
