@@ -338,7 +338,7 @@ def test_collected_sets(capsys):
 def test_an_imported_file(tmp_path, hopper):
     root = tmp_path / "home"  # where MINARI_DATASETS_PATH points
     path = write(tmp_path / "hopper_medium-v2.hdf5", hopper)
-    imported = imports.import_file(HOPPER, path, root)
+    imported, _ = imports.import_file(HOPPER, path, root)
     of_file = check.examine(library.look_up(str(path), None, ()), ("modern",), 1000).check
     for named in ("hopper-medium-v2", str(imported.path)):
         found = check.examine(library.look_up(named, None, ()), ("modern",), 1000).check
