@@ -614,10 +614,13 @@ def test_a_folder_that_cannot_be_made_or_written(tmp_path):
         fetch(tmp_path, tasks=[get_task("bandit-ring")])
 
 
-def test_a_defect_of_ours_is_not_swallowed(tmp_path, content):
+@pytest.mark.parametrize(
+    ("defect", "error"), [(lambda have: 1 / 0, ZeroDivisionError), (lambda have: [].pop(), IndexError)]
+)
+def test_a_defect_of_ours_is_not_swallowed(tmp_path, content, defect, error):
     notes = Notes()
-    notes.at_progress = lambda have: 1 / 0
-    with Server({HOPPER.d4rl_file: content}) as server, pytest.raises(ZeroDivisionError):
+    notes.at_progress = defect
+    with Server({HOPPER.d4rl_file: content}) as server, pytest.raises(error):
         fetch(tmp_path, server.url, notes=notes)
 
 
