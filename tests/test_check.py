@@ -308,6 +308,7 @@ def test_a_file_a_task_and_a_folder(tmp_path, hopper):
         (str(tmp_path), None, "without a data set"),
         ("walker2d-medium-v2", None, "is missing"),
         ("bandit-ring", None, "diffcps data collect bandit-ring"),
+        ("bandit-normal-0.5", None, "diffcps data collect bandit-normal-0.5"),
         ("hopper-medium-v2", "walker2d-medium-v2", "leave out"),
     ):
         with pytest.raises(UserError, match=words):

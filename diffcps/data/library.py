@@ -272,11 +272,11 @@ def look_up(named: str, task: str | None, directories: Sequence[Path]) -> DataSe
         return _at(path, task)
     if path.exists():
         raise UserError(f"{path} is neither a file nor a folder.")
-    if path.suffix or len(path.parts) > 1:
-        raise UserError(f"{path}: there is no such file.")
     try:
         found = get_task(named)
     except UserError as error:
+        if path.suffix or len(path.parts) > 1:
+            raise UserError(f"{path}: there is no such file.") from error
         near = nearest(named, [*TASKS, *defined()]) or "."
         raise UserError(
             f"{named!r} is neither a file, nor a folder, nor a task{near} `diffcps data list` shows the tasks."
