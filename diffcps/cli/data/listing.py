@@ -14,8 +14,8 @@ from diffcps.runs.flags import DataFlags, Maybe
 from diffcps.text import say
 
 if TYPE_CHECKING:
-    from diffcps.data import DatasetInfo
     from diffcps.data.library import Holding
+    from diffcps.data.transitions import DatasetInfo
     from diffcps.tasks.registry import Task
 
 
