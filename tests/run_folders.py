@@ -36,7 +36,7 @@ def environment(trial: RunConfig, **dataset: Any) -> dict[str, Any]:
     facts = {
         "source": trial.data.source,
         "label": source.label(task, provenance),
-        "made_here": source.rows(task) is not None,
+        "made_here": source.makes,
         "path": "data.hdf5",
         "checksum": "c0ffee" * 10 + "beef",
         "provenance": "verified",

@@ -13,7 +13,8 @@ from diffcps import envs
 from diffcps.data.collecting import behaviour, training
 from diffcps.data.collecting.practice import FEATURES, TOP_SPEED, Walks, features
 from diffcps.errors import UserError
-from diffcps.tasks.registry import Robot, get_task
+from diffcps.tasks import Robot
+from diffcps.tasks.registry import get_task
 
 ROBOTS = get_args(Robot)
 
@@ -25,7 +26,7 @@ def test_shipped_policies_return_what_their_facts_say(robot: Robot) -> None:
     for snapshot in facts.snapshots:
         assert snapshot.score == pytest.approx(task.normalised_score(snapshot.return_mean), abs=0.1)
     judge = training.practice(robot, "d4rl", 8, 11)
-    returns, lengths = training.rollouts(lineage.medium, judge, 8, np.random.default_rng(1))
+    returns, lengths = training.rollouts(lineage.of("medium")[0], judge, 8, np.random.default_rng(1))
     medium = facts.snapshots[facts.medium]
     assert abs(returns.mean() - medium.return_mean) < 3 * medium.return_std
     assert (lengths <= task.episode_limit).all()
@@ -47,7 +48,7 @@ def test_levels_of_the_shipped_policies(robot: Robot) -> None:
 def test_the_ant_walks_where_it_is_sent() -> None:
     lineage = behaviour.load("ant")
     judge = training.practice("ant", "d4rl", 8, 5)
-    returns, lengths = training.rollouts(lineage.expert, judge, 8, np.random.default_rng(2))
+    returns, lengths = training.rollouts(lineage.of("expert")[0], judge, 8, np.random.default_rng(2))
     speed = returns.sum() / lengths.sum()
     assert speed == pytest.approx(lineage.facts.snapshots[lineage.facts.expert].score, rel=0.3)
     assert 0.6 < speed <= TOP_SPEED
@@ -61,7 +62,7 @@ def test_shipped_policies_are_small_and_plain(robot: Robot) -> None:
 
 
 def test_policy_clips_and_is_random_only_through_its_generator() -> None:
-    policy = behaviour.load("hopper").medium
+    policy = behaviour.load("hopper").of("medium")[0]
     observations = np.random.default_rng(0).normal(size=(50, 11)) * 5
     first = policy.act(observations, np.random.default_rng(1), bound=0.5)
     np.testing.assert_array_equal(first, policy.act(observations, np.random.default_rng(1), bound=0.5))
@@ -77,7 +78,7 @@ def test_damaged_or_missing_policies_are_reported(tmp_path: Path) -> None:
     (tmp_path / "hopper.npz").write_bytes((behaviour.POLICIES / "hopper.npz").read_bytes()[:2000])
     with pytest.raises(UserError, match="policies"):
         behaviour.load("hopper", tmp_path)
-    broken = [replace(lineage.medium, bias_0=np.full(64, np.nan, dtype=np.float32))] * len(lineage.policies)
+    broken = [replace(lineage.of("medium")[0], bias_0=np.full(64, np.nan, dtype=np.float32))] * len(lineage.policies)
     behaviour.save(tmp_path, broken, lineage.facts)
     with pytest.raises(UserError, match="bias_0"):
         behaviour.load("hopper", tmp_path)
@@ -143,7 +144,7 @@ def test_training_writes_weights_and_facts(tmp_path: Path) -> None:
     assert lineage.facts == facts
     assert facts.snapshots[0].steps == 0
     assert facts.snapshots[facts.expert].score >= max(s.score for s in facts.snapshots) - 5
-    assert lineage.medium.weight_0.shape == (11, 64)
+    assert lineage.of("medium")[0].weight_0.shape == (11, 64)
 
 
 def test_training_what_is_no_robot_is_refused(tmp_path: Path) -> None:

@@ -308,6 +308,7 @@ def test_a_file_a_task_and_a_folder(tmp_path, hopper):
         (str(tmp_path), None, "without a data set"),
         ("walker2d-medium-v2", None, "is missing"),
         ("bandit-ring", None, "diffcps data collect bandit-ring"),
+        ("bandit-normal-0.5", None, "diffcps data collect bandit-normal-0.5"),
         ("hopper-medium-v2", "walker2d-medium-v2", "leave out"),
     ):
         with pytest.raises(UserError, match=words):
@@ -338,7 +339,7 @@ def test_collected_sets(capsys):
 def test_an_imported_file(tmp_path, hopper):
     root = tmp_path / "home"  # where MINARI_DATASETS_PATH points
     path = write(tmp_path / "hopper_medium-v2.hdf5", hopper)
-    imported = imports.import_file(HOPPER, path, root)
+    imported, _ = imports.import_file(HOPPER, path, root)
     of_file = check.examine(library.look_up(str(path), None, ()), ("modern",), 1000).check
     for named in ("hopper-medium-v2", str(imported.path)):
         found = check.examine(library.look_up(named, None, ()), ("modern",), 1000).check

@@ -1,7 +1,5 @@
 """Collecting data: deterministic in the seed, in the tasks' environments, by behaviour worth learning from."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,6 @@ from diffcps.data.collecting import behaviour
 from diffcps.data.collecting import collect as room
 from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Episode, Origin, checksum, from_episodes
-from diffcps.errors import UserError
 from diffcps.tasks.bandits.ring import distance_to_ring
 from diffcps.tasks.registry import TASKS, get_task
 
@@ -77,7 +74,7 @@ def test_an_episode_is_what_its_environment_does_with_its_actions(name: str) -> 
     env = envs.make(task, task.physics, 0)
     generator = np.random.default_rng((0, 0, 0))
     robot = task.robot
-    policy = behaviour.load(robot).medium if robot else None
+    policy = behaviour.load(robot).of("medium")[0] if robot else None
     options = room._behaviour(task, policy, 1).begin(0, generator)
     observation, _ = env.reset(seed=int(generator.integers(2**31)), options=options)
     np.testing.assert_array_equal(observation.astype(np.float32), episode.observations[0])
@@ -92,11 +89,12 @@ def test_replay_data_come_from_each_policy_on_the_way_to_medium(monkeypatch: pyt
     lineage = behaviour.load("walker2d")
     monkeypatch.setattr(behaviour, "load", lambda robot: lineage)
     rows, policies = zip(*room._parts(get_task("walker2d-medium-replay-v2"), 1003), strict=True)
-    assert policies == lineage.until_medium
+    assert policies == lineage.policies[: lineage.facts.medium + 1]
     assert sum(rows) == 1003
     assert max(rows) - min(rows) <= 1
     two = room._parts(get_task("walker2d-medium-expert-v2"), 1003)
-    assert two == [(501, lineage.medium), (502, lineage.expert)]
+    medium, expert = lineage.of("medium-expert")
+    assert two == [(501, medium), (502, expert)]
     assert (
         len(room._parts(get_task("walker2d-expert-v2"), 3)) == len(room._parts(get_task("walker2d-medium-v2"), 3)) == 1
     )
@@ -107,7 +105,7 @@ def test_levels_are_in_order() -> None:
 
     def score(level: str) -> float:
         task = get_task(f"hopper-{level}-v2")
-        returns = from_episodes(_collected(task.name, 5000), origin).info.returns
+        returns = from_episodes(task, _collected(task.name, 5000), origin).info.returns
         return float(task.normalised_score(returns).mean())
 
     replay, medium, both, expert = (score(level) for level in ("medium-replay", "medium", "medium-expert", "expert"))
@@ -126,7 +124,7 @@ def test_ants_walk_on_after_the_goal() -> None:
     arrived = [int(np.argmax(e.terminations)) for e in episodes if e.terminations.any()]
     assert len(arrived) >= 3, "most ants arrive"
     assert min(arrived) > 50, "and none from the start"
-    info = from_episodes(episodes, Origin("collected", None, "", "other", ""), terminals_end=task.terminals_end).info
+    info = from_episodes(task, episodes, Origin("collected", None, "", "other", "")).info
     assert info.trajectories == 6
     assert info.returns.tolist() == [float(e.terminations.any()) for e in episodes]
 
@@ -163,9 +161,3 @@ def test_progress_is_told() -> None:
     assert done == sorted(done)
     assert seen[-1] == (4000, 4000)
     assert {pair[1] for pair in seen} == {4000}
-
-
-def test_a_task_without_behaviour_is_refused() -> None:
-    task = replace(get_task("hopper-medium-v2"), sources=("d4rl",))
-    with pytest.raises(UserError, match="hopper-medium-v2"):
-        collect(task, DataConfig("collected", 10))

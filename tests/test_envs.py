@@ -239,15 +239,15 @@ def test_pointmaze_can_be_solved():
 
 def test_pointmaze_limit_and_options():
     environment = envs.make(get_task("pointmaze-umaze"), "modern")
-    observation, info = environment.reset(seed=0, options={"start_cell": (2, 3), "goal_cell": (1, 1)})
+    observation, info = environment.reset(seed=0, options={"start": (1.0, 0.0)})
     assert np.abs(observation[:2] - [1, 0]).max() <= 0.1
-    np.testing.assert_array_equal(info["goal"], [-1, 1])
+    np.testing.assert_array_equal(info["goal"], pointmaze.MAZE.centre(pointmaze.GOAL_CELL))
     ends = [environment.step(np.zeros(2))[2:4] for _ in range(300)]
     assert ends[-1] == (False, True)
     assert not any(any(end) for end in ends[:-1])
     # the next episode is the task's own again
     assert np.abs(environment.reset(seed=1)[0][:2] - [-1, 1]).max() <= 0.1
-    for options in {"goal_cell": (2, 1)}, {"start_cell": (0, 0)}, {"cell": (1, 1)}:
+    for options in {"start": (-2.0, 2.0)}, {"cell": (1, 1)}:
         with pytest.raises(ValueError, match=next(iter(options))):
             environment.reset(options=options)
 

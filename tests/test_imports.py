@@ -106,6 +106,13 @@ def assert_same(ours: Transitions, theirs: Transitions) -> None:
             assert value == other, name
 
 
+def set_of(task: Task, file: Path, root: Path) -> Path:
+    """The folder of the data set that the file is imported as."""
+    path = imports.import_file(task, file, root)[0].path
+    assert path is not None
+    return path
+
+
 def everything(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
@@ -115,7 +122,7 @@ def everything(root: Path) -> dict[str, bytes]:
 def test_rows_split_into_episodes_and_join_again(made: tuple[Task, dict[str, np.ndarray]]) -> None:
     task, arrays = made
     rows = rows_of(arrays)
-    episodes, index = imports.split(rows, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+    episodes, index = imports.split(task, rows)
     kept = Rows(**{f.name: None if (a := getattr(rows, f.name)) is None else a[index] for f in fields(rows)})
     if not episodes:
         return  # a file without a transition is refused before
@@ -147,8 +154,9 @@ def test_an_imported_file_reads_like_the_file(
         assert not root.exists()
         return
     theirs = d4rl.load(task, path)
-    imported = imports.import_file(task, path, root)
-    assert imported.new
+    imported, new = imports.import_file(task, path, root)
+    assert new
+    assert imported.path is not None
     assert_same(imports.load(task, imported.path), theirs)
     with h5py.File(imported.path / "data" / imports.LEFT_OVER) as file:
         assert file["file/metadata/algorithm"][()] == b"SAC"
@@ -162,7 +170,7 @@ def test_float64_is_not_rounded_in_the_set(tmp_path: Path) -> None:
         key: value.astype(np.float64) + 1e-12 if value.dtype == np.float32 else value for key, value in usual().items()
     }
     arrays["actions"] *= 0.5
-    path = imports.import_file(get_task("hopper-medium-v2"), write(tmp_path / "x.hdf5", arrays), tmp_path).path
+    path = set_of(get_task("hopper-medium-v2"), write(tmp_path / "x.hdf5", arrays), tmp_path)
     episode = minari.MinariDataset(path / "data")[0]
     np.testing.assert_array_equal(episode.observations, arrays["observations"][:4])
     np.testing.assert_array_equal(episode.actions, arrays["actions"][:3])
@@ -177,7 +185,7 @@ def test_no_type_is_rounded(tmp_path: Path, kind: str) -> None:
     arrays["observations"] = (arrays["observations"] * 100).astype(kind)
     arrays["observations"][0, 0] = exact if kind != "i2" else 7
     file = write(tmp_path / "x.hdf5", arrays)
-    path = imports.import_file(task, file, tmp_path).path
+    path = set_of(task, file, tmp_path)
     with h5py.File(path / "data" / imports.LEFT_OVER) as left_over:
         beside = {key: left_over["file"][key][...] for key in ("observations", "rewards") if key in left_over["file"]}
     episode = minari.MinariDataset(path / "data")[0]
@@ -221,10 +229,11 @@ def test_what_minari_shows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_same_file_twice_changes_nothing(tmp_path: Path) -> None:
     task, file = get_task("hopper-medium-v2"), write(tmp_path / "a.hdf5", usual())
-    first = imports.import_file(task, file, tmp_path / "sets")
+    first, new = imports.import_file(task, file, tmp_path / "sets")
+    assert new
     before = everything(tmp_path / "sets")
-    again = imports.import_file(task, file, tmp_path / "sets")
-    assert (first.new, again.new) == (True, False)
+    again, new = imports.import_file(task, file, tmp_path / "sets")
+    assert not new
     assert again.path == first.path
     assert everything(tmp_path / "sets") == before
     other = write(tmp_path / "b.hdf5", usual() | {"rewards": np.ones(12)})
@@ -256,12 +265,12 @@ def test_links_that_lead_nowhere_are_left_out_and_noted(tmp_path: Path) -> None:
         opened["far"] = h5py.ExternalLink("other.hdf5", "/there")
         opened["again"] = h5py.SoftLink("/infos/qpos")
     theirs = d4rl.load(task, file)
-    imported = imports.import_file(task, file, tmp_path / "sets")
-    assert_same(imported.info and imports.load(task, imported.path), theirs)
-    with h5py.File(imported.path / "data" / imports.LEFT_OVER) as left_over:
+    path = set_of(task, file, tmp_path / "sets")
+    assert_same(imports.load(task, path), theirs)
+    with h5py.File(path / "data" / imports.LEFT_OVER) as left_over:
         assert sorted(left_over["file"]) == ["again", "infos", "metadata"]
-    assert notes(imported.path)["file"]["links_left_out"] == {"gone": "/nowhere", "far": "other.hdf5:/there"}
-    described = minari.MinariDataset(imported.path / "data").storage.metadata["description"]
+    assert notes(path)["file"]["links_left_out"] == {"gone": "/nowhere", "far": "other.hdf5:/there"}
+    described = minari.MinariDataset(path / "data").storage.metadata["description"]
     assert "The file's link 'gone' leads nowhere (/nowhere) and was left out." in described
 
 
@@ -336,7 +345,7 @@ def spoil(path: Path, what: str) -> None:
 )  # fmt: skip
 def test_a_damaged_set_is_refused(tmp_path: Path, what: str) -> None:
     task, file = get_task("hopper-medium-v2"), write(tmp_path / "x.hdf5", usual())
-    path = imports.import_file(task, file, tmp_path).path
+    path = set_of(task, file, tmp_path)
     spoil(path, what)
     for use in (lambda: imports.load(task, path), lambda: imports.import_file(task, file, tmp_path)):
         with pytest.raises(UserError) as caught:

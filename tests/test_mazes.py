@@ -61,7 +61,7 @@ def test_play_goals_are_free_cells() -> None:
 
 def test_ants_begin_in_start_cells_of_their_own() -> None:
     task = get_task("antmaze-medium-diverse-v0")
-    errands = AntErrands(task, behaviour.load("ant").expert, 1)
+    errands = AntErrands(task, behaviour.load("ant").of("expert")[0], 1)
     cells = set()
     for seed in range(60):
         options = errands.begin(0, np.random.default_rng(seed))
@@ -76,14 +76,14 @@ def test_ants_begin_in_start_cells_of_their_own() -> None:
 def test_a_pushed_ant_finds_its_way_again() -> None:
     """An ant put down in another corridor is sent along that corridor, not through the wall."""
     task = get_task("antmaze-umaze-v0")
-    errands = AntErrands(task, behaviour.load("ant").expert, 1)
+    errands = AntErrands(task, behaviour.load("ant").of("expert")[0], 1)
     many = simulations(task, "d4rl", 1)
     errands.begin(0, np.random.default_rng(0))
-    observation = many.restart(0, 0)
-    errands.act(many, observation[None], np.array([True]))
+    many.restart(0, 0)
+    errands.act(many, np.array([True]))
     assert errands._way[0][0] == (1, 2)
-    observation = many.restart(0, 0, {"start": antmaze.MAZES["umaze"].centre((3, 3))})
-    errands.act(many, observation[None], np.array([True]))
+    many.restart(0, 0, {"start": antmaze.MAZES["umaze"].centre((3, 3))})
+    errands.act(many, np.array([True]))
     assert errands._way[0] == [(3, 2), (3, 1)]
     many.close()
 

@@ -303,7 +303,7 @@ def test_a_download_appears_whole(sets: Path, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(hosting, "download_dataset", download)
     found = minari.describe(HOPPER)
-    assert found.path == tmp_path / "mine" / HOPPER
+    assert found.info.path == tmp_path / "mine" / HOPPER
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["mujoco"]
     assert minari.describe(HOPPER).definition == found.definition
     assert len(seen) == 1

@@ -1,6 +1,6 @@
 """A person's own log becomes a data set and a task."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from diffcps import data
-from diffcps.config import DataConfig
+from diffcps.config import DataConfig, EvaluationConfig
 from diffcps.data import library, own
+from diffcps.data.transitions import Episode
 from diffcps.errors import UserError
 from diffcps.tasks.registry import get_task
 
@@ -72,6 +73,42 @@ def test_other_episodes_and_impossible_ids_are_refused() -> None:
         own.save("pendulum", "Pendulum-v1", own.record("Pendulum-v1", act, 1))
     with pytest.raises(UserError, match="real numbers"):
         own.save("mine/cartpole-v0", "CartPole-v1", own.record("Pendulum-v1", act, 1))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        (lambda e: replace(e, observations=np.repeat(e.observations, 2, axis=1)), "observations are of 6 numbers"),
+        (lambda e: replace(e, actions=e.actions[:, 0]), r"float32 of shape \(200,\)"),
+        (lambda e: replace(e, actions=5 * e.actions), "outside the bounds ±2"),
+        (lambda e: replace(e, rewards=np.where(e.rewards < e.rewards.mean(), np.nan, e.rewards)), "'rewards'.*nan"),
+    ],
+)
+def test_episodes_that_cannot_be_learned_from_are_not_stored(spoilt: Callable[[Episode], Episode], said: str) -> None:
+    log = own.record("Pendulum-v1", act, 1)
+    with pytest.raises(UserError, match=said):
+        own.save(ID, "Pendulum-v1", [spoilt(episode) for episode in log])
+    assert own.save(ID, "Pendulum-v1", log).steps == get_task("minari-mine-pendulum-test-v0").steps
+
+
+def test_no_step_and_a_setting_that_there_is_not_are_refused() -> None:
+    log = own.record("Pendulum-v1", act, 1)
+    with pytest.raises(UserError, match="no step"):
+        own.save(ID, "Pendulum-v1", [])
+    with pytest.raises(UserError, match=r"'step'.*steps"):
+        own.save(ID, "Pendulum-v1", log, settings={"step": 10})
+    task = own.save(ID, "Pendulum-v1", log, settings={"steps": 10, "evaluation": EvaluationConfig(episodes=3)})
+    assert (task.steps, task.evaluation.episodes) == (10, 3)
+
+
+def test_an_array_that_is_given_again_with_other_numbers_is_copied() -> None:
+    torque = np.zeros(1, dtype=np.float32)
+
+    def reusing(observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        torque[:] = rng.uniform(-2.0, 2.0)
+        return torque
+
+    assert len(np.unique(own.record("Pendulum-v1", reusing, 1)[0].actions)) == 200
 
 
 def test_an_environment_that_cannot_be_played_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from diffcps.config import DataConfig, RunConfig
 from diffcps.data import collected, imports
 from diffcps.data.collecting.collect import collect
 from diffcps.data.library import SOURCES, Source
+from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.storage.location import Location
 from diffcps.storage.remote import Remote
@@ -42,9 +43,7 @@ def location(
     return Location(tmp_path / "view", remote=remote)
 
 
-def _staged(
-    location: Location, config: RunConfig, directories: tuple[Path, ...] = ()
-) -> tuple[Location, data.DatasetInfo]:
+def _staged(location: Location, config: RunConfig, directories: tuple[Path, ...] = ()) -> tuple[Location, DatasetInfo]:
     """What the process that starts a sweep does."""
     info = data.load(get_task(config.task), config.data, directories).info
     return location.with_data(config, info), info
@@ -56,7 +55,7 @@ def _node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "node-minari"))
 
 
-def _load(location: Location, config: RunConfig) -> data.DatasetInfo:
+def _load(location: Location, config: RunConfig) -> DatasetInfo:
     """What a worker does."""
     info = data.load(get_task(config.task), config.data, location.data_folders(config)).info
     location.check_data(config, info)

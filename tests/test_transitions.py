@@ -16,7 +16,9 @@ from diffcps.data.transitions import (
     trajectory_returns,
 )
 from diffcps.errors import UserError
+from diffcps.tasks.registry import get_task
 
+HOPPER = get_task("hopper-medium-v2")
 ORIGIN = Origin(source="d4rl", path=None, checksum="0", provenance="other", provenance_note="hand-made")
 
 
@@ -34,7 +36,8 @@ def rows_of(rewards, terminals, timeouts=None, observation_size=2):
 
 
 def build(rows, episode_limit=1000, terminals_end=True, **more):
-    return from_rows(rows, ORIGIN, episode_limit=episode_limit, terminals_end=terminals_end, **more)
+    task = replace(HOPPER, episode_limit=episode_limit, terminals_end=terminals_end)
+    return from_rows(task, rows, ORIGIN, **more)
 
 
 def one_at_a_time(rows, episode_limit):
@@ -173,7 +176,8 @@ def episode(rewards, terminated=False, truncated=False, start=0):
 
 
 def test_episodes_lose_no_transition_and_keep_the_true_next_observation():
-    built = from_episodes([episode([1, 2], truncated=True), episode([4, 8, 16], terminated=True, start=100)], ORIGIN)
+    episodes = [episode([1, 2], truncated=True), episode([4, 8, 16], terminated=True, start=100)]
+    built = from_episodes(HOPPER, episodes, ORIGIN)
     assert built.observations[:, 0].tolist() == [0, 1, 100, 101, 102]
     assert built.next_observations[:, 0].tolist() == [1, 2, 101, 102, 103]
     assert built.terminals.tolist() == [0, 0, 0, 0, 1]
@@ -186,7 +190,7 @@ def test_episodes_lose_no_transition_and_keep_the_true_next_observation():
 
 def test_a_cut_episode_does_not_leak_into_the_next_ones_return():
     episodes = [episode([1, 2]), episode([4], terminated=True), episode([8])]
-    built = from_episodes(episodes, ORIGIN)
+    built = from_episodes(HOPPER, episodes, ORIGIN)
     assert len(built) == 4
     assert built.info.returns.tolist() == [4]
     assert built.info.trajectories == 1
@@ -194,15 +198,15 @@ def test_a_cut_episode_does_not_leak_into_the_next_ones_return():
 
 def test_one_step_episodes_packed_in_one():
     packed = replace(episode([1, 0, 1, 1]), terminations=np.ones(4, dtype=bool))
-    built = from_episodes([packed], ORIGIN)
+    built = from_episodes(HOPPER, [packed], ORIGIN)
     assert built.terminals.tolist() == [1, 1, 1, 1]
     assert built.info.returns.tolist() == [1, 0, 1, 1]
 
 
 def test_episodes_of_no_step():
     with pytest.raises(UserError, match="no step"):
-        from_episodes([], ORIGIN)
-    assert len(from_episodes([episode([]), episode([1], terminated=True), episode([])], ORIGIN)) == 1
+        from_episodes(HOPPER, [], ORIGIN)
+    assert len(from_episodes(HOPPER, [episode([]), episode([1], terminated=True), episode([])], ORIGIN)) == 1
 
 
 def test_episodes_check_their_lengths_and_truncations():

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffcps.cli.policies import PolicyFlags
+from diffcps.cli.policies import PolicyFlags, bar
 from diffcps.errors import UserError
-from diffcps.runs.flags import DataFlags, Maybe
+from diffcps.runs.flags import DataFlags
 from diffcps.text import say
 
 
@@ -28,15 +27,13 @@ class Distil(DataFlags, PolicyFlags):
     """Folder for the files. It is created if it does not exist."""
     gradient_steps: int = 20_000
     """Gradient steps of the student."""
-    member: Maybe[int] = None
-    """Number of the policy in its pack, from 0. Default: the first."""
 
     def __call__(self) -> None:
         """Run it."""
         if self.gradient_steps < 1:
             raise UserError(f"--gradient-steps {self.gradient_steps}: at least one.")
         console = Console()
-        policy = self.found(self.member)[0]
+        policy = self.found()[0]
         from diffcps import data
         from diffcps.deploy.distil import distil
         from diffcps.tasks.registry import task_of
@@ -46,17 +43,12 @@ class Distil(DataFlags, PolicyFlags):
             raise UserError(reason)
         dataset = data.load(task_of(run), run.data, self.directories)
         _check_data(policy.card.dataset.get("checksum"), dataset.info.checksum, dataset.info.path)
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("distilling", total=self.gradient_steps)
-            found = distil(
-                policy,
-                dataset,
-                self.gradient_steps,
-                progress=lambda step, distance: bar.update(
-                    task, completed=step, description=f"squared distance {distance:.2g}"
-                ),
-            )
+        with bar(console, "distilling", self.gradient_steps) as update:
+
+            def show(step: int, distance: float) -> None:
+                update(completed=step, description=f"squared distance {distance:.2g}")
+
+            found = distil(policy, dataset, self.gradient_steps, progress=show)
         found.policy.save(self.folder)
         say(console, f"{run.task}, {run.algorithm}, seed {policy.card.seed}: {self.folder}")
         say(console, f"squared distance to the chain's actions: {found.distance:.2g}, in units of the action bound")

@@ -24,8 +24,6 @@ class Latency(PolicyFlags):
 
     candidates: Maybe[int] = None
     """The most actions sampled for each observation. Default: as in the evaluations during training."""
-    member: Maybe[int] = None
-    """Number of the policy in its pack, from 0. Default: the first."""
     no_onnx: bool = False
     """Time PyTorch alone; onnxruntime needs pip install 'diffcps[export]'."""
     json: bool = False
@@ -37,7 +35,7 @@ class Latency(PolicyFlags):
 
         if not self.no_onnx:
             onnx.require()
-        policy = self.found(self.member)[0]
+        policy = self.found()[0]
         console = Console(stderr=self.json)
         with console.status("exporting and timing (half a minute)"):
             found = latency.timings(policy, self.candidates, without_onnx=self.no_onnx)

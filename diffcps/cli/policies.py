@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,9 +39,11 @@ class PolicyFlags:
     """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
     tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
     """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
+    member: Maybe[int] = None
+    """Number of the policy in its pack, from 0. Default: the first."""
 
-    def found(self, member: int | None) -> "list[SavedPolicy]":
-        """The policies that are named: all members of a run folder (``member`` is `None`), or one policy.
+    def found(self) -> "list[SavedPolicy]":
+        """The policies that are named: all members of a run folder, if no member is given, or one policy.
 
         Raises `UserError` when there is no such policy, or its files are missing or damaged.
         """
@@ -53,7 +56,7 @@ class PolicyFlags:
 
             with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
                 folder = download(target, self.tracking_uri, self.results, Path(scratch))
-                return [load_policy(folder, member, best=self.best, step=self.step)]
+                return [load_policy(folder, self.member, best=self.best, step=self.step)]
         if "://" in target:
             raise UserError(
                 f"{target}: policies cannot be read from an object store. Copy the run folder to this machine and name the copy."
@@ -66,9 +69,9 @@ class PolicyFlags:
                     f"{target} is in several sweeps: {', '.join(str(path.parent.parent) for path in found)}. Give its full path."
                 )
             folder = found[0] if found else folder
-        if member is None and (folder / "config.json").exists():
+        if self.member is None and (folder / "config.json").exists():
             return members(RunFolder(folder), best=self.best, step=self.step)
-        return [load_policy(folder, member, best=self.best, step=self.step)]
+        return [load_policy(folder, self.member, best=self.best, step=self.step)]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class _Flags(PolicyFlags):
     """Actions sampled for each observation, of which the algorithm makes one. Default: as in the evaluations during training."""
     actor: Maybe[Actor] = None
     """The online policy, its moving average, or its one-step student. Default: as in the evaluations during training."""
+
+
+@contextmanager
+def bar(console: Console, title: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar. It is moved by what this gives, which takes the arguments of rich's `Progress.update`."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as shown:
+        yield partial(shown.update, shown.add_task(title, total=total))
 
 
 # `diffcps export`: a trained policy as files for use outside this project -------------------------------------------
@@ -95,8 +106,6 @@ class Export(_Flags):
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
     """Folder for the files. It is created if it does not exist."""
-    member: Maybe[int] = None
-    """Number of the policy in its pack, from 0. Default: the first."""
     no_onnx: bool = False
     """Do not write policy.onnx. It is written by default, which needs pip install 'diffcps[export]'."""
 
@@ -107,7 +116,7 @@ class Export(_Flags):
         console = Console()
         if not self.no_onnx:
             onnx.require()
-        policy = self.found(self.member)[0]
+        policy = self.found()[0]
         policy.save(self.folder)
         step, steps = policy.card.step, policy.card.run.steps
         newest = self.step is None and not self.best
@@ -168,7 +177,7 @@ class Evaluate(_Flags):
         if self.video is not None and self.video.suffix.lower() != ".mp4":
             raise UserError(f"--video {self.video}: the name of the file must end in .mp4.")
         console = Console(stderr=self.json)
-        policies = self.found(self.member)
+        policies = self.found()
         if self.video is not None:
             from diffcps.deploy import film
             from diffcps.deploy.evaluate import check_film
@@ -191,11 +200,11 @@ class Evaluate(_Flags):
         from diffcps.deploy.evaluate import PARALLEL_EPISODES, evaluate
         from diffcps.tasks.registry import task_of
 
-        steps = task_of(policy.card.run).episode_limit * -(-self.episodes // PARALLEL_EPISODES)
-        with _bar(console, f"seed {policy.card.seed}", steps) as progress:
+        steps = task_of(policy.card.run).episode_limit * -(-self.episodes // PARALLEL_EPISODES)  # many end earlier
+        with bar(console, f"seed {policy.card.seed}", steps) as update:
             return evaluate(
                 policy, self.episodes, candidates=self.candidates, actor=self.actor, physics=self.physics, seed=self.seed,
-                threads=torch.get_num_threads(), progress=progress, record=first and self.video is not None,
+                threads=torch.get_num_threads(), progress=partial(update, advance=1), record=first and self.video is not None,
             )  # fmt: skip
 
     def _print(self, policies: "list[SavedPolicy]", results: "list[EpisodeResults]", console: Console) -> None:
@@ -228,26 +237,12 @@ class Evaluate(_Flags):
 
         assert self.video is not None
         episode = results.typical
-        with Progress(
-            TextColumn("filming"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
-        ) as bar:
-            task = bar.add_task("", total=None)
-            file = film.write(
-                results, episode, self.video, lambda done, of: bar.update(task, completed=done, total=of)
-            )  # fmt: skip
+        with bar(console, "filming") as update:
+            file = film.write(results, episode, self.video, lambda done, of: update(completed=done, total=of))
         say(
             console,
             f"film: {file}, an episode with score {results.scores[episode]:.1f} and {results.lengths[episode]} steps",
         )
-
-
-@contextmanager
-def _bar(console: Console, title: str, steps: int) -> Iterator[Callable[[], None]]:
-    """A progress bar for the longest possible episodes; many end earlier."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=steps)
-        yield lambda: bar.advance(task)
 
 
 def to_json(policy: "SavedPolicy", results: "EpisodeResults") -> dict[str, object]:

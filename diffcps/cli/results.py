@@ -49,15 +49,11 @@ class Results:
             )
         found.write(self.into)
         if self.policies:
+            from diffcps.deploy import load_policy  # imports torch
+
             for trial in trials:
-                self._save(trial.folder, trial.key)
+                load_policy(trial.folder, 0).save(self.into / POLICIES / trial.key)
             say(console, f"policies of the first seeds: {self.into / POLICIES}")
         if left := sum(len(joined(sweep.trials)) for sweep in sweeps) - len(trials):
             say(console, f"{counted(left, 'trial')} left out: not complete, or without a score or facts on the data")
         say(console, f"page: {self.into / PAGE}, {counted(found.scores['key'].nunique(), 'trial')}")
-
-    def _save(self, run: Path, key: str) -> None:
-        """Save the first seed's policy of a trial."""
-        from diffcps.deploy import load_policy
-
-        load_policy(run, 0).save(self.into / POLICIES / key)

@@ -1,7 +1,6 @@
 """`diffcps select`: the policy that a criterion without an environment would deploy, and how much to believe it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -46,8 +45,7 @@ class Select:
         from diffcps.report import selection
         from diffcps.runs.read import collect
 
-        console, folder = Console(), Path(located(self.sweep, self.results).folder)
-        sweep = collect(folder)
+        console, sweep = Console(), collect(located(self.sweep, self.results).folder)
         if self.by is None:
             if self.register:
                 raise UserError("--register needs --by CRITERION: without one nothing is chosen.")
@@ -67,7 +65,7 @@ class Select:
                 f"checkpoint is in the object store. Copy the run folder {earlier[0].trial.key} to this machine, and export it: "
                 f"diffcps export FOLDER OUT --member {earlier[0].member} --step {earlier[0].step}."
             )
-        say(console, f"{self.by}: {selection.CRITERIA[self.by].says}")
+        say(console, f"{self.by}: {CRITERIA[self.by].says}")
         for task, own in found.items():
             console.print(terminal_table(selection.ranking(own, self.by), task))
             say(console, f"to deploy: {own[0].trial.folder}, member {own[0].member}{_at(own[0])}")

@@ -153,7 +153,7 @@ def _read(config: RunConfig, directories: tuple[Path, ...], console: Console) ->
         def show(done: int, rows: int) -> None:
             status.update(f"collecting data: {done:,} of {rows:,} rows, {100 * done // rows} %")
 
-        if data.library.source(config.data.source).rows(task_of(config)) is not None:
+        if data.library.source(config.data.source).makes:
             say(console, f"data: collected here, {config.data.rows:,} rows")
         info = data.load(task_of(config), config.data, directories, show).info
     say(console, f"data: {info.rows:,} rows from {info.path}")

@@ -7,6 +7,5 @@ import os
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 
 from diffcps.data.library import load, missing
-from diffcps.data.transitions import DatasetInfo, Episode, Transitions
 
-__all__ = ["DatasetInfo", "Episode", "Transitions", "load", "missing"]
+__all__ = ["load", "missing"]

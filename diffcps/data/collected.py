@@ -28,6 +28,7 @@ class Collected(Source):
 
     name = "collected"
     says = "collected data, made when they are first needed"
+    makes = True
 
     def load(self, task: Task, path: Path) -> Transitions:
         """See ``Source.load``."""
@@ -35,11 +36,7 @@ class Collected(Source):
         origin = Origin(
             source=self.name, path=path, checksum=checksum(found), provenance="other", provenance_note=_NOTE
         )
-        return from_episodes(found, origin, terminals_end=task.terminals_end, episode_limit=task.episode_limit)
-
-    def rows(self, task: Task) -> int:
-        """As many as D4RL's own data set has."""
-        return task.rows
+        return from_episodes(task, found, origin)
 
     def places(self, directories: Sequence[Path]) -> list[Path]:
         """The given folders and the one that data are made in."""
@@ -90,8 +87,7 @@ class Collected(Source):
         """See ``Source.record``."""
         from diffcps.data.checking import recording
 
-        found = episodes.read(path)
-        return recording.from_episodes(task, found), recording.shapes(found)
+        return recording.from_episodes(task, episodes.read(path))
 
 
 SOURCE = Collected()

@@ -148,13 +148,7 @@ def transitions(task: Task, rows: Rows, source: str, path: Path, sha256: str) ->
     """
     verdict, note = provenance.judge(task, sha256, rows.observations)
     origin = Origin(source=source, path=path, checksum=sha256, provenance=verdict, provenance_note=note)
-    return from_rows(
-        rows,
-        origin,
-        episode_limit=task.episode_limit,
-        terminals_end=task.terminals_end,
-        keep_terminals=verdict == "other",
-    )
+    return from_rows(task, rows, origin, keep_terminals=verdict == "other")
 
 
 def read(task: Task, path: Path) -> Rows:
@@ -165,7 +159,18 @@ def read(task: Task, path: Path) -> Rows:
     when a value is NaN or infinite, a flag is neither 0 nor 1, or an action is outside the task's bounds.
     """
     with opened(path) as file:
-        return _read(task, path, file)
+        datasets = _datasets(path, file)
+        _check_shapes(task, path, datasets)
+        observations = _floats(path, datasets["observations"])
+        actions = _floats(path, datasets["actions"])
+        check_actions(path, actions, task)
+        return Rows(
+            observations=observations,
+            actions=actions,
+            rewards=_floats(path, datasets["rewards"]).reshape(-1),
+            terminals=_flags(path, datasets["terminals"]),
+            timeouts=_flags(path, datasets["timeouts"]) if "timeouts" in datasets else None,
+        )
 
 
 @contextmanager
@@ -225,21 +230,6 @@ def check_file(path: Path) -> None:
     if not h5py.is_hdf5(path):
         what = recognised(beginning) or f"it begins with {beginning[:8]!r}"
         raise UserError(f"{path}: not an HDF5 file: {what}. Copy or download D4RL's file again.")
-
-
-def _read(task: Task, path: Path, file: h5py.File) -> Rows:
-    datasets = _datasets(path, file)
-    _check_shapes(task, path, datasets)
-    observations = _floats(path, datasets["observations"])
-    actions = _floats(path, datasets["actions"])
-    check_actions(path, actions, task)
-    return Rows(
-        observations=observations,
-        actions=actions,
-        rewards=_floats(path, datasets["rewards"]).reshape(-1),
-        terminals=_flags(path, datasets["terminals"]),
-        timeouts=_flags(path, datasets["timeouts"]) if "timeouts" in datasets else None,
-    )
 
 
 def _datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:

@@ -49,8 +49,8 @@ _POLL = 0.2
 class Outcome:
     """The result for one file."""
 
-    tasks: tuple[str, ...]
-    """Names of the tasks that read it."""
+    task: str
+    """Name of the task that reads it."""
     path: Path
     """Where it is, or should be."""
     state: Literal["downloaded", "already here", "failed"]
@@ -61,7 +61,7 @@ class Outcome:
 
 
 class Watcher(Protocol):
-    """Is called from several threads; ``task`` is the first task that reads the file."""
+    """Is called from several threads; ``task`` is the name of the task that reads the file."""
 
     def progress(self, task: str, have: int, total: int | None) -> None:
         """``have`` bytes of the file are on the disk."""
@@ -91,9 +91,6 @@ def download(
 
     Raises ``UserError`` when a task has no D4RL file or the folder cannot be written.
     """
-    readers: dict[str, list[Task]] = {}
-    for task in tasks:
-        readers.setdefault(d4rl.public_path(task), []).append(task)
     shared = _Shared(
         folder=folder.expanduser().absolute(),
         mirrors=mirrors,
@@ -102,8 +99,8 @@ def download(
         patience=patience,
         published=published,
     )
-    files = [_File(shared, sub_path, tasks) for sub_path, tasks in readers.items()]
-    if not all(file.copies() for file in files):
+    files = [_File(shared, task) for task in tasks]
+    if not all(file.copy() for file in files):
         _make_folder(shared.folder)
     outcomes = _in_threads(files, jobs, shared)
     return [outcomes[file.path] for file in files]
@@ -134,11 +131,14 @@ def _in_threads(files: "Sequence[_File]", jobs: int, shared: _Shared) -> dict[Pa
     waiting, outcomes, defects = deque(files), dict[Path, Outcome](), list[BaseException]()
 
     def work() -> None:
-        while waiting and not shared.stop.is_set():
+        while not shared.stop.is_set():
             try:
                 file = waiting.popleft()
+            except IndexError:  # none is left
+                return
+            try:
                 outcomes[file.path] = file.fetch()
-            except (IndexError, _StoppedError):
+            except _StoppedError:
                 return
             except BaseException as error:
                 defects.append(error)
@@ -166,10 +166,9 @@ def _in_threads(files: "Sequence[_File]", jobs: int, shared: _Shared) -> dict[Pa
 class _File:
     """The download of one file."""
 
-    def __init__(self, shared: _Shared, sub_path: str, readers: Sequence[Task]) -> None:
-        self.shared, self.sub_path, self.readers = shared, sub_path, readers
-        self.tasks = tuple(task.name for task in readers)
-        self.path = shared.folder / sub_path.rpartition("/")[2]
+    def __init__(self, shared: _Shared, task: Task) -> None:
+        self.shared, self.task, self.sub_path = shared, task, d4rl.public_path(task)
+        self.path = shared.folder / str(task.d4rl_file)
         self.tried: list[tuple[str, str]] = []
 
     def fetch(self) -> Outcome:
@@ -183,31 +182,30 @@ class _File:
                 outcome = self._failed(str(error))
             except OSError as error:
                 outcome = self._failed(f"{error.filename or self.path}: {error.strerror or error}")
-        self.shared.watcher.ended(self.tasks[0], outcome)
+        self.shared.watcher.ended(self.task.name, outcome)
         return outcome
 
-    def copies(self) -> list[Path]:
-        """Files of this name on this machine."""
-        folders = (self.shared.folder, *self.shared.elsewhere)
-        return [path for folder in folders if os.path.lexists(path := folder / self.path.name)]
+    def copy(self) -> Path | None:
+        """The first file of this name on this machine; a link that leads nowhere is one."""
+        paths = (folder / self.path.name for folder in (self.shared.folder, *self.shared.elsewhere))
+        return next(filter(os.path.lexists, paths), None)
 
     def _existing(self) -> Outcome | None:
         """The outcome when there is a copy, which is never changed or replaced."""
-        found = next(iter(self.copies()), None)
+        found = self.copy()
         if found is None:
             return None
         try:
-            for task in self.readers:
-                d4rl.check_layout(task, found)
+            d4rl.check_layout(self.task, found)
         except UserError as error:
             reason = f"{error} It was not changed: move or delete it, and run the same command again."
-            return Outcome(self.tasks, found, "failed", reason=reason)
+            return Outcome(self.task.name, found, "failed", reason=reason)
         if found.name in self.shared.published:
             provenance.sha256_of(found)
-        return Outcome(self.tasks, found, "already here")
+        return Outcome(self.task.name, found, "already here")
 
     def _failed(self, reason: str | None) -> Outcome:
-        return Outcome(self.tasks, self.path, "failed", tried=tuple(self.tried), reason=reason)
+        return Outcome(self.task.name, self.path, "failed", tried=tuple(self.tried), reason=reason)
 
     def _downloaded(self) -> Outcome:
         for mirror in self.shared.mirrors:
@@ -220,7 +218,7 @@ class _File:
                     if isinstance(error, TransferError | WrongFileError):
                         break  # the mirror's other URL is on the same host, or gives the same file
                 else:
-                    return Outcome(self.tasks, self.path, "downloaded", tuple(self.tried))
+                    return Outcome(self.task.name, self.path, "downloaded", tuple(self.tried))
         return self._failed(None)
 
     def _download(self, partial: "Partial") -> None:
@@ -228,13 +226,13 @@ class _File:
         resumed = partial.received() is not None
         self._complete(partial)
         try:
-            partial.finish(self.readers, self.shared.published)
+            partial.finish(self.task, self.shared.published)
         except WrongFileError as error:
             if not resumed:
                 raise
             self._say(partial.url, f"{error}; its first part is from an earlier run, so it is downloaded again")
             self._complete(partial)
-            partial.finish(self.readers, self.shared.published)
+            partial.finish(self.task, self.shared.published)
 
     def _complete(self, partial: "Partial") -> None:
         """Have the whole of a partial file, with repeated attempts for as long as they bring new bytes."""
@@ -292,17 +290,17 @@ class _File:
         for block in blocks:
             partial.append(block)
             have += len(block)
-            self.shared.watcher.progress(self.tasks[0], have, answer.total)
+            self.shared.watcher.progress(self.task.name, have, answer.total)
             if self.shared.stop.is_set():
                 raise _StoppedError
 
     def _say(self, url: str, text: str) -> None:
-        self.shared.watcher.say(self.tasks[0], f"{url}: {text}")
+        self.shared.watcher.say(self.task.name, f"{url}: {text}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Wait until no other process downloads this file, then keep others from it."""
-        watcher, task = self.shared.watcher, self.tasks[0]
+        watcher, task = self.shared.watcher, self.task.name
         file = self.path.with_name(f".{self.path.name}.lock")
         lock = filelock.FileLock(file)
         try:
@@ -387,11 +385,10 @@ class Partial:
         if needed > free:
             _remove(others)
 
-    def finish(self, tasks: Sequence[Task], published: Mapping[str, str]) -> None:
-        """Give the file its name when the tasks can read it; else delete it and raise ``WrongFileError``."""
+    def finish(self, task: Task, published: Mapping[str, str]) -> None:
+        """Give the file its name when the task can read it; else delete it and raise ``WrongFileError``."""
         try:
-            for task in tasks:
-                d4rl.check_layout(task, self.path)
+            d4rl.check_layout(task, self.path)
         except UserError as error:
             _remove([self.path])
             raise WrongFileError(str(error).removeprefix(f"{self.path}: ")) from error

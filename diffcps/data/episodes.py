@@ -100,8 +100,32 @@ def read(path: Path, flatten: "Callable[[Space[Any], Any], Any]" = lambda space,
             for e in dataset.iterate_episodes()
         ]
         total = dataset.total_steps
-    _check(path, episodes, total)
+    rows = sum(len(episode.rewards) for episode in episodes)
+    if rows != total or rows == 0:
+        raise UserError(
+            f"{path} is not complete: it holds {rows} steps, its metadata say {total}. Delete it and make it again."
+        )
+    check(path, episodes)
+    promised = notes(path).get("checksum")
+    if promised is not None and promised != checksum(episodes):
+        raise UserError(
+            f"{path} is damaged: its arrays do not match the checksum in its metadata. Delete it and make it again."
+        )
     return episodes
+
+
+def check(path: Path, episodes: Sequence[Episode]) -> None:
+    """Raise ``UserError`` when the episodes for, or of, the data set at ``path`` are not flat vectors of finite numbers."""
+    for number, episode in enumerate(episodes):
+        for name in ("observations", "actions"):
+            array = getattr(episode, name)
+            if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+                raise UserError(
+                    f"{path}: {name} of episode {number} are {array.dtype} of shape {array.shape}; only flat vectors "
+                    f"of real numbers [steps, size] can be learned from."
+                )
+        for name in ("observations", "actions", "rewards"):
+            check_finite(f"{path}: '{name}' of episode {number}", getattr(episode, name))
 
 
 def spaces(path: Path) -> "tuple[Space[Any], Space[Any]]":
@@ -144,29 +168,6 @@ def notes(path: Path) -> dict[str, Any]:
     """The project's own entry in the metadata; empty when there is none. Raises as ``metadata`` does."""
     found = metadata(path).get(KEY, {})
     return found if isinstance(found, dict) else {}
-
-
-def _check(path: Path, episodes: Sequence[Episode], total: int) -> None:
-    rows = sum(len(episode.rewards) for episode in episodes)
-    if rows != total or rows == 0:
-        raise UserError(
-            f"{path} is not complete: it holds {rows} steps, its metadata say {total}. Delete it and make it again."
-        )
-    for number, episode in enumerate(episodes):
-        for name in ("observations", "actions"):
-            array = getattr(episode, name)
-            if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
-                raise UserError(
-                    f"{path}: {name} of episode {number} are {array.dtype} of shape {array.shape}; only flat vectors "
-                    f"of real numbers [steps, size] can be learned from."
-                )
-        for name in ("observations", "actions", "rewards"):
-            check_finite(f"{path}: '{name}' of episode {number}", getattr(episode, name))
-    promised = notes(path).get("checksum")
-    if promised is not None and promised != checksum(episodes):
-        raise UserError(
-            f"{path} is damaged: its arrays do not match the checksum in its metadata. Delete it and make it again."
-        )
 
 
 def _claim(folder: Path, episodes: Sequence[Episode], more: int) -> None:

@@ -8,7 +8,6 @@ D4RL file.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +30,22 @@ _NUMBERS = ("observations", "actions", "rewards")
 _USED = (*d4rl.REQUIRED, "timeouts")
 
 
-@dataclass(frozen=True)
-class Imported:
-    """A D4RL file as a Minari data set."""
-
-    id: str
-    """Minari's id."""
-    path: Path
-    """Its folder."""
-    info: DatasetInfo
-    new: bool
-    """Whether it was written now; else it was there already, from a file of the same bytes."""
-
-
-def import_file(task: Task, path: Path, root: Path) -> Imported:
+def import_file(task: Task, path: Path, root: Path) -> tuple[DatasetInfo, bool]:
     """Store a task's D4RL file as a Minari data set under ``root``; the same file again changes nothing.
 
-    Raises ``UserError`` when the file is broken, in any way that ``d4rl.load`` refuses, before anything is written; when
-    the data set is there already, but of another file or damaged; and when ``root`` cannot be written.
+    Returns what is known of the data set, and whether it was written now. Raises ``UserError`` when the file is broken, in
+    any way that ``d4rl.load`` refuses, before anything is written; when the data set is there already, but of another file
+    or damaged; and when ``root`` cannot be written.
     """
     from diffcps import envs
 
     target = root / minari.imported_id(task)
     if target.exists():
-        return _again(task, path, target)
-    read = d4rl.load(task, path)
-    rows = _stored(path, d4rl.read(task, path))
-    episodes, left_over = split(rows, episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+        return _again(task, path, target), False
+    rows = d4rl.read(task, path)
+    info = d4rl.transitions(task, rows, "d4rl", path=path, sha256=files.sha256(path)).info
+    rows = _stored(path, rows)
+    episodes, left_over = split(task, rows)
     if not episodes:
         raise UserError(
             f"{path}: its {len(rows.rewards)} row(s) hold no transition with a next observation, so no episode can be made of "
@@ -65,19 +53,19 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
         )
     kept = _taken(rows, left_over)
     image, dangling = _left_over_file(kept, path)
-    file = {"name": path.name, "sha256": read.info.checksum, "columns": _columns(path), "links_left_out": dangling}
+    file = {"name": path.name, "sha256": info.checksum, "columns": _columns(path), "links_left_out": dangling}
     own = {
         "task": task.name,
         "file": file,
-        "provenance": read.info.provenance,
-        "provenance_note": read.info.provenance_note,
+        "provenance": info.provenance,
+        "provenance_note": info.provenance_note,
         "left_over": {"rows": len(left_over), "timeouts": rows.timeouts is not None, "checksum": _checksum(kept)},
     }
     about = {
         "algorithm_name": "see D4RL",
         "description": (
-            f"{path.name} (sha256 {read.info.checksum}), D4RL's file format, imported for the task {task.name}. "
-            f"{read.info.provenance_note} Rows without a next observation are not among the steps; DiffCPS keeps them in "
+            f"{path.name} (sha256 {info.checksum}), D4RL's file format, imported for the task {task.name}. "
+            f"{info.provenance_note} Rows without a next observation are not among the steps; DiffCPS keeps them in "
             f"{LEFT_OVER}. env_spec is the environment that DiffCPS evaluates the task in."
             + "".join(
                 f" The file's link '{name}' leads nowhere ({target}) and was left out."
@@ -96,7 +84,7 @@ def import_file(task: Task, path: Path, root: Path) -> Imported:
         own=own,
         beside={LEFT_OVER: image},
     )
-    return Imported(minari.imported_id(task), written, load(task, written).info, new=True)
+    return load(task, written).info, True
 
 
 def load(task: Task, path: Path) -> Transitions:
@@ -148,7 +136,7 @@ def join(episodes: Sequence[Episode], kept: Rows, index: NDArray[np.int64]) -> R
     )
 
 
-def _again(task: Task, path: Path, target: Path) -> Imported:
+def _again(task: Task, path: Path, target: Path) -> DatasetInfo:
     """The data set that is there already. Raises ``UserError`` when it is another file's."""
     digest = files.sha256(path)
     info = load(task, target).info
@@ -157,7 +145,7 @@ def _again(task: Task, path: Path, target: Path) -> Imported:
             f"{target} was imported from another file of {task.name}: its sha256 is {info.checksum[:12]}…, that of {path} "
             f"is {digest[:12]}…. Delete the data set, or import into another folder with --root."
         )
-    return Imported(minari.imported_id(task), target, info, new=False)
+    return info
 
 
 def _stored(path: Path, rows: Rows) -> Rows:

@@ -7,7 +7,7 @@ does not look at its name. ``docs/add-a-data-set.md`` adds one.
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,8 @@ class Source:
     """Its name in ``SOURCES``."""
     says: str
     """Its data in a few words."""
+    makes: bool = False
+    """Whether it makes data that are missing (``make``); the others only read."""
     packages: tuple[str, ...] = ()
     """Packages, besides those of the project, that its data or environments need; runs record their versions."""
 
@@ -86,12 +88,8 @@ class Source:
         """The data set in a few words, for a report; ``provenance`` is that of its ``DatasetInfo``."""
         return self.name
 
-    def rows(self, task: Task) -> int | None:
-        """Rows that ``make`` makes unless told otherwise; ``None`` for a source that only reads."""
-        return None
-
     def make(self, task: Task, data: DataConfig, progress: Progress | None) -> Path:
-        """Make the task's data set, for a source that has ``rows``; the path of it."""
+        """Make the task's data set, for a source that ``makes`` some; the path of it."""
         raise NotImplementedError
 
     def every(self, task: Task, directories: Sequence[Path]) -> list[Path]:
@@ -149,8 +147,7 @@ class Source:
             if first is not None and not path.samefile(first.path):
                 known = holding.sha256 is not None and first.sha256 is not None
                 if holding.size != first.size or (known and holding.sha256 != first.sha256):
-                    fault = f"it differs from {first.path}. Rename or remove the wrong one."
-                    holding = Holding(**{**vars(holding), "fault": fault})
+                    holding = replace(holding, fault=f"it differs from {first.path}. Rename or remove the wrong one.")
             found.append(holding)
         return found
 
@@ -192,7 +189,7 @@ def configured(task: Task, name: str | None = None, rows: int | None = None) -> 
     if (refused := not_offered(task, data)) is not None:
         raise UserError(refused)
     # a file is read whole: a number of rows must not make another trial of it
-    return data if source(data.source).rows(task) is not None else data.replaced(rows=task.rows)
+    return data if source(data.source).makes else data.replaced(rows=task.rows)
 
 
 def load(task: Task, data: DataConfig, directories: Sequence[Path], progress: Progress | None = None) -> "Transitions":
@@ -208,7 +205,7 @@ def load(task: Task, data: DataConfig, directories: Sequence[Path], progress: Pr
     chosen = source(data.source)
     path = chosen.find(task, data, directories)
     if path is None:
-        if chosen.rows(task) is None:
+        if not chosen.makes:
             raise UserError(chosen.missing([task], directories))
         path = chosen.make(task, data, progress)
     return chosen.load(task, path)
@@ -226,7 +223,7 @@ def missing(wanted: Sequence[tuple[Task, DataConfig]], directories: Sequence[Pat
     absent: dict[str, dict[str, Task]] = {}
     for task, data in wanted:
         chosen = source(data.source)
-        if chosen.rows(task) is None and chosen.find(task, data, directories) is None:
+        if not chosen.makes and chosen.find(task, data, directories) is None:
             absent.setdefault(data.source, {})[task.name] = task
     return "\n".join(source(name).missing(list(tasks.values()), directories) for name, tasks in absent.items()) or None
 
@@ -275,11 +272,11 @@ def look_up(named: str, task: str | None, directories: Sequence[Path]) -> DataSe
         return _at(path, task)
     if path.exists():
         raise UserError(f"{path} is neither a file nor a folder.")
-    if path.suffix or len(path.parts) > 1:
-        raise UserError(f"{path}: there is no such file.")
     try:
         found = get_task(named)
     except UserError as error:
+        if path.suffix or len(path.parts) > 1:
+            raise UserError(f"{path}: there is no such file.") from error
         near = nearest(named, [*TASKS, *defined()]) or "."
         raise UserError(
             f"{named!r} is neither a file, nor a folder, nor a task{near} `diffcps data list` shows the tasks."

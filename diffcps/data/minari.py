@@ -33,7 +33,6 @@ from diffcps.files import unwritable_as_user_error, write_json
 from diffcps.tasks.registry import TASKS, Task, from_definition, get_task, read_definition, task_folder
 
 if TYPE_CHECKING:
-    import gymnasium
     from gymnasium.envs.registration import EnvSpec
 
     from diffcps.data.checking.recording import Recording
@@ -51,8 +50,6 @@ class Found:
     """A data set, and the task that is made from it."""
 
     definition: TaskDefinition
-    path: Path
-    """The data set's folder."""
     info: DatasetInfo
     observations: str
     """Its observation space as text."""
@@ -121,8 +118,7 @@ class Minari(Source):
 
         if task.definition is None:
             return recording.from_rows(task, imports.read(task, path)[0]), {}
-        found = read(task, path)
-        return recording.from_episodes(task, found), recording.shapes(found)
+        return recording.from_episodes(task, read(task, path))
 
 
 SOURCE = Minari()
@@ -255,9 +251,7 @@ def describe(dataset_id: str, evaluated: bool = True) -> Found:
     )
     task = from_definition(definition)
     info = _transitions(task, path, _as_evaluated(task, episodes)).info
-    return Found(
-        definition, path, info=info, observations=str(observation_space), settings_of=model.name if model else None
-    )
+    return Found(definition, info, observations=str(observation_space), settings_of=model.name if model else None)
 
 
 def register(definition: TaskDefinition) -> tuple[Path, bool]:
@@ -376,7 +370,7 @@ def _environment_text(dataset_id: str, metadata: Mapping[str, Any], evaluated: b
 
 
 def _check_environment(dataset_id: str, spec: "EnvSpec", size: int, actions: tuple[int, float]) -> None:
-    """Raise ``UserError`` when the environment cannot be made, or a data set is not of it."""
+    """Raise ``UserError`` when the environment cannot be made, or a data set's observations or actions are not of it."""
     from diffcps.envs import recorded
 
     try:
@@ -384,26 +378,19 @@ def _check_environment(dataset_id: str, spec: "EnvSpec", size: int, actions: tup
     except UserError as error:
         raise UserError(f"{error} {_WITHOUT}") from error
     with contextlib.closing(environment):
-        _compare_spaces(dataset_id, environment, size, actions)
-
-
-def _compare_spaces(
-    dataset_id: str, environment: "gymnasium.Env[Any, Any]", size: int, actions: tuple[int, float]
-) -> None:
-    """Raise ``UserError`` when observations or actions of a data set are not those of its environment."""
-    from diffcps.envs import recorded
-
-    name = environment.spec.id if environment.spec is not None else "?"
-    theirs = recorded.observation_size(environment.observation_space, f"{dataset_id}: the observations of {name}")
+        theirs = recorded.observation_size(
+            environment.observation_space, f"{dataset_id}: the observations of {spec.id}"
+        )
+        their_actions = recorded.action_bounds(environment.action_space)
+    another = "Another version of the environment was recorded; install the one that fits."
     if theirs != size:
         raise UserError(
-            f"{dataset_id}: its observations are of {size} numbers, those of its environment {name} of {theirs}. Another "
-            f"version of the environment was recorded; install the one that fits."
+            f"{dataset_id}: its observations are of {size} numbers, those of its environment {spec.id} of {theirs}. {another}"
         )
-    if (found := recorded.action_bounds(environment.action_space)) != actions:
+    if their_actions != actions:
         raise UserError(
-            f"{dataset_id}: its actions are {actions[0]} numbers in ±{actions[1]:g}, those of its environment {name} are "
-            f"{found[0]} in ±{found[1]:g}. Another version of the environment was recorded; install the one that fits."
+            f"{dataset_id}: its actions are {actions[0]} numbers in ±{actions[1]:g}, those of its environment {spec.id} are "
+            f"{their_actions[0]} in ±{their_actions[1]:g}. {another}"
         )
 
 
@@ -419,9 +406,8 @@ def _as_evaluated(task: Task, episodes: list[Episode]) -> list[Episode]:
     return [_ending_at_the_goal(episode) for episode in episodes] if task.score == "success" else episodes
 
 
-def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transitions:
-    """Transitions of what ``read`` gives. Raises ``UserError`` when the episodes are not what the task was made from."""
-    assert task.definition is not None
+def check_fit(task: Task, path: Path, episodes: Sequence[Episode]) -> None:
+    """Raise ``UserError`` when the episodes for, or of, the data set at ``path`` have other sizes or bounds than the task."""
     widths = {
         "observations": (task.observation_size, {e.observations.shape[1] for e in episodes}),
         "actions": (task.action_size, {e.actions.shape[1] for e in episodes}),
@@ -433,6 +419,12 @@ def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transit
                 f"If the data set has changed, delete the task's file and run `diffcps data minari` again."
             )
     check_actions(path, np.concatenate([e.actions for e in episodes]), task)
+
+
+def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transitions:
+    """Transitions of what ``read`` gives. Raises ``UserError`` when the episodes are not what the task was made from."""
+    assert task.definition is not None
+    check_fit(task, path, episodes)
     origin = Origin(
         source="minari",
         path=path,
@@ -440,7 +432,7 @@ def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transit
         provenance="other",
         provenance_note=f"Minari's {task.definition.minari_id}: not D4RL's data.{other_maze(path)}",
     )
-    return from_episodes(episodes, origin, terminals_end=task.terminals_end, episode_limit=task.episode_limit)
+    return from_episodes(task, episodes, origin)
 
 
 def _ending_at_the_goal(episode: Episode) -> Episode:

@@ -229,8 +229,9 @@ def _ask_store(url: str, received: Received | None, patience: Patience) -> Answe
     if facts["type"] != "file":
         raise RefusedError("it is a folder or a device, not a file")
     total, validator = int(facts["size"]), fingerprint(facts)
-    continues = received is not None and (received.total, received.validator) == (total, validator)
-    start = received.size if continues and received is not None else 0
+    start = 0
+    if received is not None and (received.total, received.validator) == (total, validator):
+        start = received.size
 
     def blocks() -> Iterator[bytes]:
         for first in range(start, total, RANGE):

@@ -70,10 +70,7 @@ class OGBench(Source):
         origin = Origin(
             source=self.name, path=path, checksum=files.sha256(path), provenance="unverified", provenance_note=note
         )
-        transitions = from_episodes(
-            found.episodes, origin, terminals_end=task.terminals_end, episode_limit=task.episode_limit
-        )
-        return replace(transitions, rewards=found.rewards)
+        return replace(from_episodes(task, found.episodes, origin), rewards=found.rewards)
 
     def wanted(self, task: Task) -> str:
         """The file that the five tasks share."""
@@ -119,8 +116,7 @@ class OGBench(Source):
         """The steps, with success as reward."""
         from diffcps.data.checking import recording
 
-        found = read(task, path).episodes
-        return recording.from_episodes(task, found), recording.shapes(found)
+        return recording.from_episodes(task, read(task, path).episodes)
 
 
 SOURCE = OGBench()
@@ -151,7 +147,7 @@ def read(task: Task, path: Path) -> Labelled:
         _label(task, path, arrays)
     success = arrays["masks"] == 0
     rows = Rows(arrays["observations"], arrays["actions"], success.astype(np.float32), terminals=success, timeouts=ends)
-    episodes, _ = split(rows, episode_limit=task.episode_limit, terminals_end=False)
+    episodes, _ = split(task, rows)
     return Labelled(episodes, arrays["rewards"].astype(np.float32)[~ends], own)
 
 

@@ -1,5 +1,6 @@
 """Data of one's own as a task: episodes recorded in a Gymnasium environment become a Minari data set and a task."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,17 @@ def _make(environment: str) -> "gymnasium.Env[Any, Any]":
 
 def _episode(environment: "gymnasium.Env[Any, Any]", act: Act, rng: np.random.Generator) -> Episode:
     observation, _ = environment.reset(seed=int(rng.integers(2**31)))
-    observations, actions, rewards = [observation], [], []
+    # copies: an environment or a behaviour may give the same array again, with other numbers
+    observations, actions, rewards = [np.array(observation, dtype=np.float32)], [], []
     terminated = truncated = False
     while not (terminated or truncated):
-        actions.append(np.asarray(act(observation, rng), dtype=np.float32))
+        actions.append(np.array(act(observation, rng), dtype=np.float32))
         observation, reward, terminated, truncated, _ = environment.step(actions[-1])
-        observations.append(observation)
+        observations.append(np.array(observation, dtype=np.float32))
         rewards.append(float(reward))
     ends = np.zeros((2, len(rewards)), dtype=bool)
     ends[:, -1] = terminated, truncated and not terminated
-    return Episode(np.stack(observations).astype(np.float32), np.stack(actions), np.array(rewards), *ends)
+    return Episode(np.stack(observations), np.stack(actions), np.array(rewards), *ends)
 
 
 def save(
@@ -92,42 +94,55 @@ def save(
         settings: fields of ``TaskDefinition`` that differ from its defaults, ``steps`` or ``settings`` for example.
 
     Raises:
-        UserError: the id is impossible or taken by other episodes or a task of other references, or the environment
-            cannot be made here or has spaces that cannot be learned from.
+        UserError: the id is impossible or taken by other episodes or a task of other references, the environment cannot
+            be made here or has spaces that cannot be learned from, the episodes are not of it, or there is no such setting.
     """
     if not minari.ID.fullmatch(dataset_id):
         raise UserError(f"{dataset_id!r} is no id of a Minari data set: write it like mine/pendulum-v0.")
-    made = _make(environment)
-    assert made.spec is not None
-    spec = made.spec.to_json()
-    action_size, bound = recorded.action_bounds(made.action_space)
-    low, high = references or (0.0, 100.0)
-    draft = from_definition(
-        TaskDefinition(
-            name=minari.task_name(dataset_id), minari_id=dataset_id, environment_spec=spec,
-            observation_size=recorded.observation_size(made.observation_space), action_size=action_size, max_action=bound,
-            episode_limit=made.spec.max_episode_steps or max(len(episode.rewards) for episode in episodes),
-            random_return=low, expert_return=high, score="return" if references is None else "normalised",
-        )
-    )  # fmt: skip
-    made.close()
-    about: dict[str, Any] = {"env_spec": spec, "description": f"Recorded in {environment}."}
-    about |= {} if references else {"ref_min_score": None, "ref_max_score": None}
+    draft = _draft(dataset_id, environment, episodes, references)
+    changes = dict(settings or {})
+    TaskDefinition.from_dict(vars(draft) | changes)  # refuses a setting that there is not, before anything is stored
     file = task_folder() / f"{draft.name}.json"
     if file.exists():
         _refuse_other_references(dataset_id, read_definition(file), draft, file)
     path = minari.find(dataset_id, ())
     if path is None:
-        path = storage.write(minari.root(), dataset_id, task=draft, episodes=episodes, about=about, own={})
+        path, task = minari.root() / dataset_id, from_definition(draft)
+        storage.check(path, episodes)
+        minari.check_fit(task, path, episodes)
+        about: dict[str, Any] = {"env_spec": draft.environment_spec, "description": f"Recorded in {environment}."}
+        about |= {} if references else {"ref_min_score": None, "ref_max_score": None}
+        storage.write(minari.root(), dataset_id, task=task, episodes=episodes, about=about, own={})
     elif storage.notes(path).get("checksum") != storage.checksum(episodes):
         raise UserError(f"{path} holds other episodes. Delete it, or give these another version: {_next(dataset_id)}.")
     definition = minari.describe(dataset_id).definition
     _refuse_other_references(dataset_id, definition, draft, path)
-    minari.register(definition.replaced(**(settings or {})))
+    minari.register(TaskDefinition.from_dict(vars(definition) | changes))
     return get_task(definition.name)
 
 
-def _refuse_other_references(dataset_id: str, there: TaskDefinition, asked: Task, where: Path) -> None:
+def _draft(
+    dataset_id: str, environment: str, episodes: Sequence[Episode], references: tuple[float, float] | None
+) -> TaskDefinition:
+    """The task of the episodes, without settings of its own."""
+    with contextlib.closing(_make(environment)) as made:
+        spec = made.spec
+        assert spec is not None
+        observation_size = recorded.observation_size(made.observation_space)
+        action_size, bound = recorded.action_bounds(made.action_space)
+    longest = max((len(episode.rewards) for episode in episodes), default=0)
+    if longest == 0:
+        raise UserError(f"{dataset_id}: there is no step to store. Record some episodes first.")
+    low, high = references or (0.0, 100.0)
+    return TaskDefinition(
+        name=minari.task_name(dataset_id), minari_id=dataset_id, environment_spec=spec.to_json(),
+        observation_size=observation_size, action_size=action_size, max_action=bound,
+        episode_limit=spec.max_episode_steps or longest,
+        random_return=low, expert_return=high, score="return" if references is None else "normalised",
+    )  # fmt: skip
+
+
+def _refuse_other_references(dataset_id: str, there: TaskDefinition, asked: TaskDefinition, where: Path) -> None:
     """Raise ``UserError`` when scores of what is there count from other references than those that were asked for."""
     if there.minari_id != dataset_id or there.score == "success":  # another's file is refused anyway; a maze needs none
         return

@@ -6,7 +6,6 @@ hold the observation after their last action, so no step is lost.
 """
 
 import hashlib
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -91,14 +90,13 @@ class Rows:
     timeouts: NDArray[np.bool_] | None
     """[N]; ``None`` when the file does not tell."""
 
-    def ends(self, *, episode_limit: int, terminals_end: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """[N] time-outs, and [N] rows that close a trajectory.
+    def ends(self, task: Task) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """[N] time-outs, and [N] rows that close a trajectory of the task.
 
-        Without flags time-outs are found by counting to ``episode_limit`` (``limit_timeouts``). ``terminals_end=False``
-        says that a terminal does not end a trajectory (AntMaze, where terminals come in runs and only time-outs end one).
+        Without flags time-outs are found by counting to the task's episode limit (``limit_timeouts``).
         """
-        timeouts = self.timeouts if self.timeouts is not None else limit_timeouts(self.terminals, episode_limit)
-        return timeouts, (timeouts | self.terminals) if terminals_end else timeouts
+        timeouts = self.timeouts if self.timeouts is not None else limit_timeouts(self.terminals, task.episode_limit)
+        return timeouts, (timeouts | self.terminals) if task.terminals_end else timeouts
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,24 +168,16 @@ def limit_timeouts(terminals: NDArray[np.bool_], episode_limit: int) -> NDArray[
     return timeouts
 
 
-def from_rows(
-    rows: Rows, origin: Origin, *, episode_limit: int, terminals_end: bool, keep_terminals: bool = False
-) -> Transitions:
-    """Transitions as ``d4rl.qlearning_dataset`` builds them from flat rows.
+def from_rows(task: Task, rows: Rows, origin: Origin, keep_terminals: bool = False) -> Transitions:
+    """Transitions of a task as ``d4rl.qlearning_dataset`` builds them from flat rows.
 
-    Rows flagged as time-out are dropped, so is the last row; the next observation is the next row's.
-
-    Args:
-        rows: what was recorded.
-        origin: where it was recorded.
-        episode_limit: as in ``Rows.ends``.
-        terminals_end: as in ``Rows.ends``; concerns the trajectories and returns of ``info``, never the transitions.
-        keep_terminals: whether such a row is kept if it is terminal, as no value is read off its next observation.
-            D4RL drops it, and its terminal with it.
+    Rows flagged as time-out are dropped, so is the last row; the next observation is the next row's. With
+    ``keep_terminals`` such a row is kept if it is terminal, as no value is read off its next observation. D4RL drops it,
+    and its terminal with it.
 
     Raises ``UserError`` when no transition is left.
     """
-    timeouts, ends = rows.ends(episode_limit=episode_limit, terminals_end=terminals_end)
+    timeouts, ends = rows.ends(task)
     unfollowed = timeouts.copy()
     unfollowed[-1] = True
     kept = np.flatnonzero(~unfollowed | rows.terminals if keep_terminals else ~unfollowed)
@@ -196,7 +186,7 @@ def from_rows(
             f"{origin.path or origin.source}: its {len(rows.rewards)} row(s) hold no transition: the last row and "
             f"{int(timeouts[:-1].sum())} row(s) flagged as time-out have no next observation. Use a longer data set."
         )
-    returns = trajectory_returns(rows.rewards, rows.terminals, ends, limit=episode_limit)
+    returns = trajectory_returns(rows.rewards, rows.terminals, ends, limit=task.episode_limit)
     return Transitions(
         observations=rows.observations[kept],
         actions=rows.actions[kept],
@@ -207,14 +197,14 @@ def from_rows(
     )
 
 
-def split(rows: Rows, *, episode_limit: int, terminals_end: bool) -> tuple[list[Episode], NDArray[np.int64]]:
-    """Episodes of the rows that have a next observation, and the indices ``[M]`` of those that have none.
+def split(task: Task, rows: Rows) -> tuple[list[Episode], NDArray[np.int64]]:
+    """Episodes of a task's rows that have a next observation, and the indices ``[M]`` of those that have none.
 
     An episode ends where a trajectory does (``from_rows``); cut short of a time-out's row, it ends in a truncation one
     step early. As the next observation after a terminal is the next row's, the last observation of an episode that
     terminates is the first of the next; no value is read off it.
     """
-    timeouts, ends = rows.ends(episode_limit=episode_limit, terminals_end=terminals_end)
+    timeouts, ends = rows.ends(task)
     steps = ~timeouts
     steps[-1] = False
     closing = np.union1d(np.flatnonzero(ends), [len(steps) - 1])
@@ -237,19 +227,16 @@ def split(rows: Rows, *, episode_limit: int, terminals_end: bool) -> tuple[list[
     return episodes, np.flatnonzero(~steps)
 
 
-def from_episodes(
-    episodes: Sequence[Episode], origin: Origin, *, terminals_end: bool = True, episode_limit: int = sys.maxsize
-) -> Transitions:
-    """Every step of every episode as a transition, with its true next observation.
+def from_episodes(task: Task, episodes: Sequence[Episode], origin: Origin) -> Transitions:
+    """Every step of every episode of a task as a transition, with its true next observation.
 
-    ``terminals_end`` is that of ``Rows.ends``; returns count up to ``episode_limit`` steps. Raises ``UserError`` when there
-    is no step at all.
+    Raises ``UserError`` when there is no step at all.
     """
     if sum(len(episode.rewards) for episode in episodes) == 0:
         raise UserError(f"{origin.path or origin.source}: it holds no step. Collect or choose another data set.")
-    terminals, _, ends, cuts = flags(episodes, terminals_end)
+    terminals, _, ends, cuts = flags(task, episodes)
     rewards = np.concatenate([e.rewards for e in episodes])
-    returns = trajectory_returns(rewards, terminals, ends, cuts, limit=episode_limit)
+    returns = trajectory_returns(rewards, terminals, ends, cuts, limit=task.episode_limit)
     return Transitions(
         observations=_float32([e.observations[:-1] for e in episodes]),
         actions=_float32([e.actions for e in episodes]),
@@ -261,7 +248,7 @@ def from_episodes(
 
 
 def flags(
-    episodes: Sequence[Episode], terminals_end: bool
+    task: Task, episodes: Sequence[Episode]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
     """Of all steps in order: [N] terminals, [N] time-outs, [N] rows that close a trajectory, and the rows of cuts.
 
@@ -269,7 +256,7 @@ def flags(
     """
     terminals = np.concatenate([e.terminations for e in episodes]).astype(bool)
     timeouts = np.concatenate([e.truncations for e in episodes]).astype(bool)
-    ends = (terminals | timeouts) if terminals_end else timeouts
+    ends = (terminals | timeouts) if task.terminals_end else timeouts
     last_rows = np.cumsum([len(e.rewards) for e in episodes if len(e.rewards)]) - 1
     return terminals, timeouts, ends, last_rows[~ends[last_rows]]
 

@@ -114,7 +114,6 @@ class AntMaze(InMaze, EzPickle):
         EzPickle.__init__(self, maze, physics, goal_seed, **kwargs)
         self.maze, self._physics = MAZES[maze], physics
         self._fixed_goal = goal_seed is not None
-        self._start = np.zeros(2)
         self.goal = self._draw_goal(np.random.default_rng(goal_seed))
         super().__init__(
             "ant.xml",
@@ -136,26 +135,8 @@ class AntMaze(InMaze, EzPickle):
     def _observe(self) -> NDArray[np.float64]:
         return np.concatenate([self.data.qpos, self.data.qvel])
 
-    def _get_reset_info(self) -> dict[str, Any]:
-        return {"goal": self.goal.copy()}
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Start a new episode; the option ``start``, (x, y) in metres, moves its start, for collecting data.
-
-        Raises ``ValueError`` for another option, or a start that is not in a free cell.
-        """
-        options = options or {}
-        if unknown := set(options) - {"start"}:
-            raise ValueError(f"unknown reset options {sorted(unknown)}: there is 'start'")
-        self._start = np.asarray(options.get("start", (0.0, 0.0)), dtype=np.float64)
-        if self.maze.at(self._start) not in self.maze.cells():
-            raise ValueError(f"start = {self._start.tolist()}: it is not in a free cell of the maze")
-        return super().reset(seed=seed)
-
     def reset_model(self) -> NDArray[np.float64]:
-        """A start near the origin or the chosen start, and in version 2 a new goal, from ``np_random``."""
+        """The chosen start with its noise, and in version 2 a new goal, from ``np_random``."""
         if not self._fixed_goal:
             self.goal = self._draw_goal(self.np_random)
         qpos = self.init_qpos + self.np_random.uniform(-0.1, 0.1, self.model.nq)

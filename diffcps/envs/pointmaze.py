@@ -18,7 +18,7 @@ from mujoco.batch import Batch
 from numpy.typing import ArrayLike, NDArray
 
 from diffcps.envs.antmaze import MAZES
-from diffcps.envs.simulations import Cell, InMaze, reached
+from diffcps.envs.simulations import InMaze, reached
 
 # Importing gymnasium-robotics prints a note about hand-manipulation environments that are not used here.
 with contextlib.redirect_stderr(io.StringIO()):
@@ -47,45 +47,21 @@ def _compile() -> mujoco.MjModel:
     return model
 
 
-def _free_cell(options: dict[str, Any], key: str, default: Cell) -> Cell:
-    cell = tuple(options.get(key, default))
-    if cell not in MAZE.cells():
-        raise ValueError(f"{key} = {cell}: it must be one of the free cells {MAZE.cells()}")
-    return cell
-
-
 class PointMaze(InMaze, PointEnv):
     """The point in the U-maze: observation [4] float64 (x, y, vx, vy), action [2] in [−1, 1].
 
-    The reward is 1 within 0.45 m of the goal, which ends the episode, and 0 elsewhere. ``reset`` takes the
-    options ``start_cell`` and ``goal_cell``, for collecting data with other starts and goals than the task's own.
+    The reward is 1 within 0.45 m of the goal, which ends the episode, and 0 elsewhere.
     """
 
     maze = MAZE
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.goal = MAZE.centre(GOAL_CELL)
-        self._start = MAZE.centre(START_CELL)
-        super().__init__(**kwargs)
+    goal = MAZE.centre(GOAL_CELL)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = _compile()
         return model, mujoco.MjData(model)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Start a new episode at rest. Raises ``ValueError`` for a cell that is not free or an unknown option."""
-        options = options or {}
-        if unknown := set(options) - {"start_cell", "goal_cell"}:
-            raise ValueError(f"unknown reset options {sorted(unknown)}: there are 'start_cell' and 'goal_cell'")
-        self._start = MAZE.centre(_free_cell(options, "start_cell", START_CELL))
-        self.goal = MAZE.centre(_free_cell(options, "goal_cell", GOAL_CELL))
-        observation, info = super().reset(seed=seed)
-        return observation, {**info, "goal": self.goal.copy()}
-
     def reset_model(self) -> NDArray[np.float64]:
-        """The chosen start with its noise, from ``np_random``."""
+        """The chosen start with its noise, from ``np_random``; at rest."""
         start = self._start + self.np_random.uniform(-START_NOISE, START_NOISE, 2)
         self.set_state(start, np.zeros(2))
         return self._get_obs()[0]

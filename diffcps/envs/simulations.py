@@ -192,6 +192,26 @@ class InMaze(Simulated):
 
     goal: Floats
     maze: Layout
+    _start: Floats
+    """(x, y) in metres near which this episode starts."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Start a new episode; the option ``start``, (x, y) in metres, moves its start, for collecting data.
+
+        Raises ``ValueError`` for another option, or a start that is not in a free cell.
+        """
+        options = options or {}
+        if unknown := set(options) - {"start"}:
+            raise ValueError(f"unknown reset options {sorted(unknown)}: there is 'start'")
+        self._start = np.asarray(options.get("start", self.maze.centres("S")[0]), dtype=np.float64)
+        if self.maze.at(self._start) not in self.maze.cells():
+            raise ValueError(f"start = {self._start.tolist()}: it is not in a free cell of the maze")
+        return super().reset(seed=seed)
+
+    def _get_reset_info(self) -> dict[str, Any]:
+        return {"goal": self.goal.copy()}
 
     def reward_many(self, moves: Moves) -> tuple[Floats, NDArray[np.bool_]]:
         """See ``Simulated.reward_many``."""

@@ -200,7 +200,7 @@ def _trial(task: Task, usual: RunConfig, changes: Mapping[str, Any], flags: Cont
         changes.pop("physics", None)
     data = library.configured(task, changes.get("data.source"), changes.get("data.rows"))
     changes |= {"data.source": data.source, "data.rows": data.rows}
-    if library.source(data.source).rows(task) is None and not changes.get("data.hold_out"):
+    if not library.source(data.source).makes and not changes.get("data.hold_out"):
         changes.pop("data.seed", None)  # nothing is drawn
     profile = _flat(algorithms.profile(usual.changed(changes)))
     return algorithms.complete(usual.changed({**profile, **changes}))

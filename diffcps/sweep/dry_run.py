@@ -218,7 +218,7 @@ def _filling(trial: RunConfig, task: Task, each: Sequence[float]) -> float:
     counts = cost.counted(trial)
     work = sum(counts.kinds[kind].flops for stage in counts.stages for kind in stage.cycle)
     seconds = sum(one * len(stage.cycle) for one, stage in zip(each, counts.stages, strict=True))
-    rows = trial.data.rows if library.source(trial.data.source).rows(task) is not None else task.rows
+    rows = trial.data.rows if library.source(trial.data.source).makes else task.rows
     begins = [0, *(stage.until or 0 for stage in counts.stages[:-1])]
     filled = sum(own for own, begin in zip(flops, begins, strict=True) if begin < trial.steps)
     return filled * rows * seconds / work

@@ -12,9 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffcps.config import EvaluationConfig, Physics, ScoreKind, TaskDefinition, Values
 
-ROW_TOLERANCE = 0.01
-"""Relative difference from ``Task.rows`` up to which a file can be D4RL's own; a part of it has nearly the same statistics."""
-
 Robot = Literal["hopper", "halfcheetah", "walker2d", "ant"]
 """Robots that have shipped behaviour policies."""
 Level = Literal["medium", "medium-replay", "medium-expert", "expert"]
@@ -59,7 +56,7 @@ class Task:
     sources: tuple[str, ...]
     """Where its data can come from (names of ``diffcps.data.library.SOURCES``), the first being the default."""
     rows: int = 50_000
-    """Rows of D4RL's own file, up to ``ROW_TOLERANCE``; rows that are collected unless another number is asked for."""
+    """Rows of D4RL's own file, to within a hundredth; rows that are collected unless another number is asked for."""
     d4rl_file: str | None = None
     """Name of its D4RL HDF5 file."""
     d4rl_folder: str = ""

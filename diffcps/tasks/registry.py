@@ -13,11 +13,11 @@ from pathlib import Path
 
 from diffcps.config import RunConfig, TaskDefinition, home
 from diffcps.errors import UserError, nearest
-from diffcps.tasks import ROW_TOLERANCE, Environment, Robot, Task, entries
+from diffcps.tasks import Environment, Task, entries
 
 __all__ = [
-    "MORE", "PATTERNS", "ROW_TOLERANCE", "TASKS", "Environment", "Robot", "Task", "defined", "from_definition", "get_task",
-    "read_definition", "task_folder", "task_of",
+    "MORE", "PATTERNS", "TASKS", "Environment", "Task", "defined", "from_definition", "get_task", "read_definition",
+    "task_folder", "task_of",
 ]  # fmt: skip
 
 TASKS = {task.name: task for task in entries.tasks()}

@@ -139,11 +139,10 @@ def registered_name(config: RunConfig, provenance: str = "unverified") -> str:
     ``-other-data`` is added if a file with D4RL's name is not D4RL's.
     """
     task = task_of(config)
-    made_here = library.source(config.data.source).rows(task) is not None
     parts = [config.task]
     parts += [config.data.source] if config.data.source != task.sources[0] else []
     parts += ["other-data"] if task.d4rl_file and len(parts) == 1 and provenance == "other" else []
-    if made_here:
+    if library.source(config.data.source).makes:
         parts += [f"{config.data.rows}-rows"] if config.data.rows != task.rows else []
         parts += [f"data-seed-{config.data.seed}"] if config.data.seed else []
     parts[1:1] = [config.algorithm] if config.algorithm != RunConfig(task.name).algorithm else []

@@ -89,7 +89,7 @@ def describe(task: Task, dataset: "DatasetInfo", device: "torch.device") -> dict
     data = asdict(dataset)
     returns = data.pop("returns")
     source = library.source(dataset.source)
-    data |= {"label": source.label(task, dataset.provenance), "made_here": source.rows(task) is not None}
+    data |= {"label": source.label(task, dataset.provenance), "made_here": source.makes}
     data["path"] = str(dataset.path)
     data["behaviour_return"] = float(returns.mean()) if len(returns) else None
     return {

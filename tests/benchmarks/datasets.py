@@ -16,6 +16,7 @@ from diffcps.config import DataConfig, Physics
 from diffcps.data.collecting import behaviour, training
 from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Origin, from_episodes
+from diffcps.tasks import Level
 from diffcps.tasks.registry import TASKS, get_task
 
 
@@ -49,7 +50,7 @@ def _sets(names: Iterable[str], options: Options) -> Iterable[tuple[str, ...]]:
         episodes = collect(task, DataConfig("collected", options.rows, options.seed))
         seconds = time.perf_counter() - start
         origin = Origin("collected", None, "", "other", "")
-        info = from_episodes(episodes, origin, terminals_end=task.terminals_end).info
+        info = from_episodes(task, episodes, origin).info
         mean, score = info.returns.mean(), task.normalised_score(info.returns).mean()
         spread = f"{mean:.4g} ± {info.returns.std():.3g}"
         yield (
@@ -61,8 +62,9 @@ def _sets(names: Iterable[str], options: Options) -> Iterable[tuple[str, ...]]:
 def _physics(episodes: int) -> Iterable[tuple[str, ...]]:
     for robot in ("hopper", "halfcheetah", "walker2d"):
         lineage = behaviour.load(robot)
-        for level in ("medium", "expert"):
-            policy = getattr(lineage, level)
+        levels: tuple[Level, ...] = "medium", "expert"
+        for level in levels:
+            (policy,) = lineage.of(level)
             for physics in get_args(Physics):
                 judge = training.practice(robot, physics, min(episodes, 50), 1)
                 returns, lengths = training.rollouts(policy, judge, episodes, np.random.default_rng(2))

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import tyro
 from rich.console import Console
+from rich.filesize import decimal
 
 from diffcps.errors import UserError
 from diffcps.runs.flags import Maybe, Several
-from diffcps.tasks.registry import TASKS, Robot, Task, get_task
+from diffcps.tasks import Robot
+from diffcps.tasks.registry import TASKS, Task, get_task
 from diffcps.text import say
 
 if TYPE_CHECKING:
@@ -84,16 +86,16 @@ def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
     """The result of each file, and what to do about those that failed."""
     from diffcps.data import provenance
 
-    width = max(len(", ".join(outcome.tasks)) for outcome in outcomes)
+    width = max(len(outcome.task) for outcome in outcomes)
     for outcome in outcomes:
-        name = f"{', '.join(outcome.tasks):{width}}"
+        name = f"{outcome.task:{width}}"
         if outcome.state == "failed":
             yield f"{name}  FAILED"
             yield from (f"    {outcome.reason}",) if outcome.reason else ()
             yield from (f"    {url}: {reason}" for url, reason in outcome.tried)
         else:
             check = provenance.MEANINGS[provenance.checksum_state(outcome.path)]
-            yield f"{name}  {outcome.state:12}  {size(outcome.path.stat().st_size):>8}  {check}"
+            yield f"{name}  {outcome.state:12}  {decimal(outcome.path.stat().st_size):>8}  {check}"
             yield f"    {outcome.path}"
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     if failed:
@@ -101,15 +103,6 @@ def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
             f"\n{failed} of {len(outcomes)} downloads failed. Run the same command again to resume, try another source "
             f"with\n--mirror URL_OR_FOLDER, or use --data collected to generate data locally."
         )
-
-
-def size(count: float) -> str:
-    """A number of bytes with three digits and a unit: `7.39 MB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 999.5 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 99.95 else f"{count:.3g} {unit}"
 
 
 class ProgressDisplay:
@@ -166,12 +159,12 @@ class ProgressDisplay:
         if now - last < self.log_seconds or now == first:
             return
         self._logs[task] = first, before, now
-        speed = (have - before) / (now - first)
-        text = f"{size(have)}, {size(max(speed, 0))}/s"
+        speed = max((have - before) / (now - first), 0.0)
+        done, left = decimal(have), ""
         if total:
+            done = f"{have / total:.0%} of {decimal(total)}"
             left = f", {(total - have) / speed:.0f} s left" if speed > 0 else ""
-            text = f"{have / total:.0%} of {size(total)}, {size(max(speed, 0))}/s{left}"
-        self.say(task, text)
+        self.say(task, f"{done}, {decimal(int(speed))}/s{left}")
 
 
 # `diffcps data collect`, and `diffcps data train-policy`, which trains the policies that it uses ------------------
@@ -190,26 +183,27 @@ class CollectData(_Tasks):
         """Run it."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from diffcps import data
         from diffcps.config import DataConfig
-        from diffcps.data import collected, library
+        from diffcps.data import collected
 
         tasks = self.chosen()
         rows = [task.rows if self.rows is None else self.rows for task in tasks]
         wanted = [(task, DataConfig("collected", n, self.seed)) for task, n in zip(tasks, rows, strict=True)]
-        if reason := "\n".join(text for pair in wanted if (text := library.not_offered(*pair))):
+        if reason := data.missing(wanted, ()):
             raise UserError(reason)
         console = Console()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console, transient=True) as bars:
-            for task, data in wanted:
-                bar = bars.add_task(task.name, total=data.rows)
+            for task, config in wanted:
+                bar = bars.add_task(task.name, total=config.rows)
                 start = time.monotonic()
-                found = collected.SOURCE.find(task, data, ()) is not None
+                found = collected.SOURCE.find(task, config, ()) is not None
 
                 def show(done: int, rows: int, bar: "TaskID" = bar) -> None:
                     bars.update(bar, completed=done, total=rows)
 
-                info = library.load(task, data, (), show).info
+                info = data.load(task, config, (), show).info
                 bars.remove_task(bar)
                 took = "already here" if found else f"{time.monotonic() - start:.0f} s"
                 say(

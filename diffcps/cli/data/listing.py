@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
+from rich.filesize import decimal
 
 from diffcps.errors import UserError
 from diffcps.runs.flags import DataFlags, Maybe
 from diffcps.text import say
 
 if TYPE_CHECKING:
-    from diffcps.data import DatasetInfo
     from diffcps.data.library import Holding
+    from diffcps.data.transitions import DatasetInfo
     from diffcps.tasks.registry import Task
 
 
@@ -59,13 +60,11 @@ class ListData(DataFlags):
 
     def _lines(self, task: "Task", found: "list[Holding]") -> Iterator[tuple[str, str]]:
         """The task's lines with their styles: some for each data set on this machine, one for the missing sources."""
-        from diffcps.cli.data.getting import size
-
         label = task.name
         for holding in found:
             rows = f"{holding.rows:,}" if holding.rows is not None else "–"
             check = holding.checksum or ""
-            yield f"{label:29} {holding.source:9} {size(holding.size):>8} {rows:>10}  {check}".rstrip(), "bold"
+            yield f"{label:29} {holding.source:9} {decimal(holding.size):>8} {rows:>10}  {check}".rstrip(), "bold"
             yield f"    {holding.path}", "default"
             if self.verify and holding.sha256:
                 yield f"    sha256 {holding.sha256}", "default"
@@ -118,10 +117,10 @@ class ImportData:
         root = self.root.expanduser().absolute() if self.root is not None else minari.root()
         for path, task in [(path, d4rl.recognise(path, self.task)) for path in self.files]:
             with console.status(f"importing {path.name}"):
-                imported = imports.import_file(task, path, root)
-            done = "imported as" if imported.new else "was already imported as"
-            say(console, f"{path.name} {done} {imported.id}")
-            for line in _summary(task, imported.info):
+                info, new = imports.import_file(task, path, root)
+            done = "imported as" if new else "was already imported as"
+            say(console, f"{path.name} {done} {minari.imported_id(task)}")
+            for line in _summary(task, info):
                 say(console, f"    {line}")
 
 

@@ -17,7 +17,6 @@ from diffcps.data.checking.recording import Recording
 from diffcps.data.checking.statistics import Actions, Columns, Dimension, Ends, Trajectories
 from diffcps.data.library import DataSet
 from diffcps.data.provenance import TOLERANCE
-from diffcps.data.transitions import ACTION_TOLERANCE
 from diffcps.envs.simulations import Floats, Layout, Simulated
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
@@ -104,7 +103,7 @@ def examine(found: DataSet, physics: Sequence[Physics], replayed: int) -> Examin
     if data is not None and len(data):
         check, errors = _measured(check, task, data=data, rules=rules, physics=physics, replayed=replayed)
     check = replace(check, seconds=time.perf_counter() - began)
-    remarks = _remarks(check, task, made=found.source.rows(task) is not None)
+    remarks = _remarks(check, task, made=found.source.makes)
     maze = None if rules is None else rules.maze
     return Examined(replace(check, remarks=tuple(remarks)), task, data=data, maze=maze, errors=errors)
 
@@ -128,7 +127,7 @@ def _measured(
         trajectories=statistics.trajectories(task, data),
         ends=statistics.ends(data, place, 1.0 if rules is None else rules.dt),
         observations=observations,
-        actions=statistics.actions(task, data.actions, ACTION_TOLERANCE),
+        actions=statistics.actions(task, data.actions),
         duplicates=statistics.duplicates(own, data.actions),
         published=statistics.published(task, observations),
         visits=visits,

@@ -76,17 +76,14 @@ def implied_goal(data: Recording) -> Goal | None:
     linear in (g, |g|² − radius²) but for the known |p|², so the widest strip is a linear programme.
     """
     rows = np.flatnonzero(data.known & np.isfinite(data.rewards))
-    best: Goal | None = None
-    place, at = data.observations[:, :2], data.at[rows]
-    for observation, positions in (("next", place[at + 1]), ("own", place[at])):
-        found = _fit(positions.astype(np.float64), data.rewards[rows] > 0)
-        if found is not None and (best is None or found[3] > best.explained):
-            best = Goal(*found[:3], observation, found[3])  # type: ignore[arg-type]
-    return best if best is not None and best.explained >= _EXPLAINED else None
+    place, at, rewarded = data.observations[:, :2].astype(np.float64), data.at[rows], data.rewards[rows] > 0
+    fitted = [_fit("next", place[at + 1], rewarded), _fit("own", place[at], rewarded)]
+    found = [goal for goal in fitted if goal is not None and goal.explained >= _EXPLAINED]
+    return max(found, key=lambda goal: goal.explained, default=None)
 
 
-def _fit(positions: Points, rewarded: Flags) -> tuple[float, float, float, float] | None:
-    """(x, y, radius, share explained), fitted to the positions nearest to the edge; ``None`` without rewards."""
+def _fit(observation: Literal["next", "own"], positions: Points, rewarded: Flags) -> Goal | None:
+    """The disc that is fitted to the positions nearest to the edge; ``None`` without rewards."""
     usable = np.isfinite(positions).all(axis=1)
     positions, rewarded = positions[usable], rewarded[usable]
     inside, outside = positions[rewarded], positions[~rewarded]
@@ -116,4 +113,10 @@ def _fit(positions: Points, rewarded: Flags) -> tuple[float, float, float, float
         x, y = centre[0] + gx, centre[1] + gy
         centre = np.array([x, y])
     within = np.square(positions - [x, y]).sum(axis=1) <= squared
-    return float(x), float(y), float(np.sqrt(max(squared, 0.0))), float((within == rewarded).mean())
+    return Goal(
+        x=float(x),
+        y=float(y),
+        radius=float(np.sqrt(max(squared, 0.0))),
+        observation=observation,
+        explained=float((within == rewarded).mean()),
+    )

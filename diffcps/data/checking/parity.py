@@ -156,7 +156,7 @@ def compare(
     found = of(first.rules, data)
     first.close()
     candidates = np.flatnonzero(found.usable)
-    rows = candidates[np.arange(min(most, len(candidates))) * len(candidates) // min(most, len(candidates))]
+    rows = _spread(candidates, most)
     change = np.abs(data.after(rows).astype(np.float64) - data.own[rows]).max(axis=1)
     results: list[Parity] = []
     errors: dict[Physics, Floats] = {}
@@ -195,9 +195,7 @@ def _replay(
     if np.median(largest) <= FITS:
         worst = beyond[np.argsort(-np.maximum(position / EDGE_POSITION, velocity / EDGE_VELOCITY)[beyond])]
         others = worst[_WORST_EDGES:]
-        spread = (
-            others[np.arange(_SPREAD_EDGES) * len(others) // _SPREAD_EDGES] if len(others) > _SPREAD_EDGES else others
-        )
+        spread = _spread(others, _SPREAD_EDGES)
         for part, stands_for in ((worst[:_WORST_EDGES], 1.0), (spread, len(others) / max(len(spread), 1))):
             looked_at = [
                 stepper.edge(int(rows[i]), found, data=data, position=float(position[i]), velocity=float(velocity[i]))
@@ -326,6 +324,12 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         mujoco.set_mju_user_warning(before)
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows ``[n]``, spread evenly over them."""
+    count = min(most, len(rows))
+    return rows[np.arange(count) * len(rows) // max(count, 1)]
 
 
 def _off(found: Floats, recorded: Numbers) -> Floats:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diffcps.data import d4rl
 from diffcps.data.transitions import Episode, Rows, flags
+from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
 
 Numbers = NDArray[np.floating[Any]]
@@ -72,13 +73,13 @@ class Recording:
         return [slice(first, last + 1) for first, last in zip([0, *(c + 1 for c in closing)], closing, strict=False)]
 
 
-def from_episodes(task: Task, episodes: Sequence[Episode]) -> Recording:
-    """The steps of all episodes, one after the other."""
+def from_episodes(task: Task, episodes: Sequence[Episode]) -> tuple[Recording, dict[str, str]]:
+    """The steps of all episodes, one after the other; and type and width of their arrays, which are those of the first."""
     lengths = np.array([len(episode.rewards) for episode in episodes])
     observations = np.concatenate([episode.observations for episode in episodes])
     number = np.repeat(np.arange(len(episodes)), lengths)
-    terminals, timeouts, ends, cuts = flags(episodes, task.terminals_end)
-    return Recording(
+    terminals, timeouts, ends, cuts = flags(task, episodes)
+    found = Recording(
         observations=observations,
         at=np.arange(len(number)) + number,
         known=np.ones(len(number), bool),
@@ -90,12 +91,8 @@ def from_episodes(task: Task, episodes: Sequence[Episode]) -> Recording:
         ends=ends,
         cuts=cuts,
     )
-
-
-def shapes(episodes: Sequence[Episode]) -> dict[str, str]:
-    """Type and width of the arrays of the first episode; all episodes have the same."""
     arrays = vars(episodes[0]).items()
-    return {name: " ".join(map(str, (a.dtype, list(a.shape[1:]) or ""))).strip() for name, a in arrays}
+    return found, {name: f"{a.dtype} {list(a.shape[1:]) or ''}".strip() for name, a in arrays}
 
 
 def from_d4rl(task: Task, path: Path) -> tuple[Recording | None, dict[str, str]]:
@@ -106,11 +103,10 @@ def from_d4rl(task: Task, path: Path) -> tuple[Recording | None, dict[str, str]]
     """
     content: dict[str, str] = {}
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with d4rl.opened(path) as file:
             file.visititems(lambda key, item: _describe(content, key, item))
             return _recording(task, file), content
-    except (*d4rl.H5PY_ERRORS, MemoryError):
-        # the strict reader says what is wrong with such a file
+    except UserError:  # the strict reader says it too
         return None, content
 
 
@@ -122,7 +118,7 @@ def _describe(content: dict[str, str], key: str, item: h5py.Dataset | h5py.Group
 
 def from_rows(task: Task, rows: Rows, **more: Numbers | None) -> Recording:
     """Flat rows, in any precision, and what ``more`` of a recording they come with."""
-    timeouts, ends = rows.ends(episode_limit=task.episode_limit, terminals_end=task.terminals_end)
+    timeouts, ends = rows.ends(task)
     n = len(rows.rewards)
     known = ~ends
     known[-1] = False
@@ -142,38 +138,40 @@ def from_rows(task: Task, rows: Rows, **more: Numbers | None) -> Recording:
 
 
 def _recording(task: Task, file: h5py.File) -> Recording | None:
-    widths = {"observations": task.observation_size, "actions": task.action_size}
-    keys = (*d4rl.REQUIRED, "timeouts")
-    found: dict[str, Any] = {key: _numbers(file, key, widths.get(key)) for key in keys}
+    found: dict[str, Any] = {
+        "observations": _matrix(file, "observations", task.observation_size),
+        "actions": _matrix(file, "actions", task.action_size),
+    }
+    found |= {key: _column(file, key) for key in ("rewards", "terminals", "timeouts")}
     there = {key: array for key, array in found.items() if array is not None}
     if not set(d4rl.REQUIRED) <= set(there) or len(set(map(len, there.values()))) > 1:
         return None
-    n = len(found["rewards"])
     found |= {key: there[key].astype(bool) for key in ("terminals", "timeouts") if key in there}
-    return from_rows(
-        task,
-        Rows(**found),
-        qpos=_matrix(file, STATES[0], n, None),
-        qvel=_matrix(file, STATES[1], n, None),
-        stored_next=_matrix(file, "next_observations", n, task.observation_size),
-    )
+    more = {
+        "qpos": _matrix(file, STATES[0]),
+        "qvel": _matrix(file, STATES[1]),
+        "stored_next": _matrix(file, "next_observations", task.observation_size),
+    }
+    n = len(found["rewards"])
+    return from_rows(task, Rows(**found), **{k: a if a is not None and len(a) == n else None for k, a in more.items()})
 
 
-def _matrix(file: h5py.File, key: str, rows: int, width: int | None) -> Numbers | None:
-    """[rows, width or any] an array that a file may have; ``None`` when it has none of that shape."""
-    array = _numbers(file, key, width, any_width=width is None)
-    return array if array is not None and len(array) == rows else None
+def _matrix(file: h5py.File, key: str, width: int | None = None) -> Numbers | None:
+    """[rows, width, or any width without one] real numbers under ``key``; ``None`` when there are none such."""
+    array = _numbers(file, key)
+    return array if array is not None and array.ndim == 2 and width in (None, array.shape[1]) else None
 
 
-def _numbers(file: h5py.File, key: str, width: int | None = None, any_width: bool = False) -> Numbers | None:
-    """[rows, width] or, without a width, [rows] real numbers under ``key``; ``None`` when there are none such."""
+def _column(file: h5py.File, key: str) -> Numbers | None:
+    """[rows] real numbers under ``key``, one a row; ``None`` when there are none such."""
+    array = _numbers(file, key)
+    return array.reshape(-1) if array is not None and array.shape[1:] in ((), (1,)) else None
+
+
+def _numbers(file: h5py.File, key: str) -> Numbers | None:
+    """The array of real numbers under ``key``; ``None`` when there is none."""
     item = file.get(key)
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub" or not item.shape or 0 in item.shape:
         return None
-    fits = len(item.shape) == 2 and (any_width or item.shape[1] == width)
-    if not fits and (any_width or width is not None or item.shape[1:] not in ((), (1,))):
-        return None
     array = item[...]
-    if width is None and not any_width:
-        array = array.reshape(-1)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)

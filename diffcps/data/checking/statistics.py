@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffcps.data.checking.recording import Flags, Numbers, Recording
-from diffcps.data.transitions import trajectory_returns
+from diffcps.data.transitions import ACTION_TOLERANCE, trajectory_returns
 from diffcps.tasks import paper
 from diffcps.tasks.registry import Task
 
@@ -215,17 +215,17 @@ def columns(observations: Numbers) -> Columns:
     )
 
 
-def actions(task: Task, taken: Numbers, tolerance: float) -> Actions:
-    """Of actions ``[N, a]``; rows with values that are not finite are left out. ``tolerance`` is what rounding may add."""
-    usable = np.abs(taken[np.isfinite(taken).all(axis=1)])
+def actions(task: Task, taken: Numbers) -> Actions:
+    """Of actions ``[N, a]``; rows with values that are not finite are left out."""
+    usable = taken[np.isfinite(taken).all(axis=1)]
     if len(usable) == 0:
         return Actions(0.0, 0.0, 0, ())
-    signed = taken[np.isfinite(taken).all(axis=1)]
+    sizes = np.abs(usable)
     return Actions(
-        largest=float(usable.max()),
-        at_bounds=float((usable >= task.max_action - AT_BOUND).mean()),
-        rows_outside=int((usable > task.max_action + tolerance).any(axis=1).sum()),
-        constant=tuple(np.flatnonzero(signed.min(axis=0) == signed.max(axis=0)).tolist()),
+        largest=float(sizes.max()),
+        at_bounds=float((sizes >= task.max_action - AT_BOUND).mean()),
+        rows_outside=int((sizes > task.max_action + ACTION_TOLERANCE).any(axis=1).sum()),
+        constant=tuple(np.flatnonzero(usable.min(axis=0) == usable.max(axis=0)).tolist()),
     )
 
 

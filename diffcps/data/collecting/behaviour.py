@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.errors import UserError
-from diffcps.tasks import Level
-from diffcps.tasks.registry import Robot
+from diffcps.tasks import Level, Robot
 
 POLICIES = Path(__file__).parent / "policies"
 """The shipped policies: one ``.npz`` of weights and one ``.json`` of facts per robot."""
@@ -118,32 +117,18 @@ class Lineage:
     policies: tuple[BehaviourPolicy, ...]
     facts: PolicyFacts
 
-    @property
-    def medium(self) -> BehaviourPolicy:
-        """The medium policy."""
-        return self.policies[self.facts.medium]
-
-    @property
-    def expert(self) -> BehaviourPolicy:
-        """The best policy."""
-        return self.policies[self.facts.expert]
-
     def of(self, level: Level) -> tuple[BehaviourPolicy, ...]:
         """The policies that record a data set of this level, in order."""
+        medium, expert = self.policies[self.facts.medium], self.policies[self.facts.expert]
         match level:
             case "medium":
-                return (self.medium,)
+                return (medium,)
             case "expert":
-                return (self.expert,)
+                return (expert,)
             case "medium-expert":
-                return self.medium, self.expert
-            case "medium-replay":
-                return self.until_medium
-
-    @property
-    def until_medium(self) -> tuple[BehaviourPolicy, ...]:
-        """The policies from the untrained one to the medium one: a replay buffer would hold their data."""
-        return self.policies[: self.facts.medium + 1]
+                return medium, expert
+            case "medium-replay":  # from the untrained one on: a replay buffer would hold their data
+                return self.policies[: self.facts.medium + 1]
 
     @property
     def checksum(self) -> str:

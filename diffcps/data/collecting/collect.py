@@ -19,7 +19,6 @@ from diffcps.data.collecting.mazes import AntErrands, PointWanders
 from diffcps.data.library import Progress
 from diffcps.data.transitions import Episode
 from diffcps.envs.simulations import Simulations, processors
-from diffcps.errors import UserError
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import Task
 
@@ -37,37 +36,29 @@ class Behaviour(Protocol):
     def begin(self, i: int, generator: np.random.Generator) -> dict[str, Any] | None:
         """Prepare an episode in simulation ``i``; returns the options of the environment's ``reset``."""
 
-    def act(
-        self, simulations: Simulations, observations: NDArray[np.float32], active: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """Actions ``[n, a]`` for observations ``[n, o]``; those of inactive simulations do not matter."""
+    def act(self, simulations: Simulations, active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions ``[n, a]``; those of simulations that are not ``active`` ``[n]`` do not matter."""
 
 
 def collect(task: Task, data: DataConfig, progress: Progress | None = None) -> list[Episode]:
     """Exactly ``data.rows`` steps of the task's behaviour under ``task.physics``; the same seed gives the same bits.
 
     The last episode of each part (a policy of replay data, a half of medium-expert) may be cut by the row count; it
-    then ends with neither flag. All arrays but the flags are float32. Raises ``UserError`` for a task that has no
-    behaviour to collect with.
+    then ends with neither flag. All arrays but the flags are float32.
     """
-    if "collected" not in task.sources:
-        raise UserError(
-            f"data source = 'collected': {task.name} has no behaviour policy of its own; its data come from "
-            f"{', '.join(task.sources)}."
-        )
+    tell = progress or (lambda done, rows: None)
     if task.bandit is not None:
-        return [_bandit(task.bandit, data.rows, np.random.default_rng(data.seed), progress)]
+        tell(data.rows, data.rows)  # it takes no time
+        return [_bandit(task.bandit, data.rows, np.random.default_rng(data.seed))]
     if task.environment.id in CONTROLLERS:
-        if progress is not None:  # it takes a second
-            progress(data.rows, data.rows)
+        tell(data.rows, data.rows)  # it takes a second
         return _first(played(task, data.rows, data.seed), data.rows)
     done = 0
     episodes: list[Episode] = []
     for number, (rows, policy) in enumerate(_parts(task, data.rows)):
 
         def report(recorded: int, before: int = done) -> None:
-            if progress is not None:
-                progress(before + recorded, data.rows)
+            tell(before + recorded, data.rows)
 
         episodes += _record(task, policy, rows=rows, seed=(data.seed, number), progress=report)
         done += rows
@@ -95,10 +86,8 @@ class _Policy:
         self._generators[i] = generator
         return None
 
-    def act(
-        self, simulations: Simulations, observations: NDArray[np.float32], active: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        actions = self._policy.mean(observations)
+    def act(self, simulations: Simulations, active: NDArray[np.bool_]) -> NDArray[np.float32]:
+        actions = self._policy.mean(simulations.observations)
         for i in np.flatnonzero(active):
             noise = self._generators[i].standard_normal(actions.shape[1], dtype=np.float32)
             actions[i] = np.clip(actions[i] + self._policy.action_std * noise, -self._bound, self._bound)
@@ -173,7 +162,7 @@ class _Recorder:
 
     def _step(self, active: NDArray[np.bool_]) -> None:
         now = np.flatnonzero(active)
-        actions = self._behaviour.act(self._simulations, self._observations[np.arange(len(active)), self._age], active)
+        actions = self._behaviour.act(self._simulations, active)
         observations, rewards, over = self._simulations.step(actions, active)
         terminated = self._simulations.terminated
         ages = self._age[now]
@@ -235,11 +224,9 @@ def _shortened(episode: Episode, steps: int) -> Episode:
     return Episode(observations=episode.observations[: steps + 1], **parts)
 
 
-def _bandit(name: str, rows: int, generator: np.random.Generator, progress: Progress | None) -> Episode:
+def _bandit(name: str, rows: int, generator: np.random.Generator) -> Episode:
     """One-step episodes, packed into one ``Episode`` in which every step terminates."""
     known = bandit(name)
-    if progress is not None:
-        progress(rows, rows)
     actions = known.sample(rows, generator)
     return Episode(
         observations=np.zeros((rows + 1, 1), dtype=np.float32),

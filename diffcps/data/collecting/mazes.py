@@ -107,9 +107,7 @@ class AntErrands:
         centre = self._errands.maze.centre(self._way[i][0])
         self._target[i] = centre + self._generators[i].uniform(0, _WAYPOINT_NOISE, 2)
 
-    def act(
-        self, simulations: Simulations, observations: NDArray[np.float32], active: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def act(self, simulations: Simulations, active: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Actions ``[n, 8]`` for the ``active`` ants; zeros for the others."""
         qpos, qvel = simulations.qpos, simulations.qvel
         for i in np.flatnonzero(active):
@@ -175,12 +173,11 @@ class PointWanders:
         self._generators[i] = generator
         starts = self._maze.cells(".S")
         self._cell[i], self._way[i] = starts[generator.integers(len(starts))], []
-        return {"start_cell": self._cell[i]}
+        return {"start": self._maze.centre(self._cell[i])}
 
-    def act(
-        self, simulations: Simulations, observations: NDArray[np.float32], active: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def act(self, simulations: Simulations, active: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Actions ``[n, 2]`` of a noisy proportional-derivative controller for the ``active`` points."""
+        observations = simulations.observations
         actions = np.zeros((len(observations), 2), np.float32)
         for i in np.flatnonzero(active):
             position, velocity = observations[i, :2], observations[i, 2:]

@@ -16,7 +16,8 @@ from diffcps.data.collecting.behaviour import BehaviourPolicy, PolicyFacts, Snap
 from diffcps.data.collecting.practice import Practice, Runs, Walks
 from diffcps.errors import UserError
 from diffcps.files import unwritable_as_user_error
-from diffcps.tasks.registry import Robot, get_task
+from diffcps.tasks import Robot
+from diffcps.tasks.registry import get_task
 
 TARGET_SCORES: dict[str, float] = {"hopper": 44.0, "halfcheetah": 42.0, "walker2d": 62.0}
 """Level of the medium policy: D4RL's own medium data have these mean scores. The ant has no medium policy."""

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.bandits import shapes
-from diffcps.tasks.bandits.base import Bandit, Optimum, forward_kl_optimum
+from diffcps.tasks.bandits.base import Bandit, forward_kl_optimum
 from diffcps.tasks.bandits.blurred import Normal
 from diffcps.tasks.bandits.ring import Ring
 from diffcps.tasks.bandits.shapes import Checkerboard
 
-__all__ = ["NAMED", "PATTERNS", "Bandit", "Optimum", "bandit", "forward_kl_optimum"]
+__all__ = ["NAMED", "PATTERNS", "Bandit", "bandit", "forward_kl_optimum"]
 
 NAMED: dict[str, Callable[[], Bandit]] = {
     "ring": Ring,
