@@ -43,7 +43,8 @@ def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
         what = said(row.trial, names)
         reached = "" if objective == SCORE else f"{objective} {newest(row.trial, objective):.4g}, "
         lines += [
-            f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, {reached}last {score(row.last)}. At full length:"
+            f"best of {counted(_complete(table, row), 'complete trial')} for {row.trial.task.name}: {what}, {reached}last "
+            f"{score(row.last)}. At full length:"
         ]
         lines += [f"  {full_length_command(row.trial.config, directories)}"]
     return lines
@@ -61,7 +62,7 @@ def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
         *_objective(plan, found),
         Column("last", [score(row.last) for row in found]),
         Column("95 % interval", [score_interval(row.last) for row in found]),
-        Column("complete trials", [_tried(table, row).partition(" ")[0] for row in found]),
+        Column("complete trials", [str(_complete(table, row)) for row in found]),
         Column("online episodes", [f"{_episodes(table, row):,}" for row in found]),
         *_importance(plan, sweep.importances, found),
     ]
@@ -116,14 +117,9 @@ def _episodes(table: Sequence[Row], row: Row) -> int:
     return sum(values.size for trial in own for values in trial.evaluations.returns)
 
 
-def _tried(table: Sequence[Row], row: Row) -> str:
-    """``12 complete trials`` of a row's task."""
-    same = [other for other in table if other.trial.task == row.trial.task and other.trial.state == "complete"]
-    return counted(len(same), "complete trial")
-
-
-def _mean(row: Row) -> float:
-    return row.last.mean if row.last else -math.inf
+def _complete(table: Sequence[Row], row: Row) -> int:
+    """Complete trials of a row's task."""
+    return sum(other.trial.task == row.trial.task and other.trial.state == "complete" for other in table)
 
 
 def _figure(table: Sequence[Row], axis: Axis) -> Figure:
@@ -134,7 +130,10 @@ def _figure(table: Sequence[Row], axis: Axis) -> Figure:
         points = [
             (row.trial.values(axis.name)[0], row.last)
             for row in rows
-            if row.trial.state == "complete" and math.isfinite(_mean(row)) and row.trial.values(axis.name) and row.last
+            if row.trial.state == "complete"
+            and row.last
+            and math.isfinite(row.last.mean)
+            and row.trial.values(axis.name)
         ]
         if len({value for value, _ in points}) > 1:
             panels.append(Panel(task, partial(_points, axis=axis, points=points)))
