@@ -104,6 +104,17 @@ def test_a_trial_that_has_not_started_is_in_the_line_of_its_task(tmp_path: Path)
     assert table["behaviour"] == [f"{found.rows[1].trial.behaviour_score:.1f}", "–"]
 
 
+def test_only_what_an_algorithm_has_is_explained(tmp_path: Path) -> None:
+    without = three(tmp_path / "three").markdown()
+    assert "return, discounted: on the critic's scale" in without
+    assert "λ" not in without
+    assert "κ" not in without
+    trial = synthetic.config(seeds=2)
+    synthetic.write(tmp_path, trial)
+    text = report.build(synthetic.describe(tmp_path, trial)).markdown()
+    assert all(part in text for part in ("λ: as the policy's loss uses it", "divided by κ", "exceeds κ"))
+
+
 def test_published_scores_stand_under_the_same_reading_with_protocol_and_version(tmp_path: Path) -> None:
     found = three(tmp_path)
     tables = {title.split(" (")[0]: columns for title, columns in sheets(found).items()}

@@ -32,22 +32,22 @@ def best(table: Sequence[Row], objective: str = SCORE) -> list[Row]:
     return found
 
 
-def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
-    """Two lines for each task: its best configuration, and the command that runs it at full length."""
-    if sweep.plan is None:
+def answer(sweep: Sweep, table: Sequence[Row]) -> list[tuple[str, str]]:
+    """For each task its best configuration in a sentence, and the command that runs it at full length; empty without a search."""
+    if sweep.plan is None or sweep.plan.search is None:
         return []
     names, objective = [axis.name for axis in sweep.plan.axes], sweep.plan.objective
     directories = [str(folder) for folder in sweep.description.get("data_directories", ())]
-    lines = []
+    found = []
     for row in best(table, objective):
         what = said(row.trial, names)
         reached = "" if objective == SCORE else f"{objective} {newest(row.trial, objective):.4g}, "
-        lines += [
+        words = (
             f"best of {counted(_complete(table, row), 'complete trial')} for {row.trial.task.name}: {what}, {reached}last "
             f"{score(row.last)}. At full length:"
-        ]
-        lines += [f"  {full_length_command(row.trial.config, directories)}"]
-    return lines
+        )
+        found.append((words, full_length_command(row.trial.config, directories)))
+    return found
 
 
 def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
@@ -71,10 +71,9 @@ def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
         "without those of students and of other ways to act. Importance: Optuna's share of each axis, by how much the best "
         "trials differ from all along it (PED-ANOVA); a rough estimate for few trials."
     )
-    lines = [line.strip() for line in answer(sweep, table)]
     told: list[Block] = []
-    for line, command in zip(lines[::2], lines[1::2], strict=True):
-        told += [Prose((line,)), Bullets((command,), code=True)]
+    for words, command in answer(sweep, table):
+        told += [Prose((words,)), Bullets((command,), code=True)]
     return [
         Section("The best configuration", (Prose((explained,)), Sheet(tuple(columns)), *told)),
         *(Section(figure.title, (figure,)) for figure in map(partial(_figure, table), plan.axes) if figure.panels),

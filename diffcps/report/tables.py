@@ -131,6 +131,16 @@ def beside(found: Sequence[Beside]) -> Sheet:
     return Sheet(tuple(columns))
 
 
+CONSTRAINT_WORDS = {
+    "bounded / κ": "the bounded quantity (the behaviour loss, unless a setting says otherwise) divided by κ.",
+    "violations": "share of policy updates in which that of the batch exceeds κ.",
+    "Q estimate": "critic's value of the policy's own actions in states of the data; a value far above the discounted return "
+    "suggests that the critic overestimates.",
+    "return, discounted": "on the critic's scale, with the reward spread evenly over the episode.",
+}
+"""What columns of ``constraint`` mean; an algorithm has some of them."""
+
+
 def constraint(table: Sequence[Row]) -> Sheet:
     """λ, behaviour loss against κ, violations, and the critic's estimate against the return; what no trial has is left out."""
     found = [row.diagnosis for row in table]
