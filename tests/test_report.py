@@ -297,7 +297,7 @@ def test_rows_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
     steps, values = found.metric("behaviour_loss")
     assert steps.tolist() == [50, 100, 150, 200]
     assert np.isnan(values[-1, 2])
-    assert report.build(tmp_path).rows[0].final_lambda == pytest.approx(200 / 150)
+    assert report.build(tmp_path).rows[0].diagnosis.multiplier == pytest.approx(200 / 150)
 
 
 def test_a_damaged_folder_is_named_and_the_rest_reported(tmp_path: Path) -> None:

@@ -94,6 +94,27 @@ def test_every_reading_has_a_table_with_a_column_an_algorithm(tmp_path: Path) ->
     assert [*sheets(found, narrow=True)] == [*tables][:2], "a terminal has the other readings in the main table"
 
 
+def test_a_trial_that_has_not_started_is_in_the_line_of_its_task(tmp_path: Path) -> None:
+    trials = [config("iql"), config("td3bc"), *(config(name, "walker2d-medium-v2") for name in ("iql", "td3bc"))]
+    write(tmp_path, trials[1])
+    found = report.build(synthetic.describe(tmp_path, *trials))
+    table = sheets(found)["Last checkpoint"]
+    assert table["task"] == ["hopper-medium-v2", "walker2d-medium-v2"]
+    assert table["iql"] == ["pending", "pending"]
+    assert table["behaviour"] == [f"{found.rows[1].trial.behaviour_score:.1f}", "–"]
+
+
+def test_only_what_an_algorithm_has_is_explained(tmp_path: Path) -> None:
+    without = three(tmp_path / "three").markdown()
+    assert "return, discounted: on the critic's scale" in without
+    assert "λ" not in without
+    assert "κ" not in without
+    trial = synthetic.config(seeds=2)
+    synthetic.write(tmp_path, trial)
+    text = report.build(synthetic.describe(tmp_path, trial)).markdown()
+    assert all(part in text for part in ("λ: as the policy's loss uses it", "divided by κ", "exceeds κ"))
+
+
 def test_published_scores_stand_under_the_same_reading_with_protocol_and_version(tmp_path: Path) -> None:
     found = three(tmp_path)
     tables = {title.split(" (")[0]: columns for title, columns in sheets(found).items()}

@@ -4,19 +4,19 @@ Only complete trials count. Domains, kinds of data and physics are never mixed.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffcps import stats
 from diffcps.report.analysis import Row, by_task, said, seed_scores, varying
+from diffcps.stats import FloatArray
+from diffcps.text import interval, number
 
-FloatArray = NDArray[np.float64]
 MOST = 30
 """Most configurations of one domain that are compared across tasks; a search has more, and they are no fixed methods."""
 _MOST_PAIRS = 6
@@ -29,6 +29,22 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        """``92.0 [90.8, 93.1]``."""
+        return f"{number(self.value)} {interval(self.low, self.high)}".rstrip()
+
+    @classmethod
+    def over_tasks(cls, scores: stats.Strata, statistic: Callable[[stats.Strata], FloatArray]) -> "Estimate":
+        """A statistic of the scores of several tasks with its stratified-bootstrap interval."""
+        ends = stats.stratified_interval(scores, statistic, np.random.default_rng(0))
+        return cls(float(statistic(scores)), *ends)
+
+    @classmethod
+    def of_improvement(cls, x: stats.Strata, y: stats.Strata) -> "Estimate":
+        """P(X > Y) over the scores of several tasks with its stratified-bootstrap interval."""
+        ends = stats.improvement_interval(x, y, np.random.default_rng(0))
+        return cls(stats.probability_of_improvement(x, y), *ends)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +78,13 @@ class Group:
 
     def mean(self, kind: str = "last") -> Estimate:
         """Mean over tasks, each with the same weight."""
-        return self._estimate("mean", kind)
+        return Estimate.over_tasks(self.scores(kind), stats.mean_of_means)
 
     @cached_property
     def aggregates(self) -> dict[str, Estimate]:
         """IQM, median, mean and optimality gap of the last scores."""
-        return {name: self._estimate(name, "last") for name in stats.AGGREGATES}
+        scores = self.scores()
+        return {name: Estimate.over_tasks(scores, statistic) for name, statistic in stats.AGGREGATES.items()}
 
     @property
     def published(self) -> float:
@@ -77,11 +94,6 @@ class Group:
     def profile_curve(self, thresholds: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Performance profile of the last scores with its interval, each as ``thresholds``."""
         return stats.performance_profile(self.scores(), thresholds, np.random.default_rng(0))
-
-    def _estimate(self, name: str, kind: str) -> Estimate:
-        scores, statistic = self.scores(kind), stats.AGGREGATES[name]
-        interval = stats.stratified_interval(scores, statistic, np.random.default_rng(0))
-        return Estimate(float(statistic(scores)), *interval)
 
 
 class Improvement(NamedTuple):
@@ -140,10 +152,8 @@ def improvement(first: Group, second: Group) -> Improvement | None:
     tasks = tuple(task for task in first.tasks if task in second.tasks)
     if not tasks:
         return None
-    ours, theirs = first.scores(tasks=tasks), second.scores(tasks=tasks)
-    value = stats.probability_of_improvement(ours, theirs)
-    interval = stats.improvement_interval(ours, theirs, np.random.default_rng(0))
-    return Improvement(first, second, tasks, Estimate(value, *interval))
+    likely = Estimate.of_improvement(first.scores(tasks=tasks), second.scores(tasks=tasks))
+    return Improvement(first, second, tasks, likely)
 
 
 def improvements(family: Sequence[Group]) -> list[Improvement]:

@@ -1,15 +1,17 @@
 """Algorithms side by side: one column each, always under one protocol, and a paragraph on who is ahead where."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from diffcps.report import literature
-from diffcps.report.across import Group, families
+from diffcps.report.across import Estimate, Group, families
 from diffcps.report.analysis import Row, Score
 from diffcps.report.document import Block, Bullets, Prose, Section, Sheet
 from diffcps.report.tables import best_title, newest_title, score, score_interval
-from diffcps.text import Column, counted, interval, listed, number, stacked
+from diffcps.text import Column, counted, listed, number, stacked
 
 ENOUGH_SEEDS = 5
 """Fewer give intervals that are too narrow."""
@@ -47,12 +49,10 @@ class Standing(NamedTuple):
     """An algorithm's score with its 95 % interval."""
 
     name: str
-    mean: float
-    low: float
-    high: float
+    score: Estimate
 
     def __str__(self) -> str:
-        return f"{self.name} {number(self.mean)} {interval(self.low, self.high)}".rstrip()
+        return f"{self.name} {self.score}"
 
 
 def verdict(found: Sequence[Standing], seeds: int) -> str:
@@ -60,10 +60,10 @@ def verdict(found: Sequence[Standing], seeds: int) -> str:
 
     Of few seeds an interval is too narrow to say so.
     """
-    top, *others = sorted(found, key=lambda one: -one.mean)
+    top, *others = sorted(found, key=lambda one: -one.score.value)
     if seeds < ENOUGH_SEEDS:
         return f"{top} is highest; {counted(seeds, 'seed')} say no more"
-    near = [other for other in others if not top.low > other.high]
+    near = [other for other in others if not top.score.low > other.score.high]
     if not near:
         return f"{top}, clear of all others; next {others[0]}"
     behind = len(others) - len(near)
@@ -73,8 +73,9 @@ def verdict(found: Sequence[Standing], seeds: int) -> str:
 
 def clear(found: Sequence[Standing], seeds: int) -> str | None:
     """The algorithm with an interval above all others; ``None`` if there is none."""
-    top, *others = sorted(found, key=lambda one: -one.mean)
-    return top.name if seeds >= ENOUGH_SEEDS and all(top.low > other.high for other in others) else None
+    top, *others = sorted(found, key=lambda one: -one.score.value)
+    ahead = seeds >= ENOUGH_SEEDS and all(top.score.low > other.score.high for other in others)
+    return top.name if ahead else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class SideBySide:
     @property
     def standings(self) -> list[Standing]:
         """The same with intervals."""
-        return [Standing(name, found.mean, found.low, found.high) for name, found in self.scores.items()]
+        return [Standing(name, Estimate(found.mean, found.low, found.high)) for name, found in self.scores.items()]
 
     @property
     def seeds(self) -> int:
@@ -111,8 +112,16 @@ class SideBySide:
 def side_by_side(table: Sequence[Row]) -> list[SideBySide]:
     """The tasks with several methods and one trial of each. With several trials of a method it is not clear which to show."""
     found: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    loaded: dict[str, set[str]] = defaultdict(set)
     for row in table:
-        key = row.trial.task.name, row.data, row.trial.config.physics
+        loaded[row.trial.task.name] |= {row.data} if row.trial.dataset else set()
+    for row in table:
+        task, data = row.trial.task.name, row.data
+        if (
+            not row.trial.dataset and len(loaded[task]) == 1
+        ):  # a trial that has not started will have the data of the others
+            (data,) = loaded[task]
+        key = task, data, row.trial.config.physics
         found.setdefault(key, {}).setdefault(row.trial.config.method, []).append(row)
     return [
         SideBySide(task, data, {name: rows[0] for name, rows in own.items()})
@@ -164,7 +173,7 @@ def _columns(
 
 def _behaviour(item: SideBySide) -> str:
     """The score of the data's own behaviour, the same for all."""
-    return f"{next(iter(item.rows.values())).trial.behaviour_score:.1f}"
+    return number(next((row.trial.behaviour_score for row in item.rows.values() if row.trial.dataset), math.nan))
 
 
 def _cell(row: Row | None, reading: tuple[str, Reading], narrow: bool) -> str:
@@ -206,7 +215,7 @@ def _by_domain(groups: Sequence[Group]) -> list[str]:
         whole = max((len(group.rows) for group in family), default=0)
         full = [group for group in family if len(group.rows) == whole]
         if whole > 1 and len(full) > 1:
-            standings = [Standing(group.rows[0].trial.config.method, *group.aggregates["IQM"]) for group in full]
+            standings = [Standing(group.rows[0].trial.config.method, group.aggregates["IQM"]) for group in full]
             seeds = min(row.trial.seeds for group in full for row in group.rows)
             domain = " · ".join(family[0].family[:2])
             lines.append(f"Over the {whole} tasks of {domain}, by IQM: {verdict(standings, seeds)}.")

@@ -97,11 +97,6 @@ class Row:
         return Score.of(np.stack([seed_scores(self.trial, kind) for kind in ("last", "newest", "best")], axis=1))
 
     @cached_property
-    def final_lambda(self) -> float:
-        """λ, as the policy's loss uses it, of the newest row of metrics that has one: mean over the row's steps and seeds."""
-        return self.trial.newest("lambda")
-
-    @cached_property
     def measured(self) -> dict[str, Score]:
         """Each column of ``measures.csv`` at the newest evaluation that has it: of a complete trial, at the last one."""
         newest = {}

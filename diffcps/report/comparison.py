@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffcps import stats
 from diffcps.errors import UserError
@@ -17,9 +16,9 @@ from diffcps.report.across import Estimate
 from diffcps.report.analysis import Row, Score, by_task, rows, said, seed_scores, varying
 from diffcps.runs.read import Sweep
 from diffcps.runs.trials import Trial
+from diffcps.stats import FloatArray
 from diffcps.text import listed
 
-FloatArray = NDArray[np.float64]
 _NAMED = 3
 """Most settings without a partner that are named."""
 
@@ -88,17 +87,14 @@ class Comparison:
 
 def difference(pairs: Sequence[Pair]) -> Estimate:
     """Mean over pairs of their mean difference of last scores, second minus first, with the stratified-bootstrap interval."""
-    found = [pair.differences() for pair in pairs]
-    interval = stats.stratified_interval(found, stats.mean_of_means, np.random.default_rng(0))
-    return Estimate(float(stats.mean_of_means(found)), *interval)
+    return Estimate.over_tasks([pair.differences() for pair in pairs], stats.mean_of_means)
 
 
 def improvement(pairs: Sequence[Pair]) -> Estimate:
     """P(last score of a run of the second sweep > that of a run of the first, on the same task), over all seeds of the pairs."""
     first = [seed_scores(pair.first.trial, "last") for pair in pairs]
     second = [seed_scores(pair.second.trial, "last") for pair in pairs]
-    value = stats.probability_of_improvement(second, first)
-    return Estimate(value, *stats.improvement_interval(second, first, np.random.default_rng(0)))
+    return Estimate.of_improvement(second, first)
 
 
 def paired(first: Sweep, second: Sweep) -> Comparison:

@@ -48,7 +48,7 @@ class Report:
     @property
     def answer(self) -> list[str]:
         """Of a search: the best configuration of each task, and the command that runs it at full length, a line each."""
-        return search.answer(self.sweep, self.rows) if self.sweep.is_search else []
+        return [line for words, command in search.answer(self.sweep, self.rows) for line in (words, f"  {command}")]
 
     @cached_property
     def document(self) -> Document:
@@ -242,15 +242,11 @@ def _details(table: Sequence[Row]) -> list[Section]:
     found = []
     logged = [row for row in table if any(math.isfinite(value) for value in row.diagnosis)]
     if logged:
-        said = (
-            "Means over seeds. Behaviour loss, λ and Q estimate: newest row of metrics. bounded / κ: the bounded quantity (the "
-            "behaviour loss, unless a setting says otherwise) divided by κ. violations: share of "
-            "policy updates in which that of the batch exceeds κ. "
-            "return, discounted: return of the newest evaluation on the critic's scale, with the reward spread evenly over "
-            "the episode. Q estimate: critic's value of the policy's own actions in states of the data; a value far above the "
-            "discounted return suggests that the critic overestimates."
-        )
-        found.append(Section("Constraint and critic", (Prose((said,)), tables.constraint(logged)), aside=True))
+        sheet = tables.constraint(logged)
+        said = ["Means over seeds, of the newest row of metrics and of the newest evaluation."]
+        titles = [column.title for column in sheet.columns]
+        said += [f"{title}: {words}" for title, words in tables.CONSTRAINT_WORDS.items() if title in titles]
+        found.append(Section("Constraint and critic", (Prose((" ".join(said),)), sheet), aside=True))
     evaluated = [row for row in table if row.evaluations]
     if evaluated:
         found.append(Section("Cost of each trial", (tables.costs(evaluated),), aside=True))

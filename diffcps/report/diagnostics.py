@@ -24,7 +24,7 @@ class Diagnosis(NamedTuple):
     late_violations: float
     """The same over the second half of training."""
     multiplier: float
-    """λ of the newest row."""
+    """λ, as the policy's loss uses it, of the newest row that has one: mean over the row's steps."""
     q_value: float
     """Mean value that the critic gives to the policy's own actions in states of the data, newest row."""
     discounted: float

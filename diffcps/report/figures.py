@@ -75,7 +75,7 @@ class _Curves(NamedTuple):
 def over_time(table: Sequence[Row]) -> list[Figure]:
     """Score, λ, behaviour loss, constraint and Q estimate over training, for the trials that have them."""
 
-    def logged(name: str) -> list[Row]:
+    def having(name: str) -> list[Row]:
         return [row for row in table if np.isfinite(row.trial.metric(name)[1]).any()]
 
     curves = [
@@ -89,25 +89,25 @@ def over_time(table: Sequence[Row]) -> list[Figure]:
             references=_behaviour,
         ),
         _Curves(
-            logged("lambda"),
+            having("lambda"),
             name="lambda",
             title="λ",
             caption="λ as the policy's loss uses it: mean over seeds with its 95 % interval; dashed: λ-clip.",
             y_label="λ",
-            read=_multiplier,
+            read=partial(_logged, name="lambda"),
             references=_clips,
         ),
         _Curves(
-            logged("behaviour_loss"),
+            having("behaviour_loss"),
             name="behaviour_loss",
             title="Behaviour loss",
             caption="Mean over seeds with its 95 % interval; dashed: κ, where κ bounds the behaviour loss.",
             y_label="behaviour loss",
-            read=_behaviour_loss,
+            read=partial(_logged, name="behaviour_loss"),
             references=_bounds,
         ),
         _Curves(
-            [row for row in logged("lambda") if not bounds_loss(row.trial)],
+            [row for row in having("lambda") if not bounds_loss(row.trial)],
             name="constraint",
             title="Constraint",
             caption="The quantity that κ bounds, where it is not the online policy's behaviour loss; dashed: κ.",
@@ -116,7 +116,7 @@ def over_time(table: Sequence[Row]) -> list[Figure]:
             references=_limits,
         ),
         _Curves(
-            logged("policy_q"),
+            having("policy_q"),
             name="q_value",
             title="Q estimate against return",
             caption="Line: mean value that the critic gives to the policy's own actions in states of the data. Points: "
@@ -253,12 +253,8 @@ def _scores(trial: Trial) -> Series:
     return Series(trial.evaluations.steps, trial.scores)
 
 
-def _multiplier(trial: Trial) -> Series:
-    return Series(*trial.metric("lambda"))
-
-
-def _behaviour_loss(trial: Trial) -> Series:
-    return Series(*trial.metric("behaviour_loss"))
+def _logged(trial: Trial, name: str) -> Series:
+    return Series(*trial.metric(name))
 
 
 def _constraint(trial: Trial) -> Series:

@@ -1,5 +1,6 @@
 """The text under the tables: progress of the sweep, meaning of the columns, failures."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -37,8 +38,7 @@ def footnotes(table: Sequence[Row]) -> list[str]:
 def _columns(table: Sequence[Row]) -> list[str]:
     notes = [
         "Scores are normalised: 100·(R − random)/(expert − random), where R is the return. behaviour: score of the data "
-        "set's own trajectories. λ: as the policy's loss uses it, so clipped; mean over seeds and over the steps of the newest "
-        "row of metrics.",
+        "set's own trajectories.",
         "last: the newest evaluation; of a complete trial, the evaluation of its final checkpoint. Mean ± standard "
         "deviation over seeds, with the 95 % percentile-bootstrap interval of the mean. The interval is too narrow for "
         "fewer than about 5 seeds; for 2 seeds its ends are the two scores.",
@@ -46,6 +46,9 @@ def _columns(table: Sequence[Row]) -> list[str]:
         "each seed's highest evaluation. It is chosen by looking at all of them, so it is an oracle: do not compare it "
         "with last. first: the first evaluation, mean over seeds; it shows how much was learned since.",
     ]
+    if any(math.isfinite(row.diagnosis.multiplier) for row in table):
+        said = "λ: as the policy's loss uses it, so clipped; mean over seeds and over the steps of the newest row of metrics."
+        notes.append(said)
     shown = [row for row in table if row.published.values]
     if shown and not compares(table):
         versions = dict.fromkeys(f", {row.trial.task.paper_note}" for row in shown if row.trial.task.paper_note)

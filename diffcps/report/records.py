@@ -70,7 +70,7 @@ def _record(row: Row) -> dict[str, Any]:
         "newest_evaluations": min(row.evaluations, NEWEST),
         **score_record("newest", row.newest),
         **score_record("best_oracle", row.best),
-        "lambda": row.final_lambda,
+        "lambda": found.multiplier,
         "behaviour_loss": found.behaviour_loss,
         "loss_over_kappa": found.ratio,
         "violation_rate": found.violations,

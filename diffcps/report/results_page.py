@@ -9,9 +9,12 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from diffcps import algorithms, stats
+from diffcps.report.across import Estimate
+from diffcps.report.analysis import Score
 from diffcps.report.document import Block, Bullets, Document, Figure, Panel, Prose, Section, Sheet
 from diffcps.report.drawing import colours
 from diffcps.report.figures import FAINT, band
+from diffcps.report.tables import score, score_interval
 from diffcps.text import Column, counted, duration, interval, number, short, signed
 
 READINGS = {
@@ -129,9 +132,8 @@ def _cell(values: NDArray[np.float64], measured: bool) -> str:
         return "–"
     if lost := int(np.isnan(values).sum()):
         return f"{lost} of {len(values)} diverged"
-    mean, std = stats.mean_std(values)
-    low, high = (float(end) for end in stats.bootstrap_interval(values, np.random.default_rng(0)))
-    return number(mean) if np.isnan(std) else f"{number(mean)} ± {number(std)} {interval(low, high)}"
+    (found,) = Score.of(values[:, None])
+    return f"{score(found)} {score_interval(found)}".rstrip()
 
 
 def _of(scores: pd.DataFrame, task: str, method: str, reading: str) -> NDArray[np.float64]:
@@ -188,10 +190,10 @@ def _average(scores: pd.DataFrame) -> Sheet:
 
 def _distance(own: Sequence[NDArray[np.float64]], reference: Sequence[NDArray[np.float64]]) -> tuple[str, str]:
     """IQM over data sets with its interval, and its distance from the reference's with that one's interval."""
-    iqm, other = (float(stats.interquartile_mean(scores)) for scores in (own, reference))
-    ends = stats.stratified_interval(own, stats.interquartile_mean, np.random.default_rng(0))
-    apart = stats.difference_interval(own, reference, stats.interquartile_mean, np.random.default_rng(0))
-    return f"{number(iqm)} {interval(*ends)}".rstrip(), f"{signed(iqm - other)} {interval(*apart)}".rstrip()
+    iqm = Estimate.over_tasks(own, stats.interquartile_mean)
+    above = iqm.value - float(stats.interquartile_mean(reference))
+    ends = stats.difference_interval(own, reference, stats.interquartile_mean, np.random.default_rng(0))
+    return str(iqm), f"{signed(above)} {interval(*ends)}".rstrip()
 
 
 def _curves(scores: pd.DataFrame, curves: pd.DataFrame) -> Block:

@@ -32,21 +32,22 @@ def best(table: Sequence[Row], objective: str = SCORE) -> list[Row]:
     return found
 
 
-def answer(sweep: Sweep, table: Sequence[Row]) -> list[str]:
-    """Two lines for each task: its best configuration, and the command that runs it at full length."""
-    if sweep.plan is None:
+def answer(sweep: Sweep, table: Sequence[Row]) -> list[tuple[str, str]]:
+    """For each task its best configuration in a sentence, and the command that runs it at full length; empty without a search."""
+    if sweep.plan is None or sweep.plan.search is None:
         return []
     names, objective = [axis.name for axis in sweep.plan.axes], sweep.plan.objective
     directories = [str(folder) for folder in sweep.description.get("data_directories", ())]
-    lines = []
+    found = []
     for row in best(table, objective):
         what = said(row.trial, names)
         reached = "" if objective == SCORE else f"{objective} {newest(row.trial, objective):.4g}, "
-        lines += [
-            f"best of {_tried(table, row)} for {row.trial.task.name}: {what}, {reached}last {score(row.last)}. At full length:"
-        ]
-        lines += [f"  {full_length_command(row.trial.config, directories)}"]
-    return lines
+        words = (
+            f"best of {counted(_complete(table, row), 'complete trial')} for {row.trial.task.name}: {what}, {reached}last "
+            f"{score(row.last)}. At full length:"
+        )
+        found.append((words, full_length_command(row.trial.config, directories)))
+    return found
 
 
 def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
@@ -61,7 +62,7 @@ def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
         *_objective(plan, found),
         Column("last", [score(row.last) for row in found]),
         Column("95 % interval", [score_interval(row.last) for row in found]),
-        Column("complete trials", [_tried(table, row).partition(" ")[0] for row in found]),
+        Column("complete trials", [str(_complete(table, row)) for row in found]),
         Column("online episodes", [f"{_episodes(table, row):,}" for row in found]),
         *_importance(plan, sweep.importances, found),
     ]
@@ -70,10 +71,9 @@ def sections(sweep: Sweep, table: Sequence[Row]) -> list[Section]:
         "without those of students and of other ways to act. Importance: Optuna's share of each axis, by how much the best "
         "trials differ from all along it (PED-ANOVA); a rough estimate for few trials."
     )
-    lines = [line.strip() for line in answer(sweep, table)]
     told: list[Block] = []
-    for line, command in zip(lines[::2], lines[1::2], strict=True):
-        told += [Prose((line,)), Bullets((command,), code=True)]
+    for words, command in answer(sweep, table):
+        told += [Prose((words,)), Bullets((command,), code=True)]
     return [
         Section("The best configuration", (Prose((explained,)), Sheet(tuple(columns)), *told)),
         *(Section(figure.title, (figure,)) for figure in map(partial(_figure, table), plan.axes) if figure.panels),
@@ -116,14 +116,9 @@ def _episodes(table: Sequence[Row], row: Row) -> int:
     return sum(values.size for trial in own for values in trial.evaluations.returns)
 
 
-def _tried(table: Sequence[Row], row: Row) -> str:
-    """``12 complete trials`` of a row's task."""
-    same = [other for other in table if other.trial.task == row.trial.task and other.trial.state == "complete"]
-    return counted(len(same), "complete trial")
-
-
-def _mean(row: Row) -> float:
-    return row.last.mean if row.last else -math.inf
+def _complete(table: Sequence[Row], row: Row) -> int:
+    """Complete trials of a row's task."""
+    return sum(other.trial.task == row.trial.task and other.trial.state == "complete" for other in table)
 
 
 def _figure(table: Sequence[Row], axis: Axis) -> Figure:
@@ -134,7 +129,10 @@ def _figure(table: Sequence[Row], axis: Axis) -> Figure:
         points = [
             (row.trial.values(axis.name)[0], row.last)
             for row in rows
-            if row.trial.state == "complete" and math.isfinite(_mean(row)) and row.trial.values(axis.name) and row.last
+            if row.trial.state == "complete"
+            and row.last
+            and math.isfinite(row.last.mean)
+            and row.trial.values(axis.name)
         ]
         if len({value for value, _ in points}) > 1:
             panels.append(Panel(task, partial(_points, axis=axis, points=points)))

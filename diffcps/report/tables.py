@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from diffcps import stats
 from diffcps.report import cost
-from diffcps.report.across import Budget, Estimate, Group, improvements
+from diffcps.report.across import Budget, Group, improvements
 from diffcps.report.analysis import NEWEST, Beside, Grid, Row, Score, compares, said, setting, symbol, varying
 from diffcps.report.document import Sheet
 from diffcps.report.paper import PUBLISHED, marks
@@ -23,11 +23,6 @@ def score(value: Score | None) -> str:
 def score_interval(value: Score | None) -> str:
     """The interval of a score; nothing where there is none."""
     return "" if value is None else interval(value.low, value.high)
-
-
-def estimate(value: Estimate) -> str:
-    """``92.0 [90.8, 93.1]``."""
-    return f"{number(value.value)} {interval(value.low, value.high)}".rstrip()
 
 
 def measured(value: Score | None) -> str:
@@ -69,7 +64,7 @@ def aggregates(found: Sequence[Group]) -> Sheet:
     columns = _identity(found)
     for name in stats.AGGREGATES:
         title = f"{name} of last" if name != "optimality gap" else "optimality gap (less is better)"
-        cells = [estimate(group.aggregates[name]) for group in found]
+        cells = [str(group.aggregates[name]) for group in found]
         columns.append(Column(title, cells, drop={"median": 1, "mean": 2, "optimality gap": 3}.get(name, 0)))
     return Sheet(tuple(columns))
 
@@ -134,6 +129,16 @@ def beside(found: Sequence[Beside]) -> Sheet:
         Column("published DiffCPS (best)", [f"{value:.1f}{row.published.mark}" for _, _, row, value in points]),
     ]
     return Sheet(tuple(columns))
+
+
+CONSTRAINT_WORDS = {
+    "bounded / κ": "the bounded quantity (the behaviour loss, unless a setting says otherwise) divided by κ.",
+    "violations": "share of policy updates in which that of the batch exceeds κ.",
+    "Q estimate": "critic's value of the policy's own actions in states of the data; a value far above the discounted return "
+    "suggests that the critic overestimates.",
+    "return, discounted": "on the critic's scale, with the reward spread evenly over the episode.",
+}
+"""What columns of ``constraint`` mean; an algorithm has some of them."""
 
 
 def constraint(table: Sequence[Row]) -> Sheet:
@@ -272,8 +277,8 @@ def main_columns(table: Sequence[Row], narrow: bool = False) -> list[Column]:
         Column("behaviour", [number(trial.behaviour_score) for trial in trials], drop=8),
         Column("first", [number(row.first) for row in table], drop=6),
     ]
-    if any(math.isfinite(row.final_lambda) for row in table):  # not every algorithm has a λ
-        columns.append(Column("λ", [number(row.final_lambda, 2) for row in table], drop=3))
+    if any(math.isfinite(row.diagnosis.multiplier) for row in table):  # not every algorithm has a λ
+        columns.append(Column("λ", [number(row.diagnosis.multiplier, 2) for row in table], drop=3))
     return columns
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.errors import UserError, nearest
-from diffcps.runs.rows import FloatArray
+from diffcps.stats import FloatArray
 
 if TYPE_CHECKING:
     from diffcps.runs.trials import Trial

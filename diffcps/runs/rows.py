@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.runs.folder import IDENTITY
+from diffcps.stats import FloatArray
 from diffcps.text import worded
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from diffcps.runs.trials import Trial
-
-FloatArray = NDArray[np.float64]
 
 
 class Evaluations(NamedTuple):

@@ -20,7 +20,8 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs.folder import IDENTITY, RunFolder, State
 from diffcps.runs.presets import changed_settings
-from diffcps.runs.rows import Evaluations, FloatArray, by_member, evaluations, read_rows
+from diffcps.runs.rows import Evaluations, by_member, evaluations, read_rows
+from diffcps.stats import FloatArray
 from diffcps.tasks.registry import Task, task_of
 from diffcps.text import duration, first_line, is_number
 

@@ -181,16 +181,9 @@ def _figure(frame: pd.DataFrame) -> Any:
     figure, axes = drawing.panels(len(names), columns=max(1, len(names)))
     families = list(dict.fromkeys(name.partition(" ")[0] for name in frame["arm"]))
     for one, name in zip(axes, names, strict=False):
-        for k, family in enumerate(families):
+        for family in families:
             own = frame[(frame["task"] == name) & frame["arm"].str.startswith(family)]
-            one.plot(
-                own["kl"],
-                own["expected_value"],
-                "o",
-                ms=4,
-                color=drawing.COLOURS[k % len(drawing.COLOURS)],
-                label=family,
-            )
+            one.plot(own["kl"], own["expected_value"], "o", ms=4, label=family)
         one.set(xlabel="true KL(π_b ‖ μ), nats", ylabel="expected value", title=name)
     axes[0].legend(fontsize=7)
     return figure

@@ -2,57 +2,50 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from diffcps.report.actions import cloud
 from diffcps.report.document import Picture
+from diffcps.report.drawing import STYLE, colours
+from diffcps.runs.trials import Trial
 from diffcps.tasks.bandits import bandit
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from diffcps.runs.trials import Trial
-
-COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"
-"""The palette of Okabe and Ito, which colour-blind people can distinguish."""
-
-
-def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0)) -> tuple["Figure", list["Axes"]]:
+def panels(count: int, columns: int = 3, size: tuple[float, float] = (3.6, 3.0)) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` panels, at most ``columns`` in a row."""
-    from matplotlib.figure import Figure
-
     across = max(1, min(columns, count))
     down = max(1, -(-count // across))
-    figure = Figure(figsize=(size[0] * across, size[1] * down), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False).ravel()
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(size[0] * across, size[1] * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False).ravel()
     for unused in grid[count:]:
         unused.set_visible(False)
     return figure, list(grid[:count])
 
 
-def lines(axes: "Axes", frame: pd.DataFrame, x: str, y: str, by: str, order: Sequence[object] = ()) -> None:
+def lines(axes: Axes, frame: pd.DataFrame, x: str, y: str, by: str, order: Sequence[object] = ()) -> None:
     """A line for each value of ``by``: the mean of ``y`` over ``x``, with its range over policies as a band."""
     groups = dict(list(frame.groupby(by, sort=False)))
-    for i, name in enumerate(order or groups):
+    names = order or list(groups)
+    for name, colour in zip(names, colours(len(names)), strict=True):
         if name not in groups:
             continue
         values = groups[name].groupby(x)[y].agg(["mean", "min", "max"])
-        colour = COLOURS[i % len(COLOURS)]
-        axes.plot(
-            values.index, values["mean"], color=colour, label=str(name), marker="o" if len(values) < 12 else None, ms=3
-        )
+        marker = "o" if len(values) < 12 else None
+        axes.plot(values.index, values["mean"], color=colour, label=str(name), marker=marker, ms=3)
         axes.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.18, lw=0)
     axes.set_xlabel(x.replace("_", " "))
     axes.set_ylabel(y.replace("_", " "))
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def curves(
     frame: pd.DataFrame, x: str, ys: Sequence[str], by: str, order: Sequence[object] = (), log_x: bool = False
-) -> tuple["Figure", list["Axes"]]:
+) -> tuple[Figure, list[Axes]]:
     """``lines`` of each of ``ys`` in a panel of its own, with one legend."""
     figure, axes = panels(len(ys))
     for one, y in zip(axes, ys, strict=True):
@@ -64,24 +57,20 @@ def curves(
     return figure, axes
 
 
-def points(axes: "Axes", frame: pd.DataFrame, category: str, y: str, order: Sequence[object] = ()) -> None:
+def points(axes: Axes, frame: pd.DataFrame, category: str, y: str, order: Sequence[object] = ()) -> None:
     """``y`` of each policy as a point above its category, and the mean as a line."""
     groups = dict(list(frame.groupby(category, sort=False)))
     names = [name for name in (order or groups) if name in groups]
-    for i, name in enumerate(names):
+    for i, (name, colour) in enumerate(zip(names, colours(len(names)), strict=True)):
         values = groups[name][y].to_numpy(np.float64)
-        colour = COLOURS[i % len(COLOURS)]
         axes.plot(np.full(len(values), i), values, "o", color=colour, ms=4, alpha=0.7)
         axes.plot([i - 0.3, i + 0.3], [np.mean(values)] * 2, color=colour, lw=2)
     axes.set_xticks(range(len(names)), [str(name) for name in names], rotation=30, ha="right")
     axes.set_ylabel(y.replace("_", " "))
-    axes.spines[["top", "right"]].set_visible(False)
 
 
-def clouds(trials: Mapping[str, "Trial"], columns: int = 5) -> "Figure":
+def clouds(trials: Mapping[str, Trial], columns: int = 5) -> Figure:
     """For each title, the actions of a trial's first seed (from the measure ``samples``) over the bandit's data."""
-    from diffcps.report.actions import cloud
-
     figure, axes = panels(len(trials), columns, size=(2.2, 2.3))
     for one, (title, trial) in zip(axes, trials.items(), strict=True):
         actions = trial.samples
@@ -105,8 +94,9 @@ def behaviours(*names: str, rows: int = 1000) -> Picture:
     return picture("behaviours", figure)
 
 
-def picture(name: str, figure: "Figure") -> Picture:
+def picture(name: str, figure: Figure) -> Picture:
     """A figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+    with mpl.rc_context(STYLE):  # ticks are made when they are drawn
+        figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return Picture(name, buffer.getvalue())

@@ -47,9 +47,9 @@ def page(results: Results) -> Page:
         own = frame[frame["task"] == name]
         for j, y in enumerate(("expected_value", "off_support")):
             one = axes[2 * i + j]
-            for k, kind in enumerate(CLASSES):
+            for kind in CLASSES:
                 group = own[own["policy"] == kind]
-                one.plot(group["kl"], group[y], "o", color=drawing.COLOURS[k], label=kind, ms=4)
+                one.plot(group["kl"], group[y], "o", label=kind, ms=4)
             one.set(xlabel="true KL(π_b ‖ μ), nats", ylabel=y.replace("_", " "), title=name)
     axes[0].legend(fontsize=7)
     findings = []

@@ -87,7 +87,7 @@ def _figure(sweep: Sweep, names: list[str]) -> Any:
             own = selection.candidates(sweep, name).get(task, [])
             values, scores = (np.array([getattr(candidate, what) for candidate in own]) for what in ("value", "score"))
             one = axes[i * len(names) + j]
-            one.plot(values, scores, "o", ms=4, color=drawing.COLOURS[0])
+            one.plot(values, scores, "o", ms=4)
             one.set(xlabel=f"{name} (right is better)", ylabel="score", title=task)
             one.title.set_fontsize(7)
     return figure

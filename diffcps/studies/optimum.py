@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from scipy.special import rel_entr
 
 from diffcps.config import RunConfig
+from diffcps.report.drawing import colours
 from diffcps.studies import drawing
 from diffcps.studies.results import Results, bandit_trial
 from diffcps.studies.study import Page, Scale, Study
@@ -171,17 +172,16 @@ def _figure(frame: pd.DataFrame) -> Figure:
     principled = frame[frame["profile"] == "principled"]
     axes[0].plot(curve, [one.multiplier for one in exact], color="0.6", label="λ*")
     axes[0].plot(principled["ε"], principled["initial λ"], "x", color="0.6", label="at first")
-    axes[0].plot(principled["ε"], principled["λ"], "o", color=drawing.COLOURS[0], label="principled")
+    axes[0].plot(principled["ε"], principled["λ"], "o", label="principled")
     for profile, panel in zip(("principled", "official"), axes[1:], strict=True):
         own = frame[frame["profile"] == profile]
-        for m in range(4):
-            panel.plot(curve, [best.policy[m] for best in exact], color=drawing.COLOURS[m], alpha=0.5)
-            panel.plot(own["ε"], own[MODES[m]], "o", color=drawing.COLOURS[m], label=f"corner {m}")
+        for m, colour in enumerate(colours(4)):
+            panel.plot(curve, [best.policy[m] for best in exact], color=colour, alpha=0.5)
+            panel.plot(own["ε"], own[MODES[m]], "o", color=colour, label=f"corner {m}")
         panel.set_title(f"{profile}, ε {'requested' if profile == 'principled' else 'of the corners'}", fontsize=8)
     for one in axes:
         one.set_xscale("log")
         one.set_xlabel("ε, nats")
-        one.spines[["top", "right"]].set_visible(False)
         one.legend(fontsize=7)
     axes[0].set(yscale="log", ylabel="λ")
     axes[1].set_ylabel("weight of a corner")

@@ -183,13 +183,12 @@ def _figure(effects: pd.DataFrame) -> Any:
     for one, name in zip(axes, names, strict=True):
         own = effects[effects["task"] == name]
         error = np.abs(own[["low", "high"]].to_numpy().T - own["gain"].to_numpy()).astype(float)
-        one.errorbar(own["gain"], range(len(own)), xerr=error, fmt="o", color=drawing.COLOURS[0], ms=4)
+        one.errorbar(own["gain"], range(len(own)), xerr=error, fmt="o", ms=4)
         one.axvline(0.0, color="0.6", lw=0.8)
         shown = own["factor"] if name == names[0] else [""] * len(own)
         one.set_yticks(range(len(own)), shown, fontsize=6)
         one.set_title(name, fontsize=8)
         one.set_xlabel("points of the last score")
-        one.spines[["top", "right"]].set_visible(False)
     return figure
 
 

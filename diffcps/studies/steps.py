@@ -95,9 +95,9 @@ def _figure(both: pd.DataFrame) -> Any:
     for i, name in enumerate(names):
         for j, y in enumerate(("off_support", "value")):
             one = axes[2 * i + j]
-            for k, (who, rows) in enumerate(both[both["task"] == name].groupby("acting", sort=False)):
+            for who, rows in both[both["task"] == name].groupby("acting", sort=False):
                 means = rows.groupby("diffusion_steps")[y].mean()
-                one.plot(means.index, means, "o-", color=drawing.COLOURS[k], label=str(who), ms=4)
+                one.plot(means.index, means, "o-", label=str(who), ms=4)
             one.set(xscale="log", xlabel="T of the chain", ylabel=y.replace("_", " "), title=name)
     axes[0].legend(fontsize=7)
     return figure
