@@ -19,7 +19,7 @@ class Latency(PolicyFlags):
     """Time the actions of a trained policy: alone, among its candidates, and of its one-step student.
 
     Prints the median time for one state in microseconds, in batches of 1 and of 256 states: on one CPU core through PyTorch
-    and onnxruntime, and on a GPU if there is one. `speed-up` compares with the row of most candidates, of the same batch.
+    and onnxruntime, and on a GPU if there is one. `speed-up` is relative to the row with most candidates and the same batch.
     """
 
     candidates: Maybe[int] = None

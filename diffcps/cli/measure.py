@@ -43,6 +43,7 @@ class MeasureCommand(DataFlags):
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(
             metavar="NAME ...",
+            help_behavior_hint="",
             help=f"One or more of {_of(False)}; see docs/studies.md. Pictures ({_of(True)}) are made in training only.",
         ),
     ]

@@ -36,7 +36,7 @@ class PolicyFlags:
     step: Maybe[int] = None
     """The policy of the evaluation at this step; for trials that keep it (--keep-checkpoints)."""
     results: Path = Path("results")
-    """Folder of the sweeps. MLflow's database is also here unless --tracking-uri is given."""
+    """Folder of the sweeps, and of MLflow's database unless --tracking-uri or $MLFLOW_TRACKING_URI names another."""
     tracking_uri: Annotated[Maybe[str], tyro.conf.arg(metavar="URI")] = None
     """MLflow's store, to read an MLflow model. Default: $MLFLOW_TRACKING_URI, else mlflow.db in the results folder."""
     member: Maybe[int] = None
@@ -101,7 +101,7 @@ class Export(_Flags):
 
     The networks are those of the newest checkpoint. diffcps.load_policy reads policy.safetensors and policy.json.
     policy.onnx is a function from observations and noise to actions, for programs that have neither this project nor torch.
-    Candidates and actor are those of policy.onnx.
+    `--candidates` and `--actor` apply to policy.onnx only.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING

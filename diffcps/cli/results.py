@@ -22,7 +22,9 @@ class Results:
     them; a trial given again replaces its old numbers. Without sweeps the page is rebuilt.
     """
 
-    sweeps: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[SWEEP ...]")] = ()
+    sweeps: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[SWEEP ...]", help_behavior_hint="")
+    ] = ()
     """Names of sweeps in the results folder, or paths of their folders."""
     into: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("docs/results")
     """Where the page is written."""

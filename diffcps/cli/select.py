@@ -25,8 +25,8 @@ _HELP = f"What to choose by, and the measure that it needs: {', '.join(_KNOWN)}.
 class Select:
     """Choose a policy of a sweep without an environment.
 
-    With --by: for each task the policies in the order of that criterion, the one to deploy, and how well the criterion
-    ranks policies whose scores are known. Without: how well every criterion ranks them. Measures are taken in training
+    With --by: prints for each task the policies in the order of that criterion, the one to deploy, and how well the criterion
+    ranks policies with known scores. Without: how well every criterion ranks them. Measures are taken in training
     (--measures) or afterwards (diffcps measure). Errors on held-out data need --hold-out in training.
     """
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Train(PlaceFlags, RunFlags):
     """Train one task in this process, without Ray or MLflow. The same command again continues where it stopped.
 
-    The run folder is RESULTS/single/runs/KEY.
+    The run folder is `single/runs/KEY` in the results folder.
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")] = tyro.MISSING

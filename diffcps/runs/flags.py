@@ -79,13 +79,13 @@ class RunFlags:
     candidates: Maybe[int] = None
     """Actions sampled per state at evaluation; the algorithm picks or combines them. 1: the policy's own action."""
     measures: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()
-    """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting, latency,
-    and without an environment fqe and critic."""
+    """What to measure of each policy besides its score: density, samples, actions, paths, likelihood, acting, latency;
+    and fqe and critic, which estimate values without an environment."""
     acting: Annotated[Several[str], tyro.conf.arg(metavar="NAME=V1,V2 ...")] = ()
     """Other ways to act, e.g. `candidates=1,10`: a trial trains once, and its final policies are evaluated in each.
-    With several algorithms a single candidate is always one of them, and each takes the ways that it has."""
+    With several algorithms `candidates=1` is always added, and each algorithm takes the ways that it has."""
     data: Annotated[Maybe[str], tyro.conf.arg(metavar="SOURCE")] = None
-    """Source of the data, by default the first of the task; `diffcps data list` shows them."""
+    """Source of the data. Default: the task's first; `diffcps data list` shows them."""
     rows: Maybe[int] = None
     """Transitions to collect (collected data only). Default: those of the task; D4RL's tasks have the size of D4RL's file."""
     hold_out: Maybe[float] = None
@@ -97,8 +97,8 @@ class RunFlags:
     keep_best: bool = False
     """Also keep the policy of each seed's best evaluation (`evaluate --best`, `export --best`, `load_policy(best=True)`)."""
     keep_checkpoints: Maybe[int] = None
-    """How many evaluations, the newest, keep their policies, for `select`, `evaluate` and `export`. Default: 0, none besides the
-    newest checkpoint."""
+    """Keep the policies of the newest N evaluations, for `select`, `evaluate` and `export`. Default: 0, only the newest
+    checkpoint."""
 
     def changes(self) -> dict[str, Any]:
         """The settings that the flags give, by name; a tuple gives several values."""
@@ -142,14 +142,14 @@ class MachineFlags:
     cpus_per_trial: Maybe[float] = None
     """CPUs of a trial, for all its workers. Default: 1 for each; with GPUs, an equal share of the machine's CPUs."""
     gpus_per_trial: Maybe[float] = None
-    """GPUs of a trial, for all its workers, fractions allowed; by default 1 a worker if the cluster has any."""
+    """GPUs of a trial, for all its workers, fractions allowed. Default: 1 for each worker, if the cluster has GPUs."""
     workers_per_trial: int = 1
     """Ray Train workers of a trial; each trains its share of the seeds."""
     concurrent: Maybe[int] = None
-    """Trials, or packs of several, at once, also if the cluster must grow for them; by default as many as fit."""
+    """How many trials, or packs of several, run at once, also if the cluster must grow for them. Default: as many as fit."""
     pack_trials: Annotated[PackTrials, tyro.conf.arg(metavar="auto|N")] = "auto"
-    """Trials with networks and settings of the same shapes train together, as one pack in one worker, at most N of them.
-    Results stay each trial's own. `auto`: on GPUs as many as leave none of them idle; on CPUs one."""
+    """Trials of the same algorithm, sizes and length train together, as one pack in one worker, at most N of them. Each keeps
+    its own results. `auto`: on GPUs just enough packs to use every GPU; on CPUs each trial alone."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class _SweepFlags:
     trials: int = 30
     """Trials for each task in a search."""
     objective: Annotated[str, tyro.conf.arg(metavar="last|" + "|".join(CRITERIA))] = SCORE
-    """What a search goes by. `last`: the last score. The others need no environment; the measure that gives them is added."""
+    """What a search optimises. `last`: the last score. The others need no environment; their measure is added."""
     prune: Maybe[PruningRule] = None
     """End trials early. `divergence`: a trial that cannot recover (not finite, Q exploding, λ at its upper clip). `median`,
     `asha`: in a search, also a trial that is worse than others at the same evaluation."""

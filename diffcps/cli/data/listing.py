@@ -94,7 +94,7 @@ class ListData(DataFlags):
 class ImportData:
     """Convert D4RL HDF5 files to Minari data sets. Use them with `--data minari`, or in any program that uses Minari."""
 
-    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE ...")]
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="")]
     """D4RL HDF5 files."""
     task: Annotated[Maybe[str], tyro.conf.arg(metavar="TASK")] = None
     """The task of the file, if there is only one file. Default: found by the name of the file."""
