@@ -12,22 +12,13 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-)
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
+from diffcps.algorithms.streams import Normal
 from diffcps.config.plain import setting
 
 METRICS = (*critics.METRICS, "actor_loss", "actor_grad_norm", "advantage", "mean_weight")

@@ -7,26 +7,14 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Integers,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Words,
-    detached,
-)
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise, detached
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.gaussian import GaussianPolicy
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Policy, Weights
 from diffcps.algorithms.settings import Cloning
+from diffcps.algorithms.streams import Integers, Noise, Normal
 from diffcps.algorithms.student import Teacher
 
 STEP_LOSS_MEMORY = 5000.0
@@ -59,7 +47,7 @@ class Cloner(Normalised[S], Teacher[S]):
         average = Copy(rates, config.ema_every, config.ema_start)
         decay = -(-problem.steps // config.policy_freq) if config.cosine_decay else None
         self.networks["actor"] = Network(self.policy.layout, copies={"average": average}, decay_steps=decay)
-        self.fit_noise: dict[str, Normal | Words] = {
+        self.fit_noise: dict[str, Noise] = {
             "noise": Normal((config.batch_size, self.policy.noise_width)),
             "step": Integers((config.batch_size,), config.diffusion_steps),
         }

@@ -21,17 +21,16 @@ from diffcps.algorithms.base import (
     Copy,
     Metrics,
     Network,
-    Normal,
     Problem,
     Stage,
     StepKind,
     StepNoise,
-    Uniform,
     detached,
 )
 from diffcps.algorithms.nn import Constant, Critic, Layers, Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
+from diffcps.algorithms.streams import Normal, Uniform
 from diffcps.config import RunConfig
 from diffcps.config.plain import setting
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import duals
+from diffcps.algorithms.adam import Adam
 from diffcps.algorithms.base import Batch, Copy, Inert, Metrics, Network, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
-from diffcps.algorithms.nn import Adam, Constant, Layers
+from diffcps.algorithms.nn import Constant, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import OFFICIAL, Changes, Constrained, Dual, Improving

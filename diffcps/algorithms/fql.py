@@ -19,17 +19,16 @@ from diffcps.algorithms.base import (
     Copy,
     Metrics,
     Network,
-    Normal,
     Problem,
     Stage,
     StepKind,
     StepNoise,
-    Uniform,
     detached,
 )
 from diffcps.algorithms.nn import Critic, Layers, Mlp, gelu, gelu_norm
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
+from diffcps.algorithms.streams import Normal, Uniform
 from diffcps.config.plain import setting
 
 METRICS = (

@@ -12,25 +12,15 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics, iql
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Integers,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Words,
-)
+from diffcps.algorithms.adam import AdamW
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import by_value
 from diffcps.algorithms.diffusion import add_noise, carry, one_hot, variance_preserving
-from diffcps.algorithms.nn import AdamW, NoiseNet
+from diffcps.algorithms.nn import NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
 from diffcps.algorithms.settings import EVALUATIONS, Chain, Changes, TaskFacts, WithRaisedStudent, d4rl
+from diffcps.algorithms.streams import Integers, Noise, Normal
 from diffcps.algorithms.student import Teacher
 from diffcps.config.plain import require, setting
 
@@ -88,7 +78,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         average = Copy([member.ema_rate for member in members])
         actor = Network(self.noise_net, copies={"average": average}, optimiser=AdamW, decay_steps=problem.steps)
         self.networks = {"actor": actor, **self.values_networks}
-        noise: dict[str, Normal | Words] = {
+        noise: dict[str, Noise] = {
             "noise": Normal((config.batch_size, size)),
             "step": Integers((config.batch_size,), config.diffusion_steps),
         }

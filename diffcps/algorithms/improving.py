@@ -7,25 +7,14 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import bc, critics
-from diffcps.algorithms.base import (
-    Batch,
-    Coin,
-    Copy,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Words,
-)
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import by_softmax
 from diffcps.algorithms.nn import Critic, Layers, mish, mish_norm
 from diffcps.algorithms.observations import FACTS
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.settings import Improving
+from diffcps.algorithms.streams import Coin, Noise, Normal
 
 S = TypeVar("S", bound=Improving)
 
@@ -66,7 +55,7 @@ class Improver(bc.Cloner[S]):
             candidates: actions that it draws for each observation, and a coin for each member.
         """
         batch = self.config.batch_size
-        critic: dict[str, Normal | Words] = {"next_actions": self.actions_noise(self.next_candidates)}
+        critic: dict[str, Noise] = {"next_actions": self.actions_noise(self.next_candidates)}
         fitting = critic | self.fit_noise
         improving = fitting | {"actions": self.actions_noise(candidates), "swap": Coin()}
         self.kinds = {

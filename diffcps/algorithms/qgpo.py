@@ -13,22 +13,12 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics, sde
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    StepKind,
-    StepNoise,
-    Uniform,
-    Words,
-)
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, StepKind, StepNoise
 from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, TimedMlp, soft_value, waves
 from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, d4rl, published
+from diffcps.algorithms.streams import Noise, Normal, Uniform
 from diffcps.config.plain import require, setting
 
 EARLIEST = 1e-3
@@ -96,7 +86,7 @@ class QGPO(Scored[Settings]):
         }
         rows, count = config.batch_size, config.support
         self.member_columns = {"support": (count, size), "next_support": (count, size)}
-        noise: dict[str, Normal | Words] = {"noise": Normal((rows * count, size)), "time": Uniform((rows,))}
+        noise: dict[str, Noise] = {"noise": Normal((rows * count, size)), "time": Uniform((rows,))}
         both = (*critics.METRICS, *ENERGY_METRICS)
         self.kinds |= {
             "critic": StepKind(rows, both, noise, reads=("support", "next_support")),

@@ -29,7 +29,7 @@ class Kept:
         return (math.prod(self.shape) + 1) // 2
 
     def read(self, words: Tensor) -> Tensor:
-        """See ``base.Words``."""
+        """See ``streams.Words``."""
         halves = torch.cat([words >> 16, words & 0xFFFF], dim=1)[:, : math.prod(self.shape)]
         return (halves >= round(self.rate * 2**16)).unflatten(1, self.shape)
 

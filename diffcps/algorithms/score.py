@@ -14,20 +14,11 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from diffcps.algorithms import sde, streams
-from diffcps.algorithms.base import (
-    Batch,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Uniform,
-)
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.nn import Layers, Layout, first_layer, linear
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Learning, WithStudent
+from diffcps.algorithms.streams import Normal, Uniform
 from diffcps.algorithms.student import Teacher
 from diffcps.config import RunConfig
 from diffcps.config.plain import require, setting
