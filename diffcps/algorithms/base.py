@@ -17,7 +17,7 @@ from torch import Tensor
 from diffcps.algorithms import rewards, streams
 from diffcps.algorithms.adam import Adam
 from diffcps.algorithms.nn import Critic
-from diffcps.algorithms.settings import OFFICIAL, Changes, Settings, TaskFacts
+from diffcps.algorithms.settings import OFFICIAL, Changes, Learning, TaskFacts
 from diffcps.config import Actor, RunConfig
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Acting(Protocol):
         """See ``Algorithm.act``."""
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Learning)
 
 
 class Algorithm(Generic[S]):
@@ -174,8 +174,8 @@ class Algorithm(Generic[S]):
     differ between members come as ``pack.values``, ``[K]``; ``config`` is for those that all members share.
     """
 
-    settings: ClassVar[type[Settings]]
-    """The dataclass of its settings, which extends ``Learning``."""
+    settings: ClassVar[type[Learning]]
+    """The dataclass of its settings."""
     profiles: ClassVar[Mapping[str, Callable[[RunConfig], Changes]]] = OFFICIAL
     """Name -> what a profile changes of a trial that has the settings of its task."""
     chooses: ClassVar[bool] = True
@@ -308,6 +308,16 @@ class Algorithm(Generic[S]):
         raise NotImplementedError
 
     # What follows from the above
+
+    @property
+    def product(self) -> torch.dtype | None:
+        """The type to which hidden layers round their products; see ``nn.linear``."""
+        return torch.bfloat16 if self.config.precision == "bf16" else None
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Depth and type of products of its networks, for ``nn.Mlp``, ``nn.Critic`` and their like."""
+        return {"layers": self.config.hidden_layers, "product": self.product}
 
     @property
     def batch_bound(self) -> float:

@@ -39,7 +39,6 @@ class Cloner(Normalised[S], Teacher[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config = self.config
-        self.product = torch.bfloat16 if config.precision == "bf16" else None
         kind = ChainPolicy if config.policy == "diffusion" else GaussianPolicy
         self.policy: Policy = kind(config, problem, self.product, device)
         self.draws = self.policy.draws
@@ -87,20 +86,14 @@ class Cloner(Normalised[S], Teacher[S]):
         """How well a policy fits the actions of a batch."""
         return self.policy.fit(weights, batch.observations, batch.actions, step=noise["step"], noise=noise["noise"])
 
-    def cloning_loss(self, weights: Weights, batch: Batch, noise: StepNoise) -> tuple[Tensor, Metrics, Fit]:
-        """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""
+    def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
+        """One step of the policy down C alone, in place: the behaviour loss, or the cross-entropy that the settings name."""
+        weights = self.learning_weights(pack)
         fit = self.fit(weights, batch, noise)
         constraint = fit.rows.mean(dim=1)
         loss = fit.with_variance(constraint)
-        metrics = {"actor_loss": loss, "behaviour_loss": fit.behaviour_loss, "constraint": constraint}
-        return loss, detached(metrics), fit
-
-    def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
-        """One step of the policy towards the data, in place."""
-        weights = self.learning_weights(pack)
-        loss, metrics, fit = self.cloning_loss(weights, batch, noise)
-        metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
-        return metrics
+        metrics = detached({"actor_loss": loss, "behaviour_loss": fit.behaviour_loss, "constraint": constraint})
+        return metrics | {"actor_grad_norm": self.improve(pack, weights, loss, fit)}
 
     def improve(self, pack: Pack, weights: Weights, loss: Tensor, fit: Fit) -> Tensor:
         """Step the policies down the gradient of their loss ``[K]``; returns the gradients' norms ``[K]``.
@@ -130,7 +123,7 @@ class BC(Cloner[Settings]):
         batch = self.config.batch_size
         metrics = (*METRICS, *self.student_metrics)
         self.kinds = {"behaviour": StepKind(batch, metrics, self.fit_noise), "idle": StepKind(batch, ())}
-        self.add_student(self.product)
+        self.add_student()
         self.stages = (Stage(self.every("behaviour", "idle")),)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:

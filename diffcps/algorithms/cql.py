@@ -18,7 +18,6 @@ from diffcps.algorithms import critics
 from diffcps.algorithms.base import (
     Algorithm,
     Batch,
-    Copy,
     Metrics,
     Network,
     Problem,
@@ -97,14 +96,13 @@ class CQL(Algorithm[Settings]):
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states, size = self.config, problem.observation_size, problem.action_size
-        more = {**critics.shape(config), "activation": torch.relu}
+        more = {**self.shape, "activation": torch.relu}
         self.policy = Mlp(states, config.hidden_size, 2 * size, **more)
         self.critic = Critic(states, size, config.hidden_size, **more)
-        target = Copy([member.target_rate for member in members])
         zeros = torch.zeros(len(members), 1)
         self.networks = {
             "actor": Network(self.policy.layout),
-            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+            "critic": critics.network(self.critic, members),
             "log_temperature": Network(Constant(zeros)),
             "log_multiplier": Network(Constant(zeros), "critic_learning_rate"),
         }

@@ -54,7 +54,7 @@ class Layout:
         return torch.stack([self._start(own) for own in generators])
 
     def _start(self, generator: torch.Generator) -> Tensor:
-        parts = [_start(*size, self.init, generator) for size in self.sizes]
+        parts = [_start_of_layer(*size, self.init, generator) for size in self.sizes]
         if self.last is not None:
             for (_, fan_out), part in zip(self.sizes[:-1], parts, strict=False):
                 part[-fan_out:] = 0.1
@@ -62,7 +62,7 @@ class Layout:
         return torch.cat(parts)
 
 
-def _start(fan_in: int, fan_out: int, init: Init, generator: torch.Generator) -> Tensor:
+def _start_of_layer(fan_in: int, fan_out: int, init: Init, generator: torch.Generator) -> Tensor:
     """Weights and biases of one layer at the start."""
     if fan_in == 0:
         return torch.zeros(fan_out)
@@ -135,24 +135,29 @@ def mish(x: Tensor) -> Tensor:
     return q.mul_(q).add_(1.0).reciprocal_().mul_(2.0).sub_(1.0).mul_(x)
 
 
-def relu_norm(x: Tensor) -> Tensor:
-    """ReLU, then mean 0 and variance 1 over the width. Gains and shifts are left to the next layer's weights."""
-    return layer_norm(torch.relu(x), x.shape[-1:], eps=1e-6)
-
-
-def mish_norm(x: Tensor) -> Tensor:
-    """``mish``, then mean 0 and variance 1 over the width, as in ``relu_norm``."""
-    return layer_norm(mish(x), x.shape[-1:], eps=1e-6)
-
-
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form."""
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
+def norm(x: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the width. Gains and shifts are left to the next layer's weights."""
+    return layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def relu_norm(x: Tensor) -> Tensor:
+    """``norm`` after ReLU."""
+    return norm(torch.relu(x))
+
+
+def mish_norm(x: Tensor) -> Tensor:
+    """``norm`` after ``mish``."""
+    return norm(mish(x))
+
+
 def gelu_norm(x: Tensor) -> Tensor:
-    """``gelu``, then mean 0 and variance 1 over the width, as in ``relu_norm``."""
-    return layer_norm(gelu(x), x.shape[-1:], eps=1e-6)
+    """``norm`` after ``gelu``."""
+    return norm(gelu(x))
 
 
 def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None, activation: Activation = mish) -> Tensor:
@@ -227,7 +232,7 @@ class NoiseNet:
     """ε_θ(a_t, t, s): the diffusion policy's network, for all members at once.
 
     The step enters as the integer 0..T−1 through a sinusoidal embedding and a small two-layer net (E → 2E → E),
-    is concatenated with action and observation, and passes the hidden layers (three) with Mish. The first of them is linear
+    is concatenated with action and observation, and passes the hidden layers with Mish. The first of them is linear
     in the three parts: what the observation gives to it is the same for all steps of a chain, and what the step gives
     is the same for all observations, so each is worked out once.
     """
