@@ -82,7 +82,7 @@ def normals(words: Tensor) -> Tensor:
 
 
 def uniforms(words: Tensor) -> Tensor:
-    """float32 numbers uniform on (0, 1), one for each word ``[..., n]``."""
+    """float32 numbers uniform on (0, 1], one for each word ``[..., n]``; the largest of them rounds to 1."""
     return ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24
 
 
@@ -157,7 +157,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Numbers uniform on (0, 1), ``[K, *shape]``."""
+    """Numbers uniform on (0, 1], ``[K, *shape]``."""
 
     shape: tuple[int, ...]
 
