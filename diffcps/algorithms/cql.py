@@ -117,7 +117,8 @@ class CQL(Algorithm[Settings]):
         }
         self.kinds = {name: StepKind(batch, METRICS, noise) for name in ("clone", "improve")}
         until = config.cloning_steps
-        self.stages = (Stage(("clone",), until), Stage(("improve",))) if until else (Stage(("improve",)),)
+        cloning = (Stage(("clone",), until),) if until else ()
+        self.stages = (*cloning, Stage(("improve",)))
 
     @classmethod
     def of_task(cls, task: TaskFacts) -> Changes:

@@ -61,9 +61,9 @@ class Improver(bc.Cloner[S]):
             "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS, *self.student_metrics), fitting),
         }
         self.add_student()
-        cloning, improving_stage = Stage(self.every("behaviour", "critic")), Stage(self.every("policy", "critic"))
         until = self.config.behaviour_steps
-        self.stages = (Stage(cloning.cycle, until), improving_stage) if until else (improving_stage,)
+        cloning = (Stage(self.every("behaviour", "critic"), until),) if until else ()
+        self.stages = (*cloning, Stage(self.every("policy", "critic")))
 
     def actions_noise(self, candidates: int) -> Normal:
         """What drawing so many actions for each observation of a batch takes."""
