@@ -17,9 +17,10 @@ from torch import Tensor
 from trials import member, trial
 
 from diffcps import algorithms
-from diffcps.algorithms.base import Batch, Normal
+from diffcps.algorithms.base import Batch
 from diffcps.algorithms.diffusion import variance_preserving
 from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.streams import Normal
 from diffcps.config import EvaluationConfig
 
 OBSERVATION, ACTION, BATCH, MAX_ACTION, STEPS = 3, 2, 5, 0.7, 50

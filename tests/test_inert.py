@@ -12,7 +12,7 @@ from trials import member, trial
 
 from diffcps import algorithms
 from diffcps.algorithms import duals
-from diffcps.algorithms.nn import Adam
+from diffcps.algorithms.adam import Adam
 from diffcps.runs import inert
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Plan

@@ -171,7 +171,7 @@ def test_candidates_are_drawn_by_their_weights_without_replacement() -> None:
 
 
 def test_the_slope_of_an_energy_is_its_gradient() -> None:
-    net = score.TimedMlp(4, 3, 8, 6, layers=3)
+    net = qgpo.EnergyNet(4, 3, 8, 6, layers=3)
     flat = net.layout.initial([torch.Generator().manual_seed(k) for k in range(2)]).double()
     layers = net.layout.layers(flat)
     rng = torch.Generator().manual_seed(5)

@@ -12,22 +12,13 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-)
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.gaussian import GaussianNet, log_density
 from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
+from diffcps.algorithms.streams import Normal
 from diffcps.config.plain import setting
 
 METRICS = (*critics.METRICS, "actor_loss", "actor_grad_norm", "advantage", "mean_weight")
@@ -62,16 +53,20 @@ class Weighted(Normalised[S]):
     acting: ClassVar[tuple[str, ...]] = ("actor", *FACTS)
     samples = 1
     """Actions of the policy, of which the mean value is that of the state."""
+    target_every: int | None = None
+    """The target critic moves every so many steps; ``None``: as a part of each."""
+    next_actor = "actor"
+    """The parameters of the policy that gives next actions."""
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, sizes = self.config, (problem.observation_size, problem.action_size)
-        more = {**critics.shape(config), "activation": torch.relu}
+        more = {**self.shape, "activation": torch.relu}
         self.policy = GaussianNet(*sizes, config.hidden_size, log_std=LOG_STD, squash=False, **more)
         self.critic = Critic(*sizes, config.hidden_size, **more)
         self.networks = {
-            "actor": Network(self.policy.layout, copies=self.copies_of("target_actor")),
-            "critic": Network(self.critic, "critic_learning_rate", copies=self.copies_of("target")),
+            "actor": Network(self.policy.layout),
+            "critic": critics.network(self.critic, members, target_every=self.target_every),
         }
         batch = config.batch_size
         noise = {
@@ -81,26 +76,18 @@ class Weighted(Normalised[S]):
         self.kinds = {"step": StepKind(batch, METRICS, noise)}
         self.stages = (Stage(("step",)),)
 
-    def copies_of(self, name: str) -> dict[str, Copy]:
-        """The copy of that name; the policy has none."""
-        return {} if name == "target_actor" else {name: Copy([member.target_rate for member in self.members])}
-
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
         """One gradient step of every member, in place: critic, then policy by the new critic, then target."""
         metrics = self.learn_critic(pack, batch, noise)
         metrics |= self.learn_policy(pack, batch, noise)
-        self.move_targets(pack)
+        if self.target_every is None:
+            pack.move("target")
         return metrics
-
-    def move_targets(self, pack: Pack) -> None:
-        """The target critic follows in every step."""
-        pack.move("target")
 
     def learn_critic(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """MSE(Q1) + MSE(Q2) to r + γ (1 − terminal) min(Q1', Q2') at an action of the policy."""
         with torch.no_grad():
-            name = "target_actor" if "target_actor" in pack.tensors else "actor"
-            layers = self.policy.layout.layers(pack[name])
+            layers = self.policy.layout.layers(pack[self.next_actor])
             actions = self.policy.sample(layers, batch.next_observations, noise["next_actions"])
             values = self.critic(self.critic.layers(pack["target"]), batch.next_observations, actions).amin(dim=1)
             goal = critics.one_step_ahead(pack, batch, values)
@@ -116,9 +103,8 @@ class Weighted(Normalised[S]):
         critic = self.critic.layers(pack["critic"])
         with torch.no_grad():
             own = self.policy.sample(leaves, batch.observations, noise["actions"])
-            values = (
-                self.critic(critic, batch.observations, own).amin(dim=1).unflatten(1, (-1, self.samples)).mean(dim=2)
-            )
+            values = self.critic(critic, batch.observations, own).amin(dim=1)
+            values = values.unflatten(1, (-1, self.samples)).mean(dim=2)
             advantages = self.critic(critic, batch.observations, batch.actions).amin(dim=1) - values
             weights = self.weights(advantages, pack)
         mean, log_std = self.policy.mean(leaves, batch.observations), self.policy.log_std(leaves, batch.observations)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import rewards, streams
-from diffcps.algorithms.nn import Adam, Critic
-from diffcps.algorithms.settings import OFFICIAL, Changes, Settings, TaskFacts
+from diffcps.algorithms.adam import Adam
+from diffcps.algorithms.nn import Critic
+from diffcps.algorithms.settings import OFFICIAL, Changes, Learning, TaskFacts
 from diffcps.config import Actor, RunConfig
 
 if TYPE_CHECKING:
@@ -68,89 +69,6 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Normal:
-    """Standard normal numbers, ``[K, *shape]``."""
-
-    shape: tuple[int, ...]
-    member_axis: int = 0
-    """Position of the members' axis in the result."""
-
-
-class Words(Protocol):
-    """Numbers made from random 32-bit words."""
-
-    @property
-    def count(self) -> int:
-        """Words that a member needs."""
-
-    def read(self, words: Tensor) -> Tensor:
-        """The numbers of all members from their words ``[K, count]``."""
-
-
-@dataclass(frozen=True)
-class Integers:
-    """Integers uniform on 0 … limit − 1, ``[K, *shape]``."""
-
-    shape: tuple[int, ...]
-    limit: int
-
-    @property
-    def count(self) -> int:
-        """Two words for each."""
-        return 2 * math.prod(self.shape)
-
-    def read(self, words: Tensor) -> Tensor:
-        """See ``Words``."""
-        return streams.integers(words, self.limit).unflatten(1, self.shape)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a data set, each member's from its own part, ``[K, B]``."""
-
-    batch: int
-    span: Tensor
-    """The first of its rows and how many they are, ``[K, 2]``."""
-
-    @property
-    def count(self) -> int:
-        """Two words for each."""
-        return 2 * self.batch
-
-    def read(self, words: Tensor) -> Tensor:
-        """See ``Words``."""
-        first, rows = self.span.split(1, dim=1)
-        return first + streams.integers(words, rows)
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Numbers uniform on (0, 1), ``[K, *shape]``."""
-
-    shape: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """One word for each."""
-        return math.prod(self.shape)
-
-    def read(self, words: Tensor) -> Tensor:
-        """See ``Words``."""
-        return streams.uniforms(words).unflatten(1, self.shape)
-
-
-@dataclass(frozen=True)
-class Coin:
-    """One boolean for each member, true with probability ½: ``[K]``."""
-
-    count: int = 1
-
-    def read(self, words: Tensor) -> Tensor:
-        """See ``Words``."""
-        return words[:, 0] >= 2**31
-
-
-@dataclass(frozen=True)
 class Batch:
     """Transitions of each member, or of the whole data set where the axes ``[K, B]`` are one, ``[N]``."""
 
@@ -185,34 +103,20 @@ class StepKind:
     """B, transitions of each member."""
     metrics: tuple[str, ...]
     """Names of what ``update`` gives."""
-    noise: Mapping[str, Normal | Words] = field(default_factory=dict)
+    noise: Mapping[str, streams.Noise] = field(default_factory=dict)
     """Name -> random numbers. Their values depend on the order of the names."""
     reads: tuple[str, ...] = ()
     """Columns of ``Batch.more`` and ``Batch.of_member`` that it reads."""
 
     def draw(self, key: Tensor, step: Tensor, span: Tensor) -> dict[str, Tensor]:
-        """The random numbers of a gradient step.
-
-        A pure function of the step and, for each member, of its key and the number of its rows.
+        """The random numbers of a gradient step: a pure function of it and, for each member, of its key and its number of rows.
 
         Args:
             key: of each member's stream, ``[K, 2]``.
             step: an integer tensor.
             span: each member's rows of the data set, the first and how many: integers ``[K, 2]``.
         """
-        normal = {name: kind for name, kind in self.noise.items() if isinstance(kind, Normal)}
-        words: dict[str, Words] = {"rows": Rows(self.batch, span)}
-        words |= {name: kind for name, kind in self.noise.items() if not isinstance(kind, Normal)}
-        sizes = [math.prod(kind.shape) for kind in normal.values()]
-        pairs = sum(sizes) + sum(sizes) % 2
-        counts = [kind.count for kind in words.values()]
-        drawn = streams.words(key, step, pairs + sum(counts)).split([pairs, *counts], dim=1)
-        found = {name: kind.read(part) for (name, kind), part in zip(words.items(), drawn[1:], strict=True)}
-        if sizes:
-            parts = streams.normals(drawn[0])[:, : sum(sizes)].split(sizes, dim=1)
-            for (name, kind), part in zip(normal.items(), parts, strict=True):
-                found[name] = part.view(len(key), *kind.shape).movedim(0, kind.member_axis)
-        return found
+        return streams.draw({"rows": streams.Rows(self.batch, span), **self.noise}, key, step)
 
 
 @dataclass(frozen=True)
@@ -260,7 +164,7 @@ class Acting(Protocol):
         """See ``Algorithm.act``."""
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Learning)
 
 
 class Algorithm(Generic[S]):
@@ -270,8 +174,8 @@ class Algorithm(Generic[S]):
     differ between members come as ``pack.values``, ``[K]``; ``config`` is for those that all members share.
     """
 
-    settings: ClassVar[type[Settings]]
-    """The dataclass of its settings, which extends ``Learning``."""
+    settings: ClassVar[type[Learning]]
+    """The dataclass of its settings."""
     profiles: ClassVar[Mapping[str, Callable[[RunConfig], Changes]]] = OFFICIAL
     """Name -> what a profile changes of a trial that has the settings of its task."""
     chooses: ClassVar[bool] = True
@@ -404,6 +308,16 @@ class Algorithm(Generic[S]):
         raise NotImplementedError
 
     # What follows from the above
+
+    @property
+    def product(self) -> torch.dtype | None:
+        """The type to which hidden layers round their products; see ``nn.linear``."""
+        return torch.bfloat16 if self.config.precision == "bf16" else None
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Depth and type of products of its networks, for ``nn.Mlp``, ``nn.Critic`` and their like."""
+        return {"layers": self.config.hidden_layers, "product": self.product}
 
     @property
     def batch_bound(self) -> float:

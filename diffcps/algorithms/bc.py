@@ -7,26 +7,14 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Integers,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Words,
-    detached,
-)
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise, detached
 from diffcps.algorithms.chain import ChainPolicy
 from diffcps.algorithms.gaussian import GaussianPolicy
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Policy, Weights
 from diffcps.algorithms.settings import Cloning
+from diffcps.algorithms.streams import Integers, Noise, Normal
 from diffcps.algorithms.student import Teacher
 
 STEP_LOSS_MEMORY = 5000.0
@@ -51,7 +39,6 @@ class Cloner(Normalised[S], Teacher[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config = self.config
-        self.product = torch.bfloat16 if config.precision == "bf16" else None
         kind = ChainPolicy if config.policy == "diffusion" else GaussianPolicy
         self.policy: Policy = kind(config, problem, self.product, device)
         self.draws = self.policy.draws
@@ -59,7 +46,7 @@ class Cloner(Normalised[S], Teacher[S]):
         average = Copy(rates, config.ema_every, config.ema_start)
         decay = -(-problem.steps // config.policy_freq) if config.cosine_decay else None
         self.networks["actor"] = Network(self.policy.layout, copies={"average": average}, decay_steps=decay)
-        self.fit_noise: dict[str, Normal | Words] = {
+        self.fit_noise: dict[str, Noise] = {
             "noise": Normal((config.batch_size, self.policy.noise_width)),
             "step": Integers((config.batch_size,), config.diffusion_steps),
         }
@@ -99,20 +86,14 @@ class Cloner(Normalised[S], Teacher[S]):
         """How well a policy fits the actions of a batch."""
         return self.policy.fit(weights, batch.observations, batch.actions, step=noise["step"], noise=noise["noise"])
 
-    def cloning_loss(self, weights: Weights, batch: Batch, noise: StepNoise) -> tuple[Tensor, Metrics, Fit]:
-        """C alone: the behaviour loss, or the estimate of the cross-entropy that the settings name."""
+    def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
+        """One step of the policy down C alone, in place: the behaviour loss, or the cross-entropy that the settings name."""
+        weights = self.learning_weights(pack)
         fit = self.fit(weights, batch, noise)
         constraint = fit.rows.mean(dim=1)
         loss = fit.with_variance(constraint)
-        metrics = {"actor_loss": loss, "behaviour_loss": fit.behaviour_loss, "constraint": constraint}
-        return loss, detached(metrics), fit
-
-    def clone(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
-        """One step of the policy towards the data, in place."""
-        weights = self.learning_weights(pack)
-        loss, metrics, fit = self.cloning_loss(weights, batch, noise)
-        metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
-        return metrics
+        metrics = detached({"actor_loss": loss, "behaviour_loss": fit.behaviour_loss, "constraint": constraint})
+        return metrics | {"actor_grad_norm": self.improve(pack, weights, loss, fit)}
 
     def improve(self, pack: Pack, weights: Weights, loss: Tensor, fit: Fit) -> Tensor:
         """Step the policies down the gradient of their loss ``[K]``; returns the gradients' norms ``[K]``.
@@ -142,7 +123,7 @@ class BC(Cloner[Settings]):
         batch = self.config.batch_size
         metrics = (*METRICS, *self.student_metrics)
         self.kinds = {"behaviour": StepKind(batch, metrics, self.fit_noise), "idle": StepKind(batch, ())}
-        self.add_student(self.product)
+        self.add_student()
         self.stages = (Stage(self.every("behaviour", "idle")),)
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:

@@ -7,7 +7,6 @@ from torch.nn.functional import softplus
 from diffcps.algorithms.base import Problem
 from diffcps.algorithms.diffusion import (
     Denoiser,
-    Schedule,
     add_noise,
     carry,
     one_hot,
@@ -31,7 +30,7 @@ class ChainPolicy:
         self.max_action = problem.max_action
         self.action_size = action_size = problem.action_size
         steps = config.diffusion_steps
-        self.schedule: Schedule = variance_preserving(steps, config.beta_min, config.beta_max).to(device)
+        self.schedule = variance_preserving(steps, config.beta_min, config.beta_max).to(device)
         self.own_variance = config.covariance in ("interpolated", "learned")
         """Whether the network gives a variance too."""
         self.noise_net = NoiseNet(

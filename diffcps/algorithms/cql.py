@@ -18,20 +18,18 @@ from diffcps.algorithms import critics
 from diffcps.algorithms.base import (
     Algorithm,
     Batch,
-    Copy,
     Metrics,
     Network,
-    Normal,
     Problem,
     Stage,
     StepKind,
     StepNoise,
-    Uniform,
     detached,
 )
 from diffcps.algorithms.nn import Constant, Critic, Layers, Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
+from diffcps.algorithms.streams import Normal, Uniform
 from diffcps.config import RunConfig
 from diffcps.config.plain import setting
 
@@ -98,14 +96,13 @@ class CQL(Algorithm[Settings]):
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states, size = self.config, problem.observation_size, problem.action_size
-        more = {**critics.shape(config), "activation": torch.relu}
+        more = {**self.shape, "activation": torch.relu}
         self.policy = Mlp(states, config.hidden_size, 2 * size, **more)
         self.critic = Critic(states, size, config.hidden_size, **more)
-        target = Copy([member.target_rate for member in members])
         zeros = torch.zeros(len(members), 1)
         self.networks = {
             "actor": Network(self.policy.layout),
-            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+            "critic": critics.network(self.critic, members),
             "log_temperature": Network(Constant(zeros)),
             "log_multiplier": Network(Constant(zeros), "critic_learning_rate"),
         }
@@ -120,7 +117,8 @@ class CQL(Algorithm[Settings]):
         }
         self.kinds = {name: StepKind(batch, METRICS, noise) for name in ("clone", "improve")}
         until = config.cloning_steps
-        self.stages = (Stage(("clone",), until), Stage(("improve",))) if until else (Stage(("improve",)),)
+        cloning = (Stage(("clone",), until),) if until else ()
+        self.stages = (*cloning, Stage(("improve",)))
 
     @classmethod
     def of_task(cls, task: TaskFacts) -> Changes:

@@ -1,23 +1,24 @@
 """What most algorithms do with a critic: look one step ahead, and move its values there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from diffcps.algorithms.base import Batch, Metrics
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, values_of
 from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Learning
 
 METRICS = "critic_loss", "q_value", "critic_grad_norm"
 """What a step of a critic gives."""
 
 
-def shape(config: Learning) -> dict[str, Any]:
-    """Depth and type of products of a network with these settings, for ``nn.Mlp``, ``nn.Critic`` and their like."""
-    return {"layers": config.hidden_layers, "product": torch.bfloat16 if config.precision == "bf16" else None}
+def network(
+    critic: Critic, members: Sequence[Any], decay_steps: int | None = None, target_every: int | None = None
+) -> Network:
+    """The network of a critic whose copy ``target`` follows at the setting ``target_rate``; see ``Network`` and ``Copy``."""
+    target = Copy(values_of(members, "target_rate"), target_every)
+    return Network(critic, "critic_learning_rate", copies={"target": target}, decay_steps=decay_steps)
 
 
 def one_step_ahead(pack: Pack, batch: Batch, values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import awac
-from diffcps.algorithms.base import Copy, Problem
+from diffcps.algorithms.base import Copy, Network, Problem
 from diffcps.algorithms.choosing import by_softmax
 from diffcps.algorithms.observations import FACTS
 from diffcps.algorithms.pack import Pack
@@ -52,9 +52,13 @@ class CRR(awac.Weighted[Settings]):
     chooses = True
     acting: ClassVar[tuple[str, ...]] = ("actor", "target", *FACTS)
     samples = 4
+    target_every = COPIED_EVERY
+    next_actor = "target_actor"
 
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
+        target = Copy([member.target_rate for member in members], COPIED_EVERY)
+        self.networks["actor"] = Network(self.policy.layout, copies={"target_actor": target})
         self.draws = 1
 
     @classmethod
@@ -62,13 +66,6 @@ class CRR(awac.Weighted[Settings]):
         """The same settings for all tasks; r − 1 where rewards are 1 at a goal."""
         changes = awac.of_task(task, {})
         return {**changes, "evaluation": {**changes.get("evaluation", {}), "candidates": CANDIDATES}}
-
-    def copies_of(self, name: str) -> dict[str, Copy]:
-        """Both networks have a target."""
-        return {name: Copy([member.target_rate for member in self.members], COPIED_EVERY)}
-
-    def move_targets(self, pack: Pack) -> None:
-        """They move by themselves, every ``COPIED_EVERY`` steps."""
 
     def weights(self, advantages: Tensor, pack: Pack) -> Tensor:
         """min(exp(A / λ), 20), or 1[A > 0]."""

@@ -30,7 +30,7 @@ CANDIDATES = 10
 
 @dataclass(frozen=True)
 class Settings(Improving):
-    """The settings of a member."""
+    """The settings of a member. ``max_q_candidates`` next actions are drawn with and without a max-Q backup."""
 
     policy_freq: int = setting(1, "a positive whole number")
     """The policy is updated every so many steps."""

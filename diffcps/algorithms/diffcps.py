@@ -1,7 +1,7 @@
 """DiffCPS: the highest value subject to a bound κ on the behaviour's cross-entropy, which the multiplier λ enforces.
 
-With the settings of the ``official`` profile it computes what the paper's released program does. Losses are pure functions
-of parameters, a batch and random numbers; they return ``(loss [K], metrics)`` and never step an optimiser.
+With the settings of the ``official`` profile it computes what the paper's released program does. Losses ``[K]`` are pure
+functions of parameters, a batch and random numbers, and never step an optimiser.
 A gradient step begins in ``improving.Improver.update``: the critic there, then ``DiffCPS.improve_policy`` here.
 Shapes: K members, B transitions, T diffusion steps.
 """
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import duals
+from diffcps.algorithms.adam import Adam
 from diffcps.algorithms.base import Batch, Copy, Inert, Metrics, Network, Problem, StepNoise, detached
 from diffcps.algorithms.improving import Improver
-from diffcps.algorithms.nn import Adam, Constant, Layers
+from diffcps.algorithms.nn import Constant, Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Fit, Weights
 from diffcps.algorithms.settings import OFFICIAL, Changes, Constrained, Dual, Improving
@@ -271,10 +272,9 @@ class DiffCPS(Improver[Settings]):
         }
         return fit.with_variance(loss), detached(metrics), fit
 
-    def dual_loss(self, multiplier: Tensor, constraint: Tensor, bound: Tensor) -> tuple[Tensor, Metrics]:
+    def dual_loss(self, multiplier: Tensor, constraint: Tensor, bound: Tensor) -> Tensor:
         """(κ − C)·λ with C a constant: λ grows while the constraint is violated. All ``[K]``."""
-        loss = (bound - constraint).detach() * duals.value(self.config.dual, multiplier)
-        return loss, {"dual_loss": loss.detach()}
+        return (bound - constraint).detach() * duals.value(self.config.dual, multiplier)
 
     def improve_policy(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """One step of policy and λ, in place. Of its metrics ``lambda`` is what the policy's loss used in this step, and
@@ -284,10 +284,11 @@ class DiffCPS(Improver[Settings]):
         critic = self.critic.layers(pack["critic"])
         loss, metrics, fit = self.actor_loss(weights, critic, pack, batch=batch, noise=noise)
         multiplier = pack["multiplier"].detach().clone().requires_grad_()
-        dual, dual_metrics = self.dual_loss(multiplier[:, 0], metrics["constraint"], metrics["target_kl"])
+        dual = self.dual_loss(multiplier[:, 0], metrics["constraint"], metrics["target_kl"])
         (slope,) = torch.autograd.grad(dual.sum(), multiplier)
+        metrics["dual_loss"] = dual.detach()
         metrics["actor_grad_norm"] = self.improve(pack, weights, loss, fit)
         adam, smoothed = pack.adams["multiplier"], pack.tensors.get("smoothed")
         duals.step(self.config.dual, pack.values, pack["multiplier"], adam=adam, slope=slope, smoothed=smoothed)
         metrics["multiplier"] = duals.value(self.config.dual, pack["multiplier"][:, 0]).clone()
-        return metrics | dual_metrics
+        return metrics

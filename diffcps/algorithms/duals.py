@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffcps.algorithms.nn import Adam, clip_by_norm
+from diffcps.algorithms.adam import Adam, clip_by_norm
 from diffcps.algorithms.settings import Dual
 
 SMOOTHING = 0.01

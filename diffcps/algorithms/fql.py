@@ -16,20 +16,18 @@ from diffcps.algorithms import critics
 from diffcps.algorithms.base import (
     Algorithm,
     Batch,
-    Copy,
     Metrics,
     Network,
-    Normal,
     Problem,
     Stage,
     StepKind,
     StepNoise,
-    Uniform,
     detached,
 )
 from diffcps.algorithms.nn import Critic, Layers, Mlp, gelu, gelu_norm
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
+from diffcps.algorithms.streams import Normal, Uniform
 from diffcps.config.plain import setting
 
 METRICS = (
@@ -74,15 +72,14 @@ class FQL(Algorithm[Settings]):
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states, actions = self.config, problem.observation_size, problem.action_size
-        more = critics.shape(config)
+        more = self.shape
         self.flow = Mlp(states + actions + 1, config.hidden_size, actions, **more, activation=gelu)
         self.policy = Mlp(states + actions, config.hidden_size, actions, **more, activation=gelu)
         self.critic = Critic(states, actions, config.hidden_size, **more, activation=gelu_norm)
-        target = Copy([member.target_rate for member in members])
         self.networks = {
             "actor": Network(self.policy.layout),
             "flow": Network(self.flow.layout),
-            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+            "critic": critics.network(self.critic, members),
         }
         shape = config.batch_size, actions
         normal = {name: Normal(shape) for name in ("next_noise", "start", "noise")}
@@ -154,9 +151,8 @@ class FQL(Algorithm[Settings]):
             goal = euler(velocity, z, self.config.flow_steps).clamp(-1.0, 1.0)
         actions = self.one_step(leaves, batch.observations, z)
         distance = (actions - goal).square().mean(dim=(1, 2))
-        values = self.critic(self.critic.layers(pack["critic"]), batch.observations, actions.clamp(-1.0, 1.0)).mean(
-            dim=1
-        )
+        values = self.critic(self.critic.layers(pack["critic"]), batch.observations, actions.clamp(-1.0, 1.0))
+        values = values.mean(dim=1)
         q = values.mean(dim=1)
         scale = values.detach().abs().mean(dim=1) if self.config.normalise_value else torch.ones_like(q)
         loss = pack.values["alpha"] * distance - q / scale

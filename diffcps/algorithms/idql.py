@@ -12,31 +12,21 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics, iql
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Integers,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Words,
-)
+from diffcps.algorithms.adam import AdamW
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import by_value
-from diffcps.algorithms.diffusion import add_noise, carry, one_hot, variance_preserving
-from diffcps.algorithms.nn import AdamW, NoiseNet
+from diffcps.algorithms.diffusion import Denoiser, add_noise, carry, one_hot, variance_preserving
+from diffcps.algorithms.nn import NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
 from diffcps.algorithms.settings import EVALUATIONS, Chain, Changes, TaskFacts, WithRaisedStudent, d4rl
+from diffcps.algorithms.streams import Integers, Noise, Normal
 from diffcps.algorithms.student import Teacher
 from diffcps.config.plain import require, setting
 
 METRICS = (*iql.VALUE_METRICS, "behaviour_loss", "actor_grad_norm")
 STEPS = 3_000_000
-CANDIDATES = 128, 32
+CANDIDATES, MAZE_CANDIDATES = 128, 32
 """Actions among which the policy chooses on most tasks, and where rewards are 1 at a goal (the paper's IDQL-A)."""
 
 
@@ -79,23 +69,22 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         config, size = self.config, problem.action_size
         self.schedule = variance_preserving(config.diffusion_steps, config.beta_min, config.beta_max).to(device)
         sizes = problem.observation_size, size, config.diffusion_steps, config.hidden_size, config.time_embedding
-        product, depth = self.shape["product"], config.policy_layers
         self.noise_net: ResidualNet | NoiseNet
         if config.residual:
-            self.noise_net = ResidualNet(*sizes, blocks=depth, product=product)
+            self.noise_net = ResidualNet(*sizes, blocks=config.policy_layers, product=self.product)
         else:
-            self.noise_net = NoiseNet(*sizes, layers=depth, product=product).to(device)
+            self.noise_net = NoiseNet(*sizes, layers=config.policy_layers, product=self.product).to(device)
         average = Copy([member.ema_rate for member in members])
         actor = Network(self.noise_net, copies={"average": average}, optimiser=AdamW, decay_steps=problem.steps)
         self.networks = {"actor": actor, **self.values_networks}
-        noise: dict[str, Normal | Words] = {
+        noise: dict[str, Noise] = {
             "noise": Normal((config.batch_size, size)),
             "step": Integers((config.batch_size,), config.diffusion_steps),
         }
         if config.residual and config.dropout > 0.0:
-            noise["kept"] = Kept((depth, config.batch_size, config.hidden_size), config.dropout)
+            noise["kept"] = Kept((config.policy_layers, config.batch_size, config.hidden_size), config.dropout)
         self.kinds = {"step": StepKind(config.batch_size, (*METRICS, *self.student_metrics), noise)}
-        self.add_student(product)
+        self.add_student()
         self.stages = (Stage(("step",)),)
         self.draws = config.diffusion_steps
 
@@ -106,7 +95,7 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         if task.goal_rewards:
             settings = {"reward_transform": "minus_one", "expectile": 0.9}
         changes = d4rl(task, settings, STEPS, dict.fromkeys(EVALUATIONS, (250_000, 50)))
-        acting = {"candidates": CANDIDATES[task.goal_rewards], "actor": "average"}
+        acting = {"candidates": MAZE_CANDIDATES if task.goal_rewards else CANDIDATES, "actor": "average"}
         return changes | {"evaluation": acting | changes.get("evaluation", {})}
 
     def update(self, pack: Pack, batch: Batch, noise: StepNoise, kind: str) -> Metrics:
@@ -131,15 +120,19 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         norm = pack.descend("actor", errors.sum(dim=2).mean(dim=1), leaves)
         return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
 
-    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
-        """See ``Teacher.carry``; the clean action that the noise implies is kept within the bound here."""
-        layers = self.noise_net.layout.layers(pack["average"])
+    def denoiser(self, parameters: Tensor, observations: Tensor) -> Denoiser:
+        """ε_θ and β at observations ``[K, B, o]``, for noisy actions ``[K, B·n, a]``."""
+        layers = self.noise_net.layout.layers(parameters)
         time, observed = self.noise_net.time(layers), self.noise_net.observe(layers, observations)
 
         def denoise(current: Tensor, step: int) -> tuple[Tensor, Tensor]:
             return self.noise_net(layers, current, observed + time[:, step : step + 1]), self.schedule.beta[step]
 
-        return carry(denoise, self.schedule, noise, 1.0)
+        return denoise
+
+    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
+        """See ``Teacher.carry``; the clean action that the noise implies is kept within the bound here."""
+        return carry(self.denoiser(pack["average"], observations), self.schedule, noise, 1.0)
 
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Of N whole chains the action with the largest min(Q1', Q2')."""
@@ -149,13 +142,11 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
 
     def sample(self, parameters: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
         """Actions ``[K, B·n, a]`` in units of their bound, from noise ``[T, K, B·n, a]``; none in the last step."""
-        layers = self.noise_net.layout.layers(parameters)
-        time, observed = self.noise_net.time(layers), self.noise_net.observe(layers, observations)
+        denoise = self.denoiser(parameters, observations)
         current = noise[0]
         for step in reversed(range(self.schedule.steps)):
-            predicted = self.noise_net(layers, current, observed + time[:, step : step + 1])
-            beta, signal = self.schedule.beta[step], self.schedule.alpha_bar[step]
-            current = reverse_mean(beta, signal, current, predicted)
+            predicted, beta = denoise(current, step)
+            current = reverse_mean(beta, self.schedule.alpha_bar[step], current, predicted)
             if step > 0:
                 current = current + beta.sqrt() * noise[self.schedule.steps - step]
             current = current.clamp(-1.0, 1.0)

@@ -7,25 +7,14 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import bc, critics
-from diffcps.algorithms.base import (
-    Batch,
-    Coin,
-    Copy,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Words,
-)
+from diffcps.algorithms.base import Batch, Metrics, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import by_softmax
 from diffcps.algorithms.nn import Critic, Layers, mish, mish_norm
 from diffcps.algorithms.observations import FACTS
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.settings import Improving
+from diffcps.algorithms.streams import Coin, Noise, Normal
 
 S = TypeVar("S", bound=Improving)
 
@@ -47,12 +36,9 @@ class Improver(bc.Cloner[S]):
         config = self.config
         sizes = problem.observation_size, problem.action_size, config.hidden_size
         activation = mish_norm if config.critic_norm else mish
-        self.critic = Critic(*sizes, **critics.shape(config), heads=self.heads, activation=activation)
-        target = Copy([member.target_rate for member in members])
+        self.critic = Critic(*sizes, **self.shape, heads=self.heads, activation=activation)
         decay = problem.steps if config.cosine_decay else None
-        self.networks["critic"] = Network(
-            self.critic, "critic_learning_rate", copies={"target": target}, decay_steps=decay
-        )
+        self.networks["critic"] = critics.network(self.critic, members, decay)
         self.next_candidates = config.max_q_candidates if config.max_q_backup else 1
         """Target actions for each next observation."""
         if config.discount == 0.0:
@@ -66,7 +52,7 @@ class Improver(bc.Cloner[S]):
             candidates: actions that it draws for each observation, and a coin for each member.
         """
         batch = self.config.batch_size
-        critic: dict[str, Normal | Words] = {"next_actions": self.actions_noise(self.next_candidates)}
+        critic: dict[str, Noise] = {"next_actions": self.actions_noise(self.next_candidates)}
         fitting = critic | self.fit_noise
         improving = fitting | {"actions": self.actions_noise(candidates), "swap": Coin()}
         self.kinds = {
@@ -74,10 +60,10 @@ class Improver(bc.Cloner[S]):
             "critic": StepKind(batch, critics.METRICS, critic),
             "behaviour": StepKind(batch, (*critics.METRICS, *bc.METRICS, *self.student_metrics), fitting),
         }
-        self.add_student(self.product)
-        cloning, improving_stage = Stage(self.every("behaviour", "critic")), Stage(self.every("policy", "critic"))
+        self.add_student()
         until = self.config.behaviour_steps
-        self.stages = (Stage(cloning.cycle, until), improving_stage) if until else (improving_stage,)
+        cloning = (Stage(self.every("behaviour", "critic"), until),) if until else ()
+        self.stages = (*cloning, Stage(self.every("policy", "critic")))
 
     def actions_noise(self, candidates: int) -> Normal:
         """What drawing so many actions for each observation of a batch takes."""

@@ -7,15 +7,15 @@ weighted by the exponential of its advantage. It acts by its mean. The order of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics
-from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
+from diffcps.algorithms.base import Algorithm, Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.gaussian import GaussianNet, log_density
-from diffcps.algorithms.nn import Critic, Init, Mlp
+from diffcps.algorithms.nn import Critic, Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.config.plain import setting
@@ -27,7 +27,6 @@ LARGEST_WEIGHT = 100.0
 LOG_STD = -5.0, 2.0
 """Between these the logarithm of the policy's standard deviation stays, in units of the action bound."""
 STEPS = 1_000_000
-INIT: Init = "orthogonal"
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,17 @@ class Implicit(Algorithm[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states = self.config, problem.observation_size
-        self.shape = {**critics.shape(config), "activation": torch.relu, "init": INIT}
         self.value = Mlp(states, config.hidden_size, 1, **self.shape)
         self.critic = Critic(states, problem.action_size, config.hidden_size, **self.shape)
-        target = Copy([member.target_rate for member in members])
         self.values_networks = {
             "value": Network(self.value.layout, "critic_learning_rate"),
-            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+            "critic": critics.network(self.critic, members),
         }
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Besides depth and products: ReLU, and how weights start."""
+        return {**super().shape, "activation": torch.relu, "init": "orthogonal"}
 
     def learn_value(self, pack: Pack, batch: Batch) -> tuple[Metrics, Tensor]:
         """Equation 5; also returns min(Q1', Q2')(s, a) − V(s) ``[K, B]`` with the new V."""

@@ -54,7 +54,7 @@ class Layout:
         return torch.stack([self._start(own) for own in generators])
 
     def _start(self, generator: torch.Generator) -> Tensor:
-        parts = [_start(*size, self.init, generator) for size in self.sizes]
+        parts = [_start_of_layer(*size, self.init, generator) for size in self.sizes]
         if self.last is not None:
             for (_, fan_out), part in zip(self.sizes[:-1], parts, strict=False):
                 part[-fan_out:] = 0.1
@@ -62,7 +62,7 @@ class Layout:
         return torch.cat(parts)
 
 
-def _start(fan_in: int, fan_out: int, init: Init, generator: torch.Generator) -> Tensor:
+def _start_of_layer(fan_in: int, fan_out: int, init: Init, generator: torch.Generator) -> Tensor:
     """Weights and biases of one layer at the start."""
     if fan_in == 0:
         return torch.zeros(fan_out)
@@ -135,24 +135,29 @@ def mish(x: Tensor) -> Tensor:
     return q.mul_(q).add_(1.0).reciprocal_().mul_(2.0).sub_(1.0).mul_(x)
 
 
-def relu_norm(x: Tensor) -> Tensor:
-    """ReLU, then mean 0 and variance 1 over the width. Gains and shifts are left to the next layer's weights."""
-    return layer_norm(torch.relu(x), x.shape[-1:], eps=1e-6)
-
-
-def mish_norm(x: Tensor) -> Tensor:
-    """``mish``, then mean 0 and variance 1 over the width, as in ``relu_norm``."""
-    return layer_norm(mish(x), x.shape[-1:], eps=1e-6)
-
-
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form."""
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
+def norm(x: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the width. Gains and shifts are left to the next layer's weights."""
+    return layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def relu_norm(x: Tensor) -> Tensor:
+    """``norm`` after ReLU."""
+    return norm(torch.relu(x))
+
+
+def mish_norm(x: Tensor) -> Tensor:
+    """``norm`` after ``mish``."""
+    return norm(mish(x))
+
+
 def gelu_norm(x: Tensor) -> Tensor:
-    """``gelu``, then mean 0 and variance 1 over the width, as in ``relu_norm``."""
-    return layer_norm(gelu(x), x.shape[-1:], eps=1e-6)
+    """``norm`` after ``gelu``."""
+    return norm(gelu(x))
 
 
 def tail(x: Tensor, layers: Layers, product: torch.dtype | None = None, activation: Activation = mish) -> Tensor:
@@ -227,7 +232,7 @@ class NoiseNet:
     """ε_θ(a_t, t, s): the diffusion policy's network, for all members at once.
 
     The step enters as the integer 0..T−1 through a sinusoidal embedding and a small two-layer net (E → 2E → E),
-    is concatenated with action and observation, and passes the hidden layers (three) with Mish. The first of them is linear
+    is concatenated with action and observation, and passes the hidden layers with Mish. The first of them is linear
     in the three parts: what the observation gives to it is the same for all steps of a chain, and what the step gives
     is the same for all observations, so each is worked out once.
     """
@@ -333,99 +338,3 @@ class Critic:
         """``[K, B, n]`` → ``[K·heads, B, n]``, the rows of each member once for each head."""
         members, rows, size = x.shape
         return x[:, None].expand(members, self.heads, rows, size).reshape(self.heads * members, rows, size)
-
-
-# Adam and gradient-norm clipping for a pack: each member has its own moments, learning rate and norm.
-
-WEIGHT_DECAY = 1e-4
-"""Of ``AdamW``."""
-
-
-DECAYS = 0.9, 0.999
-"""Adam's decays of the running means of a gradient and of its square."""
-_SETTLED = 20_000
-"""Updates after which the bias corrections of Adam are 1."""
-
-
-@dataclass
-class Adam:
-    """Adam (Kingma and Ba, 2015) on a ``[K, P]`` tensor, with torch's default decays and no weight decay."""
-
-    first: Tensor
-    """Running mean of the gradient, ``[K, P]``."""
-    second: Tensor
-    """Running mean of its square, ``[K, P]``."""
-    count: Tensor
-    """Updates so far; a tensor, so that a step never waits for the host."""
-    learning_rate: Tensor
-    """``[K, 1]``."""
-    decay_steps: int | None = None
-    """The learning rate falls to 0 along a cosine over so many updates; ``None``: it is constant."""
-
-    @classmethod
-    def create(cls, parameters: Tensor, learning_rate: Tensor, decay_steps: int | None = None) -> "Adam":
-        """A fresh optimiser for ``parameters`` ``[K, P]`` with learning rates ``[K]``."""
-        count = torch.zeros((), dtype=torch.float64, device=parameters.device)
-        zeros = torch.zeros_like(parameters)
-        rate = learning_rate[:, None].to(parameters)
-        return cls(zeros, zeros.clone(), count, rate, decay_steps=decay_steps)
-
-    @staticmethod
-    def farthest(updates: int) -> float:
-        """Distance, in learning rates, that no number can exceed in so many updates with any gradients.
-
-        By Cauchy and Schwarz update t is at most √(Σ wᵢ² / uᵢ), where wᵢ and uᵢ are the weights of gradient i in the
-        bias-corrected means of the gradient and of its square. A steady gradient moves by 1 an update, one that grows
-        by a ninth an update by up to 7.27.
-        """
-        first, second = DECAYS
-        ratio = first * first / second
-        t = torch.arange(1, min(updates, _SETTLED) + 1, dtype=torch.float64)
-        squares = (1 - first) ** 2 / (1 - second) * (1 - ratio**t) / (1 - ratio)
-        most = squares.sqrt() * (1 - second**t).sqrt() / (1 - first**t)
-        return float(most.sum()) + max(0, updates - _SETTLED) * math.sqrt((1 - first) ** 2 / (1 - second) / (1 - ratio))
-
-    def step(self, parameters: Tensor, gradient: Tensor) -> None:
-        """Update ``parameters`` in place."""
-        (decay_first, decay_second), epsilon = DECAYS, 1e-8
-        self.count += 1
-        self.first.lerp_(gradient, 1.0 - decay_first)
-        self.second.mul_(decay_second).addcmul_(gradient, gradient, value=1.0 - decay_second)
-        scale_first = 1.0 - decay_first**self.count
-        scale_second = (1.0 - decay_second**self.count).sqrt()
-        # lr (m / scale_first) / (√v / scale_second + ε), with the scalars gathered: two passes over the parameters less
-        rate = self.learning_rate * (scale_second / scale_first).to(self.learning_rate)
-        if self.decay_steps is not None:
-            rate = rate * self._decayed(self.count - 1, self.decay_steps)
-        denominator = self.second.sqrt().add_(epsilon * scale_second)
-        parameters.addcdiv_(self.first * rate, denominator, value=-1.0)
-
-    def scheduled(self) -> Tensor:
-        """The learning rate ``[K, 1]`` of the next update."""
-        if self.decay_steps is None:
-            return self.learning_rate
-        return self.learning_rate * self._decayed(self.count, self.decay_steps)
-
-    def _decayed(self, updates: Tensor, decay_steps: int) -> Tensor:
-        """What is left of the learning rate after so many updates: from 1 to 0 along a cosine."""
-        done = (updates / decay_steps).clamp(max=1.0)
-        return (0.5 + 0.5 * (math.pi * done).cos()).to(self.learning_rate)
-
-    def state(self) -> dict[str, Tensor]:
-        """The tensors that a checkpoint must hold."""
-        return {"first": self.first, "second": self.second, "count": self.count}
-
-
-class AdamW(Adam):
-    """Adam with a decay of all parameters beside it (Loshchilov and Hutter, 2019), of 1e-4 times the learning rate."""
-
-    def step(self, parameters: Tensor, gradient: Tensor) -> None:
-        """See ``Adam.step``."""
-        parameters.mul_(1.0 - WEIGHT_DECAY * self.scheduled())
-        super().step(parameters, gradient)
-
-
-def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale each member's gradient ``[K, P]`` to an L2 norm of at most ``max_norm`` ``[K]``; returns it and the norms ``[K]``."""
-    norm = torch.linalg.vector_norm(gradient, dim=1)
-    return gradient * (max_norm / (norm + 1e-6)).clamp(max=1.0)[:, None], norm

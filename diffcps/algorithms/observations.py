@@ -9,13 +9,13 @@ from torch import Tensor
 
 from diffcps.algorithms.base import Algorithm, Batch
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.settings import Settings
+from diffcps.algorithms.settings import Learning
 
 SMALLEST_STD = 1e-3
 """Added to the deviation of an observation before it is divided by."""
 FACTS = "mean", "std"
 """Tensors that acting needs."""
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Learning)
 
 
 class Normalised(Algorithm[S]):

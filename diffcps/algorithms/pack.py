@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffcps.algorithms.adam import Adam, clip_by_norm
 from diffcps.algorithms.base import Algorithm, values_of
-from diffcps.algorithms.nn import Adam, Layers, clip_by_norm, gradient
+from diffcps.algorithms.nn import Layers, gradient
 
 
 @dataclass

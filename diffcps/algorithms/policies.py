@@ -39,7 +39,7 @@ class Fit(NamedTuple):
     """Sum of (ε − ε_θ)², mean over action dimensions, at each diffusion step: ``[K, T]``, a constant."""
     step_counts: Tensor | None = None
     """Actions at each step, ``[K, T]``."""
-    noised: "Noised | None" = None
+    noised: Noised | None = None
     """Of a chain: what its error is measured on."""
 
     def with_variance(self, loss: Tensor) -> Tensor:

@@ -11,24 +11,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from diffcps.algorithms import critics, sde
-from diffcps.algorithms.base import (
-    Batch,
-    Copy,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    StepKind,
-    StepNoise,
-    Uniform,
-    Words,
-)
-from diffcps.algorithms.nn import Critic, Layers
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepKind, StepNoise
+from diffcps.algorithms.nn import Critic, Layers, Layout, first_layer, linear
 from diffcps.algorithms.pack import Pack
-from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, TimedMlp, soft_value, waves
+from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, soft_value, waves
 from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, d4rl, published
+from diffcps.algorithms.streams import Noise, Normal, Uniform
 from diffcps.config.plain import require, setting
 
 EARLIEST = 1e-3
@@ -66,6 +57,58 @@ class Settings(ScoreSettings, WithCritic):
         require(self.behaviour_share + self.energy_share < 1.0, "energy_share", self.energy_share, most)
 
 
+class EnergyNet:
+    """f(a, t, s) with SiLU, for all members at once, and its slope in a: one number for each action.
+
+    Only differences of f matter, so its last bias is not used. Its gradient would be rounding, which Adam makes as large as any.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: int,
+        embedding: int,
+        layers: int,
+        product: torch.dtype | None = None,
+    ) -> None:
+        self.action_size = action_size
+        self.product = product
+        inputs = (action_size + embedding + observation_size, hidden)
+        self.layout = Layout(((embedding, embedding), inputs, *[(hidden, hidden)] * (layers - 1), (hidden, 1)))
+
+    def observe(self, layers: Layers, observations: Tensor, features: Tensor) -> Tensor:
+        """What observations ``[K, B, o]`` and ``waves`` ``[K, B or 1, E]`` give to the first hidden layer, ``[K, B, H]``."""
+        time = linear(features, layers[0]).expand(-1, observations.shape[1], -1)
+        weight, bias = layers[1]
+        return linear(torch.cat([time, observations], dim=2), (weight[:, self.action_size :], bias))
+
+    def __call__(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
+        """``[K, B·n]`` for actions ``[K, B·n, a]``, n of them for each observation."""
+        hidden = first_layer(actions, layers[1][0][:, : self.action_size], observed)
+        for layer in layers[2:-1]:
+            hidden = linear(silu(hidden), layer, self.product)
+        weight, bias = layers[-1]
+        return linear(silu(hidden), (weight, 0.0 * bias)).squeeze(-1)
+
+    def slope(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
+        """∂f/∂a ``[K, B·n, a]``, written out, so that acting needs no automatic differentiation."""
+        hidden = first_layer(actions, layers[1][0][:, : self.action_size], observed)
+        bends = [_silu_slope(hidden)]
+        for layer in layers[2:-1]:
+            hidden = linear(silu(hidden), layer, self.product)
+            bends.append(_silu_slope(hidden))
+        slope = bends.pop() * layers[-1][0].transpose(1, 2)
+        for (weight, _), bend in zip(reversed(layers[2:-1]), reversed(bends), strict=True):
+            slope = torch.bmm(slope, weight.transpose(1, 2)) * bend
+        return torch.bmm(slope, layers[1][0][:, : self.action_size].transpose(1, 2))
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    gate = x.sigmoid()
+    return gate * (1.0 + x * (1.0 - gate))
+
+
 def energy_loss(energies: Tensor, values: Tensor, beta: Tensor) -> Tensor:
     """−mean_b Σ_j softmax_j(β Q_j) log softmax_j(f_j) for f and Q ``[K, B, M]`` and β ``[K]`` (equation 11)."""
     labels = (beta[:, None, None] * values).softmax(dim=-1)
@@ -84,19 +127,18 @@ class QGPO(Scored[Settings]):
     def __init__(self, members: Sequence[Settings], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, states, size = self.config, problem.observation_size, problem.action_size
-        self.critic = Critic(states, size, config.hidden_size, **critics.shape(config), activation=torch.relu)
-        self.energy = TimedMlp(
+        self.critic = Critic(states, size, config.hidden_size, **self.shape, activation=torch.relu)
+        self.energy = EnergyNet(
             states, size, config.hidden_size, config.time_embedding, layers=config.energy_layers, product=self.product
         )
-        target = Copy([member.target_rate for member in members])
         self.networks |= {
-            "critic": Network(self.critic, "critic_learning_rate", copies={"target": target}),
+            "critic": critics.network(self.critic, members),
             "energy": Network(self.energy.layout, "energy_learning_rate"),
             "energy_frequencies": Network(Frequencies(config.time_embedding // 2), learning_rate=None),
         }
         rows, count = config.batch_size, config.support
         self.member_columns = {"support": (count, size), "next_support": (count, size)}
-        noise: dict[str, Normal | Words] = {"noise": Normal((rows * count, size)), "time": Uniform((rows,))}
+        noise: dict[str, Noise] = {"noise": Normal((rows * count, size)), "time": Uniform((rows,))}
         both = (*critics.METRICS, *ENERGY_METRICS)
         self.kinds |= {
             "critic": StepKind(rows, both, noise, reads=("support", "next_support")),
@@ -104,7 +146,7 @@ class QGPO(Scored[Settings]):
         }
         first, last = config.behaviour_share, config.energy_share
         self.stages = self.staged(("behaviour", "critic", "energy"), (first, 1.0 - first - last, last))
-        self.add_student(self.product)
+        self.add_student()
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:
@@ -129,9 +171,8 @@ class QGPO(Scored[Settings]):
         """After cloning, draw the actions over which values are taken."""
         if stage != 1:
             return
-        for stream, (name, states) in enumerate(
-            (("support", data.observations), ("next_support", data.next_observations))
-        ):
+        columns = {"support": data.observations, "next_support": data.next_observations}
+        for stream, (name, states) in enumerate(columns.items()):
             into = data.of_member[name]
             self.draw_support(pack, key, states, self.sample, into=into, stream=stream, heartbeat=heartbeat)
 
@@ -190,10 +231,8 @@ class QGPO(Scored[Settings]):
 
     def guided(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor) -> Tensor:
         """Where the solver carries noise ``[K, B·n, a]`` by behaviour model and energy, in units of the actions' bound."""
-        layers, energy = (
-            self.noise_net.layout.layers(parameters["actor"]),
-            self.energy.layout.layers(parameters["energy"]),
-        )
+        layers = self.noise_net.layout.layers(parameters["actor"])
+        energy = self.energy.layout.layers(parameters["energy"])
         scale = parameters["guidance_scale"][:, None, None]
 
         def guide(x: Tensor, time: float) -> Tensor:

@@ -33,7 +33,7 @@ class Settings(td3.Settings):
     learning_rate: float = setting(1e-3, "a positive number")
     """Adam's learning rate for the policy."""
     critic_learning_rate: float = setting(1e-3, "a positive number")
-    """Adam's learning rate for the twin critic."""
+    """Adam's learning rate for the critic."""
     actor_penalty: float = setting(0.01, "zero or more", search="0.001:0.1:log")
     """β1, weight of the squared distance to the data's actions in the policy's loss."""
     critic_penalty: float = setting(0.01, "zero or more", search="0.001:0.1:log")

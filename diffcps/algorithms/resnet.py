@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, silu
+from torch.nn.functional import silu
 
-from diffcps.algorithms.nn import Layers, Layout, first_layer, linear
+from diffcps.algorithms.nn import Layers, Layout, first_layer, linear, norm
 
 FREQUENCY = 0.2
 """Standard deviation of the frequencies of the step's waves at the start; they learn."""
@@ -29,7 +29,7 @@ class Kept:
         return (math.prod(self.shape) + 1) // 2
 
     def read(self, words: Tensor) -> Tensor:
-        """See ``base.Words``."""
+        """See ``streams.Words``."""
         halves = torch.cat([words >> 16, words & 0xFFFF], dim=1)[:, : math.prod(self.shape)]
         return (halves >= round(self.rate * 2**16)).unflatten(1, self.shape)
 
@@ -38,7 +38,7 @@ class ResidualNet:
     """ε_θ(a, t, s) for all members at once, of the same form to its caller as ``nn.NoiseNet``.
 
     Action, observation and embedded step pass a linear layer, then blocks x + W₂ swish(W₁ norm(dropout(x))), then swish and a
-    linear layer. Norms have no gains and shifts, which are left to the next layer's weights.
+    linear layer.
     """
 
     def __init__(
@@ -91,6 +91,6 @@ class ResidualNet:
         x = first_layer(actions, layers[3][0][:, : self.action_size], observed)
         for number in range(self.blocks):
             given = x if kept is None else x * kept[:, number] / (1.0 - rate)
-            inside = linear(layer_norm(given, given.shape[-1:], eps=1e-6), layers[4 + 2 * number], self.product)
+            inside = linear(norm(given), layers[4 + 2 * number], self.product)
             x = x + linear(silu(inside), layers[5 + 2 * number], self.product)
         return linear(silu(x), layers[-1])

@@ -14,20 +14,11 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from diffcps.algorithms import sde, streams
-from diffcps.algorithms.base import (
-    Batch,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-    Uniform,
-)
-from diffcps.algorithms.nn import Layers, Layout, first_layer, linear
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
+from diffcps.algorithms.nn import Layers, Layout, linear
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Learning, WithStudent
+from diffcps.algorithms.streams import Normal, Uniform
 from diffcps.algorithms.student import Teacher
 from diffcps.config import RunConfig
 from diffcps.config.plain import require, setting
@@ -141,58 +132,6 @@ class ScoreNet:
         return found
 
 
-class TimedMlp:
-    """f(a, t, s) with SiLU, for all members at once, and its slope in a: one number for each action.
-
-    Only differences of f matter, so its last bias is not used. Its gradient would be rounding, which Adam makes as large as any.
-    """
-
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        hidden: int,
-        embedding: int,
-        layers: int,
-        product: torch.dtype | None = None,
-    ) -> None:
-        self.action_size = action_size
-        self.product = product
-        inputs = (action_size + embedding + observation_size, hidden)
-        self.layout = Layout(((embedding, embedding), inputs, *[(hidden, hidden)] * (layers - 1), (hidden, 1)))
-
-    def observe(self, layers: Layers, observations: Tensor, features: Tensor) -> Tensor:
-        """What observations ``[K, B, o]`` and ``waves`` ``[K, B or 1, E]`` give to the first hidden layer, ``[K, B, H]``."""
-        time = linear(features, layers[0]).expand(-1, observations.shape[1], -1)
-        weight, bias = layers[1]
-        return linear(torch.cat([time, observations], dim=2), (weight[:, self.action_size :], bias))
-
-    def __call__(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
-        """``[K, B·n]`` for actions ``[K, B·n, a]``, n of them for each observation."""
-        hidden = first_layer(actions, layers[1][0][:, : self.action_size], observed)
-        for layer in layers[2:-1]:
-            hidden = linear(silu(hidden), layer, self.product)
-        weight, bias = layers[-1]
-        return linear(silu(hidden), (weight, 0.0 * bias)).squeeze(-1)
-
-    def slope(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
-        """∂f/∂a ``[K, B·n, a]``, written out, so that acting needs no automatic differentiation."""
-        hidden = first_layer(actions, layers[1][0][:, : self.action_size], observed)
-        bends = [_silu_slope(hidden)]
-        for layer in layers[2:-1]:
-            hidden = linear(silu(hidden), layer, self.product)
-            bends.append(_silu_slope(hidden))
-        slope = bends.pop() * layers[-1][0].transpose(1, 2)
-        for (weight, _), bend in zip(reversed(layers[2:-1]), reversed(bends), strict=True):
-            slope = torch.bmm(slope, weight.transpose(1, 2)) * bend
-        return torch.bmm(slope, layers[1][0][:, : self.action_size].transpose(1, 2))
-
-
-def _silu_slope(x: Tensor) -> Tensor:
-    gate = x.sigmoid()
-    return gate * (1.0 + x * (1.0 - gate))
-
-
 def soft_value(values: Tensor, sharpness: Tensor) -> Tensor:
     """Σ softmax(α Q) Q over the last axis, for Q ``[K, N, M]`` and α ``[K]``."""
     return ((sharpness[:, None, None] * values).softmax(dim=-1) * values).sum(dim=-1)
@@ -208,7 +147,6 @@ class Scored(Teacher[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, size = self.config, problem.action_size
-        self.product = torch.bfloat16 if config.precision == "bf16" else None
         sizes = problem.observation_size, size, config.hidden_size, config.time_embedding
         self.noise_net = ScoreNet(*sizes, product=self.product)
         self.networks = {

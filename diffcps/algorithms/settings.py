@@ -163,18 +163,18 @@ class WithCritic(Settings):
     """What learning a critic takes."""
 
     critic_learning_rate: float = setting(3e-4, "a positive number")
-    """Adam's learning rate for the twin critic."""
+    """Adam's learning rate for the critic."""
     discount: float = setting(0.99, "between 0 and 1")
-    """γ, the discount of future rewards. With 0 no next action is drawn."""
+    """γ, the discount of future rewards."""
     target_rate: float = setting(0.005, "between 0 and 1")
-    """τ, the Polyak rate of the target critic, applied every step."""
+    """τ, the Polyak rate of the target critic."""
     reward_transform: RewardTransform = "none"
     """The rewards that the critic learns from, r being those of the data: ``none`` r, ``minus_one`` r − 1, ``antmaze``
     4 (r − 0.5), ``ten_five`` 10 r − 5, ``times_100`` 100 r, ``return_range`` 1000 r / (largest − smallest return)."""
 
     @classmethod
     def check_pack(cls, members: Sequence[Settings]) -> None:
-        """See ``Settings.check_pack``. Discount 0 changes what a step draws, so all members of a pack have it, or none."""
+        """See ``Settings.check_pack``. A step with discount 0 may draw no next action, so all members have it, or none."""
         super().check_pack(members)
         discounts = [member.discount for member in members if isinstance(member, WithCritic)]
         if 0.0 in discounts and any(discounts):
@@ -186,7 +186,7 @@ class Average(Settings):
     """A policy that follows the online one as an exponential moving average (EMA)."""
 
     ema_decay: float = setting(0.995, "between 0 and 1")
-    """Decay of the averaged policy that gives the target actions."""
+    """Decay of the averaged policy. Where there is a critic, its target actions are those of this policy."""
     ema_every: int = setting(5, "a positive whole number")
     """The averaged policy moves every so many steps."""
     ema_start: int = setting(1000, "a whole number, zero or more")
@@ -242,10 +242,6 @@ class AnyPolicy(Chain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_class()
-
-    def _check_class(self) -> None:
-        """Refuse settings that do not fit the class of the policy."""
         bounds = self.constraint in ("iwae", "renyi", "elbo")
         if self.policy == "diffusion" and bounds and self.covariance == "posterior":
             raise UserError(

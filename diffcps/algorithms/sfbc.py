@@ -115,7 +115,7 @@ class SfBC(Scored[Settings]):
         kinds = ["behaviour", *["critic"] * config.rounds]
         share = config.behaviour_share
         self.stages = self.staged(kinds, [share, *[(1.0 - share) / config.rounds] * config.rounds])
-        self.add_student(self.product)
+        self.add_student()
 
     @classmethod
     def stages_of(cls, settings: Settings) -> int:

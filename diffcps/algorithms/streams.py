@@ -1,12 +1,14 @@
-"""Random numbers as a pure function of (member's key, step): the same on every device, and nothing to save.
+"""Random numbers as a pure function of (member's key, step), and the kinds of them that a gradient step draws.
 
 The generator is Philox4x32-10 (Salmon et al., 2011): it hashes a counter under a key, so member k's numbers at step s do
-not depend on what was drawn before, by whom, or where. A checkpoint needs no generator state, a pack may be taken apart
+not depend on what was drawn before, by whom, or on which device. A checkpoint needs no generator state, a pack may be taken apart
 and put together again, and drawing is a handful of array operations that can be compiled or captured with the rest.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +25,8 @@ LEARNING, EVALUATION, MEASURES, OTHER_WAYS, LIKELIHOOD, NEW_EPISODES, PATHS = ra
 episodes of evaluations; measures; episodes of other ways to act; the rows of a likelihood; episodes of ``diffcps evaluate``;
 trajectories that are drawn. Streams of two purposes have no number in common."""
 FILLING, HOLDING = 6, 7
-"""Likewise, of keys that only stages that fill columns have, and of the seed of the data."""
+"""Two more: what stages draw that fill columns, and, under the seed of the data, which trajectories are held out. Their
+generators are not those of the purposes above that have the same number."""
 
 
 def keys(seeds: Sequence[int], purpose: int) -> Tensor:
@@ -79,7 +82,7 @@ def normals(words: Tensor) -> Tensor:
 
 
 def uniforms(words: Tensor) -> Tensor:
-    """float32 numbers uniform on (0, 1), one for each word ``[..., n]``."""
+    """float32 numbers uniform on (0, 1], one for each word ``[..., n]``; the largest of them rounds to 1."""
     return ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24
 
 
@@ -87,3 +90,115 @@ def integers(words: Tensor, limit: int | Tensor) -> Tensor:
     """Integers uniform on 0 … limit − 1, one for each pair of words ``[..., 2 n]``; limit < 2³¹."""
     high, low = words.chunk(2, dim=-1)
     return (high * limit + ((low * limit) >> 32)) >> 32
+
+
+# Kinds of random numbers ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Standard normal numbers, ``[K, *shape]``."""
+
+    shape: tuple[int, ...]
+    member_axis: int = 0
+    """Position of the members' axis in the result."""
+
+
+class Words(Protocol):
+    """Numbers made from random 32-bit words."""
+
+    @property
+    def count(self) -> int:
+        """Words that a member needs."""
+
+    def read(self, words: Tensor) -> Tensor:
+        """The numbers of all members from their words ``[K, count]``."""
+
+
+Noise = Normal | Words
+"""One kind of random numbers."""
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Integers uniform on 0 … limit − 1, ``[K, *shape]``."""
+
+    shape: tuple[int, ...]
+    limit: int
+
+    @property
+    def count(self) -> int:
+        """Two words for each."""
+        return 2 * math.prod(self.shape)
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        return integers(words, self.limit).unflatten(1, self.shape)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a data set, each member's from its own part, ``[K, B]``."""
+
+    batch: int
+    span: Tensor
+    """The first of its rows and how many they are, ``[K, 2]``."""
+
+    @property
+    def count(self) -> int:
+        """Two words for each."""
+        return 2 * self.batch
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        first, rows = self.span.split(1, dim=1)
+        return first + integers(words, rows)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Numbers uniform on (0, 1], ``[K, *shape]``."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """One word for each."""
+        return math.prod(self.shape)
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        return uniforms(words).unflatten(1, self.shape)
+
+
+@dataclass(frozen=True)
+class Coin:
+    """One boolean for each member, true with probability ½: ``[K]``."""
+
+    count: int = 1
+
+    def read(self, words: Tensor) -> Tensor:
+        """See ``Words``."""
+        return words[:, 0] >= 2**31
+
+
+def draw(kinds: Mapping[str, Noise], key: Tensor, step: Tensor) -> dict[str, Tensor]:
+    """Random numbers of these kinds at ``step``: a pure function of it, of the order of the kinds, and of each member's key.
+
+    Args:
+        kinds: name -> kind.
+        key: of each member's stream, ``[K, 2]``.
+        step: an integer tensor.
+    """
+    normal = {name: kind for name, kind in kinds.items() if isinstance(kind, Normal)}
+    others = {name: kind for name, kind in kinds.items() if not isinstance(kind, Normal)}
+    sizes = [math.prod(kind.shape) for kind in normal.values()]
+    pairs = sum(sizes) + sum(sizes) % 2
+    counts = [kind.count for kind in others.values()]
+    drawn = words(key, step, pairs + sum(counts)).split([pairs, *counts], dim=1)
+    found = {name: kind.read(part) for (name, kind), part in zip(others.items(), drawn[1:], strict=True)}
+    if sizes:
+        parts = normals(drawn[0])[:, : sum(sizes)].split(sizes, dim=1)
+        for (name, kind), part in zip(normal.items(), parts, strict=True):
+            found[name] = part.view(len(key), *kind.shape).movedim(0, kind.member_axis)
+    return found

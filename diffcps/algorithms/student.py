@@ -77,7 +77,7 @@ class Student:
 S = TypeVar("S", bound=WithStudent)
 
 
-class Teacher(Algorithm[S]):
+class Teacher(Algorithm[S]):  # type: ignore[type-var]  # S is of ``Learning``, too
     """An algorithm with a chain as its policy, which may have a student."""
 
     averages = True
@@ -111,13 +111,10 @@ class Teacher(Algorithm[S]):
         """What ``teach`` gives."""
         return () if self.config.student == "none" else METRICS
 
-    def add_student(self, product: torch.dtype | None) -> None:
-        """Add the student's network, after all others: their initial weights do not depend on it.
-
-        ``product`` as in ``nn.linear``.
-        """
+    def add_student(self) -> None:
+        """Add the student's network, after all others: their initial weights do not depend on it."""
         if self.config.student != "none":
-            self.student = Student(self.config, self.problem, product, self.batch_bound)
+            self.student = Student(self.config, self.problem, self.product, unit=self.batch_bound)
             self.networks["student"] = self.student.network
 
     def teach(

@@ -11,21 +11,11 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics
-from diffcps.algorithms.base import (
-    Algorithm,
-    Batch,
-    Copy,
-    Metrics,
-    Network,
-    Normal,
-    Problem,
-    Stage,
-    StepKind,
-    StepNoise,
-)
+from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.nn import Critic, Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Learning, WithCritic
+from diffcps.algorithms.streams import Normal
 from diffcps.config.plain import setting
 
 POLICY_METRICS = "actor_loss", "behaviour_loss", "policy_q", "actor_grad_norm"
@@ -33,7 +23,7 @@ POLICY_METRICS = "actor_loss", "behaviour_loss", "policy_q", "actor_grad_norm"
 
 @dataclass(frozen=True)
 class Settings(Learning, WithCritic):
-    """The settings of a member."""
+    """The settings of a member. The target policy follows at the rate of the target critic."""
 
     policy_freq: int = setting(2, "a positive whole number")
     """The policy and the targets are updated every so many steps."""
@@ -59,13 +49,13 @@ class TD3(Algorithm[S]):
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)
         config, sizes = self.config, (problem.observation_size, problem.action_size)
-        more = critics.shape(config)
+        more = self.shape
         self.policy = Mlp(sizes[0], config.hidden_size, sizes[1], **more, **self.policy_shape)
         self.critic = Critic(sizes[0], sizes[1], config.hidden_size, **more, **self.critic_shape)
-        rates = [member.target_rate for member in members]
+        target = Copy([member.target_rate for member in members])
         self.networks = {
-            "actor": Network(self.policy.layout, copies={"target_actor": Copy(rates)}),
-            "critic": Network(self.critic, "critic_learning_rate", copies={"target": Copy(rates)}),
+            "actor": Network(self.policy.layout, copies={"target_actor": target}),
+            "critic": critics.network(self.critic, members),
         }
         noise = {"target_noise": Normal((config.batch_size, problem.action_size))}
         self.kinds = {

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import stats
-from diffcps.algorithms import streams
+from diffcps.algorithms.streams import NEW_EPISODES
 from diffcps.config import Actor, Physics
 from diffcps.deploy.saved import SavedPolicy
 from diffcps.envs.simulations import Floats, Simulated
@@ -120,8 +120,9 @@ def evaluate(
         if progress is not None:
             progress()
 
-    how: dict[str, Any] = {"threads": threads, "heartbeat": stepped, "purpose": streams.NEW_EPISODES}
-    evaluator = Evaluator(task, physics or run.physics, run.members, config, **how)
+    evaluator = Evaluator(
+        task, physics or run.physics, run.members, config, threads=threads, heartbeat=stepped, purpose=NEW_EPISODES
+    )
     simulations: Any = evaluator.environments
     try:
         rollouts = evaluator(policy.policy, seed, episodes)

@@ -164,8 +164,7 @@ class _Stage:
 
 def _above(model: mujoco.MjModel) -> mujoco.MjvCamera:
     """A camera above the maze that sees all its walls."""
-    boxes = (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX) & (model.geom_bodyid == 0)
-    boxes |= (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX) & (model.body_weldid[model.geom_bodyid] == 0)
+    boxes = (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX) & (model.body_weldid[model.geom_bodyid] == 0)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     low = (data.geom_xpos[boxes] - model.geom_size[boxes]).min(axis=0)

@@ -76,7 +76,8 @@ def timings(
     try:
         with tempfile.TemporaryDirectory(prefix="diffcps-") as scratch:
             for actor, count in known:
-                session = None if without_onnx else _session(policy, actor, count, Path(scratch))
+                file = Path(scratch) / f"{actor}-{count}.onnx"
+                session = None if without_onnx else _opened(onnx.export(policy, file, count, actor))
                 for batch in batches:
                     way = Timed(actor, count, batch)
                     given = onnx.inputs(policy, batch, count, actor, seed=0)
@@ -109,11 +110,6 @@ def _timed(calls: dict[Timed, Callable[[], object]], rounds: int) -> list[Timing
     """The median of each call; all take turns."""
     found = medians({str(number): call for number, call in enumerate(calls.values())}, rounds).values()
     return [Timing(way, 1e6 * seconds / way.batch) for way, seconds in zip(calls, found, strict=True)]
-
-
-def _session(policy: SavedPolicy, actor: Actor, count: int, folder: Path) -> Any:
-    """onnxruntime with the exported policy."""
-    return _opened(onnx.export(policy, folder / f"{actor}-{count}.onnx", count, actor))
 
 
 def _opened(file: Path) -> Any:

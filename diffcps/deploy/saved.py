@@ -87,9 +87,8 @@ class Card:
 class SavedPolicy:
     """One policy with its networks; ``load_policy`` makes one.
 
-    It uses the sampler of training and evaluation. Observations and actions are those of the environment, in its units;
-    a policy that
-    was trained on normalised ones normalises them itself.
+    It uses the sampler of training and evaluation. Observations and actions are those of the environment, in its units; a policy
+    that was trained on normalised ones normalises them itself.
 
     Args:
         card: its description.

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcps.algorithms import rewards
-from diffcps.algorithms.nn import Adam, Critic, gradient
+from diffcps.algorithms.adam import Adam
+from diffcps.algorithms.nn import Critic, gradient
 from diffcps.data.holding import beginnings
 from diffcps.data.transitions import Transitions
 from diffcps.training.learner import on_device
