@@ -234,7 +234,7 @@ class AnyPolicy(Chain):
     """Whether actions take the noise of the last step of the chain."""
     constraint: Constraint = "behaviour_loss"
     """How well a policy fits the data: the ``behaviour_loss`` L, or the cross-entropy to the behaviour in nats, estimated
-    from above by the weighted ``elbo``, the ``iwae`` or the ``renyi`` bound. DiffCPS holds it at κ."""
+    from above by the weighted ``elbo``, the ``iwae`` or the ``renyi`` bound. DiffCPS keeps it below κ."""
     constraint_samples: int = setting(8, "a positive whole number")
     """Paths through the chain for each action in the ``iwae`` and ``renyi`` bounds."""
     renyi_order: float = setting(0.5, "between 0 and 1", pack=True)

@@ -12,7 +12,7 @@ from rich.markdown import Markdown
 
 from diffcps import studies
 from diffcps.config import Physics
-from diffcps.runs.flags import LaunchFlags
+from diffcps.runs.flags import LaunchFlags, Several
 from diffcps.studies.study import Scale
 from diffcps.text import say
 
@@ -50,6 +50,10 @@ class Toy(_Flags):
     weighted cloning with a Gaussian policy.
     """
 
+    tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
+    """Bandits, with or without `bandit-`. Default: the ring."""
+    diffusion_steps: Several[int] = ()
+    """T, the numbers of diffusion steps to compare."""
     # flags of studies that have locomotion tasks
     hidden_size: tyro.conf.Suppress[int | None] = None
     batch_size: tyro.conf.Suppress[int | None] = None

@@ -32,7 +32,8 @@ class Scale:
     steps: Maybe[int] = None
     """Gradient steps of each trial. Default: depends on the study."""
     tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
-    """Tasks, for toy, claims, elbo-gap, multimodality, robustness, steps and the selections; bandits also without `bandit-`."""
+    """Tasks, for the studies toy, claims, elbo-gap, multimodality, robustness, steps, selection and offline-selection. Bandits
+    may be named without `bandit-`."""
     diffusion_steps: Several[int] = ()
     """T, for the studies that vary it. The studies constraint, optimum and multimodality use the first value."""
     hidden_size: Maybe[int] = None
