@@ -122,7 +122,7 @@ class ScoreNet(nn.Module):
         return next(take)(torch.cat([one, six], dim=1))
 
 
-class TimedMlp(nn.Module):
+class EnergyNet(nn.Module):
     """An energy of noisy action, time and observation."""
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]], row: int) -> None:

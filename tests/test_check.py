@@ -568,6 +568,14 @@ def test_a_recording_of_no_use_is_none(tmp_path, hopper):
     assert found.qpos is None
 
 
+def test_what_is_of_no_use_is_not_read(tmp_path, hopper):
+    """Pictures of 10 TB: a file knows their shape, and has none of them."""
+    path = write(tmp_path / "f.hdf5", rest(hopper, "observations"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("observations", (10**9, 84, 84, 3), "u1", chunks=(1, 84, 84, 3))
+    assert recording.from_d4rl(HOPPER, path)[0] is None
+
+
 @FUZZ
 @given(data=st.data())
 def test_fuzz_flipped_and_lost_bytes(tmp_path, hopper, data):

@@ -78,7 +78,10 @@ def test_other_episodes_and_impossible_ids_are_refused() -> None:
 @pytest.mark.parametrize(
     ("spoilt", "said"),
     [
-        (lambda e: replace(e, observations=np.repeat(e.observations, 2, axis=1)), "observations are of 6 numbers"),
+        (
+            lambda e: replace(e, observations=np.repeat(e.observations, 2, axis=1)),
+            "of 6 numbers.*Give episodes of Pendulum-v1",
+        ),
         (lambda e: replace(e, actions=e.actions[:, 0]), r"float32 of shape \(200,\)"),
         (lambda e: replace(e, actions=5 * e.actions), "outside the bounds ±2"),
         (lambda e: replace(e, rewards=np.where(e.rewards < e.rewards.mean(), np.nan, e.rewards)), "'rewards'.*nan"),
@@ -95,6 +98,9 @@ def test_no_step_and_a_setting_that_there_is_not_are_refused() -> None:
     log = own.record("Pendulum-v1", act, 1)
     with pytest.raises(UserError, match="no step"):
         own.save(ID, "Pendulum-v1", [])
+    none = replace(log[0], **{name: array[: name == "observations"] for name, array in vars(log[0]).items()})
+    with pytest.raises(UserError, match="episode 1 has no step"):
+        own.save(ID, "Pendulum-v1", [log[0], none])
     with pytest.raises(UserError, match=r"'step'.*steps"):
         own.save(ID, "Pendulum-v1", log, settings={"step": 10})
     task = own.save(ID, "Pendulum-v1", log, settings={"steps": 10, "evaluation": EvaluationConfig(episodes=3)})

@@ -283,7 +283,7 @@ def test_a_training_of_qgpo() -> None:
     check_support(learner, net, "next_support", data.next_observations, order=2, stream=1)
 
     critic, target = (plain.heads(learner, name, torch.relu) for name in ("critic", "target"))
-    energy = plain.TimedMlp(own.energy.layout.layers(learner.pack["energy"]), 0)
+    energy = plain.EnergyNet(own.energy.layout.layers(learner.pack["energy"]), 0)
     critic_adam, energy_adam = (torch.optim.Adam(module.parameters(), LR) for module in (critic, energy))
 
     def least(states: Tensor, actions: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import sweeps
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from looped import CONFIG, DATA, RING, clock, trained
+from looped import BESIDE, CONFIG, DATA, RING, Killed, clock, trained
 from sweeps import assert_equal, assert_same_result
 from trials import member
 from waits import GUARD
@@ -27,6 +27,7 @@ from diffcps.runs.presets import official
 from diffcps.sweep.resources import Cluster, Node, Resources
 from diffcps.tasks.registry import get_task
 from diffcps.training import cost
+from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.learner import Learner, Part
 from diffcps.training.loop import Prune
 from diffcps.training.packs import fitting, resident_bytes, working_bytes
@@ -234,6 +235,37 @@ def test_a_trial_goes_on_with_another_number_of_workers(tmp_path: Path, before: 
     ended = workers(after, tmp_path / "shared")
     assert {state for state, _ in ended.values()} == {"done"}
     assert_same_result(whole, folder)
+
+
+@pytest.mark.parametrize("by", ["one", "packs", "workers"])
+def test_an_evaluation_under_way_is_done_again_by_whoever_goes_on(
+    tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint comes from a machine that evaluates beside learning."""
+    folder = RunFolder(tmp_path / "shared")
+
+    def endless(evaluator: Evaluator, *arguments: Any) -> Rollouts:
+        while True:
+            evaluator.heartbeat()
+
+    def progress(status: dict[str, Any]) -> None:
+        if status.get("saved"):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "_round", endless)
+        with pytest.raises(Killed):
+            trained(folder.path, FIVE, machine=BESIDE, progress=progress, checkpoint_clock=clock())
+    state, _ = folder.load_checkpoint()
+    assert state is not None
+    assert (state["learner"]["step"], state["evaluation"]["step"]) == (6, 6)
+    if by == "workers":
+        assert {state for state, _ in workers(2, folder.path).values()} == {"done"}
+    elif by == "packs":
+        assert split(FIVE, folder.path, 2).environment["pack_sizes"] == [2, 3]
+    else:
+        trained(folder.path, FIVE)
+    assert_same_result(trained(tmp_path / "whole", FIVE), folder)
 
 
 def test_what_one_worker_lacks_is_everybodys_mistake(tmp_path: Path) -> None:

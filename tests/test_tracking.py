@@ -357,6 +357,27 @@ def test_a_row_that_one_run_lacks_is_filled_in_there_alone(tracker: Tracker, tmp
             assert steps(tracker, run) == list(range(50, 401, 50))
 
 
+def test_what_an_evaluation_has_found_later_than_its_row_is_filled_in(tracker: Tracker, tmp_path: Path) -> None:
+    """A sweep that was interrupted during an evaluation has sent the row without it."""
+    trial = synthetic.config(seeds=2)
+    synthetic.write(tmp_path, trial)
+    folder = synthetic.describe(tmp_path, trial)
+    runs = tracker.trial_runs(trial, synthetic.environment(trial))
+    for step in range(synthetic.ROW, 401, synthetic.ROW):
+        found = shown(trial, step)
+        kept = {name: value for name, value in found.items() if step < 300 or name.startswith("training/")}
+        tracker.send(runs, [Row(step, 1, labels.named(kept))])
+    evaluated = list(range(synthetic.EVERY, 401, synthetic.EVERY))
+    before = runs_of(tracker)
+    assert steps(tracker, before["member 1"], "score") < evaluated
+    tracker.reconcile(folder)
+    for name, run in runs_of(tracker).items():
+        if name != "sweep":
+            assert steps(tracker, run, "score") == evaluated
+            assert steps(tracker, run, "evaluation/length") == evaluated
+            assert steps(tracker, run) == list(range(50, 401, 50)), "the rest is not sent again"
+
+
 def test_twins_made_by_two_processes_at_once_are_joined(tracker: Tracker, sweep: Path) -> None:
     trial = synthetic.config(seeds=2)
     first = tracker.trial_runs(trial, {})

@@ -56,7 +56,7 @@ class Weighted(Normalised[S]):
     target_every: int | None = None
     """The target critic moves every so many steps; ``None``: as a part of each."""
     next_actor = "actor"
-    """The parameters of the policy that gives next actions."""
+    """The parameters of the policy that gives next actions: the actor, or a copy that the subclass adds to it."""
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)

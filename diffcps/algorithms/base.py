@@ -104,7 +104,7 @@ class StepKind:
     metrics: tuple[str, ...]
     """Names of what ``update`` gives."""
     noise: Mapping[str, streams.Noise] = field(default_factory=dict)
-    """Name -> random numbers. Their values depend on the order of the names."""
+    """Name -> random numbers, of a kind in ``streams``. Their values depend on the order of the names."""
     reads: tuple[str, ...] = ()
     """Columns of ``Batch.more`` and ``Batch.of_member`` that it reads."""
 

@@ -406,8 +406,11 @@ def _as_evaluated(task: Task, episodes: list[Episode]) -> list[Episode]:
     return [_ending_at_the_goal(episode) for episode in episodes] if task.score == "success" else episodes
 
 
-def check_fit(task: Task, path: Path, episodes: Sequence[Episode]) -> None:
-    """Raise ``UserError`` when the episodes for, or of, the data set at ``path`` have other sizes or bounds than the task."""
+def check_fit(task: Task, path: Path, episodes: Sequence[Episode], remedy: str) -> None:
+    """Raise ``UserError`` when the episodes for, or of, the data set at ``path`` have other sizes or bounds than the task.
+
+    ``remedy`` says what to do about other sizes.
+    """
     widths = {
         "observations": (task.observation_size, {e.observations.shape[1] for e in episodes}),
         "actions": (task.action_size, {e.actions.shape[1] for e in episodes}),
@@ -416,7 +419,7 @@ def check_fit(task: Task, path: Path, episodes: Sequence[Episode]) -> None:
         if found != {wanted}:
             raise UserError(
                 f"{path}: its {name} are of {' and '.join(map(str, sorted(found)))} numbers, {task.name} needs {wanted}. "
-                f"If the data set has changed, delete the task's file and run `diffcps data minari` again."
+                f"{remedy}"
             )
     check_actions(path, np.concatenate([e.actions for e in episodes]), task)
 
@@ -424,7 +427,8 @@ def check_fit(task: Task, path: Path, episodes: Sequence[Episode]) -> None:
 def _transitions(task: Task, path: Path, episodes: Sequence[Episode]) -> Transitions:
     """Transitions of what ``read`` gives. Raises ``UserError`` when the episodes are not what the task was made from."""
     assert task.definition is not None
-    check_fit(task, path, episodes)
+    remedy = "If the data set has changed, delete the task's file and run `diffcps data minari` again."
+    check_fit(task, path, episodes, remedy)
     origin = Origin(
         source="minari",
         path=path,

@@ -99,6 +99,9 @@ def save(
     """
     if not minari.ID.fullmatch(dataset_id):
         raise UserError(f"{dataset_id!r} is no id of a Minari data set: write it like mine/pendulum-v0.")
+    for number, episode in enumerate(episodes):
+        if len(episode.rewards) == 0:
+            raise UserError(f"{dataset_id}: episode {number} has no step. Leave it out.")
     draft = _draft(dataset_id, environment, episodes, references)
     changes = dict(settings or {})
     TaskDefinition.from_dict(vars(draft) | changes)  # refuses a setting that there is not, before anything is stored
@@ -109,7 +112,7 @@ def save(
     if path is None:
         path, task = minari.root() / dataset_id, from_definition(draft)
         storage.check(path, episodes)
-        minari.check_fit(task, path, episodes)
+        minari.check_fit(task, path, episodes, f"Give episodes of {environment}.")
         about: dict[str, Any] = {"env_spec": draft.environment_spec, "description": f"Recorded in {environment}."}
         about |= {} if references else {"ref_min_score": None, "ref_max_score": None}
         storage.write(minari.root(), dataset_id, task=task, episodes=episodes, about=about, own={})

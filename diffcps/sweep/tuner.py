@@ -138,7 +138,7 @@ def execute(
         run_config=tune.RunConfig(
             name=job.launch,
             storage_path=str(job.location.folder / "ray"),
-            # ``Retries`` decide how often a trial is retried, because it knows the progress
+            # ``Retries`` decide how often a trial is retried, because they know the progress
             failure_config=tune.FailureConfig(max_failures=MOST_DRIVERS),
             callbacks=callbacks,
             verbose=0,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ class Tracker:
 
     def progress(self, run: str) -> int:
         """The newest step written to a run; −1 before the first."""
-        return max(self._steps(run), default=-1)
+        return max(self._steps(run, labels.IN_EVERY_ROW), default=-1)
 
     def set_status(self, run: str, status: str) -> None:
         """Set one of MLflow's states, if it changes."""
@@ -188,15 +188,14 @@ class Tracker:
         return complete
 
     def _complete(self, trial: "Trial", runs: Sequence[str], before: Sequence["Run | None"]) -> None:
-        """Send the rows of one trial that the store lacks, and set the status of its runs."""
+        """Send what the store lacks of one trial's rows, and set the status of its runs."""
         rows = rows_of(trial)
-        status = _STATUS[trial.state]
+        status, count = _STATUS[trial.state], str(sum(len(row.values) for row in rows))
         for index, (run, known) in enumerate(zip(runs, before, strict=True)):
-            if known and known.data.tags.get("rows") == str(len(rows)) and known.info.status == status:
+            if known and known.data.tags.get("values") == count and known.info.status == status:
                 continue
-            present = self._steps(run)
-            self._log([metric for row in rows if row.step not in present for metric in row.metrics(index)], run)
-            self.client.set_tag(run, "rows", str(len(rows)))
+            self._log([metric for row in self._lacking(run, rows) for metric in row.metrics(index)], run)
+            self.client.set_tag(run, "values", count)
             if trial.state == "failed":
                 self._set_error(run, trial.status)
             if trial.state == "pruned":
@@ -204,6 +203,18 @@ class Tracker:
             if trial.state != "failed" and known and "error" in known.data.tags:
                 self.client.delete_tag(run, "error")
             self.set_status(run, status)
+
+    def _lacking(self, run: str, rows: Sequence[Row]) -> Iterator[Row]:
+        """What a run does not have of these rows: all of a row, or what its evaluation has found, which can come much later."""
+        found = {name for row in rows for name in row.values if not name.startswith("training/")}
+        evaluated = "score" if "score" in found else min(found, default=None)
+        present = self._steps(run, labels.IN_EVERY_ROW)
+        complete = self._steps(run, evaluated) if evaluated else set()
+        for row in rows:
+            if row.step not in present:
+                yield row
+            elif evaluated in row.values and row.step not in complete:
+                yield row._replace(values={name: values for name, values in row.values.items() if name in found})
 
     def _complete_models(self, complete: Sequence[Finished]) -> list[str]:
         """Make the missing models of complete trials and register the best; returns a sentence for each failure.
@@ -286,9 +297,9 @@ class Tracker:
     def _set_error(self, run: str, status: Mapping[str, Any]) -> None:
         self.client.set_tag(run, "error", str(status.get("error", ""))[:5000])
 
-    def _steps(self, run: str) -> set[int]:
-        """The steps of the rows that a run has."""
-        return {int(metric.step) for metric in self.client.get_metric_history(run, labels.IN_EVERY_ROW)}
+    def _steps(self, run: str, name: str) -> set[int]:
+        """The steps at which a run has a metric."""
+        return {int(metric.step) for metric in self.client.get_metric_history(run, name)}
 
     def _log(self, metrics: Sequence["Metric"], run: str) -> None:
         for start in range(0, len(metrics), _BATCH):

@@ -1,11 +1,12 @@
 """The loop of one trial: learn, evaluate, record, save. It knows no Ray, no MLflow, and not which trials it shares a pack with.
 
 Rows are written at fixed steps (multiples of ``log_every`` and of ``evaluation.every``, and the end), and checkpoints
-together with a row. So an interrupted and resumed trial writes the very same rows, and a kill costs at most
-``checkpoint_minutes`` and one row with its evaluation, and those of the trials in the same pack. Whoever is about to end the
-trial can ask for a checkpoint. It comes within seconds, in the middle of a row; where several workers or packs share the
-members, it comes with the next row. Workers that share the members meet at rows only; how many there are changes nothing but
-the rounding of arithmetic.
+together with a row. So an interrupted and resumed trial writes the very same rows. A kill costs at most
+``checkpoint_minutes``, one row, its evaluation and the one under way, and those of the trials in the same pack.
+
+Whoever is about to end the trial can ask for a checkpoint. It comes within seconds, in the middle of a row; where several
+workers or packs share the members, it comes with the next row. Workers that share the members meet at rows only; how many
+there are changes nothing but the rounding of arithmetic.
 
 The loop asks for its gradient steps (``Row``), and for leave to go on when a row is written: whoever calls it,
 ``training.together``, takes the steps, for the trials of one pack at once.
@@ -23,7 +24,7 @@ from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
 from diffcps.training.beside import at_once
-from diffcps.training.course import Clock, Course, Evaluation, Shown, Sink, Start
+from diffcps.training.course import Clock, Course, Evaluation, Results, Shown, Sink, Start
 from diffcps.training.evaluation import Rollouts
 from diffcps.training.keeping import Kept
 from diffcps.training.measures.subject import Measured
@@ -161,8 +162,8 @@ def _begin(
         share.load_state_dict(workers.own_state(state["learner"]))
     workers.agree("the step of the newest checkpoint", share.step)
     if workers.first:
-        begun = state.get("evaluation") if state else None
-        folder.rewind(share.step, begun["step"] - 1 if begun else None)
+        evaluation = state.get("evaluation") if state else None
+        folder.rewind(share.step, evaluation["step"] - 1 if evaluation else None)
     return Course(
         config,
         share,
@@ -219,11 +220,12 @@ def _evaluation(course: Course, step: int, policies: Sequence[Policy]) -> Evalua
     episodes = config.evaluation.episodes_at(last)
     index = len(course.scores) if episodes else (step - 1) // config.evaluation.every
 
-    def work() -> tuple[Rollouts | None, Measured]:
+    def work() -> Results:
         rollouts = share.evaluate(policies, index, episodes) if episodes else None
         return rollouts, share.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
 
-    begun = Evaluation(step, policies, course.start(work))
+    judged = bool(episodes or config.measures or config.acting)
+    begun = Evaluation(step, policies, (course.start if judged else at_once)(work))
     course.clock.charge("evaluation")
     return begun
 
@@ -232,7 +234,7 @@ def _settle(course: Course) -> None:
     """Wait for the evaluation that has begun, write its results, and show sinks the rows since then."""
     if course.evaluation is not None:
         found = _evaluated(course, course.evaluation)
-        course.unshown[0][1].update(found)
+        course.unshown[0][1].update(found)  # the first is the row that it is of
         if summary := course.summary:
             course.news.append({"step": course.evaluation.step, "score": summary["last"], "best": summary["best"]})
         course.evaluation = None

@@ -4,7 +4,7 @@
 precision, the simulator's states where they were recorded, and as much as can be read of a broken file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,20 +158,21 @@ def _recording(task: Task, file: h5py.File) -> Recording | None:
 
 def _matrix(file: h5py.File, key: str, width: int | None = None) -> Numbers | None:
     """[rows, width, or any width without one] real numbers under ``key``; ``None`` when there are none such."""
-    array = _numbers(file, key)
-    return array if array is not None and array.ndim == 2 and width in (None, array.shape[1]) else None
+    return _numbers(file, key, lambda shape: len(shape) == 2 and width in (None, shape[1]))
 
 
 def _column(file: h5py.File, key: str) -> Numbers | None:
     """[rows] real numbers under ``key``, one a row; ``None`` when there are none such."""
-    array = _numbers(file, key)
-    return array.reshape(-1) if array is not None and array.shape[1:] in ((), (1,)) else None
+    array = _numbers(file, key, lambda shape: shape[1:] in ((), (1,)))
+    return array if array is None else array.reshape(-1)
 
 
-def _numbers(file: h5py.File, key: str) -> Numbers | None:
-    """The array of real numbers under ``key``; ``None`` when there is none."""
+def _numbers(file: h5py.File, key: str, fits: Callable[[tuple[int, ...]], bool]) -> Numbers | None:
+    """The array of real numbers under ``key``; ``None`` when there is none of a shape that ``fits``, and then nothing is read."""
     item = file.get(key)
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub" or not item.shape or 0 in item.shape:
+        return None
+    if not fits(item.shape):
         return None
     array = item[...]
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
