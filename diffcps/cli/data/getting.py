@@ -95,7 +95,7 @@ def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
             yield from (f"    {url}: {reason}" for url, reason in outcome.tried)
         else:
             check = provenance.MEANINGS[provenance.checksum_state(outcome.path)]
-            yield f"{name}  {outcome.state:12}  {decimal(outcome.path.stat().st_size):>8}  {check}"
+            yield f"{name}  {outcome.state:12}  {decimal(outcome.path.stat().st_size):>9}  {check}"
             yield f"    {outcome.path}"
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     if failed:

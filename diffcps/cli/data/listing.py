@@ -64,7 +64,7 @@ class ListData(DataFlags):
         for holding in found:
             rows = f"{holding.rows:,}" if holding.rows is not None else "–"
             check = holding.checksum or ""
-            yield f"{label:29} {holding.source:9} {decimal(holding.size):>8} {rows:>10}  {check}".rstrip(), "bold"
+            yield f"{label:29} {holding.source:9} {decimal(holding.size):>9} {rows:>10}  {check}".rstrip(), "bold"
             yield f"    {holding.path}", "default"
             if self.verify and holding.sha256:
                 yield f"    sha256 {holding.sha256}", "default"
