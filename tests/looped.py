@@ -166,8 +166,8 @@ def looped(
             asked = time.time() if requested_at is None else requested_at
             watchdog = Watchdog(None, folder.trace)
             judge: Any = Judge(evaluate)
-            judges = {"judges": lambda attempt, own, **helped: (judge, None)}
-            Together([attempt], machine, watchdog, requested_at=asked, **judges | more).run()
+            evaluators = {"evaluators": lambda attempt, own, **helped: (judge, None)}
+            Together([attempt], machine, watchdog, requested_at=asked, **evaluators | more).run()
     if attempt.error is not None:
         raise attempt.error
     return {name: folder.status[name] for name in ("step", "last", "best") if name in folder.status}

@@ -188,7 +188,7 @@ def test_an_end_waits_for_no_evaluation_of_others(tmp_path: Path) -> None:
     config = CONFIG.with_settings(hidden_size=16, batch_size=16)
     configs = [config, config.replaced(members=(member(1), member(2)))]
 
-    def judges(attempt: Attempt, own: slice, *, heartbeat: Callable[[], None], threads: int) -> tuple[Judge, None]:
+    def evaluators(attempt: Attempt, own: slice, *, heartbeat: Callable[[], None], threads: int) -> tuple[Judge, None]:
         def endless(policy: Policy, index: int, episodes: int) -> Rollouts:
             begun.append(index)
             try:
@@ -211,7 +211,7 @@ def test_an_end_waits_for_no_evaluation_of_others(tmp_path: Path) -> None:
     for attempt in attempts:
         attempt.open()
         attempt.read()
-    given: Any = {"judges": judges, "requested_at": time.time(), "status_seconds": 0.0}
+    given: Any = {"evaluators": evaluators, "requested_at": time.time(), "status_seconds": 0.0}
     with pytest.raises(Killed):
         Together(attempts, BESIDE, Watchdog(None, tmp_path / "trace"), **given).run()
     assert stopped == begun

@@ -250,7 +250,7 @@ def test_the_next_trial_begins_when_the_first_has_ended() -> None:
 def test_what_comes_before_the_first_step_is_told(tmp_path: Path) -> None:
     found = sweep_folder(tmp_path)
     compiling = folder_of(tmp_path, GRID.trials[5])
-    compiling.begin("compiling")
+    compiling.note_doing("compiling")
     (first,) = [trial for trial in found.trials() if trial.doing]
     assert first.key in [trial.key for trial in found.trials()[:3]], "among those that run"
     assert (first.key, first.state, first.doing) == (GRID.trials[5].key, "pending", "compiling, 0 s")
@@ -259,7 +259,7 @@ def test_what_comes_before_the_first_step_is_told(tmp_path: Path) -> None:
     compiling.fail("no room")
     assert not read_trial(compiling.path).doing, "it is over"
     folder = folder_of(tmp_path, GRID.trials[3])
-    folder.begin("reading data")
+    folder.note_doing("reading data")
     assert read_trial(folder.path).doing
     assert not read_trial(folder.path, alive=time.time() + 1).doing, "an earlier launch said so"
 

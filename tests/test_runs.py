@@ -16,7 +16,7 @@ import torch
 from diffcps.config import Member, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import read_json, write_atomically, write_json
-from diffcps.runs.folder import RunFolder, scores_by_evaluation
+from diffcps.runs.folder import RunFolder, last_and_best
 
 CONFIG = RunConfig("bandit-ring", members=(Member(7), Member(3)), steps=40)
 COLUMNS = "behaviour_loss", "lambda"
@@ -406,8 +406,8 @@ def test_checkpoint_holds_no_more_than_it_needs(tmp_path: Path) -> None:
 def test_last_and_best() -> None:
     """Best is each member's own highest, then the mean: not the highest mean."""
     scores = np.array([[10.0, 0.0], [0.0, 30.0], [5.0, 7.0]])
-    assert scores_by_evaluation(scores) == (6.0, 20.0)
-    assert scores_by_evaluation(scores[:1]) == (5.0, 5.0)
+    assert last_and_best(scores) == (6.0, 20.0)
+    assert last_and_best(scores[:1]) == (5.0, 5.0)
 
 
 def test_status_is_plain_json(tmp_path: Path) -> None:

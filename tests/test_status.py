@@ -27,7 +27,7 @@ def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[
     learner = SimpleNamespace(step=0, filling=False)
     here = {
         "workers": Workers(),
-        "start": at_once,
+        "begin_evaluation": at_once,
         "sinks": (),
         "clock": SimpleNamespace(spent={}),
         "scores": [],

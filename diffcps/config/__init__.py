@@ -1,4 +1,4 @@
-"""Every setting of a run but those of its algorithm, with defaults and rules.
+"""Every setting of a trial but those of its algorithm, with defaults and rules.
 
 Each frozen dataclass checks itself when it is made, turns into a plain dictionary and back, and refuses unknown keys. The
 settings of an algorithm are plain values here; their defaults and rules are in the file of the algorithm.

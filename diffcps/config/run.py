@@ -82,7 +82,7 @@ class TaskDefinition(Plain):
     """``normalised`` by the reference scores in the data set; ``success``: percent of episodes that reach the goal,
     which ends them; ``return``: there are no reference scores, and a score is the plain return."""
     steps: int = 2_000_000
-    """Gradient steps of the full-length run."""
+    """Gradient steps of the full-length trial."""
     settings: Values = Values()
     """Settings of algorithms in which the task differs from their defaults; each takes those that it has."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,1 +1,7 @@
-"""What a trial and a sweep are on disk, and how their settings are made: run folder, plan, lock, reader, settings, flags."""
+"""What a trial and a sweep are on disk, and how they are described.
+
+From flags to trials: ``flags``, ``settings``, ``presets`` (what a trial's settings are), ``planning`` and ``plan`` (the trials
+of a sweep), ``inert`` (settings without effect), ``alike`` (trials that can share a pack), ``commands`` (to type again).
+On disk: ``folder``, ``lock``; read again by ``trials``, ``rows``, ``read`` and ``joined``; ``time_left`` of a sweep.
+Rules: ``criteria`` order policies, ``pruning`` ends trials.
+"""

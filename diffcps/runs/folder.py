@@ -170,7 +170,7 @@ class RunFolder:
         self.check_owner()
         self._replace("status.json", dict(status))
 
-    def begin(self, what: str) -> None:
+    def note_doing(self, what: str) -> None:
         """Note in the status what the trial does before its first step, which may take minutes; the state stays as it was."""
         self.write_status({**self.status, "doing": what, "doing_since": time.time()})
 
@@ -338,7 +338,7 @@ def _member_rows(step: int, config: RunConfig, values: Mapping[str, NDArray[Any]
     ]
 
 
-def scores_by_evaluation(returns: NDArray[np.float64]) -> tuple[float, float]:
+def last_and_best(scores: NDArray[np.float64]) -> tuple[float, float]:
     """(last, best) of scores ``[evaluations, K]``: the mean over members of each one's last and highest score."""
     # fmax ignores evaluations of a diverged policy, whose score is NaN
-    return float(returns[-1].mean()), float(np.fmax.reduce(returns, axis=0).mean())
+    return float(scores[-1].mean()), float(np.fmax.reduce(scores, axis=0).mean())

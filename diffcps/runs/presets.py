@@ -1,6 +1,6 @@
 """The one place where the settings of a trial are made.
 
-Each stage is a dictionary of changes by the names of settings, and a later one wins: the task, what the algorithm publishes
+Each layer is a dictionary of changes by the names of settings, and a later one wins: the task, what the algorithm publishes
 for it, the profile, the preset, the flags. A profile sees all the others, because it depends on the length of the trial.
 """
 

@@ -82,7 +82,7 @@ class Task:
     max_action: float = 1.0
     """Actions lie in [−max_action, max_action]."""
     steps: int = 2_000_000
-    """Gradient steps of the full-length run."""
+    """Gradient steps of the full-length trial."""
     settings: Values = Values()
     """The paper's hyper-parameters for it, by the names of settings; each algorithm takes those that it has."""
     evaluation: EvaluationConfig = EvaluationConfig()

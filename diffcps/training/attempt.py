@@ -50,7 +50,7 @@ class Attempt:
     """A trial on its way in this process.
 
     Args:
-        given: the trial.
+        given: what to train, and what that needs.
         workers: the workers that share its members.
     """
 
@@ -116,7 +116,7 @@ class Attempt:
         """Read data and the newest checkpoint; the status says so meanwhile."""
         check(self.config)
         if self.workers.first:
-            self.folder.begin("reading data")
+            self.folder.note_doing("reading data")
         dataset = self.given.load()
         self.workers.agree("the data set", dataset.info.checksum)
         self._data = dataset
@@ -152,7 +152,7 @@ class Attempt:
             self.ended = True
             self.close()
 
-    def evaluate(self, start: Start, work: Callable[[], Results]) -> "Future[Results]":
+    def begin_evaluation(self, start: Start, work: Callable[[], Results]) -> "Future[Results]":
         """Begin an evaluation of its policies."""
         self._evaluation = start(work)
         return self._evaluation

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
-from diffcps.runs.folder import RunFolder, scores_by_evaluation
+from diffcps.runs.folder import RunFolder, last_and_best
 from diffcps.training.evaluation import Rollouts
 from diffcps.training.keeping import Kept
 from diffcps.training.measures.subject import Measured
@@ -87,7 +87,7 @@ class Course:
     share: Share
     folder: RunFolder
     workers: Workers
-    start: Start
+    begin_evaluation: Start
     sinks: Sequence[Sink]
     clock: Clock
     scores: list[list[float]]
@@ -119,5 +119,5 @@ class Course:
         """``last`` and ``best`` score so far, mean over members; empty before the first evaluation."""
         if not self.scores:
             return {}
-        last, best = scores_by_evaluation(np.array(self.scores))
+        last, best = last_and_best(np.array(self.scores))
         return {"last": last, "best": best}

@@ -114,11 +114,11 @@ class Learner:
         before = sum(len(algorithm.members) for algorithm in self._of_parts[:part])
         return slice(before, before + len(self._of_parts[part].members))
 
-    def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, Tensor]:
+    def update(self, steps: int, after_step: Callable[[], None] | None = None) -> dict[str, Tensor]:
         """Take ``steps`` gradient steps, up to the end of the row; returns each metric's mean over the row, ``[K]``.
 
-        ``heartbeat`` is called after each step, so that a caller can show progress or keep the state: a learner that resumes from
-        that state ends the row with the same means.
+        ``after_step`` is called after each step, so that a caller can show progress or keep the state: a learner that
+        resumes from that state ends the row with the same means.
         """
         algorithm = self.algorithm
         ends = {stage.until: number for number, stage in enumerate(algorithm.stages[:-1])}
@@ -131,10 +131,10 @@ class Learner:
             self.step += 1
             if self.step in ends:
                 algorithm.finish(ends[self.step], self.pack)
-            if heartbeat is not None:
-                heartbeat()
+            if after_step is not None:
+                after_step()
             if self.step in ends:
-                self._fill(ends[self.step] + 1, heartbeat)
+                self._fill(ends[self.step] + 1, after_step)
         found = {}
         for name, total in zip(algorithm.metrics, self.work.sums, strict=True):
             count = sum(number for kind, number in taken.items() if name in algorithm.kinds[kind].metrics)

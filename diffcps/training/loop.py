@@ -51,7 +51,7 @@ class Row:
         self._course.clock.charge("waiting")
 
     @property
-    def due(self) -> bool:
+    def status_due(self) -> bool:
         """Whether the status is some seconds old."""
         return self._status.due
 
@@ -89,7 +89,7 @@ def turns(
     state: Mapping[str, Any] | None,
     *,
     workers: Workers | None = None,
-    start: Start = at_once,
+    begin_evaluation: Start = at_once,
     sinks: Sequence[Sink] = (),
     prune: Prune | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
@@ -98,7 +98,7 @@ def turns(
     requested_at: float | None = None,
     status_seconds: float = STATUS_SECONDS,
 ) -> Turns:
-    """Train a trial to its end.
+    """The loop of a trial to its end, as a generator that asks for its steps: see ``Turns``.
 
     Args:
         config: the trial.
@@ -106,7 +106,7 @@ def turns(
         folder: the run folder, already created for ``config``; of a trial that has not ended.
         state: the newest checkpoint, if there is one; it is loaded into the members.
         workers: the workers that share the members; by default this one trains all.
-        start: begins an evaluation, which has ended when this returns or, if a single worker trains all members, later.
+        begin_evaluation: begins one, which has ended when this returns or, if a single worker trains all members, later.
         sinks: closed at the end; only the first worker may have any.
         prune: asked in the first worker after each evaluation but the last; the trial ends where it gives a reason.
         report: called in every worker after each evaluation with ``step``, ``score`` (the last) and ``best``.
@@ -117,7 +117,7 @@ def turns(
     """
     pruned = ""
     try:
-        helped: dict[str, Any] = {"workers": workers or Workers(), "start": start, "sinks": sinks}
+        helped: dict[str, Any] = {"workers": workers or Workers(), "begin_evaluation": begin_evaluation, "sinks": sinks}
         course = _begin(config, share, folder, state, **helped, requested_at=requested_at)
         status = Status(course, notes=notes, progress=progress, seconds=status_seconds)
         status.write(saved=share.step, **course.summary)
@@ -125,12 +125,12 @@ def turns(
         pruned = course.pruned
         while share.step < config.steps and not pruned:
             row = Row(course, status)
-            shown = _learned(course, status, row=row, own=(yield row))
+            shown = _write_row(course, status, row=row, own=(yield row))
             _evaluate(course, shown, waits=prune is not None or share.step == config.steps)
             pruned = _pruned(course, prune, shown)
-            due = yield None
+            checkpoint_due = yield None
             course.clock.charge("waiting")
-            if share.step == config.steps or pruned or course.workers.decide(due):
+            if share.step == config.steps or pruned or course.workers.decide(checkpoint_due):
                 _save(course, status, pruned)
             course.clock.charge("checkpoint")
             status.write(**course.summary)
@@ -149,7 +149,7 @@ def _begin(
     state: Mapping[str, Any] | None,
     *,
     workers: Workers,
-    start: Start,
+    begin_evaluation: Start,
     sinks: Sequence[Sink],
     requested_at: float | None,
 ) -> Course:
@@ -169,7 +169,7 @@ def _begin(
         share,
         folder,
         workers=workers,
-        start=start,
+        begin_evaluation=begin_evaluation,
         sinks=sinks,
         clock=clock,
         scores=state["scores"] if state else [],
@@ -178,7 +178,7 @@ def _begin(
     )
 
 
-def _learned(course: Course, status: Status, *, row: Row, own: Mapping[str, NDArray[Any]]) -> Shown:
+def _write_row(course: Course, status: Status, *, row: Row, own: Mapping[str, NDArray[Any]]) -> Shown:
     """Write a row, of which this worker's members have the metrics ``own``; returns what sinks show of all members, ``[K]``."""
     course.clock.charge("waiting")  # for the evaluations of trials in the same pack
     status.warn_of_long_row(row.seconds / 60)
@@ -195,7 +195,7 @@ def _evaluate(course: Course, shown: Shown, *, waits: bool) -> None:
     """Begin the evaluation of this row if one is due, and settle the one under way if it has ended or the caller ``waits``."""
     if course.evaluation_due:
         _settle(course)
-        course.evaluation = _evaluation(course, course.share.step, course.share.policy())
+        course.evaluation = _begin_evaluation(course, course.share.step, course.share.policies())
     course.unshown.append((course.share.step, shown))
     if course.evaluation is None or course.evaluation.results.done() or waits:
         _settle(course)
@@ -209,23 +209,23 @@ def _evaluate_again(course: Course, state: Mapping[str, Any] | None) -> None:
     course.unshown = [
         (step, {name: np.array(values) for name, values in shown.items()}) for step, shown in begun["rows"]
     ]
-    policies = course.share.policy(course.workers.own_state(begun["networks"]))
-    course.evaluation = _evaluation(course, begun["step"], policies)
+    policies = course.share.policies(course.workers.own_state(begun["networks"]))
+    course.evaluation = _begin_evaluation(course, begun["step"], policies)
 
 
-def _evaluation(course: Course, step: int, policies: Sequence[Policy]) -> Evaluation:
+def _begin_evaluation(course: Course, step: int, policies: Sequence[Policy]) -> Evaluation:
     """Begin to evaluate and measure this worker's policies of a step."""
     config, share = course.config, course.share
     last = step == config.steps
     episodes = config.evaluation.episodes_at(last)
-    index = len(course.scores) if episodes else (step - 1) // config.evaluation.every
+    index = (step - 1) // config.evaluation.every
 
     def work() -> Results:
         rollouts = share.evaluate(policies, index, episodes) if episodes else None
         return rollouts, share.measure(policies, index, last) if config.measures or config.acting else Measured({}, {})
 
-    judged = bool(episodes or config.measures or config.acting)
-    begun = Evaluation(step, policies, (course.start if judged else at_once)(work))
+    wanted = bool(episodes or config.measures or config.acting)
+    begun = Evaluation(step, policies, (course.begin_evaluation if wanted else at_once)(work))
     course.clock.charge("evaluation")
     return begun
 
@@ -233,7 +233,7 @@ def _evaluation(course: Course, step: int, policies: Sequence[Policy]) -> Evalua
 def _settle(course: Course) -> None:
     """Wait for the evaluation that has begun, write its results, and show sinks the rows since then."""
     if course.evaluation is not None:
-        found = _evaluated(course, course.evaluation)
+        found = _write_results(course, course.evaluation)
         course.unshown[0][1].update(found)  # the first is the row that it is of
         if summary := course.summary:
             course.news.append({"step": course.evaluation.step, "score": summary["last"], "best": summary["best"]})
@@ -253,7 +253,7 @@ def _report(course: Course, report: Callable[[dict[str, float]], None]) -> None:
     course.clock.charge("tracking")
 
 
-def _evaluated(course: Course, evaluation: Evaluation) -> Shown:
+def _write_results(course: Course, evaluation: Evaluation) -> Shown:
     """Write the results of an evaluation; returns what sinks show of all members, ``[K]``."""
     config, folder, workers, clock = course.config, course.folder, course.workers, course.clock
     step = evaluation.step

@@ -105,9 +105,9 @@ class Packs:
         """Whether a checkpoint can be written between two rows: several packs take turns."""
         return len(self.learners) == 1 and not self.learners[0].filling
 
-    def update(self, steps: int, heartbeat: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
+    def update(self, steps: int, after_step: Callable[[], None] | None = None) -> dict[str, torch.Tensor]:
         """Every pack takes ``steps`` gradient steps; returns the mean of each metric over them, ``[members]``."""
-        parts = [learner.update(steps, heartbeat) for learner in self.learners]
+        parts = [learner.update(steps, after_step) for learner in self.learners]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -153,7 +153,7 @@ class Share:
         """Names of all metrics that gradient steps can give."""
         return self.learners[0].metrics
 
-    def policy(self, networks: dict[str, Any] | None = None) -> list[Policy]:
+    def policies(self, networks: dict[str, Any] | None = None) -> list[Policy]:
         """A snapshot of each piece for acting, by other ``networks`` of all members if they are given."""
         newest = [piece.learner.policy(piece.part) for piece in self.pieces]
         if networks is None:

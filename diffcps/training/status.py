@@ -41,7 +41,7 @@ class Status:
         }
         self.start_step, self.start_time, self.written_at = course.share.step, now(), -seconds
         self.rate = self.pace = 0.0
-        # of this attempt's first status: what the trial had taken before, without starting and without what is repeated
+        # what earlier attempts took, without starting and without what is repeated: with `begun_at` it gives `seconds_whole`
         self.begun_at = self.start_time
         self.before = sum(value for name, value in course.clock.spent.items() if name not in ("start", "repeated"))
 

@@ -33,11 +33,11 @@ from diffcps.training.workers import Workers, shares
 
 _WORTH = 0.75
 """When no more than this share of a pack's members still learn, it is made anew without the others, which takes time."""
-Judges = Callable[..., tuple[Evaluator, Measurer]]
-"""Makes what evaluates and measures some members of a trial, like ``judges_of``."""
+Evaluators = Callable[..., tuple[Evaluator, Measurer]]
+"""Makes what evaluates and measures some members of a trial, like ``evaluators_of``."""
 
 
-def judges_of(
+def evaluators_of(
     attempt: Attempt, own: slice, *, threads: int, heartbeat: Callable[[], None]
 ) -> tuple[Evaluator, Measurer]:
     """What evaluates and measures the members ``own`` of a trial."""
@@ -58,7 +58,7 @@ class Together:
         requested_at: ``time.time()`` at which the trials were requested.
         checkpoint_clock: a clock in seconds, for the time between checkpoints; the first worker's counts.
         status_seconds: between two statuses while learning.
-        judges: makes what evaluates and measures members of a trial.
+        evaluators: makes what evaluates and measures members of a trial.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Together:
         requested_at: float,
         checkpoint_clock: Callable[[], float] = time.monotonic,
         status_seconds: float = STATUS_SECONDS,
-        judges: Judges = judges_of,
+        evaluators: Evaluators = evaluators_of,
     ) -> None:
         self._attempts, self._machine, self._watchdog = list(attempts), machine, watchdog
         self._requested_at, self._clock, self._status_seconds = requested_at, checkpoint_clock, status_seconds
-        self._judges, self._workers = judges, attempts[0].workers
+        self._evaluators, self._workers = evaluators, attempts[0].workers
         self._beside = Beside(machine.device, machine.beside and self._workers.count == 1)
         self._packs = Packs([])
         self._placed: list[Attempt] = []
@@ -130,7 +130,7 @@ class Together:
         attempts, device = self._running, self._machine.device
         if self._workers.first:
             for attempt in attempts if not self._placed else ():
-                attempt.folder.begin(cost.choose(attempt.config, device).preparing)
+                attempt.folder.note_doing(cost.choose(attempt.config, device).preparing)
         self._beside.rest()  # whoever evaluates uses the pieces of packs
         states = [attempt.take_out() for attempt in attempts]
         if self._placed:
@@ -142,9 +142,9 @@ class Together:
         pieces: list[list[Piece]] = [[] for _ in attempts]
         with ExitStack() as unless_placed:
             for held in cut([_size(attempt) for attempt in attempts], _fitting(attempts, self._machine)):
-                shares = [(number, _within(self._workers.own, part)) for number, part in held]
+                held_members = [(number, _within(self._workers.own, part)) for number, part in held]
                 learner = Learner(
-                    [Part(attempts[number].config, data[number], share) for number, share in shares],
+                    [Part(attempts[number].config, data[number], share) for number, share in held_members],
                     task_of(attempts[0].config).max_action,
                     device,
                     engine=cost.choose(attempts[0].config, device).engine,
@@ -152,9 +152,9 @@ class Together:
                     heartbeat=self._watchdog.heartbeat,
                 )
                 learners.append(learner)
-                for part, (number, share) in enumerate(shares):
+                for part, (number, share) in enumerate(held_members):
                     heartbeat = attempts[number].beating(self._watchdog.heartbeat)
-                    evaluator, measurer = self._judges(
+                    evaluator, measurer = self._evaluators(
                         attempts[number], share, threads=self._machine.threads, heartbeat=heartbeat
                     )
                     unless_placed.callback(evaluator.close)
@@ -180,7 +180,7 @@ class Together:
             attempt.folder,
             attempt.state,
             workers=workers,
-            start=partial(attempt.evaluate, self._beside.start),
+            begin_evaluation=partial(attempt.begin_evaluation, self._beside.start),
             sinks=given.sinks(facts) if given.sinks and workers.first else (),
             prune=prune,
             report=given.report,
@@ -220,12 +220,12 @@ class Together:
                     attempt.continue_with({name: values[begin:end] for name, values in metrics.items()})
         running = self._running
         now, every = self._clock(), 60 * self._attempts[0].config.checkpoint_minutes
-        due = now - self._saved_at >= every or any(attempt.folder.asked_to_save for attempt in running)
-        if due:
+        checkpoint_due = now - self._saved_at >= every or any(attempt.folder.asked_to_save for attempt in running)
+        if checkpoint_due:
             self._saved_at = now
         for attempt in running:
             with attempt.recorded():
-                attempt.continue_with(due)
+                attempt.continue_with(checkpoint_due)
 
     def _learn(self) -> dict[str, NDArray[Any]]:
         """The gradient steps up to the next row, of all members; the mean of each metric over them, by name."""
@@ -249,7 +249,7 @@ class Together:
 
         All are saved at the same step, or they could not continue as one pack. Raises the error of the last trial to fail.
         """
-        if not any(row.due for _, row in self._rows()):
+        if not any(row.status_due for _, row in self._rows()):
             return
         for attempt, row in self._rows():
             with attempt.recorded():
@@ -264,7 +264,7 @@ class Together:
             raise failed[-1]
 
 
-def in_memory(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[Attempt]]:
+def in_fitting_parts(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[Attempt]]:
     """The trials in parts to be trained one after the other: those that make the fewest packs, or, if none fit, one by one."""
     best, fewest = [attempts[share] for share in shares(len(attempts), len(attempts))], math.inf
     for count in range(1, len(attempts) + 1):

@@ -13,7 +13,7 @@ from diffcps.runs.alike import alike
 from diffcps.training import cost
 from diffcps.training.attempt import Assignment, Attempt
 from diffcps.training.process import Machine
-from diffcps.training.together import Together, in_memory
+from diffcps.training.together import Together, in_fitting_parts
 from diffcps.training.watchdog import Watchdog
 from diffcps.training.workers import Workers
 
@@ -77,7 +77,7 @@ def _parts(attempts: Sequence[Attempt], machine: Machine) -> list[Sequence[Attem
     parts: list[Sequence[Attempt]] = []
     for group in groups.values():
         try:
-            parts += [part for same in _from_one_step(group) for part in in_memory(same, machine)]
+            parts += [part for same in _from_one_step(group) for part in in_fitting_parts(same, machine)]
         except Exception as error:
             for attempt in group:
                 attempt.fail(error)
