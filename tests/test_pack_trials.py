@@ -171,46 +171,46 @@ def record(location: Location, number: int) -> dict[str, Any]:
 def test_a_group_is_interrupted_from_outside_and_goes_on_as_a_group(tmp_path: Path) -> None:
     location = Location(tmp_path)
     policy = begun(location)
-    packs = policy.packs()
-    assert next(packs) == KEYS
+    groups = policy.groups()
+    assert next(groups) == KEYS
     tell(location, 0, "complete", saved=100)
     assert policy.again(cause_of(died(NODE_GONE)))
     assert [record(location, number)["external"] for number in range(3)] == [0, 1, 1]
     again = Retries(location, KEYS, "launch-1")
     again.begin()
-    assert next(again.packs()) == KEYS[1:], "what has ended is left out"
+    assert next(again.groups()) == KEYS[1:], "what has ended is left out"
     assert not policy.again(cause_of(died(NODE_GONE))), "a newer driver has them"
-    assert not list(packs)
+    assert not list(groups)
 
 
 def test_after_a_crash_the_rest_trains_one_after_the_other(tmp_path: Path) -> None:
     """Also in a driver that begins later, but not in the next launch."""
     location = Location(tmp_path)
     policy = begun(location)
-    packs = policy.packs()
-    assert next(packs) == KEYS
+    groups = policy.groups()
+    assert next(groups) == KEYS
     tell(location, 1, "complete", saved=100)
     assert not policy.again(cause_of(died()))
     states = [location.run_folder(key).status["state"] for key in KEYS]
     assert states == ["pending", "complete", "pending"], "they wait"
-    assert next(packs) == KEYS[:1]
+    assert next(groups) == KEYS[:1]
     tell(location, 0, "running")
     assert policy.again(cause_of(died())), "each has its own attempts"
     assert [record(location, number)["crashes"] for number in range(3)] == [2, 0, 1]
     again = Retries(location, KEYS, "launch-1")
     again.begin()
-    assert list(again.packs()) == [KEYS[:1], KEYS[2:]]
+    assert list(again.groups()) == [KEYS[:1], KEYS[2:]]
     later = Retries(location, KEYS, "launch-2")
     later.begin()
-    assert next(later.packs()) == (KEYS[0], KEYS[2])
+    assert next(later.groups()) == (KEYS[0], KEYS[2])
 
 
 def test_a_trial_that_failed_by_mistake_leaves_the_pack_together(tmp_path: Path) -> None:
     """However often machines are lost afterwards; but a mistake of before this driver is not held against it."""
     location = Location(tmp_path)
     policy = begun(location)
-    packs = policy.packs()
-    assert next(packs) == KEYS
+    groups = policy.groups()
+    assert next(groups) == KEYS
     location.run_folder(KEYS[0]).fail("no such file here")
     for count in range(INTERRUPTIONS + 5):
         for number in (1, 2):
@@ -219,7 +219,7 @@ def test_a_trial_that_failed_by_mistake_leaves_the_pack_together(tmp_path: Path)
     assert record(location, 0)["interruptions"] == 0
     later = Retries(location, KEYS[:1], "launch-2")
     later.begin()
-    assert next(later.packs()) == KEYS[:1]
+    assert next(later.groups()) == KEYS[:1]
     assert later.again(cause_of(died(NODE_GONE))), "it has not even begun again"
     location.run_folder(KEYS[0]).fail("still no such file")
     assert not later.again(cause_of(died(NODE_GONE)))
@@ -228,24 +228,24 @@ def test_a_trial_that_failed_by_mistake_leaves_the_pack_together(tmp_path: Path)
 def test_the_last_of_a_group_needs_no_other_process(tmp_path: Path) -> None:
     location = Location(tmp_path)
     policy = begun(location)
-    packs = policy.packs()
-    assert next(packs) == KEYS
+    groups = policy.groups()
+    assert next(groups) == KEYS
     for number in (0, 2):
         tell(location, number, "complete", saved=100)
     assert policy.again(cause_of(died()))
-    assert not list(packs)
+    assert not list(groups)
 
 
 def test_a_trial_with_too_many_interruptions_takes_none_with_it(tmp_path: Path) -> None:
     """The others have new checkpoints; they go on as a pack."""
     location = Location(tmp_path)
     policy = begun(location)
-    packs = policy.packs()
-    assert next(packs) == KEYS
+    groups = policy.groups()
+    assert next(groups) == KEYS
     for count in range(1, INTERRUPTIONS):
         for number in (1, 2):
             tell(location, number, "running", saved=count)
         assert policy.again(cause_of(died(NODE_GONE)))
     assert not policy.again(cause_of(died(NODE_GONE)))
     assert f"interrupted {INTERRUPTIONS} times in a row" in location.run_folder(KEYS[0]).status["error"]
-    assert list(packs) == [KEYS[1:]], "nothing speaks against them"
+    assert list(groups) == [KEYS[1:]], "nothing speaks against them"

@@ -116,11 +116,11 @@ def test_what_comes_from_outside_is_borne_more_often(tmp_path: Path) -> None:
     location = Location(tmp_path)
     for count in range(1, INTERRUPTIONS):
         trial = begun(location)
-        assert list(trial.packs()) == [(CONFIG.key,)]
+        assert list(trial.groups()) == [(CONFIG.key,)]
         assert location.run_folder(CONFIG.key).attempts["external"] == count - 1
     assert trial.again(cause_of(died(NODE_GONE)))
     last = begun(location)
-    assert not list(last.packs())
+    assert not list(last.groups())
     status = location.run_folder(CONFIG.key).status
     assert status["state"] == "failed"
     assert (

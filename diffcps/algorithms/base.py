@@ -102,7 +102,8 @@ class StepKind:
     batch: int
     """B, transitions of each member."""
     metrics: tuple[str, ...]
-    """Names of what ``update`` gives."""
+    """Names of what ``update`` gives. Some are read elsewhere: ``q_value`` and ``policy_q`` (whether Q explodes),
+    ``behaviour_loss``, ``lambda``, ``constraint``, ``target_kl`` and ``violation`` (criteria and diagnosis)."""
     noise: Mapping[str, streams.Noise] = field(default_factory=dict)
     """Name -> random numbers, of a kind in ``streams``. Their values depend on the order of the names."""
     reads: tuple[str, ...] = ()

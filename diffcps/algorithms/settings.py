@@ -143,7 +143,11 @@ class Settings(Plain):
 
 @dataclass(frozen=True)
 class Learning(Settings):
-    """What the settings of every algorithm extend: the platform reads ``hidden_size`` and ``precision``."""
+    """What the settings of every algorithm extend: the platform reads ``hidden_size`` and ``precision``.
+
+    Of other settings it reads, where an algorithm has them, ``discount``, ``reward_transform``, ``lambda_max``, ``policy``,
+    ``covariance``, ``last_step_noise``, ``diffusion_steps``, ``student`` and ``constraint``: give these names to nothing else.
+    """
 
     batch_size: int = setting(256, "a positive whole number")
     """Transitions in one gradient step of one member."""

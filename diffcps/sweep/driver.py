@@ -72,7 +72,7 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
         return
     gave_up: dict[str, Exception | None] = {}
     requested_at = config["requested_at"]
-    for keys in retries.packs():
+    for keys in retries.groups():
         arguments = {
             "configs": [trials[key].to_dict() for key in keys],
             "location": job.location,

@@ -182,15 +182,15 @@ def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
         resources = Resources.fitting(cluster, options)
         check(uri)
         claim.begin(location, plan)
-        packs = _packs(sweep, resources)
-        say(sweep.console, f"on {cluster.description}; {_at_once(plan, packs, resources.concurrent)}")
+        together = _groups(sweep, resources)
+        say(sweep.console, f"on {cluster.description}; {_at_once(plan, together, resources.concurrent)}")
         Tracker(uri, plan.name).reconcile(location.folder, running=True)
         with Board(plan, location, sweep.console, options.quiet):
-            job = Job(plan, _for_workers(location), resources, also=options.also, groups=groups.keys(packs))
+            job = Job(plan, _for_workers(location), resources, also=options.also, groups=groups.keys(together))
             execute(job, interrupts, stopping=partial(_stopping, sweep, time.time(), interrupts))
 
 
-def _packs(sweep: _Sweep, resources: Resources) -> Groups:
+def _groups(sweep: _Sweep, resources: Resources) -> Groups:
     """What has not ended, in groups that train together; none for a search, which chooses one trial after the other."""
     if sweep.plan.search is not None:
         return []
@@ -203,10 +203,10 @@ def _packs(sweep: _Sweep, resources: Resources) -> Groups:
     )
 
 
-def _at_once(plan: Plan, packs: Groups, slots: int) -> str:
+def _at_once(plan: Plan, together: Groups, slots: int) -> str:
     """What runs at the same time, in words."""
-    if how := groups.packed(packs):
-        return f"{counted(min(slots, len(packs)), 'pack')} at once, {how}"
+    if how := groups.packed(together):
+        return f"{counted(min(slots, len(together)), 'pack')} at once, {how}"
     return f"{counted(min(slots, plan.count), 'trial')} at once"
 
 

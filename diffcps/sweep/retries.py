@@ -70,7 +70,7 @@ class Retries:
         folder.record_attempts(base)
         return not again or self._retry(key, self._known(Cause(True, "its driver died"), [key]))
 
-    def packs(self) -> Iterator[tuple[str, ...]]:
+    def groups(self) -> Iterator[tuple[str, ...]]:
         """The keys of those that train together, then of each that has to train alone by then; after ``begin``."""
         group = self._training
         self._next = tuple(key for key in group if not self._folder(key).attempts["alone"])
@@ -83,7 +83,7 @@ class Retries:
                 yield (key,)
 
     def again(self, cause: Cause) -> bool:
-        """Count an interruption. Whether those that were training continue as they are; if not, ``packs`` has who is next."""
+        """Count an interruption. Whether those that were training continue as they are; if not, ``groups`` has who is next."""
         for key in self._training:
             self.location.refresh(f"runs/{key}")
         left = [key for key in self._training if not self._folder(key).ended and not self._mistaken(key)]
