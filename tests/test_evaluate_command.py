@@ -1,8 +1,10 @@
 """``diffcps evaluate`` and ``diffcps export``."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +25,18 @@ def command(*arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         cli.run(cli._Command, lambda parsed: parsed(), [str(word) for word in arguments])
     return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_do_not_wait_busily(given: dict[str, str], spins: str | None) -> None:
+    """Unless the person says how."""
+    variables = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+    rest = {name: value for name, value in os.environ.items() if name not in variables}
+    with mock.patch.dict(os.environ, rest | given, clear=True):
+        assert command("settings", "bc") == 0
+        assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 def test_scores_are_those_of_trainings_evaluation(tmp_path: Path) -> None:

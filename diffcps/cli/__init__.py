@@ -27,6 +27,9 @@ from diffcps.text import READABLE
 
 USER_MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 Options = TypeVar("Options")
+_SPINS = "10000"
+"""How often a thread of a matrix product looks for work before it sleeps. By default it looks for some milliseconds: threads on
+busy cores then wait for each other most of the time."""
 _STYLE = tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff
 
 
@@ -41,6 +44,8 @@ def run(
     A `UserError` prints its message and exits with 2, Ctrl-C exits with 130. Any other exception is a defect of this
     program and keeps its traceback.
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch is imported
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=READABLE)  # a terminal without λ shows lambda
