@@ -113,6 +113,16 @@ def test_what_no_trial_comes_back_from() -> None:
     assert ended(row(**{"lambda": capped, "violation": [1.0, 0.1]})) == ""
 
 
+def test_a_trial_that_has_diverged_says_so_once(tmp_path: Path) -> None:
+    wild = CONFIG.with_settings(critic_learning_rate=1e4)
+    folder = trained(tmp_path / "wild", wild)
+    (note,) = folder.status["notes"]
+    assert "is not finite" in note
+    assert "(step 6)" in note
+    assert folder.status["state"] == "complete", "only --prune ends it"
+    assert trained(tmp_path / "tame").status["notes"] == []
+
+
 def test_a_trial_ends_where_the_rule_says(tmp_path: Path) -> None:
     asked: list[int] = []
 

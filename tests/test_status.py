@@ -29,6 +29,7 @@ def status_of(config: RunConfig, path: Path, now: Callable[[], float]) -> tuple[
         "workers": Workers(),
         "begin_evaluation": at_once,
         "sinks": (),
+        "diverged": lambda shown: "",
         "clock": SimpleNamespace(spent={}),
         "scores": [],
         "kept": Kept(config, {}),

@@ -89,6 +89,8 @@ class Course:
     workers: Workers
     begin_evaluation: Start
     sinks: Sequence[Sink]
+    diverged: Callable[[Shown], str]
+    """Given the metrics of a row: why the trial has diverged; empty if it has not."""
     clock: Clock
     scores: list[list[float]]
     """Of every evaluation so far, ``[evaluations, K]``."""

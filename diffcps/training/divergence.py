@@ -1,4 +1,4 @@
-"""Signs that a trial cannot recover. A sweep ends such trials early if it is asked to (``--prune divergence``)."""
+"""Signs that a trial cannot recover: a note in its status says so, and ``--prune divergence`` ends it early."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -92,6 +92,7 @@ def turns(
     begin_evaluation: Start = at_once,
     sinks: Sequence[Sink] = (),
     prune: Prune | None = None,
+    diverged: Callable[[Shown], str] = lambda metrics: "",
     report: Callable[[dict[str, float]], None] | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     notes: list[str] | None = None,
@@ -109,6 +110,7 @@ def turns(
         begin_evaluation: begins one, which has ended when this returns or, if a single worker trains all members, later.
         sinks: closed at the end; only the first worker may have any.
         prune: asked in the first worker after each evaluation but the last; the trial ends where it gives a reason.
+        diverged: given the metrics of a row with an evaluation: why the trial has diverged, for a note; empty if it has not.
         report: called in every worker after each evaluation with ``step``, ``score`` (the last) and ``best``.
         progress: called in the first worker with every status that is written.
         notes: sentences about this attempt, for the status; more may come.
@@ -117,8 +119,8 @@ def turns(
     """
     pruned = ""
     try:
-        helped: dict[str, Any] = {"workers": workers or Workers(), "begin_evaluation": begin_evaluation, "sinks": sinks}
-        course = _begin(config, share, folder, state, **helped, requested_at=requested_at)
+        helped: dict[str, Any] = {"begin_evaluation": begin_evaluation, "sinks": sinks, "diverged": diverged}
+        course = _begin(config, share, folder, state, workers=workers or Workers(), requested_at=requested_at, **helped)
         status = Status(course, notes=notes, progress=progress, seconds=status_seconds)
         status.write(saved=share.step, **course.summary)
         _evaluate_again(course, state)
@@ -151,6 +153,7 @@ def _begin(
     workers: Workers,
     begin_evaluation: Start,
     sinks: Sequence[Sink],
+    diverged: Callable[[Shown], str],
     requested_at: float | None,
 ) -> Course:
     """Go to the newest whole checkpoint, and drop the rows that came after it."""
@@ -171,6 +174,7 @@ def _begin(
         workers=workers,
         begin_evaluation=begin_evaluation,
         sinks=sinks,
+        diverged=diverged,
         clock=clock,
         scores=state["scores"] if state else [],
         kept=Kept(config, state or {}),
@@ -188,7 +192,10 @@ def _write_row(course: Course, status: Status, *, row: Row, own: Mapping[str, ND
     if course.workers.first:
         course.folder.log(course.share.step, course.config, metrics, (*course.share.metrics, "steps_per_second"))
     course.clock.charge("checkpoint")
-    return {f"training/{name}": value for name, value in metrics.items()}
+    shown = {f"training/{name}": value for name, value in metrics.items()}
+    if course.evaluation_due:
+        status.warn_of_divergence(course.diverged(shown))
+    return shown
 
 
 def _evaluate(course: Course, shown: Shown, *, waits: bool) -> None:

@@ -52,6 +52,12 @@ class Status:
         if minutes > interval and not any(note.startswith(beginning) for note in self.values["notes"]):
             self.values["notes"].append(f"{beginning} the {interval:g} min between checkpoints: {minutes:.1f} min.")
 
+    def warn_of_divergence(self, why: str) -> None:
+        """Note, once, why the trial probably cannot recover; nothing if ``why`` is empty."""
+        beginning = "this trial probably cannot recover: "
+        if why and not any(note.startswith(beginning) for note in self.values["notes"]):
+            self.values["notes"].append(f"{beginning}{why} (step {self.course.share.step:,}).")
+
     @property
     def due(self) -> bool:
         """Whether the newest status is some seconds old."""

@@ -21,6 +21,7 @@ from diffcps.tasks.registry import task_of
 from diffcps.training import cost, loop
 from diffcps.training.attempt import Attempt
 from diffcps.training.beside import Beside
+from diffcps.training.divergence import divergence_rule
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.facts import describe
 from diffcps.training.learner import Learner, Part, on_device
@@ -183,6 +184,7 @@ class Together:
             begin_evaluation=partial(attempt.begin_evaluation, self._beside.start),
             sinks=given.sinks(facts) if given.sinks and workers.first else (),
             prune=prune,
+            diverged=divergence_rule(attempt.config, attempt.dataset),
             report=given.report,
             progress=self._watchdog.following(given.progress),
             notes=attempt.notes,
