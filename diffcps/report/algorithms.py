@@ -117,9 +117,8 @@ def side_by_side(table: Sequence[Row]) -> list[SideBySide]:
         loaded[row.trial.task.name] |= {row.data} if row.trial.dataset else set()
     for row in table:
         task, data = row.trial.task.name, row.data
-        if (
-            not row.trial.dataset and len(loaded[task]) == 1
-        ):  # a trial that has not started will have the data of the others
+        # a trial that has not started will have the data of the others
+        if not row.trial.dataset and len(loaded[task]) == 1:
             (data,) = loaded[task]
         key = task, data, row.trial.config.physics
         found.setdefault(key, {}).setdefault(row.trial.config.method, []).append(row)

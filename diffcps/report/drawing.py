@@ -26,10 +26,11 @@ INK = "#15191e"
 GROUND = "#fcfdfc"
 """Colour under a legend; in an SVG it is replaced by the background of the page."""
 _PALETTE = (
-    "#2f7fc1", "#e07b28", "#2f9e6e", "#c2549d", "#8a72c9", "#b08a1e", "#38a9b5", "#c8505a",
-    "#7d8794", "#6fae3a", "#5b5bd6", "#a5673f", "#d98fb5", "#4f8f8b", "#d6b43c", "#93395e",
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7d8794", "#8a3ffc",
+    "#c8505a", "#6fae3a", "#5b5bd6", "#a5673f", "#d98fb5", "#4f8f8b", "#d6b43c", "#93395e",
 )  # fmt: skip
-"""Colours that can be told apart on a light and on a dark page, the first eight at a glance."""
+"""Colours that can be told apart on a light and on a dark page. The first six are those of Okabe and Ito but for black and
+yellow, which colour-blind people can distinguish."""
 STYLE: dict[Any, Any] = {
     "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.2, "axes.titlesize": 10, "legend.fontsize": 8,
