@@ -29,23 +29,47 @@ def schedule(m: Member) -> Schedule:
     return Schedule(beta, signal, beta * (1.0 - np.append(1.0, signal[:-1])) / (1.0 - signal))
 
 
-def noise_net(m: Member, network: str | Array, x: Array, step: Array, states: Array) -> Array:
-    """ε_θ: two layers on the sinusoidal embedding of the step, then layers on action, step and observation."""
+def noise_net(
+    m: Member,
+    network: str | Array,
+    x: Array,
+    step: Array,
+    states: Array,
+    hidden: tuple[int, ...] = (),
+    activation: Loss = mish,
+) -> Array:
+    """ε_θ: two layers on the sinusoidal embedding of the step, then layers on action, step and observation.
+
+    With hidden layers of its own it gives one number, a value.
+    """
     flat, size, half = m.flat(network), m.v.time_embedding, m.v.time_embedding // 2
     angles = step[:, None] * np.exp(-math.log(10_000.0) * np.arange(half) / (half - 1))
     own = (size + 1) * 2 * size + (2 * size + 1) * size
     time = mlp(flat[..., :own], (size, 2 * size, size), mish, cat(np.sin(angles), np.cos(angles)))
     x = cat(x, time, states)
     layers = getattr(m.v, "policy_layers", m.v.hidden_layers)
-    return mlp(flat[..., own:], (x.shape[-1], *[m.v.hidden_size] * layers, m.actions), mish, x)
+    width = getattr(m.v, "policy_width", 1) * m.v.hidden_size
+    inner = hidden or (width,) * layers
+    return mlp(flat[..., own:], (x.shape[-1], *inner, 1 if hidden else m.actions), activation, x)
 
 
-def chain(m: Member, network: str | Array, states: Array, noise: Array, variance: Array) -> Array:
-    """Actions of the reverse chain, a_0 and the result kept within the bound, no noise in the last step."""
+def chain(
+    m: Member,
+    network: str | Array,
+    states: Array,
+    noise: Array,
+    variance: Array,
+    seen: Callable[[int, Array, Array], None] = lambda t, x, predicted: None,
+) -> Array:
+    """Actions of the reverse chain, a_0 and the result kept within the bound, no noise in the last step.
+
+    ``seen`` is told the steps, the noisy actions and the noise that is predicted of them.
+    """
     beta, signal, _ = schedule(m)
     x = noise[0]
     for t in reversed(range(len(beta))):
         predicted = noise_net(m, network, x, np.full(len(states), t), states)
+        seen(t, x, predicted)
         before = signal[t - 1] if t else 1.0
         start = np.clip((x - math.sqrt(1.0 - signal[t]) * predicted) / math.sqrt(signal[t]), -m.bound, m.bound)
         x = math.sqrt(before) * beta[t] * start + math.sqrt(1.0 - beta[t]) * (1.0 - before) * x
@@ -197,3 +221,104 @@ def idql(m: Member) -> None:
     learn_value(m)
     learn_implicit_critic(m)
     m.move("average", "actor", m.v.ema_rate)
+
+
+def bdpo(m: Member) -> None:
+    """The clone; then Q and V by their targets, and sometimes the policy by the new ones and the clone."""
+    if hasattr(m.n, "next_actions"):
+        learn_values_of_chain(m)
+    if hasattr(m.n, "policy_step"):
+        drawn = m.n.policy_step, m.n.policy_noise, m.n.policy_draws
+
+        def loss(w: str | Array) -> Array:
+            return -left(m, w, *drawn)[0].mean(-1)
+
+        m.say(actor_loss=loss("actor"))
+        m.learn_clipped("actor", loss)
+        m.move("average", "actor", m.v.ema_rate)
+    if hasattr(m.n, "behaviour_step"):
+        step, noise = m.n.behaviour_step, m.n.behaviour_noise
+
+        def cloning(w: str | Array) -> Array:
+            predicted = noise_net(m, w, forward(m, step, noise), step, m.b.observations)
+            return np.asarray(((noise - predicted) ** 2).mean((-1, -2)))
+
+        m.say(behaviour_loss=cloning("behaviour"))
+        m.learn_clipped("behaviour", cloning)
+        m.move("behaviour_average", "behaviour", m.v.ema_rate)
+        if not hasattr(m.n, "policy_step"):
+            m.tensors["actor"] = m.tensors["average"] = m.tensors["behaviour_average"]
+
+
+def forward(m: Member, step: Array, noise: Array) -> Array:
+    """a_t of the batch."""
+    signal = schedule(m).signal[step][:, None]
+    return np.asarray(np.sqrt(signal) * m.b.actions + np.sqrt(1.0 - signal) * noise)
+
+
+def divergence(m: Member, step: Array, x: Array, one: Array, other: Array) -> Array:
+    """KL divergence of two Gaussian steps of variance β from their means, which two predicted noises imply."""
+    beta, signal, _ = (each[step][..., None] for each in schedule(m))
+    first, second = ((x - beta / np.sqrt(1.0 - signal) * noise) / np.sqrt(1.0 - beta) for noise in (one, other))
+    return np.asarray(((first - second) ** 2 / (2.0 * beta)).sum(-1))
+
+
+def bounded_below(m: Member, values: Array) -> Array:
+    return np.asarray(values.mean(-2) - m.v.pessimism * values.std(-2))
+
+
+def noisy_values(m: Member, network: str | Array, x: Array, step: Array, states: Array) -> Array:
+    """V_t ``[..., heads, B]``."""
+    flat = m.flat(network)
+    flat = flat.reshape(*flat.shape[:-1], m.v.heads, -1)
+    hidden = (m.v.hidden_size,) * m.v.hidden_layers
+    return noise_net(m, flat, x[..., None, :, :], step, states, hidden, normed(mish))[..., 0]
+
+
+def left(m: Member, w: str | Array, step: Array, noise: Array, draws: Array) -> tuple[Array, Array]:
+    """What the rest of a chain is worth after a step of it, less what the step pays; and its divergence."""
+    states, count, x = m.b.observations, m.v.samples, forward(m, step, noise)
+    own, clone = (noise_net(m, net, x, step, states) for net in (w, "behaviour_average"))
+    beta, signal, _ = (each[step][:, None] for each in schedule(m))
+    before = np.append(1.0, schedule(m).signal)[step][:, None]
+    start = np.clip((x - np.sqrt(1.0 - signal) * own) / np.sqrt(signal), -m.bound, m.bound)
+    mean = (np.sqrt(before) * beta * start + np.sqrt(1.0 - beta) * (1.0 - before) * x) / (1.0 - signal)
+    spread = np.where(step[:, None] > 0, np.sqrt(beta), 0.0)
+    after = np.repeat(mean, count, axis=-2) + np.repeat(spread, count, axis=0) * draws
+    states, many = np.repeat(states, count, axis=0), np.repeat(step, count)
+    clean = m.q("target", inside(m), states, after, m.v.heads)
+    noisy = noisy_values(m, "value_target", after, np.maximum(many - 1, 0), states)
+    each = np.where(many == 0, clean, noisy)
+    values = each.reshape(*each.shape[:-1], -1, count).mean(-1)
+    paid = divergence(m, step, x, own, clone)
+    return bounded_below(m, values) - m.v.eta * paid, paid
+
+
+def learn_values_of_chain(m: Member) -> None:
+    v, b, paid = m.v, m.b, []
+    states = np.repeat(b.next_observations, v.samples, axis=0)
+
+    def seen(t: int, x: Array, predicted: Array) -> None:
+        steps = np.full(len(states), t)
+        paid.append(divergence(m, steps, x, predicted, noise_net(m, "behaviour_average", x, steps, states)))
+
+    ahead = chain(m, "average", states, m.n.next_actions, schedule(m).beta, seen)
+    each = m.q("target", inside(m), states, ahead, v.heads).reshape(v.heads, -1, v.samples)
+    each = each.max(-1) if v.max_q_backup else each.mean(-1)
+    cost = np.sum(paid, axis=0).reshape(-1, v.samples).mean(-1)
+    goal = m.goal(bounded_below(m, each) - v.eta * cost)
+    drawn = m.n.step, m.n.noise, m.n.draws
+    noisy_goal, single = left(m, "average", *drawn)
+    errors = m.errors(goal, inside(m), v.heads)
+    x = forward(m, *drawn[:2])
+
+    def loss(w: str | Array) -> Array:
+        found = noisy_values(m, w, x, m.n.step, b.observations)
+        return np.asarray(((found - noisy_goal) ** 2).mean((-1, -2)))
+
+    m.say(critic_loss=errors(m.tensors["critic"]).mean(), value_loss=loss("value"))
+    m.say(path_divergence=v.diffusion_steps * single.mean())
+    m.learn_clipped("critic", lambda w: errors(w).mean(-1))
+    m.learn_clipped("value", loss)
+    m.move("target", "critic", v.target_rate)
+    m.move("value_target", "value", v.target_rate)

@@ -11,7 +11,7 @@ import torch
 import trained
 from torch import Tensor
 
-from diffcps.algorithms import awac, cql, crr, dac, diffusion, edp, fql, idql, rebrac
+from diffcps.algorithms import awac, bdpo, cql, critics, crr, diffusion, edp, fql, idql, rebrac
 from diffcps.algorithms.base import Batch
 from diffcps.config import RunConfig
 from diffcps.runs.presets import official
@@ -49,7 +49,14 @@ def test_weights_of_advantages() -> None:
 
 def test_the_lower_bound_of_dac() -> None:
     values = torch.tensor([[[1.0], [2.0], [3.0], [6.0]]], dtype=torch.float64)
-    assert dac.lower_bound(values, torch.tensor([1.0])).item() == pytest.approx(1.129171, abs=1e-6)
+    assert critics.lower_bound(values, torch.tensor([1.0])).item() == pytest.approx(1.129171, abs=1e-6)
+
+
+def test_what_bdpo_pays_for_a_step() -> None:
+    schedule = diffusion.variance_preserving(5, 0.1, 10.0, torch.float64)
+    weights = bdpo.divergence_weights(schedule)
+    np.testing.assert_allclose(weights, (0.621794, 0.750509, 1.037196, 1.602045, 2.547205), rtol=1e-6)
+    assert 0.2**2 * weights[2].item() == pytest.approx(0.041488, abs=1e-6)
 
 
 @pytest.mark.parametrize(("step", "noisy", "start"), [(0, 0.890942, 0.598709), (4, 1.036819, 1.0)])
@@ -142,6 +149,11 @@ COLUMNS = {
         "eta_init": "eta", "rho": "pessimism", "max_q_backup": "max_q_backup", "critic_lr": "critic_learning_rate",
         "heads": "heads",
     }),
+    "bdpo": ("bdpo", {
+        "eta": "eta", "rho": "pessimism", "heads": "heads", "discount": "discount", "critic_layer_norm_q0": "critic_norm",
+        "max_q_backup": "max_q_backup", "behaviour_lr": "behaviour_learning_rate", "eval_episodes": "evaluation.episodes",
+        "eval_every": "evaluation.every",
+    }),
     "fql": ("fql", {"discount": "discount"}),
     "awac": ("awac_corl", {}),
     "cql": ("cql", {"official_policy_lr": "learning_rate"}),
@@ -165,11 +177,13 @@ TRANSFORMS = {
 LENGTHS = {
     "sfbc": lambda row: 586_000 + 24_500 * int(row["value_iterations_K"]) * int(float(row["samples_per_epoch"]) / 1e6),
     "qgpo": lambda row: 1_600_000,
+    "bdpo": lambda row: 4_000_000,
 }
-"""The sum over the stages: of SfBC 600 epochs and 100 for each round, of QGPO 600,000, 500,000 and again 500,000."""
+"""The sum over the stages: of SfBC 600 epochs and 100 for each round, of QGPO 600,000, 500,000 and again 500,000, of BDPO two
+millions twice."""
 
 
-@pytest.mark.parametrize("name", ["dql", "rebrac", "dac", "sfbc", "qgpo"])
+@pytest.mark.parametrize("name", ["dql", "rebrac", "dac", "bdpo", "sfbc", "qgpo"])
 def test_expert_data_have_the_settings_of_medium_expert(name: str) -> None:
     expert, mixed = (official(get_task(f"hopper-{kind}-v2"), name, seeds=1) for kind in ("expert", "medium-expert"))
     assert expert.settings == mixed.settings
@@ -196,6 +210,12 @@ def test_published_settings(name: str) -> None:
             bound = number(row["bc_threshold_b"])
             assert trial.value("bound") == bound
             assert trial.value("eta_learning_rate") == float(row["eta_lr"])
+        if name == "bdpo":
+            width, candidates = trial.value("policy_width") * trial.value("hidden_size"), trial.evaluation.candidates
+            assert f"{trial.value('policy_layers')}x{width}" == row["noise_net"]
+            assert row["acting"] == ("1 sample" if candidates == 1 else f"argmax of {candidates}")
+            shares = [trial.steps * trial.value(share) for share in ("behaviour_share", "warmup_share")]
+            assert shares == [2_000_000, 50_000]
         if name == "sfbc":
             check_stages_of_sfbc(trial, row)
         if name == "qgpo":

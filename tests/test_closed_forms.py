@@ -15,6 +15,7 @@ from torch import Tensor
 from trials import member, trial
 
 from diffcps.algorithms import fql
+from diffcps.algorithms.diffusion import reverse_chain
 from diffcps.config import EvaluationConfig
 from diffcps.tasks.bandits import bandit
 from diffcps.training.learner import Learner, Part
@@ -212,3 +213,27 @@ def test_fql_reaches_in_one_step_what_its_flow_reaches() -> None:
     for k, alpha in enumerate(alphas):
         distance = actions_of[k] - (alpha * flow[k] + best) / (alpha + 1.0)
         assert distance.square().mean().sqrt() < 0.05, alpha
+
+
+def test_bdpo_moves_its_policy_by_the_slope_of_the_value_over_the_price() -> None:
+    """Data of N(0, S²) and Q = r = a: each step of the clone is linear in its noisy action, so the best policy moves means alone.
+
+    Of a Gaussian path that pays its KL divergence from another one, with the reward a_0/η, the means differ by the other's
+    covariance with a_0, over η. The last step pays as if it had its noise, of variance β_1, so this adds to what a_0 has.
+    """
+    actions, _ = of_bandit("normal-0.3")
+    actions, prices = 0.8 * actions, (0.7, 1.5, 4.0)
+    small = {"samples": 2, "heads": 2, "pessimism": 0.0, "policy_layers": 2, "time_embedding": 8, "policy_freq": 1}
+    shares = {"behaviour_share": 0.4, "warmup_share": 0.1, "ema_rate": 0.02}
+    rates = {"behaviour_learning_rate": 3e-3, "learning_rate": 1e-3}
+    members = [{"eta": price} for price in prices]
+    learner = learned("bdpo", actions, actions[:, 0], 600, members, **small | shares | rates)
+    own: Any = learner.algorithm
+    rows, draw = state(learner, 20_000), torch.Generator().manual_seed(0)
+    noise = torch.randn((own.draws, learner.members, 20_000, 1), generator=draw)
+    policy, clone = (
+        reverse_chain(own.denoiser(learner.pack[name], rows), own.schedule, noise, 1.0).squeeze(2)
+        for name in ("average", "behaviour_average")
+    )
+    expected = (clone.var(dim=1) + own.schedule.beta[0]) / torch.tensor(prices)
+    np.testing.assert_allclose(policy.mean(dim=1) - clone.mean(dim=1), expected, rtol=0.08)

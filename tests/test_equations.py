@@ -28,6 +28,7 @@ SMALL = {
     "hidden_size": 5, "hidden_layers": 2, "policy_layers": 2, "batch_size": BATCH, "diffusion_steps": 3, "time_embedding": 4,
     "ema_start": 2, "ema_every": 2, "policy_freq": 2, "behaviour_steps": 3, "cloning_steps": 2, "heads": 3, "samples": 2,
     "max_q_candidates": 3, "flow_steps": 3, "learning_rate": 2e-3, "critic_learning_rate": 1e-3,
+    "behaviour_share": 0.04, "warmup_share": 0.02,
 }  # fmt: skip
 Update = Callable[[Member], None]
 CASES: list[tuple[str, Update, dict[str, Any]]] = [
@@ -42,6 +43,8 @@ CASES: list[tuple[str, Update, dict[str, Any]]] = [
     ("dac", chains.dac, {}),
     ("dac", chains.dac, {"max_q_backup": True, "bound": None}),
     ("dac", chains.dac, {"critic_norm": True, "cosine_decay": False}),
+    ("bdpo", chains.bdpo, {}),
+    ("bdpo", chains.bdpo, {"max_q_backup": True, "critic_norm": True, "policy_width": 2}),
     ("idql", chains.idql, {"residual": False}),
     ("iql", equations.iql, {}),
     ("td3bc", equations.td3bc, {}),
@@ -54,8 +57,10 @@ CASES: list[tuple[str, Update, dict[str, Any]]] = [
     ("cql", equations.cql, {}),
     ("cql", equations.cql, {"threshold": 2.0, "max_q_backup": True}),
 ]
-COSINE = {("iql", "actor"), ("idql", "actor")}
-"""Networks whose learning rates fall to 0 along a cosine, besides those of ``cosine_decay``."""
+COSINE = {("iql", "actor"): STEPS, ("idql", "actor"): STEPS} | {
+    ("bdpo", network): STEPS - 2 for network in ("actor", "critic", "value")
+}
+"""Networks whose learning rates fall to 0 along a cosine in so many updates, besides those of ``cosine_decay``."""
 ELSEWHERE = {"diffcps", "sfbc", "qgpo"}
 """``test_reference`` has the first, ``test_score`` the others, which draw actions between their stages."""
 
@@ -130,11 +135,13 @@ def inputs(model: Any, kind: str, rng: torch.Generator) -> tuple[Batch, dict[str
 def one(name: str, model: Any, pack: Pack, k: int) -> Member:
     """Member k of a pack in NumPy."""
     tensors, settings = {name: as_array(value[k]) for name, value in pack.tensors.items()}, model.members[k]
-    found = Member(settings, (OBSERVATION, ACTION, MAX_ACTION), tensors)
+    found = Member(settings, (OBSERVATION, ACTION, model.batch_bound), tensors)
     for network, adam in pack.adams.items():
         of_critic = network in ("critic", "value", "log_multiplier")
         rate = settings.critic_learning_rate if of_critic else settings.learning_rate
-        steps = STEPS if (name, network) in COSINE else None
+        if network == "behaviour":
+            rate = settings.behaviour_learning_rate
+        steps = COSINE.get((name, network))
         if getattr(settings, "cosine_decay", False):
             steps = {"critic": STEPS, "actor": -(-STEPS // settings.policy_freq)}.get(network)
         decay = 1e-4 if (name, network) == ("idql", "actor") else 0.0

@@ -40,6 +40,7 @@ SETTINGS = {
 }  # fmt: skip
 STAGED: dict[str, dict[str, Any]] = {
     "sfbc": {"steps": 24, "behaviour_share": 0.34, "rounds": 2, "support": 3, "behaviour_batch_size": 16},
+    "bdpo": {"steps": 24, "behaviour_share": 0.34, "warmup_share": 0.2, "samples": 2},
     "qgpo": {"steps": 24, "behaviour_share": 0.34, "energy_share": 0.34, "support": 3, "behaviour_batch_size": 16},
 }
 """Settings with which every stage is reached within 20 steps."""
@@ -53,6 +54,8 @@ REACHED_BY: dict[str, dict[str, Any]] = {
     "cql": {"cloning_steps": 8, "samples": 2},
 }
 """Settings with which every setting of a member matters within a few steps."""
+LIMITS = {"edp": 0.999, "dac": 1 - 1e-5, "fql": 1 - 1e-5, "idql": 1 - 1e-5, "bdpo": 1 - 1e-5}
+"""How near to their bound the data's actions are kept."""
 OTHER = {
     "slack": 0.1, "dual_gain": 3.0, "lambda_clip": 3.0, "lambda_max": 0.7, "lambda_init": 2.0, "target_kl": 5.0,
     "lambda_learning_rate": 1e-2, "grad_norm": 0.01, "discount": 0.5,
@@ -310,7 +313,7 @@ def test_a_step_can_be_captured(name: str) -> None:
             learner.engine.take(kind)
 
 
-@pytest.mark.parametrize("name", ["iql", "idql", "td3bc", "rebrac", "awac", "crr", "fql", "cql"])
+@pytest.mark.parametrize("name", ["iql", "idql", "td3bc", "rebrac", "awac", "crr", "fql", "cql", "bdpo"])
 def test_actions_are_learned_in_units_of_their_bound(name: str) -> None:
     """Twice the actions in twice the bound are the same problem, to the bit; and the bound itself is no harder."""
     trial = packed(name, (member(3),))
@@ -324,7 +327,7 @@ def test_actions_are_learned_in_units_of_their_bound(name: str) -> None:
     np.testing.assert_array_equal(two, 2.0 * one)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("edp", 0.999), ("dac", 1 - 1e-5), ("fql", 1 - 1e-5), ("idql", 1 - 1e-5)])
+@pytest.mark.parametrize(("name", "limit"), LIMITS.items())
 def test_actions_are_kept_off_their_bound(name: str, limit: float) -> None:
     learner = trained.learner(packed(name, (member(3),)))
     data = learner.work.data

@@ -46,7 +46,7 @@ AFTERWARDS = [name for name in TEACHERS if name not in ALONG]
 
 
 def test_who_has_one() -> None:
-    assert ALONG == ["diffcps", "weighted", "bc", "dql", "edp", "dac", "idql"]
+    assert ALONG == ["diffcps", "weighted", "bc", "dql", "edp", "dac", "bdpo", "idql"]
     assert AFTERWARDS == ["sfbc", "qgpo"]
 
 

@@ -29,6 +29,7 @@ ALGORITHMS = {
     "awac": ".awac:AWAC",
     "crr": ".crr:CRR",
     "dac": ".dac:DAC",
+    "bdpo": ".bdpo:BDPO",
     "fql": ".fql:FQL",
     "idql": ".idql:IDQL",
     "cql": ".cql:CQL",

@@ -19,6 +19,7 @@ from diffcps.algorithms.adam import Adam
 from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.settings import OFFICIAL, Changes, Learning, TaskFacts
 from diffcps.config import Actor, RunConfig
+from diffcps.errors import UserError
 
 if TYPE_CHECKING:
     from diffcps.algorithms.pack import Pack
@@ -128,6 +129,21 @@ class Stage:
     """Step s is of kind ``cycle[s % len(cycle)]``."""
     until: int | None = None
     """The step before which it ends; ``None``: with the training."""
+
+    @classmethod
+    def in_shares(cls, cycles: Sequence[tuple[str, ...]], shares: Sequence[float], steps: int) -> "tuple[Stage, ...]":
+        """Stages of these cycles, each with its share of a training of so many steps, and at least one of them."""
+        ends = [0]
+        for number, share in enumerate(shares[:-1], start=1):
+            wanted = ends[-1] + max(1, round(share * steps))
+            ends.append(min(wanted, steps - len(shares) + number))
+        return tuple(cls(cycle, until) for cycle, until in zip(cycles, [*ends[1:], None], strict=True))
+
+
+def require_stages(trial: RunConfig, count: int) -> None:
+    """Raise ``UserError`` where a trial has fewer steps than its algorithm has stages."""
+    if trial.steps < count:
+        raise UserError(f"steps = {trial.steps}: {trial.algorithm} has {count} stages here, and each needs a step.")
 
 
 # The algorithm --------------------------------------------------------------------------------------------------------

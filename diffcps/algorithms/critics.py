@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffcps.algorithms.base import Batch, Copy, Metrics, Network, values_of
@@ -24,6 +25,12 @@ def network(
 def one_step_ahead(pack: Pack, batch: Batch, values: Tensor) -> Tensor:
     """r + γ (1 − terminal) · the values of the next state, ``[K, B]``."""
     return batch.rewards + pack.values["discount"][:, None] * (1.0 - batch.terminals) * values
+
+
+def lower_bound(values: Tensor, pessimism: Tensor) -> Tensor:
+    """Mean of the heads less ρ of their (population) standard deviation: ``[K, heads, B]`` → ``[K, B]``, ρ ``[K]``."""
+    deviation, mean = torch.std_mean(values, dim=1, correction=0)
+    return mean - pessimism[:, None] * deviation
 
 
 def errors(critic: Critic, leaves: Layers, batch: Batch, goal: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffcps.algorithms import critics
 from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepNoise, detached
 from diffcps.algorithms.choosing import by_value
 from diffcps.algorithms.improving import Improver
@@ -58,12 +59,6 @@ class Settings(Improving):
         )
 
 
-def lower_bound(values: Tensor, pessimism: Tensor) -> Tensor:
-    """Mean of the heads less ρ of their (population) standard deviation: ``[K, heads, B]`` → ``[K, B]``, ρ ``[K]``."""
-    deviation, mean = torch.std_mean(values, dim=1, correction=0)
-    return mean - pessimism[:, None] * deviation
-
-
 class DAC(Improver[Settings]):
     """Critic of many heads, policy and η."""
 
@@ -101,7 +96,7 @@ class DAC(Improver[Settings]):
         actions = self.policy.sample(average, batch.next_observations, noise["next_actions"])
         values = self.critic(target, batch.next_observations, actions).unflatten(-1, (-1, self.next_candidates))
         each = values.amax(dim=-1) if self.config.max_q_backup else values.mean(dim=-1)
-        return lower_bound(each, pack.values["pessimism"])
+        return critics.lower_bound(each, pack.values["pessimism"])
 
     def slope(self, pack: Pack, batch: Batch, noisy: Tensor) -> tuple[Tensor, Tensor]:
         """∇_a Q'(s, a) at noisy actions ``[K, B, a]``, Q' the mean of the target's heads, in units of mean |Q'| on the data."""

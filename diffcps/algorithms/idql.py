@@ -15,7 +15,7 @@ from diffcps.algorithms import critics, iql
 from diffcps.algorithms.adam import AdamW
 from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import by_value
-from diffcps.algorithms.diffusion import Denoiser, add_noise, carry, one_hot, variance_preserving
+from diffcps.algorithms.diffusion import Denoiser, add_noise, carry, forward_denoiser, one_hot, variance_preserving
 from diffcps.algorithms.nn import NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
@@ -121,14 +121,9 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
 
     def denoiser(self, parameters: Tensor, observations: Tensor) -> Denoiser:
-        """ε_θ and β at observations ``[K, B, o]``, for noisy actions ``[K, B·n, a]``."""
+        """See ``forward_denoiser``."""
         layers = self.noise_net.layout.layers(parameters)
-        time, observed = self.noise_net.time(layers), self.noise_net.observe(layers, observations)
-
-        def denoise(current: Tensor, step: int) -> tuple[Tensor, Tensor]:
-            return self.noise_net(layers, current, observed + time[:, step : step + 1]), self.schedule.beta[step]
-
-        return denoise
+        return forward_denoiser(self.noise_net, self.schedule, layers, observations)
 
     def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
         """See ``Teacher.carry``; the clean action that the noise implies is kept within the bound here."""

@@ -247,10 +247,12 @@ class NoiseNet:
         product: torch.dtype | None = None,
         layers: int = 3,
         outputs: int | None = None,
+        activation: Activation = mish,
     ) -> None:
         """``layers`` hidden layers; ``outputs`` numbers come out, by default one for each of an action."""
         self.action_size = action_size
         self.product = product
+        self.activation = activation
         inputs = action_size + embedding + observation_size
         time = (embedding, 2 * embedding), (2 * embedding, embedding)
         self.layout = Layout((*time, *mlp(inputs, hidden, action_size if outputs is None else outputs, layers)))
@@ -289,11 +291,35 @@ class NoiseNet:
         those of ``passed``.
         """
         hidden = first_layer(actions, layers[2][0][:, : self.action_size], observed)
-        return tail(hidden, layers[3:], self.product)
+        return tail(hidden, layers[3:], self.product, self.activation)
 
 
-class Critic:
-    """Q of observations and actions with several heads, by default Q1 and Q2; the heads are one more axis of the stack."""
+class Heads:
+    """Several networks of one layout for each member; the heads are one more axis of the stack."""
+
+    heads: int
+    layout: Layout
+
+    def layers(self, flat: Tensor) -> Layers:
+        """Views of ``flat`` ``[K, heads·P]`` as ``[K·heads, in, out]`` weights."""
+        return self.layout.layers(flat.view(self.heads * flat.shape[0], -1))
+
+    def leaves(self, flat: Tensor) -> Layers:
+        """The same as leaves that ask for gradients."""
+        return self.layout.leaves(flat.view(self.heads * flat.shape[0], -1))
+
+    def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """``[K, heads·P]``."""
+        return torch.cat([self.layout.initial(generators) for _ in range(self.heads)], dim=1)
+
+    def for_heads(self, x: Tensor) -> Tensor:
+        """``[K, B, n]`` → ``[K·heads, B, n]``, the rows of each member once for each head."""
+        members, rows, size = x.shape
+        return x[:, None].expand(members, self.heads, rows, size).reshape(self.heads * members, rows, size)
+
+
+class Critic(Heads):
+    """Q of observations and actions with several heads, by default Q1 and Q2."""
 
     def __init__(
         self,
@@ -315,26 +341,9 @@ class Critic:
         self.activation = activation
         self.layout = Layout(mlp(observation_size + action_size, hidden, 1, layers=layers, first=first), init, last)
 
-    def layers(self, flat: Tensor) -> Layers:
-        """Views of ``flat`` ``[K, heads·P]`` as ``[K·heads, in, out]`` weights."""
-        return self.layout.layers(flat.view(self.heads * flat.shape[0], -1))
-
-    def leaves(self, flat: Tensor) -> Layers:
-        """The same as leaves that ask for gradients."""
-        return self.layout.leaves(flat.view(self.heads * flat.shape[0], -1))
-
-    def initial(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """``[K, heads·P]``."""
-        return torch.cat([self.layout.initial(generators) for _ in range(self.heads)], dim=1)
-
     def __call__(self, layers: Layers, observations: Tensor, actions: Tensor) -> Tensor:
         """Values ``[K, heads, B·n]`` of observations ``[K, B, o]`` and actions ``[K, B·n, a]``, n for each observation."""
         weight, bias = layers[0]
-        observed = linear(self._for_heads(observations), (weight[:, : self.observation_size], bias))
-        hidden = first_layer(self._for_heads(actions), weight[:, self.observation_size :], observed)
+        observed = linear(self.for_heads(observations), (weight[:, : self.observation_size], bias))
+        hidden = first_layer(self.for_heads(actions), weight[:, self.observation_size :], observed)
         return tail(hidden, layers[1:], self.product, self.activation).view(len(actions), self.heads, -1)
-
-    def _for_heads(self, x: Tensor) -> Tensor:
-        """``[K, B, n]`` → ``[K·heads, B, n]``, the rows of each member once for each head."""
-        members, rows, size = x.shape
-        return x[:, None].expand(members, self.heads, rows, size).reshape(self.heads * members, rows, size)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from diffcps.algorithms import critics, sde
-from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepKind, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.nn import Critic, Layers, Layout, first_layer, linear
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, soft_value, waves
@@ -145,7 +145,8 @@ class QGPO(Scored[Settings]):
             "energy": StepKind(rows, ENERGY_METRICS, noise, reads=("support",)),
         }
         first, last = config.behaviour_share, config.energy_share
-        self.stages = self.staged(("behaviour", "critic", "energy"), (first, 1.0 - first - last, last))
+        shares = first, 1.0 - first - last, last
+        self.stages = Stage.in_shares([("behaviour",), ("critic",), ("energy",)], shares, problem.steps)
         self.add_student()
 
     @classmethod

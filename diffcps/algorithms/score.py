@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from diffcps.algorithms import sde, streams
-from diffcps.algorithms.base import Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
+from diffcps.algorithms.base import Batch, Metrics, Network, Problem, StepKind, StepNoise, require_stages
 from diffcps.algorithms.nn import Layers, Layout, linear
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Learning, WithStudent
@@ -22,7 +22,6 @@ from diffcps.algorithms.streams import Normal, Uniform
 from diffcps.algorithms.student import Teacher
 from diffcps.config import RunConfig
 from diffcps.config.plain import require, setting
-from diffcps.errors import UserError
 
 METRICS = "behaviour_loss", "actor_grad_norm"
 FREQUENCY = 30.0
@@ -157,14 +156,6 @@ class Scored(Teacher[S]):
         self.kinds = {"behaviour": StepKind(rows, METRICS, {"noise": Normal((rows, size)), "time": Uniform((rows,))})}
         self.draws = 1
 
-    def staged(self, kinds: Sequence[str], shares: Sequence[float]) -> tuple[Stage, ...]:
-        """Stages of these kinds of step, each with its share of the training and at least one step."""
-        left, ends = self.problem.steps, [0]
-        for number, share in enumerate(shares[:-1], start=1):
-            wanted = ends[-1] + max(1, round(share * left))
-            ends.append(min(wanted, left - len(shares) + number))
-        return tuple(Stage((kind,), until) for kind, until in zip(kinds, [*ends[1:], None], strict=True))
-
     @classmethod
     def stages_of(cls, settings: S) -> int:
         """How many stages a training has."""
@@ -173,8 +164,7 @@ class Scored(Teacher[S]):
     @classmethod
     def check(cls, trial: RunConfig, settings: S) -> None:
         """See ``Algorithm.check``."""
-        if trial.steps < (least := cls.stages_of(settings)):
-            raise UserError(f"steps = {trial.steps}: {trial.algorithm} has {least} stages here, and each needs a step.")
+        require_stages(trial, cls.stages_of(settings))
 
     def clone(self, pack: Pack, batch: Batch, noise: StepNoise, *, earliest: float) -> Metrics:
         """One step of the behaviour model down mean_b Σ (ε − ε_θ)², at times uniform between ``earliest`` and 1."""

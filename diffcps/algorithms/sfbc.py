@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms import critics, sde
-from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, StepKind, StepNoise
+from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import mean_of_drawn
 from diffcps.algorithms.nn import Critic, Layers
 from diffcps.algorithms.pack import Pack
@@ -114,7 +114,8 @@ class SfBC(Scored[Settings]):
         self.member_columns = {"returns": (), "support": (config.support, problem.action_size)}
         kinds = ["behaviour", *["critic"] * config.rounds]
         share = config.behaviour_share
-        self.stages = self.staged(kinds, [share, *[(1.0 - share) / config.rounds] * config.rounds])
+        shares = [share, *[(1.0 - share) / config.rounds] * config.rounds]
+        self.stages = Stage.in_shares([(kind,) for kind in kinds], shares, problem.steps)
         self.add_student()
 
     @classmethod

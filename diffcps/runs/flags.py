@@ -195,7 +195,7 @@ class _SweepFlags:
     `ablation`: the grid T × λ-clip of the paper.
     `table1`: the paper's table with its baselines trained, not quoted: dql, idql, iql, cql, sfbc and qgpo
     beside diffcps, and bc.
-    `baselines`: the same with td3bc, rebrac, awac, crr, edp, dac and fql."""
+    `baselines`: the same with td3bc, rebrac, awac, crr, edp, dac, fql and bdpo."""
     tasks: Annotated[Several[str], tyro.conf.arg(metavar="TASK ...")] = ()
     """Names of the tasks. Default: the 15 tasks of the paper; with the preset demo its two."""
     algorithms: Annotated[Several[str], tyro.conf.arg(metavar="NAME ...")] = ()

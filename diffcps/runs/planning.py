@@ -21,7 +21,10 @@ from diffcps.tasks.registry import TASKS, Task, get_task
 DEMO_TASKS = "bandit-corners", "pendulum-swingup"
 PAPER_TASKS = tuple(name for name, task in TASKS.items() if task.in_paper)
 _TABLE1 = "diffcps", "dql", "idql", "iql", "cql", "sfbc", "qgpo", "bc"
-ALGORITHMS_OF = {"table1": _TABLE1, "baselines": (*_TABLE1, "td3bc", "rebrac", "awac", "crr", "edp", "dac", "fql")}
+ALGORITHMS_OF = {
+    "table1": _TABLE1,
+    "baselines": (*_TABLE1, "td3bc", "rebrac", "awac", "crr", "edp", "dac", "fql", "bdpo"),
+}
 """Preset -> what it compares; the others train one algorithm."""
 _MOST_CHECKED = 1000
 """Points of a search that are checked before it starts; of a larger space, each value by itself."""
