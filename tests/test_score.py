@@ -236,12 +236,16 @@ def test_a_training_of_sfbc(wide: bool) -> None:
     adam = torch.optim.Adam(net.parameters(), LR)
     for _ in range(4):
         clone(learner, net, adam, sfbc.EARLIEST)
+    learner.begin_stage()
     check_support(learner, net, "support", data.observations, order=3, stream=0)
 
     rewards, rows = data.rewards.double().numpy(), len(data.rewards)
     goes_on = np.array([k < 9 for k in range(rows)])  # of the made-up data
     floor = np.full(rows, -np.inf)
     for number in (1, 2):
+        if number == 2:
+            assert not torch.equal(learner.pack["critic"], learner.pack["start"]), "until then the old critic acts"
+            learner.begin_stage()
         critic = plain.heads(learner, "critic", nn.functional.silu)
         assert (critic[0].linears[0].out_features, len(critic[0].linears)) == ((16, 4) if wide else (8, 3))
         assert torch.equal(learner.pack["critic"], learner.pack["start"]), "every round begins at the start"
@@ -279,6 +283,7 @@ def test_a_training_of_qgpo() -> None:
     adam = torch.optim.Adam(net.parameters(), LR)
     for _ in range(4):
         clone(learner, net, adam, qgpo.EARLIEST)
+    learner.begin_stage()
     check_support(learner, net, "support", data.observations, order=2, stream=0)
     check_support(learner, net, "next_support", data.next_observations, order=2, stream=1)
 

@@ -294,7 +294,10 @@ class Algorithm(Generic[S]):
         raise NotImplementedError
 
     def finish(self, stage: int, pack: "Pack") -> None:
-        """Called after the last step of a stage that another one follows; may change the pack."""
+        """Called between the last step of a stage and the first of the next one; may change the pack.
+
+        What is evaluated or saved at the end of a stage is the pack before this.
+        """
 
     def fill(self, stage: int, pack: "Pack", data: Batch, key: Tensor, heartbeat: Callable[[], None]) -> None:
         """Called before the first step of a stage: fill columns of ``data.more`` and ``data.of_member``, in place.

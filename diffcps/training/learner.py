@@ -121,20 +121,16 @@ class Learner:
         resumes from that state ends the row with the same means.
         """
         algorithm = self.algorithm
-        ends = {stage.until: number for number, stage in enumerate(algorithm.stages[:-1])}
         taken = self._taken = dict.fromkeys(algorithm.kinds, 0) | self._taken
         for _ in range(steps):
+            self.begin_stage(after_step)
             kind = algorithm.kind_at(self.step)
             self.engine.take(kind)
             algorithm.move_copies(self.pack, self.step)
             taken[kind] += 1
             self.step += 1
-            if self.step in ends:
-                algorithm.finish(ends[self.step], self.pack)
             if after_step is not None:
                 after_step()
-            if self.step in ends:
-                self._fill(ends[self.step] + 1, after_step)
         found = {}
         for name, total in zip(algorithm.metrics, self.work.sums, strict=True):
             count = sum(number for kind, number in taken.items() if name in algorithm.kinds[kind].metrics)
@@ -143,6 +139,17 @@ class Learner:
         self._taken = {}
         self.work.sums.zero_()
         return found
+
+    def begin_stage(self, heartbeat: Callable[[], None] | None = None) -> None:
+        """Where a stage has ended, go over to the next one, once.
+
+        ``update`` does so before the first step of a stage: what acts, or is saved, between two stages is of the old one.
+        """
+        stage = self.algorithm.stage_at(self.step)
+        if stage > self._stage:
+            self.filling = True
+            self.algorithm.finish(self._stage, self.pack)
+            self._fill(stage, heartbeat)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -175,7 +182,7 @@ class Learner:
             value.copy_(saved[name])
         self.step, self._taken = int(state["step"]), dict(state["taken"])
         self.work.step.fill_(self.step)
-        for stage in range(self.algorithm.stage_at(self.step) + 1):
+        for stage in range(self.algorithm.stage_at(max(0, self.step - 1)) + 1):
             self._fill(stage)
 
     def _fill(self, stage: int, heartbeat: Callable[[], None] | None = None) -> None:
@@ -185,7 +192,7 @@ class Learner:
             self.algorithm.fill(
                 stage, self.pack, self.work.data, key=self._filling_key, heartbeat=heartbeat or self._heartbeat
             )
-        self.filling = False
+        self._stage, self.filling = stage, False
 
     def _state(self) -> dict[str, Tensor]:
         # the sums of the unfinished row, members first
