@@ -93,7 +93,7 @@ def test_a_text_becomes_the_value_of_the_setting(name: str, text: str, value: An
         ({"settings": ("evaluate_every=5", "evaluation.every=6")}, ("evaluation.every", "twice")),
         ({"steps": 5, "vary": ("steps=6,7",)}, ("--vary", "steps")),
         ({"vary": ("learning_rate=1e-3,fast",)}, ("learning_rate", "'fast'")),
-        ({"vary": ("algorithm=weighted,bd",)}, ("'bd'", "'bc'")),
+        ({"vary": ("algorithm=weighted,bcc",)}, ("'bcc'", "'bc'")),
         ({"algorithms": ("iql", "td3cb")}, ("td3cb", "'td3bc'")),
         ({"algorithms": ("iql", "bc"), "algorithm": "bc"}, ("--algorithms",)),
         ({"algorithms": ("iql", "bc"), "search": ("learning_rate=1e-4:1e-3",)}, ("one algorithm", "iql, bc")),

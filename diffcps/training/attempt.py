@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from diffcps.config import RunConfig
 from diffcps.data.holding import parted
 from diffcps.data.transitions import Transitions
@@ -18,7 +20,7 @@ from diffcps.tasks.registry import task_of
 from diffcps.training.beside import StoppedError
 from diffcps.training.checks import check
 from diffcps.training.course import Results, Sink, Start
-from diffcps.training.loop import Prune, Row, Turns
+from diffcps.training.loop import Loop, Prune, Row
 from diffcps.training.packs import Piece, Share
 from diffcps.training.watchdog import reason
 from diffcps.training.workers import WorkerLostError, Workers, on_cpu
@@ -41,9 +43,9 @@ class Assignment:
     prune: Callable[[Transitions], Prune] | None = None
     """Makes, from what is learned from, the function that may end the trial early; called in the first worker only."""
     report: Callable[[dict[str, float]], None] | None = None
-    """See ``loop.turns``."""
+    """See ``loop.Loop``."""
     progress: Callable[[dict[str, Any]], None] | None = None
-    """See ``loop.turns``."""
+    """See ``loop.Loop``."""
 
 
 class Attempt:
@@ -67,9 +69,7 @@ class Attempt:
         self.state: dict[str, Any] | None = None
         """The checkpoint to continue from."""
         self.share: Share | None = None
-        self.turns: Turns | None = None
-        self.row: Row | None = None
-        """The gradient steps that it waits for."""
+        self._loop: Loop | None = None
         self.ended = False
         """Whether it has been trained to its end."""
         self._evaluation: Future[Results] | None = None
@@ -143,12 +143,29 @@ class Attempt:
         if state is not None:
             self.share.load_state_dict(state)
 
-    def continue_with(self, value: object) -> None:
-        """Go on with the loop, which waits for ``value``, until it waits again or ends."""
-        assert self.turns is not None
-        try:
-            self.row = self.turns.send(value)
-        except StopIteration:
+    @property
+    def row(self) -> Row | None:
+        """The gradient steps that it waits for."""
+        return self._loop.row if self._loop is not None else None
+
+    def begin(self, loop: Loop) -> None:
+        """Begin its loop, which may have ended already."""
+        self._loop = loop
+        self._close_if_ended()
+
+    def write(self, metrics: Mapping[str, NDArray[Any]]) -> None:
+        """See ``Loop.write``."""
+        assert self._loop is not None
+        self._loop.write(metrics)
+
+    def go_on(self, checkpoint_due: bool) -> None:
+        """See ``Loop.go_on``."""
+        assert self._loop is not None
+        self._loop.go_on(checkpoint_due)
+        self._close_if_ended()
+
+    def _close_if_ended(self) -> None:
+        if self.row is None:
             self.ended = True
             self.close()
 
@@ -202,8 +219,8 @@ class Attempt:
         if self._evaluation is not None and not self._evaluation.cancel():
             wait([self._evaluation])  # only then its environments may be closed
         self._evaluation = None
-        closing = self.turns, self.share
-        self.turns = self.share = self.row = self.state = self._data = self.held_out = None
+        closing = self._loop, self.share
+        self._loop = self.share = self.state = self._data = self.held_out = None
         for each in closing:
             try:
                 if each is not None:

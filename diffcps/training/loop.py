@@ -8,12 +8,11 @@ Whoever is about to end the trial can ask for a checkpoint. It comes within seco
 workers or packs share the members, it comes with the next row. Workers that share the members meet at rows only; how many
 there are changes nothing but the rounding of arithmetic.
 
-The loop asks for its gradient steps (``Row``), and for leave to go on when a row is written: whoever calls it,
-``training.together``, takes the steps, for the trials of one pack at once.
+The loop does not take its gradient steps (``Row``): its caller, ``training.together``, does, for the trials of one pack at once.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,29 +76,11 @@ class Row:
         self.seconds += self._course.clock.charge("learning")
 
 
-Turns = Generator[Row | None, Any, None]
-"""The loop as its caller sees it. It is sent, after a ``Row``, the mean of each metric over its steps, by name, ``[members]``;
-after ``None``, which says that the row is written, whether a checkpoint is due."""
+class Loop:
+    """The way of a trial to its end, in steps that its caller takes: it waits for gradient steps, writes, goes on.
 
-
-def turns(
-    config: RunConfig,
-    share: Share,
-    folder: RunFolder,
-    state: Mapping[str, Any] | None,
-    *,
-    workers: Workers | None = None,
-    begin_evaluation: Start = at_once,
-    sinks: Sequence[Sink] = (),
-    prune: Prune | None = None,
-    diverged: Callable[[Shown], str] = lambda metrics: "",
-    report: Callable[[dict[str, float]], None] | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-    notes: list[str] | None = None,
-    requested_at: float | None = None,
-    status_seconds: float = STATUS_SECONDS,
-) -> Turns:
-    """The loop of a trial to its end, as a generator that asks for its steps: see ``Turns``.
+    While ``row`` is there, take its steps and call ``write``; then call ``go_on``. Where ``row`` is then ``None``, the trial is
+    complete or pruned. ``close`` it after an error.
 
     Args:
         config: the trial.
@@ -117,31 +98,83 @@ def turns(
         requested_at: ``time.time()`` at which the trial was requested, by default now.
         status_seconds: between two statuses while learning.
     """
-    pruned = ""
-    try:
-        helped: dict[str, Any] = {"begin_evaluation": begin_evaluation, "sinks": sinks, "diverged": diverged}
-        course = _begin(config, share, folder, state, workers=workers or Workers(), requested_at=requested_at, **helped)
-        status = Status(course, notes=notes, progress=progress, seconds=status_seconds)
-        status.write(saved=share.step, **course.summary)
-        _evaluate_again(course, state)
-        pruned = course.pruned
-        while share.step < config.steps and not pruned:
-            row = Row(course, status)
-            shown = _write_row(course, status, row=row, own=(yield row))
-            _evaluate(course, shown, waits=prune is not None or share.step == config.steps)
-            pruned = _pruned(course, prune, shown)
-            checkpoint_due = yield None
-            course.clock.charge("waiting")
-            if share.step == config.steps or pruned or course.workers.decide(checkpoint_due):
-                _save(course, status, pruned)
-            course.clock.charge("checkpoint")
-            status.write(**course.summary)
-            if report is not None:
-                _report(course, report)
-    finally:
+
+    row: Row | None
+    """The gradient steps that it waits for."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        share: Share,
+        folder: RunFolder,
+        state: Mapping[str, Any] | None,
+        *,
+        workers: Workers | None = None,
+        begin_evaluation: Start = at_once,
+        sinks: Sequence[Sink] = (),
+        prune: Prune | None = None,
+        diverged: Callable[[Shown], str] = lambda metrics: "",
+        report: Callable[[dict[str, float]], None] | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+        notes: list[str] | None = None,
+        requested_at: float | None = None,
+        status_seconds: float = STATUS_SECONDS,
+    ) -> None:
+        self._prune, self._report = prune, report
+        self._sinks, self._pruned = sinks, ""
+        try:
+            helped: dict[str, Any] = {"begin_evaluation": begin_evaluation, "sinks": sinks, "diverged": diverged}
+            self._course = _begin(
+                config, share, folder, state, workers=workers or Workers(), requested_at=requested_at, **helped
+            )
+            self._status = Status(self._course, notes=notes, progress=progress, seconds=status_seconds)
+            self._status.write(saved=share.step, **self._course.summary)
+            _evaluate_again(self._course, state)
+            self._pruned = self._course.pruned
+            self._wait()
+        except Exception:
+            self.close()
+            raise
+
+    def write(self, own: Mapping[str, NDArray[Any]]) -> None:
+        """Write the row whose steps are done, and evaluate if that is due.
+
+        ``own``: the mean of each metric over its steps, by name, ``[members]``.
+        """
+        course, row = self._course, self.row
+        assert row is not None
+        self.row = None
+        shown = _write_row(course, self._status, row=row, own=own)
+        _evaluate(course, shown, waits=self._prune is not None or course.share.step == course.config.steps)
+        self._pruned = _pruned(course, self._prune, shown)
+
+    def go_on(self, checkpoint_due: bool) -> None:
+        """After a row: write a checkpoint if one is due or the trial ends here; then wait for the next row, or end."""
+        course = self._course
+        course.clock.charge("waiting")
+        if course.share.step == course.config.steps or self._pruned or course.workers.decide(checkpoint_due):
+            _save(course, self._status, self._pruned)
+        course.clock.charge("checkpoint")
+        self._status.write(**course.summary)
+        if self._report is not None:
+            _report(course, self._report)
+        self._wait()
+
+    def _wait(self) -> None:
+        """For the next row, if there is one; else the trial has ended, and the status says so when the sinks have all."""
+        course = self._course
+        if course.share.step < course.config.steps and not self._pruned:
+            self.row = Row(course, self._status)
+            return
+        self.row = None
+        self.close()
+        _end(course, self._status, self._pruned)
+
+    def close(self) -> None:
+        """Close the sinks, once."""
+        sinks, self._sinks = self._sinks, ()
         for sink in sinks:
-            sink.close(pruned)
-    _end(course, status, pruned)
+            sink.close(self._pruned)
 
 
 def _begin(

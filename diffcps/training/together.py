@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from diffcps.errors import UserError
 from diffcps.tasks.registry import task_of
-from diffcps.training import cost, loop
+from diffcps.training import cost
 from diffcps.training.attempt import Attempt
 from diffcps.training.beside import Beside
 from diffcps.training.divergence import divergence_rule
 from diffcps.training.evaluation import Evaluator
 from diffcps.training.facts import describe
 from diffcps.training.learner import Learner, Part, on_device
+from diffcps.training.loop import Loop, Row
 from diffcps.training.measures.subject import Measurer
 from diffcps.training.packs import Packs, Piece, cut, fitting, working_bytes
 from diffcps.training.process import Machine
@@ -175,7 +176,7 @@ class Together:
         if workers.first:
             attempt.folder.record_environment(facts)
         prune = given.prune(attempt.dataset) if given.prune and workers.first else None
-        attempt.turns = loop.turns(
+        loop = Loop(
             attempt.config,
             attempt.share,
             attempt.folder,
@@ -192,7 +193,7 @@ class Together:
             status_seconds=self._status_seconds,
         )
         attempt.state = None
-        attempt.continue_with(None)
+        attempt.begin(loop)
 
     def _facts(self, attempt: Attempt) -> dict[str, Any]:
         """The content of ``environment.json``."""
@@ -219,7 +220,7 @@ class Together:
         for attempt, (begin, end) in zip(self._placed, bounds, strict=True):
             if attempt.row is not None:
                 with attempt.recorded():
-                    attempt.continue_with({name: values[begin:end] for name, values in metrics.items()})
+                    attempt.write({name: values[begin:end] for name, values in metrics.items()})
         running = self._running
         now, every = self._clock(), 60 * self._attempts[0].config.checkpoint_minutes
         checkpoint_due = now - self._saved_at >= every or any(attempt.folder.asked_to_save for attempt in running)
@@ -227,7 +228,7 @@ class Together:
             self._saved_at = now
         for attempt in running:
             with attempt.recorded():
-                attempt.continue_with(checkpoint_due)
+                attempt.go_on(checkpoint_due)
 
     def _learn(self) -> dict[str, NDArray[Any]]:
         """The gradient steps up to the next row, of all members; the mean of each metric over them, by name."""
@@ -242,7 +243,7 @@ class Together:
             row.end()
         return metrics
 
-    def _rows(self) -> list[tuple[Attempt, loop.Row]]:
+    def _rows(self) -> list[tuple[Attempt, Row]]:
         """The trials that wait for gradient steps."""
         return [(attempt, attempt.row) for attempt in self._placed if attempt.row is not None]
 
