@@ -231,7 +231,7 @@ def bdpo(m: Member) -> None:
         drawn = m.n.policy_step, m.n.policy_noise, m.n.policy_draws
 
         def loss(w: str | Array) -> Array:
-            return -left(m, w, *drawn)[0].mean(-1)
+            return -worth(m, w, *drawn).mean(-1)
 
         m.say(actor_loss=loss("actor"))
         m.learn_clipped("actor", loss)
@@ -275,8 +275,8 @@ def noisy_values(m: Member, network: str | Array, x: Array, step: Array, states:
     return noise_net(m, flat, x[..., None, :, :], step, states, hidden, normed(mish))[..., 0]
 
 
-def left(m: Member, w: str | Array, step: Array, noise: Array, draws: Array) -> tuple[Array, Array]:
-    """What the rest of a chain is worth after a step of it, less what the step pays; and its divergence."""
+def worth(m: Member, w: str | Array, step: Array, noise: Array, draws: Array) -> Array:
+    """What the rest of a chain is worth after a step of it, less what the step pays."""
     states, count, x = m.b.observations, m.v.samples, forward(m, step, noise)
     own, clone = (noise_net(m, net, x, step, states) for net in (w, "behaviour_average"))
     beta, signal, _ = (each[step][:, None] for each in schedule(m))
@@ -290,8 +290,7 @@ def left(m: Member, w: str | Array, step: Array, noise: Array, draws: Array) -> 
     noisy = noisy_values(m, "value_target", after, np.maximum(many - 1, 0), states)
     each = np.where(many == 0, clean, noisy)
     values = each.reshape(*each.shape[:-1], -1, count).mean(-1)
-    paid = divergence(m, step, x, own, clone)
-    return bounded_below(m, values) - m.v.eta * paid, paid
+    return bounded_below(m, values) - m.v.eta * divergence(m, step, x, own, clone)
 
 
 def learn_values_of_chain(m: Member) -> None:
@@ -308,7 +307,7 @@ def learn_values_of_chain(m: Member) -> None:
     cost = np.sum(paid, axis=0).reshape(-1, v.samples).mean(-1)
     goal = m.goal(bounded_below(m, each) - v.eta * cost)
     drawn = m.n.step, m.n.noise, m.n.draws
-    noisy_goal, single = left(m, "average", *drawn)
+    noisy_goal = worth(m, "average", *drawn)
     errors = m.errors(goal, inside(m), v.heads)
     x = forward(m, *drawn[:2])
 
@@ -317,7 +316,7 @@ def learn_values_of_chain(m: Member) -> None:
         return np.asarray(((found - noisy_goal) ** 2).mean((-1, -2)))
 
     m.say(critic_loss=errors(m.tensors["critic"]).mean(), value_loss=loss("value"))
-    m.say(path_divergence=v.diffusion_steps * single.mean())
+    m.say(path_divergence=cost.mean())
     m.learn_clipped("critic", lambda w: errors(w).mean(-1))
     m.learn_clipped("value", loss)
     m.move("target", "critic", v.target_rate)

@@ -214,6 +214,17 @@ def test_published_settings(name: str) -> None:
             width, candidates = trial.value("policy_width") * trial.value("hidden_size"), trial.evaluation.candidates
             assert f"{trial.value('policy_layers')}x{width}" == row["noise_net"]
             assert row["acting"] == ("1 sample" if candidates == 1 else f"argmax of {candidates}")
+            assert trial.evaluation.actor == "average"
+            common = (
+                "learning_rate",
+                "critic_learning_rate",
+                "policy_freq",
+                "samples",
+                "ema_rate",
+                "grad_norm",
+                "time_embedding",
+            )
+            assert tuple(map(trial.value, common)) == (1e-5, 3e-4, 5, 10, 0.005, 1.0, 64)
             shares = [trial.steps * trial.value(share) for share in ("behaviour_share", "warmup_share")]
             assert shares == [2_000_000, 50_000]
         if name == "sfbc":

@@ -250,6 +250,23 @@ def sampled(policy: Policy, given: dict[str, np.ndarray]) -> np.ndarray:
     return policy.algorithm.act(policy.parameters, seen, *numbers)[0].numpy()
 
 
+@pytest.mark.parametrize(("name", "of_heads"), [("dac", torch.mean), ("bdpo", torch.mean), ("idql", torch.amin)])
+def test_the_candidate_of_the_largest_value_acts(name: str, of_heads: Any) -> None:
+    """By the target's heads, of actions that a policy with one candidate draws from the same noise."""
+    learner = trained.learner(packed(name, (member(3),)))
+    learner.update(20)
+    own, draw = learner.policy(), torch.Generator().manual_seed(0)
+    algorithm: Any = own.algorithm
+    states, noise = torch.randn(1, 7, 11, generator=draw), torch.randn(algorithm.draws, 1, 28, 3, generator=draw)
+    each = states.repeat_interleave(4, dim=1)
+    actions = algorithm.act(own.parameters, each, noise, torch.zeros(1, 28, 1))
+    values = algorithm.critic(algorithm.critic.layers(own.parameters["target"]), each, actions)
+    best = of_heads(values, dim=1).view(7, 4).argmax(dim=1)
+    expected = actions.view(7, 4, 3)[torch.arange(7), best]
+    assert torch.equal(algorithm.act(own.parameters, states, noise, torch.zeros(1, 7, 4))[0], expected)
+    assert len(best.unique()) > 1
+
+
 @ALL
 def test_every_task_has_published_settings_that_can_be_counted(name: str) -> None:
     for task in [*TASKS.values(), get_task("cube-single-play-singletask-v0")]:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffcps.algorithms.nn import (
-    Critic,
     Layout,
     NoiseNet,
     first_layer,
@@ -20,6 +19,7 @@ from diffcps.algorithms.nn import (
     sinusoidal_embedding,
     tail,
 )
+from diffcps.algorithms.value_nets import Critic
 
 LAYOUT = Layout(((3, 8), (8, 5), (5, 2)))
 SMALL_SIZES = st.integers(min_value=1, max_value=6)

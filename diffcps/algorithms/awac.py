@@ -14,11 +14,11 @@ from torch import Tensor
 from diffcps.algorithms import critics
 from diffcps.algorithms.base import Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.gaussian import GaussianNet, log_density
-from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.observations import FACTS, Normalised
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.algorithms.streams import Normal
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config.plain import setting
 
 METRICS = (*critics.METRICS, "actor_loss", "actor_grad_norm", "advantage", "mean_weight")

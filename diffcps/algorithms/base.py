@@ -16,8 +16,8 @@ from torch import Tensor
 
 from diffcps.algorithms import rewards, streams
 from diffcps.algorithms.adam import Adam
-from diffcps.algorithms.nn import Critic
 from diffcps.algorithms.settings import OFFICIAL, Changes, Learning, TaskFacts
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config import Actor, RunConfig
 from diffcps.errors import UserError
 
@@ -336,7 +336,7 @@ class Algorithm(Generic[S]):
 
     @property
     def shape(self) -> dict[str, Any]:
-        """Depth and type of products of its networks, for ``nn.Mlp``, ``nn.Critic`` and their like."""
+        """Depth and type of products of its networks, for ``nn.Mlp``, ``value_nets.Critic`` and their like."""
         return {"layers": self.config.hidden_layers, "product": self.product}
 
     @property

@@ -3,13 +3,14 @@
 A chain clones the data first. The policy starts as its copy, and each of its denoising steps is then an action of its own: it
 pays η times the KL divergence from the same step of the clone, which for two Gaussians of one variance is a squared difference
 of predicted noises. Q values clean actions; V_t values noisy ones, as what is left of the chain will make of them, less what it
-will pay. So the policy learns one step at a time, and no chain is differentiated. Q and V have several heads, and a value is
-their mean less ρ of their deviations.
+will pay. So the policy learns one step at a time, and no chain is differentiated. Q and V have several heads; goals take their
+mean less ρ standard deviations, and acting takes the mean. What a chain pays is discounted and ends with the episode, like the
+values that it is paid from; in the authors' program it is neither.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from diffcps.algorithms.diffusion import (
     reverse_mean,
     variance_preserving,
 )
-from diffcps.algorithms.nn import Critic, Heads, Layers, NoiseNet, mish, mish_norm
+from diffcps.algorithms.nn import Layers, NoiseNet, mish, mish_norm
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import (
     Chain,
@@ -42,6 +43,7 @@ from diffcps.algorithms.settings import (
 )
 from diffcps.algorithms.streams import Integers, Noise, Normal
 from diffcps.algorithms.student import Teacher
+from diffcps.algorithms.value_nets import Critic, NoisyCritic
 from diffcps.config import RunConfig
 from diffcps.config.plain import require, setting
 
@@ -49,7 +51,7 @@ BEHAVIOUR_METRICS = "behaviour_loss", "behaviour_grad_norm"
 VALUE_METRICS = "value_loss", "value", "value_grad_norm", "path_divergence"
 POLICY_METRICS = "actor_loss", "actor_grad_norm"
 STEPS = 4_000_000
-"""Two million of the clone, then two million of all."""
+"""Two million of the clone; then two million of values and, after a warm-up, of all."""
 CANDIDATES = 10
 """Actions among which the policy chooses."""
 ONE_SAMPLE = "antmaze-umaze-diverse"
@@ -106,27 +108,6 @@ class Settings(WithRaisedStudent, Chain, WithCritic, Learning):
         require(both < 1.0, "behaviour_share + warmup_share", both, "less than 1")
 
 
-class NoisyCritic(Heads):
-    """V_t(s, a_t) with several heads."""
-
-    def __init__(self, problem: Problem, config: Settings, product: torch.dtype | None) -> None:
-        self.heads = config.heads
-        sizes = problem.observation_size, problem.action_size, config.diffusion_steps, config.hidden_size
-        shape: dict[str, Any] = {"product": product, "layers": config.hidden_layers}
-        self.net = NoiseNet(*sizes, config.time_embedding, **shape, outputs=1, activation=mish_norm)
-        self.layout = self.net.layout
-
-    def __call__(self, layers: Layers, observations: Tensor, actions: Tensor, which: Tensor) -> Tensor:
-        """Values ``[K, heads, B·n]`` of noisy actions ``[K, B·n, a]``, n for each observation.
-
-        ``which``: their steps, one-hot, ``[K, B, T]``.
-        """
-        observed = self.net.observe(layers, self.for_heads(observations)) + self.for_heads(which) @ self.net.time(
-            layers
-        )
-        return self.net(layers, self.for_heads(actions), observed).view(len(actions), self.heads, -1)
-
-
 class Denoised(NamedTuple):
     """One step of the policy's chain at noisy actions of the data."""
 
@@ -134,14 +115,19 @@ class Denoised(NamedTuple):
     """a_t, ``[K, B, a]``."""
     step: Tensor
     """t − 1, integers ``[K, B]``."""
+    mean: Tensor
+    """Of a_{t−1}, ``[K, B, a]``."""
     after: Tensor
-    """n draws of a_{t−1} of each, ``[K, B·n, a]``."""
+    """n draws of a_{t−1} of each, ``[K, B·n, a]``; where t = 1 each is the mean."""
     divergence: Tensor
     """KL divergence from the clone's step, ``[K, B]``."""
 
 
 def divergence_weights(schedule: Schedule) -> Tensor:
-    """``[T]``: the KL divergence of two steps of variance β from each other over Σ (ε − ε')², β / (2 (1 − β) (1 − ᾱ))."""
+    """``[T]``: the KL divergence of two steps of variance β from each other over Σ (ε − ε')², β / (2 (1 − β) (1 − ᾱ)).
+
+    The clamp of the implied a_0 does not lower it, and the last step, which draws nothing, pays as if it did.
+    """
     return schedule.beta / (2.0 * (1.0 - schedule.beta) * (1.0 - schedule.alpha_bar))
 
 
@@ -162,8 +148,8 @@ class BDPO(Teacher[Settings]):
         self.noise_net = NoiseNet(*sizes, layers=config.policy_layers, product=self.product).to(device)
         activation = mish_norm if config.critic_norm else mish
         self.critic = Critic(*sizes[:2], config.hidden_size, **self.shape, heads=config.heads, activation=activation)
-        self.noisy_critic = NoisyCritic(problem, config, self.product)
-        self.noisy_critic.net.to(device)
+        valued = *sizes[:3], config.hidden_size, config.time_embedding
+        self.noisy_critic = NoisyCritic(*valued, **self.shape, heads=config.heads).to(device)
         self.next_actions = 0 if config.discount == 0.0 else config.samples
         shares = config.behaviour_share, config.warmup_share, 1.0 - config.behaviour_share - config.warmup_share
         cycles = [("behaviour",), ("critic",), ("policy", *["critic"] * (config.policy_freq - 1))]
@@ -231,6 +217,8 @@ class BDPO(Teacher[Settings]):
         if kind == "policy":
             metrics |= self.improve(pack, batch, noise)
             metrics |= self.clone(pack, batch, noise)
+        if self.student is None:
+            return metrics
         value = critics.value_loss(self.critic, self.critic.layers(pack["critic"]), batch.observations)
         return metrics | self.teach(pack, batch, noise, value)
 
@@ -252,11 +240,11 @@ class BDPO(Teacher[Settings]):
 
     def learn_values(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
         """Q and V down the means of their heads' squared errors to goals of their targets; then the targets move."""
-        goal = self.goal(pack, batch, noise)
+        goal, divergence = self.goal(pack, batch, noise)
         with torch.no_grad():
             layers = self.noise_net.layout.layers(pack["average"])
             at = self.denoised(pack, layers, batch, (noise["step"], noise["noise"], noise["draws"]))
-            noisy_goal = self.left(pack, batch, at)
+            noisy_goal = self.worth(pack, batch, at)
         metrics = critics.learn(pack, self.critic, batch, goal, average=True, clip=True)
         leaves = self.noisy_critic.leaves(pack["value"])
         which = one_hot(at.step, self.schedule.steps, at.actions.dtype)
@@ -269,20 +257,24 @@ class BDPO(Teacher[Settings]):
             "value_loss": loss.detach(),
             "value": values.detach().mean(dim=(1, 2)),
             "value_grad_norm": norm,
-            "path_divergence": self.schedule.steps * at.divergence.mean(dim=1),
+            "path_divergence": divergence,
         }
 
     @torch.no_grad()
-    def goal(self, pack: Pack, batch: Batch, noise: StepNoise) -> Tensor:
-        """Of Q: r + γ (1 − terminal) (lower bound of Q' at next actions − η · what their chains pay), ``[K, B]``."""
+    def goal(self, pack: Pack, batch: Batch, noise: StepNoise) -> tuple[Tensor, Tensor]:
+        """Of Q: r + γ (1 − terminal) (lower bound of Q' at next actions − η · what their chains pay), ``[K, B]``.
+
+        Also the mean divergence of these chains, ``[K]``, which is 0 where a discount of 0 leaves them out.
+        """
         if not self.next_actions:
-            return batch.rewards
+            return batch.rewards, batch.rewards.new_zeros(len(batch.rewards))
         actions, divergence = self.chain(pack, batch.next_observations, noise["next_actions"])
         values = self.critic(self.critic.layers(pack["target"]), batch.next_observations, actions)
         values, divergence = (found.unflatten(-1, (-1, self.next_actions)) for found in (values, divergence))
         each = values.amax(dim=-1) if self.config.max_q_backup else values.mean(dim=-1)
         paid = pack.values["eta"][:, None] * divergence.mean(dim=-1)
-        return critics.one_step_ahead(pack, batch, critics.lower_bound(each, pack.values["pessimism"]) - paid)
+        ahead = critics.lower_bound(each, pack.values["pessimism"]) - paid
+        return critics.one_step_ahead(pack, batch, ahead), divergence.mean(dim=(1, 2))
 
     def chain(self, pack: Pack, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions ``[K, B·n, a]`` of the averaged policy, and the KL divergence of their chains from the clone's ``[K, B·n]``."""
@@ -312,9 +304,9 @@ class BDPO(Teacher[Settings]):
         mean = reverse_mean(self.schedule, noisy, column, predicted, 1.0)
         spread = self.schedule.beta.sqrt()[column] * (column > 0)
         after = mean.unsqueeze(2) + spread.unsqueeze(2) * draws.unflatten(1, (step.shape[1], -1))
-        return Denoised(noisy, step, after.flatten(1, 2), divergence)
+        return Denoised(noisy, step, mean, after.flatten(1, 2), divergence)
 
-    def left(self, pack: Pack, batch: Batch, at: Denoised) -> Tensor:
+    def worth(self, pack: Pack, batch: Batch, at: Denoised) -> Tensor:
         """What the rest of the chain is worth after a step, less what the step pays: ``[K, B]``.
 
         The lower bound of V'_{t−1}(s, a_{t−1}), and where t = 1 of Q'(s, a_0), less η times the step's divergence.
@@ -322,17 +314,17 @@ class BDPO(Teacher[Settings]):
         states, before = batch.observations, (at.step - 1).clamp(min=0)
         which = one_hot(before, self.schedule.steps, at.actions.dtype)
         noisy = self.noisy_critic(self.noisy_critic.layers(pack["value_target"]), states, at.after, which)
-        clean = self.critic(self.critic.layers(pack["target"]), states, at.after)
-        clean, noisy = (found.unflatten(-1, (-1, self.config.samples)).mean(dim=-1) for found in (clean, noisy))
+        noisy = noisy.unflatten(-1, (-1, self.config.samples)).mean(dim=-1)
+        clean = self.critic(self.critic.layers(pack["target"]), states, at.mean)
         values = torch.where((at.step == 0)[:, None], clean, noisy)
         paid = pack.values["eta"][:, None] * at.divergence
         return critics.lower_bound(values, pack.values["pessimism"]) - paid
 
     def improve(self, pack: Pack, batch: Batch, noise: StepNoise) -> Metrics:
-        """The policy up the mean of ``left`` at its own step."""
+        """The policy up the mean of ``worth`` at its own step."""
         leaves = self.noise_net.layout.leaves(pack["actor"])
         drawn = noise["policy_step"], noise["policy_noise"], noise["policy_draws"]
-        loss = -self.left(pack, batch, self.denoised(pack, leaves, batch, drawn)).mean(dim=1)
+        loss = -self.worth(pack, batch, self.denoised(pack, leaves, batch, drawn)).mean(dim=1)
         norm = pack.descend("actor", loss, leaves, clip=True)
         pack.move("average")
         return {"actor_loss": loss.detach(), "actor_grad_norm": norm}

@@ -26,10 +26,11 @@ from diffcps.algorithms.base import (
     StepNoise,
     detached,
 )
-from diffcps.algorithms.nn import Constant, Critic, Layers, Mlp
+from diffcps.algorithms.nn import Constant, Layers, Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.algorithms.streams import Normal, Uniform
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config import RunConfig
 from diffcps.config.plain import setting
 

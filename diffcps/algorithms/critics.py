@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms.base import Batch, Copy, Metrics, Network, values_of
-from diffcps.algorithms.nn import Critic, Layers
+from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
+from diffcps.algorithms.value_nets import Critic
 
 METRICS = "critic_loss", "q_value", "critic_grad_norm"
 """What a step of a critic gives."""

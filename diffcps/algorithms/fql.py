@@ -24,10 +24,11 @@ from diffcps.algorithms.base import (
     StepNoise,
     detached,
 )
-from diffcps.algorithms.nn import Critic, Layers, Mlp, gelu, gelu_norm
+from diffcps.algorithms.nn import Layers, Mlp, gelu, gelu_norm
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
 from diffcps.algorithms.streams import Normal, Uniform
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config.plain import setting
 
 METRICS = (

@@ -9,12 +9,13 @@ from torch import Tensor
 from diffcps.algorithms import bc, critics
 from diffcps.algorithms.base import Batch, Metrics, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import by_softmax
-from diffcps.algorithms.nn import Critic, Layers, mish, mish_norm
+from diffcps.algorithms.nn import Layers, mish, mish_norm
 from diffcps.algorithms.observations import FACTS
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.policies import Weights
 from diffcps.algorithms.settings import Improving
 from diffcps.algorithms.streams import Coin, Noise, Normal
+from diffcps.algorithms.value_nets import Critic
 
 S = TypeVar("S", bound=Improving)
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from diffcps.algorithms import critics
 from diffcps.algorithms.base import Algorithm, Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.gaussian import GaussianNet, log_density
-from diffcps.algorithms.nn import Critic, Mlp
+from diffcps.algorithms.nn import Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Changes, Learning, TaskFacts, WithCritic, d4rl
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config.plain import setting
 
 VALUE_METRICS = (*critics.METRICS, "value_loss", "value")

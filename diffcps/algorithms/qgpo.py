@@ -15,11 +15,12 @@ from torch.nn.functional import silu
 
 from diffcps.algorithms import critics, sde
 from diffcps.algorithms.base import Batch, Metrics, Network, Problem, Stage, StepKind, StepNoise
-from diffcps.algorithms.nn import Critic, Layers, Layout, first_layer, linear
+from diffcps.algorithms.nn import Layers, Layout, first_layer, linear
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.score import Frequencies, Scored, ScoreSettings, soft_value, waves
 from diffcps.algorithms.settings import Changes, TaskFacts, WithCritic, d4rl, published
 from diffcps.algorithms.streams import Noise, Normal, Uniform
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config.plain import require, setting
 
 EARLIEST = 1e-3

@@ -16,11 +16,12 @@ from torch import Tensor
 from diffcps.algorithms import critics, sde
 from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import mean_of_drawn
-from diffcps.algorithms.nn import Critic, Layers
+from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.rewards import continues
 from diffcps.algorithms.score import ROWS_AT_ONCE, Scored, ScoreSettings, soft_value
 from diffcps.algorithms.settings import Changes, TaskFacts, WithRaisedStudent, published, unless_bandit
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config.plain import setting
 
 EARLIEST = 1e-5

@@ -122,7 +122,7 @@ class Teacher(Algorithm[S]):  # type: ignore[type-var]  # S is of ``Learning``, 
     ) -> Metrics:
         """One step of the student, if there is one, in place; see ``Student.learn``.
 
-        z is the noise that the behaviour loss adds to the data's actions: drawing more would change the chain's own draws.
+        z is the noise that the step adds to the data's actions: drawing more would change the chain's own draws.
         """
         if self.student is None:
             return {}

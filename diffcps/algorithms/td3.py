@@ -12,10 +12,11 @@ from torch import Tensor
 
 from diffcps.algorithms import critics
 from diffcps.algorithms.base import Algorithm, Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
-from diffcps.algorithms.nn import Critic, Mlp
+from diffcps.algorithms.nn import Mlp
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import Learning, WithCritic
 from diffcps.algorithms.streams import Normal
+from diffcps.algorithms.value_nets import Critic
 from diffcps.config.plain import setting
 
 POLICY_METRICS = "actor_loss", "behaviour_loss", "policy_q", "actor_grad_norm"

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from diffcps.algorithms import rewards
 from diffcps.algorithms.adam import Adam
-from diffcps.algorithms.nn import Critic, gradient
+from diffcps.algorithms.nn import gradient
+from diffcps.algorithms.value_nets import Critic
 from diffcps.data.holding import beginnings
 from diffcps.data.transitions import Transitions
 from diffcps.training.learner import on_device
