@@ -3,11 +3,10 @@
 import functools
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -25,6 +24,7 @@ from diffcps.text import say, worded
 
 if TYPE_CHECKING:
     from diffcps.runs.folder import RunFolder
+    from diffcps.runs.status import Progress, StatusFile
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class _Interrupt:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         signal.signal(signal.SIGINT, self.before)
         if kind is KeyboardInterrupt and self._running():
-            self.folder.write_status({**self.folder.status, "state": "stopped", "updated": time.time()})
+            self.folder.change_state("stopped")
 
-    def following(self, progress: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    def following(self, progress: "Progress") -> "Progress":
         """``progress``, and then the end of the trial if a checkpoint was written since the signal."""
 
-        def followed(status: dict[str, Any]) -> None:
+        def followed(status: "StatusFile") -> None:
             progress(status)
             if self.saved is None:
                 return
@@ -129,7 +129,7 @@ class _Interrupt:
         self.saved = self.folder.status["saved"]
 
 
-def _show(status: Status, task: str, values: dict[str, Any]) -> None:
+def _show(status: Status, task: str, values: "StatusFile") -> None:
     """Show how far the trial is."""
     scores = f" · last {values['last']:.1f}, best {values['best']:.1f}" if "last" in values else ""
     speed = speed_of(values)

@@ -25,7 +25,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user_error, write_atomically, write_json
+from diffcps.runs.status import State, StatusFile
 
-State = Literal["pending", "running", "complete", "pruned", "failed", "stopped"]
 GROWING = "metrics.csv", "returns.csv", "measures.csv", "samples.csv"
 """Files that grow by rows while a trial is trained; the first column is the step."""
 _ASKED = "save"
@@ -77,10 +77,10 @@ class RunFolder:
         return read_json(file) if file.exists() else {}
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StatusFile:
         """The newest status; ``{"state": "pending"}`` before the trial has started."""
         file = self.path / "status.json"
-        return read_json(file) if file.exists() else {"state": "pending", "step": 0}
+        return cast("StatusFile", read_json(file)) if file.exists() else {"state": "pending", "step": 0}
 
     @property
     def ended(self) -> bool:
@@ -165,7 +165,7 @@ class RunFolder:
         self.check_owner()
         self._replace("environment.json", dict(environment) | ({"earlier": earlier} if earlier else {}))
 
-    def write_status(self, status: Mapping[str, Any]) -> None:
+    def write_status(self, status: StatusFile) -> None:
         """Replace ``status.json``."""
         self.check_owner()
         self._replace("status.json", dict(status))
@@ -173,6 +173,10 @@ class RunFolder:
     def note_doing(self, what: str) -> None:
         """Note in the status what the trial does before its first step, which may take minutes; the state stays as it was."""
         self.write_status({**self.status, "doing": what, "doing_since": time.time()})
+
+    def change_state(self, state: State) -> None:
+        """Set the state in the status; everything else stays."""
+        self.write_status({**self.status, "state": state, "updated": time.time()})
 
     def fail(self, reason: str, details: str = "") -> None:
         """Set the status to failed, with the reason; everything else stays."""

@@ -4,9 +4,10 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffcps.runs.plan import unseeded
+from diffcps.runs.status import StatusFile
 from diffcps.runs.trials import Trial
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ def _one(parts: Sequence[Trial]) -> Joined:
     seconds: Counter[str] = Counter()
     for part in parts:
         seconds.update(part.status.get("seconds") or {})
-    status: dict[str, Any] = {
-        **{name: value for name, value in first.status.items() if name not in ("last", "best")},
-        "seconds": dict(seconds),
-        "notes": [note for part in parts for note in part.notes],
-    }
+    notes = [note for part in parts for note in part.notes]
+    status: StatusFile = {**first.status, "seconds": dict(seconds), "notes": notes}
+    # of some members alone
+    status.pop("last", None)
+    status.pop("best", None)
     stored = first.config.replaced(members=members)
     return Joined(
         first.key, first.folder, first.state, stored, status=status, updated=first.updated, parts=tuple(parts)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
-from diffcps.runs.folder import IDENTITY, RunFolder, State
+from diffcps.runs.folder import IDENTITY, RunFolder
 from diffcps.runs.presets import changed_settings
 from diffcps.runs.rows import Evaluations, by_member, evaluations, read_rows
+from diffcps.runs.status import State, StatusFile
 from diffcps.stats import FloatArray
 from diffcps.tasks.registry import Task, task_of
 from diffcps.text import duration, first_line, is_number
@@ -49,7 +50,7 @@ class Trial:
     state: TrialState
     stored: RunConfig | None = None
     """Its configuration; ``None`` if it cannot be read."""
-    status: Mapping[str, Any] = field(default_factory=dict)
+    status: StatusFile = field(default_factory=StatusFile)
     trouble: str = ""
     """Why it failed or was pruned, or what is damaged: one line without passwords."""
     updated: float | None = None
@@ -265,7 +266,7 @@ def read_trial(folder: Path, config: RunConfig | None = None, alive: float = 0.0
     return replace(found, updated=updated, state="interrupted" if dead else found.state)
 
 
-def speed_of(status: Mapping[str, Any]) -> float | None:
+def speed_of(status: StatusFile) -> float | None:
     """See ``Trial.speed``. Evaluations and waiting do not count; ``steps_per_second`` is of one attempt, with them."""
     step, seconds = status.get("step"), status.get("seconds")
     learning = seconds.get("learning") if isinstance(seconds, Mapping) else None
@@ -274,7 +275,7 @@ def speed_of(status: Mapping[str, Any]) -> float | None:
     return step / learning if step else None
 
 
-def _doing(status: Mapping[str, Any], alive: float) -> str:
+def _doing(status: StatusFile, alive: float) -> str:
     """See ``Trial.doing``; ``alive`` as for ``read_trial``."""
     since, now = status.get("doing_since"), time.time()
     if not isinstance(since, float) or status["state"] not in ("pending", "running", "stopped"):

@@ -16,6 +16,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs import lock
 from diffcps.runs.folder import GROWING, RunFolder, TakenOverError
+from diffcps.runs.status import StatusFile
 from diffcps.storage.remote import Remote
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class MirroredFolder(RunFolder):
         if self._token is not None:
             self._compare_owner((self.remote.read("owner", patience) or b"nobody: it was deleted").decode())
 
-    def write_status(self, status: Mapping[str, Any]) -> None:
+    def write_status(self, status: StatusFile) -> None:
         """Replace ``status.json``; in the store at every end, and for progress only now and then and if it answers."""
         super().write_status(status)
         if status["state"] != "running":

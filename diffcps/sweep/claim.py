@@ -150,7 +150,7 @@ def settle(location: Location, plan: Plan, interrupted: bool) -> None:
             continue
         folder.claim()  # its worker is ending, and may still be writing
         if interrupted and state == "running":
-            folder.write_status({**folder.status, "state": "stopped", "updated": time.time()})
+            folder.change_state("stopped")
         elif state == "running":
             folder.fail("its worker process died repeatedly; see Ray's logs for the reason")
         elif not interrupted:

@@ -1,13 +1,13 @@
 """Trials one after another in this process, without Ray and MLflow: for a notebook, where all of them take minutes."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from diffcps import data
 from diffcps.config import RunConfig
 from diffcps.runs.plan import Plan
+from diffcps.runs.status import Progress
 from diffcps.storage.location import Location
 from diffcps.sweep import claim
 from diffcps.tasks.registry import task_of
@@ -20,7 +20,7 @@ def train(
     trials: Sequence[RunConfig],
     folder: Path | str,
     data_directories: Sequence[Path] = (),
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Train trials into a sweep's folder, which it returns; called again it continues, and skips what is complete.
 

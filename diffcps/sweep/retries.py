@@ -118,7 +118,7 @@ class Retries:
         folder.record_attempts({**folder.attempts, "alone": True})
         if folder.status["state"] == "running":
             folder.claim()  # a worker that only hung must not come back and go on
-            folder.write_status({**folder.status, "state": "pending", "updated": time.time()})
+            folder.change_state("pending")
 
     def _known(self, cause: Cause, keys: Sequence[str]) -> Cause:
         """The cause, or what a watchdog has left in the folder of one of the trials, which may have ended before."""

@@ -16,6 +16,7 @@ from diffcps.data.holding import parted
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
+from diffcps.runs.status import Progress
 from diffcps.tasks.registry import task_of
 from diffcps.training.beside import StoppedError
 from diffcps.training.checks import check
@@ -44,7 +45,7 @@ class Assignment:
     """Makes, from what is learned from, the function that may end the trial early; called in the first worker only."""
     report: Callable[[dict[str, float]], None] | None = None
     """See ``loop.Loop``."""
-    progress: Callable[[dict[str, Any]], None] | None = None
+    progress: Progress | None = None
     """See ``loop.Loop``."""
 
 

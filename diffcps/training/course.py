@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder, last_and_best
+from diffcps.runs.status import StatusFile
 from diffcps.training.evaluation import Rollouts
 from diffcps.training.keeping import Kept
 from diffcps.training.measures.subject import Measured
@@ -117,7 +118,7 @@ class Course:
         return step % self.config.evaluation.every == 0 or step == self.config.steps
 
     @property
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> StatusFile:
         """``last`` and ``best`` score so far, mean over members; empty before the first evaluation."""
         if not self.scores:
             return {}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder
+from diffcps.runs.status import Progress
 from diffcps.tasks.registry import task_of
 from diffcps.training.beside import at_once
 from diffcps.training.course import Clock, Course, Evaluation, Results, Shown, Sink, Start
@@ -115,7 +116,7 @@ class Loop:
         prune: Prune | None = None,
         diverged: Callable[[Shown], str] = lambda metrics: "",
         report: Callable[[dict[str, float]], None] | None = None,
-        progress: Callable[[dict[str, Any]], None] | None = None,
+        progress: Progress | None = None,
         notes: list[str] | None = None,
         requested_at: float | None = None,
         status_seconds: float = STATUS_SECONDS,
@@ -128,7 +129,7 @@ class Loop:
                 config, share, folder, state, workers=workers or Workers(), requested_at=requested_at, **helped
             )
             self._status = Status(self._course, notes=notes, progress=progress, seconds=status_seconds)
-            self._status.write(saved=share.step, **self._course.summary)
+            self._status.write({**self._course.summary, "saved": share.step})
             _evaluate_again(self._course, state)
             self._pruned = self._course.pruned
             self._wait()
@@ -155,7 +156,7 @@ class Loop:
         if course.share.step == course.config.steps or self._pruned or course.workers.decide(checkpoint_due):
             _save(course, self._status, self._pruned)
         course.clock.charge("checkpoint")
-        self._status.write(**course.summary)
+        self._status.write(course.summary)
         if self._report is not None:
             _report(course, self._report)
         self._wait()
@@ -364,6 +365,6 @@ def _pruned(course: Course, prune: Prune | None, shown: Shown) -> str:
 def _end(course: Course, status: Status, pruned: str) -> None:
     """Say in the status that the trial is complete, or why it has been ended early."""
     course.clock.charge("tracking")
-    status.write(**({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"}))
+    status.write({"state": "pruned", "pruned": pruned} if pruned else {"state": "complete"})
     # the other workers leave only now: if the status cannot be written, they must learn of it
     course.workers.agree("the last step", course.share.step)

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
+from diffcps.runs.status import Progress, StatusFile
 from diffcps.training import cost
 from diffcps.training.course import Course
 
@@ -29,12 +29,12 @@ class Status:
         course: Course,
         *,
         notes: list[str] | None = None,
-        progress: Callable[[dict[str, Any]], None] | None = None,
+        progress: Progress | None = None,
         seconds: float = STATUS_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.course, self.progress, self.seconds, self.now = course, progress, seconds, now
-        self.values: dict[str, Any] = {
+        self.values: StatusFile = {
             "state": "running",
             "steps": course.config.steps,
             "notes": [] if notes is None else notes,
@@ -63,21 +63,21 @@ class Status:
         """Whether the newest status is some seconds old."""
         return self.now() - self.written_at >= self.seconds
 
-    def write(self, **changes: Any) -> None:
-        """Write the status now."""
+    def write(self, changes: StatusFile | None = None) -> None:
+        """Write the status now, with these changes."""
         self.written_at = self.now()
         step, config = self.course.share.step, self.course.config
         self._measure(step)
         left = self.pace * (cost.eager_seconds(config) - cost.eager_seconds(config, step)) if self.pace else None
-        self.values.update(
-            step=step,
-            steps_per_second=self.rate,
-            seconds_left=None if self._tell_filling() else left,
-            seconds_whole=None if left is None else self.before + self.written_at - self.begun_at + left,
-            seconds=self.course.clock.spent,
-            updated=time.time(),
-            **changes,
-        )
+        self.values |= {
+            "step": step,
+            "steps_per_second": self.rate,
+            "seconds_left": None if self._tell_filling() else left,
+            "seconds_whole": None if left is None else self.before + self.written_at - self.begun_at + left,
+            "seconds": self.course.clock.spent,
+            "updated": time.time(),
+        }
+        self.values |= changes or {}
         if self.course.workers.first:
             self.course.folder.write_status(self.values)
             if self.progress is not None:

@@ -6,13 +6,14 @@ hangs.
 
 import faulthandler
 import time
-from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Self
+
+from diffcps.runs.status import Progress, StatusFile
 
 STUCK_SECONDS = 2 * 3600.0
 """Longest time without movement. Gradient steps and environment steps are movement. Compiling is not, and neither is
@@ -49,10 +50,10 @@ class Watchdog:
         self._set_at = now
         faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._file)
 
-    def following(self, progress: Callable[[dict[str, Any]], None] | None) -> Callable[[dict[str, Any]], None]:
+    def following(self, progress: Progress | None) -> Progress:
         """A callback for progress that is also a heartbeat; it calls ``progress``."""
 
-        def call(status: dict[str, Any]) -> None:
+        def call(status: StatusFile) -> None:
             self.heartbeat()
             if progress is not None:
                 progress(status)
