@@ -10,6 +10,7 @@ from diffcps.config import RunConfig
 from diffcps.deploy.saved import Card, SavedPolicy
 from diffcps.errors import UserError
 from diffcps.files import finite
+from diffcps.runs.checkpoint import Checkpoint
 from diffcps.runs.folder import RunFolder
 from diffcps.tasks.registry import task_of
 
@@ -81,7 +82,7 @@ def steps_of(folder: RunFolder) -> set[int]:
     return {*state.get("policies", {}), int(state["learner"]["step"])}
 
 
-def _newest(folder: RunFolder) -> dict[str, Any]:
+def _newest(folder: RunFolder) -> Checkpoint:
     """The newest checkpoint; an older one is not taken in the place of a damaged one."""
     state, complaints = folder.load_checkpoint()
     if complaints:
@@ -92,7 +93,7 @@ def _newest(folder: RunFolder) -> dict[str, Any]:
     return state
 
 
-def _scores(config: RunConfig, state: Mapping[str, Any], step: int) -> list[float] | None:
+def _scores(config: RunConfig, state: Checkpoint, step: int) -> list[float] | None:
     """Scores ``[K]`` of the evaluation at a step, ``None`` where there was none."""
     every, known = config.evaluation.every, state.get("scores") or []
     if step % every and step != config.steps:
@@ -101,7 +102,7 @@ def _scores(config: RunConfig, state: Mapping[str, Any], step: int) -> list[floa
     return list(known[index]) if index < len(known) else None
 
 
-def _networks(folder: RunFolder, state: Mapping[str, Any], *, best: bool, step: int | None) -> dict[str, torch.Tensor]:
+def _networks(folder: RunFolder, state: Checkpoint, *, best: bool, step: int | None) -> dict[str, torch.Tensor]:
     """The networks ``[K, …]`` that act; ``step`` is that of an earlier evaluation."""
     if step is not None and step not in state.get("policies", {}):
         known = ", ".join(f"{at:,}" for at in sorted(steps_of(folder)))
@@ -118,7 +119,7 @@ def _networks(folder: RunFolder, state: Mapping[str, Any], *, best: bool, step: 
         raise UserError(f"the checkpoint in {folder.path} was not written by this project ({error!r}).") from error
 
 
-def _best(folder: RunFolder, state: Mapping[str, Any], number: int) -> tuple[int, float]:
+def _best(folder: RunFolder, state: Checkpoint, number: int) -> tuple[int, float]:
     """Step and score of a member's best evaluation."""
     if not (kept := state.get("best")):
         remedy = "delete it and train again" if folder.ended else "continue the trial"

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.files import disk_full_as_user_error, read_json, unwritable_as_user_error, write_atomically, write_json
+from diffcps.runs.checkpoint import Checkpoint
 from diffcps.runs.status import State, StatusFile
 
 GROWING = "metrics.csv", "returns.csv", "measures.csv", "samples.csv"
@@ -269,8 +270,8 @@ class RunFolder:
             else:
                 file.unlink()
 
-    def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
-        """Write ``state`` (tensors and plain values) with its SHA-256 and keep the two newest checkpoints."""
+    def save_checkpoint(self, state: Checkpoint, step: int) -> None:
+        """Write ``state`` with its SHA-256 and keep the two newest checkpoints."""
         import torch  # takes a second, and many processes only read a trial's status
 
         buffer = io.BytesIO()
@@ -319,7 +320,7 @@ class RunFolder:
         """Whether a checkpoint was asked for; the next one answers it."""
         return (self.path / _ASKED).exists()
 
-    def load_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
+    def load_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest undamaged checkpoint, or ``None``, and a sentence for each damaged one."""
         import torch
 

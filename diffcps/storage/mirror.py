@@ -8,13 +8,13 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.runs import lock
+from diffcps.runs.checkpoint import Checkpoint
 from diffcps.runs.folder import GROWING, RunFolder, TakenOverError
 from diffcps.runs.status import StatusFile
 from diffcps.storage.remote import Remote
@@ -95,7 +95,7 @@ class MirroredFolder(RunFolder):
                 logger.warning("%s", error)  # learning continues; the next checkpoint waits for the store
             MirroredFolder._free_at = time.monotonic() + _PAUSE * (time.monotonic() - begun)
 
-    def save_checkpoint(self, state: Mapping[str, Any], step: int) -> None:
+    def save_checkpoint(self, state: Checkpoint, step: int) -> None:
         """Write a checkpoint and upload it; the rows first, so that no checkpoint in the store is ahead of its rows."""
         super().save_checkpoint(state, step)
         self._check_owner_there()

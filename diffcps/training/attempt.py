@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
@@ -15,6 +15,7 @@ from diffcps.config import RunConfig
 from diffcps.data.holding import parted
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
+from diffcps.runs.checkpoint import Checkpoint, LearnerState
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.runs.status import Progress
 from diffcps.tasks.registry import task_of
@@ -67,7 +68,7 @@ class Attempt:
         self._data: Transitions | None = None
         self.held_out: Transitions | None = None
         """What is not learned from, if any."""
-        self.state: dict[str, Any] | None = None
+        self.state: Checkpoint | None = None
         """The checkpoint to continue from."""
         self.share: Share | None = None
         self._loop: Loop | None = None
@@ -127,16 +128,16 @@ class Attempt:
         self.state, complaints = self.folder.load_checkpoint()
         self.notes += complaints
 
-    def take_out(self) -> dict[str, Any] | None:
+    def take_out(self) -> LearnerState | None:
         """Take its members out of the packs that they are in; what they have learned, on the CPU, or ``None``."""
         if self.share is None:
             return None
         state = on_cpu(self.share.state_dict())
         self.share.close()
         self.share.pieces = []
-        return dict(state)
+        return cast("LearnerState", state)
 
-    def place(self, pieces: Sequence[Piece], state: dict[str, Any] | None) -> None:
+    def place(self, pieces: Sequence[Piece], state: LearnerState | None) -> None:
         """Its members are in these pieces of packs from now on, with what they have learned, if anything."""
         if self.share is None:
             self.share = Share(pieces)

@@ -4,12 +4,12 @@ They live in the checkpoint, not in files of their own: a kill between two write
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from diffcps.config import RunConfig
+from diffcps.runs.checkpoint import Best, Checkpoint
 
 
 class Kept:
@@ -20,18 +20,18 @@ class Kept:
         state: the content of the checkpoint from which it resumes, empty without one.
     """
 
-    def __init__(self, config: RunConfig, state: Mapping[str, Any]) -> None:
+    def __init__(self, config: RunConfig, state: Checkpoint) -> None:
         self.config = config
-        self.best: dict[str, Any] = state.get("best", {}) if config.keep_best else {}
-        """Step and score ``[K]`` of each member's best evaluation and, in the first worker, its ``networks`` ``[K, …]``; a step
-        of 0 before the first."""
+        self.best: Best = state.get("best", {}) if config.keep_best else {}
+        """Its ``networks`` are in the first worker only."""
         self.policies: dict[int, dict[str, Tensor]] = state.get("policies", {}) if config.keep_checkpoints else {}
         """Step of an evaluation -> networks ``[K, …]`` that act, in the first worker."""
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Checkpoint:
         """What a checkpoint holds of it; empty where nothing is kept."""
-        return {name: value for name, value in (("best", self.best), ("policies", self.policies)) if value}
+        found: Checkpoint = {"best": self.best} if self.best else {}
+        return {**found, "policies": self.policies} if self.policies else found
 
     def update(self, step: int, scores: Sequence[float] | None, acting: Callable[[], Mapping[str, Tensor]]) -> None:
         """Called in all workers after each evaluation.

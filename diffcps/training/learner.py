@@ -16,6 +16,7 @@ from diffcps.algorithms.pack import Pack
 from diffcps.config import RunConfig
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
+from diffcps.runs.checkpoint import LearnerState
 from diffcps.training.engine import EngineKind, Work, build
 from diffcps.training.policy import Policy
 from diffcps.training.workers import joined_state, share_of_state
@@ -161,7 +162,7 @@ class Learner:
         needed = self.pack.some(self.algorithm.acting)
         return Policy(self._of_parts[part], share_of_state(needed, self.members_of(part)))
 
-    def state_dict(self, own: slice = WHOLE) -> dict[str, Any]:
+    def state_dict(self, own: slice = WHOLE) -> LearnerState:
         """Everything needed to resume: step, pack tensors by name, and the steps of each kind taken in the unfinished row.
 
         The first axis of a tensor is the members; tensors without dimensions are the same for all. So packs can be cut and
@@ -169,7 +170,7 @@ class Learner:
         """
         return {"step": self.step, "taken": dict(self._taken), "pack": share_of_state(self._state(), own)}
 
-    def load_state_dict(self, state: dict[str, Any], own: slice = WHOLE) -> None:
+    def load_state_dict(self, state: LearnerState, own: slice = WHOLE) -> None:
         """The inverse of ``state_dict``, for the members ``own``; those of all members must be of one step.
 
         Raises ``UserError`` when the state is of another pack, network or version.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcps.config import RunConfig
+from diffcps.runs.checkpoint import Checkpoint
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.status import Progress
 from diffcps.tasks.registry import task_of
@@ -108,7 +109,7 @@ class Loop:
         config: RunConfig,
         share: Share,
         folder: RunFolder,
-        state: Mapping[str, Any] | None,
+        state: Checkpoint | None,
         *,
         workers: Workers | None = None,
         begin_evaluation: Start = at_once,
@@ -182,7 +183,7 @@ def _begin(
     config: RunConfig,
     share: Share,
     folder: RunFolder,
-    state: Mapping[str, Any] | None,
+    state: Checkpoint | None,
     *,
     workers: Workers,
     begin_evaluation: Start,
@@ -242,7 +243,7 @@ def _evaluate(course: Course, shown: Shown, *, waits: bool) -> None:
         _settle(course)
 
 
-def _evaluate_again(course: Course, state: Mapping[str, Any] | None) -> None:
+def _evaluate_again(course: Course, state: Checkpoint | None) -> None:
     """Begin the evaluation that was under way when the checkpoint was written, if any."""
     if state is None or "evaluation" not in state:
         return
@@ -338,8 +339,10 @@ def _save(course: Course, status: Status, pruned: str = "") -> None:
     begun = course.evaluation
     networks = _networks(course, begun.policies) if begun is not None else {}
     if course.workers.first:
-        state = {"learner": whole, "scores": course.scores, "seconds": course.clock.spent} | course.kept.state
-        state |= {"pruned": pruned} if pruned else {}
+        state: Checkpoint = {"learner": whole, "scores": course.scores, "seconds": course.clock.spent}
+        state |= course.kept.state
+        if pruned:
+            state["pruned"] = pruned
         if begun is not None:
             rows = [(step, {name: values.tolist() for name, values in shown.items()}) for step, shown in course.unshown]
             state["evaluation"] = {"step": begun.step, "networks": networks, "rows": rows}
@@ -347,7 +350,7 @@ def _save(course: Course, status: Status, pruned: str = "") -> None:
     status.values["saved"] = course.share.step
 
 
-def _networks(course: Course, policies: Sequence[Policy]) -> Mapping[str, Tensor]:
+def _networks(course: Course, policies: Sequence[Policy]) -> dict[str, Tensor]:
     """The networks by which all members act, in the first worker, none in the others; all workers take part."""
     whole = course.workers.join_state(joined_state([policy.networks for policy in policies]))
     return whole if course.workers.first else {}

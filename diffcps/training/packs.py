@@ -7,13 +7,14 @@ hold members of several trials, and a trial may have members in several packs: `
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from diffcps import algorithms
 from diffcps.config import RunConfig
 from diffcps.errors import UserError
+from diffcps.runs.checkpoint import LearnerState
 from diffcps.tasks.registry import Task
 from diffcps.training import cost
 from diffcps.training.evaluation import Evaluator, Rollouts
@@ -27,6 +28,8 @@ _HEADROOM = 0.8
 """Share of a worker's memory that may be planned for; the sizes below are estimates."""
 _BASE = 1.0 * _GIB
 """The process itself with its libraries; on a GPU, CUDA's own."""
+
+T = TypeVar("T")
 
 
 def resident_bytes(config: RunConfig) -> int:
@@ -171,16 +174,16 @@ class Share:
         values, samples = zip(*(piece.measurer(policy, index, last) for piece, policy in pairs), strict=True)
         return Measured(joined_arrays(values), joined_arrays(samples))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> LearnerState:
         """The state of its members, the same as that of one learner of all of them."""
-        return dict(joined_state([piece.learner.state_dict(piece.own) for piece in self.pieces]))
+        return cast("LearnerState", joined_state([piece.learner.state_dict(piece.own) for piece in self.pieces]))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: LearnerState) -> None:
         """The inverse of ``state_dict``. Raises ``UserError`` when the state is of other members or networks."""
         for piece, own in zip(self.pieces, self._cut(state), strict=True):
             piece.learner.load_state_dict(own, piece.own)
 
-    def _cut(self, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _cut(self, state: T) -> Iterator[T]:
         """The state of each piece from that of all members."""
         sizes = [len(range(piece.learner.members)[piece.own]) for piece in self.pieces]
         for begin, end in itertools.pairwise(itertools.accumulate(sizes, initial=0)):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from diffcps.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=24)
 """A worker may wait that long for the others' evaluation. Ray notices a dead worker, within seconds."""
@@ -107,7 +109,7 @@ class Workers:
         """The first worker's value, for every worker."""
         return bool(self.collect(value)[0])
 
-    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
+    def join_state(self, state: T) -> T:
         """The learner's state of the whole pack, from every worker's; only the first worker may use the result."""
         if self.count == 1:
             return state
@@ -115,11 +117,11 @@ class Workers:
         self.collect(None)  # a worker that has failed says so here, before any state is sent
         parts: list[Any] | None = [None] * self.count if self.first else None
         self._call(torch.distributed.gather_object, own, parts)
-        return joined_state(parts) if parts is not None else state
+        return cast("T", joined_state(parts)) if parts is not None else state
 
-    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+    def own_state(self, state: T) -> T:
         """This worker's share of the learner's state of the whole pack."""
-        return dict(share_of_state(state, self.own))
+        return cast("T", share_of_state(state, self.own))
 
     def leave(self, reason: str, details: str = "", mistake: bool = False) -> None:
         """Tell the others, in their next call, that this worker has failed; ``mistake`` when the error is a ``UserError``."""
