@@ -96,6 +96,10 @@ def test_a_text_becomes_the_value_of_the_setting(name: str, text: str, value: An
         ({"vary": ("algorithm=weighted,bcc",)}, ("'bcc'", "'bc'")),
         ({"algorithms": ("iql", "td3cb")}, ("td3cb", "'td3bc'")),
         ({"algorithms": ("iql", "bc"), "algorithm": "bc"}, ("--algorithms",)),
+        ({"settings": ("stepz=5", "tempratur=2")}, ("diffcps has no setting 'stepz'", "'steps'", "'tempratur'")),
+        ({"algorithms": ("iql", "bc"), "settings": ("policy_frek=1", "hiden_size=2")}, (
+            "None of iql, bc has a setting 'policy_frek'; did you mean 'policy_freq'? None of iql, bc has a setting 'hiden_size'",
+        )),
         ({"algorithms": ("iql", "bc"), "search": ("learning_rate=1e-4:1e-3",)}, ("one algorithm", "iql, bc")),
         ({"preset": "table1", "search": ("discount=0.9:0.99",)}, ("one algorithm", "diffcps, dql")),
         ({"algorithm": "qgpo", "settings": ("behaviour_share=0.7",)}, ("energy_share", "0.3")),

@@ -14,7 +14,7 @@ from diffcps.algorithms.settings import Changes
 from diffcps.config import ALGORITHM, Member, RunConfig, Values
 from diffcps.data import library
 from diffcps.errors import UserError
-from diffcps.runs.settings import SEEDS, find, has, names_of
+from diffcps.runs.settings import SEEDS, check_names, find, has, names_of
 from diffcps.tasks.registry import Task, task_of
 from diffcps.text import worded
 
@@ -101,12 +101,13 @@ def grid(task: Task, changes: Mapping[str, Any], preset: Preset = paper) -> tupl
     names = changes.get("algorithm", ALGORITHM)
     varied = ["algorithm"] if isinstance(names, tuple) else []
     several = names if isinstance(names, tuple) else (names,)
+    check_names(changes, several)
     for name in several:
         usual = official(task, name)
         if varied:
             shared = task.evaluation
             usual = usual.changed({"evaluation.every": shared.every, "evaluation.episodes": shared.episodes})
-        # of several algorithms a setting changes those that have it; `find` refuses one that none of them has
+        # of several algorithms a setting changes those that have it
         own = {key: value for key, value in changes.items() if has(key, name) or not any(has(key, n) for n in several)}
         if varied and not algorithms.teaches(name):
             own.pop("student", None)
@@ -157,6 +158,7 @@ def _compared(asked: str | Sequence[str], name: str, several: Sequence[str]) -> 
 
 def named(changes: Mapping[str, Any], algorithm: str) -> dict[str, tuple[Any, ...]]:
     """The values of each changed setting by its full name, each once. Raises ``UserError`` as ``grid`` does."""
+    check_names(changes, [algorithm])
     found: dict[str, tuple[Any, ...]] = {}
     for name, value in changes.items():
         setting = find(name, algorithm)

@@ -4,7 +4,7 @@ import ast
 import contextlib
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -91,18 +91,32 @@ def names_of(algorithm: str) -> Mapping[str, str]:
 
 def has(name: str, algorithm: str) -> bool:
     """Whether trials of an algorithm have a setting of that name, full or short, that makes a difference."""
-    full = names_of(algorithm).get(name.strip().replace("-", "_"))
+    full = names_of(algorithm).get(_plain(name))
     return full is not None and (full != "evaluation.candidates" or algorithms.get(algorithm).chooses)
 
 
 def find(name: str, algorithm: str) -> Setting:
     """The setting of that name, full or short. Raises ``UserError`` with the nearest name when there is none."""
-    asked, names = name.strip().replace("-", "_"), names_of(algorithm)
-    if asked not in names:
-        raise UserError(
-            f"{algorithm} has no setting {name!r}{nearest(asked, names) or '.'} `diffcps settings {algorithm}` lists all."
-        )
-    return settings(algorithm)[names[asked]]
+    check_names([name], [algorithm])
+    return settings(algorithm)[names_of(algorithm)[_plain(name)]]
+
+
+def check_names(names: Iterable[str], several: Sequence[str]) -> None:
+    """Raise ``UserError`` for the names that are settings of none of the algorithms, all of them, each with the nearest one."""
+    known = {own for algorithm in several for own in names_of(algorithm)}
+    have_not = f"{several[0]} has no" if len(several) == 1 else f"None of {', '.join(several)} has a"
+    found = [
+        f"{have_not} setting {name!r}{nearest(_plain(name), known) or '.'}"
+        for name in names
+        if _plain(name) not in known
+    ]
+    if found:
+        lists = several[0] if len(several) == 1 else "NAME"
+        raise UserError(f"{' '.join(found)} `diffcps settings {lists}` lists all.")
+
+
+def _plain(name: str) -> str:
+    return name.strip().replace("-", "_")
 
 
 def _read(hint: Any, text: str) -> Any:
