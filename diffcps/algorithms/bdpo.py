@@ -341,5 +341,5 @@ class BDPO(Teacher[Settings]):
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Of N actions the one with the largest mean value of the target's heads."""
         actions = reverse_chain(self.denoiser(parameters["actor"], observations), self.schedule, noise, 1.0)
-        values = self.critic(self.critic.layers(parameters["target"]), observations, actions).mean(dim=1)
-        return self.problem.max_action * by_value(actions, values, uniform.shape[-1])
+        value = critics.mean(self.critic, parameters["target"], observations)
+        return self.problem.max_action * by_value(actions, value, uniform.shape[-1])

@@ -1,21 +1,26 @@
 """How an action is chosen among N candidates of each observation, which are side by side."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+Value = Callable[[Tensor], Tensor]
+"""Values ``[K, B·N]`` of actions ``[K, B·N, a]``. A single candidate is not valued."""
 
-def by_softmax(actions: Tensor, values: Tensor, uniform: Tensor) -> Tensor:
+
+def by_softmax(actions: Tensor, value: Value, uniform: Tensor) -> Tensor:
     """One draw from the softmax of the values at temperature 1, as a Gumbel maximum.
 
     Args:
         actions: ``[K, B·N, a]``.
-        values: ``[K, B·N]``.
+        value: what values them.
         uniform: ``[K, B, N]`` on (0, 1).
 
     Returns:
         ``[K, B, a]``.
     """
-    return by_value(actions, values - torch.log(-torch.log(uniform)).flatten(1), uniform.shape[-1])
+    return by_value(actions, lambda each: value(each) - torch.log(-torch.log(uniform)).flatten(1), uniform.shape[-1])
 
 
 def mean_of_drawn(actions: Tensor, values: Tensor, uniform: Tensor, count: int) -> Tensor:
@@ -29,10 +34,10 @@ def mean_of_drawn(actions: Tensor, values: Tensor, uniform: Tensor, count: int) 
     return actions.unflatten(1, (-1, candidates)).gather(2, chosen).mean(dim=2)
 
 
-def by_value(actions: Tensor, values: Tensor, candidates: int) -> Tensor:
+def by_value(actions: Tensor, value: Value, candidates: int) -> Tensor:
     """The candidate of the largest value; shapes as in ``by_softmax``."""
     if candidates == 1:
         return actions
-    chosen = values.unflatten(-1, (-1, candidates)).argmax(dim=-1)
+    chosen = value(actions).unflatten(-1, (-1, candidates)).argmax(dim=-1)
     choice = chosen[..., None, None].expand(-1, -1, 1, actions.shape[-1])
     return actions.unflatten(1, (-1, candidates)).gather(2, choice).squeeze(2)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffcps.algorithms.base import Batch, Copy, Metrics, Network, values_of
+from diffcps.algorithms.choosing import Value
 from diffcps.algorithms.nn import Layers
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.value_nets import Critic
@@ -32,6 +33,16 @@ def lower_bound(values: Tensor, pessimism: Tensor) -> Tensor:
     """Mean of the heads less ρ of their (population) standard deviation: ``[K, heads, B]`` → ``[K, B]``, ρ ``[K]``."""
     deviation, mean = torch.std_mean(values, dim=1, correction=0)
     return mean - pessimism[:, None] * deviation
+
+
+def least(critic: Critic, parameters: Tensor, observations: Tensor) -> Value:
+    """The smallest value of the heads at observations ``[K, B, o]``, to choose among actions by."""
+    return lambda actions: critic(critic.layers(parameters), observations, actions).amin(dim=1)
+
+
+def mean(critic: Critic, parameters: Tensor, observations: Tensor) -> Value:
+    """The mean value of the heads, in the same way."""
+    return lambda actions: critic(critic.layers(parameters), observations, actions).mean(dim=1)
 
 
 def errors(critic: Critic, leaves: Layers, batch: Batch, goal: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from diffcps.algorithms import awac
+from diffcps.algorithms import awac, critics
 from diffcps.algorithms.base import Copy, Network, Problem
 from diffcps.algorithms.choosing import by_softmax
 from diffcps.algorithms.observations import FACTS
@@ -76,5 +76,5 @@ class CRR(awac.Weighted[Settings]):
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """One of N actions of the policy, drawn by softmax of min(Q1', Q2')."""
         candidates = self.policy.sample(self.policy.layout.layers(parameters["actor"]), observations, noise[0])
-        values = self.critic(self.critic.layers(parameters["target"]), observations, candidates).amin(dim=1)
-        return self.problem.max_action * by_softmax(candidates, values, uniform)
+        value = critics.least(self.critic, parameters["target"], observations)
+        return self.problem.max_action * by_softmax(candidates, value, uniform)

@@ -132,8 +132,8 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Of N whole chains the action with the largest min(Q1', Q2')."""
         actions = self.sample(parameters["actor"], observations, noise)
-        values = self.critic(self.critic.layers(parameters["target"]), observations, actions).amin(dim=1)
-        return self.problem.max_action * by_value(actions, values, uniform.shape[-1])
+        value = critics.least(self.critic, parameters["target"], observations)
+        return self.problem.max_action * by_value(actions, value, uniform.shape[-1])
 
     def sample(self, parameters: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
         """Actions ``[K, B·n, a]`` in units of their bound, from noise ``[T, K, B·n, a]``; none in the last step."""
