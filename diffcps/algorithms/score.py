@@ -27,7 +27,9 @@ METRICS = "behaviour_loss", "actor_grad_norm"
 FREQUENCY = 30.0
 """Standard deviation of the frequencies of the time's waves."""
 ROWS_AT_ONCE = 512
-"""Observations that get their samples together; how samples are drawn depends on it."""
+"""Observations whose samples' noise is drawn together; the noise depends on it."""
+IN_CACHE = 64
+"""Of these, how many get their samples together on a CPU: their activations fit into its cache."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,7 @@ class Scored(Teacher[S]):
         turns, so that no digit depends on the other members.
         """
         count, size = into.shape[2:]
+        piece = IN_CACHE if observations.device.type == "cpu" else ROWS_AT_ONCE
         chunks = -(-len(observations) // ROWS_AT_ONCE)
         for member in range(len(key)):
             own = slice(member, member + 1)
@@ -220,6 +223,9 @@ class Scored(Teacher[S]):
                 number = torch.tensor(chunk + stream * chunks, device=key.device)
                 wanted = len(states) * count * size
                 noise = streams.normals(streams.words(key[own], number, wanted + wanted % 2))[:, :wanted]
-                found = sample(layers, frequencies, states[None], noise.view(1, -1, size))
-                into[member, rows] = found.view(len(states), count, size)
+                pieces = states.split(piece), noise.view(-1, size).split(piece * count)
+                found = [
+                    sample(layers, frequencies, own[None], drawn[None]) for own, drawn in zip(*pieces, strict=True)
+                ]
+                into[member, rows] = torch.cat(found, dim=1).view(len(states), count, size)
                 heartbeat()
