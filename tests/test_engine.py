@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -289,3 +290,35 @@ def test_tf32_is_fp32_on_a_cpu_and_a_setting_of_the_gpu(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.backends.cuda, "matmul", older)
     engine._round_factors(torch.device("cuda"), True)
     assert older.allow_tf32
+
+
+def test_a_library_that_a_killed_compiler_left_in_part_is_made_anew() -> None:
+    """Else every later process that needs it would do without compiled steps."""
+    from torch._inductor.codecache import cache_dir
+
+    folder = Path(cache_dir()) / "ab"
+    folder.mkdir(parents=True, exist_ok=True)
+    named, empty, linked_now, whole = (folder / f"{name}.main.so" for name in ("named", "empty", "now", "whole"))
+    for file in (named, empty, linked_now, whole):
+        file.write_bytes(b"" if file != whole else b"ELF")
+    for file in (named, empty, whole):
+        os.utime(file, (0, 0))
+
+    def make() -> dict[str, Any]:
+        if named.exists():
+            raise ImportError(f"{named}: file too short")
+        return {"step": print}
+
+    assert engine._with_whole_libraries(make) == {"step": print}
+    assert (empty.exists(), linked_now.exists(), whole.exists()) == (False, True, True)
+
+
+def test_other_failures_of_the_compiler_are_not_tried_again() -> None:
+    def fails() -> dict[str, Any]:
+        calls.append(1)
+        raise ImportError("/usr/lib/other.so: file too short")
+
+    calls: list[int] = []
+    with pytest.raises(ImportError):
+        engine._with_whole_libraries(fails)
+    assert len(calls) == 1

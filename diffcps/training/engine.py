@@ -10,8 +10,10 @@ import gc
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 EngineKind = Literal["eager", "graph", "compiled"]
 """``graph`` captures the eager step (CUDA only); ``compiled`` is compiled and, on CUDA, captured too."""
+_LINKING = 60.0
+"""Seconds after which an empty library is no longer being linked by another process."""
 _TOLERANCE = {"fp32": 1e-3, "tf32": 0.02, "bf16": 0.05}
 """How far metrics of compiled steps may be from those of eager ones, relative to their size."""
 
@@ -91,7 +95,7 @@ def build(algorithm: Algorithm[Any], work: Work, kind: EngineKind, pool: Any = N
     notes: list[str] = []
     if kind == "compiled":
         try:
-            compiled = {name: _compile(algorithm, work, name) for name in every}
+            compiled = _with_whole_libraries(lambda: {name: _compile(algorithm, work, name) for name in every})
             _compare(algorithm, work, eager, compiled)
             return _placed(algorithm, work, kind="compiled", steps=compiled, notes=notes, pool=pool)
         except Exception as error:  # whatever a compiler may throw: training continues without it
@@ -138,6 +142,34 @@ def _complaint(what: str, error: Exception) -> str:
 
 def _eager_step(algorithm: Algorithm[Any], kind: str, work: Work) -> None:
     learn(algorithm, work, draw(algorithm, work, kind), kind)
+
+
+def _with_whole_libraries(make: Callable[[], dict[str, Step]]) -> dict[str, Step]:
+    """What ``make`` gives. A compiler that was killed leaves a part of a library in its cache, where all later processes find it:
+    such parts are deleted, and made anew."""
+    try:
+        return make()
+    except Exception as error:
+        if not _deleted_broken_libraries(str(error)):
+            raise
+    return make()
+
+
+def _deleted_broken_libraries(error: str) -> bool:
+    """Delete the library that an error names, if it is in the compiler's cache, and others there that were never written."""
+    from torch._inductor.codecache import cache_dir
+    from torch._inductor.utils import clear_caches
+
+    cache, found = Path(cache_dir()), re.search(r"(\S+\.so): ", error)
+    if found is None or not Path(found[1]).is_relative_to(cache):
+        return False
+    Path(found[1]).unlink(missing_ok=True)
+    for file in cache.glob("*/*.so"):
+        facts = file.stat()
+        if not facts.st_size and facts.st_mtime < time.time() - _LINKING:
+            file.unlink(missing_ok=True)
+    clear_caches()  # what this process remembers of them
+    return True
 
 
 def _compile(algorithm: Algorithm[Any], work: Work, kind: str) -> Step:
