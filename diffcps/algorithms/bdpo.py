@@ -19,16 +19,14 @@ from diffcps.algorithms import critics
 from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise, require_stages
 from diffcps.algorithms.choosing import by_value
 from diffcps.algorithms.diffusion import (
-    Denoiser,
     Schedule,
     add_noise,
-    carry,
-    forward_denoiser,
     one_hot,
     reverse_chain,
     reverse_mean,
     variance_preserving,
 )
+from diffcps.algorithms.forward_chain import ForwardChain
 from diffcps.algorithms.nn import Layers, NoiseNet, mish, mish_norm
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.settings import (
@@ -42,7 +40,6 @@ from diffcps.algorithms.settings import (
     published,
 )
 from diffcps.algorithms.streams import Integers, Noise, Normal
-from diffcps.algorithms.student import Teacher
 from diffcps.algorithms.value_nets import Critic, NoisyCritic
 from diffcps.config import RunConfig
 from diffcps.config.plain import require, setting
@@ -131,7 +128,7 @@ def divergence_weights(schedule: Schedule) -> Tensor:
     return schedule.beta / (2.0 * (1.0 - schedule.beta) * (1.0 - schedule.alpha_bar))
 
 
-class BDPO(Teacher[Settings]):
+class BDPO(ForwardChain[Settings]):
     """Clone, policy, Q and V."""
 
     settings = Settings
@@ -149,7 +146,8 @@ class BDPO(Teacher[Settings]):
         activation = mish_norm if config.critic_norm else mish
         self.critic = Critic(*sizes[:2], config.hidden_size, **self.shape, heads=config.heads, activation=activation)
         valued = *sizes[:3], config.hidden_size, config.time_embedding
-        self.noisy_critic = NoisyCritic(*valued, **self.shape, heads=config.heads).to(device)
+        value_net = NoiseNet(*valued, **self.shape, outputs=1, activation=mish_norm).to(device)
+        self.noisy_critic = NoisyCritic(value_net, config.heads)
         self.next_actions = 0 if config.discount == 0.0 else config.samples
         shares = config.behaviour_share, config.warmup_share, 1.0 - config.behaviour_share - config.warmup_share
         cycles = [("behaviour",), ("critic",), ("policy", *["critic"] * (config.policy_freq - 1))]
@@ -329,17 +327,8 @@ class BDPO(Teacher[Settings]):
         pack.move("average")
         return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
 
-    def denoiser(self, parameters: Tensor, observations: Tensor) -> Denoiser:
-        """See ``forward_denoiser``."""
-        layers = self.noise_net.layout.layers(parameters)
-        return forward_denoiser(self.noise_net, self.schedule, layers, observations)
-
-    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
-        """See ``Teacher.carry``."""
-        return carry(self.denoiser(pack["average"], observations), self.schedule, noise, 1.0)
-
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Of N actions the one with the largest mean value of the target's heads."""
         actions = reverse_chain(self.denoiser(parameters["actor"], observations), self.schedule, noise, 1.0)
-        value = critics.mean(self.critic, parameters["target"], observations)
+        value = critics.mean_of_heads(self.critic, parameters["target"], observations)
         return self.problem.max_action * by_value(actions, value, uniform.shape[-1])

@@ -35,12 +35,12 @@ def lower_bound(values: Tensor, pessimism: Tensor) -> Tensor:
     return mean - pessimism[:, None] * deviation
 
 
-def least(critic: Critic, parameters: Tensor, observations: Tensor) -> Value:
+def least_of_heads(critic: Critic, parameters: Tensor, observations: Tensor) -> Value:
     """The smallest value of the heads at observations ``[K, B, o]``, to choose among actions by."""
     return lambda actions: critic(critic.layers(parameters), observations, actions).amin(dim=1)
 
 
-def mean(critic: Critic, parameters: Tensor, observations: Tensor) -> Value:
+def mean_of_heads(critic: Critic, parameters: Tensor, observations: Tensor) -> Value:
     """The mean value of the heads, in the same way."""
     return lambda actions: critic(critic.layers(parameters), observations, actions).mean(dim=1)
 

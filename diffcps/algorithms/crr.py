@@ -76,5 +76,5 @@ class CRR(awac.Weighted[Settings]):
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """One of N actions of the policy, drawn by softmax of min(Q1', Q2')."""
         candidates = self.policy.sample(self.policy.layout.layers(parameters["actor"]), observations, noise[0])
-        value = critics.least(self.critic, parameters["target"], observations)
+        value = critics.least_of_heads(self.critic, parameters["target"], observations)
         return self.problem.max_action * by_softmax(candidates, value, uniform)

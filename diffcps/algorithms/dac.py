@@ -137,5 +137,5 @@ class DAC(Improver[Settings]):
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Of N actions the one with the largest mean value of the target's heads."""
         actions = self.policy.sample(self.weights(parameters), observations, noise)
-        value = critics.mean(self.critic, parameters["target"], observations)
+        value = critics.mean_of_heads(self.critic, parameters["target"], observations)
         return by_value(actions, value, uniform.shape[-1])

@@ -7,13 +7,10 @@ have length T. "behaviour loss" is L = mean (ε − ε_θ)².
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import hardtanh
-
-from diffcps.algorithms.nn import Layers
 
 
 @dataclass(frozen=True)
@@ -109,29 +106,6 @@ def implied_start(weights: tuple[Tensor, Tensor], current: Tensor, noise: Tensor
 
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """``(a_t [..., a], step) -> predicted noise [..., a] and reverse variance``, the variance of a shape that broadcasts."""
-
-
-class NoiseModel(Protocol):
-    """A network ε_θ(a_t, t, s) whose first layer is a sum of what action, step and observation give; see ``nn.NoiseNet``."""
-
-    def time(self, layers: Layers) -> Tensor:
-        """What each step gives, ``[K, T, H]``."""
-
-    def observe(self, layers: Layers, observations: Tensor) -> Tensor:
-        """What observations give, ``[K, B, H]``."""
-
-    def __call__(self, layers: Layers, actions: Tensor, observed: Tensor) -> Tensor:
-        """Predicted noise of noisy actions ``[K, B·n, a]``."""
-
-
-def forward_denoiser(model: NoiseModel, schedule: Schedule, layers: Layers, observations: Tensor) -> Denoiser:
-    """ε_θ and β at observations ``[K, B, o]``, for noisy actions ``[K, B·n, a]``."""
-    time, observed = model.time(layers), model.observe(layers, observations)
-
-    def denoise(current: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return model(layers, current, observed + time[:, step : step + 1]), schedule.beta[step]
-
-    return denoise
 
 
 def reverse_mean(schedule: Schedule, current: Tensor, step: int | Tensor, noise: Tensor, max_action: float) -> Tensor:

@@ -15,13 +15,13 @@ from diffcps.algorithms import critics, iql
 from diffcps.algorithms.adam import AdamW
 from diffcps.algorithms.base import Batch, Copy, Metrics, Network, Problem, Stage, StepKind, StepNoise
 from diffcps.algorithms.choosing import by_value
-from diffcps.algorithms.diffusion import Denoiser, add_noise, carry, forward_denoiser, one_hot, variance_preserving
+from diffcps.algorithms.diffusion import add_noise, one_hot, variance_preserving
+from diffcps.algorithms.forward_chain import ForwardChain
 from diffcps.algorithms.nn import NoiseNet
 from diffcps.algorithms.pack import Pack
 from diffcps.algorithms.resnet import Kept, ResidualNet
 from diffcps.algorithms.settings import EVALUATIONS, Chain, Changes, TaskFacts, WithRaisedStudent, d4rl
 from diffcps.algorithms.streams import Integers, Noise, Normal
-from diffcps.algorithms.student import Teacher
 from diffcps.config.plain import require, setting
 
 METRICS = (*iql.VALUE_METRICS, "behaviour_loss", "actor_grad_norm")
@@ -58,7 +58,7 @@ def reverse_mean(beta: Tensor, signal: Tensor, current: Tensor, noise: Tensor) -
     return (current - beta / (1.0 - signal).sqrt() * noise) / (1.0 - beta).sqrt()
 
 
-class IDQL(iql.Implicit[Settings], Teacher[Settings]):
+class IDQL(iql.Implicit[Settings], ForwardChain[Settings]):
     """Value network, critic and cloned chain."""
 
     settings = Settings
@@ -120,19 +120,10 @@ class IDQL(iql.Implicit[Settings], Teacher[Settings]):
         norm = pack.descend("actor", errors.sum(dim=2).mean(dim=1), leaves)
         return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
 
-    def denoiser(self, parameters: Tensor, observations: Tensor) -> Denoiser:
-        """See ``forward_denoiser``."""
-        layers = self.noise_net.layout.layers(parameters)
-        return forward_denoiser(self.noise_net, self.schedule, layers, observations)
-
-    def carry(self, pack: Pack, observations: Tensor, noise: Tensor) -> Tensor:
-        """See ``Teacher.carry``; the clean action that the noise implies is kept within the bound here."""
-        return carry(self.denoiser(pack["average"], observations), self.schedule, noise, 1.0)
-
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Of N whole chains the action with the largest min(Q1', Q2')."""
         actions = self.sample(parameters["actor"], observations, noise)
-        value = critics.least(self.critic, parameters["target"], observations)
+        value = critics.least_of_heads(self.critic, parameters["target"], observations)
         return self.problem.max_action * by_value(actions, value, uniform.shape[-1])
 
     def sample(self, parameters: Tensor, observations: Tensor, noise: Tensor) -> Tensor:

@@ -135,4 +135,4 @@ class Improver(bc.Cloner[S]):
     def act(self, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Draw N actions for each observation and choose one by softmax over the smaller of both heads' values."""
         actions = super().act(parameters, observations, noise, uniform)
-        return by_softmax(actions, critics.least(self.critic, parameters[self.judge], observations), uniform)
+        return by_softmax(actions, critics.least_of_heads(self.critic, parameters[self.judge], observations), uniform)

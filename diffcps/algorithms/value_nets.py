@@ -14,7 +14,6 @@ from diffcps.algorithms.nn import (
     first_layer,
     linear,
     mish,
-    mish_norm,
     mlp,
     tail,
 )
@@ -76,28 +75,11 @@ class Critic(Heads):
 
 
 class NoisyCritic(Heads):
-    """V_t of observations and noisy actions: noise nets that give one number, with layer norms."""
+    """V_t of observations and noisy actions: a noise net that gives one number, for each head."""
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        steps: int,
-        hidden: int,
-        embedding: int,
-        product: torch.dtype | None = None,
-        layers: int = 3,
-        heads: int = 2,
-    ) -> None:
-        self.heads = heads
-        sizes = observation_size, action_size, steps, hidden, embedding
-        self.net = NoiseNet(*sizes, product=product, layers=layers, outputs=1, activation=mish_norm)
-        self.layout = self.net.layout
-
-    def to(self, device: torch.device) -> "NoisyCritic":
-        """Move its constants to ``device``."""
-        self.net.to(device)
-        return self
+    def __init__(self, net: NoiseNet, heads: int) -> None:
+        """``net`` gives one number."""
+        self.net, self.heads, self.layout = net, heads, net.layout
 
     def __call__(self, layers: Layers, observations: Tensor, actions: Tensor, which: Tensor) -> Tensor:
         """Values ``[K, heads, B·n]`` of noisy actions ``[K, B·n, a]``, n for each observation.
