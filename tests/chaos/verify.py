@@ -18,8 +18,8 @@ Snapshot = dict[Path, tuple[int, int]]
 
 
 def snapshot(folder: RunFolder) -> Snapshot:
-    """Every file of a run folder with its time and size."""
-    files = {file: file.stat() for file in folder.path.rglob("*") if file.is_file()}
+    """Every file of a run folder with its time and size, but for what a process removes as it ends: its watchdog's file."""
+    files = {file: file.stat() for file in folder.path.rglob("*") if file.is_file() and file != folder.trace}
     return {file: (facts.st_mtime_ns, facts.st_size) for file, facts in files.items()}
 
 
