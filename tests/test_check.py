@@ -19,7 +19,7 @@ from recordings import record, write
 
 from diffcps import cli, envs
 from diffcps.config import DataConfig
-from diffcps.data import collected, d4rl, imports, library, minari
+from diffcps.data import collected, d4rl, imports, library, minari_tasks
 from diffcps.data.checking import check, layouts, pictures, recording, statistics
 from diffcps.data.checking.recording import Recording
 from diffcps.errors import UserError
@@ -354,8 +354,8 @@ def test_an_imported_file(tmp_path, hopper):
 
 def test_a_minari_set_that_is_a_task(tmp_path):
     folder = minari_sets.hopper(tmp_path / "home")
-    definition = minari.describe("mujoco/hopper/medium-v0").definition
-    minari.register(definition)
+    definition = minari_tasks.describe("mujoco/hopper/medium-v0").definition
+    minari_tasks.register(definition)
     for named, task in ((definition.name, None), (str(folder), definition.name)):
         found = check.examine(library.look_up(named, task, ()), ("modern",), 1000)
         assert (found.check.source, found.check.task) == ("minari", definition.name)
@@ -369,8 +369,8 @@ def test_a_minari_set_that_is_a_task(tmp_path):
 def test_a_maze_of_minari_is_measured_as_it_is_learned(tmp_path):
     """Recorded as a continuing task it goes on at the goal; a learner's episode ends there, with a return of 1."""
     minari_sets.antmaze(tmp_path / "home")
-    definition = minari.describe("D4RL/antmaze/umaze-v1").definition
-    minari.register(definition)
+    definition = minari_tasks.describe("D4RL/antmaze/umaze-v1").definition
+    minari_tasks.register(definition)
     source = library.look_up(definition.name, None, ())
     found, learned = check.examine(source, ("modern",), 0).check, source.source.load(source.task, source.path)
     assert learned.info.returns.tolist() == [0.0, 1.0, 0.0]

@@ -27,8 +27,9 @@ from waits import GUARD
 from diffcps.cli.data.getting import DownloadData, ProgressDisplay
 from diffcps.cli.data.listing import ListData
 from diffcps.config import home
-from diffcps.data import collected, d4rl, download, mirrors, provenance
+from diffcps.data import collected, d4rl, download, mirrors, partial_file, provenance
 from diffcps.data.mirrors import Patience
+from diffcps.data.partial_file import Partial
 from diffcps.errors import UserError
 from diffcps.storage.remote import Remote
 from diffcps.tasks.registry import TASKS, get_task
@@ -85,7 +86,7 @@ def hdf5(path: Path, seed: int, task=HOPPER) -> bytes:
 
 def part_of(folder: Path, address: str) -> Path:
     """Where the beginning is kept that has come of Hopper's file from a server or folder."""
-    return download.Partial(folder / HOPPER.d4rl_file, f"{address}/gym_mujoco_v2/{HOPPER.d4rl_file}").path
+    return Partial(folder / HOPPER.d4rl_file, f"{address}/gym_mujoco_v2/{HOPPER.d4rl_file}").path
 
 
 class Server:
@@ -330,9 +331,9 @@ def test_a_mirror_that_breaks_off_does_not_cost_what_another_gave(tmp_path, cont
 def test_what_other_addresses_gave_makes_room_only_where_there_is_no_other(tmp_path, content, monkeypatch, room):
     with Server({HOPPER.d4rl_file: content}, ["cut"]) as first, Server({HOPPER.d4rl_file: content}, ["cut"]) as second:
         fetch(tmp_path, first.url, patience=ONCE)
-        real = download.shutil.disk_usage(tmp_path)
+        real = partial_file.shutil.disk_usage(tmp_path)
         free = len(content) if room else len(content) - 1000
-        monkeypatch.setattr(download.shutil, "disk_usage", lambda path: real._replace(free=free))
+        monkeypatch.setattr(partial_file.shutil, "disk_usage", lambda path: real._replace(free=free))
         [outcome] = fetch(tmp_path, second.url, patience=ONCE)
         assert outcome.reason is None
         assert part_of(tmp_path, first.url).exists() == room

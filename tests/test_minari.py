@@ -16,7 +16,7 @@ from minari.data_collector import EpisodeBuffer
 
 from diffcps import cli, data, report
 from diffcps.config import DataConfig, EvaluationConfig
-from diffcps.data import minari
+from diffcps.data import minari, minari_tasks
 from diffcps.deploy import load_policy
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
@@ -55,7 +55,7 @@ def own_sets(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_a_flat_data_set_as_a_task(sets: Path) -> None:
-    found = minari.describe(HOPPER)
+    found = minari_tasks.describe(HOPPER)
     definition, like = found.definition, get_task("hopper-medium-v2")
     assert definition.name == "minari-mujoco-hopper-medium-v0"
     assert found.settings_of == "hopper-medium-v2"
@@ -81,7 +81,7 @@ def test_a_flat_data_set_as_a_task(sets: Path) -> None:
 
 def test_a_maze_ends_at_its_goal() -> None:
     """Dict observations are flattened; the episode at the goal from step 3 on has a return of 1, and terminals there."""
-    found = minari.describe(MAZE)
+    found = minari_tasks.describe(MAZE)
     definition = found.definition
     assert found.settings_of == "antmaze-umaze-v0"
     assert (definition.observation_size, definition.action_size, definition.episode_limit) == (31, 8, 700)
@@ -99,7 +99,7 @@ def test_a_maze_ends_at_its_goal() -> None:
 
 
 def test_without_reference_scores_a_score_is_the_return() -> None:
-    found = minari.describe("own/plain-v3")
+    found = minari_tasks.describe("own/plain-v3")
     assert found.settings_of is None
     assert found.definition.score == "return"
     assert found.definition.evaluation == EvaluationConfig()
@@ -119,31 +119,31 @@ def test_without_reference_scores_a_score_is_the_return() -> None:
     ],
 )
 def test_whose_hyper_parameters_fit(dataset_id: str, name: str | None) -> None:
-    assert minari._nearest(dataset_id) == name
+    assert minari_tasks._nearest(dataset_id) == name
     assert name is None or get_task(name).name == name
 
 
 def test_registered_once_and_left_as_a_person_changes_it(own_sets: Path) -> None:
-    definition = minari.describe(HOPPER).definition
-    file, new = minari.register(definition)
+    definition = minari_tasks.describe(HOPPER).definition
+    file, new = minari_tasks.register(definition)
     assert (file, new) == (task_folder() / "minari-mujoco-hopper-medium-v0.json", True)
     assert get_task(definition.name) == from_definition(definition)
     values = json.loads(file.read_text()) | {"steps": 123}
     file.write_text(json.dumps(values))
-    assert minari.register(definition) == (file, False)
+    assert minari_tasks.register(definition) == (file, False)
     assert get_task(definition.name).steps == 123
     minari_sets.hopper(own_sets, "mujoco-hopper/medium-v0")
     with pytest.raises(UserError, match="mujoco/hopper/medium-v0"):
-        minari.register(minari.describe("mujoco-hopper/medium-v0").definition)
+        minari_tasks.register(minari_tasks.describe("mujoco-hopper/medium-v0").definition)
     file.write_text("{")
     with pytest.raises(UserError, match="does not define a task"):
-        minari.register(definition)
+        minari_tasks.register(definition)
 
 
 def test_a_folder_that_cannot_be_written(home: Path) -> None:
     home.write_text("a file")
     with pytest.raises(UserError, match=r"cannot be written: .*DIFFCPS_HOME"):
-        minari.register(minari.describe(HOPPER).definition)
+        minari_tasks.register(minari_tasks.describe(HOPPER).definition)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written(home: Path) -> None:
 )
 def test_impossible_ids_are_refused(dataset_id: str) -> None:
     with pytest.raises(UserError, match="id of a Minari"):
-        minari.describe(dataset_id)
+        minari_tasks.describe(dataset_id)
 
 
 def main(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
@@ -228,7 +228,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
 def test_a_damaged_set_is_refused(own_sets: Path, damage: Callable[[Path], object], said: str) -> None:
     damage(own_sets / HOPPER / "data")
     with pytest.raises(UserError, match=said):
-        minari.describe(HOPPER)
+        minari_tasks.describe(HOPPER)
     assert not task_folder().exists()
 
 
@@ -239,7 +239,7 @@ def test_unsupported_actions_are_named(own_sets: Path) -> None:
     environment = gymnasium.make("CartPole-v1")
     minari_sets.create(own_sets, "own/cartpole-v0", [steps], {"env": environment})
     with pytest.raises(UserError, match=r"own/cartpole-v0.*Discrete\(2\)"):
-        minari.describe("own/cartpole-v0")
+        minari_tasks.describe("own/cartpole-v0")
 
 
 def test_images_are_named(own_sets: Path) -> None:
@@ -261,11 +261,11 @@ def test_images_are_named(own_sets: Path) -> None:
     }
     minari_sets.create(own_sets, "own/images-v0", [steps], arguments)
     with pytest.raises(UserError, match=r"own/images-v0.*\(8, 8, 3\)"):
-        minari.describe("own/images-v0")
+        minari_tasks.describe("own/images-v0")
 
 
 def test_a_set_that_changed_after_its_task_was_made(own_sets: Path) -> None:
-    task = from_definition(minari.describe(HOPPER).definition)
+    task = from_definition(minari_tasks.describe(HOPPER).definition)
     shutil.rmtree(own_sets / HOPPER)
     assert "diffcps data minari mujoco/hopper/medium-v0" in str(data.missing([(task, MINARI)], []))
     with pytest.raises(UserError, match="mujoco/hopper/medium-v0"):
@@ -278,7 +278,7 @@ def test_a_set_that_changed_after_its_task_was_made(own_sets: Path) -> None:
 
 
 def test_a_set_in_a_named_folder(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = from_definition(minari.describe(HOPPER).definition)
+    task = from_definition(minari_tasks.describe(HOPPER).definition)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert data.missing([(task, MINARI)], []) is not None
     assert data.missing([(task, MINARI)], [sets]) is None
@@ -302,10 +302,10 @@ def test_a_download_appears_whole(sets: Path, tmp_path: Path, monkeypatch: pytes
         assert not (tmp_path / "mine" / dataset_id).exists()
 
     monkeypatch.setattr(hosting, "download_dataset", download)
-    found = minari.describe(HOPPER)
+    found = minari_tasks.describe(HOPPER)
     assert found.info.path == tmp_path / "mine" / HOPPER
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["mujoco"]
-    assert minari.describe(HOPPER).definition == found.definition
+    assert minari_tasks.describe(HOPPER).definition == found.definition
     assert len(seen) == 1
 
 
@@ -325,7 +325,7 @@ def test_a_download_that_fails_leaves_nothing(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "mine"))
     monkeypatch.setattr(hosting, "download_dataset", download)
     with pytest.raises(UserError, match=f"{HOPPER} is not in .*{error}"):
-        minari.describe(HOPPER)
+        minari_tasks.describe(HOPPER)
     assert not list((tmp_path / "mine").iterdir())
     assert minari.root() == tmp_path / "mine"
 
@@ -366,7 +366,7 @@ def test_the_command_then_a_trial_then_the_report_without_the_task_file(tmp_path
 def test_a_maze_other_than_the_recorded_one_is_told(own_sets: Path) -> None:
     assert not minari.other_maze(own_sets / MAZE)  # only start and goal differ
     swap("eval_env_spec", '1, "g", 0, 0, 1', '1, "g", 1, 0, 1')(own_sets / MAZE / "data")
-    assert "another maze" in minari.describe(MAZE).info.provenance_note
+    assert "another maze" in minari_tasks.describe(MAZE).info.provenance_note
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_data_whose_environment_cannot_be_made_are_learned_from_without_scores(
 ) -> None:
     damage(own_sets / HOPPER / "data")
     with pytest.raises(UserError, match="--no-evaluation"):
-        minari.describe(HOPPER)
+        minari_tasks.describe(HOPPER)
     assert run("data", "minari", HOPPER, "--no-evaluation") == 0
     name = "minari-mujoco-hopper-medium-v0"
     words = "--preset", "demo", "--steps", 10, "--seeds", 1, "--results", tmp_path / "results"
@@ -395,8 +395,8 @@ def test_data_whose_environment_cannot_be_made_are_learned_from_without_scores(
 
 
 def test_a_plan_carries_the_definition() -> None:
-    definition = minari.describe(HOPPER).definition
-    minari.register(definition)
+    definition = minari_tasks.describe(HOPPER).definition
+    minari_tasks.register(definition)
     (trial,) = build(SweepOptions(tasks=(definition.name,), physics="d4rl")).trials
     assert trial.definition == definition
     assert (trial.data.source, trial.physics, trial.steps) == ("minari", "modern", definition.steps)
@@ -410,8 +410,8 @@ def test_a_plan_carries_the_definition() -> None:
 def test_what_a_report_and_a_tracker_say_of_it(tmp_path: Path) -> None:
     names = []
     for dataset_id in HOPPER, "own/plain-v3", MAZE:
-        definition = minari.describe(dataset_id).definition
-        minari.register(definition)
+        definition = minari_tasks.describe(dataset_id).definition
+        minari_tasks.register(definition)
         trial = run_folders.config(definition.name, source="minari", definition=definition)
         run_folders.write(tmp_path, trial, provenance="other", provenance_note="Minari's.")
         names.append(definition.name)

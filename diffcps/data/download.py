@@ -1,17 +1,11 @@
 """Downloads of D4RL's files: from several mirrors, resumed after an interruption, checked before they get their name.
 
-Bytes from one URL are kept in ``NAME.KEY.partial``, where KEY stands for the URL, so that one mirror never overwrites
-what another has given. ``NAME.KEY.partial.json`` records the URL, the file's length and its version on the server
-(``mirrors.Received``). A complete file is checked, then renamed to ``NAME``, and all its partial files are deleted. One
-process at a time downloads a file; others wait for it.
+A complete ``Partial`` file is checked, then renamed, and all partial files of its name are deleted. One process at a time
+downloads a file; others wait for it.
 """
 
-import glob
-import hashlib
 import itertools
-import json
 import os
-import shutil
 import threading
 import time
 from collections import deque
@@ -19,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import filelock
@@ -30,7 +24,6 @@ from diffcps.data.mirrors import (
     Answer,
     ChangedError,
     Patience,
-    Received,
     RefusedError,
     TransferError,
     UnreachableError,
@@ -38,8 +31,9 @@ from diffcps.data.mirrors import (
     is_web,
     urls,
 )
+from diffcps.data.partial_file import DiskError, Partial, WrongFileError, progress_of
 from diffcps.errors import UserError
-from diffcps.files import DISK_FULL, patiently, sha256, unwritable_as_user_error
+from diffcps.files import patiently, unwritable_as_user_error
 from diffcps.tasks.registry import Task
 
 _POLL = 0.2
@@ -221,7 +215,7 @@ class _File:
                     return Outcome(self.task.name, self.path, "downloaded", tuple(self.tried))
         return self._failed(None)
 
-    def _download(self, partial: "Partial") -> None:
+    def _download(self, partial: Partial) -> None:
         """Download all of a partial file, check it and give it its name."""
         resumed = partial.received() is not None
         self._complete(partial)
@@ -234,7 +228,7 @@ class _File:
             self._complete(partial)
             partial.finish(self.task, self.shared.published)
 
-    def _complete(self, partial: "Partial") -> None:
+    def _complete(self, partial: Partial) -> None:
         """Have the whole of a partial file, with repeated attempts for as long as they bring new bytes."""
         shared = self.shared
         host = urlsplit(partial.url).netloc if is_web(partial.url) else ""
@@ -262,7 +256,7 @@ class _File:
             shared.unreachable[host] = str(error)
             raise
 
-    def _attempt(self, partial: "Partial") -> None:
+    def _attempt(self, partial: Partial) -> None:
         received = partial.received()
         if received is not None and received.size == received.total:
             return
@@ -270,12 +264,12 @@ class _File:
             with ask(partial.url, received, self.shared.patience) as answer:
                 self._append(partial, answer)
         except ChangedError:
-            _remove([partial.path])
+            partial.remove()
             raise
-        if answer.total is not None and (have := _size(partial.path)) < answer.total:
+        if answer.total is not None and (have := partial.size) < answer.total:
             raise TransferError(f"it ended after {have} of {answer.total} bytes")
 
-    def _append(self, partial: "Partial", answer: Answer) -> None:
+    def _append(self, partial: Partial, answer: Answer) -> None:
         """Append the answer to the partial file, or replace that by it when the answer starts at the first byte."""
         blocks, have = answer.blocks, answer.start
         if have == 0:
@@ -313,141 +307,13 @@ class _File:
                 try:
                     lock.acquire(timeout=_POLL)
                 except filelock.Timeout:
-                    watcher.progress(task, *_progress_of(self.path))
+                    watcher.progress(task, *progress_of(self.path))
         try:
             yield
         finally:
             # Removed while it is held: who waits for it sees that, and makes a new one.
             file.unlink(missing_ok=True)
             lock.release()
-
-
-class WrongFileError(RefusedError):
-    """The whole file came, and it is not the one that was asked for."""
-
-
-class DiskError(Exception):
-    """This machine cannot store the file; another mirror would not help."""
-
-
-class Partial:
-    """The bytes of the file ``target`` that came from ``url``. Making the object touches nothing on disk."""
-
-    def __init__(self, target: Path, url: str) -> None:
-        self.target, self.url = target, url
-        key = hashlib.sha256(url.encode()).hexdigest()[:8]
-        self.path = target.with_name(f"{target.name}.{key}.partial")
-
-    def received(self) -> Received | None:
-        """The bytes on the disk with what is needed to resume, or ``None`` when it is not known which file they are of."""
-        record, size = _record(self.path), _size(self.path)
-        total, validator = record.get("total"), record.get("validator")
-        if record.get("url") != self.url or not isinstance(validator, str) or not 0 < size <= (total or size):
-            return None
-        return Received(size, total, validator)
-
-    def begin(self, total: int | None, validator: str | None) -> None:
-        """Delete what there is and record the file that comes. Raises ``DiskError`` when there is too little space."""
-        self.check_space(total, 0)
-        _remove([self.path])
-        record = {"url": self.url, "total": total, "validator": validator}
-        _record_path(self.path).write_text(json.dumps(record), encoding="utf-8")
-
-    def append(self, block: bytes) -> None:
-        """Append bytes; they are in the file when this returns. Raises ``DiskError``."""
-        try:
-            with self.path.open("ab") as file:
-                file.write(block)
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise DiskError(f"{self.path} cannot be written ({error.strerror}).") from error
-            have, total = _size(self.path), _record(self.path).get("total") or "unknown"
-            raise DiskError(
-                f"there is no space for more ({error.strerror}). {have} of {total} bytes are kept in {self.path}. "
-                f"Free some space and run the same command again to resume."
-            ) from error
-
-    def check_space(self, total: int | None, have: int) -> None:
-        """Raise ``DiskError`` when the rest of ``total`` bytes, after ``have``, does not fit on the disk.
-
-        Partial files of other URLs are deleted when the rest fits only without them.
-        """
-        if total is None:
-            return
-        overwritten = _size(self.path) if have == 0 else 0
-        free, needed = shutil.disk_usage(self.path.parent).free + overwritten, total - have
-        others = [path for path in _partials(self.target) if path != self.path]
-        if needed > free + sum(map(_size, others)):
-            raise DiskError(
-                f"{self.path.parent} has {free} bytes free, and {needed} are needed. Free some space, or name another "
-                f"folder with --to."
-            )
-        if needed > free:
-            _remove(others)
-
-    def finish(self, task: Task, published: Mapping[str, str]) -> None:
-        """Give the file its name when the task can read it; else delete it and raise ``WrongFileError``."""
-        try:
-            d4rl.check_layout(task, self.path)
-        except UserError as error:
-            _remove([self.path])
-            raise WrongFileError(str(error).removeprefix(f"{self.path}: ")) from error
-        digest = sha256(self.path)
-        expected = published.get(self.target.name, digest)
-        if digest != expected:
-            _remove([self.path])
-            raise WrongFileError(f"it is not D4RL's file: its sha256 is {digest}, the published one is {expected}")
-        _sync(self.path)  # the rename must not reach the disk before the bytes do
-        os.replace(self.path, self.target)
-        _sync(self.target.parent)
-        _remove([self.path, *_partials(self.target)])
-        provenance.remember_sha256(self.target, digest)
-
-
-def _progress_of(target: Path) -> tuple[int, int | None]:
-    """Bytes in the largest partial file of ``target``, and of the whole file."""
-    path = max(_partials(target), key=_size, default=None)
-    return (0, None) if path is None else (_size(path), _record(path).get("total"))
-
-
-def _partials(target: Path) -> list[Path]:
-    """The partial files of ``target``, of all URLs."""
-    return sorted(target.parent.glob(f"{glob.escape(target.name)}.*partial"))
-
-
-def _record_path(partial: Path) -> Path:
-    return partial.with_name(f"{partial.name}.json")
-
-
-def _record(partial: Path) -> dict[str, Any]:
-    """``url``, ``total``, ``validator``; empty when there is no record, or a damaged one."""
-    try:
-        record = json.loads(_record_path(partial).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return record if isinstance(record, dict) and isinstance(record.get("total"), int | None) else {}
-
-
-def _size(partial: Path) -> int:
-    try:
-        return partial.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _remove(partials: Sequence[Path]) -> None:
-    for partial in partials:
-        _record_path(partial).unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the file, or the names in the folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffcps.config import TaskDefinition
 from diffcps.data import episodes as storage
-from diffcps.data import minari
+from diffcps.data import minari, minari_tasks
 from diffcps.data.transitions import Episode
 from diffcps.envs import recorded
 from diffcps.errors import UserError
@@ -118,9 +118,9 @@ def save(
         storage.write(minari.root(), dataset_id, task=task, episodes=episodes, about=about, own={})
     elif storage.notes(path).get("checksum") != storage.checksum(episodes):
         raise UserError(f"{path} holds other episodes. Delete it, or give these another version: {_next(dataset_id)}.")
-    definition = minari.describe(dataset_id).definition
+    definition = minari_tasks.describe(dataset_id).definition
     _refuse_other_references(dataset_id, definition, draft, path)
-    minari.register(TaskDefinition.from_dict(vars(definition) | changes))
+    minari_tasks.register(TaskDefinition.from_dict(vars(definition) | changes))
     return get_task(definition.name)
 
 
@@ -138,7 +138,7 @@ def _draft(
         raise UserError(f"{dataset_id}: there is no step to store. Record some episodes first.")
     low, high = references or (0.0, 100.0)
     return TaskDefinition(
-        name=minari.task_name(dataset_id), minari_id=dataset_id, environment_spec=spec.to_json(),
+        name=minari_tasks.task_name(dataset_id), minari_id=dataset_id, environment_spec=spec.to_json(),
         observation_size=observation_size, action_size=action_size, max_action=bound,
         episode_limit=spec.max_episode_steps or longest,
         random_return=low, expert_return=high, score="return" if references is None else "normalised",

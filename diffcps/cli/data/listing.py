@@ -138,13 +138,13 @@ class MinariData:
 
     def __call__(self) -> None:
         """Run it."""
-        from diffcps.data import minari
+        from diffcps.data import minari_tasks
         from diffcps.tasks.registry import from_definition, read_definition
 
         console = Console()
         with console.status(f"reading {self.id}"):
-            found = minari.describe(self.id, evaluated=not self.no_evaluation)
-        file, new = minari.register(found.definition)
+            found = minari_tasks.describe(self.id, evaluated=not self.no_evaluation)
+        file, new = minari_tasks.register(found.definition)
         task = from_definition(found.definition)
         definition, defined = found.definition, read_definition(file)
         model = found.settings_of
