@@ -21,7 +21,7 @@ from diffcps.runs.read import collect
 from diffcps.runs.trials import Trial, TrialState, read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep import claim
-from diffcps.sweep.launch import _grown
+from diffcps.sweep.request import _grown
 from diffcps.sweep.search import StudyPerTask, point_of
 
 SMALL: dict[str, Any] = {"preset": "demo", "tasks": ("bandit-ring",), "steps": 20, "name": "own"}

@@ -1,11 +1,10 @@
 """The main job, from its flags to its table and its exit status: prepare, check, run, finish, say."""
 
-import os
 import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -13,29 +12,25 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 
-from diffcps import data
-from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
-from diffcps.files import read_json
 from diffcps.runs import inert
 from diffcps.runs.alike import alike
 from diffcps.runs.commands import python, resume_command, typed_command
 from diffcps.runs.criteria import SCORE
-from diffcps.runs.flags import LaunchFlags, MachineFlags, SweepOptions
-from diffcps.runs.plan import Plan, load
-from diffcps.runs.planning import build
-from diffcps.storage.location import Location, results_folder
+from diffcps.runs.flags import MachineFlags, SweepOptions
+from diffcps.runs.plan import Plan
+from diffcps.storage.location import Location
 from diffcps.sweep import claim, groups
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job
 from diffcps.sweep.groups import Groups
+from diffcps.sweep.inputs import read_data, require_data
+from diffcps.sweep.request import check_workers, requested
 from diffcps.sweep.resources import Cluster, Resources, share_gpus
 from diffcps.sweep.tuner import Interrupts, execute
-from diffcps.tasks.registry import task_of
-from diffcps.text import Column, counted, redacted, say, terminal_table
+from diffcps.text import counted, redacted, say
 from diffcps.tracking import Tracker, check, default_uri, store
 from diffcps.training import checks, views
 
@@ -85,7 +80,10 @@ def launch(
         return _dry_run(sweep)
     sweep = _ready(sweep)
     with claim.claimed(sweep.location, sweep.plan) as lost, Interrupts() as interrupts:
-        sweep = _with_data(sweep)
+        sweep.console.print(
+            f"[bold]{sweep.plan.name}[/]: {counted(sweep.plan.count, 'trial')} → {escape(str(sweep.location))}"
+        )
+        sweep = replace(sweep, location=read_data(sweep.plan, sweep.location, sweep.console))
         interrupted = _run(sweep, interrupts, lost)
         page = _finish(sweep, finish)
     return _say(sweep, page, interrupted)
@@ -94,9 +92,9 @@ def launch(
 def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Sweep:
     """Decide what to run and where; refuse trials that cannot work, and warn of what has no effect."""
     plan_given = plan is not None
-    plan, location = _plan(options, plan)
+    plan, location = requested(options, plan)
     views.check(options.also, stored=location.remote is not None)
-    _check_workers(plan, options.workers_per_trial)
+    check_workers(plan, options.workers_per_trial)
     groups.check(plan, options)
     for trial in plan.trials:
         checks.check(trial)
@@ -121,20 +119,13 @@ def _dry_run(sweep: _Sweep) -> int:
     from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
 
     dry_run.show(sweep.plan, sweep.options, sweep.console)
-    _require_data(sweep)
+    require_data(sweep.plan, sweep.location)
     return COMPLETE
-
-
-def _require_data(sweep: _Sweep) -> None:
-    """Raise ``UserError`` when a data set is missing that cannot be made here."""
-    wanted = [(task_of(trial), trial.data) for trial in sweep.plan.trials]
-    if reason := data.missing(wanted, sweep.location.data_directories):
-        raise UserError(reason)
 
 
 def _ready(sweep: _Sweep) -> _Sweep:
     """Refuse what cannot start: without its data, its cluster or its MLflow store. The sweep then knows its store."""
-    _require_data(sweep)
+    require_data(sweep.plan, sweep.location)
     clusters.check_address(sweep.options.address)
     uri = store.absolute(sweep.location.tracking_uri or default_uri(sweep.location.folder.parent))
     if not store.is_new(uri):
@@ -289,126 +280,6 @@ def _view(uri: str, page: str) -> str:
         return f"{redacted(uri).rstrip('/')}{page}"
     command = shlex.join([python(), "-m", "mlflow", "ui", "--backend-store-uri", uri])
     return f"{command}\n        {_SERVED}{page}" if page else command
-
-
-def _plan(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]:
-    """What to run and where its results go."""
-    results, remote = results_folder(options.results)
-    directories, uri = options.directories, options.tracking_uri
-    if options.resume is not None:
-        if remote is not None:
-            Location(results / options.resume, remote=remote.below(options.resume)).refresh()
-        plan = load(results / options.resume)
-        _refuse_changes(options, plan)
-    elif plan is None:
-        plan = build(options)
-        if remote is not None and (options.extend or plan.search):
-            Location(results / plan.name, remote=remote.below(plan.name)).refresh()
-        plan = _grown(plan, results / plan.name, options.extend)
-    if options.resume is not None or options.extend:
-        saved = read_json(results / plan.name / "sweep.json")
-        directories = directories or tuple(Path(path) for path in saved.get("data_directories", []))
-        # a database file on another machine cannot be reached from here
-        if remote is None or not str(saved.get("tracking_uri")).startswith("sqlite:"):
-            uri = uri or saved.get("tracking_uri")
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    store_of_sweep = remote.below(plan.name) if remote else None
-    return plan, Location(results / plan.name, directories, uri, sweep=plan.name, remote=store_of_sweep)
-
-
-def _grown(plan: Plan, folder: Path, extend: bool) -> Plan:
-    """The plan, with the trials that a sweep of its name has already: if asked for, or for more trials of the same search.
-
-    Raises ``UserError`` where there is nothing to extend, or the two do not fit.
-    """
-    if not (folder / "sweep.json").exists():
-        if extend:
-            raise UserError(f"--extend: there is no sweep in {folder} yet. Leave it out, or name a sweep with --name.")
-        return plan
-    known = load(folder)
-    if plan.search is not None and known == replace(plan, search=known.search) and plan.search < (known.search or 0):
-        raise UserError(
-            f"{plan.name} has {known.search} trials for each task, and --trials {plan.search} takes none away. Continue it "
-            f"with --resume {plan.name}, or ask for more."
-        )
-    if extend:
-        return known.merged(plan)
-    if plan.search is None and plan != known:
-        raise UserError(claim.another(folder))
-    return plan
-
-
-def _refuse_changes(options: SweepOptions, plan: Plan) -> None:
-    """Raise ``UserError`` for a flag that would change a sweep that has begun."""
-    free = {flag.name for flag in fields(LaunchFlags)} | {"resume"}
-    asked = [
-        f"--{flag.name.replace('_', '-')}"
-        for flag in fields(options)
-        if flag.name not in free and getattr(options, flag.name) not in (flag.default, getattr(plan, flag.name, None))
-    ]
-    if asked:
-        raise UserError(
-            f"--resume {plan.name} continues the sweep exactly as it was started; {', '.join(asked)} would change it. "
-            "Leave that out, or start a new sweep without --resume."
-        )
-
-
-def _check_workers(plan: Plan, workers: int) -> None:
-    """Raise ``UserError`` when a worker would have no seed to train."""
-    if workers < 1:
-        raise UserError(f"--workers-per-trial {workers}: a trial needs at least one.")
-    seeds = min(len(trial.members) for trial in plan.trials)
-    if workers > seeds:
-        raise UserError(
-            f"--workers-per-trial {workers}: a trial here has only {seeds} seed{'s' if seeds > 1 else ''}, and each worker "
-            "trains at least one. Lower it, or ask for more --seeds."
-        )
-
-
-def _with_data(sweep: _Sweep) -> _Sweep:
-    """Read, or collect, every data set once, so that a broken one is refused before a trial starts.
-
-    If the results are in an object store, the data are uploaded too. The sweep returned knows checksums and where they are.
-    """
-    plan, location, console = sweep.plan, sweep.location, sweep.console
-    console.print(f"[bold]{plan.name}[/]: {counted(plan.count, 'trial')} → {escape(str(location))}")
-    found: dict[str, DatasetInfo] = {}
-    for trial in {(trial.task, trial.data): trial for trial in plan.trials}.values():
-        with console.status(f"reading data for {trial.task} ({trial.data.source})") as status:
-
-            def show(done: int, rows: int, status: Status = status, task: str = trial.task) -> None:
-                status.update(f"collecting data for {task}: {done:,} of {rows:,} rows, {100 * done // rows} %")
-
-            info = data.load(task_of(trial), trial.data, location.data_directories, show).info
-            for other in plan.trials:
-                if (other.task, other.data) == (trial.task, trial.data):
-                    location.run_folder(other.key).check_data(info.checksum)
-            if location.remote is not None:
-                status.update(f"uploading data for {trial.task}")
-            location = location.with_data(trial, info)
-        found[trial.task] = info
-    _show_data(found, console)
-    return replace(sweep, location=location)
-
-
-def _show_data(found: Mapping[str, DatasetInfo], console: Console) -> None:
-    """Print a line a data set, then where the data come from, once for all tasks with the same origin."""
-    means = [
-        f"{info.returns.mean():.4g} ± {info.returns.std():.3g}" if len(info.returns) else "none complete"
-        for info in found.values()
-    ]
-    columns = [
-        Column("task", list(found), right=False),
-        Column("rows", [f"{info.rows:,}" for info in found.values()]),
-        Column("trajectories", [f"{info.trajectories:,}" for info in found.values()]),
-        Column("return", means),
-    ]
-    console.print(terminal_table(columns, "data"))
-    origins: dict[str, list[str]] = {}
-    for task, info in found.items():
-        origins.setdefault(info.provenance_note, []).append(task)
-    for note, tasks in origins.items():
-        say(console, f"{', '.join(tasks)}: {note}")
 
 
 def _for_workers(location: Location) -> Location:
