@@ -140,7 +140,7 @@ def test_who_has_no_critic_to_ask() -> None:
         if name in ("diffcps", "dql", "edp", "dac", "weighted"):
             measures.check(trial)
         else:
-            with pytest.raises(UserError, match=f"{name} are kept without a critic"):
+            with pytest.raises(UserError, match=f"{name} keep no critic"):
                 measures.check(trial)
 
 

@@ -217,7 +217,7 @@ class QGPO(Scored[Settings]):
         frequencies: Tensor,
         observations: Tensor,
         noise: Tensor,
-        guide: Callable[[Tensor, float], Tensor] | None = None,
+        guide: sde.Predictor | None = None,
     ) -> Tensor:
         """Actions ``[K, B·n, a]`` in units of their bound, not kept within it; of the behaviour model where nothing guides."""
         predict = self.denoiser(layers, frequencies, observations, guide)
@@ -237,9 +237,10 @@ class QGPO(Scored[Settings]):
         energy = self.energy.layout.layers(parameters["energy"])
         scale = parameters["guidance_scale"][:, None, None]
 
+        seen = self.energy.observe(energy, *self.at_times(observations, parameters["energy_frequencies"]))
+        known = dict(zip(self.times, self.by_time(seen), strict=True))
+
         def guide(x: Tensor, time: float) -> Tensor:
-            at = x.new_full((len(x), 1), time)
-            observed = self.energy.observe(energy, observations, waves(parameters["energy_frequencies"], at))
-            return scale * self.energy.slope(energy, x, observed)
+            return scale * self.energy.slope(energy, x, known[time])
 
         return self.sample(layers, parameters["frequencies"], observations, noise, guide=guide).clamp(-1.0, 1.0)

@@ -157,6 +157,9 @@ class Scored(Teacher[S]):
         rows = config.behaviour_batch_size
         self.kinds = {"behaviour": StepKind(rows, METRICS, {"noise": Normal((rows, size)), "time": Uniform((rows,))})}
         self.draws = 1
+        self.times = sde.times(config.diffusion_steps)
+        self.time_row = torch.tensor([self.times], device=device)
+        self.sigmas = sde.signal_and_noise(torch.tensor(self.times, dtype=torch.float64))[1].tolist()
 
     @classmethod
     def stages_of(cls, settings: S) -> int:
@@ -179,21 +182,32 @@ class Scored(Teacher[S]):
         return {"behaviour_loss": errors.detach().mean(dim=(1, 2)), "actor_grad_norm": norm}
 
     def denoiser(
-        self,
-        layers: Layers,
-        frequencies: Tensor,
-        observations: Tensor,
-        guide: Callable[[Tensor, float], Tensor] | None = None,
+        self, layers: Layers, frequencies: Tensor, observations: Tensor, guide: sde.Predictor | None = None
     ) -> sde.Predictor:
-        """The noise net for a solver, less σ_t times what ``guide(a_t, t)`` adds to the score."""
+        """The noise net at the times of a solution, less σ_t times what ``guide(a_t, t)`` adds to the score."""
+        parts = self.noise_net.observe(layers, *self.at_times(observations, frequencies))
+        seen = zip(*map(self.by_time, parts), strict=True)
+        known = dict(zip(self.times, zip(seen, self.sigmas, strict=True), strict=True))
 
         def predict(x: Tensor, time: float) -> Tensor:
-            at = x.new_full((len(x), 1), time)
-            observed = self.noise_net.observe(layers, observations, waves(frequencies, at))
+            observed, sigma = known[time]
             found = self.noise_net(layers, x, observed)
-            return found if guide is None else found - sde.signal_and_noise(at)[1][..., None] * guide(x, time)
+            return found if guide is None else found - sigma * guide(x, time)
 
         return predict
+
+    def at_times(self, observations: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+        """Every observation at every one of ``times``, and the times' waves: ``[K, T·B, o]`` and ``[K, T·B, E]``, time by time.
+
+        What a network makes of them is worked out once for a whole solution.
+        """
+        count, rows = len(self.times), observations.shape[1]
+        features = waves(frequencies, self.time_row).unsqueeze(2).expand(-1, -1, rows, -1)
+        return observations.unsqueeze(1).expand(-1, count, -1, -1).flatten(1, 2), features.flatten(1, 2)
+
+    def by_time(self, found: Tensor) -> tuple[Tensor, ...]:
+        """``[K, B, …]`` for each of ``times``, of what was worked out ``at_times``."""
+        return found.unflatten(1, (len(self.times), -1)).unbind(1)
 
     def draw_support(
         self,

@@ -50,8 +50,13 @@ def orders(calls: int, order: int) -> list[int]:
     return [order] * whole + [rest] * (rest > 0)
 
 
+def times(calls: int) -> list[float]:
+    """The times at which a solution calls the network, from 1 downwards, at equal distances."""
+    return [1.0 + (END - 1.0) * number / calls for number in range(calls)]
+
+
 def solve(predict: Predictor, noise: Tensor, calls: int, order: int, prediction: Prediction = "noise") -> Tensor:
-    """Carry ``noise`` ``[..., a]`` from t = 1 to ``END``, at times of equal distance.
+    """Carry ``noise`` ``[..., a]`` from t = 1 to ``END``, at ``times``.
 
     Args:
         predict: the noise net.
@@ -63,10 +68,10 @@ def solve(predict: Predictor, noise: Tensor, calls: int, order: int, prediction:
     Returns:
         ``[..., a]``, not kept within any bound.
     """
-    times = [1.0 + (END - 1.0) * number / calls for number in range(calls + 1)]
+    points = [*times(calls), END]
     x, first = noise, 0
     for own in orders(calls, order):
-        x = _step(predict, x, times[first : first + own + 1], prediction)
+        x = _step(predict, x, points[first : first + own + 1], prediction)
         first += own
     return x
 

@@ -200,7 +200,7 @@ def _fqe(config: RunConfig, task: Task) -> tuple[str, ...]:
 def _no_critic(config: RunConfig, task: Task) -> str | None:
     if algorithms.get(config.algorithm).judge is not None:
         return None
-    return f"policies of {config.algorithm} are kept without a critic that chooses among their actions."
+    return f"policies of {config.algorithm} keep no critic of the values of their own actions."
 
 
 def _late(module: str, function: str = "take") -> Callable[..., Any]:
