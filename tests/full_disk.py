@@ -102,7 +102,7 @@ def mlflow(disk: Path) -> None:
         CONFIG,
         sinks=lambda facts: [tracking.MlflowSink(tracking.Tracker(uri, "shown"), CONFIG, facts, folder, pace)],
     )
-    assert folder.ended
+    assert folder.done
     assert any("disk is full" in text and "Training continues" in text for text in records), records
     (disk / BALLAST).unlink()
     tracker.reconcile(disk.parent / "shown")

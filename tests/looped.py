@@ -25,7 +25,7 @@ from diffcps.training.learner import Learner, Part
 from diffcps.training.policy import Policy
 from diffcps.training.process import Machine
 from diffcps.training.together import Together
-from diffcps.training.trial import run
+from diffcps.training.trials import run
 from diffcps.training.watchdog import Watchdog
 from diffcps.training.workers import Workers
 
@@ -160,7 +160,7 @@ def looped(
     given = Assignment(config, folder, lambda: DATA, lambda _: sinks, report=report, progress=progress)
     attempt = Attempt(given, Workers())
     attempt.open()
-    if attempt.error is None and not folder.ended:
+    if attempt.error is None and not folder.done:
         with attempt.recorded():
             attempt.read()
             asked = time.time() if requested_at is None else requested_at
@@ -287,7 +287,7 @@ def killed_and_resumed(
         except Killed:
             happened += 1
         saved = sorted(path.glob("*/checkpoint/step_*.pt"))
-        if damage and saved and not folder.ended:
+        if damage and saved and not folder.done:
             saved[-1].write_bytes(saved[-1].read_bytes()[:-100])
     return outcome(folder, result, sink), happened
 

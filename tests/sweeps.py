@@ -33,7 +33,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import load
 from diffcps.sweep.launch import launch
 from diffcps.tasks.registry import get_task, task_of
-from diffcps.training import trial as trials
+from diffcps.training import trials
 from diffcps.training.packs import fitting
 from diffcps.training.process import Machine
 

@@ -19,7 +19,7 @@ from diffcps.training.evaluation import Evaluator, Rollouts
 from diffcps.training.policy import Policy
 from diffcps.training.process import Machine
 from diffcps.training.together import Together
-from diffcps.training.trial import run
+from diffcps.training.trials import run
 from diffcps.training.watchdog import Watchdog
 from diffcps.training.workers import Workers
 

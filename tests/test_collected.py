@@ -14,8 +14,7 @@ from minari.dataset.minari_storage import MinariStorage
 
 from diffcps import data
 from diffcps.config import DataConfig
-from diffcps.data import collected
-from diffcps.data import episodes as storage
+from diffcps.data import collected, minari_files
 from diffcps.data.collecting.collect import collect
 from diffcps.data.transitions import Episode, checksum
 from diffcps.errors import UserError
@@ -35,7 +34,7 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
     task, data = get_task(name), DataConfig(source="collected", rows=700)
     episodes = collect(task, data)
-    back = storage.read(collected.write(task, data, episodes, tmp_path))
+    back = minari_files.read(collected.write(task, data, episodes, tmp_path))
     assert checksum(back) == checksum(episodes)
     assert len(back) == len(episodes)
 
@@ -87,7 +86,7 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, monkeypatch: p
             collected.SOURCE.make(task, RING, folder=tmp_path)
     assert collected.SOURCE.find(task, RING, [tmp_path]) is None
     assert list(tmp_path.rglob("*.hdf5")) == []
-    assert len(storage.read(collected.SOURCE.make(task, RING, folder=tmp_path))) == 1
+    assert len(minari_files.read(collected.SOURCE.make(task, RING, folder=tmp_path))) == 1
 
 
 def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
     first = collect(task, RING)
     other = collect(task, DataConfig(source="collected", rows=300, seed=9))
     assert collected.write(task, RING, first, tmp_path) == collected.write(task, RING, other, tmp_path)
-    assert checksum(storage.read(collected.write(task, RING, other, tmp_path))) == checksum(first)
+    assert checksum(minari_files.read(collected.write(task, RING, other, tmp_path))) == checksum(first)
     assert [p.name for p in tmp_path.iterdir()] == ["diffcps"]
 
 
@@ -183,7 +182,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     episode.rewards[7] = np.nan
     path = collected.write(task, RING, [episode], tmp_path)
     with pytest.raises(UserError, match="episode 0"):
-        storage.read(path)
+        minari_files.read(path)
 
 
 def test_a_set_with_images_is_refused(tmp_path: Path) -> None:
@@ -197,4 +196,4 @@ def test_a_set_with_images_is_refused(tmp_path: Path) -> None:
     )
     path = collected.write(task, DataConfig(source="collected", rows=2), [episode], tmp_path)
     with pytest.raises(UserError, match="flat vectors"):
-        storage.read(path)
+        minari_files.read(path)

@@ -16,7 +16,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.presets import made
 from diffcps.runs.time_left import seconds_left, seconds_per_step, until_the_end
-from diffcps.runs.trials import Trial, read_trial
+from diffcps.runs.trial import Trial, read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep.display import MOST_ROWS, Board, names
 from diffcps.tasks.registry import get_task

@@ -18,10 +18,10 @@ from diffcps.runs.joined import joined
 from diffcps.runs.plan import Plan, load
 from diffcps.runs.planning import build
 from diffcps.runs.read import collect
-from diffcps.runs.trials import Trial, TrialState, read_trial
+from diffcps.runs.trial import Trial, TrialState, read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep import claim
-from diffcps.sweep.request import _grown
+from diffcps.sweep.request import grown
 from diffcps.sweep.search import StudyPerTask, point_of
 
 SMALL: dict[str, Any] = {"preset": "demo", "tasks": ("bandit-ring",), "steps": 20, "name": "own"}
@@ -42,7 +42,7 @@ def begun(tmp_path: Path, known: Plan) -> Location:
 def test_a_search_grows_by_more_trials_and_keeps_what_it_knows(tmp_path: Path) -> None:
     short, long = (build(SweepOptions(**SEARCH, trials=count)) for count in (3, 5))
     here = begun(tmp_path, short)
-    wanted = _grown(long, here.folder, False)
+    wanted = grown(long, here.folder, False)
     with claim.claimed(here, wanted):
         claim.begin(here, wanted)
     assert load(here.folder) == long
@@ -52,7 +52,7 @@ def test_a_search_grows_by_more_trials_and_keeps_what_it_knows(tmp_path: Path) -
     assert StudyPerTask(long, finished).remaining == 2
     assert [point_of(trial, long.axes) for trial, _ in finished] == points
     with pytest.raises(UserError, match="5 trials for each task, and --trials 3"):
-        _grown(short, here.folder, False)
+        grown(short, here.folder, False)
 
 
 def test_the_same_search_with_more_trials_has_the_same_name() -> None:
@@ -67,15 +67,15 @@ def test_a_grid_grows_by_what_it_does_not_have(tmp_path: Path) -> None:
     first = plan(vary=("hidden_size=8,16",))
     here = begun(tmp_path, first)
     more = plan(tasks=("bandit-ring", "bandit-corners"), vary=("hidden_size=16,32",))
-    wanted = _grown(more, here.folder, True)
+    wanted = grown(more, here.folder, True)
     assert wanted.trials == (*first.trials, *(trial for trial in more.trials if trial not in first.trials))
     assert len(wanted.trials) == 5
     assert [(axis.name, axis.choices) for axis in wanted.axes] == [("hidden_size", (8, 16, 32))]
     with claim.claimed(here, wanted):
         claim.begin(here, wanted)
     assert load(here.folder) == wanted
-    assert _grown(more, here.folder, True) == wanted, "the same command again continues it"
-    with pytest.raises(UserError, match="--extend"), claim.claimed(here, _grown(more, here.folder, False)):
+    assert grown(more, here.folder, True) == wanted, "the same command again continues it"
+    with pytest.raises(UserError, match="--extend"), claim.claimed(here, grown(more, here.folder, False)):
         pass
 
 
@@ -83,20 +83,20 @@ def test_further_seeds_are_a_pack_of_their_own(tmp_path: Path) -> None:
     first = plan(seeds=3, vary=("hidden_size=8,16",))
     here = begun(tmp_path, first)
     more = plan(seeds=5, vary=("hidden_size=8,16",))
-    wanted = _grown(more, here.folder, True)
+    wanted = grown(more, here.folder, True)
     assert wanted.trials[:2] == first.trials
     assert [[member.seed for member in trial.members] for trial in wanted.trials] == [[0, 1, 2]] * 2 + [[3, 4]] * 2
     with claim.claimed(here, wanted):
         claim.begin(here, wanted)
-    assert _grown(more, here.folder, True) == wanted, "the same command again continues it"
-    assert _grown(plan(seeds=2, vary=("hidden_size=8,16",)), here.folder, True) == wanted, "fewer seeds add nothing"
+    assert grown(more, here.folder, True) == wanted, "the same command again continues it"
+    assert grown(plan(seeds=2, vary=("hidden_size=8,16",)), here.folder, True) == wanted, "fewer seeds add nothing"
 
 
 def test_further_seeds_of_several_algorithms_stand_beside_those_they_have(tmp_path: Path) -> None:
     """DiffCPS has another way to act beside it, and IQL none: they do already."""
     first, more = (plan(algorithms=("diffcps", "iql"), seeds=count) for count in (3, 5))
     here = begun(tmp_path, first)
-    wanted = _grown(more, here.folder, True)
+    wanted = grown(more, here.folder, True)
     assert [(trial.algorithm, len(trial.members)) for trial in wanted.trials] == [
         ("diffcps", 3), ("iql", 3), ("diffcps", 2), ("iql", 2),
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def test_further_seeds_of_several_algorithms_stand_beside_those_they_have(tmp_pa
 def test_seeds_that_are_an_axis_and_members_that_differ_are_no_further_seeds(tmp_path: Path) -> None:
     here = begun(tmp_path, plan(vary=("seeds=2,4",)))
     with pytest.raises(UserError, match="axis"):
-        _grown(plan(vary=("seeds=3,6",)), here.folder, True)
+        grown(plan(vary=("seeds=3,6",)), here.folder, True)
     base = plan(seeds=2).trials[0]
     mixed = base.replaced(members=(base.members[0], Member(1, Values({"grad_norm": 5.0}))))
     assert Plan("own", "demo", (mixed,)).merged(Plan("own", "demo", (base,))).trials == (mixed, base)
@@ -169,7 +169,7 @@ def test_packs_that_are_not_complete_or_share_a_seed_stand_alone() -> None:
 def test_what_changes_no_result_makes_no_other_trial(tmp_path: Path) -> None:
     first = plan()
     here = begun(tmp_path, first)
-    wanted = _grown(
+    wanted = grown(
         plan(tasks=("bandit-ring", "bandit-corners"), keep_best=True, checkpoint_minutes=1.0), here.folder, True
     )
     assert [trial.task for trial in wanted.trials] == ["bandit-ring", "bandit-corners"]
@@ -191,12 +191,12 @@ def test_what_changes_no_result_makes_no_other_trial(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path, first: dict[str, Any], more: dict[str, Any], said: str) -> None:
     here = begun(tmp_path, plan(**first))
     with pytest.raises(UserError, match=said):
-        _grown(plan(**more), here.folder, True)
+        grown(plan(**more), here.folder, True)
 
 
 def test_there_must_be_a_sweep_to_extend(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no sweep"):
-        _grown(plan(), tmp_path / "own", True)
+        grown(plan(), tmp_path / "own", True)
     search = build(SweepOptions(**SEARCH, trials=3))
     assert replace(search, search=4).contains(search)
     assert not search.contains(replace(search, search=4))

@@ -32,7 +32,7 @@ def test_trials_are_trained_once_and_reported(tmp_path: Path) -> None:
     assert {trial.value("target_kl") for trial in trials} == {0.3}
     steps: list[int] = []
     folder = train(trials, tmp_path / "mine", progress=lambda status: steps.append(status["step"]))
-    assert all(RunFolder(folder / "runs" / trial.key).ended for trial in trials)
+    assert all(RunFolder(folder / "runs" / trial.key).done for trial in trials)
     assert max(steps) == 4
     steps.clear()
     assert train(trials, folder, progress=lambda status: steps.append(status["step"])) == folder
@@ -63,8 +63,8 @@ def test_an_interrupted_trial_is_stopped_and_goes_on(tmp_path: Path, monkeypatch
     assert first.status["state"] == "stopped"
     assert not second.path.exists(), "the second never began, and did not fail"
     assert train(trials, "~/mine") == tmp_path / "mine"
-    assert first.ended
-    assert second.ended
+    assert first.done
+    assert second.done
 
 
 def test_clouds_show_what_the_samples_are(tmp_path: Path) -> None:

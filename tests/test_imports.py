@@ -18,7 +18,7 @@ from diffcps import cli, data
 from diffcps import files as file_tools
 from diffcps.config import DataConfig
 from diffcps.data import d4rl, imports
-from diffcps.data.episodes import notes
+from diffcps.data.minari_files import notes
 from diffcps.data.provenance import KNOWN_SHA256
 from diffcps.data.transitions import Rows, Transitions, limit_timeouts
 from diffcps.errors import UserError

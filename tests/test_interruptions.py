@@ -115,7 +115,7 @@ def assert_interrupted(session: Session, sweep: Path, folder: RunFolder) -> list
     stopped = [run for run in levels["member"] if run.data.tags["config_key"] == folder.config.key]
     assert {run.info.status for run in stopped} == {run.info.status for run in levels["sweep"]} == {"KILLED"}
     states = {run.data.tags["config_key"]: run.info.status for run in levels["trial"]}
-    complete = {key for key, other in sweeps.folders_of(sweep).items() if other.ended}
+    complete = {key for key, other in sweeps.folders_of(sweep).items() if other.done}
     assert states == {folder.config.key: "KILLED"} | dict.fromkeys(complete, "FINISHED")
     assert "stopped" in (sweep / "table.md").read_text("utf-8")
     (command,) = re.findall(r"^ +(\S*python\S* .*--resume.*)$", session.output, re.MULTILINE)
@@ -133,8 +133,8 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
     done, cut = planned(first, sweep)
     first.wait_until(half_way(cut))
     kill_driver(first)
-    assert done.ended
-    assert not cut.ended
+    assert done.done
+    assert not cut.done
     assert sorted((cut.path / "checkpoint").glob("*.pt")), "there is something to go on from"
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
 
@@ -151,7 +151,7 @@ def test_killed_driver_signal_and_killed_worker(start, tmp_path, uninterrupted):
     assert not last.left_behind()
     assert {path: path.stat().st_mtime_ns for path in done.path.rglob("*")} == before, "not run again"
     for folder in (done, cut):
-        assert folder.ended
+        assert folder.done
         sweeps.assert_same_result(folder, uninterrupted(folder))
     sweeps.assert_tree(sweep)
 
@@ -171,7 +171,7 @@ def test_after_the_death_of_a_pack_its_trials_go_on_one_by_one(start, tmp_path):
     assert killed not in processes
     prepare_process(1)  # as a worker does
     for folder in folders:
-        assert folder.ended
+        assert folder.done
         assert folder.attempts["alone"]
         assert [event["external"] for event in folder.attempts["newest"]] == [False]
         sweeps.assert_same_result(folder, sweeps.train(folder.config, tmp_path / "alone"))

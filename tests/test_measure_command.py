@@ -17,7 +17,7 @@ from diffcps.config import RunConfig
 from diffcps.errors import UserError
 from diffcps.report import analysis
 from diffcps.runs.read import collect
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.training.measures import offline
 from diffcps.training.process import prepare_process
 

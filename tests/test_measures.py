@@ -26,7 +26,7 @@ from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.folder import RunFolder
 from diffcps.runs.planning import build
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.sweep.launch import launch
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
@@ -39,7 +39,7 @@ from diffcps.training.measures import Measure, acting, density, likelihood, path
 from diffcps.training.measures.subject import Measurer, Subject
 from diffcps.training.policy import Policy
 from diffcps.training.process import Machine
-from diffcps.training.trial import Assignment, run
+from diffcps.training.trials import Assignment, run
 
 CPU = Machine(torch.device("cpu"))
 TINY = {"hidden_size": 8, "time_embedding": 4, "batch_size": 4, "ema_start": 5, "ema_every": 2, "hidden_layers": 1}

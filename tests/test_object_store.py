@@ -69,7 +69,7 @@ def test_killed_and_gone_on_with_on_another_machine(server: stores.Store, tmp_pa
     assert len(ours) == 2
     for key, folder in sweeps.folders_of(tmp_path / "results" / "stored").items():
         sweeps.assert_same_result(ours[key], folder)
-        assert RunFolder(view / "runs" / key).ended
+        assert RunFolder(view / "runs" / key).done
     sweeps.assert_tree(view)
     for file in (tmp_path / "fetched").rglob("*"):
         if file.is_file():

@@ -17,7 +17,7 @@ from test_ways import small
 from diffcps import algorithms
 from diffcps.config import DataConfig, Member
 from diffcps.data import library
-from diffcps.data.holding import beginnings, parted
+from diffcps.data.hold_out import beginnings, parted
 from diffcps.data.transitions import DatasetInfo, Transitions
 from diffcps.deploy.trained import members
 from diffcps.errors import UserError

@@ -1,5 +1,6 @@
 """From flags to trials, and from trials to a searcher."""
 
+import io
 import itertools
 import os
 import shlex
@@ -15,6 +16,7 @@ import optuna
 import pytest
 import torch
 from ray.tune.search import Searcher
+from rich.console import Console
 
 from diffcps.config import DataConfig, EvaluationConfig, Member, RunConfig
 from diffcps.errors import UserError
@@ -25,6 +27,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import OBJECTIVE, Axis, Plan, load
 from diffcps.runs.planning import DEMO_TASKS, build
 from diffcps.storage.location import Location
+from diffcps.sweep.data_sets import read_data
 from diffcps.sweep.dry_run import Estimator
 from diffcps.sweep.search import StudyPerTask, grid_searcher, point_of
 from diffcps.tasks import paper
@@ -594,3 +597,15 @@ def test_what_continues_a_sweep_is_what_began_it(tmp_path: Path, monkeypatch: py
     assert words("/site-packages/diffcps/__main__.py") == [*module, "sweep"]
     typed = shlex.split(typed_command(["/site-packages/diffcps/__main__.py", "study", "steps"]))
     assert typed == [*module, "study", "steps"]
+
+
+def test_every_data_set_of_a_task_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFCPS_HOME", str(tmp_path / "home"))
+    plan = plan_of(tasks=("bandit-ring",), steps=10, vary=("data.rows=100,200",))
+    console = Console(record=True, width=120, file=io.StringIO())
+    read_data(plan, Location(tmp_path), console)
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert [line[:2] for line in lines if line and line[0] == "bandit-ring"] == [
+        ["bandit-ring", "100"],
+        ["bandit-ring", "200"],
+    ]

@@ -39,7 +39,7 @@ location = job.location.on_this_machine()
 found = retries.Retries(location, [trial.key], "launch")
 ray_train.trainer(found, ray_train.PlacementGroups(trial.key))
 found.begin()
-assert next(found.groups()) and not location.run_folder(trial.key).ended
+assert next(found.groups()) and not location.run_folder(trial.key).done
 print("heavy:", *{"torch", "mlflow", "h5py", "scipy"} & set(sys.modules), *{"pandas"} & (set(sys.modules) - before))
 """
     job = Job(Plan("sweep", "demo", (TRIAL,)), Location(tmp_path), Resources(cpus=1, gpus=0, concurrent=1))

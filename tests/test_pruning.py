@@ -25,7 +25,7 @@ from diffcps.runs.plan import Plan, parsed
 from diffcps.runs.planning import build
 from diffcps.runs.pruning import FEWEST, behind, curve, evaluated_alike
 from diffcps.runs.read import collect
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep import claim, dashboard
 from diffcps.training.divergence import MARGIN, divergence_rule
@@ -133,7 +133,7 @@ def test_a_trial_ends_where_the_rule_says(tmp_path: Path) -> None:
 
     folder = trained(tmp_path / "runs" / CONFIG.key, CONFIG, prune=lambda data: rule)
     assert asked == [6, 12]
-    assert folder.ended
+    assert folder.done
     assert (folder.status["state"], folder.status["step"], folder.status["saved"]) == ("pruned", 12, 12)
     found = read_trial(folder.path)
     assert (found.state, found.trouble, found.evaluations.steps.tolist()) == ("pruned", "it comes to nothing", [6, 12])

@@ -19,7 +19,7 @@ from diffcps.runs.folder import RunFolder
 from diffcps.runs.plan import load
 from diffcps.runs.read import collect, read, trials
 from diffcps.runs.rows import read_rows
-from diffcps.runs.trials import QUIET_SECONDS, read_trial, varying
+from diffcps.runs.trial import QUIET_SECONDS, read_trial, varying
 
 
 def test_a_running_trial_is_interrupted_once_nobody_can_be_working_on_it(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_settings_are_those_of_all_members(tmp_path: Path) -> None:
 def test_looking_at_statuses_imports_nothing_slow(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path, synthetic.config())
     code = (
-        "import sys; from pathlib import Path; from diffcps.runs.trials import read_trial\n"
+        "import sys; from pathlib import Path; from diffcps.runs.trial import read_trial\n"
         f"assert read_trial(Path({str(folder.path)!r})).number('step') == 400\n"
         "print(sorted({'pandas', 'torch', 'mlflow', 'ray', 'h5py', 'matplotlib'} & set(sys.modules)))"
     )

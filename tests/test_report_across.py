@@ -15,7 +15,7 @@ from diffcps.report.analysis import along, beside_paper, lines
 from diffcps.report.contents import Report
 from diffcps.report.diagnostics import diagnose, discounted
 from diffcps.report.document import Bullets
-from diffcps.runs.trials import Trial, read_trial
+from diffcps.runs.trial import Trial, read_trial
 from diffcps.tasks.registry import get_task
 
 LOCOMOTION = "halfcheetah-medium-v2", "hopper-medium-v2", "walker2d-medium-v2"

@@ -22,7 +22,7 @@ from diffcps.runs.flags import SweepOptions
 from diffcps.runs.planning import build
 from diffcps.runs.presets import official
 from diffcps.runs.read import collect
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.tasks.registry import get_task
 
 HOPPER, WALKER = "hopper-medium-v2", "walker2d-medium-v2"

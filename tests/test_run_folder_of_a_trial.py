@@ -42,7 +42,7 @@ def test_sinks_are_closed_once_whatever_happens(tmp_path: Path) -> None:
 
     class Slow(Memory):
         def close(self, pruned: str = "") -> None:
-            assert not folder.ended, "what is still to be shown belongs to the trial's time"
+            assert not folder.done, "what is still to be shown belongs to the trial's time"
             time.sleep(0.2)
             super().close()
 
@@ -92,7 +92,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_trial_leaves_a_whole_run_folder(tmp_path: Path) -> None:
     reports: list[dict[str, float]] = []
     folder = trained(tmp_path, report=reports.append)
-    assert folder.ended
+    assert folder.done
     assert [report["step"] for report in reports] == [6, 12, 18, 20]
     assert folder.config == CONFIG
     assert folder.environment["dataset"]["checksum"] == "c0ffee"
@@ -119,7 +119,7 @@ def test_failure_is_written_down_and_overcome(tmp_path: Path) -> None:
     assert "Traceback" in folder.status["details"]
     assert folder.status["step"] > 0
     trained(tmp_path)
-    assert folder.ended
+    assert folder.done
     assert "error" not in folder.status
 
 

@@ -110,7 +110,7 @@ def test_looking_touches_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "x")
     assert folder.status == {"state": "pending", "step": 0}
     assert folder.environment == {}
-    assert not folder.ended
+    assert not folder.done
     assert folder.load_checkpoint() == (None, [])
     assert os.listdir(tmp_path) == []
 
@@ -165,7 +165,7 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
 def test_complete_is_one_state_only(tmp_path: Path, name: str) -> None:
     folder = make(tmp_path)
     folder.write_status({"state": name, "step": 1})
-    assert folder.ended is (name == "complete")
+    assert folder.done is (name == "complete")
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from diffcps.runs.flags import SweepOptions
 from diffcps.runs.plan import Axis, Plan
 from diffcps.runs.planning import build
 from diffcps.runs.read import IMPORTANCES
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.sweep.dashboard import importances
 from diffcps.tasks.registry import get_task
 

@@ -20,7 +20,7 @@ from diffcps.runs import criteria
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.planning import build
 from diffcps.runs.read import collect
-from diffcps.runs.trials import Trial, read_trial
+from diffcps.runs.trial import Trial, read_trial
 from diffcps.training.measures import offline
 
 NUMBERS = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=12)

@@ -13,7 +13,7 @@ from looped import CONFIG, Killed, Reaper, clock, evaluate, learned, looped, str
 
 from diffcps.config import RunConfig
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.training import cost
 from diffcps.training.beside import at_once
 from diffcps.training.course import PURPOSES, Course
@@ -108,7 +108,7 @@ def test_progress_tells_the_truth(tmp_path: Path) -> None:
     for status in seen[1:-1]:
         assert status["seconds_left"] == pytest.approx((20 - status["step"]) / status["steps_per_second"])
     assert folder.status == json.loads(json.dumps(seen[-1]))
-    assert folder.ended
+    assert folder.done
     assert folder.status["notes"] == []
     assert set(folder.status["seconds"]) == set(PURPOSES)
     assert all(spent >= 0 for spent in folder.status["seconds"].values())

@@ -30,7 +30,7 @@ from diffcps.deploy.saved import SavedPolicy
 from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.planning import build
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.tasks.registry import get_task
 from diffcps.training import checks, measures
 

@@ -168,7 +168,7 @@ def test_a_complete_trial_and_one_that_another_drives_are_left_alone(tmp_path: P
     assert location.run_folder(CONFIG.key).attempts == before
     location.run_folder(CONFIG.key).write_status({"state": "complete", "step": 20, "saved": 20})
     assert not new.again(cause_of(died()))
-    assert location.run_folder(CONFIG.key).ended
+    assert location.run_folder(CONFIG.key).done
     assert location.run_folder(CONFIG.key).attempts == before
 
 
@@ -380,7 +380,7 @@ def test_a_worker_that_was_only_thought_dead_stops(tmp_path: Path, undisturbed: 
     old.start()
     assert stopped.wait(GUARD)
     folder = trials.trained(tmp_path, CONFIG)
-    assert folder.ended
+    assert folder.done
     before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
     wake_up.set()
     old.join(GUARD)
@@ -441,7 +441,7 @@ def test_no_room_for_anything(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     with pytest.raises(DiskFullError, match="No space left"):
         trials.trained(tmp_path, CONFIG, folder=RunFolder(tmp_path, full))
     assert caplog.text.count("No space left") >= 2
-    assert trials.trained(tmp_path, CONFIG).ended
+    assert trials.trained(tmp_path, CONFIG).done
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
@@ -460,7 +460,7 @@ def test_a_disk_that_really_is_full(tmp_path: Path) -> None:
     assert "File too large" in folder.status["error"]
     assert not list(folder.path.glob("checkpoint/*.pt"))
     assert not list(folder.path.rglob("*.tmp"))
-    assert trials.trained(tmp_path, config).ended
+    assert trials.trained(tmp_path, config).done
 
 
 @pytest.mark.slow
@@ -576,13 +576,13 @@ def test_a_worker_that_always_dies_fails_its_trial_alone(home: None, tmp_path: P
         for _ in range(CRASHES):
             kill_a_worker(session, bad)
         assert session.wait() == 1, session.output
-        assert good.ended
+        assert good.done
         assert f"its worker died {CRASHES} times in a row before its first checkpoint" in bad.status["error"]
         assert "1 trial failed" in session.output
         assert f"died {CRASHES} times in a row" in (tmp_path / "ring" / "table.md").read_text("utf-8")
         again = Session.sweep(tmp_path / "log2", "--resume", "ring", "--results", tmp_path)
         assert again.wait() == 0, again.output
-        assert bad.ended
+        assert bad.done
     finally:
         for each in filter(None, [session, again]):
             each.end()

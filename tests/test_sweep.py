@@ -59,7 +59,7 @@ def assert_complete(folder: Path, trials: int) -> Plan:
     for key, part in found.items():
         files = "config.json", "environment.json", "metrics.csv", "returns.csv", "status.json", "checkpoint"
         assert all((part.path / name).exists() for name in files)
-        assert part.ended
+        assert part.done
         assert part.config.key == key
         row, config = rows[key], part.config
         assert (row["task"], row["state"], row["step"]) == (config.task, "complete", str(config.steps))
@@ -230,7 +230,7 @@ def test_trials_train_as_one_pack_and_one_that_fails_takes_no_other_with_it(
     found = sweeps.folders_of(tmp_path / "packed")
     states = {key: (folder.config.task, folder.status["state"]) for key, folder in found.items()}
     assert set(states.values()) == {("bandit-ring", "complete"), ("bandit-corners", "failed")}
-    assert all(str(collected) in folder.status["error"] for folder in found.values() if not folder.ended)
+    assert all(str(collected) in folder.status["error"] for folder in found.values() if not folder.done)
 
     console.repair()
     assert sweeps.run_here("--resume", "packed", "--pack-trials", 4, *where) == 0

@@ -22,7 +22,7 @@ from diffcps.runs.folder import GROWING, RunFolder
 from diffcps.runs.lock import LEASE, LOCK, holder
 from diffcps.runs.plan import Axis, load
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import QUIET_SECONDS
+from diffcps.runs.trial import QUIET_SECONDS
 from diffcps.storage.location import Location, opened
 from diffcps.storage.remote import Remote, leased
 from diffcps.sweep.claim import claimed

@@ -34,7 +34,7 @@ from diffcps.training.learner import Learner
 from diffcps.training.loop import Prune
 from diffcps.training.packs import cut
 from diffcps.training.process import Machine
-from diffcps.training.trial import run
+from diffcps.training.trials import run
 from diffcps.training.workers import shares
 
 # sizes of whole vector registers and even packs: of others, rounding depends on how many members there are
@@ -108,7 +108,7 @@ def test_a_folder_stays_as_it_is_once_its_trial_has_ended(tmp_path: Path) -> Non
     seen: list[dict[Path, bytes]] = []
 
     def look(scores: dict[str, float]) -> None:
-        if together[0].folder.ended:
+        if together[0].folder.done:
             seen.append({file: file.read_bytes() for file in together[0].folder.path.rglob("*") if file.is_file()})
 
     run([*together[:2], replace(together[2], report=look)], CPU, stuck_after=1000.0)

@@ -22,7 +22,7 @@ from diffcps.errors import UserError
 from diffcps.runs.flags import SweepOptions
 from diffcps.runs.planning import build
 from diffcps.runs.settings import settings
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.sweep import dry_run
 from diffcps.tracking.labels import rows_of
 from diffcps.training import measures

@@ -207,9 +207,6 @@ class Algorithm(Generic[S]):
     """Whether there is an averaged policy, which can act too. Then a student can learn along with the policies."""
     has_density: ClassVar[bool] = False
     """Whether measures can compute its policy's distribution. It is then a ``bc.Cloner``."""
-    joins: ClassVar[bool] = True
-    """Whether members of several trials can be in one pack: not with columns of members or columns that ``fill`` fills, which
-    are those of one data set."""
     judge: ClassVar[str | None] = None
     """The parameters of ``critic`` that a finished policy keeps, among ``acting``, and the measure ``critic`` reads; ``None``: no
     such critic is measured."""
@@ -303,7 +300,8 @@ class Algorithm(Generic[S]):
         """Called before the first step of a stage: fill columns of ``data.more`` and ``data.of_member``, in place.
 
         When training resumes it is called for each stage so far, in order. Columns are no part of a checkpoint, so those of
-        the newest stage must follow from the data, from networks that learn no more, and from random numbers of ``key``.
+        the newest stage must follow from the data, from networks that learn no more, and from random numbers of ``key``. They
+        are columns of one data set, so a trial of an algorithm that has this method never shares a pack with another trial.
 
         Args:
             stage: the stage that begins.

@@ -143,7 +143,6 @@ class Scored(Teacher[S]):
 
     averages = False
     unit_actions = True
-    joins = False
 
     def __init__(self, members: Sequence[S], problem: Problem, device: torch.device) -> None:
         super().__init__(members, problem, device)

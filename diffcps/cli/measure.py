@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from diffcps.config import Member
-    from diffcps.runs.trials import Trial
+    from diffcps.runs.trial import Trial
 
 SOME_FAILED = 1
 

@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
 from diffcps import text
 from diffcps.cli.sweep_facts import advice, commits, folder_of, in_one_pack_with, tracking_uri
+from diffcps.cli.tables import how_long_ago, print_table
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial, ascending, symbols, varying
+from diffcps.runs.trial import Trial, ascending, symbols, varying
 from diffcps.text import STYLES, Column, duration, if_known, say
 
 _NARROW = 110
@@ -47,7 +47,7 @@ def _heading(sweep: Sweep) -> str:
     if left := sweep.seconds_left():
         parts.append(f"about {duration(left)} left")
     if sweep.touched is not None:
-        parts.append(f"touched {moment(sweep.touched)}")
+        parts.append(f"touched {how_long_ago(sweep.touched)}")
     return " · ".join(parts)
 
 
@@ -132,7 +132,7 @@ def _trial_columns(trials: Sequence[Trial], narrow: bool) -> list[Column]:
         Column("last", [if_known(trial.number("last")) for trial in trials]),
         Column("best (oracle)", [if_known(trial.number("best")) for trial in trials], drop=3),
         Column("time left", [if_known(trial.seconds_left, duration) for trial in trials]),
-        Column("updated", [moment(trial.updated) for trial in trials], drop=4),
+        Column("updated", [how_long_ago(trial.updated) for trial in trials], drop=4),
     ]
 
 
@@ -203,16 +203,3 @@ def _notes(sweep: Sweep) -> list[str]:
     if any(trial.number("last") is not None for trial in sweep.trials):
         notes.append(f"Table and curves: diffcps report {sweep.name} --results {sweep.results}")
     return notes
-
-
-def print_table(console: Console, columns: Sequence[Column], styles: Sequence[str]) -> None:
-    """Print the columns that are not empty and that fit, and name those that do not."""
-    shown, dropped = text.fitting([column for column in columns if any(column.cells)], console.width)
-    console.print(text.terminal_table(shown, "", styles), Text(), crop=False)
-    if dropped:
-        say(console, f"Columns left out: {', '.join(dropped)}. Use a wider window or --json.", "dim")
-
-
-def moment(at: float | None) -> str:
-    """How long ago a time is, in words; nothing for an unknown one."""
-    return "" if at is None else text.ago(time.time() - at)

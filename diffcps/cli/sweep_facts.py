@@ -5,7 +5,7 @@ from typing import Any
 
 from diffcps import text
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 
 
 def record(sweep: Sweep) -> dict[str, Any]:

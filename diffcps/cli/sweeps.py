@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from diffcps.cli.one_sweep import moment, print_table, show
+from diffcps.cli.one_sweep import show
 from diffcps.cli.sweep_facts import advice, counts, details, record
+from diffcps.cli.tables import how_long_ago, print_table
 from diffcps.runs.read import Sweep
 from diffcps.text import STYLES, Column, duration, if_known, say
 
@@ -82,7 +83,7 @@ def _list(sweeps: Sequence[Sweep], results: str, console: Console) -> None:
         Column("last", [if_known(sweep.mean("last")) for sweep in sweeps], drop=3),
         Column("best (oracle)", [if_known(sweep.mean("best")) for sweep in sweeps], drop=2),
         Column("time left", [if_known(sweep.seconds_left(), duration) for sweep in sweeps]),
-        Column("touched", [moment(sweep.touched) for sweep in sweeps]),
+        Column("touched", [how_long_ago(sweep.touched) for sweep in sweeps]),
     ]
     print_table(console, columns, [STYLES[sweep.state] for sweep in sweeps])
     if any(sweep.mean("last") is not None for sweep in sweeps):

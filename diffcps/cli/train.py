@@ -19,7 +19,7 @@ from diffcps.config import ALGORITHM, RunConfig
 from diffcps.errors import UserError
 from diffcps.files import is_url, local_path
 from diffcps.runs.flags import PlaceFlags, RunFlags
-from diffcps.runs.trials import speed_of
+from diffcps.runs.trial import speed_of
 from diffcps.text import say, worded
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Train(PlaceFlags, RunFlags):
         from diffcps.training.checks import check
         from diffcps.training.facts import unused_gpu
         from diffcps.training.process import Machine
-        from diffcps.training.trial import Assignment, run
+        from diffcps.training.trials import Assignment, run
         from diffcps.training.views import check as check_views
         from diffcps.training.views import views
 
@@ -64,7 +64,7 @@ class Train(PlaceFlags, RunFlags):
             raise UserError(reason)
         folder = RunFolder(local_path(self.results) / "single" / "runs" / config.key)
         folder.check_data(_read(config, self.directories, console))
-        if folder.ended:
+        if folder.done:
             say(console, "this trial is complete already")
         elif reason := unused_gpu():
             say(console, reason, style="yellow")

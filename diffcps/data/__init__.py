@@ -1,4 +1,12 @@
-"""Data sets as transitions that a learner learns from; ``library`` has the sources that they come from."""
+"""Data sets as transitions that a learner learns from.
+
+``transitions`` is what all become. ``library`` has the contract of a source and finds data sets; ``d4rl``, ``minari``,
+``collected`` and ``ogbench`` are the sources, one file each. ``hold_out`` sets trajectories aside. ``checking`` looks for faults.
+
+New data: ``download`` (with ``mirrors`` and ``partial_file``) brings D4RL's files, ``provenance`` knows their checksums,
+``imports`` makes Minari data sets of them; ``minari_tasks`` makes tasks of Minari data sets and ``own`` of a user's episodes;
+``collecting`` simulates. ``minari_files`` is Minari's format on disk.
+"""
 
 import os
 

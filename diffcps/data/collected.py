@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffcps.config import DataConfig, home
-from diffcps.data import episodes
+from diffcps.data import minari_files
 from diffcps.data.collecting import behaviour
-from diffcps.data.library import Checksum, Holding, Progress, Source, distinct
-from diffcps.data.minari import holding, noted_task
+from diffcps.data.library import Holding, Progress, Sha256Of, Source, distinct, named_folders
 from diffcps.data.transitions import Episode, Origin, Transitions, checksum, from_episodes
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
@@ -32,15 +31,15 @@ class Collected(Source):
 
     def load(self, task: Task, path: Path) -> Transitions:
         """See ``Source.load``."""
-        found = episodes.read(path)
+        found = minari_files.read(path)
         origin = Origin(
             source=self.name, path=path, checksum=checksum(found), provenance="other", provenance_note=_NOTE
         )
         return from_episodes(task, found, origin)
 
     def places(self, directories: Sequence[Path]) -> list[Path]:
-        """The given folders and the one that data are made in."""
-        return distinct([*directories, root()])
+        """The given folders, those of ``DIFFCPS_DATA``, and the one that data are made in; raises as ``named_folders`` does."""
+        return distinct([*named_folders(directories), root()])
 
     def wanted(self, task: Task) -> str:
         """Of any rows and seed."""
@@ -74,20 +73,20 @@ class Collected(Source):
         """Said to be not D4RL's where a D4RL file has the task's name."""
         return "collected, not D4RL's" if task.d4rl_file else "collected"
 
-    def holding(self, path: Path, sha256: Checksum) -> Holding:
-        """See ``minari.holding``."""
-        return holding(self.name, path)
+    def holding(self, path: Path, sha256: Sha256Of) -> Holding:
+        """See ``Source.holding``."""
+        return minari_files.holding(self.name, path)
 
     def recognise(self, path: Path, name: str | None) -> Task | None:
         """By the recipe in it."""
         recipe = _noted(path).get("recipe")
-        return noted_task(path, recipe.get("task"), name) if isinstance(recipe, dict) else None
+        return minari_files.noted_task(path, recipe.get("task"), name) if isinstance(recipe, dict) else None
 
     def record(self, task: Task, path: Path) -> "tuple[Recording | None, dict[str, str]]":
         """See ``Source.record``."""
         from diffcps.data.checking import recording
 
-        return recording.from_episodes(task, episodes.read(path))
+        return recording.from_episodes(task, minari_files.read(path))
 
 
 SOURCE = Collected()
@@ -104,7 +103,7 @@ def dataset_id(task: Task, data: DataConfig) -> str:
 
 
 def write(task: Task, data: DataConfig, found: Sequence[Episode], folder: Path) -> Path:
-    """Store collected episodes under ``folder`` and return the data set's path; raises as ``episodes.write`` does."""
+    """Store collected episodes under ``folder`` and return the data set's path; raises as ``minari_files.write`` does."""
     about = {
         "algorithm_name": "behaviour policy of DiffCPS",
         "description": f"{data.rows} steps of {task.environment.id} for the task {task.name}. {_NOTE}",
@@ -112,7 +111,7 @@ def write(task: Task, data: DataConfig, found: Sequence[Episode], folder: Path) 
     own: dict[str, Any] = {"recipe": _recipe(task, data), "note": _NOTE}
     if task.robot is not None:
         own["policies"] = asdict(behaviour.load(task.robot).facts)
-    return episodes.write(folder, dataset_id(task, data), task, found, about=about, own=own)
+    return minari_files.write(folder, dataset_id(task, data), task, found, about=about, own=own)
 
 
 def _recipe(task: Task, data: DataConfig) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def _recipe(task: Task, data: DataConfig) -> dict[str, Any]:
 def _noted(path: Path) -> dict[str, Any]:
     """What ``write`` notes of a data set; empty where there is none that can be read."""
     try:
-        return episodes.notes(path)
+        return minari_files.notes(path)
     except UserError:
         return {}
 

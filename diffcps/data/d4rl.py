@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffcps import files
 from diffcps.config import home
 from diffcps.data import provenance
-from diffcps.data.library import Checksum, Holding, Source, distinct, named_folders
+from diffcps.data.library import Holding, Sha256Of, Source, distinct, named_folders
 from diffcps.data.transitions import FloatArray, Origin, Rows, Transitions, check_actions, check_finite, from_rows
 from diffcps.errors import UserError, nearest
 from diffcps.tasks.registry import TASKS, Task, get_task
@@ -80,11 +80,11 @@ class D4RL(Source):
         """By provenance."""
         return {"verified": "D4RL", "unverified": "unverified", "other": "not D4RL's"}[provenance]
 
-    def holding(self, path: Path, sha256: Checksum) -> Holding:
+    def holding(self, path: Path, sha256: Sha256Of) -> Holding:
         """With rows, and the sha256 beside the published one."""
         rows, digest, state = count_rows(path), sha256(path), provenance.checksum_state(path)
         fault = None if rows is not None else "it has no 'rewards', so it is not in D4RL's layout."
-        return Holding(self.name, path, path.stat().st_size, rows, checksum=state, sha256=digest, fault=fault)
+        return Holding(self.name, path, path.stat().st_size, rows, checksum_state=state, sha256=digest, fault=fault)
 
     def recognise(self, path: Path, name: str | None) -> Task | None:
         """By the file's name, or the named task, where it has a D4RL file."""

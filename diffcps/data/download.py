@@ -94,7 +94,7 @@ def download(
         published=published,
     )
     files = [_File(shared, task) for task in tasks]
-    if not all(file.copy() for file in files):
+    if not all(file.found_here() for file in files):
         _make_folder(shared.folder)
     outcomes = _in_threads(files, jobs, shared)
     return [outcomes[file.path] for file in files]
@@ -171,7 +171,7 @@ class _File:
         if outcome is None:
             try:
                 with self._locked():
-                    outcome = self._existing() or self._downloaded()
+                    outcome = self._existing() or self._from_mirrors()
             except DiskError as error:
                 outcome = self._failed(str(error))
             except OSError as error:
@@ -179,14 +179,14 @@ class _File:
         self.shared.watcher.ended(self.task.name, outcome)
         return outcome
 
-    def copy(self) -> Path | None:
+    def found_here(self) -> Path | None:
         """The first file of this name on this machine; a link that leads nowhere is one."""
         paths = (folder / self.path.name for folder in (self.shared.folder, *self.shared.elsewhere))
         return next(filter(os.path.lexists, paths), None)
 
     def _existing(self) -> Outcome | None:
         """The outcome when there is a copy, which is never changed or replaced."""
-        found = self.copy()
+        found = self.found_here()
         if found is None:
             return None
         try:
@@ -201,7 +201,7 @@ class _File:
     def _failed(self, reason: str | None) -> Outcome:
         return Outcome(self.task.name, self.path, "failed", tried=tuple(self.tried), reason=reason)
 
-    def _downloaded(self) -> Outcome:
+    def _from_mirrors(self) -> Outcome:
         for mirror in self.shared.mirrors:
             for url in urls(mirror, self.sub_path):
                 try:
@@ -280,7 +280,7 @@ class _File:
             partial.begin(answer.total, answer.validator)
             blocks = itertools.chain([first], blocks)
         else:
-            partial.check_space(answer.total, have)
+            partial.make_space(answer.total, have)
         for block in blocks:
             partial.append(block)
             have += len(block)

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import files
-from diffcps.data import d4rl, minari
-from diffcps.data import episodes as storage
+from diffcps.data import d4rl, minari, minari_files
 from diffcps.data.transitions import DatasetInfo, Episode, Rows, Transitions, arrays_checksum, split
 from diffcps.errors import UserError
 from diffcps.tasks.registry import Task
@@ -75,7 +74,7 @@ def import_file(task: Task, path: Path, root: Path) -> tuple[DatasetInfo, bool]:
         "env_spec": envs.specification(task, task.physics).to_json(),
     }
 
-    written = storage.write(
+    written = minari_files.write(
         root,
         minari.imported_id(task),
         task=task,
@@ -102,7 +101,7 @@ def read(task: Task, path: Path) -> tuple[Rows, dict[str, Any]]:
 
     Raises as ``load`` does.
     """
-    episodes, own = storage.read(path), storage.notes(path)
+    episodes, own = minari_files.read(path), minari_files.notes(path)
     if own.get("task") != task.name or not _complete(own):
         raise UserError(
             f"{path} was not imported from a D4RL file of {task.name}. Move it away, then: diffcps data import "

@@ -30,7 +30,7 @@ SOURCES = {
 
 Progress = Callable[[int, int], None]
 """Called during a collection with the number of rows so far and of rows wanted."""
-Checksum = Callable[[Path], str | None]
+Sha256Of = Callable[[Path], str | None]
 """Gives the sha256 of a file, or ``None`` where it is not known."""
 
 
@@ -45,7 +45,7 @@ class Holding:
     """Bytes."""
     rows: int | None = None
     """``None`` when its head does not say."""
-    checksum: str | None = None
+    checksum_state: str | None = None
     """Result of comparing its sha256 with a published one (``provenance.ChecksumState``); ``None`` where nothing is compared."""
     sha256: str | None = None
     """Of a file, where it is known."""
@@ -134,7 +134,7 @@ class Source:
             lines.append(f"{folder}{remark if folder.is_dir() else ' (no such folder)'}")
         return lines
 
-    def holdings(self, task: Task, directories: Sequence[Path], sha256: Checksum) -> list[Holding]:
+    def holdings(self, task: Task, directories: Sequence[Path], sha256: Sha256Of) -> list[Holding]:
         """All data sets of the task that are here; one that differs from the first of its name is faulty."""
         found: list[Holding] = []
         for path in self.every(task, directories):
@@ -151,7 +151,7 @@ class Source:
             found.append(holding)
         return found
 
-    def holding(self, path: Path, sha256: Checksum) -> Holding:
+    def holding(self, path: Path, sha256: Sha256Of) -> Holding:
         """The data set at ``path``, from its head. Raises ``UserError`` or ``OSError`` when it cannot be read."""
         return Holding(self.name, path, path.stat().st_size)
 
@@ -240,7 +240,7 @@ def not_offered(task: Task, data: DataConfig) -> str | None:
     )
 
 
-def holdings(task: Task, directories: Sequence[Path], sha256: Checksum) -> list[Holding]:
+def holdings(task: Task, directories: Sequence[Path], sha256: Sha256Of) -> list[Holding]:
     """The task's data sets in ``directories`` and the standard folders, in the order of its sources.
 
     ``sha256`` is ``provenance.known_sha256``, which reads no file, or ``provenance.sha256_of``. Raises ``UserError`` when

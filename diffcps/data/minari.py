@@ -6,7 +6,7 @@ Minari data set of the file's task.
 **Mazes with a sparse reward** (AntMaze and PointMaze of gymnasium-robotics) may be recorded as continuing tasks: an
 episode continues after the goal is reached and has a reward at every further step. They are learned and evaluated like
 D4RL's AntMaze: reaching the goal ends an episode with a return of 1, and a score is the percentage of episodes that
-reach it. The environment is made with ``continuing_task=False``, and a step with a reward counts as terminal.
+reach it. A step with a reward counts as terminal, and ``minari_tasks`` makes the environment accordingly.
 """
 
 import json
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcps.data import episodes as storage
-from diffcps.data.library import Checksum, Holding, Source, distinct
+from diffcps.data import minari_files
+from diffcps.data.library import Holding, Sha256Of, Source, distinct, named_folders
 from diffcps.data.transitions import Episode, Origin, Transitions, check_actions, checksum, from_episodes
 from diffcps.errors import UserError
-from diffcps.tasks.registry import Task, get_task
+from diffcps.tasks.registry import Task
 
 if TYPE_CHECKING:
     from diffcps.data.checking.recording import Recording
@@ -39,7 +39,7 @@ class Minari(Source):
     says = "Minari data sets and imported D4RL files"
 
     def load(self, task: Task, path: Path) -> Transitions:
-        """See ``load`` here and in ``imports``."""
+        """Those of the task made from it, or of the file that was imported."""
         from diffcps.data import imports  # it imports this file
 
         return load(task, path) if task.definition is not None else imports.load(task, path)
@@ -49,8 +49,8 @@ class Minari(Source):
         return task.definition.minari_id if task.definition is not None else imported_id(task)
 
     def places(self, directories: Sequence[Path]) -> list[Path]:
-        """The given folders and Minari's own."""
-        return distinct([*directories, root()])
+        """The given folders, those of ``DIFFCPS_DATA``, and Minari's own; raises as ``named_folders`` does."""
+        return distinct([*named_folders(directories), root()])
 
     def every(self, task: Task, directories: Sequence[Path]) -> list[Path]:
         """The first one; imported twice, it is the same."""
@@ -75,16 +75,16 @@ class Minari(Source):
 
         return d4rl.SOURCE.label(task, provenance)
 
-    def holding(self, path: Path, sha256: Checksum) -> Holding:
-        """See ``holding``."""
-        return holding(self.name, path)
+    def holding(self, path: Path, sha256: Sha256Of) -> Holding:
+        """See ``Source.holding``."""
+        return minari_files.holding(self.name, path)
 
     def recognise(self, path: Path, name: str | None) -> Task | None:
         """By what the data set says, or else the named task."""
         if not (path / "data").is_dir():
             return None
-        own = storage.notes(path)
-        return None if "recipe" in own else noted_task(path, own.get("task"), name)
+        own = minari_files.notes(path)
+        return None if "recipe" in own else minari_files.noted_task(path, own.get("task"), name)
 
     def record(self, task: Task, path: Path) -> "tuple[Recording | None, dict[str, str]]":
         """See ``Source.record``."""
@@ -97,29 +97,6 @@ class Minari(Source):
 
 
 SOURCE = Minari()
-
-
-def holding(source: str, path: Path) -> Holding:
-    """A Minari data set on this machine."""
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    try:
-        return Holding(source, path, size, int(storage.metadata(path)["total_steps"]))
-    except (UserError, KeyError, TypeError):
-        return Holding(source, path, size, fault="its metadata.json cannot be read; delete it and make it again.")
-
-
-def noted_task(path: Path, noted: object, name: str | None) -> Task:
-    """The task that a Minari data set notes, or else the one that the user names.
-
-    Raises ``UserError`` when there is neither, or they differ.
-    """
-    if noted is None and name is None:
-        raise UserError(
-            f"{path} does not say which task its data belong to: --task NAME (`diffcps data minari ID` makes a task)."
-        )
-    if noted is not None and name is not None and noted != name:
-        raise UserError(f"{path} holds the data of {noted}: leave out --task {name}.")
-    return get_task(str(noted if noted is not None else name))
 
 
 def imported_id(task: Task) -> str:
@@ -160,7 +137,7 @@ def other_maze(path: Path) -> str:
 
     Start and goal may differ; walls are compared.
     """
-    metadata = storage.metadata(path)
+    metadata = minari_files.metadata(path)
     walls = [_walls(metadata.get(key)) for key in ("env_spec", "eval_env_spec")]
     if None in walls or walls[0] == walls[1]:
         return ""
@@ -180,7 +157,7 @@ def flat_episodes(path: Path) -> list[Episode]:
     """The episodes of a data set with flattened observations; those without a step are left out."""
     from diffcps.envs import recorded
 
-    return [episode for episode in storage.read(path, recorded.flatten) if len(episode.rewards)]
+    return [episode for episode in minari_files.read(path, recorded.flatten) if len(episode.rewards)]
 
 
 def _as_evaluated(task: Task, episodes: Sequence[Episode]) -> list[Episode]:

@@ -3,8 +3,8 @@
 A task has a data set's flattened observations, its actions, its reference scores, and the environment that it names for
 evaluation, or else was recorded in.
 
-**Mazes with a sparse reward** (AntMaze and PointMaze of gymnasium-robotics) are evaluated with ``continuing_task=False``:
-see ``minari``.
+**Mazes with a sparse reward** (AntMaze and PointMaze of gymnasium-robotics) are evaluated with ``continuing_task=False``,
+as ``minari`` reads them: reaching the goal ends an episode.
 
 **Reference scores** are those of the data set. Where it has none, a score is the plain return.
 """
@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffcps.config import EvaluationConfig, ScoreKind, TaskDefinition, Values
-from diffcps.data import episodes as storage
-from diffcps.data import minari
+from diffcps.data import minari, minari_files
 from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.files import unwritable_as_user_error, write_json
@@ -77,9 +76,9 @@ def describe(dataset_id: str, evaluated: bool = True) -> Found:
     from diffcps.envs import recorded
 
     path = obtain(dataset_id)
-    observation_space, action_space = storage.spaces(path)
-    metadata = storage.metadata(path)
-    if isinstance(name := storage.notes(path).get("task"), str) and name in TASKS:
+    observation_space, action_space = minari_files.spaces(path)
+    metadata = minari_files.metadata(path)
+    if isinstance(name := minari_files.notes(path).get("task"), str) and name in TASKS:
         raise UserError(f"{dataset_id} is the D4RL file of {name}, imported. Use that task: {name} --data minari.")
     text = _environment_text(dataset_id, metadata, evaluated)
     where = f"{dataset_id}: its"

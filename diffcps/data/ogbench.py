@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps import files
-from diffcps.data.library import Checksum, Holding, Source, distinct, named_folders
+from diffcps.data.library import Holding, Sha256Of, Source, distinct, named_folders
 from diffcps.data.transitions import (
     Episode,
     FloatArray,
@@ -95,7 +95,7 @@ class OGBench(Source):
         """The same for all."""
         return "OGBench"
 
-    def holding(self, path: Path, sha256: Checksum) -> Holding:
+    def holding(self, path: Path, sha256: Sha256Of) -> Holding:
         """With rows."""
         try:
             with np.load(path, allow_pickle=False) as file:

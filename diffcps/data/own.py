@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.config import TaskDefinition
-from diffcps.data import episodes as storage
-from diffcps.data import minari, minari_tasks
+from diffcps.data import minari, minari_files, minari_tasks
 from diffcps.data.transitions import Episode
 from diffcps.envs import recorded
 from diffcps.errors import UserError
@@ -111,12 +110,12 @@ def save(
     path = minari.find(dataset_id, ())
     if path is None:
         path, task = minari.root() / dataset_id, from_definition(draft)
-        storage.check(path, episodes)
+        minari_files.check(path, episodes)
         minari.check_fit(task, path, episodes, f"Give episodes of {environment}.")
         about: dict[str, Any] = {"env_spec": draft.environment_spec, "description": f"Recorded in {environment}."}
         about |= {} if references else {"ref_min_score": None, "ref_max_score": None}
-        storage.write(minari.root(), dataset_id, task=task, episodes=episodes, about=about, own={})
-    elif storage.notes(path).get("checksum") != storage.checksum(episodes):
+        minari_files.write(minari.root(), dataset_id, task=task, episodes=episodes, about=about, own={})
+    elif minari_files.notes(path).get("checksum") != minari_files.checksum(episodes):
         raise UserError(f"{path} holds other episodes. Delete it, or give these another version: {_next(dataset_id)}.")
     definition = minari_tasks.describe(dataset_id).definition
     _refuse_other_references(dataset_id, definition, draft, path)

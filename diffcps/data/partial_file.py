@@ -2,7 +2,7 @@
 
 Bytes from one URL are kept in ``NAME.KEY.partial``, where KEY stands for the URL, so that one mirror never overwrites
 what another has given. ``NAME.KEY.partial.json`` records the URL, the file's length and its version on the server
-(``mirrors.Received``).
+(``mirrors.Received``). A complete file is checked before it gets the name ``NAME``.
 """
 
 import glob
@@ -52,7 +52,7 @@ class Partial:
 
     def begin(self, total: int | None, validator: str | None) -> None:
         """Delete what there is and record the file that comes. Raises ``DiskError`` when there is too little space."""
-        self.check_space(total, 0)
+        self.make_space(total, 0)
         self.remove()
         record = {"url": self.url, "total": total, "validator": validator}
         _record_path(self.path).write_text(json.dumps(record), encoding="utf-8")
@@ -75,8 +75,8 @@ class Partial:
                 f"Free some space and run the same command again to resume."
             ) from error
 
-    def check_space(self, total: int | None, have: int) -> None:
-        """Raise ``DiskError`` when the rest of ``total`` bytes, after ``have``, does not fit on the disk.
+    def make_space(self, total: int | None, have: int) -> None:
+        """Have space for the rest of ``total`` bytes, after ``have``. Raises ``DiskError`` when it does not fit on the disk.
 
         Partial files of other URLs are deleted when the rest fits only without them.
         """
@@ -94,7 +94,10 @@ class Partial:
             _remove(others)
 
     def finish(self, task: Task, published: Mapping[str, str]) -> None:
-        """Give the file its name when the task can read it; else delete it and raise ``WrongFileError``."""
+        """Give the file its name when the task can read it and it has the published sha256, and delete all other partial files.
+
+        Else it is deleted, and ``WrongFileError`` raised.
+        """
         try:
             d4rl.check_layout(task, self.path)
         except UserError as error:

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 
 from diffcps.config import Member, RunConfig
-from diffcps.data.holding import parted
+from diffcps.data.hold_out import parted
 from diffcps.data.transitions import Transitions
 from diffcps.deploy.trained import members, steps_of
 from diffcps.errors import UserError
 from diffcps.runs.folder import IDENTITY, RunFolder
 from diffcps.runs.rows import read_rows
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.tasks.registry import task_of
 from diffcps.training import measures
 from diffcps.training.measures.offline import TOGETHER

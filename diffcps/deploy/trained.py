@@ -86,7 +86,7 @@ def _newest(folder: RunFolder) -> Checkpoint:
     """The newest checkpoint; an older one is not taken in the place of a damaged one."""
     state, complaints = folder.load_checkpoint()
     if complaints:
-        remedy = f"Delete {folder.path} and run the trial again" if folder.ended else "Resume the trial to repair it"
+        remedy = f"Delete {folder.path} and run the trial again" if folder.done else "Resume the trial to repair it"
         raise UserError(f"{' '.join(complaints)} An older checkpoint is not used instead. {remedy}.")
     if state is None:
         raise UserError(f"{folder.path} has no checkpoint yet. Wait for one, or resume the trial.")
@@ -122,7 +122,7 @@ def _networks(folder: RunFolder, state: Checkpoint, *, best: bool, step: int | N
 def _best(folder: RunFolder, state: Checkpoint, number: int) -> tuple[int, float]:
     """Step and score of a member's best evaluation."""
     if not (kept := state.get("best")):
-        remedy = "delete it and train again" if folder.ended else "continue the trial"
+        remedy = "delete it and train again" if folder.done else "continue the trial"
         raise UserError(
             f"{folder.path} keeps no policy of its best evaluation, for it was trained without --keep-best. To have one, "
             f"{remedy} with that flag."

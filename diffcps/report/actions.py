@@ -16,7 +16,7 @@ from diffcps.tasks.bandits import Bandit, bandit
 if TYPE_CHECKING:
     import pandas as pd
 
-    from diffcps.runs.trials import Trial
+    from diffcps.runs.trial import Trial
 
 _BEHIND = 1500
 """Actions of the behaviour that are drawn."""

@@ -18,10 +18,10 @@ from diffcps import stats
 from diffcps.algorithms import other_ways, ways
 from diffcps.report.diagnostics import Diagnosis, diagnose
 from diffcps.report.paper import Published, ablation, published
-from diffcps.runs import trials
 from diffcps.runs.joined import joined
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial, ascending, symbols
+from diffcps.runs.trial import varying as varying_settings
 from diffcps.text import is_number, worded
 from diffcps.training.measures import MEASURES
 
@@ -152,8 +152,8 @@ def rows(sweep: Sweep) -> list[Row]:
 
 
 def varying(table: Sequence[Row]) -> list[str]:
-    """Names of the settings that differ between trials of the same task; see ``trials.varying``."""
-    return trials.varying([row.trial for row in table])
+    """Names of the settings that differ between trials of the same task; see ``runs.trial.varying``."""
+    return varying_settings([row.trial for row in table])
 
 
 def compares(table: Sequence[Row]) -> bool:
@@ -177,7 +177,7 @@ def said(trial: Trial, names: Sequence[str]) -> str:
 
 def symbol(name: str, table: Sequence[Row]) -> str:
     """What the rows call a setting in tables and figures."""
-    return trials.symbols([row.trial for row in table]).get(name, name)
+    return symbols([row.trial for row in table]).get(name, name)
 
 
 def quantities(table: Sequence[Row]) -> dict[str, list[str]]:
@@ -249,7 +249,7 @@ def grids(table: Sequence[Row]) -> list[Grid]:
             continue
         first, second = names
         cells = {(_value(row, first), _value(row, second)): row for row in group}
-        values = [sorted({point[i] for point in cells}, key=trials.ascending) for i in (0, 1)]
+        values = [sorted({point[i] for point in cells}, key=ascending) for i in (0, 1)]
         once = len(cells) == len(group)
         if once and len(cells) == len(values[0]) * len(values[1]):
             found.append(Grid(task, (first, second), (tuple(values[0]), tuple(values[1])), cells))

@@ -15,7 +15,7 @@ from diffcps.errors import UserError
 from diffcps.report.across import Estimate
 from diffcps.report.analysis import Row, Score, by_task, rows, said, seed_scores, varying
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.stats import FloatArray
 from diffcps.text import listed
 

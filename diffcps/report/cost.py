@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.text import duration
 
 _TRIALS_SHOWN = 3

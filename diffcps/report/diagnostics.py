@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcps.algorithms.settings import REWARD_SCALES
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 
 
 class Diagnosis(NamedTuple):

@@ -16,7 +16,7 @@ from diffcps.report.analysis import Line, Row, Score, by_task, said, symbol, var
 from diffcps.report.diagnostics import bounded, bounds_loss, discounted
 from diffcps.report.document import Figure, Panel
 from diffcps.report.drawing import INK, colours, crowded
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 
 _MOST_POINTS = 200
 """Points of a line; a panel cannot show more."""

@@ -12,7 +12,7 @@ from diffcps.report.analysis import Row
 from diffcps.report.document import Prose, Section, Sheet
 from diffcps.report.paper import mark, obstacle
 from diffcps.report.tables import score
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.tasks import paper
 from diffcps.text import Column
 

@@ -19,7 +19,7 @@ from diffcps.report.paper import (
 from diffcps.runs import inert
 from diffcps.runs.joined import joined
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.text import counted, tally
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.tasks import paper
 
 PUBLISHED = "DiffCPS", "Diffusion-QL", "QGPO", "IQL"

@@ -9,7 +9,7 @@ from typing import Any
 from diffcps.report import cost, literature
 from diffcps.report.analysis import NEWEST, Row, Score, quantities, varying
 from diffcps.report.paper import OTHER_DATA, OTHER_ENVIRONMENT, PUBLISHED, marks
-from diffcps.runs.trials import symbols
+from diffcps.runs.trial import symbols
 from diffcps.text import worded
 
 

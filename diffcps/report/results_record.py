@@ -25,7 +25,7 @@ from diffcps.runs.commands import full_length_command
 from diffcps.runs.joined import joined
 from diffcps.runs.presets import changed
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.text import worded
 
 SCORES, CURVES, PAGE = "scores.csv", "curves.csv", "index.md"

@@ -13,7 +13,7 @@ from diffcps.errors import UserError
 from diffcps.report.analysis import said
 from diffcps.runs.criteria import CRITERIA, UNITS, along, find
 from diffcps.runs.read import Sweep
-from diffcps.runs.trials import Trial, varying
+from diffcps.runs.trial import Trial, varying
 from diffcps.text import Column, number, short
 
 FIRST = 1, 5

@@ -9,7 +9,7 @@ from diffcps.report.across import Budget, Group, improvements
 from diffcps.report.analysis import NEWEST, Beside, Grid, Row, Score, compares, said, setting, symbol, varying
 from diffcps.report.document import Sheet
 from diffcps.report.paper import PUBLISHED, marks
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.text import Column, duration, interval, number, percent, short, significant, stacked, worded
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 
 from diffcps import algorithms
+from diffcps.algorithms.base import Algorithm
 from diffcps.config import RunConfig
 from diffcps.tasks.registry import task_of
 
@@ -14,7 +15,7 @@ def alike(trial: RunConfig) -> Hashable:
     which members of a pack may differ.
     """
     algorithm, task = algorithms.get(trial.algorithm), task_of(trial)
-    if not algorithm.joins:
+    if algorithm.fill is not Algorithm.fill:
         return trial.key
     own = algorithm.settings.of_member()
     return (

@@ -10,10 +10,10 @@ from diffcps.errors import UserError, nearest
 from diffcps.stats import FloatArray
 
 if TYPE_CHECKING:
-    from diffcps.runs.trials import Trial
+    from diffcps.runs.trial import Trial
 
 SCORE = "last"
-"""The one criterion that needs an environment: the score of the last evaluation."""
+"""What a search goes by instead of a criterion where there is an environment: the score of the last evaluation."""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class RunFolder:
         return cast("StatusFile", read_json(file)) if file.exists() else {"state": "pending", "step": 0}
 
     @property
-    def ended(self) -> bool:
+    def done(self) -> bool:
         """Whether the trial is complete, or ended early for good; after that the folder only gets ``afterwards.csv``."""
         return self.status["state"] in ("complete", "pruned")
 
@@ -99,7 +99,7 @@ class RunFolder:
                 write_json(self.path / "config.json", config.to_dict(), self._write)
         if self.config.key != config.key:
             raise UserError(f"{self.path} holds another trial ({self.config.key}), not {config.key}.")
-        if not self.ended and self.config != config:  # it keeps other things of the same trial from here on
+        if not self.done and self.config != config:  # it keeps other things of the same trial from here on
             write_json(self.path / "config.json", config.to_dict(), self._write)
 
     def claim(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffcps.runs.plan import unseeded
 from diffcps.runs.status import StatusFile
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import numpy as np
 from diffcps.config import RunConfig
 from diffcps.runs import criteria
 from diffcps.runs.plan import PruningRule
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 
 FEWEST = 4
 """Trials that must have reached the same evaluation before one is compared with them."""

@@ -26,7 +26,7 @@ from diffcps.runs.lock import Holder
 from diffcps.runs.plan import Plan, parsed
 from diffcps.runs.rows import evaluated, read_rows, record
 from diffcps.runs.time_left import seconds_left
-from diffcps.runs.trials import Trial, TrialState, modified, read_trial
+from diffcps.runs.trial import Trial, TrialState, modified, read_trial
 from diffcps.text import first_line
 
 if TYPE_CHECKING:

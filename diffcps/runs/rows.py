@@ -15,7 +15,7 @@ from diffcps.text import worded
 if TYPE_CHECKING:
     import pandas as pd
 
-    from diffcps.runs.trials import Trial
+    from diffcps.runs.trial import Trial
 
 
 class Evaluations(NamedTuple):

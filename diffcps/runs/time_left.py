@@ -10,7 +10,7 @@ from diffcps.config import RunConfig
 
 if TYPE_CHECKING:
     from diffcps.runs.plan import Plan
-    from diffcps.runs.trials import Trial
+    from diffcps.runs.trial import Trial
 
 
 def seconds_left(plan: "Plan", trials: Sequence["Trial"], since: float) -> float | None:

@@ -1,1 +1,1 @@
-"""Results in an object store: where they are, how they are copied, and who may write."""
+"""Results in a folder or an object store: where they are, how they are copied, and who may write."""

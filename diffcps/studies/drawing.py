@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from diffcps.report.actions import cloud
 from diffcps.report.document import Picture
 from diffcps.report.drawing import STYLE, colours
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.tasks.bandits import bandit
 
 

@@ -15,7 +15,7 @@ from diffcps.config import Member, RunConfig, Values
 from diffcps.runs.folder import IDENTITY
 from diffcps.runs.presets import made
 from diffcps.runs.read import collect
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.studies.study import Scale
 from diffcps.tasks.bandits import bandit
 from diffcps.tasks.registry import get_task
@@ -179,7 +179,7 @@ def bandit_grid(
     member: dict[str, Any] | None = None,
     **settings: Any,
 ) -> list[RunConfig]:
-    """``bandit_trial`` for every T and λ-clip; ``settings`` are the other arguments."""
+    """``bandit_trial`` for every T and λ-clip, for notebooks; ``settings`` are the other arguments."""
     return [
         bandit_trial(name, scale, diffusion_steps=count, members=({**(member or {}), "lambda_clip": clip},), **settings)
         for count, clip in itertools.product(diffusion_steps, lambda_clips)

@@ -1,4 +1,12 @@
-"""Moves trials to machines: Ray Tune with Optuna schedules them, a Ray Train worker runs each."""
+"""Moves trials to machines: Ray Tune with Optuna schedules them, a Ray Train worker runs each.
+
+``launch`` is the whole of a sweep: what the flags ask for (``request``), its ``data_sets``, its ``claim`` on the folder, its
+``cluster`` and ``resources``, its ``groups`` of trials that train together. ``tuner`` runs them, one after the other as
+``search`` says; for each a ``driver`` starts a ``worker`` through ``ray_train`` and tries again as ``retries`` say. ``display``
+shows them meanwhile, ``dashboard`` for Optuna, and ``dry_run`` before. ``local`` runs trials without Ray, for notebooks.
+
+Helpers: ``limits`` of this process, ``mps`` for GPUs that workers share, ``ray_folder`` for Ray's own files.
+"""
 
 import os
 

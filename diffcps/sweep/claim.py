@@ -102,10 +102,10 @@ def run_folders(location: Location) -> list[RunFolder]:
 
 
 def unfinished(location: Location, plan: Plan) -> int:
-    """How many trials have not ended; of a search, of those that it has started."""
+    """How many trials are not done, failed ones among them; of a search, of those that it has started."""
     folders = run_folders(location)
-    ended = sum(folder.ended for folder in folders)
-    return (len(folders) if plan.search else plan.count) - ended
+    done = sum(folder.done for folder in folders)
+    return (len(folders) if plan.search else plan.count) - done
 
 
 def save_running(location: Location, since: float, seconds: float) -> None:
@@ -142,11 +142,11 @@ def settle(location: Location, plan: Plan, interrupted: bool) -> None:
     location.refresh("runs")
     if not interrupted and plan.search is None:
         for trial in plan.trials:
-            if not (record := location.run_folder(trial.key)).ended:
+            if not (record := location.run_folder(trial.key)).done:
                 record.create(trial)
     for folder in run_folders(location):
         state = folder.status["state"]
-        if folder.ended or state == "failed":
+        if folder.done or state == "failed":
             continue
         folder.claim()  # its worker is ending, and may still be writing
         if interrupted and state == "running":
@@ -157,7 +157,7 @@ def settle(location: Location, plan: Plan, interrupted: bool) -> None:
             folder.fail("its worker never reached its first step; see Ray's logs for the reason")
 
 
-def another(folder: Path) -> str:
+def holds_another_sweep(folder: Path) -> str:
     """What is said where a folder holds another sweep than the one that is asked for."""
     return (
         f"{folder} holds another sweep of that name. Continue that one with --resume {folder.name}, add these trials to it with "
@@ -170,6 +170,6 @@ def _refuse_another(location: Location, plan: Plan) -> None:
     folder = location.folder
     if (folder / "sweep.json").exists():
         if not plan.contains(load(folder)):
-            raise UserError(another(folder))
+            raise UserError(holds_another_sweep(folder))
     elif any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder} exists and is not a sweep's folder. Choose another --name or --results.")

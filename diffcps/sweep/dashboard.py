@@ -23,7 +23,7 @@ from diffcps.runs import criteria, read
 from diffcps.runs.criteria import newest
 from diffcps.runs.plan import Plan
 from diffcps.runs.read import IMPORTANCES
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.storage.location import Location
 from diffcps.sweep.search import distributions, point_of
 

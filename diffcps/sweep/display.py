@@ -17,7 +17,7 @@ from diffcps.errors import UserError
 from diffcps.runs import read
 from diffcps.runs.plan import Plan
 from diffcps.runs.time_left import seconds_left
-from diffcps.runs.trials import Trial
+from diffcps.runs.trial import Trial
 from diffcps.storage.location import Location
 from diffcps.text import STYLES, Column, duration, if_known
 

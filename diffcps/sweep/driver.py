@@ -89,9 +89,9 @@ def drive(config: dict[str, Any], job: Job, work: Callable[[dict[str, Any]], boo
     folders = {key: location.run_folder(key) for key in trials}
     show_failed(location, [folder for folder in folders.values() if folder.status["state"] == "failed"])
     for key, failure in gave_up.items():
-        if failure is not None and not folders[key].ended and folders[key].status["state"] != "failed":
+        if failure is not None and not folders[key].done and folders[key].status["state"] != "failed":
             raise failure
-    if (ended := next((folder for folder in folders.values() if folder.ended), None)) is not None:
+    if (ended := next((folder for folder in folders.values() if folder.done), None)) is not None:
         # Tune wants the metric of every trial of its own; nothing is chosen by it where that is a group
         tune.report({"step": ended.status["step"], OBJECTIVE: _reached(ended, job.plan.objective)})
 
@@ -123,7 +123,7 @@ def _reached(folder: RunFolder, objective: str) -> float:
         return float(folder.status.get("last", float("nan")))
     # reading a trial takes a second of imports, which other drivers need not pay
     from diffcps.runs.criteria import newest
-    from diffcps.runs.trials import read_trial
+    from diffcps.runs.trial import read_trial
 
     return newest(read_trial(folder.path), objective)
 

@@ -1,4 +1,4 @@
-"""Which trials of a sweep train together: those of a group are one pack, in one worker."""
+"""Which trials of a sweep train together: those of a group in one worker, as one pack where its memory allows."""
 
 from collections.abc import Callable, Hashable, Sequence
 
@@ -18,8 +18,9 @@ Groups = list[tuple[RunConfig, ...]]
 
 
 def check(plan: Plan, flags: MachineFlags) -> None:
-    """Raise ``UserError`` for a number of trials in a pack that makes no sense, or where each can only train by itself."""
+    """Raise ``UserError`` where a worker would have no seed to train, or trials cannot share packs as the flags say."""
     most, workers = flags.pack_trials, flags.workers_per_trial
+    _check_workers(plan, workers)
     if most == "auto":
         return
     if most < 1:
@@ -103,3 +104,15 @@ def packed(groups: Groups) -> str:
     """How trials are packed, in words; empty where each trains alone."""
     trials = sum(map(len, groups))
     return "" if trials == len(groups) else f"{counted(trials, 'trial')} in {counted(len(groups), 'pack')}"
+
+
+def _check_workers(plan: Plan, workers: int) -> None:
+    """Raise ``UserError`` when a worker would have no seed to train."""
+    if workers < 1:
+        raise UserError(f"--workers-per-trial {workers}: a trial needs at least one.")
+    seeds = min(len(trial.members) for trial in plan.trials)
+    if workers > seeds:
+        raise UserError(
+            f"--workers-per-trial {workers}: a trial here has only {seeds} seed{'s' if seeds > 1 else ''}, and each worker "
+            "trains at least one. Lower it, or ask for more --seeds."
+        )

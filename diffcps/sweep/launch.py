@@ -23,15 +23,15 @@ from diffcps.runs.plan import Plan
 from diffcps.storage.location import Location
 from diffcps.sweep import claim, groups
 from diffcps.sweep import cluster as clusters
+from diffcps.sweep.data_sets import read_data, require_data
 from diffcps.sweep.display import Board
 from diffcps.sweep.driver import Job
 from diffcps.sweep.groups import Groups
-from diffcps.sweep.inputs import read_data, require_data
-from diffcps.sweep.request import check_workers, requested
+from diffcps.sweep.request import requested
 from diffcps.sweep.resources import Cluster, Resources, share_gpus
 from diffcps.sweep.tuner import Interrupts, execute
 from diffcps.text import counted, redacted, say
-from diffcps.tracking import Tracker, check, default_uri, store
+from diffcps.tracking import Tracker, store
 from diffcps.training import checks, views
 
 COMPLETE, SOME_FAILED, INTERRUPTED = 0, 1, 130
@@ -73,7 +73,7 @@ def launch(
 
     Raises:
         UserError: a flag, a data set, the results folder, the MLflow store or the Ray cluster is wrong. Raised before
-            any trial starts.
+            any trial starts; or another process has claimed the sweep while trials run.
     """
     sweep = _prepare(options, console or Console(), plan)
     if options.dry_run:
@@ -94,7 +94,6 @@ def _prepare(options: SweepOptions, console: Console, plan: Plan | None) -> _Swe
     plan_given = plan is not None
     plan, location = requested(options, plan)
     views.check(options.also, stored=location.remote is not None)
-    check_workers(plan, options.workers_per_trial)
     groups.check(plan, options)
     for trial in plan.trials:
         checks.check(trial)
@@ -116,7 +115,7 @@ def _warn(console: Console, text: str) -> None:
 
 def _dry_run(sweep: _Sweep) -> int:
     """Print the trials and what they take; returns the exit status. Raises ``UserError`` when data are missing."""
-    from diffcps.sweep import dry_run  # imports torch, which the sweep's own process does not need
+    from diffcps.sweep import dry_run  # what only a dry run needs takes half a second to import
 
     dry_run.show(sweep.plan, sweep.options, sweep.console)
     require_data(sweep.plan, sweep.location)
@@ -124,12 +123,12 @@ def _dry_run(sweep: _Sweep) -> int:
 
 
 def _ready(sweep: _Sweep) -> _Sweep:
-    """Refuse what cannot start: without its data, its cluster or its MLflow store. The sweep then knows its store."""
+    """Refuse what cannot start: without its data, its cluster or its MLflow store. The sweep then knows that store."""
     require_data(sweep.plan, sweep.location)
     clusters.check_address(sweep.options.address)
-    uri = store.absolute(sweep.location.tracking_uri or default_uri(sweep.location.folder.parent))
+    uri = store.absolute(sweep.location.tracking_uri or store.default_uri(sweep.location.folder.parent))
     if not store.is_new(uri):
-        check(uri)
+        store.check(uri)
     return replace(sweep, location=replace(sweep.location, tracking_uri=uri))
 
 
@@ -171,7 +170,7 @@ def _train(sweep: _Sweep, interrupts: Interrupts) -> None:
         if cluster.warning:
             _warn(sweep.console, cluster.warning)
         resources = Resources.fitting(cluster, options)
-        check(uri)
+        store.check(uri)
         claim.begin(location, plan)
         together = _groups(sweep, resources)
         say(sweep.console, f"on {cluster.description}; {_at_once(plan, together, resources.concurrent)}")
@@ -186,7 +185,7 @@ def _groups(sweep: _Sweep, resources: Resources) -> Groups:
     if sweep.plan.search is not None:
         return []
     sweep.location.refresh("runs")
-    left = [trial for trial in sweep.plan.trials if not sweep.location.run_folder(trial.key).ended]
+    left = [trial for trial in sweep.plan.trials if not sweep.location.run_folder(trial.key).done]
     saved = {trial.key: sweep.location.run_folder(trial.key).status.get("saved", 0) for trial in left}
     # those that are not at the same step would train one after the other
     return groups.grouped(
@@ -257,7 +256,7 @@ def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
     location, plan, console = sweep.location, sweep.plan, sweep.console
     say(sweep.console, f"table: {location}/table.html, table.md")
     say(sweep.console, f"MLflow: {_view(str(location.tracking_uri), page)}")
-    failed = claim.unfinished(location, plan)
+    left = claim.unfinished(location, plan)
     command = escape(_resume_command(location, sweep.options, own=sweep.plan_given))
     if interrupted:
         console.print(
@@ -266,9 +265,9 @@ def _say(sweep: _Sweep, page: str, interrupted: bool) -> int:
             soft_wrap=True,
         )
         return INTERRUPTED
-    if failed:
+    if left:
         console.print(
-            f"[red]{counted(failed, 'trial')} failed[/]; the table says why. To try again:\n  {command}", soft_wrap=True
+            f"[red]{counted(left, 'trial')} failed[/]; the table says why. To try again:\n  {command}", soft_wrap=True
         )
         return SOME_FAILED
     return COMPLETE

@@ -13,7 +13,7 @@ from diffcps.sweep import claim
 from diffcps.tasks.registry import task_of
 from diffcps.training import checks
 from diffcps.training.process import Machine
-from diffcps.training.trial import Assignment, run
+from diffcps.training.trials import Assignment, run
 
 
 def train(

@@ -33,7 +33,7 @@ def requested(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]
         plan = build(options)
         if remote is not None and (options.extend or plan.search):
             Location(results / plan.name, remote=remote.below(plan.name)).refresh()
-        plan = _grown(plan, results / plan.name, options.extend)
+        plan = grown(plan, results / plan.name, options.extend)
     if options.resume is not None or options.extend:
         saved = read_json(results / plan.name / "sweep.json")
         directories = directories or tuple(Path(path) for path in saved.get("data_directories", []))
@@ -41,14 +41,14 @@ def requested(options: SweepOptions, plan: Plan | None) -> tuple[Plan, Location]
         if remote is None or not str(saved.get("tracking_uri")).startswith("sqlite:"):
             uri = uri or saved.get("tracking_uri")
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    store_of_sweep = remote.below(plan.name) if remote else None
-    return plan, Location(results / plan.name, directories, uri, sweep=plan.name, remote=store_of_sweep)
+    remote_of_sweep = remote.below(plan.name) if remote else None
+    return plan, Location(results / plan.name, directories, uri, sweep=plan.name, remote=remote_of_sweep)
 
 
-def _grown(plan: Plan, folder: Path, extend: bool) -> Plan:
-    """The plan, with the trials that a sweep of its name has already: if asked for, or for more trials of the same search.
+def grown(plan: Plan, folder: Path, extend: bool) -> Plan:
+    """The plan; with ``extend``, added to what the sweep of its name has.
 
-    Raises ``UserError`` where there is nothing to extend, or the two do not fit.
+    Raises ``UserError`` where there is nothing to extend, or a sweep of that name is another grid or a longer search.
     """
     if not (folder / "sweep.json").exists():
         if extend:
@@ -63,7 +63,7 @@ def _grown(plan: Plan, folder: Path, extend: bool) -> Plan:
     if extend:
         return known.merged(plan)
     if plan.search is None and plan != known:
-        raise UserError(claim.another(folder))
+        raise UserError(claim.holds_another_sweep(folder))
     return plan
 
 
@@ -79,16 +79,4 @@ def _refuse_changes(options: SweepOptions, plan: Plan) -> None:
         raise UserError(
             f"--resume {plan.name} continues the sweep exactly as it was started; {', '.join(asked)} would change it. "
             "Leave that out, or start a new sweep without --resume."
-        )
-
-
-def check_workers(plan: Plan, workers: int) -> None:
-    """Raise ``UserError`` when a worker would have no seed to train."""
-    if workers < 1:
-        raise UserError(f"--workers-per-trial {workers}: a trial needs at least one.")
-    seeds = min(len(trial.members) for trial in plan.trials)
-    if workers > seeds:
-        raise UserError(
-            f"--workers-per-trial {workers}: a trial here has only {seeds} seed{'s' if seeds > 1 else ''}, and each worker "
-            "trains at least one. Lower it, or ask for more --seeds."
         )

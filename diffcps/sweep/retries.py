@@ -56,7 +56,7 @@ class Retries:
 
     def begin(self) -> None:
         """Choose what this driver trains: trials that have not ended, and of which not too many drivers died before it."""
-        left = [key for key in self.keys if not self._folder(key).ended]
+        left = [key for key in self.keys if not self._folder(key).done]
         self._training = tuple(key for key in left if self._begin(key))
 
     def _begin(self, key: str) -> bool:
@@ -78,7 +78,7 @@ class Retries:
             self._training, self._next = self._next, ()
             yield self._training
         for key in group:
-            if self._folder(key).attempts["alone"] and self._is_own(key) and not self._folder(key).ended:
+            if self._folder(key).attempts["alone"] and self._is_own(key) and not self._folder(key).done:
                 self._training = (key,)
                 yield (key,)
 
@@ -86,7 +86,7 @@ class Retries:
         """Count an interruption. Whether those that were training continue as they are; if not, ``groups`` has who is next."""
         for key in self._training:
             self.location.refresh(f"runs/{key}")
-        left = [key for key in self._training if not self._folder(key).ended and not self._mistaken(key)]
+        left = [key for key in self._training if not self._folder(key).done and not self._mistaken(key)]
         if not left or not all(map(self._is_own, left)):
             return False
         cause = self._known(cause, self._training)
@@ -124,7 +124,7 @@ class Retries:
         """The cause, or what a watchdog has left in the folder of one of the trials, which may have ended before."""
         stacks = next((found for key in keys if (found := self._folder(key).stuck)), "")
         for folder in map(self._folder, keys):
-            if folder.ended:
+            if folder.done:
                 folder.trace.unlink(missing_ok=True)
         return Cause(False, watchdog.reason(stacks), stacks) if stacks else cause
 

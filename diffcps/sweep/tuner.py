@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from diffcps.runs.criteria import newest
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.sweep import cluster as clusters
 from diffcps.sweep.claim import run_folders
 from diffcps.sweep.dashboard import Mirror
@@ -153,7 +153,7 @@ def _searcher(job: Job) -> tuple[Any, int]:
     job.location.refresh("runs")
     folders = run_folders(job.location)
     if job.plan.search is None:
-        ended = {folder.path.name for folder in folders if folder.ended}
+        ended = {folder.path.name for folder in folders if folder.done}
         followers = {key for keys in job.groups.values() for key in keys[1:]}  # they come with the first of their group
         firsts = [trial.key for trial in job.plan.trials if trial.key not in followers]
         keys = [key for key in firsts if not ended.issuperset(job.groups.get(key, (key,)))]
@@ -162,8 +162,8 @@ def _searcher(job: Job) -> tuple[Any, int]:
     finished = [
         (config, newest(read_trial(folder.path, config), job.plan.objective))
         for config, folder in configs
-        if folder.ended
+        if folder.done
     ]
-    unfinished = [config for config, folder in configs if not folder.ended]
+    unfinished = [config for config, folder in configs if not folder.done]
     searcher = StudyPerTask(job.plan, finished, unfinished)
     return searcher, searcher.remaining

@@ -18,7 +18,7 @@ from diffcps.errors import UserError
 from diffcps.runs.folder import RunFolder, TakenOverError
 from diffcps.runs.plan import PruningRule
 from diffcps.runs.pruning import behind, curve, evaluated_alike
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.storage.location import Location
 from diffcps.sweep.claim import run_folders
 from diffcps.sweep.resources import Resources
@@ -31,7 +31,7 @@ from diffcps.training.facts import unused_gpu
 from diffcps.training.loop import Prune
 from diffcps.training.packs import worker_memory
 from diffcps.training.process import Machine, prepare_process
-from diffcps.training.trial import Assignment, run
+from diffcps.training.trials import Assignment, run
 from diffcps.training.views import views
 from diffcps.training.watchdog import STUCK_SECONDS
 from diffcps.training.workers import Workers, connect, disconnect, shares

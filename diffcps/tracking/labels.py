@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
     from diffcps.runs.read import Sweep
-    from diffcps.runs.trials import Trial
+    from diffcps.runs.trial import Trial
 
 
 IN_EVERY_ROW = "training/steps_per_second"

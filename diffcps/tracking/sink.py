@@ -45,7 +45,7 @@ PACE = Pace()
 
 
 class MlflowSink:
-    """A ``training.Sink``. ``log`` only puts a row into a queue.
+    """A ``training.course.Sink``. ``log`` only puts a row into a queue.
 
     A thread finds or makes the runs and sends the rows. If the store fails, it warns once and keeps trying.
 

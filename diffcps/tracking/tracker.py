@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     from diffcps.runs.read import Sweep
-    from diffcps.runs.trials import Trial
+    from diffcps.runs.trial import Trial
 
 _BATCH = 900
 """Metrics in one request; MLflow takes 1000."""

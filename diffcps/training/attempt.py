@@ -12,7 +12,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from diffcps.config import RunConfig
-from diffcps.data.holding import parted
+from diffcps.data.hold_out import parted
 from diffcps.data.transitions import Transitions
 from diffcps.errors import UserError
 from diffcps.runs.checkpoint import Checkpoint, LearnerState
@@ -108,7 +108,7 @@ class Attempt:
                 self.folder.fetch()
                 return
             self.folder.create(self.config)
-            if not self.folder.ended:
+            if not self.folder.done:
                 self.folder.claim()
         except UserError as error:  # the folder may be another trial's: nothing is written there
             self.error = error

@@ -146,7 +146,7 @@ class Together:
             for held in cut([_size(attempt) for attempt in attempts], _fitting(attempts, self._machine)):
                 held_members = [(number, _within(self._workers.own, part)) for number, part in held]
                 learner = Learner(
-                    [Part(attempts[number].config, data[number], share) for number, share in held_members],
+                    [Part(attempts[number].config, data[number], own) for number, own in held_members],
                     task_of(attempts[0].config).max_action,
                     device,
                     engine=cost.choose(attempts[0].config, device).engine,
@@ -154,13 +154,13 @@ class Together:
                     heartbeat=self._watchdog.heartbeat,
                 )
                 learners.append(learner)
-                for part, (number, share) in enumerate(held_members):
+                for part_number, (number, own) in enumerate(held_members):
                     heartbeat = attempts[number].beating(self._watchdog.heartbeat)
                     evaluator, measurer = self._evaluators(
-                        attempts[number], share, threads=self._machine.threads, heartbeat=heartbeat
+                        attempts[number], own, threads=self._machine.threads, heartbeat=heartbeat
                     )
                     unless_placed.callback(evaluator.close)
-                    pieces[number].append(Piece(learner, part, evaluator, measurer))
+                    pieces[number].append(Piece(learner, part_number, evaluator, measurer))
             unless_placed.pop_all()
         self._packs, self._placed = Packs(learners), attempts
         for attempt, found, state in zip(attempts, pieces, states, strict=True):

@@ -27,7 +27,7 @@ FINISH_SECONDS = 60.0
 
 
 class MetricsView:
-    """A ``training.Sink`` for a place that shows one run of a single seed at a time: each member has its own.
+    """A ``training.course.Sink`` for a place that shows one run of a single seed at a time: each member has its own.
 
     Args:
         folder: the trial's run folder.

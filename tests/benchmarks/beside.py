@@ -28,7 +28,7 @@ from diffcps.tasks.registry import Task, get_task
 from diffcps.text import Column, terminal_table
 from diffcps.training.attempt import Assignment
 from diffcps.training.process import Machine, prepare_process
-from diffcps.training.trial import run
+from diffcps.training.trials import run
 
 from . import measure, tables
 

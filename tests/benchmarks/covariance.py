@@ -11,12 +11,12 @@ from rich.table import Table
 
 from diffcps import data
 from diffcps.runs.folder import RunFolder
-from diffcps.runs.trials import read_trial
+from diffcps.runs.trial import read_trial
 from diffcps.studies.results import Results, bandit_trial
 from diffcps.studies.study import Scale
 from diffcps.tasks.registry import task_of
 from diffcps.training.process import Machine, prepare_process
-from diffcps.training.trial import Assignment, run
+from diffcps.training.trials import Assignment, run
 
 STDS = 0.1, 0.2, 0.3, 0.5
 

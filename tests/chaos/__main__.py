@@ -157,7 +157,7 @@ class Disturbed:
         """Remember how the folder of a trial looks as soon as it is complete."""
         if (self.victim.sweep / "sweep.json").exists():
             for key, folder in verify.folders(self.victim.sweep).items():
-                if key not in self.complete and folder.ended:
+                if key not in self.complete and folder.done:
                     self.complete[key] = verify.snapshot(folder)
 
     def strike(self, kind: str) -> None:
@@ -216,7 +216,7 @@ def judged(work: Disturbed, lab: Laboratory, reference: Path) -> dict[str, Any]:
     expected = verify.folders(reference)
     found = verify.folders(sweep)
     different = [f"{key}: {text}" for key in expected for text in verify.differences(found[key], expected[key])]
-    lost = [key for key, folder in found.items() if not folder.ended]
+    lost = [key for key, folder in found.items() if not folder.done]
     extra = sorted({path.name for path in (sweep / "runs").iterdir()} - found.keys())
     changed = [key for key, before in work.complete.items() if verify.snapshot(found[key]) != before]
     orphans = [f"{pid} {name}" for pid, name in _orphans(lab).items()]

@@ -30,7 +30,7 @@ def folders(sweep: Path) -> dict[str, RunFolder]:
 
 def differences(folder: RunFolder, reference: RunFolder) -> Iterator[str]:
     """What of a trial is not as in the undisturbed one: rows without their speed, raw returns, the final checkpoint."""
-    if not folder.ended:
+    if not folder.done:
         yield f"it is {folder.status['state']}: {folder.status.get('error', '')}"
         return
     rows, expected = (_rows(each) for each in (folder, reference))

@@ -1,4 +1,4 @@
-"""`diffcps data download` and `collect`, and their progress on a terminal or in a log."""
+"""`diffcps data download`, `collect` and `train-policy`, and their progress on a terminal or in a log."""
 
 import threading
 import time
@@ -70,12 +70,12 @@ class DownloadData(_Tasks):
 
         if self.jobs < 1:
             raise UserError(f"--jobs {self.jobs}: it must be at least 1.")
-        tasks, sources = self.chosen(), mirrors(self.mirror)
+        tasks, places = self.chosen(), mirrors(self.mirror)
         folder = self.to or d4rl.datasets_root()
         # without --to, a copy in any folder that a training run searches is enough
         elsewhere = () if self.to else d4rl.SOURCE.places(())
         with ProgressDisplay(Console(stderr=True)) as display:
-            outcomes = download(tasks, folder, sources, display, jobs=self.jobs, elsewhere=elsewhere)
+            outcomes = download(tasks, folder, places, display, jobs=self.jobs, elsewhere=elsewhere)
         console = Console()
         for line in _summary(outcomes):
             say(console, line)
@@ -100,7 +100,7 @@ def _summary(outcomes: "Sequence[Outcome]") -> Iterator[str]:
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     if failed:
         yield (
-            f"\n{failed} of {len(outcomes)} downloads failed. Run the same command again to resume, try another source "
+            f"\n{failed} of {len(outcomes)} downloads failed. Run the same command again to resume, try another mirror "
             f"with\n--mirror URL_OR_FOLDER, or use --data collected to generate data locally."
         )
 

@@ -45,7 +45,7 @@ class ListData(DataFlags):
             )
             if not found and name in MORE:
                 continue
-            seen |= {holding.checksum for holding in found if holding.checksum}
+            seen |= {holding.checksum_state for holding in found if holding.checksum_state}
             for text, style in self._lines(task, found):
                 say(console, text, style)
         for pattern in PATTERNS:
@@ -63,7 +63,7 @@ class ListData(DataFlags):
         label = task.name
         for holding in found:
             rows = f"{holding.rows:,}" if holding.rows is not None else "–"
-            check = holding.checksum or ""
+            check = holding.checksum_state or ""
             yield f"{label:29} {holding.source:9} {decimal(holding.size):>9} {rows:>10}  {check}".rstrip(), "bold"
             yield f"    {holding.path}", "default"
             if self.verify and holding.sha256:

@@ -17,7 +17,7 @@ from diffcps.algorithms import rewards
 from diffcps.algorithms.adam import Adam
 from diffcps.algorithms.nn import gradient
 from diffcps.algorithms.value_nets import Critic
-from diffcps.data.holding import beginnings
+from diffcps.data.hold_out import beginnings
 from diffcps.data.transitions import Transitions
 from diffcps.training.learner import on_device
 from diffcps.training.measures.subject import Subject

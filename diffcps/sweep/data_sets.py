@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.status import Status
 
 from diffcps import data
+from diffcps.config import DataConfig
 from diffcps.data.transitions import DatasetInfo
 from diffcps.errors import UserError
 from diffcps.runs.plan import Plan
@@ -27,7 +28,7 @@ def read_data(plan: Plan, location: Location, console: Console) -> Location:
     If the results are in an object store, the data are uploaded too. The location returned knows checksums and where they are.
     Raises ``UserError`` when a set is broken, or is not the one on which a trial was started.
     """
-    found: dict[str, DatasetInfo] = {}
+    found: dict[tuple[str, DataConfig], DatasetInfo] = {}
     for trial in {(trial.task, trial.data): trial for trial in plan.trials}.values():
         with console.status(f"reading data for {trial.task} ({trial.data.source})") as status:
 
@@ -41,26 +42,26 @@ def read_data(plan: Plan, location: Location, console: Console) -> Location:
             if location.remote is not None:
                 status.update(f"uploading data for {trial.task}")
             location = location.with_data(trial, info)
-        found[trial.task] = info
+        found[trial.task, trial.data] = info
     _show_data(found, console)
     return location
 
 
-def _show_data(found: Mapping[str, DatasetInfo], console: Console) -> None:
+def _show_data(found: Mapping[tuple[str, DataConfig], DatasetInfo], console: Console) -> None:
     """Print a line a data set, then where the data come from, once for all tasks with the same origin."""
     means = [
         f"{info.returns.mean():.4g} ± {info.returns.std():.3g}" if len(info.returns) else "none complete"
         for info in found.values()
     ]
     columns = [
-        Column("task", list(found), right=False),
+        Column("task", [task for task, _ in found], right=False),
         Column("rows", [f"{info.rows:,}" for info in found.values()]),
         Column("trajectories", [f"{info.trajectories:,}" for info in found.values()]),
         Column("return", means),
     ]
     console.print(terminal_table(columns, "data"))
-    origins: dict[str, list[str]] = {}
-    for task, info in found.items():
-        origins.setdefault(info.provenance_note, []).append(task)
+    origins: dict[str, dict[str, None]] = {}
+    for (task, _), info in found.items():
+        origins.setdefault(info.provenance_note, {})[task] = None
     for note, tasks in origins.items():
         say(console, f"{', '.join(tasks)}: {note}")

@@ -51,7 +51,7 @@ def run(
     attempts = [Attempt(given, workers) for given in trials]
     for attempt in attempts:
         attempt.open()
-    begun = [attempt for attempt in attempts if attempt.error is None and not attempt.folder.ended]
+    begun = [attempt for attempt in attempts if attempt.error is None and not attempt.folder.done]
     if begun:
         # the others wait for the first worker at every row, and it for them: one watchdog is enough. It writes into the folder of
         # the trial that ends last: those that have ended are left as they are

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffcps import __version__
+from diffcps.data.library import Holding
 from diffcps.data.transitions import Episode, check_finite, checksum
 from diffcps.errors import UserError
-from diffcps.tasks.registry import Task
+from diffcps.tasks.registry import Task, get_task
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -168,6 +169,29 @@ def notes(path: Path) -> dict[str, Any]:
     """The project's own entry in the metadata; empty when there is none. Raises as ``metadata`` does."""
     found = metadata(path).get(KEY, {})
     return found if isinstance(found, dict) else {}
+
+
+def holding(source: str, path: Path) -> Holding:
+    """A data set of Minari's format on this machine, of the given source."""
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    try:
+        return Holding(source, path, size, int(metadata(path)["total_steps"]))
+    except (UserError, KeyError, TypeError):
+        return Holding(source, path, size, fault="its metadata.json cannot be read; delete it and make it again.")
+
+
+def noted_task(path: Path, noted: object, name: str | None) -> Task:
+    """The task that a Minari data set notes, or else the one that the user names.
+
+    Raises ``UserError`` when there is neither, or they differ.
+    """
+    if noted is None and name is None:
+        raise UserError(
+            f"{path} does not say which task its data belong to: --task NAME (`diffcps data minari ID` makes a task)."
+        )
+    if noted is not None and name is not None and noted != name:
+        raise UserError(f"{path} holds the data of {noted}: leave out --task {name}.")
+    return get_task(str(noted if noted is not None else name))
 
 
 def _claim(folder: Path, episodes: Sequence[Episode], more: int) -> None:
