@@ -107,7 +107,7 @@ def test_other_physics_and_other_data_are_never_put_together(tmp_path: Path) -> 
         ("d4rl", "not D4RL's", 1),
     ]
     assert "| hopper-medium-v2 § |" in built.markdown()
-    assert "Physics other than d4rl: hopper-medium-v2 modern" in built.markdown()
+    assert "Physics modern instead of d4rl: hopper-medium-v2" in built.markdown()
 
 
 def test_incomplete_trials_count_nowhere_across_tasks(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_algorithms_stand_side_by_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "verdict"), [(5, "clear of all others; next iql 40.4"), (2, "is highest; 2 seeds say no more")]
+    ("seeds", "verdict"), [(5, "clear of all others; next iql 40.4"), (2, "is highest; too few seeds to say more (2)")]
 )
 def test_an_algorithm_is_ahead_when_its_interval_lies_above_all_others(
     tmp_path: Path, seeds: int, verdict: str
@@ -300,3 +300,12 @@ def test_an_algorithm_is_ahead_when_its_interval_lies_above_all_others(
     (item,) = algorithms.side_by_side(table(tmp_path, *trials).rows)
     assert item.verdict.startswith("hopper-medium-v2: diffcps 82.0 [")
     assert verdict in item.verdict
+
+
+def test_nobody_is_ahead_of_equals(tmp_path: Path) -> None:
+    """As in mazes at the beginning, where nobody reaches the goal."""
+    trials = [trained.config(algorithm=name, seeds=1) for name in ("diffcps", "iql")]
+    for trial in trials:
+        trained.write(tmp_path, trial, (0.0,))
+    (item,) = algorithms.side_by_side(table(tmp_path, *trials).rows)
+    assert item.verdict == "hopper-medium-v2: all are at 0.0"

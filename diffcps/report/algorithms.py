@@ -61,8 +61,10 @@ def verdict(found: Sequence[Standing], seeds: int) -> str:
     Of few seeds an interval is too narrow to say so.
     """
     top, *others = sorted(found, key=lambda one: -one.score.value)
+    if others[-1].score.value == top.score.value:
+        return f"all are at {number(top.score.value)}"
     if seeds < ENOUGH_SEEDS:
-        return f"{top} is highest; {counted(seeds, 'seed')} say no more"
+        return f"{top} is highest; too few seeds to say more ({seeds})"
     near = [other for other in others if not top.score.low > other.score.high]
     if not near:
         return f"{top}, clear of all others; next {others[0]}"

@@ -178,31 +178,52 @@ def _attempt(environment: Mapping[str, Any]) -> str:
 
 def deviations(sweep: Sweep) -> list[str]:
     """Departures from the paper's protocol; for a task that the paper does not have, from the task's own settings."""
-    by_kind: dict[str, dict[str, None]] = defaultdict(dict)
-    several = len({trial.config.algorithm for trial in sweep.known}) > 1
-    for trial in joined(sweep.trials):
-        task = trial.task
-        if trial.config.profile != "official":
-            by_kind[f"Profile {trial.config.profile} instead of the paper's settings"][task.name] = None
+    by_kind: dict[str, list[Trial]] = defaultdict(list)
+    of_settings: dict[str, list[Trial]] = defaultdict(list)
+    trials = joined(sweep.trials)
+    for trial in trials:
+        task, profile = trial.task, trial.config.profile
+        if profile != "official":
+            by_kind[f"Profile {profile} instead of the paper's settings"].append(trial)
         if changes := trial.changes:
-            owner = "task" if trial.config.profile == "official" else "profile"
-            who = f"{trial.config.algorithm} on {task.name}" if several else task.name
-            by_kind[f"Settings that differ from the {owner}'s, {', '.join(changes)}"][who] = None
+            owner = "task" if profile == "official" else "profile"
+            of_settings[f"Settings that differ from the {owner}'s, {', '.join(changes)}"].append(trial)
         if trial.config.steps < task.steps:
-            by_kind[f"Shorter than the task's {task.steps:,} gradient steps"][task.name] = None
+            by_kind[f"Shorter than the task's {task.steps:,} gradient steps"].append(trial)
         if task.in_paper and trial.seeds != PAPER_SEEDS:
-            by_kind[f"Number of seeds other than the paper's {PAPER_SEEDS}"][f"{task.name} {trial.seeds}"] = None
+            by_kind[f"{counted(trial.seeds, 'seed')}, where the paper has {PAPER_SEEDS}"].append(trial)
         if task.d4rl_file and trial.dataset and data_provenance(trial) == "other":
-            by_kind["Data that are not D4RL's"][task.name] = None
+            by_kind["Data that are not D4RL's"].append(trial)
         if other_environment(trial):
-            by_kind[f"Physics other than {task.physics}"][f"{task.name} {trial.config.physics}"] = None
-    lines = [f"{kind}: {', '.join(found)}" for kind, found in by_kind.items()]
+            by_kind[f"Physics {trial.config.physics} instead of {task.physics}"].append(trial)
+    lines = [f"{kind}: {_on_tasks(found, trials)}" for kind, found in of_settings.items()]
+    lines += [f"{kind}: {_tasks_of(found, trials)}" for kind, found in by_kind.items()]
     simulators = {trial.environment.get("versions", {}).get("mujoco") for trial in sweep.known if trial.task.d4rl_file}
     if versions := sorted(version for version in simulators if version):
         lines.append(
             f"Simulator: MuJoCo {', '.join(versions)}; D4RL's own environments use mujoco-py (MuJoCo 2.1 or before)"
         )
     return lines
+
+
+def _tasks_of(found: Iterable[Trial], every: Sequence[Trial]) -> str:
+    """The tasks of some trials; ``all 15 tasks`` where those are the tasks of ``every`` trial."""
+    names = dict.fromkeys(trial.task.name for trial in found)
+    whole = len(names) > 1 and names.keys() == {trial.task.name for trial in every}
+    return f"all {len(names)} tasks" if whole else ", ".join(names)
+
+
+def _on_tasks(found: Sequence[Trial], every: Sequence[Trial]) -> str:
+    """The same by algorithm, where there are several: ``sfbc, qgpo on all 15 tasks; iql on hopper-medium-v2``."""
+    if len({trial.config.algorithm for trial in every}) == 1:
+        return _tasks_of(found, every)
+    own: dict[str, list[Trial]] = defaultdict(list)
+    for trial in found:
+        own[trial.config.algorithm].append(trial)
+    together: dict[str, list[str]] = defaultdict(list)
+    for algorithm, trials in own.items():
+        together[_tasks_of(trials, every)].append(algorithm)
+    return "; ".join(f"{', '.join(algorithms)} on {tasks}" for tasks, algorithms in together.items())
 
 
 def engine(trial: Trial) -> str:
