@@ -20,6 +20,9 @@ from diffcps.runs.criteria import SCORE
 from diffcps.runs.read import Sweep
 from diffcps.training.measures import MEASURES
 
+EVERY_TRIAL = "Every trial"
+"""Heading of the main table where it is not the first."""
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -94,7 +97,9 @@ class Report:
 
         Raises ``UserError`` listing the available sections if ``title`` is unknown.
         """
-        found = part({one.title: one for one in self.document.sections}, title, "the report", "section")
+        known = {one.title: one for one in self.document.sections}
+        main = EVERY_TRIAL if EVERY_TRIAL in known else ""
+        found = part(known, title or main, "the report", "section")
         return Text("\n\n".join(section(found)))
 
     def picture(self, name: str) -> Picture:
@@ -111,7 +116,6 @@ def contents(report: Report, narrow: bool = False) -> Document:
     sections = [
         *_summary(report, narrow),
         *search.sections(report.sweep, report.rows),
-        *([] if report.sweep.is_search else algorithms.sections(report.rows, report.groups, narrow)),
         *acting.sections(report.rows),
         *_measures(report.rows),
         *_sections(curves[:1]),
@@ -130,8 +134,15 @@ def _sections(figures: Sequence[Figure]) -> list[Section]:
 
 
 def _summary(report: Report, narrow: bool) -> Iterator[Section]:
-    """The main table, averages, failures and notes."""
-    yield Section("", (Prose((notes.progress(report.sweep),)), *_main(report.rows, narrow)))
+    """The main table, averages, failures and notes; before them algorithms side by side, if there are several."""
+    sides = [] if report.sweep.is_search else algorithms.sections(report.rows, report.groups, narrow)
+    progress = Prose((notes.progress(report.sweep),))
+    if sides:
+        yield Section("", (progress,))
+        yield from sides
+        yield Section(EVERY_TRIAL, tuple(_main(report.rows, narrow)))
+    else:
+        yield Section("", (progress, *_main(report.rows, narrow)))
     if report.averages:
         yield Section("Averages over complete tasks", (tables.averages(report.averages),))
     yield Section("What went wrong", (Bullets(tuple(notes.troubles(report.sweep)), trouble=True),))
