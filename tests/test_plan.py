@@ -545,6 +545,9 @@ def test_estimate_scales_and_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> N
     twice = estimator.seconds(trial.replaced(steps=200, members=(Member(7), Member(8), Member(9))))
     assert twice[0] == pytest.approx(2 * learning)
     assert twice[1] == pytest.approx(evaluating * 7 / 4), "4 evaluations of 100 steps, 7 of 200"
+    assert estimator.seconds(trial.with_settings(learning_rate=0.5, target_kl=0.01))[0] > 0, "only other numbers"
+    with pytest.raises(TypeError):  # what would time it is gone
+        estimator.seconds(trial.with_settings(hidden_size=32))
 
 
 def test_estimate_tells_cloning_from_the_problem_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,8 @@ class Estimator:
         task = task_of(trial)
         count = len(trial.members)
         sizes = task.observation_size, task.action_size
-        key = (trial.algorithm, trial.settings, count, *sizes, trial.evaluation, trial.acting, trial.measures)
+        own = trial.algorithm, _of_computation(trial), trial.evaluation, trial.acting, trial.measures
+        key = (*own, count, *sizes)
         if key not in self._known:
             self._known[key] = self._time(trial, task)
         each, act = self._known[key]
@@ -168,7 +169,7 @@ class Estimator:
 
     def _time(self, trial: RunConfig, task: Task) -> tuple[list[float], dict[Rule, float]]:
         """Seconds of a gradient step of each stage, and of an action of all episodes by who acts among how many candidates."""
-        rows = 1000
+        rows = 100  # some algorithms draw actions for every row before a stage begins
         data = Batch(
             observations=torch.randn(rows, task.observation_size),
             actions=2 * torch.rand(rows, task.action_size) - 1,
@@ -197,17 +198,26 @@ class Estimator:
         }
 
     def _median(self, work: Callable[[], object]) -> float:
-        """Seconds that ``work`` takes: of half a second of runs the middle one, for a busy machine stalls some of them."""
+        """Seconds that ``work`` takes: of a quarter of a second of runs the middle one, for a busy machine stalls some of them."""
         work()
         seconds: list[float] = []
         begun = time.perf_counter()
-        while not seconds or time.perf_counter() - begun < 0.5:
+        while not seconds or time.perf_counter() - begun < 0.25:
             start = time.perf_counter()
             work()
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds)
+
+
+def _of_computation(trial: RunConfig) -> tuple[tuple[str, object], ...]:
+    """The settings by which trials compute different things.
+
+    Those in which the members of a pack may differ only scale numbers; without a value, or at 0, a computation may be left out.
+    """
+    scales = algorithms.get(trial.algorithm).settings.of_member()
+    return tuple((name, bool(value) if name in scales else value) for name, value in trial.settings.items())
 
 
 def _filling(trial: RunConfig, task: Task, each: Sequence[float]) -> float:
