@@ -105,23 +105,24 @@ def linear(x: Tensor, layer: tuple[Tensor, Tensor], product: torch.dtype | None 
 class _Mish(torch.autograd.Function):
     """x·tanh(softplus(x)), the paper's activation, without its costly functions.
 
-    With q = sigmoid(−x) and r = 1/(1 + q²): mish = x (2 r − 1) and mish' = 2 r − 1 + 4 x (1 − q)(r − r²), stable for
-    every x. On a CPU torch's own Mish costs as much as the matrix product before it; this is a third of that.
+    With w = exp(x), h = 1 + w / 2 and r = 1 / (1 + w h): mish = x − x r and mish' = 1 − r + 2 x r (1 − h r). From x = 20 on r is
+    nothing beside 1, and w stays where it is, for the slope would be ∞ · 0. On a CPU torch's own Mish costs as much as the
+    matrix product before it; this is a third of that.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        q = torch.neg(x).sigmoid_()
-        r = (q * q).add_(1.0).reciprocal_()
-        ctx.save_for_backward(x, q, r)
-        return (x * r).mul_(2.0).sub_(x)
+        w = x.clamp(max=20.0).exp_()
+        h = torch.add(w.new_ones(()), w, alpha=0.5)
+        r = w.mul_(h).add_(1.0).reciprocal_()
+        ctx.save_for_backward(x, h, r)
+        return torch.addcmul(x, x, r, value=-1.0)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        x, q, r = ctx.saved_tensors
-        bend = torch.addcmul(r, r, r, value=-1.0).mul_(x)
-        bend = torch.addcmul(bend, bend, q, value=-1.0).mul_(4.0)
-        return bend.add_(r, alpha=2.0).sub_(1.0).mul_(slope)
+        x, h, r = ctx.saved_tensors
+        bend = torch.addcmul(r, r, h * r, value=-1.0).mul_(x).sub_(r, alpha=0.5)
+        return torch.addcmul(slope, slope, bend, value=2.0)
 
 
 def mish(x: Tensor) -> Tensor:
@@ -130,9 +131,9 @@ def mish(x: Tensor) -> Tensor:
         return torch.nn.functional.mish(x)
     if torch.is_grad_enabled():
         return _Mish.apply(x)
-    # the same without what a gradient would need, in fewer passes
-    q = torch.neg(x).sigmoid_()
-    return q.mul_(q).add_(1.0).reciprocal_().mul_(2.0).sub_(1.0).mul_(x)
+    w = torch.exp(x)  # the same without what a gradient would need
+    r = w.mul_(torch.add(w.new_ones(()), w, alpha=0.5)).add_(1.0).reciprocal_()
+    return torch.addcmul(x, x, r, value=-1.0)
 
 
 def gelu(x: Tensor) -> Tensor:

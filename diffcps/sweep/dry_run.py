@@ -198,7 +198,7 @@ class Estimator:
         }
 
     def _median(self, work: Callable[[], object]) -> float:
-        """Seconds that ``work`` takes: of a quarter of a second of runs the middle one, for a busy machine stalls some of them."""
+        """Seconds that ``work`` takes: the middle one of a quarter of a second of runs, as a busy machine stalls some."""
         work()
         seconds: list[float] = []
         begun = time.perf_counter()
