@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from diffcps.config import Actor
 from diffcps.training.measures import CANDIDATES, TAUGHT, beside_student, chooses
 from diffcps.training.measures.density import sample_recall
+from diffcps.training.measures.quadrature import NotFiniteError
 from diffcps.training.measures.subject import Subject
 
 COUNT = 4000
@@ -50,17 +51,25 @@ def take(subject: Subject) -> dict[str, float]:
 def to_look_at(subject: Subject) -> dict[str, NDArray[np.float64]]:
     """Columns ``a_0`` …, ``[n]``: actions for a picture; the first of those that are measured."""
     size = subject.task.action_size
-    drawn = actions(subject, "samples", COUNT, candidates=1) if subject.finite else np.full((LOOKED_AT, size), np.nan)
+    try:
+        drawn = actions(subject, "samples", COUNT, candidates=1)
+    except NotFiniteError:
+        drawn = np.full((LOOKED_AT, size), np.nan)
     return {f"a_{j}": drawn[:LOOKED_AT, j] for j in range(size)}
 
 
 def actions(
     subject: Subject, purpose: str, count: int, candidates: int, actor: Actor | None = None
 ) -> NDArray[np.float64]:
-    """``[count, a]``: actions of the policy, each chosen from so many candidates, in the bandit's one state."""
+    """``[count, a]``: actions of the policy, each chosen from so many candidates, in the bandit's one state.
+
+    Raises ``NotFiniteError`` when they are no numbers: training has diverged.
+    """
     state = np.zeros((count, subject.task.observation_size), dtype=np.float32)
     actor = actor or subject.config.evaluation.actor
     (drawn,) = subject.policy.act([state], [subject.generator(purpose)], candidates, actor)
+    if not np.isfinite(drawn).all():
+        raise NotFiniteError(f"seed {subject.member.seed} gives actions that are no numbers")
     return drawn.astype(np.float64)
 
 
