@@ -8,7 +8,6 @@ compiled by inductor, and on a GPU captured as a CUDA graph; there is no second 
 import functools
 import gc
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -207,7 +206,8 @@ def _compiled(device: torch.device, function: Callable[..., Any], tensors: list[
         traced = make_fx(function)(*tensors)
     options: dict[str, str | int | bool | Callable[..., Any]] = {}
     if device.type == "cpu":
-        options["compile_threads"] = min(4, os.cpu_count() or 1)
+        # one file for the C++ compiler, instead of one a kernel that each begins with torch's headers; so no processes beside it
+        options |= {"cpp_wrapper": True, "compile_threads": 1}
     compiled = torch.compile(traced, fullgraph=True, dynamic=False, options=options or None)
     with torch.no_grad():
         compiled(*tensors)
